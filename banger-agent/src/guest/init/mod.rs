@@ -1,0 +1,1 @@
+//! From kernel to a served root.

@@ -1,0 +1,3 @@
+//! The agent: `/init` of the initramfs, and the server of every operation.
+
+pub mod init;

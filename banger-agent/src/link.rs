@@ -1,0 +1,358 @@
+//! The link: one byte pipe between a supervisor and its guest, and the streams on it.
+//!
+//! Every connection starts with an exchange of nonces, so that bytes left in the pipe by a former peer are skipped and never
+//! taken for an answer. After it the pipe carries yamux, the host being its client: only the host opens streams.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufStream, ReadBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+/// The version of everything in this crate that both ends must agree on.
+pub const PROTOCOL: u32 = 1;
+
+/// A greeting line may not be longer than this, in bytes.
+const MAX_GREETING: u64 = 4096;
+/// A peer may send this many bytes of leftovers before its greeting.
+const MAX_LEFTOVERS: u64 = 4 << 20;
+const MAGIC: &str = "banger ";
+
+/// Streams that may be open on a link at a time.
+pub const MAX_STREAMS: usize = 24;
+/// What a stream may hold that was received and not yet read, in bytes: yamux's initial window.
+const WINDOW: usize = 256 << 10;
+/// The bytes of one mux frame: large, because each costs the guest an interrupt.
+const SPLIT: usize = 64 << 10;
+const BUFFER: usize = 128 << 10;
+
+/// What the host says first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostHello {
+    /// Chosen anew for each connection; the guest repeats it.
+    pub nonce: String,
+    /// The version of banger.
+    pub version: String,
+    /// [`PROTOCOL`] of the host.
+    pub protocol: u32,
+    /// The host's clock, in nanoseconds since 1970: the guest sets its own by it.
+    pub clock_ns: i64,
+}
+
+/// What the guest answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestHello {
+    /// The nonce of the [`HostHello`] that is answered.
+    pub nonce: String,
+    /// The version of the agent.
+    pub version: String,
+    /// [`PROTOCOL`] of the agent.
+    pub protocol: u32,
+    /// Milliseconds from the kernel's start to this answer.
+    pub uptime_ms: u64,
+}
+
+/// Why there is no link, or no stream on it.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The pipe failed or ended.
+    #[error("the agent's pipe failed: {0}")]
+    Io(#[from] io::Error),
+    /// What arrived was not a greeting.
+    #[error("the guest does not speak banger's protocol: {0}")]
+    Garbage(String),
+    /// The other end speaks another protocol.
+    #[error("the agent speaks protocol {theirs}, this banger protocol {PROTOCOL}")]
+    Protocol {
+        /// What the other end speaks.
+        theirs: u32,
+    },
+    /// The multiplexer found the other end at fault, or the link is gone.
+    #[error("the link to the agent broke: {0}")]
+    Mux(String),
+}
+
+/// Greets the guest on a fresh connection and waits for the answer to this very greeting.
+///
+/// # Errors
+/// [`LinkError::Garbage`] after a bounded amount of bytes that are no greeting. The caller bounds the time.
+pub async fn handshake<T>(io: &mut T, ours: &HostHello) -> Result<GuestHello, LinkError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    io.write_all(&greeting(ours)).await?;
+    io.flush().await?;
+    // Byte by byte: what follows the greeting belongs to the mux, so nothing may be read ahead.
+    let mut line = Vec::new();
+    let mut seen = 0;
+    loop {
+        let byte = io.read_u8().await?;
+        seen += 1;
+        if byte != b'\n' {
+            if line.len() as u64 >= MAX_GREETING {
+                line.clear();
+            }
+            line.push(byte);
+        } else {
+            match parse::<GuestHello>(&line) {
+                Some(hello) if hello.nonce == ours.nonce => {
+                    return if hello.protocol == PROTOCOL {
+                        Ok(hello)
+                    } else {
+                        Err(LinkError::Protocol { theirs: hello.protocol })
+                    };
+                }
+                _ => line.clear(),
+            }
+        }
+        if seen > MAX_LEFTOVERS {
+            return Err(LinkError::Garbage(format!("{seen} bytes and no greeting among them")));
+        }
+    }
+}
+
+/// The guest's half: waits for a host's greeting, skipping whatever else is in the pipe, and answers it.
+///
+/// # Errors
+/// If the pipe fails.
+pub async fn answer<T>(
+    io: &mut BufReader<T>,
+    hello: impl FnOnce(&HostHello) -> GuestHello,
+) -> Result<HostHello, LinkError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        (&mut *io).take(MAX_GREETING).read_until(b'\n', &mut line).await?;
+        if line.is_empty() {
+            return Err(LinkError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some(host) = parse::<HostHello>(line.strip_suffix(b"\n").unwrap_or(&line)) {
+            io.write_all(&greeting(&hello(&host))).await?;
+            io.flush().await?;
+            return Ok(host);
+        }
+    }
+}
+
+/// A greeting starts with a newline, to end whatever line a former peer left open.
+fn greeting<T: Serialize>(hello: &T) -> Vec<u8> {
+    let json = serde_json::to_string(hello).expect("greetings have a JSON form");
+    format!("\n{MAGIC}{json}\n").into_bytes()
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
+    serde_json::from_slice(line.strip_prefix(MAGIC.as_bytes())?).ok()
+}
+
+type Pipe<T> = Compat<BufStream<T>>;
+type Opened = oneshot::Sender<Result<MuxStream, LinkError>>;
+
+/// One stream of a link.
+pub struct MuxStream(Compat<yamux::Stream>);
+
+/// The host's handle to a link: opens streams.
+#[derive(Clone)]
+pub struct Mux {
+    requests: mpsc::Sender<Opened>,
+}
+
+impl Mux {
+    /// The host's end of a link on `io`, after the handshake. The future drives it, and ends when the link does.
+    pub fn host<T>(io: T) -> (Mux, impl Future<Output = LinkError> + Send)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut connection = connection(io, yamux::Mode::Client);
+        let (requests, mut queue) = mpsc::channel::<Opened>(MAX_STREAMS);
+        let driver = async move {
+            let mut waiting: Option<Opened> = None;
+            poll_fn(move |cx| {
+                loop {
+                    if waiting.is_none() {
+                        if let Poll::Ready(Some(request)) = queue.poll_recv(cx) {
+                            waiting = Some(request);
+                        }
+                    }
+                    if waiting.is_some() {
+                        if let Poll::Ready(opened) = connection.poll_new_outbound(cx) {
+                            let request = waiting.take().expect("just seen");
+                            let opened = opened
+                                .map(|stream| MuxStream(stream.compat()))
+                                .map_err(|error| LinkError::Mux(error.to_string()));
+                            // The asker may have gone: then the stream is dropped, which resets it.
+                            let _ = request.send(opened);
+                            continue;
+                        }
+                    }
+                    return match connection.poll_next_inbound(cx) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(None) => Poll::Ready(LinkError::Mux("the agent closed it".into())),
+                        Poll::Ready(Some(Err(error))) => Poll::Ready(LinkError::Mux(error.to_string())),
+                        Poll::Ready(Some(Ok(_))) => Poll::Ready(LinkError::Mux("the guest opened a stream".into())),
+                    };
+                }
+            })
+            .await
+        };
+        (Mux { requests }, driver)
+    }
+
+    /// Opens a stream to the agent.
+    ///
+    /// # Errors
+    /// If the link is gone, or has [`MAX_STREAMS`] streams already.
+    pub async fn open(&self) -> Result<MuxStream, LinkError> {
+        let (reply, opened) = oneshot::channel();
+        let gone = || LinkError::Mux("the agent is gone".into());
+        self.requests.send(reply).await.map_err(|_| gone())?;
+        opened.await.map_err(|_| gone())?
+    }
+}
+
+/// Serves the guest's end of a link: `serve` gets every stream that the host opens. Ends when the link does.
+pub async fn serve<T>(io: T, mut serve: impl FnMut(MuxStream)) -> LinkError
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = connection(io, yamux::Mode::Server);
+    loop {
+        match poll_fn(|cx| connection.poll_next_inbound(cx)).await {
+            Some(Ok(stream)) => serve(MuxStream(stream.compat())),
+            Some(Err(error)) => return LinkError::Mux(error.to_string()),
+            None => return LinkError::Mux("the host closed it".into()),
+        }
+    }
+}
+
+fn connection<T: AsyncRead + AsyncWrite + Unpin>(io: T, mode: yamux::Mode) -> yamux::Connection<Pipe<T>> {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    // The guest may take a wide window: it is the host's memory that must stay small.
+    let factor = if mode == yamux::Mode::Server { 16 } else { 1 };
+    config.set_max_connection_receive_window(Some(MAX_STREAMS * WINDOW * factor));
+    config.set_split_send_size(SPLIT);
+    yamux::Connection::new(BufStream::with_capacity(BUFFER, BUFFER, io).compat(), config, mode)
+}
+
+/// How long a handshake may take once the agent has opened its port.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl AsyncRead for MuxStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for MuxStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host_hello() -> HostHello {
+        HostHello { nonce: "n1".into(), version: "0".into(), protocol: PROTOCOL, clock_ns: 1 }
+    }
+
+    fn guest_hello(host: &HostHello) -> GuestHello {
+        GuestHello { nonce: host.nonce.clone(), version: "0".into(), protocol: PROTOCOL, uptime_ms: 1 }
+    }
+
+    #[tokio::test]
+    async fn leftovers_of_a_former_peer_are_skipped_on_both_sides() {
+        let (mut host, guest) = tokio::io::duplex(1 << 16);
+        host.write_all(b"\0\x01half a frame\nand {more").await.unwrap();
+        let guest = tokio::spawn(async move {
+            let mut guest = BufReader::new(guest);
+            guest.write_all(b"stale \xff bytes").await.unwrap();
+            guest.write_all(&greeting(&guest_hello(&HostHello { nonce: "old".into(), ..host_hello() }))).await.unwrap();
+            answer(&mut guest, guest_hello).await.unwrap()
+        });
+        assert_eq!(handshake(&mut host, &host_hello()).await.unwrap().nonce, "n1");
+        assert_eq!(guest.await.unwrap(), host_hello());
+    }
+
+    #[tokio::test]
+    async fn another_protocol_is_named() {
+        let (mut host, guest) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let mut guest = BufReader::new(guest);
+            answer(&mut guest, |host| GuestHello { protocol: 99, ..guest_hello(host) }).await.unwrap();
+        });
+        let error = handshake(&mut host, &host_hello()).await.unwrap_err();
+        assert!(matches!(error, LinkError::Protocol { theirs: 99 }));
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_sends_garbage_without_end_is_given_up() {
+        let (mut host, mut guest) = tokio::io::duplex(1 << 20);
+        tokio::spawn(async move { while guest.write_all(&[0x5a; 1 << 16]).await.is_ok() {} });
+        let mut bounded = (&mut host).take(MAX_LEFTOVERS + 1);
+        let mut sink = tokio::io::sink();
+        let mut both = tokio::io::join(&mut bounded, &mut sink);
+        assert!(matches!(handshake(&mut both, &host_hello()).await, Err(LinkError::Garbage(_))));
+    }
+
+    #[tokio::test]
+    async fn streams_are_apart_and_half_close() {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (mux, driver) = Mux::host(host);
+        tokio::spawn(driver);
+        tokio::spawn(serve(guest, |stream| {
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(stream);
+                let mut everything = Vec::new();
+                read.read_to_end(&mut everything).await.unwrap();
+                everything.reverse();
+                write.write_all(&everything).await.unwrap();
+                write.shutdown().await.unwrap();
+            });
+        }));
+        let mut tasks = Vec::new();
+        for number in 0..8_u8 {
+            let mux = mux.clone();
+            tasks.push(tokio::spawn(async move {
+                let mut stream = mux.open().await.unwrap();
+                let sent: Vec<u8> = (0..300_000_u32).map(|i| (i as u8).wrapping_mul(number)).collect();
+                stream.write_all(&sent).await.unwrap();
+                stream.shutdown().await.unwrap();
+                let mut received = Vec::new();
+                stream.read_to_end(&mut received).await.unwrap();
+                received.reverse();
+                assert!(received == sent);
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn garbage_after_the_handshake_breaks_the_link_and_nothing_else() {
+        let (host, mut guest) = tokio::io::duplex(1 << 16);
+        let (mux, driver) = Mux::host(host);
+        let driver = tokio::spawn(driver);
+        guest.write_all(&[0xff; 4096]).await.unwrap();
+        assert!(matches!(driver.await.unwrap(), LinkError::Mux(_)));
+        assert!(mux.open().await.is_err());
+    }
+}

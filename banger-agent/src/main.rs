@@ -1,0 +1,2 @@
+//! `/init` of banger's initramfs.
+fn main() {}

@@ -1,0 +1,224 @@
+//! What host and agent say to each other.
+//!
+//! One operation is one stream. Its first frame is a [`Request`]; what follows is the operation's own. The agent's first frame
+//! is the operation's answer, or a [`Failure`] in its place: every answer is a [`Reply`].
+
+pub mod exec;
+pub mod sync;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The first frame of a stream: which operation it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Runs a command: [`exec`].
+    Exec(exec::Exec),
+    /// Brings the workspace to the host's state: [`sync`].
+    Sync(sync::Sync),
+    /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on channel 1.
+    ReadFile {
+        /// The file's absolute path in the guest.
+        path: Bytes,
+        /// A longer file is an error, in bytes.
+        limit: u64,
+    },
+    /// What changed in the guest alone since the last sync; the answer is [`sync::GuestOnly`].
+    GuestOnly,
+    /// Waits until the image's init has finished booting; the answer is [`Readiness`].
+    Ready {
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// How the guest is; the answer is [`Stat`].
+    Stat,
+    /// Powers the guest off. The answer comes first, if it comes at all.
+    Shutdown,
+}
+
+/// The agent's answer to a [`Request`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply<T> {
+    /// It is, or was, done.
+    Ok(T),
+    /// It was not.
+    Error(Failure),
+}
+
+/// Why the agent did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What a program can go by.
+    pub kind: FailureKind,
+    /// What a person reads: what was tried and what went wrong.
+    pub message: String,
+}
+
+/// The kinds of [`Failure`] that a caller treats apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The request is not understood: unknown operation, or fields that are missing.
+    BadRequest,
+    /// The command does not exist (exit status 127).
+    CommandNotFound,
+    /// The command exists and cannot be run (exit status 126).
+    NotExecutable,
+    /// The folder to run in does not exist.
+    NoSuchFolder,
+    /// There is no such user in the guest.
+    NoSuchUser,
+    /// A file that was asked for does not exist.
+    NoSuchFile,
+    /// No space or inodes are left in the guest.
+    NoSpace,
+    /// Anything else.
+    #[serde(other)]
+    Other,
+}
+
+impl Failure {
+    /// A failure of `kind` in these words.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Failure { kind, message: message.into() }
+    }
+}
+
+/// The answer to [`Request::ReadFile`].
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// How many bytes follow.
+    pub size: u64,
+}
+
+/// The answer to [`Request::Ready`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    /// What the init says: `running`, `degraded`, or `starting` when the time was up; `none` without an init.
+    pub state: String,
+    /// Units that failed, if any.
+    pub failed_units: Vec<String>,
+}
+
+/// The answer to [`Request::Stat`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stat {
+    /// Commands that run at the moment.
+    pub commands: u32,
+    /// Bytes that the guest's disk can hold.
+    pub disk_total: u64,
+    /// Bytes of it that are free.
+    pub disk_free: u64,
+    /// Memory in bytes.
+    pub memory_total: u64,
+    /// Memory that could be used without swapping, in bytes.
+    pub memory_available: u64,
+}
+
+/// Bytes that are mostly text: JSON has them as a string, or as `{"hex": "…"}` when they are not UTF-8.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Bytes {
+    /// The same bytes as an operating-system string.
+    pub fn as_os_str(&self) -> &OsStr {
+        OsStr::from_bytes(&self.0)
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&String::from_utf8_lossy(&self.0), f)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&String::from_utf8_lossy(&self.0), f)
+    }
+}
+
+impl From<&str> for Bytes {
+    fn from(text: &str) -> Self {
+        Bytes(text.as_bytes().to_vec())
+    }
+}
+
+impl From<String> for Bytes {
+    fn from(text: String) -> Self {
+        Bytes(text.into_bytes())
+    }
+}
+
+impl From<OsString> for Bytes {
+    fn from(text: OsString) -> Self {
+        Bytes(text.into_vec())
+    }
+}
+
+impl From<&OsStr> for Bytes {
+    fn from(text: &OsStr) -> Self {
+        Bytes(text.as_bytes().to_vec())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum BytesForm {
+    Text(String),
+    Hex { hex: String },
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let hex = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+                BytesForm::Hex { hex }.serialize(serializer)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match BytesForm::deserialize(deserializer)? {
+            BytesForm::Text(text) => Ok(Bytes(text.into_bytes())),
+            BytesForm::Hex { hex } => {
+                let digits = hex.as_bytes().chunks(2);
+                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+                let bytes = digits.map(byte).collect::<Option<Vec<u8>>>();
+                bytes.map(Bytes).ok_or_else(|| serde::de::Error::custom("not hexadecimal"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_text_where_they_can_be() {
+        for (bytes, json) in [(&b"a/\xc3\xa9"[..], "\"a/é\""), (&b"\xff\x00"[..], "{\"hex\":\"ff00\"}")] {
+            let bytes = Bytes(bytes.to_vec());
+            assert_eq!(serde_json::to_string(&bytes).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Bytes>(json).unwrap(), bytes);
+        }
+        assert!(serde_json::from_str::<Bytes>("{\"hex\":\"f\u{e9}\"}").is_err());
+    }
+
+    #[test]
+    fn an_operation_of_a_later_version_is_an_error() {
+        assert!(serde_json::from_str::<Request>(r#"{"op":"teleport"}"#).is_err());
+        let kind: FailureKind = serde_json::from_str("\"of_a_later_version\"").unwrap();
+        assert_eq!(kind, FailureKind::Other);
+    }
+}

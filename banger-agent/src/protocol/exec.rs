@@ -1,0 +1,92 @@
+//! Running a command.
+//!
+//! After the request the host sends data on [`STDIN`] and [`ToCommand`] control frames; the agent answers with
+//! `Reply<Started>`, then sends data on [`STDOUT`] and [`STDERR`] and [`FromCommand`] control frames, [`FromCommand::Exited`]
+//! being the last. If the stream ends before that, the agent hangs the command up.
+
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// Data channel from the host: standard input, or what is typed.
+pub const STDIN: u8 = 1;
+/// Data channel from the agent: standard output, or what the terminal shows.
+pub const STDOUT: u8 = 1;
+/// Data channel from the agent: standard error.
+pub const STDERR: u8 = 2;
+
+/// What to run, and how.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Exec {
+    /// The command and its arguments; none: the user's login shell.
+    pub argv: Vec<Bytes>,
+    /// Variables on top of the guest's own; a later one of the same name wins.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// The folder to run in, absolute.
+    pub cwd: Bytes,
+    /// `name`, `uid`, or either with `:group`; none: root.
+    pub user: Option<String>,
+    /// A terminal for it, instead of three pipes.
+    pub tty: Option<Size>,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+/// The command runs.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Started {
+    /// Its process id in the guest.
+    pub pid: i32,
+}
+
+/// Control frames to a running command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToCommand {
+    /// Standard input has ended.
+    StdinClosed,
+    /// The host's terminal has another size now.
+    Resize(Size),
+    /// A signal for the command's process group. INT, TERM and HUP also start the clock after which all it started is killed.
+    Signal {
+        /// Its number on Linux.
+        signal: i32,
+    },
+}
+
+/// Control frames from a running command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromCommand {
+    /// It was stopped at its terminal (Ctrl-Z), and waits for SIGCONT.
+    Stopped,
+    /// It ended.
+    Exited(Exit),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// With this status.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The status that a shell would report: 128 + n for a signal.
+    pub fn status(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128_u8.saturating_add(signal),
+        }
+    }
+}

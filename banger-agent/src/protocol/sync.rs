@@ -1,0 +1,260 @@
+//! Bringing the guest's workspace to the host's state.
+//!
+//! 1. The host sends [`Sync`]; the agent answers with `Reply<Begun>`.
+//! 2. The host sends the plan, what it wants changed: data on [`PLAN`], each frame a postcard `Vec<Item>`, then
+//!    [`ToSync::PlanEnds`]. A [`Mode::Fresh`] sync has an empty plan: all that is sent is wanted.
+//! 3. The agent compares it with what it finds and answers with [`FromSync::Compared`], the numbers of the items whose content
+//!    it needs being data on [`NEEDED`] before it (32-bit little-endian, any number per frame). Conflicts end the sync here, unless
+//!    the [`Policy`] settles them.
+//! 4. The host sends the contents: data on [`CONTENT`], one stream of records without regard to frames (see [`Record`]),
+//!    then [`ToSync::Commit`].
+//! 5. The agent applies everything at once (or, if the stream ends before, nothing) and answers with [`FromSync::Applied`].
+//!
+//! Nothing of the workspace is touched before step 5.
+
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// Data channel from the host: batches of the plan.
+pub const PLAN: u8 = 1;
+/// Data channel from the host: the stream of [`Record`]s.
+pub const CONTENT: u8 = 2;
+/// Data channel from the agent: numbers of plan items whose content is needed.
+pub const NEEDED: u8 = 1;
+/// The most items that a plan may have.
+pub const MAX_ITEMS: usize = 8 << 20;
+/// The longest path or link target, in bytes.
+pub const MAX_PATH: usize = 4096;
+/// How many conflicts are named; the rest are counted.
+pub const MAX_NAMED: usize = 100;
+
+/// A content hash: BLAKE3 of a file's bytes, or of a link's target.
+pub type Digest = [u8; 32];
+
+/// The request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sync {
+    /// Where the workspace lives in the guest, absolute.
+    pub root: Bytes,
+    /// A second absolute path at which it shall be visible, the host's own; none where that cannot be.
+    pub alias: Option<Bytes>,
+    /// The generation that the host believes the guest to be at; none: the host has no record of a sync.
+    pub base: Option<String>,
+    /// The generation that this sync makes.
+    pub generation: String,
+    /// Patterns of the host's own excludes file, which the guest has no other way to know.
+    pub excludes: Bytes,
+}
+
+/// The answer: how the plan shall be made.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Begun {
+    /// What the guest has.
+    pub mode: Mode,
+    /// The guest's clock, in nanoseconds since 1970.
+    pub now_ns: i64,
+    /// What is known to have changed in the guest alone, from the last time it was counted; none: not counted since a command ran.
+    pub guest_only: Option<Counts>,
+}
+
+/// What a plan holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Nothing: the guest has no workspace yet. All content follows.
+    Fresh,
+    /// The differences between the base and the host's state.
+    Delta,
+    /// Everything on the host: guest and host disagree about the base. What is not in it was deleted.
+    Complete,
+}
+
+/// Who wins where both sides changed the same thing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Nobody: the sync stops and names them.
+    #[default]
+    Stop,
+    /// The host's state replaces the guest's.
+    HostWins,
+    /// The guest's state stays.
+    GuestWins,
+}
+
+/// One thing that the host wants changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Relative to the root, `/`-separated. For a reference: the repository's `.git` folder.
+    pub path: Vec<u8>,
+    /// What it shall be.
+    pub change: Change,
+}
+
+/// What an [`Item`] shall become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A file or link with this content, which was `base` at the last sync (none: was not there, or not known).
+    Put {
+        /// Digest of the new content.
+        digest: Digest,
+        /// File or link, and a file's permission bits.
+        kind: Kind,
+        /// Digest at the last sync.
+        base: Option<Digest>,
+        /// The host has compared by meaning, not by bytes, and knows the answer.
+        verdict: Verdict,
+    },
+    /// Not there. Its content at the last sync was `base`.
+    Delete {
+        /// Digest at the last sync.
+        base: Option<Digest>,
+    },
+    /// A file that never changes once it is there (git's packs and loose objects), of this many bytes.
+    Object {
+        /// Its length.
+        size: u64,
+    },
+    /// A git reference: `name` had the value `base` at the last sync and shall have `new`. Values are an object id in
+    /// hexadecimal, or `ref: ` and a name; none: no such reference.
+    Ref {
+        /// The full name, such as `refs/heads/main`.
+        name: String,
+        /// Its value at the last sync.
+        base: Option<String>,
+        /// Its value now.
+        new: Option<String>,
+    },
+}
+
+/// File or link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A regular file with these permission bits (of 0777).
+    File(u32),
+    /// A symbolic link; its content is the target.
+    Link,
+}
+
+/// Whether the agent compares an item itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It does.
+    Compare,
+    /// The host has found the guest's state to be the base's.
+    Unchanged,
+    /// The host has found that both sides changed it.
+    Conflict,
+}
+
+/// The head of a record in the content stream: a 32-bit little-endian length, this in postcard, the content's `size` bytes,
+/// and their 32-byte [`Digest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// As [`Item::path`].
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: RecordKind,
+    /// Modification time, in nanoseconds since 1970. The agent raises it to its own clock where the file replaces another.
+    pub mtime_ns: i64,
+    /// Length of the content in bytes.
+    pub size: u64,
+}
+
+/// What a [`Record`] brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordKind {
+    /// A file or link of the workspace.
+    Content(Kind),
+    /// An immutable file of git's object store.
+    Object,
+    /// The references of a repository, in the format of git's `packed-refs`; only in a fresh sync.
+    References,
+}
+
+/// Control frames from the host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToSync {
+    /// The plan is whole.
+    PlanEnds {
+        /// How to settle conflicts.
+        policy: Policy,
+    },
+    /// The contents are whole: apply.
+    Commit,
+}
+
+/// Control frames from the agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromSync {
+    /// The plan has been compared.
+    Compared {
+        /// What both sides changed: the first [`MAX_NAMED`].
+        conflicts: Vec<Conflict>,
+        /// How many conflicts there are.
+        conflict_count: u64,
+        /// The clock that replaced files will carry, in nanoseconds since 1970.
+        now_ns: i64,
+    },
+    /// It is done and on the disk.
+    Applied(Applied),
+    /// It was not done; nothing was changed.
+    Failed(super::Failure),
+}
+
+/// One thing that both sides changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The path, or a reference's full name after its repository's path.
+    pub path: Bytes,
+    /// What the guest did.
+    pub guest: Side,
+    /// What the host did.
+    pub host: Side,
+}
+
+/// What a side did to a thing that is in conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Gave it other content.
+    Changed,
+    /// Made it.
+    Added,
+    /// Removed it.
+    Deleted,
+}
+
+/// What a sync did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Files and links written.
+    pub written: u64,
+    /// Files and links removed.
+    pub deleted: u64,
+    /// References moved.
+    pub references: u64,
+    /// Items that stayed as the guest has them, by policy.
+    pub kept: u64,
+}
+
+/// How much changed in the guest alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Files and links changed, added or removed, ignored ones apart.
+    pub files: u64,
+    /// References made, moved or removed.
+    pub references: u64,
+}
+
+/// The answer to [`super::Request::GuestOnly`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GuestOnly {
+    /// How many.
+    pub counts: Counts,
+    /// The first [`MAX_NAMED`] of them, paths and reference names.
+    pub named: Vec<Bytes>,
+}
