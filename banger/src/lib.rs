@@ -1,1 +1,3 @@
-//! placeholder
+//! The repository you stand in, run inside a microVM.
+
+pub mod git;

@@ -1,0 +1,137 @@
+//! What can go wrong with a repository, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An error about a git repository on the host.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GitError {
+    /// No repository at or above the folder.
+    #[error("`{}` is not in a git repository", dir.display())]
+    NotARepository {
+        /// Where the search began.
+        dir: PathBuf,
+    },
+    /// A repository without a worktree.
+    #[error("`{}` is a bare repository: there are no files to run on", git_dir.display())]
+    Bare {
+        /// The bare repository.
+        git_dir: PathBuf,
+    },
+    /// The folder is inside a repository's own `.git`.
+    #[error("`{}` is inside git's own folder", git_dir.display())]
+    InsideGitDir {
+        /// The git folder one stands in.
+        git_dir: PathBuf,
+    },
+    /// git's safe.directory rule.
+    #[error("the repository at `{}` belongs to another user (uid {owner})", path.display())]
+    DubiousOwnership {
+        /// The worktree, `.git` file or git folder that is owned by somebody else.
+        path: PathBuf,
+        /// The worktree, which is what `safe.directory` must name.
+        worktree: PathBuf,
+        /// Who owns it.
+        owner: u32,
+    },
+    /// A `.git` file, or the folder it points at, is not usable.
+    #[error("`{}` does not lead to a git repository: {reason}", path.display())]
+    BrokenGitFile {
+        /// The `.git` file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The repository uses a format this version cannot read.
+    #[error("the repository at `{}` cannot be read: {reason}", git_dir.display())]
+    UnsupportedFormat {
+        /// The repository.
+        git_dir: PathBuf,
+        /// What is not known.
+        reason: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// A verb: "read", "list".
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something of the repository cannot be parsed.
+    #[error("cannot understand {what} of `{}`: {reason}", path.display())]
+    Malformed {
+        /// "the index", "the configuration".
+        what: &'static str,
+        /// The file or repository.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A file of the repository's state is beyond what is carried.
+    #[error("`{}` has {size} bytes, more than the {limit} that are carried", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The `git` binary could not be run, or failed.
+    #[error("`git {arguments}` failed in `{}`: {reason}", git_dir.display())]
+    Command {
+        /// The arguments, for people.
+        arguments: String,
+        /// The repository it ran on.
+        git_dir: PathBuf,
+        /// Its standard error, or why it did not start.
+        reason: String,
+    },
+}
+
+impl GitError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotARepository { .. } => {
+                Some("run it in a git repository, or make one here: git init".into())
+            }
+            Self::Bare { .. } => Some("run it in a worktree: git worktree add <path>".into()),
+            Self::InsideGitDir { .. } => Some("run it in the worktree, outside `.git`".into()),
+            Self::DubiousOwnership { worktree, .. } => Some(format!(
+                "if you trust it: git config --global --add safe.directory {}",
+                shell_quoted(worktree)
+            )),
+            Self::BrokenGitFile { .. } => Some(
+                "a moved worktree or submodule is mended by `git worktree repair` in the main \
+                 repository, or by `git submodule update --init`"
+                    .into(),
+            ),
+            Self::Malformed { what: "the index", .. } => {
+                Some("see what `git status` and `git fsck` say".into())
+            }
+            Self::Command { .. } => Some("the `git` command is needed here; is it installed?".into()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+
+    pub(crate) fn malformed(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+        reason: impl std::fmt::Display,
+    ) -> Self {
+        Self::Malformed { what, path: path.into(), reason: reason.to_string() }
+    }
+}
+
+fn shell_quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}

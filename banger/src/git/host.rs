@@ -1,0 +1,31 @@
+//! What the user's surroundings say to git, passed in rather than looked up.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The user's side of git. `GIT_*` variables are deliberately not part of it: the folder one stands
+/// in names the workspace, also inside a hook, where git sets `GIT_DIR` and `GIT_INDEX_FILE`.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// The home folder: `~/.gitconfig`, and `~` in configuration.
+    pub home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`, when set; else `~/.config` is meant.
+    pub xdg_config_home: Option<PathBuf>,
+    /// The system-wide configuration, usually `/etc/gitconfig`.
+    pub system_config: Option<PathBuf>,
+    /// `$PATH`, to find `git` for what gix cannot do.
+    pub path: Option<OsString>,
+    /// `$SUDO_UID`: root also trusts the repositories of the user who called sudo, as git does.
+    pub sudo_uid: Option<u32>,
+}
+
+impl Host {
+    /// The folder of git's per-user files other than `~/.gitconfig`.
+    pub(crate) fn xdg_git_folder(&self) -> Option<PathBuf> {
+        let config = match &self.xdg_config_home {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.clone(),
+            _ => self.home.as_ref()?.join(".config"),
+        };
+        Some(config.join("git"))
+    }
+}

@@ -1,0 +1,49 @@
+//! Everything banger knows about git repositories on the host.
+//!
+//! A [`Workspace`] is found from a folder ([`Workspace::discover`]) and listed ([`list`]): the files
+//! that travel to the guest, and the nested repositories among them. Each [`Repository`] (the
+//! workspace's own and every nested one) then answers what its guest twin needs:
+//!
+//! | question | answer |
+//! |---|---|
+//! | `HEAD`, refs, in-progress state | [`Repository::state`] |
+//! | packs and loose objects | [`Repository::object_files`] |
+//! | the guest's `.git/config` | [`Repository::guest_config`] |
+//! | the guest's `.git/index` | [`Repository::guest_index`] |
+//! | has any of this changed? | [`Repository::fingerprint`] |
+//!
+//! Repositories are read, never written, and nothing they configure is executed. All gix types
+//! stay inside this module; what gix cannot do is asked of the `git` binary in `command`.
+
+mod command;
+mod config;
+mod discover;
+mod error;
+mod excludes;
+mod fingerprint;
+mod guest_config;
+mod guest_index;
+mod host;
+mod index;
+mod list;
+mod objects;
+mod ownership;
+mod path;
+mod refs;
+mod repository;
+mod state;
+mod walk;
+
+pub use discover::{Identity, Workspace};
+pub use error::GitError;
+pub use fingerprint::Fingerprint;
+pub use guest_index::{GuestIndex, GuestStat, index_digest};
+pub use host::Host;
+pub use list::{Entry, EntryKind, Listing, Warning, list};
+pub use objects::ObjectFile;
+pub use path::RelPath;
+pub use repository::Repository;
+pub use state::{RepositoryState, StateFile};
+
+/// What every fallible function of this module returns.
+pub type Result<T, E = GitError> = std::result::Result<T, E>;
