@@ -1,1 +1,203 @@
-//! From kernel to a served root.
+//! `/init` of the initramfs: from a bare kernel to a root that the agent serves.
+//!
+//! ```text
+//!  PID 1   modules ─ port, disks ─ overlay root ─ names, network ─ enter it ─┬─ exec the image's init
+//!                                                                         fork
+//!  child                                                                     └─ `@banger-agent` serves
+//! ```
+//!
+//! The image needs to hold nothing for this: no agent, no configuration, not even a shell.
+//!
+//! PID 1 comes back here at the very end of its life. systemd runs `/run/initramfs/shutdown` once
+//! everything is stopped (`bootup(7)`, "exitrd"), and that is this program, so that the disk is
+//! unmounted cleanly although the root stood on it.
+
+mod cmdline;
+mod devices;
+mod filesystems;
+mod identity;
+mod modules;
+mod network;
+mod pid1;
+mod power;
+mod ready;
+mod root;
+mod systemd;
+mod tree;
+mod uevent;
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::stat::{Mode, umask};
+use nix::time::{ClockId, clock_gettime};
+
+use cmdline::Settings;
+use devices::Disks;
+use tree::Tree;
+use uevent::Uevents;
+
+pub use pid1::Init;
+pub use power::power_off_now;
+pub use ready::{Boot, SystemState};
+
+/// What the serving process is handed.
+#[derive(Debug)]
+pub struct ServeContext {
+    /// The virtio-serial port to the host, non-blocking. It has been open since before anything
+    /// of the image ran.
+    pub agent_port: OwnedFd,
+    /// A folder on this VM's ext4, outside the guest's root: state of the agent's own, and a
+    /// handle on the file system (`syncfs(2)`).
+    pub disk: OwnedFd,
+    /// What became PID 1; also how to power off.
+    pub init: Init,
+    /// Tells when the image's init has finished.
+    pub boot: Boot,
+    /// When each step of the boot was done.
+    pub timings: Vec<BootStep>,
+}
+
+/// One step of the boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootStep {
+    /// What was done.
+    pub name: &'static str,
+    /// When it was done, since the kernel started.
+    pub at: Duration,
+}
+
+/// Why a guest does not come up. It is written to the console, where the host finds it.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file could not be read, written, made, or loaded as a module.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as an infinitive.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file system could not be mounted.
+    #[error("cannot mount {what} on {}: {source}", path.display())]
+    Mount {
+        /// The device or the kind of file system.
+        what: String,
+        /// Where to.
+        path: PathBuf,
+        /// `EUCLEAN` and `EIO` stand for damage.
+        source: nix::Error,
+    },
+    /// A system call without a path failed.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried, as an infinitive.
+        action: &'static str,
+        /// Why not.
+        source: nix::Error,
+    },
+    /// A `banger.` word of the kernel command line was not understood.
+    #[error("the kernel command line says `{0}`, which this agent does not understand")]
+    Setting(String),
+    /// The kernel's device events could not be read.
+    #[error("cannot listen for the kernel's device events: {source}")]
+    Uevents {
+        /// Why not.
+        source: nix::Error,
+    },
+    /// The host did not attach something that every VM has.
+    #[error("there is no {0}")]
+    NoDevice(&'static str),
+    /// An interface, address or route could not be set.
+    #[error("cannot {action}: {source}")]
+    Network {
+        /// What was tried, as an infinitive.
+        action: &'static str,
+        /// Why not.
+        source: Box<rtnetlink::Error>,
+    },
+}
+
+impl BootError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| BootError::Io { action, path: path.to_owned(), source }
+    }
+
+    fn system(action: &'static str) -> impl FnOnce(nix::Error) -> Self {
+        move |source| BootError::System { action, source }
+    }
+}
+
+/// What PID 1 of the initramfs does; nothing else may call it.
+///
+/// `serve` runs in a child, in the guest's root; should it return, the child ends and the guest
+/// goes on without an agent. PID 1 itself becomes the image's init, or a minimal one. A boot that
+/// fails writes its reason to the console as the last thing, and powers off.
+pub fn boot(serve: impl FnOnce(ServeContext)) -> ! {
+    if std::env::args_os().next().is_some_and(|name| name == power::SHUTDOWN) {
+        power::finish();
+    }
+    match prepare() {
+        Ok(context) => pid1::split(context, serve),
+        Err(error) => {
+            filesystems::write_to_console(&format!("banger: the guest cannot boot: {error}\n"));
+            power_off_now()
+        }
+    }
+}
+
+/// Everything before the fork. On return this process stands in the guest's root.
+fn prepare() -> Result<ServeContext, BootError> {
+    let mut timings = Timings::default();
+    umask(Mode::empty());
+    filesystems::mount_all()?;
+    filesystems::use_console()?;
+    timings.done("filesystems");
+
+    let line = Path::new("/proc/cmdline");
+    let line = fs::read_to_string(line).map_err(BootError::io("read", line))?;
+    let settings = Settings::parse(&line)?;
+    let uevents = Uevents::subscribe()?;
+    modules::load_all(Path::new("/modules"))?;
+    timings.done("modules");
+
+    let agent_port = devices::open_agent_port(&uevents)?;
+    let disks = Disks::find(&uevents)?;
+    timings.done("devices");
+
+    let disk = root::mount(&disks, settings.volatile)?;
+    let tree = Tree::open(Path::new(root::NEW_ROOT))?;
+    root::add_modules(&disks, &tree)?;
+    timings.done("root");
+
+    identity::write(&settings, &tree, &disk)?;
+    let init = Init::find(&tree);
+    let boot = systemd::prepare(&init)?;
+    timings.done("identity");
+
+    if settings.net.is_some() {
+        devices::wait_for_interface(&uevents, network::INTERFACE)?;
+    }
+    network::configure(settings.net)?;
+    timings.done("network");
+
+    filesystems::enter(&tree)?;
+    umask(Mode::from_bits_truncate(0o022));
+    timings.done("switched");
+    Ok(ServeContext { agent_port, disk, init, boot, timings: timings.0 })
+}
+
+#[derive(Default)]
+struct Timings(Vec<BootStep>);
+
+impl Timings {
+    fn done(&mut self, name: &'static str) {
+        let at = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+        self.0.push(BootStep { name, at });
+    }
+}

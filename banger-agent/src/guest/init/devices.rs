@@ -1,0 +1,73 @@
+//! Finding the disks and the agent's port among the virtio devices.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+
+use super::BootError;
+use super::uevent::Uevents;
+
+/// The name of the virtio-serial port that the host listens on.
+const AGENT_PORT: &str = "banger.0";
+
+/// The block devices of a VM, by the serial that the host gave each.
+#[derive(Debug)]
+pub(super) struct Disks {
+    /// `base`: the image, shared and read-only.
+    pub(super) base: PathBuf,
+    /// `disk`: what belongs to this VM.
+    pub(super) disk: PathBuf,
+    /// `modules`: the kernel's other modules, if the host attached them.
+    pub(super) modules: Option<PathBuf>,
+}
+
+impl Disks {
+    /// Waits for the disks that every VM has. All of them are probed in one pass, so the optional
+    /// one is there by then as well.
+    pub(super) fn find(uevents: &Uevents) -> Result<Self, BootError> {
+        let base = uevents.wait_for("the disk with the serial `base`", || by_serial("base"))?;
+        let disk = uevents.wait_for("the disk with the serial `disk`", || by_serial("disk"))?;
+        let modules = by_serial("modules");
+        Ok(Disks { base, disk, modules })
+    }
+}
+
+/// Opens the agent's port, non-blocking. A port has one opener at a time: holding it from here
+/// on keeps every other process of the guest from posing as the agent.
+pub(super) fn open_agent_port(uevents: &Uevents) -> Result<OwnedFd, BootError> {
+    let path = uevents
+        .wait_for("the virtio-serial port `banger.0`", || named("/sys/class/virtio-ports", "name", AGENT_PORT))?;
+    let port: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(O_NOCTTY | O_NONBLOCK)
+        .open(&path)
+        .map_err(BootError::io("open", &path))?;
+    Ok(port.into())
+}
+
+/// Waits for the network interface of that name.
+pub(super) fn wait_for_interface(uevents: &Uevents, name: &'static str) -> Result<(), BootError> {
+    let path = Path::new("/sys/class/net").join(name);
+    uevents.wait_for("the network interface `eth0`", || path.exists().then_some(()))
+}
+
+fn by_serial(serial: &str) -> Option<PathBuf> {
+    named("/sys/block", "serial", serial)
+}
+
+/// The device node of the entry in `class` whose `attribute` reads `value`.
+fn named(class: &str, attribute: &str, value: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(class).ok()?;
+    for entry in entries.flatten() {
+        let read = fs::read_to_string(entry.path().join(attribute)).unwrap_or_default();
+        let node = Path::new("/dev").join(entry.file_name());
+        if read.trim_end() == value && node.exists() {
+            return Some(node);
+        }
+    }
+    None
+}

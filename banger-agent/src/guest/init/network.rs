@@ -1,0 +1,65 @@
+//! `lo` and `eth0`, over rtnetlink: the image may have no `ip`.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+use super::BootError;
+use super::cmdline::Net;
+
+/// The only network card of a VM.
+pub(super) const INTERFACE: &str = "eth0";
+
+/// The kernel always makes `lo` first.
+const LOOPBACK_INDEX: u32 = 1;
+
+/// Brings `lo` up, and `eth0` with its address and route if there is a network.
+///
+/// The runtime has one thread, this one, and is gone on return: a fork comes next.
+pub(super) fn configure(net: Option<Net>) -> Result<(), BootError> {
+    let failed = |source: std::io::Error| BootError::System {
+        action: "talk to the network stack",
+        source: nix::Error::try_from(source).unwrap_or(nix::Error::EIO),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+        tokio::spawn(connection);
+        up(&handle, LOOPBACK_INDEX, "bring up lo").await?;
+        match net {
+            Some(net) => configure_interface(&handle, net).await,
+            None => Ok(()),
+        }
+    })
+}
+
+async fn configure_interface(handle: &Handle, net: Net) -> Result<(), BootError> {
+    let index = interface_index()?;
+    up(handle, index, "bring up eth0").await?;
+    handle
+        .address()
+        .add(index, net.address.into(), net.prefix)
+        .execute()
+        .await
+        .map_err(network("give eth0 its address"))?;
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(net.gateway).build();
+    handle.route().add(route).execute().await.map_err(network("set the default route"))
+}
+
+async fn up(handle: &Handle, index: u32, action: &'static str) -> Result<(), BootError> {
+    let link = LinkUnspec::new_with_index(index).up().build();
+    let set = handle.link().set(link).execute().await;
+    set.map_err(network(action))
+}
+
+fn interface_index() -> Result<u32, BootError> {
+    let path = Path::new("/sys/class/net").join(INTERFACE).join("ifindex");
+    let read = std::fs::read_to_string(&path);
+    let index = read.and_then(|text| text.trim().parse().map_err(std::io::Error::other));
+    index.map_err(BootError::io("read", &path))
+}
+
+fn network(action: &'static str) -> impl FnOnce(rtnetlink::Error) -> BootError {
+    move |source| BootError::Network { action, source: Box::new(source) }
+}
