@@ -1,1 +1,32 @@
-//! placeholder
+//! Images and kernels for banger's microVMs.
+//!
+//! A [`Store`] keeps them in the user's data folder, each in a folder of its own that is either
+//! whole or absent. What is not there yet is built from the embedded [`Catalog`]: an entry names
+//! its sources, and a recipe is a source that builds on this host, from the distribution's own
+//! signed archive, with `mmdebstrap`.
+//!
+//! The way of an image: `mmdebstrap` writes a tar stream → [`ext4`] stages it below a folder and
+//! writes a file system of it, without root → the store renames the result into place.
+//!
+//! Everything here is blocking: call it from a thread that may wait. It reads no environment and
+//! prints nothing; what there is to tell goes to a [`Progress`].
+
+mod catalog;
+mod error;
+mod ext4;
+mod kernel;
+mod manifest;
+mod mmdebstrap;
+mod name;
+mod progress;
+mod rootfs;
+mod shelf;
+mod store;
+mod tool;
+
+pub use catalog::{Catalog, ImageEntry, KernelEntry, Source};
+pub use error::{Error, Result};
+pub use manifest::{ImageManifest, KernelManifest, Ready};
+pub use name::Kind;
+pub use progress::Progress;
+pub use store::{Image, Kernel, Store};

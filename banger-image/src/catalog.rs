@@ -1,0 +1,148 @@
+//! The catalog: which images and kernels there are, and where each comes from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::manifest::Ready;
+use crate::mmdebstrap::Recipe;
+use crate::name::{self, Kind};
+
+const IMAGES: &str = include_str!("../../catalog/images.toml");
+const KERNELS: &str = include_str!("../../catalog/kernels.toml");
+
+/// The recipes that ship with the catalog, by name.
+const RECIPES: [(&str, &str); 2] = [
+    ("debian-bookworm-minimal", include_str!("../../catalog/debian-bookworm-minimal/recipe.toml")),
+    ("generic-6.12", include_str!("../../catalog/generic-6.12/recipe.toml")),
+];
+
+/// A place that an image or a kernel can come from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Built on this host by the embedded recipe of that name.
+    Recipe(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Source::Recipe(name) = self;
+        write!(f, "recipe {name}")
+    }
+}
+
+/// An image of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageEntry {
+    /// One line for people.
+    pub description: String,
+    /// The kernel it boots.
+    pub kernel: String,
+    /// When commands may run in it.
+    pub ready: Ready,
+    /// Where it comes from; the first that works is used.
+    pub sources: Vec<Source>,
+}
+
+/// A kernel of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelEntry {
+    /// One line for people.
+    pub description: String,
+    /// Modules that the initramfs loads, in order; their dependencies are added.
+    pub boot_modules: Vec<String>,
+    /// Where it comes from; the first that works is used.
+    pub sources: Vec<Source>,
+}
+
+/// What can be had by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalog {
+    /// Images by name.
+    pub images: BTreeMap<String, ImageEntry>,
+    /// Kernels by name.
+    pub kernels: BTreeMap<String, KernelEntry>,
+}
+
+impl Catalog {
+    /// The catalog that ships with banger.
+    ///
+    /// # Errors
+    /// [`Error::Catalog`] when it is wrong, which a test makes sure it is not.
+    pub fn embedded() -> Result<Catalog> {
+        Catalog::parse(IMAGES, KERNELS)
+    }
+
+    fn parse(images: &str, kernels: &str) -> Result<Catalog> {
+        let catalog: Catalog =
+            Catalog { images: toml("images.toml", images)?, kernels: toml("kernels.toml", kernels)? };
+        for (name, entry) in &catalog.images {
+            check_entry(Kind::Image, name, &entry.sources)?;
+            if !catalog.kernels.contains_key(&entry.kernel) {
+                let reason = format!("there is no kernel `{}`", entry.kernel);
+                return Err(Error::Catalog { what: format!("image `{name}`"), reason });
+            }
+        }
+        for (name, entry) in &catalog.kernels {
+            check_entry(Kind::Kernel, name, &entry.sources)?;
+        }
+        Ok(catalog)
+    }
+}
+
+fn check_entry(kind: Kind, name: &str, sources: &[Source]) -> Result<()> {
+    name::check(kind, name)?;
+    if sources.is_empty() {
+        return Err(Error::Catalog { what: format!("{kind} `{name}`"), reason: "it has no sources".into() });
+    }
+    sources.iter().try_for_each(|Source::Recipe(recipe)| self::recipe(recipe).map(drop))
+}
+
+/// The embedded recipe of that name.
+pub(crate) fn recipe(name: &str) -> Result<Recipe> {
+    let Some((_, text)) = RECIPES.iter().find(|(known, _)| *known == name) else {
+        let reason = "there is no such recipe".into();
+        return Err(Error::Catalog { what: format!("recipe `{name}`"), reason });
+    };
+    toml(&format!("{name}/recipe.toml"), text)
+}
+
+fn toml<T: DeserializeOwned>(what: &str, text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| Error::Catalog { what: what.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KERNEL: &str = "[k]\ndescription = ''\nboot_modules = []\nsources = [{ recipe = 'generic-6.12' }]\n";
+
+    #[test]
+    fn the_embedded_catalog_is_right() {
+        let catalog = Catalog::embedded().unwrap();
+        let image = &catalog.images["debian-bookworm-minimal"];
+        assert_eq!(image.ready, Ready::Agent);
+        assert!(catalog.kernels.contains_key(&image.kernel));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let image = |rest: &str| {
+            let text = format!("[i]\ndescription = ''\nready = 'agent'\n{rest}");
+            Catalog::parse(&text, KERNEL).unwrap_err().to_string()
+        };
+        let recipe = "sources = [{ recipe = 'generic-6.12' }]";
+        assert!(image(&format!("kernel = 'k'\nkernal = 'k'\n{recipe}")).contains("kernal"));
+        assert!(image(&format!("kernel = 'x'\n{recipe}")).contains("no kernel `x`"));
+        assert!(image("kernel = 'k'\nsources = []").contains("no sources"));
+        assert!(image("kernel = 'k'\nsources = [{ recipe = 'x' }]").contains("no such recipe"));
+        assert!(image("kernel = 'k'\nsources = [{ magic = 'x' }]").contains("magic"));
+        assert!(Catalog::parse("", &KERNEL.replace("[k]", "['../k']")).is_err());
+    }
+}

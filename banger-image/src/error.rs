@@ -1,0 +1,137 @@
+//! What can go wrong, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use crate::name::Kind;
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an image or a kernel is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name could not be that of an image or a kernel.
+    #[error("{name:?} is not a valid {kind} name")]
+    InvalidName {
+        /// What was named.
+        kind: Kind,
+        /// The name as it was given.
+        name: String,
+    },
+
+    /// Neither the store nor the catalog has it.
+    #[error("no {kind} is named `{name}`; the catalog has: {}", known.join(", "))]
+    Unknown {
+        /// What was named.
+        kind: Kind,
+        /// The name as it was given.
+        name: String,
+        /// The names of the catalog.
+        known: Vec<String>,
+        /// The one that was probably meant.
+        nearest: Option<String>,
+    },
+
+    /// The catalog or a recipe in it is not as it should be.
+    #[error("catalog: {what}: {reason}")]
+    Catalog {
+        /// The file or the entry.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A program of the host that a build needs is not installed.
+    #[error("`{tool}` is needed to build this, and was not found")]
+    MissingTool {
+        /// The program's name.
+        tool: &'static str,
+        /// The Debian package it comes in.
+        package: &'static str,
+    },
+
+    /// A program of the host failed.
+    #[error("`{tool}` failed ({status}){}", quoted(tail))]
+    ToolFailed {
+        /// The program's name.
+        tool: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines that it wrote to its standard error.
+        tail: Vec<String>,
+    },
+
+    /// A tree to make a file system of holds something that must not or cannot be in one.
+    #[error("archive entry `{}`: {reason}", entry.escape_debug())]
+    Archive {
+        /// The entry's path.
+        entry: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// What is stored is not what was written there.
+    #[error("{}: {reason}", path.display())]
+    Damaged {
+        /// The file in question.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The operating system refused; the message names the operation and the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Error {
+    /// What the user can do about it, as one sentence.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::InvalidName { .. } => {
+                Some("names start with a-z or 0-9, go on with these or . _ -, and end at 64 characters".into())
+            }
+            Error::Unknown { nearest, .. } => nearest.as_ref().map(|name| format!("did you mean `{name}`?")),
+            Error::MissingTool { package, .. } => Some(format!("install it: `sudo apt-get install {package}`")),
+            Error::ToolFailed { tail, .. } => tail.iter().rev().find_map(|line| hint_for(line)),
+            Error::Damaged { path, .. } => {
+                path.parent().map(|folder| format!("remove `{}`; the next run makes it anew", folder.display()))
+            }
+            Error::Io(source) => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("free some disk space, or point XDG_DATA_HOME at a larger disk".into())
+                }
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                    Some("make the folder writable, or point XDG_DATA_HOME at one that is".into())
+                }
+                _ => None,
+            },
+            Error::Catalog { .. } | Error::Archive { .. } => None,
+        }
+    }
+}
+
+/// What a known complaint of `mmdebstrap`, `apt` or `mke2fs` calls for.
+fn hint_for(line: &str) -> Option<String> {
+    const KNOWN: [(&str, &str); 6] = [
+        ("No space left on device", "free some disk space (also in /tmp)"),
+        ("Could not allocate block", "free some disk space (also in /tmp)"),
+        ("Temporary failure resolving", "check the network: Debian's archive was not reachable"),
+        ("Could not connect", "check the network: Debian's archive was not reachable"),
+        ("is not valid yet", "check this machine's clock"),
+        (
+            "/etc/subuid",
+            "give your user subordinate ids: `sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER`",
+        ),
+    ];
+    KNOWN.iter().find(|(text, _)| line.contains(text)).map(|(_, hint)| (*hint).to_owned())
+}
+
+/// The lines, indented, below whatever precedes them.
+fn quoted(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n    {line}")).collect()
+}

@@ -1,0 +1,107 @@
+//! The `manifest.json` beside an image or a kernel: what it is, and how to use it.
+
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use fs_err as fs;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The version of both formats. Fields may be added without a new one; a reader skips what it does not know.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+/// The name of the file.
+const FILE: &str = "manifest.json";
+
+/// When commands may run in a VM of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ready {
+    /// As soon as the agent answers.
+    Agent,
+    /// When the image's init system has come up.
+    System,
+}
+
+/// Describes an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageManifest {
+    /// Always 1 so far.
+    pub format_version: u32,
+    /// The image's name.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// The kernel it boots.
+    pub kernel: String,
+    /// When commands may run.
+    pub ready: Ready,
+    /// Where it came from, such as `recipe debian-bookworm-minimal`.
+    pub source: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// Length of `rootfs.ext4`.
+    pub rootfs_bytes: u64,
+}
+
+/// Describes a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelManifest {
+    /// Always 1 so far.
+    pub format_version: u32,
+    /// The kernel's name.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// What `uname -r` says, and the folder of its modules.
+    pub release: String,
+    /// The kernel's own banner: release, builder, build.
+    pub version: String,
+    /// Where it came from, such as `recipe generic-6.12`.
+    pub source: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// File names below `boot/`, in the order to load them.
+    pub boot_modules: Vec<String>,
+    /// Length of `vmlinuz`.
+    pub vmlinuz_bytes: u64,
+    /// BLAKE3 of `vmlinuz`, in hex.
+    pub vmlinuz_blake3: String,
+}
+
+/// Reads the manifest in `dir`; `None` when there is none.
+pub(crate) fn read<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
+    #[derive(Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+
+    let path = dir.join(FILE);
+    let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let parse = |error: serde_json::Error| damaged(format!("not a manifest: {error}"));
+    let Version { format_version } = serde_json::from_slice(&bytes).map_err(parse)?;
+    if format_version != FORMAT_VERSION {
+        return Err(damaged(format!("format version {format_version} is of another banger")));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(parse)
+}
+
+/// Writes the manifest into `dir`.
+pub(crate) fn write<T: Serialize>(dir: &Path, manifest: &T) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(manifest).map_err(io::Error::from)?;
+    text.push('\n');
+    Ok(fs::write(dir.join(FILE), text)?)
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,155 @@
+//! Recipes, and running them: `mmdebstrap` (1) fetches and verifies Debian packages and hands over a tree as tar.
+
+use std::io::Read;
+use std::path::Path;
+
+use nix::unistd::geteuid;
+use serde::Deserialize;
+
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::tool::{MMDEBSTRAP, NEWUIDMAP};
+
+/// How to make a tree of Debian packages: the arguments of `mmdebstrap`, as data.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Recipe {
+    /// The release, such as `bookworm`; its updates and security updates are used too.
+    suite: String,
+    /// `extract` only unpacks, `minbase` installs the essential packages and `apt` as well.
+    variant: String,
+    /// Packages to add.
+    packages: Vec<String>,
+    /// Lines for dpkg's configuration, which stay in force in the tree.
+    #[serde(default)]
+    dpkg_options: Vec<String>,
+    /// Shell commands for after unpacking, with the tree's folder as `$1`.
+    extract_hook: Option<String>,
+    /// Shell commands for after installing, with the tree's folder as `$1`.
+    customize_hook: Option<String>,
+}
+
+impl Recipe {
+    /// Builds the tree and lets `consume` read it as a tar stream.
+    ///
+    /// Root's temporary files go below `scratch`. Those of other users cannot: the sub-ids that they
+    /// build with may not enter a private folder.
+    pub(crate) fn run<T>(
+        &self,
+        scratch: &Path,
+        progress: &dyn Progress,
+        consume: impl FnOnce(&mut dyn Read) -> Result<T>,
+    ) -> Result<T> {
+        let root = geteuid().is_root();
+        if !root {
+            NEWUIDMAP.require()?;
+        }
+        let mut narrator = Narrator::new(progress);
+        let temp_dir = root.then_some(scratch);
+        MMDEBSTRAP.stream(&self.arguments(root), temp_dir, |line| narrator.line(line), consume)
+    }
+
+    fn arguments(&self, root: bool) -> Vec<String> {
+        let mut arguments = vec![
+            "--verbose".to_owned(),
+            "--format=tar".to_owned(),
+            format!("--mode={}", if root { "root" } else { "unshare" }),
+            format!("--variant={}", self.variant),
+            format!("--include={}", self.packages.join(",")),
+        ];
+        arguments.extend(self.dpkg_options.iter().map(|option| format!("--dpkgopt={option}")));
+        arguments.extend(self.extract_hook.iter().map(|hook| format!("--extract-hook={hook}")));
+        arguments.extend(self.customize_hook.iter().map(|hook| format!("--customize-hook={hook}")));
+        arguments.extend([self.suite.clone(), "-".to_owned()]);
+        arguments
+    }
+}
+
+/// Turns what `mmdebstrap --verbose`, apt and dpkg write into phases and steps.
+struct Narrator<'a> {
+    progress: &'a dyn Progress,
+    done: u64,
+    total: u64,
+}
+
+impl<'a> Narrator<'a> {
+    fn new(progress: &'a dyn Progress) -> Self {
+        Narrator { progress, done: 0, total: 0 }
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(phase) = line.strip_prefix("I: ").and_then(phase) {
+            self.progress.phase(phase);
+            (self.done, self.total) = (0, 0);
+        } else if let Some(packages) = newly_installed(line) {
+            // Each is unpacked, and later set up.
+            (self.done, self.total) = (0, 2 * packages);
+        } else if line.starts_with("Unpacking ") || line.starts_with("Setting up ") {
+            self.done += 1;
+            if self.done <= self.total {
+                self.progress.advance(self.done, self.total);
+            }
+        }
+    }
+}
+
+/// What to call a step of `mmdebstrap`; `None` for one that is not worth telling.
+fn phase(step: &str) -> Option<&'static str> {
+    const PHASES: [(&str, &str); 6] = [
+        ("running apt-get update", "reading package lists"),
+        ("downloading packages", "downloading packages"),
+        ("extracting archives", "extracting packages"),
+        ("installing essential", "installing the base system"),
+        ("installing remaining", "installing packages"),
+        ("creating tarball", "copying the tree"),
+    ];
+    PHASES.iter().find(|(start, _)| step.starts_with(start)).map(|(_, phase)| *phase)
+}
+
+/// The count of apt's `0 upgraded, 129 newly installed, 0 to remove and 0 not upgraded.`
+fn newly_installed(line: &str) -> Option<u64> {
+    let (before, _) = line.split_once(" newly installed, ")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<String>>);
+
+    impl Progress for Log {
+        fn phase(&self, what: &str) {
+            self.0.lock().unwrap().push(what.to_owned());
+        }
+        fn advance(&self, done: u64, total: u64) {
+            self.0.lock().unwrap().push(format!("{done}/{total}"));
+        }
+        fn message(&self, text: &str) {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+    }
+
+    #[test]
+    fn output_becomes_phases_and_steps() {
+        let log = Log::default();
+        let mut narrator = Narrator::new(&log);
+        for line in [
+            "I: automatically chosen mode: root",
+            "I: running apt-get update...",
+            "Get:1 http://deb.debian.org/debian bookworm InRelease [151 kB]",
+            "I: installing remaining packages inside the chroot...",
+            "0 upgraded, 1 newly installed, 0 to remove and 0 not upgraded.",
+            "Unpacking jq (1.6-2.1) ...",
+            "Setting up jq (1.6-2.1) ...",
+            "Setting up again (1) ...",
+        ] {
+            narrator.line(line);
+        }
+        let log = log.0.into_inner().unwrap();
+        assert_eq!(log, ["reading package lists", "installing packages", "1/2", "2/2"]);
+    }
+}

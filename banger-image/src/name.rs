@@ -1,0 +1,92 @@
+//! Names of images and kernels. They become folder names, so only harmless ones are let in.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// Longest name, in bytes.
+const MAX_LENGTH: usize = 64;
+
+/// What a name belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A root file system.
+    Image,
+    /// A Linux kernel with its modules.
+    Kernel,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Image => "image",
+            Kind::Kernel => "kernel",
+        })
+    }
+}
+
+/// Lets `[a-z0-9][a-z0-9._-]*` of at most 64 bytes pass.
+pub(crate) fn check(kind: Kind, name: &str) -> Result<()> {
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let valid = name.len() <= MAX_LENGTH
+        && name.bytes().next().is_some_and(lower)
+        && name.bytes().all(|b| lower(b) || b"._-".contains(&b));
+    if valid { Ok(()) } else { Err(Error::InvalidName { kind, name: name.to_owned() }) }
+}
+
+/// The known name that `name` is most likely a misspelling of.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (edit_distance(name.as_bytes(), candidate.as_bytes()), candidate))
+        .filter(|(distance, candidate)| candidate.starts_with(name) || *distance <= candidate.len().max(3) / 3)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.
+fn edit_distance(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_harmless_names_pass() {
+        for good in ["a", "debian-bookworm-minimal", "generic-6.12", "9front", &"x".repeat(64)] {
+            assert!(check(Kind::Image, good).is_ok(), "{good}");
+        }
+        let bad = ["", ".", "..", ".tmp-a", "-rf", "a/b", "../a", "A", "a b", "a\n", "a\0", "é"];
+        for bad in bad.into_iter().chain([&*"x".repeat(65)]) {
+            assert!(check(Kind::Image, bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelling_finds_its_name() {
+        let known = ["debian-bookworm-minimal", "golden"];
+        assert_eq!(nearest("debian-bokworm-minimal", known), Some("debian-bookworm-minimal"));
+        assert_eq!(nearest("debian", known), Some("debian-bookworm-minimal"));
+        assert_eq!(nearest("glden", known), Some("golden"));
+        assert_eq!(nearest("windows", known), None);
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(edit_distance(b"kitten", b"sitting"), 3);
+        assert_eq!(edit_distance(b"", b"abc"), 3);
+        assert_eq!(edit_distance(b"abc", b"abc"), 0);
+    }
+}

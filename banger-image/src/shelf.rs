@@ -1,0 +1,233 @@
+//! A folder of finished things: each is whole or absent, and made once.
+//!
+//! ```text
+//! <root>/<name>/        finished
+//! <root>/.<name>.lock   held (flock) by whoever makes <name>
+//! <root>/.tmp-<name>/   being made, or left by a maker that was killed
+//! ```
+
+use std::fs::TryLockError;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(crate) struct Shelf {
+    root: PathBuf,
+}
+
+impl Shelf {
+    pub(crate) fn new(root: PathBuf) -> Shelf {
+        Shelf { root }
+    }
+
+    /// Where `name` is, if it is there.
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// What `find` finds, after `make` has filled an empty folder with it if need be.
+    ///
+    /// Of several callers, in whatever process, one makes it and the others wait.
+    pub(crate) fn ensure<T>(
+        &self,
+        name: &str,
+        progress: &dyn Progress,
+        find: impl Fn() -> Result<Option<T>>,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<T> {
+        if let Some(found) = find()? {
+            return Ok(found);
+        }
+        create_private(&self.root)?;
+        // Freed by the kernel when this process ends, however it ends.
+        let _lock = self.lock(name, progress)?;
+        if let Some(found) = find()? {
+            return Ok(found);
+        }
+        self.make(name, make)?;
+        find()?.ok_or_else(|| {
+            let place = self.place(name);
+            io::Error::new(io::ErrorKind::NotFound, format!("`{}` was made and is gone", place.display())).into()
+        })
+    }
+
+    fn lock(&self, name: &str, progress: &dyn Progress) -> Result<fs::File> {
+        let lock = fs::File::create(self.root.join(format!(".{name}.lock")))?;
+        match lock.file().try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        progress.message(&format!("another banger is making `{name}`: waiting for it"));
+        lock.file().lock()?;
+        Ok(lock)
+    }
+
+    /// Makes `name` in a temporary sibling and moves it into place. The caller holds the lock.
+    fn make(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let temporary = self.root.join(format!(".tmp-{name}"));
+        remove(&temporary)?;
+        create_private(&temporary)?;
+        let made = make(&temporary).and_then(|()| self.publish(&temporary, name));
+        if made.is_err() {
+            // The first failure is the one to tell; what stays is removed by the next attempt.
+            let _ = remove(&temporary);
+        }
+        made
+    }
+
+    fn publish(&self, temporary: &Path, name: &str) -> Result<()> {
+        sync_tree(temporary)?;
+        let place = self.place(name);
+        // What is there is of no use, else it had been found: a part of it was removed by hand.
+        remove(&place)?;
+        fs::rename(temporary, &place)?;
+        fs::File::open(&self.root)?.sync_all()?;
+        Ok(())
+    }
+}
+
+/// Makes a folder, and those above it, for its owner alone.
+pub(crate) fn create_private(path: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| io::Error::new(error.kind(), format!("cannot create folder `{}`: {error}", path.display())))?;
+    Ok(())
+}
+
+/// Removes a tree if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Brings every file and folder of a tree to the disk.
+fn sync_tree(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            fs::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::error::Error;
+
+    /// Counts the messages.
+    #[derive(Default)]
+    struct Messages(AtomicUsize);
+
+    impl Progress for Messages {
+        fn phase(&self, _: &str) {}
+        fn advance(&self, _: u64, _: u64) {}
+        fn message(&self, _: &str) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn find(shelf: &Shelf) -> Result<Option<String>> {
+        Ok(fs::read_to_string(shelf.place("thing").join("file")).ok())
+    }
+
+    fn fill(folder: &Path) -> Result<()> {
+        Ok(fs::write(folder.join("file"), "whole")?)
+    }
+
+    #[test]
+    fn of_many_one_makes_it_and_the_others_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path().join("shelf"));
+        let (made, messages) = (AtomicUsize::new(0), Messages::default());
+        let inside = Barrier::new(2);
+        let make = |folder: &Path| {
+            made.fetch_add(1, Ordering::Relaxed);
+            inside.wait();
+            while messages.0.load(Ordering::Relaxed) == 0 {
+                thread::yield_now();
+            }
+            fill(folder)
+        };
+        thread::scope(|scope| {
+            let first = scope.spawn(|| shelf.ensure("thing", &messages, || find(&shelf), make));
+            inside.wait();
+            let second = scope.spawn(|| shelf.ensure("thing", &messages, || find(&shelf), |_| unreachable!()));
+            assert_eq!(first.join().unwrap().unwrap(), "whole");
+            assert_eq!(second.join().unwrap().unwrap(), "whole");
+        });
+        assert_eq!(made.into_inner(), 1);
+        assert_eq!(messages.0.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing_and_can_be_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path().to_owned());
+        let fail = |folder: &Path| {
+            fill(folder)?;
+            Err(Error::from(io::Error::from(io::ErrorKind::StorageFull)))
+        };
+        shelf.ensure("thing", &Messages::default(), || find(&shelf), fail).unwrap_err();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [".thing.lock"]);
+        shelf.ensure("thing", &Messages::default(), || find(&shelf), fill).unwrap();
+    }
+
+    #[test]
+    fn a_killed_maker_is_cleaned_up_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path().to_owned());
+        // A maker in another process: it holds the lock, has made half of the thing, and is killed.
+        let script =
+            "exec 9>.thing.lock; flock 9; mkdir -p .tmp-thing/deep; echo half > .tmp-thing/file; echo; exec sleep 600";
+        let mut maker = Command::new("bash")
+            .args(["-c", script])
+            .current_dir(dir.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        io::Read::read_exact(maker.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        assert_eq!(find(&shelf).unwrap(), None);
+        let messages = Messages::default();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| shelf.ensure("thing", &messages, || find(&shelf), fill));
+            while messages.0.load(Ordering::Relaxed) == 0 {
+                thread::yield_now();
+            }
+            maker.kill().unwrap();
+            maker.wait().unwrap();
+            assert_eq!(waiting.join().unwrap().unwrap(), "whole");
+        });
+        assert!(!dir.path().join(".tmp-thing").exists());
+        assert!(!shelf.place("thing").join("deep").exists());
+    }
+
+    #[test]
+    fn what_was_broken_by_hand_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path().to_owned());
+        fs::create_dir(shelf.place("thing")).unwrap();
+        fs::write(shelf.place("thing").join("other"), "").unwrap();
+        shelf.ensure("thing", &Messages::default(), || find(&shelf), fill).unwrap();
+        assert!(!shelf.place("thing").join("other").exists());
+    }
+}

@@ -1,0 +1,247 @@
+//! The user's images and kernels: `<data>/images/<name>` and `<data>/kernels/<name>`.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::catalog::{self, Catalog, Source};
+use crate::error::{Error, Result};
+use crate::manifest::{self, FORMAT_VERSION, ImageManifest, KernelManifest};
+use crate::name::{self, Kind};
+use crate::progress::Progress;
+use crate::shelf::Shelf;
+use crate::{kernel, rootfs};
+
+/// An image of the store, ready to be used as a read-only disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The image's name.
+    pub name: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The root file system: a raw ext4 disk.
+    pub rootfs: PathBuf,
+    /// What it is.
+    pub manifest: ImageManifest,
+}
+
+/// A kernel of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// The kernel's name.
+    pub name: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The kernel, as a bzImage.
+    pub vmlinuz: PathBuf,
+    /// Modules for the initramfs, uncompressed, in the order to load them.
+    pub boot_modules: Vec<PathBuf>,
+    /// A raw ext4 disk with `<release>/…`, which belongs at `/lib/modules`.
+    pub modules_disk: Option<PathBuf>,
+    /// What it is.
+    pub manifest: KernelManifest,
+}
+
+/// Images and kernels, kept in a folder and made when they are first wanted.
+#[derive(Debug, Clone)]
+pub struct Store {
+    images: Shelf,
+    kernels: Shelf,
+}
+
+impl Store {
+    /// The store in `data_dir`, which is made when something is put there.
+    #[must_use]
+    pub fn new(data_dir: &Path) -> Store {
+        Store { images: Shelf::new(data_dir.join("images")), kernels: Shelf::new(data_dir.join("kernels")) }
+    }
+
+    /// The image of that name; `None` when it is not there, or not whole.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::Damaged`], [`Error::Io`].
+    pub fn image(&self, name: &str) -> Result<Option<Image>> {
+        name::check(Kind::Image, name)?;
+        let dir = self.images.place(name);
+        let Some(manifest) = manifest::read::<ImageManifest>(&dir)? else { return Ok(None) };
+        let rootfs = dir.join("rootfs.ext4");
+        if !has_length(&rootfs, manifest.rootfs_bytes) {
+            return Ok(None);
+        }
+        Ok(Some(Image { name: name.to_owned(), dir, rootfs, manifest }))
+    }
+
+    /// The kernel of that name; `None` when it is not there, or not whole.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::Damaged`], [`Error::Io`].
+    pub fn kernel(&self, name: &str) -> Result<Option<Kernel>> {
+        name::check(Kind::Kernel, name)?;
+        let dir = self.kernels.place(name);
+        let Some(manifest) = manifest::read::<KernelManifest>(&dir)? else { return Ok(None) };
+        let vmlinuz = dir.join("vmlinuz");
+        if !has_length(&vmlinuz, manifest.vmlinuz_bytes) {
+            return Ok(None);
+        }
+        let boot_modules = manifest.boot_modules.iter().map(|module| dir.join("boot").join(module)).collect();
+        let modules_disk = Some(dir.join("modules.ext4")).filter(|disk| disk.is_file());
+        Ok(Some(Kernel { name: name.to_owned(), dir, vmlinuz, boot_modules, modules_disk, manifest }))
+    }
+
+    /// The image of that name, made first if the store does not have it.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from being made.
+    pub fn ensure_image(&self, name: &str, progress: &dyn Progress) -> Result<Image> {
+        if let Some(image) = self.image(name)? {
+            return Ok(image);
+        }
+        let catalog = Catalog::embedded()?;
+        let entry = catalog.images.get(name).ok_or_else(|| unknown(Kind::Image, name, catalog.images.keys()))?;
+        first_working(&entry.sources, progress, |source| {
+            let Source::Recipe(recipe) = source;
+            let make = |dir: &Path| {
+                let rootfs_bytes = rootfs::build(&catalog::recipe(recipe)?, dir, progress)?;
+                let manifest = ImageManifest {
+                    format_version: FORMAT_VERSION,
+                    name: name.to_owned(),
+                    description: entry.description.clone(),
+                    kernel: entry.kernel.clone(),
+                    ready: entry.ready,
+                    source: source.to_string(),
+                    created: manifest::now(),
+                    rootfs_bytes,
+                };
+                manifest::write(dir, &manifest)
+            };
+            self.images.ensure(name, progress, || self.image(name), make)
+        })
+    }
+
+    /// The kernel of that name, made first if the store does not have it.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from being made.
+    pub fn ensure_kernel(&self, name: &str, progress: &dyn Progress) -> Result<Kernel> {
+        if let Some(kernel) = self.kernel(name)? {
+            return Ok(kernel);
+        }
+        let catalog = Catalog::embedded()?;
+        let entry = catalog.kernels.get(name).ok_or_else(|| unknown(Kind::Kernel, name, catalog.kernels.keys()))?;
+        first_working(&entry.sources, progress, |source| {
+            let Source::Recipe(recipe) = source;
+            let make = |dir: &Path| {
+                let built = kernel::build(&catalog::recipe(recipe)?, &entry.boot_modules, dir, progress)?;
+                let manifest = KernelManifest {
+                    format_version: FORMAT_VERSION,
+                    name: name.to_owned(),
+                    description: entry.description.clone(),
+                    release: built.release,
+                    version: built.version,
+                    source: source.to_string(),
+                    created: manifest::now(),
+                    boot_modules: built.boot_modules,
+                    vmlinuz_bytes: built.vmlinuz_bytes,
+                    vmlinuz_blake3: built.vmlinuz_blake3,
+                };
+                manifest::write(dir, &manifest)
+            };
+            self.kernels.ensure(name, progress, || self.kernel(name), make)
+        })
+    }
+}
+
+/// Whether there is a file of that length: one that was cut short is not worth a boot.
+fn has_length(path: &Path, bytes: u64) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
+}
+
+fn unknown<'a>(kind: Kind, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+    let known: Vec<String> = known.cloned().collect();
+    let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+    Error::Unknown { kind, name: name.to_owned(), known, nearest }
+}
+
+/// What `make` makes of the first source that works; the error of the last one if none does.
+fn first_working<T>(sources: &[Source], progress: &dyn Progress, make: impl Fn(&Source) -> Result<T>) -> Result<T> {
+    let Some((last, earlier)) = sources.split_last() else {
+        return Err(Error::Catalog { what: "sources".into(), reason: "there are none".into() });
+    };
+    for source in earlier {
+        match make(source) {
+            Ok(made) => return Ok(made),
+            Err(error) => progress.message(&format!("{source}: {error}; the next source is tried")),
+        }
+    }
+    make(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Ready;
+
+    struct Silent;
+
+    impl Progress for Silent {
+        fn phase(&self, _: &str) {}
+        fn advance(&self, _: u64, _: u64) {}
+        fn message(&self, _: &str) {}
+    }
+
+    fn manifest() -> ImageManifest {
+        ImageManifest {
+            format_version: FORMAT_VERSION,
+            name: "a".into(),
+            description: String::new(),
+            kernel: "k".into(),
+            ready: Ready::Agent,
+            source: String::new(),
+            created: 0,
+            rootfs_bytes: 3,
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let error = store.ensure_image("debian-bokworm-minimal", &Silent).unwrap_err();
+        assert!(error.to_string().contains("the catalog has: debian-bookworm-minimal"), "{error}");
+        assert_eq!(error.hint().unwrap(), "did you mean `debian-bookworm-minimal`?");
+        assert!(store.ensure_kernel("../x", &Silent).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_image_is_found_only_when_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        assert_eq!(store.image("a").unwrap(), None);
+        let place = dir.path().join("images/a");
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("rootfs.ext4"), "abc").unwrap();
+        assert_eq!(store.image("a").unwrap(), None);
+        manifest::write(&place, &manifest()).unwrap();
+        assert_eq!(store.image("a").unwrap().unwrap().manifest, manifest());
+        assert_eq!(store.ensure_image("a", &Silent).unwrap().rootfs, place.join("rootfs.ext4"));
+        fs::write(place.join("rootfs.ext4"), "ab").unwrap();
+        assert_eq!(store.image("a").unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_manifest_is_named_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let place = dir.path().join("images/a");
+        fs::create_dir_all(&place).unwrap();
+        let newer = ImageManifest { format_version: 2, ..manifest() };
+        manifest::write(&place, &newer).unwrap();
+        assert!(store.image("a").unwrap_err().to_string().contains("format version 2"));
+        for text in ["", "{", "[]", "{\"format_version\": 1}"] {
+            fs::write(place.join("manifest.json"), text).unwrap();
+            let error = store.image("a").unwrap_err();
+            assert!(error.hint().unwrap().contains("images/a"), "{error}");
+        }
+    }
+}
