@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use fs_err as fs;
-use tar::Archive;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ext4::{self, Tree};
 use crate::mmdebstrap::Recipe;
 use crate::progress::Progress;
@@ -14,23 +13,10 @@ use crate::progress::Progress;
 pub(crate) fn build(recipe: &Recipe, dir: &Path, progress: &dyn Progress) -> Result<u64> {
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
-    let tree = recipe.run(&scratch, progress, |stream| {
-        let mut tree = Tree::create(scratch.join("tree"))?;
-        for entry in Archive::new(stream).entries()? {
-            let mut entry = entry?;
-            let path = inside(&entry.path()?)?;
-            tree.add(&mut entry, &path, ext4::relative)?;
-        }
-        tree.finish()
-    })?;
+    let tree = recipe.run(&scratch, progress, |stream| Tree::unpack(stream, scratch.join("tree")))?;
     progress.phase("writing the file system");
     let rootfs = dir.join("rootfs.ext4");
     ext4::write(&tree, &rootfs, &scratch)?;
     fs::remove_dir_all(&scratch)?;
     Ok(fs::metadata(&rootfs)?.len())
-}
-
-fn inside(path: &Path) -> Result<std::path::PathBuf> {
-    ext4::relative(path)
-        .ok_or_else(|| Error::Archive { entry: path.display().to_string(), reason: "it leads out of the tree".into() })
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::error::{Error, Result};
-use crate::ext4::tree::{Kind, Node, Special};
+use crate::error::Result;
+use crate::ext4::tree::{Kind, Node, Special, refuse};
 
 /// debugfs reads lines into a buffer of BUFSIZ bytes and takes what does not fit for another command.
 const MAX_LINE: usize = 8000;
@@ -127,13 +127,10 @@ impl Script {
     }
 }
 
-fn refuse(path: &Path, reason: &str) -> Error {
-    Error::Archive { entry: path.display().to_string(), reason: reason.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     fn script(path: &str, uid: u32) -> Result<String> {
         let mut script = Script::new(PathBuf::from("/nowhere"), 0, 0);

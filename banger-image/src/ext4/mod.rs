@@ -7,6 +7,8 @@
 
 mod debugfs;
 mod size;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod write;
 

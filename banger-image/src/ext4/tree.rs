@@ -10,7 +10,7 @@ use fs_err as fs;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
-use tar::{Entry, EntryType};
+use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Error, Result};
 
@@ -86,6 +86,18 @@ impl Tree {
         Ok(Tree { root, nodes: BTreeMap::from([(PathBuf::new(), Node::directory())]) })
     }
 
+    /// Stages all of a tar stream.
+    pub(crate) fn unpack(stream: &mut dyn Read, root: PathBuf) -> Result<Tree> {
+        let mut tree = Tree::create(root)?;
+        for entry in Archive::new(stream).entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.into_owned();
+            let inside = relative(&path).ok_or_else(|| refuse(&path, "it leads out of the tree"))?;
+            tree.add(&mut entry, &inside, relative)?;
+        }
+        tree.finish()
+    }
+
     /// The folder on the host.
     pub(crate) fn root(&self) -> &Path {
         &self.root
@@ -103,7 +115,7 @@ impl Tree {
         path: &Path,
         link_target: impl FnOnce(&Path) -> Option<PathBuf>,
     ) -> Result<()> {
-        let refuse = |reason: &str| Error::Archive { entry: path.display().to_string(), reason: reason.to_owned() };
+        let refuse = |reason: &str| refuse(path, reason);
         self.make_parents(path)?;
         let header = entry.header();
         let special = |kind: fn(u32, u32) -> Special| -> Result<Kind> {
@@ -132,10 +144,11 @@ impl Tree {
             gid: id(header.gid()?)?,
             // ext4 has the bits for later times, but mke2fs sets only these.
             mtime: u32::try_from(header.mtime()?.min(i32::MAX as u64)).unwrap_or_default(),
-            xattrs: xattrs(entry)?,
+            // The crate tar cannot parse values with a line break: refused rather than lost.
+            xattrs: xattrs(entry).map_err(|error| refuse(&format!("its extended attributes: {error}")))?,
             kind,
         };
-        self.stage(entry, path, &node, &refuse)?;
+        self.stage(entry, path, &node)?;
         self.nodes.insert(path.to_owned(), node);
         Ok(())
     }
@@ -150,17 +163,11 @@ impl Tree {
         Ok(self)
     }
 
-    fn stage<R: Read>(
-        &self,
-        entry: &mut Entry<'_, R>,
-        path: &Path,
-        node: &Node,
-        refuse: &dyn Fn(&str) -> Error,
-    ) -> Result<()> {
+    fn stage<R: Read>(&self, entry: &mut Entry<'_, R>, path: &Path, node: &Node) -> Result<()> {
         let place = self.root.join(path);
         match (&node.kind, self.nodes.get(path).map(|known| &known.kind)) {
             (Kind::Directory, Some(Kind::Directory)) => return Ok(()),
-            (_, Some(_)) => return Err(refuse("it is there twice")),
+            (_, Some(_)) => return Err(refuse(path, "it is there twice")),
             (Kind::Directory, None) => return Ok(fs::create_dir(place)?),
             (Kind::Special(_), None) => return Ok(()),
             (Kind::HardLink(target), None) => {
@@ -168,11 +175,11 @@ impl Tree {
                     Some(Kind::File(_) | Kind::Symlink(_) | Kind::HardLink(_)) => {
                         Ok(fs::hard_link(self.root.join(target), place)?)
                     }
-                    _ => Err(refuse("a hard link to something that is no file")),
+                    _ => Err(refuse(path, "a hard link to something that is no file")),
                 };
             }
             (Kind::Symlink(_), None) => {
-                let target = entry.link_name()?.ok_or_else(|| refuse("a symbolic link without a target"))?;
+                let target = entry.link_name()?.ok_or_else(|| refuse(path, "a symbolic link without a target"))?;
                 symlink(&target, &place).map_err(|error| {
                     io::Error::new(error.kind(), format!("cannot link `{}`: {error}", place.display()))
                 })?;
@@ -180,7 +187,7 @@ impl Tree {
             (Kind::File(size), None) => {
                 let mut file = fs::File::create_new(&place)?;
                 if io::copy(entry, &mut file)? != *size {
-                    return Err(refuse("it is shorter than announced"));
+                    return Err(refuse(path, "it is shorter than announced"));
                 }
                 file.set_permissions(PermissionsExt::from_mode(node.staged_mode()))?;
             }
@@ -196,8 +203,7 @@ impl Tree {
                 Some(Kind::Directory) => break,
                 None => missing.push(parent.to_owned()),
                 Some(_) => {
-                    let reason = format!("`{}` is not a folder", parent.display());
-                    return Err(Error::Archive { entry: path.display().to_string(), reason });
+                    return Err(refuse(path, &format!("`{}` is not a folder", parent.display())));
                 }
             }
         }
@@ -222,7 +228,12 @@ pub(crate) fn relative(path: &Path) -> Option<PathBuf> {
     Some(relative)
 }
 
-fn xattrs<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<(String, Vec<u8>)>> {
+/// The error for an entry that cannot be.
+pub(crate) fn refuse(path: &Path, reason: &str) -> Error {
+    Error::Archive { entry: path.display().to_string(), reason: reason.to_owned() }
+}
+
+fn xattrs<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Vec<(String, Vec<u8>)>> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for extension in extensions {

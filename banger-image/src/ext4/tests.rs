@@ -1,0 +1,239 @@
+//! From a tar stream to a file system, judged by e2fsprogs itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fs_err as fs;
+use tar::{Builder, EntryType, Header};
+
+use super::{Tree, relative, write};
+use crate::error::{Error, Result};
+
+/// `cap_net_raw+ep`, as setcap(8) stores it.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+const TIME: u64 = 1_000_000_000;
+
+fn header(kind: EntryType, mode: u32, uid: u64, size: usize) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(uid);
+    header.set_gid(uid);
+    header.set_mtime(TIME);
+    header.set_size(size as u64);
+    header
+}
+
+/// A tar stream under construction.
+struct Tar(Builder<Vec<u8>>);
+
+impl Tar {
+    fn new() -> Tar {
+        Tar(Builder::new(Vec::new()))
+    }
+
+    fn file(mut self, path: &str, mode: u32, uid: u64, content: &[u8]) -> Tar {
+        let mut header = header(EntryType::Regular, mode, uid, content.len());
+        self.0.append_data(&mut header, path, content).unwrap();
+        self
+    }
+
+    fn folder(mut self, path: &str, mode: u32) -> Tar {
+        self.0.append_data(&mut header(EntryType::Directory, mode, 0, 0), path, &[][..]).unwrap();
+        self
+    }
+
+    fn link(mut self, kind: EntryType, path: &str, target: &str) -> Tar {
+        self.0.append_link(&mut header(kind, 0o777, 0, 0), path, target).unwrap();
+        self
+    }
+
+    fn device(mut self, kind: EntryType, path: &str, major: u32, minor: u32) -> Tar {
+        let mut header = header(kind, 0o620, 5, 0);
+        header.set_device_major(major).unwrap();
+        header.set_device_minor(minor).unwrap();
+        self.0.append_data(&mut header, path, &[][..]).unwrap();
+        self
+    }
+
+    fn xattr(mut self, name: &str, value: &[u8]) -> Tar {
+        let key = format!("SCHILY.xattr.{name}");
+        self.0.append_pax_extensions([(key.as_str(), value)]).unwrap();
+        self
+    }
+
+    /// An entry whose path is written as it is, however wrong.
+    fn raw(mut self, path: &[u8]) -> Tar {
+        let mut header = header(EntryType::Regular, 0o644, 0, 0);
+        header.as_old_mut().name[..path.len()].copy_from_slice(path);
+        header.set_cksum();
+        self.0.append(&header, &[][..]).unwrap();
+        self
+    }
+
+    fn stage(self, root: PathBuf) -> Result<Tree> {
+        let bytes = self.0.into_inner().unwrap();
+        Tree::unpack(&mut bytes.as_slice(), root)
+    }
+
+    fn write(self, folder: &Path) -> Result<PathBuf> {
+        let tree = self.stage(folder.join("tree"))?;
+        let output = folder.join("out.ext4");
+        write(&tree, &output, folder)?;
+        Ok(output)
+    }
+}
+
+/// What a read-only debugfs says.
+fn ask(disk: &Path, request: &str) -> String {
+    let output = Command::new("/usr/sbin/debugfs").args(["-R", request]).arg(disk).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn assert_clean(disk: &Path) {
+    let output = Command::new("/usr/sbin/e2fsck").arg("-fn").arg(disk).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Asserts that `stat` of `path` says all of `expected`.
+fn assert_stat(disk: &Path, path: &str, expected: &[&str]) {
+    let stat = ask(disk, &format!("stat \"{path}\""));
+    let words = stat.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in expected {
+        assert!(words.contains(expected), "{path}: no `{expected}` in: {words}");
+    }
+}
+
+#[test]
+fn every_kind_of_node_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Tar::new()
+        .device(EntryType::Char, "./dev/null", 1, 3)
+        .folder("./", 0o755)
+        .folder("./tmp/", 0o1777)
+        .file("./bin/su", 0o4755, 0, b"setuid")
+        .file("./home/it's \"a\" file", 0o640, 1000, b"mine")
+        .file("./secret", 0o000, 70_000, b"closed")
+        .file("./empty", 0o644, 0, b"")
+        .file("./large", 0o644, 0, &vec![7; 3 << 20])
+        .xattr("security.capability", &CAPABILITY)
+        .file("./bin/ping", 0o755, 0, b"ping")
+        .xattr("user.note", b"two \"words\"\0\xff")
+        .folder("./noted", 0o2750)
+        .link(EntryType::Link, "./bin/pong", "./bin/ping")
+        .link(EntryType::Symlink, "./dangling", "/no/such/file")
+        .link(EntryType::Symlink, "./long", &"x/".repeat(100))
+        .device(EntryType::Block, "./dev/sda", 8, 300)
+        .device(EntryType::Fifo, "./run/fifo", 0, 0)
+        .write(dir.path())
+        .unwrap();
+
+    assert_clean(&disk);
+    assert_stat(&disk, "/", &["Type: directory Mode: 0755", "User: 0 Group: 0"]);
+    assert_stat(&disk, "/tmp", &["Mode: 01777", "mtime: 0x3b9aca00"]);
+    assert_stat(&disk, "/bin/su", &["Type: regular Mode: 04755", "User: 0 Group: 0", "Size: 6", "mtime: 0x3b9aca00"]);
+    assert_stat(&disk, "/home/it's \"\"a\"\" file", &["Mode: 0640", "User: 1000 Group: 1000", "Size: 4"]);
+    assert_stat(&disk, "/secret", &["Mode: 0000", "User: 70000 Group: 70000"]);
+    assert_stat(&disk, "/empty", &["Size: 0"]);
+    assert_stat(&disk, "/large", &["Size: 3145728"]);
+    assert_stat(&disk, "/bin/ping", &["Links: 2", "security.capability (20)"]);
+    assert_stat(&disk, "/bin/pong", &["Links: 2"]);
+    assert_stat(&disk, "/noted", &["Mode: 02750", "user.note (13)"]);
+    assert_stat(
+        &disk,
+        "/dangling",
+        &["Type: symlink Mode: 0777", "User: 0 Group: 0", "\"/no/such/file\"", "mtime: 0x3b9aca00"],
+    );
+    assert_stat(&disk, "/long", &["Type: symlink", "Size: 200"]);
+    assert_stat(
+        &disk,
+        "/dev/null",
+        &["Type: character special Mode: 0620", "User: 5 Group: 5", "01:03", "mtime: 0x3b9aca00"],
+    );
+    assert_stat(&disk, "/dev/sda", &["Type: block special", "major/minor number: 08:300"]);
+    assert_stat(&disk, "/run/fifo", &["Type: FIFO Mode: 0620", "User: 5 Group: 5"]);
+    assert_eq!(ask(&disk, "cat \"/home/it's \"\"a\"\" file\""), "mine");
+    let dumped = dir.path().join("value");
+    ask(&disk, &format!("ea_get -f {} /bin/ping security.capability", dumped.display()));
+    assert_eq!(fs::read(dumped).unwrap(), CAPABILITY);
+}
+
+#[test]
+fn many_small_files_and_a_large_folder_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tar = Tar::new();
+    for i in 0..3000 {
+        tar = tar.file(&format!("folder/{i:0>80}"), 0o644, 0, b"x");
+    }
+    assert_clean(&tar.write(dir.path()).unwrap());
+}
+
+#[test]
+fn an_empty_tree_is_a_file_system_too() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_clean(&Tar::new().write(dir.path()).unwrap());
+}
+
+#[test]
+fn nothing_leads_out_of_the_tree() {
+    type Case = fn(Tar, &str) -> Tar;
+    let cases: [(&str, Case); 7] = [
+        ("up", |tar, _| tar.raw(b"../evil")),
+        ("up from within", |tar, _| tar.raw(b"a/../../evil")),
+        ("absolute", |tar, outside| tar.raw(format!("{outside}/evil").as_bytes())),
+        ("below a symlink", |tar, outside| {
+            tar.link(EntryType::Symlink, "way", outside).file("way/evil", 0o644, 0, b"")
+        }),
+        ("through a symlink", |tar, outside| {
+            tar.link(EntryType::Symlink, "evil", &format!("{outside}/evil")).file("evil", 0o644, 0, b"")
+        }),
+        ("hard link up", |tar, _| tar.link(EntryType::Link, "link", "../outside/victim")),
+        ("hard link below a symlink", |tar, outside| {
+            tar.link(EntryType::Symlink, "way", outside).link(EntryType::Link, "link", "way/victim")
+        }),
+    ];
+    for (name, case) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("victim"), "victim").unwrap();
+        let staged = case(Tar::new(), outside.to_str().unwrap()).stage(dir.path().join("tree"));
+        assert!(matches!(staged, Err(Error::Archive { .. })), "{name}: {staged:?}");
+        assert!(!outside.join("evil").exists(), "{name}");
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&fs::metadata(outside.join("victim")).unwrap()), 1, "{name}");
+    }
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let cases: [fn(Tar) -> Tar; 5] = [
+        |tar| tar.file("a", 0o644, 0, b"1").file("a", 0o644, 0, b"2"),
+        |tar| tar.file("a", 0o644, 0, b"1").file("a/b", 0o644, 0, b"2"),
+        |tar| tar.folder("a", 0o755).file("a", 0o644, 0, b""),
+        |tar| tar.link(EntryType::Link, "a", "later").file("later", 0o644, 0, b""),
+        |tar| tar.file("a", 0o644, 1 << 33, b""),
+    ];
+    for (number, case) in cases.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = case(Tar::new()).stage(dir.path().join("tree"));
+        assert!(matches!(staged, Err(Error::Archive { .. })), "{number}: {staged:?}");
+    }
+}
+
+#[test]
+fn a_stream_that_ends_early_is_an_error() {
+    let bytes = Tar::new().file("a", 0o644, 0, &[1; 5000]).0.into_inner().unwrap();
+    for length in [100, 512, 1000, 5000] {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Tree::unpack(&mut &bytes[..length], dir.path().join("tree")).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn relative_paths() {
+    assert_eq!(relative(Path::new("./usr//bin/")).unwrap(), Path::new("usr/bin"));
+    assert_eq!(relative(Path::new("./")).unwrap(), Path::new(""));
+    assert_eq!(relative(Path::new("/usr")), None);
+    assert_eq!(relative(Path::new("usr/..")), None);
+}
