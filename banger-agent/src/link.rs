@@ -176,21 +176,21 @@ impl Mux {
             let mut waiting: Option<Opened> = None;
             poll_fn(move |cx| {
                 loop {
-                    if waiting.is_none() {
-                        if let Poll::Ready(Some(request)) = queue.poll_recv(cx) {
-                            waiting = Some(request);
-                        }
+                    if waiting.is_none()
+                        && let Poll::Ready(Some(request)) = queue.poll_recv(cx)
+                    {
+                        waiting = Some(request);
                     }
-                    if waiting.is_some() {
-                        if let Poll::Ready(opened) = connection.poll_new_outbound(cx) {
-                            let request = waiting.take().expect("just seen");
-                            let opened = opened
-                                .map(|stream| MuxStream(stream.compat()))
-                                .map_err(|error| LinkError::Mux(error.to_string()));
-                            // The asker may have gone: then the stream is dropped, which resets it.
-                            let _ = request.send(opened);
-                            continue;
-                        }
+                    if waiting.is_some()
+                        && let Poll::Ready(opened) = connection.poll_new_outbound(cx)
+                    {
+                        let request = waiting.take().expect("just seen");
+                        let opened = opened
+                            .map(|stream| MuxStream(stream.compat()))
+                            .map_err(|error| LinkError::Mux(error.to_string()));
+                        // The asker may have gone: then the stream is dropped, which resets it.
+                        let _ = request.send(opened);
+                        continue;
                     }
                     return match connection.poll_next_inbound(cx) {
                         Poll::Pending => Poll::Pending,
@@ -220,7 +220,7 @@ impl Mux {
 /// Serves the guest's end of a link: `serve` gets every stream that the host opens. Ends when the link does.
 pub async fn serve<T>(io: T, mut serve: impl FnMut(MuxStream)) -> LinkError
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut connection = connection(io, yamux::Mode::Server);
     loop {

@@ -15,6 +15,10 @@ pub const STDOUT: u8 = 1;
 /// Data channel from the agent: standard error.
 pub const STDERR: u8 = 2;
 
+/// How many bytes of standard input the host may have sent that the agent has not yet reported as taken. It keeps the stream
+/// open for signals while the command does not read.
+pub const STDIN_WINDOW: usize = 256 << 10;
+
 /// What to run, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exec {
@@ -65,6 +69,11 @@ pub enum ToCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromCommand {
+    /// The command's standard input took this many bytes.
+    StdinTaken {
+        /// How many since the last such frame.
+        bytes: usize,
+    },
     /// It was stopped at its terminal (Ctrl-Z), and waits for SIGCONT.
     Stopped,
     /// It ended.

@@ -52,8 +52,6 @@ pub struct Sync {
 pub struct Begun {
     /// What the guest has.
     pub mode: Mode,
-    /// The guest's clock, in nanoseconds since 1970.
-    pub now_ns: i64,
     /// What is known to have changed in the guest alone, from the last time it was counted; none: not counted since a command ran.
     pub guest_only: Option<Counts>,
 }
@@ -156,7 +154,7 @@ pub struct Record {
     pub path: Vec<u8>,
     /// What it is.
     pub kind: RecordKind,
-    /// Modification time, in nanoseconds since 1970. The agent raises it to its own clock where the file replaces another.
+    /// The modification time that the file gets, in nanoseconds since 1970.
     pub mtime_ns: i64,
     /// Length of the content in bytes.
     pub size: u64,
@@ -196,7 +194,7 @@ pub enum FromSync {
         conflicts: Vec<Conflict>,
         /// How many conflicts there are.
         conflict_count: u64,
-        /// The clock that replaced files will carry, in nanoseconds since 1970.
+        /// The guest's clock, in nanoseconds since 1970: a file that replaces one may not be older, or `make` skips it.
         now_ns: i64,
     },
     /// It is done and on the disk.

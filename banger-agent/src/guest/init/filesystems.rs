@@ -129,3 +129,9 @@ pub(super) fn mount_from(source: &str, place: &Path, flags: MsFlags) -> Result<(
 pub(super) fn create_folder(path: &Path, mode: u32) -> Result<(), BootError> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(BootError::io("create", path))
 }
+
+/// Writes a new file for everybody to read.
+pub(super) fn write_file(path: &Path, content: &str) -> Result<(), BootError> {
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
+    created.and_then(|mut file| file.write_all(content.as_bytes())).map_err(BootError::io("write", path))
+}

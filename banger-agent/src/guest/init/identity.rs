@@ -1,6 +1,5 @@
 //! Who this guest is, and whom it asks for names: machine-id, hostname, hosts, resolv.conf.
 
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use nix::unistd::sethostname;
 
 use super::BootError;
 use super::cmdline::Settings;
-use super::filesystems::{RUN_DIR, mount_from};
+use super::filesystems::{RUN_DIR, mount_from, write_file};
 use super::tree::Tree;
 
 /// Writes what the image cannot know. `agent` is the agent's folder on this VM's disk.
@@ -39,7 +38,7 @@ pub(super) fn write(settings: &Settings, tree: &Tree, agent: &OwnedFd) -> Result
 /// what it leads to: that may not exist, or belong to a service that will want to replace it.
 fn bind_resolv_conf(tree: &Tree, content: &str) -> Result<(), BootError> {
     let source = format!("{RUN_DIR}/resolv.conf");
-    fs::write(&source, content).map_err(BootError::io("write", Path::new(&source)))?;
+    write_file(Path::new(&source), content)?;
     let path = "/etc/resolv.conf";
     let place = match tree.place_itself(path) {
         Ok(place) => place,

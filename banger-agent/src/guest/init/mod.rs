@@ -57,6 +57,8 @@ pub struct ServeContext {
     pub init: Init,
     /// Tells when the image's init has finished.
     pub boot: Boot,
+    /// The disk is thrown away with the VM: nothing on it has to survive.
+    pub volatile: bool,
     /// When each step of the boot was done.
     pub timings: Vec<BootStep>,
 }
@@ -154,6 +156,7 @@ pub fn boot(serve: impl FnOnce(ServeContext)) -> ! {
 /// Everything before the fork. On return this process stands in the guest's root.
 fn prepare() -> Result<ServeContext, BootError> {
     let mut timings = Timings::default();
+    // Every mode below is meant as it is written.
     umask(Mode::empty());
     filesystems::mount_all()?;
     filesystems::use_console()?;
@@ -177,7 +180,7 @@ fn prepare() -> Result<ServeContext, BootError> {
 
     identity::write(&settings, &tree, &disk)?;
     let init = Init::find(&tree);
-    let boot = systemd::prepare(&init)?;
+    let boot = systemd::prepare(&init, &tree)?;
     timings.done("identity");
 
     if settings.net.is_some() {
@@ -189,7 +192,7 @@ fn prepare() -> Result<ServeContext, BootError> {
     filesystems::enter(&tree)?;
     umask(Mode::from_bits_truncate(0o022));
     timings.done("switched");
-    Ok(ServeContext { agent_port, disk, init, boot, timings: timings.0 })
+    Ok(ServeContext { agent_port, disk, init, boot, volatile: settings.volatile, timings: timings.0 })
 }
 
 #[derive(Default)]

@@ -103,18 +103,18 @@ fn become_agent() {
     rename(AGENT_NAME);
 }
 
-/// Makes `/proc/<pid>/cmdline` and `comm` read `name`.
-fn rename(name: &'static CStr) {
-    let start = name.as_ptr() as libc::c_ulong;
-    let end = start + name.count_bytes() as libc::c_ulong + 1;
-    let words = [(libc::PR_SET_MM_ARG_START, start), (libc::PR_SET_MM_ARG_END, end)];
+/// Makes `/proc/<pid>/cmdline` and `comm` read `name` (`PR_SET_MM(2const)`).
+fn rename(name: &CStr) {
+    // The kernel reads arguments from anonymous memory only, which static data is not.
+    let bytes = name.to_bytes_with_nul().to_vec().leak();
+    let bounds = bytes.as_ptr_range();
+    // The start goes first: the heap lies below the stack, so it never passes the end.
+    let words = [(libc::PR_SET_MM_ARG_START, bounds.start), (libc::PR_SET_MM_ARG_END, bounds.end)];
     for (word, address) in words {
-        // SAFETY: it moves a bound that only the kernel reads, to a string that lives for ever.
-        // The start goes first: static data lies below the stack, so the start never passes the end.
-        unsafe { libc::prctl(libc::PR_SET_MM, word as libc::c_ulong, address, 0, 0) };
+        // SAFETY: it moves a bound that only the kernel reads, to memory that is never freed.
+        unsafe { libc::prctl(libc::PR_SET_MM, libc::c_ulong::try_from(word).unwrap_or(0), address, 0, 0) };
     }
-    // SAFETY: the kernel copies at most 16 bytes of a string that ends with a NUL.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    let _ = nix::sys::prctl::set_name(name);
 }
 
 fn become_init(init: &Init) -> ! {

@@ -5,7 +5,9 @@
 //! `$NOTIFY_SOCKET` it was started with once its first transaction is done (`sd_notify(3)`;
 //! container managers rely on it).
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
@@ -46,7 +48,10 @@ impl Boot {
 
     /// Binds the socket; systemd must find it when it starts.
     pub(super) fn listen() -> Result<Self, BootError> {
-        let socket = UnixDatagram::bind(NOTIFY_SOCKET).map_err(BootError::io("listen on", Path::new(NOTIFY_SOCKET)))?;
+        let path = Path::new(NOTIFY_SOCKET);
+        let socket = UnixDatagram::bind(path).map_err(BootError::io("listen on", path))?;
+        let private = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(path, private).map_err(BootError::io("protect", path))?;
         Ok(Boot { socket: Some(socket), finished: watch::channel(false).1 })
     }
 
@@ -76,8 +81,8 @@ impl Boot {
             return SystemState::named("none");
         }
         let mut finished = self.finished.clone();
-        let waited = tokio::time::timeout(limit, finished.wait_for(|finished| *finished)).await;
-        if waited.is_err() {
+        let waited = tokio::time::timeout(limit, finished.wait_for(|finished| *finished)).await.is_ok();
+        if !waited {
             return SystemState::named("starting");
         }
         let state = systemctl(&["is-system-running"]).await;

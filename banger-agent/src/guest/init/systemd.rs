@@ -1,14 +1,14 @@
 //! What systemd has to be told before it starts. All of it lives in `/run`: nothing is left in the
 //! image or on the disk.
 
-use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::BootError;
-use super::filesystems::create_folder;
+use super::filesystems::{create_folder, write_file};
 use super::pid1::Init;
 use super::ready::Boot;
+use super::tree::Tree;
 
 /// Units that would hurt here, and why.
 const MASKED_UNITS: [&str; 5] = [
@@ -29,18 +29,20 @@ const TMPFILES: (&str, &str) = ("/run/tmpfiles.d/tmp.conf", "d /tmp 1777 root ro
 
 /// Masks what harms and sets up how systemd reports that it has booted. Other inits get nothing:
 /// a `/run/systemd/system` means to programs that systemd runs (`sd_booted(3)`).
-pub(super) fn prepare(init: &Init) -> Result<Boot, BootError> {
+pub(super) fn prepare(init: &Init, tree: &Tree) -> Result<Boot, BootError> {
     if !matches!(init, Init::Systemd(_)) {
         return Ok(Boot::none());
     }
     let units = Path::new("/run/systemd/system");
     create_folder(units, 0o755)?;
-    for unit in MASKED_UNITS {
+    // It runs where there are modules, and fails where there is no kmod.
+    let without_kmod = (!tree.exists("/bin/kmod")).then_some("kmod-static-nodes.service");
+    for unit in MASKED_UNITS.into_iter().chain(without_kmod) {
         let link = units.join(unit);
         symlink("/dev/null", &link).map_err(BootError::io("create", &link))?;
     }
     create_folder(Path::new("/run/tmpfiles.d"), 0o755)?;
     let (path, rules) = TMPFILES;
-    fs::write(path, rules).map_err(BootError::io("write", Path::new(path)))?;
+    write_file(Path::new(path), rules)?;
     Boot::listen()
 }

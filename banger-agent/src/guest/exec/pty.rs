@@ -1,0 +1,121 @@
+//! A terminal for a command: pty(7).
+//!
+//! Between the agent and the command stands a session leader. Without it the command's process group would be an orphaned one,
+//! which the kernel does not let Ctrl-Z stop; and only a parent learns that its child was stopped.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::libc;
+use nix::pty::{Winsize, openpty};
+
+use crate::protocol::exec::Size;
+
+/// The two ends of a new pseudo-terminal.
+pub(super) struct Pty {
+    pub(super) master: OwnedFd,
+    pub(super) slave: OwnedFd,
+}
+
+impl Pty {
+    /// Opens a pair; the master does not block and neither end is inherited.
+    pub(super) fn open(size: Size) -> io::Result<Pty> {
+        let pair = openpty(Some(&winsize(size)), None)?;
+        for fd in [&pair.master, &pair.slave] {
+            // SAFETY: fcntl on an open descriptor with constant arguments.
+            unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+        // SAFETY: as above.
+        unsafe { libc::fcntl(pair.master.as_raw_fd(), libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) };
+        Ok(Pty { master: pair.master, slave: pair.slave })
+    }
+}
+
+/// Tells the terminal its size; the foreground process group gets SIGWINCH.
+pub(super) fn resize(master: RawFd, size: Size) {
+    // SAFETY: TIOCSWINSZ reads one `winsize`, which outlives the call.
+    unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &winsize(size)) };
+}
+
+fn winsize(size: Size) -> Winsize {
+    Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// A pipe for what the session leader reports, close-on-exec at both ends.
+pub(super) fn report_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
+}
+
+/// Becomes the session leader of the terminal on standard input, and forks: the function returns in the command-to-be, which is
+/// in the foreground; the session leader stays inside, writes the child's pid and then each wait status to `report` as native
+/// 32-bit numbers, and exits with the child.
+///
+/// # Safety
+/// Only between fork and exec: it calls async-signal-safe functions alone.
+pub(super) unsafe fn lead_session(report: RawFd) -> io::Result<()> {
+    // SAFETY: plain system calls on this process's own state; the caller guarantees the place.
+    unsafe {
+        if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::fork() {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                // A background process group that takes the terminal is sent SIGTTOU, unless it blocks it.
+                let mut ttou: libc::sigset_t = std::mem::zeroed();
+                let mut before: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&mut ttou);
+                libc::sigaddset(&mut ttou, libc::SIGTTOU);
+                libc::sigprocmask(libc::SIG_BLOCK, &ttou, &mut before);
+                libc::setpgid(0, 0);
+                libc::tcsetpgrp(0, libc::getpid());
+                libc::sigprocmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+                Ok(())
+            }
+            child => watch(child, report),
+        }
+    }
+}
+
+/// The session leader's whole life.
+///
+/// # Safety
+/// As [`lead_session`].
+unsafe fn watch(child: libc::pid_t, report: RawFd) -> ! {
+    // SAFETY: async-signal-safe calls; `report` is an open descriptor that this process owns a copy of.
+    unsafe {
+        // Signals are the command's business. The leader outlives it, whatever the terminal sends.
+        for signal in 1..libc::SIGRTMIN() {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        // Everything else is closed: the terminal, and the pipe by which the parent waits for the exec.
+        if report > 0 {
+            libc::syscall(libc::SYS_close_range, 0, report - 1, 0);
+        }
+        libc::syscall(libc::SYS_close_range, report + 1, u32::MAX, 0);
+        let say = |number: libc::c_int| libc::write(report, (&raw const number).cast(), size_of::<libc::c_int>());
+        say(child);
+        loop {
+            let mut status = 0;
+            if libc::waitpid(child, &mut status, libc::WUNTRACED) == child {
+                say(status);
+                if !libc::WIFSTOPPED(status) {
+                    libc::_exit(0);
+                }
+            } else if *libc::__errno_location() != libc::EINTR {
+                libc::_exit(1);
+            }
+        }
+    }
+}
+
+/// A copy of `fd` that is closed on exec.
+pub(super) fn duplicate(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: the new descriptor is owned by nobody else.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: just made.
+        copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
+    }
+}

@@ -1,0 +1,193 @@
+//! From a request to a process.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::libc;
+use nix::unistd::Pid;
+
+use super::cgroup::Cgroup;
+use super::pty::{self, Pty};
+use super::users::User;
+use crate::protocol::exec::Exec;
+use crate::protocol::{Failure, FailureKind};
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command that runs.
+pub(super) struct Spawned {
+    /// The direct child of the agent: the command, or the session leader of its terminal.
+    pub(super) child: std::process::Child,
+    pub(super) streams: Streams,
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+/// What the agent holds of a command's standard streams.
+pub(super) enum Streams {
+    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Terminal { master: OwnedFd, report: OwnedFd },
+}
+
+/// Starts `exec`.
+///
+/// # Errors
+/// Kinds: no such user, folder or command; not executable.
+pub(super) fn spawn(exec: &Exec) -> Result<Spawned, Failure> {
+    let user = User::find(exec.user.as_deref())?;
+    let cwd = PathBuf::from(exec.cwd.as_os_str());
+    if !cwd.is_dir() {
+        let message = format!("the folder `{}` does not exist in the guest", exec.cwd);
+        return Err(Failure::new(FailureKind::NoSuchFolder, message));
+    }
+    let mut command = command(exec, &user)?;
+    command.current_dir(&cwd).env_clear().envs(environment(exec, &user));
+    let cgroup = Cgroup::new();
+    let procs = cgroup.as_ref().and_then(|cgroup| cgroup.procs().ok()).map(OwnedFd::from);
+    let other = |what: &str, error: io::Error| Failure::new(FailureKind::Other, format!("cannot {what}: {error}"));
+    let (streams, report) = match exec.tty {
+        Some(size) => {
+            let pty = Pty::open(size).map_err(|error| other("open a terminal in the guest", error))?;
+            let (report, child_report) =
+                pty::report_pipe().map_err(|error| other("make a pipe in the guest", error))?;
+            let copy = || pty::duplicate(&pty.slave).map_err(|error| other("copy a terminal in the guest", error));
+            command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
+            (Some(Streams::Terminal { master: pty.master, report }), Some(child_report))
+        }
+        None => {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            (None, None)
+        }
+    };
+    let setup = ChildSetup::new(&user, procs.as_ref(), report.as_ref());
+    // SAFETY: the closure makes async-signal-safe calls only.
+    unsafe { command.pre_exec(move || setup.apply()) };
+    let mut child = command.spawn().map_err(|error| not_started(exec, &cwd, &error))?;
+    let streams = streams.unwrap_or_else(|| Streams::Pipes {
+        stdin: child.stdin.take().expect("piped").into(),
+        stdout: child.stdout.take().expect("piped").into(),
+        stderr: child.stderr.take().expect("piped").into(),
+    });
+    Ok(Spawned { child, streams, cgroup })
+}
+
+fn command(exec: &Exec, user: &User) -> Result<Command, Failure> {
+    if exec.argv.iter().any(|argument| argument.0.contains(&0)) {
+        return Err(Failure::new(FailureKind::BadRequest, "an argument holds a NUL byte"));
+    }
+    if let Some((program, arguments)) = exec.argv.split_first() {
+        let mut command = Command::new(program.as_os_str());
+        command.args(arguments.iter().map(|argument| argument.as_os_str()));
+        return Ok(command);
+    }
+    let shell = [user.shell.as_path(), Path::new("/bin/sh")].into_iter().find(|shell| shell.exists());
+    let shell = shell.ok_or_else(|| {
+        Failure::new(FailureKind::CommandNotFound, format!("the image has no shell (`{}`)", user.shell.display()))
+    })?;
+    let mut command = Command::new(shell);
+    // A leading dash makes it a login shell: login(1).
+    command.arg0(format!("-{}", shell.file_name().unwrap_or(OsStr::new("sh")).to_string_lossy()));
+    Ok(command)
+}
+
+fn environment(exec: &Exec, user: &User) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+    let mut env: Vec<_> = [
+        ("PATH", OsStr::new(DEFAULT_PATH)),
+        ("HOME", user.home.as_os_str()),
+        ("USER", OsStr::new(&user.name)),
+        ("LOGNAME", OsStr::new(&user.name)),
+        ("SHELL", user.shell.as_os_str()),
+        ("PWD", exec.cwd.as_os_str()),
+    ]
+    .map(|(name, value)| (name.into(), value.to_owned()))
+    .into();
+    env.extend(exec.env.iter().map(|(name, value)| (name.as_os_str().to_owned(), value.as_os_str().to_owned())));
+    env
+}
+
+/// Why the exec failed, as a shell would tell them apart.
+fn not_started(exec: &Exec, cwd: &Path, error: &io::Error) -> Failure {
+    let name = exec.argv.first().map(ToString::to_string).unwrap_or_default();
+    let is_path = name.contains('/');
+    let exists = is_path && fs::symlink_metadata(cwd.join(&name)).is_ok();
+    match error.raw_os_error() {
+        Some(libc::ENOENT) if exists => Failure::new(
+            FailureKind::NotExecutable,
+            format!("`{name}` cannot run in the guest: the interpreter or loader it names does not exist there"),
+        ),
+        Some(libc::ENOENT | libc::ENOTDIR) => {
+            let what = if is_path { "no such file in the guest" } else { "command not found in the guest" };
+            Failure::new(FailureKind::CommandNotFound, format!("`{name}`: {what}"))
+        }
+        _ => Failure::new(FailureKind::NotExecutable, format!("`{name}` cannot run in the guest: {}", reason(error))),
+    }
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EACCES) => "it is not executable".into(),
+        Some(libc::ENOEXEC) => "it is no program for this machine".into(),
+        Some(libc::E2BIG) => "its arguments and environment are too long".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// What happens in the child between fork and exec. Everything that allocates was done before.
+struct ChildSetup {
+    procs: Option<RawFd>,
+    report: Option<RawFd>,
+    oom: CString,
+    groups: Vec<libc::gid_t>,
+    uid: libc::uid_t,
+    gid: libc::gid_t,
+}
+
+impl ChildSetup {
+    fn new(user: &User, procs: Option<&OwnedFd>, report: Option<&OwnedFd>) -> Self {
+        ChildSetup {
+            procs: procs.map(AsRawFd::as_raw_fd),
+            report: report.map(AsRawFd::as_raw_fd),
+            oom: c"/proc/self/oom_score_adj".to_owned(),
+            groups: user.groups.clone(),
+            uid: user.uid,
+            gid: user.gid,
+        }
+    }
+
+    fn apply(&self) -> io::Result<()> {
+        let check = |result: libc::c_int| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        // SAFETY: async-signal-safe calls with pointers into `self`, which outlives them.
+        unsafe {
+            if let Some(procs) = self.procs {
+                libc::write(procs, c"0".as_ptr().cast(), 1);
+            }
+            // The agent itself is exempt from the OOM killer; what it runs is not.
+            let oom = libc::open(self.oom.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if oom >= 0 {
+                libc::write(oom, c"0".as_ptr().cast(), 1);
+                libc::close(oom);
+            }
+            libc::umask(0o022);
+            for signal in 1..=libc::SIGRTMAX() {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            match self.report {
+                Some(report) => pty::lead_session(report)?,
+                None => check(libc::setsid())?,
+            }
+            check(libc::setgroups(self.groups.len(), self.groups.as_ptr()))?;
+            check(libc::setgid(self.gid))?;
+            check(libc::setuid(self.uid))
+        }
+    }
+}
+
+/// Sends `signal` to a command's process group, and if that is gone, nowhere.
+pub(super) fn signal_group(group: Pid, signal: i32) {
+    // SAFETY: kill(2) has no memory effects; the group is one that the agent made.
+    unsafe { libc::kill(-group.as_raw(), signal) };
+}

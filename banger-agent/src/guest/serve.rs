@@ -1,0 +1,243 @@
+//! The server: answers the host on the agent's port, one task for each stream.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use nix::libc;
+use nix::sys::statvfs::statvfs;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime, clock_settime};
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use super::files::File;
+use super::init::{Boot, Init, ServeContext};
+use super::sync::Workspace;
+use super::{Reader, Writer, exec, sync};
+use crate::frame::{Frame, FrameCodec, MAX_DATA};
+use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
+use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Request, Stat};
+
+/// How long a stream may take to say what it is for.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the image's init may take to stop, before the power goes off all the same.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+/// The host's clock is taken over when the guest's differs by more than this, in nanoseconds.
+const CLOCK_TOLERANCE: i64 = 100_000_000;
+
+/// What all operations share.
+struct Agent {
+    /// The folder on the VM's disk that only the agent sees.
+    disk: OwnedFd,
+    workspace: Arc<Workspace>,
+    init: Init,
+    boot: Boot,
+    commands: AtomicU32,
+    /// Nothing needs to be safe on a throwaway disk.
+    throwaway: bool,
+}
+
+/// Serves the host until the guest is powered off. The caller is single-threaded.
+///
+/// # Errors
+/// If the runtime cannot be set up or the port fails.
+pub fn serve(context: ServeContext) -> io::Result<()> {
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+    runtime.block_on(async move {
+        let agent = Arc::new(Agent {
+            workspace: Arc::new(Workspace::new(context.disk.as_fd())?),
+            disk: context.disk,
+            init: context.init,
+            boot: context.boot,
+            commands: AtomicU32::new(0),
+            throwaway: context.volatile,
+        });
+        let mut port = BufReader::new(File::new(context.agent_port)?);
+        loop {
+            match link::answer(&mut port, hello).await {
+                Ok(host) => {
+                    set_clock(host.clock_ns);
+                    let agent = Arc::clone(&agent);
+                    let over = link::serve(&mut port, move |stream| {
+                        tokio::spawn(Arc::clone(&agent).operation(stream));
+                    });
+                    let reason = over.await;
+                    console(&format!("the link ended: {reason}"));
+                }
+                Err(error) => console(&format!("no link: {error}")),
+            }
+            // A port without a host reads as ended. There is no event for its return but a signal that the file's owner may
+            // not be the one to get.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+}
+
+fn hello(host: &HostHello) -> GuestHello {
+    let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    GuestHello {
+        nonce: host.nonce.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        protocol: PROTOCOL,
+        uptime_ms: uptime.as_millis() as u64,
+    }
+}
+
+/// Follows the host's clock: a guest that slept has a wrong one, which breaks signatures, TLS and make.
+fn set_clock(host_ns: i64) {
+    let Ok(now) = clock_gettime(ClockId::CLOCK_REALTIME) else { return };
+    let ours = now.tv_sec() * 1_000_000_000 + now.tv_nsec();
+    if (ours - host_ns).abs() > CLOCK_TOLERANCE {
+        let time = TimeSpec::new(host_ns.div_euclid(1_000_000_000), host_ns.rem_euclid(1_000_000_000));
+        if let Err(error) = clock_settime(ClockId::CLOCK_REALTIME, time) {
+            console(&format!("cannot set the clock: {error}"));
+        }
+    }
+}
+
+/// What systemd gives its services: programs that know how may raise their own limit far.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, setrlimit};
+    // A kernel with a lower maximum keeps its own limit.
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, 1024, 524_288);
+}
+
+/// A line on the guest's console, which the host keeps for when something goes wrong.
+fn console(message: &str) {
+    use std::io::Write;
+    if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/console") {
+        let _ = writeln!(console, "banger-agent: {message}");
+    }
+}
+
+impl Agent {
+    async fn operation(self: Arc<Self>, stream: MuxStream) {
+        let (read, write) = tokio::io::split(stream);
+        let mut reader: Reader = FramedRead::with_capacity(read, FrameCodec, 64 << 10);
+        let mut writer: Writer = FramedWrite::new(write, FrameCodec);
+        writer.set_backpressure_boundary(64 << 10);
+        let Ok(Some(Ok(first))) = tokio::time::timeout(REQUEST_TIMEOUT, reader.next()).await else { return };
+        let request = match first.message() {
+            Ok(request) => request,
+            Err(error) => {
+                let message = format!("the agent does not understand the request: {error}");
+                return fail(writer, Failure::new(FailureKind::BadRequest, message)).await;
+            }
+        };
+        match request {
+            Request::Exec(request) => self.exec(request, reader, writer).await,
+            Request::Sync(request) => sync::run(Arc::clone(&self.workspace), request, reader, writer).await,
+            Request::ReadFile { path, limit } => read_file(&path, limit, writer).await,
+            Request::GuestOnly => {
+                let workspace = Arc::clone(&self.workspace);
+                let found = tokio::task::spawn_blocking(move || workspace.guest_only()).await;
+                answer(writer, found.unwrap_or_else(|error| Err(Failure::new(FailureKind::Other, error.to_string()))))
+                    .await;
+            }
+            Request::Ready { timeout_ms } => {
+                let state = self.boot.system_ready(Duration::from_millis(timeout_ms)).await;
+                answer(writer, Ok(Readiness { state: state.state, failed_units: state.failed_units })).await;
+            }
+            Request::Stat => answer(writer, self.stat()).await,
+            Request::Shutdown => {
+                answer(writer, Ok(())).await;
+                let init = self.init.clone();
+                let _ = tokio::task::spawn_blocking(move || init.power_off(SHUTDOWN_LIMIT)).await;
+            }
+        }
+    }
+
+    async fn exec(&self, request: protocol::exec::Exec, reader: Reader, writer: Writer) {
+        self.commands.fetch_add(1, Ordering::Relaxed);
+        self.workspace.forget_count();
+        exec::run(request, reader, writer, self.settle()).await;
+        if self.commands.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.workspace.count_soon();
+        }
+    }
+
+    /// Makes what commands wrote safe from a VMM that is killed.
+    async fn settle(&self) {
+        if self.throwaway {
+            return;
+        }
+        let Ok(disk) = self.disk.try_clone() else { return };
+        let _ = tokio::task::spawn_blocking(move || sync_file_system(&disk)).await;
+    }
+
+    fn stat(&self) -> Result<Stat, Failure> {
+        let other =
+            |what: &str, error: String| Failure::new(FailureKind::Other, format!("cannot read {what}: {error}"));
+        let disk = statvfs("/").map_err(|error| other("the disk's state", error.to_string()))?;
+        let meminfo = std::fs::read_to_string("/proc/meminfo").map_err(|e| other("/proc/meminfo", e.to_string()))?;
+        let memory = |key: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+            line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        Ok(Stat {
+            commands: self.commands.load(Ordering::Relaxed),
+            disk_total: disk.blocks() * disk.fragment_size(),
+            disk_free: disk.blocks_available() * disk.fragment_size(),
+            memory_total: memory("MemTotal:"),
+            memory_available: memory("MemAvailable:"),
+        })
+    }
+}
+
+/// Writes out the file system that `fd` is on: syncfs(2).
+pub(super) fn sync_file_system(fd: &OwnedFd) {
+    // SAFETY: syncfs has no memory effects.
+    unsafe { libc::syncfs(fd.as_raw_fd()) };
+}
+
+/// Sends a one-frame answer and ends the stream. A client that is gone needs none.
+async fn answer<T: Serialize>(mut writer: Writer, result: Result<T, Failure>) {
+    let reply = match result {
+        Ok(value) => Reply::Ok(value),
+        Err(failure) => Reply::Error(failure),
+    };
+    let _ = writer.send(Frame::control(&reply)).await;
+    let _ = writer.close().await;
+}
+
+async fn fail(writer: Writer, failure: Failure) {
+    answer::<()>(writer, Err(failure)).await;
+}
+
+async fn read_file(path: &protocol::Bytes, limit: u64, mut writer: Writer) {
+    let opened = async {
+        let file = tokio::fs::File::open(path.as_os_str()).await?;
+        let metadata = file.metadata().await?;
+        io::Result::Ok((file, metadata))
+    };
+    let (file, size) = match opened.await {
+        Ok((file, metadata)) if metadata.is_file() && metadata.len() <= limit => (file, metadata.len()),
+        Ok(_) => {
+            let message = format!("`{path}` in the guest is no regular file of at most {limit} bytes");
+            return fail(writer, Failure::new(FailureKind::Other, message)).await;
+        }
+        Err(error) => {
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            let kind = if missing { FailureKind::NoSuchFile } else { FailureKind::Other };
+            return fail(writer, Failure::new(kind, format!("cannot read `{path}` in the guest: {error}"))).await;
+        }
+    };
+    if writer.send(Frame::control(&Reply::Ok(FileInfo { size }))).await.is_err() {
+        return;
+    }
+    let mut file = file.take(size);
+    let mut buffer = vec![0; MAX_DATA];
+    while let Ok(count @ 1..) = file.read(&mut buffer).await {
+        if writer.send(Frame::Data(1, Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
+            return;
+        }
+    }
+    let _ = writer.close().await;
+}

@@ -1,0 +1,208 @@
+//! Three states compared: what the last sync left, what the host wants, and what the guest has now.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+
+use super::records::{Known, Records};
+use super::references::References;
+use super::tree::{Found, Stamp, Tree};
+use crate::protocol::Bytes;
+use crate::protocol::sync::{Change, Conflict, Digest, Item, Kind, Policy, Side, Verdict};
+
+/// What to do about one item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It is so already; the record is to say this.
+    Adopt(Option<Known>),
+    /// Its content is needed, and put there.
+    Put,
+    /// What is there goes.
+    Delete,
+    /// The reference moves. The guest's own tip is kept under another name first.
+    Move { keep: Option<String> },
+    /// The guest's state stays, though the host's is another.
+    Keep,
+}
+
+/// The decisions, item by item, and what both sides changed.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) decisions: Vec<Decision>,
+    pub(super) conflicts: Vec<Conflict>,
+}
+
+/// Compares every item of a plan.
+///
+/// # Errors
+/// If the guest's tree cannot be read.
+pub(super) fn compare(root: &Path, records: &Records, items: &[Item], policy: Policy) -> io::Result<Comparison> {
+    let mut comparer = Comparer {
+        root,
+        tree: Tree::open(root)?,
+        records,
+        leaving: items.iter().filter(|item| leaves(item)).map(|item| &item.path[..]).collect(),
+        policy,
+        conflicts: Vec::new(),
+    };
+    let decisions = items.iter().map(|item| comparer.decide(item)).collect::<io::Result<_>>()?;
+    Ok(Comparison { decisions, conflicts: comparer.conflicts })
+}
+
+/// Whether what is at the item's path now will be gone, or be something else.
+fn leaves(item: &Item) -> bool {
+    matches!(item.change, Change::Delete { .. } | Change::Put { .. })
+}
+
+struct Comparer<'a> {
+    root: &'a Path,
+    tree: Tree,
+    records: &'a Records,
+    /// Paths that the plan deletes or replaces.
+    leaving: HashSet<&'a [u8]>,
+    policy: Policy,
+    conflicts: Vec<Conflict>,
+}
+
+impl Comparer<'_> {
+    fn decide(&mut self, item: &Item) -> io::Result<Decision> {
+        match &item.change {
+            Change::Put { digest, kind, base, verdict } => self.put(item, *digest, *kind, *base, *verdict),
+            Change::Delete { base } => self.delete(item, *base),
+            Change::Object { size } => Ok(match self.tree.find(&item.path)? {
+                Found::File(_, stamp) if stamp.size == *size => Decision::Adopt(None),
+                _ => Decision::Put,
+            }),
+            Change::Ref { name, base, new } => self.reference(item, name, base.as_deref(), new.as_deref()),
+        }
+    }
+
+    fn put(
+        &mut self,
+        item: &Item,
+        digest: Digest,
+        kind: Kind,
+        base: Option<Digest>,
+        verdict: Verdict,
+    ) -> io::Result<Decision> {
+        let known = self.records.files.get(&item.path).cloned();
+        let wanted = |stamp: Stamp| Decision::Adopt(Some(Known { digest, kind, stamp: Some(stamp) }));
+        match verdict {
+            Verdict::Unchanged => return Ok(Decision::Put),
+            Verdict::Conflict => return Ok(self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put)),
+            Verdict::Compare => {}
+        }
+        let host_changed = known.as_ref().is_none_or(|known| (known.digest, known.kind) != (digest, kind));
+        match self.tree.find(&item.path)? {
+            Found::Absent if known.is_none() => Ok(Decision::Put),
+            Found::Absent if !host_changed => Ok(Decision::Keep),
+            Found::Absent => Ok(self.conflict(&item.path, Side::Deleted, Side::Changed, Decision::Put)),
+            Found::Blocked(end) => {
+                let blocker = item.path[..end].to_vec();
+                if self.leaving.contains(&blocker[..]) && self.is_untouched(&blocker)? {
+                    return Ok(Decision::Put);
+                }
+                Ok(self.conflict(&blocker, Side::Changed, Side::Changed, Decision::Put))
+            }
+            Found::Folder => {
+                for path in self.tree.files_beneath(&item.path)? {
+                    if !(self.leaving.contains(&path[..]) && self.is_untouched(&path)?) {
+                        return Ok(self.conflict(&path, Side::Changed, Side::Deleted, Decision::Put));
+                    }
+                }
+                Ok(Decision::Put)
+            }
+            Found::Special => Ok(self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put)),
+            Found::File(now, stamp) => {
+                if self.is_known_by_stamp(&item.path, now, &stamp) {
+                    return Ok(match host_changed {
+                        true => Decision::Put,
+                        false => wanted(stamp),
+                    });
+                }
+                let current = self.tree.digest(&item.path, now)?;
+                if (current, now) == (digest, kind) {
+                    return Ok(wanted(stamp));
+                }
+                if self.is_known_by_content(&item.path, now, current) || Some(current) == base {
+                    return Ok(if host_changed { Decision::Put } else { Decision::Keep });
+                }
+                if known.is_some() && !host_changed {
+                    return Ok(Decision::Keep);
+                }
+                let side = if known.is_some() { Side::Changed } else { Side::Added };
+                Ok(self.conflict(&item.path, side, side, Decision::Put))
+            }
+        }
+    }
+
+    fn delete(&mut self, item: &Item, base: Option<Digest>) -> io::Result<Decision> {
+        match self.tree.find(&item.path)? {
+            // Nothing is there to delete, or something of the guest's own that is not the host's file.
+            Found::Absent | Found::Blocked(_) | Found::Folder | Found::Special => Ok(Decision::Adopt(None)),
+            Found::File(now, stamp) => {
+                if self.is_known_by_stamp(&item.path, now, &stamp) {
+                    return Ok(Decision::Delete);
+                }
+                let current = self.tree.digest(&item.path, now)?;
+                if self.is_known_by_content(&item.path, now, current) || Some(current) == base {
+                    return Ok(Decision::Delete);
+                }
+                Ok(self.conflict(&item.path, Side::Changed, Side::Deleted, Decision::Delete))
+            }
+        }
+    }
+
+    fn reference(&mut self, item: &Item, name: &str, base: Option<&str>, new: Option<&str>) -> io::Result<Decision> {
+        let references = References::new(self.root.join(Bytes(item.path.clone()).as_os_str()));
+        let current = references.read(name)?;
+        let recorded = self.records.references.get(&(item.path.clone(), name.to_owned())).map(String::as_str);
+        if current.as_deref() == new {
+            return Ok(Decision::Adopt(None));
+        }
+        if current.as_deref() == base || current.as_deref() == recorded {
+            return Ok(Decision::Move { keep: None });
+        }
+        if recorded == new && recorded.is_some() {
+            return Ok(Decision::Keep);
+        }
+        let side = |value: Option<&str>| match (value, base.or(recorded)) {
+            (None, _) => Side::Deleted,
+            (Some(_), None) => Side::Added,
+            (Some(_), Some(_)) => Side::Changed,
+        };
+        let (guest, host) = (side(current.as_deref()), side(new));
+        let path = [&item.path[..], b"/", name.as_bytes()].concat();
+        Ok(self.conflict(&path, guest, host, Decision::Move { keep: current }))
+    }
+
+    /// Whether the file at `path` is what some sync put there.
+    fn is_untouched(&mut self, path: &[u8]) -> io::Result<bool> {
+        let Found::File(kind, stamp) = self.tree.find(path)? else { return Ok(false) };
+        if self.is_known_by_stamp(path, kind, &stamp) {
+            return Ok(true);
+        }
+        let digest = self.tree.digest(path, kind)?;
+        Ok(self.is_known_by_content(path, kind, digest))
+    }
+
+    /// The states that may have been put at `path`: one, but for a sync that was cut short.
+    fn candidates(&self, path: &[u8]) -> impl Iterator<Item = &Known> {
+        let perhaps = self.records.perhaps.get(path).and_then(Option::as_ref);
+        self.records.files.get(path).into_iter().chain(perhaps)
+    }
+
+    fn is_known_by_stamp(&self, path: &[u8], kind: Kind, now: &Stamp) -> bool {
+        self.candidates(path).any(|known| known.kind == kind && known.stamp.is_some_and(|stamp| stamp.is_still(now)))
+    }
+
+    fn is_known_by_content(&self, path: &[u8], kind: Kind, digest: Digest) -> bool {
+        self.candidates(path).any(|known| known.stamp.is_some() && (known.kind, known.digest) == (kind, digest))
+    }
+
+    /// Notes a conflict, and settles it by the policy.
+    fn conflict(&mut self, path: &[u8], guest: Side, host: Side, host_wins: Decision) -> Decision {
+        self.conflicts.push(Conflict { path: Bytes(path.to_vec()), guest, host });
+        if self.policy == Policy::HostWins { host_wins } else { Decision::Keep }
+    }
+}

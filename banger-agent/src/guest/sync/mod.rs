@@ -1,0 +1,405 @@
+//! The workspace in the guest, and bringing it to the host's state: the guest's side of [`crate::protocol::sync`].
+//!
+//! Everything that a sync brings is staged beside the workspace first, and moved into place when all of it is there. The first
+//! sync stages the whole tree and moves that.
+
+mod apply;
+mod compare;
+mod content;
+mod count;
+mod records;
+mod references;
+mod tree;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use self::apply::{Staged, apply, apply_fresh};
+use self::compare::{Comparison, Decision, compare};
+use self::content::Contents;
+use self::records::{Log, Records};
+use super::{Reader, Writer};
+use crate::frame::{Frame, FrameError, MAX_DATA};
+use crate::protocol::sync::{
+    Applied, Begun, CONTENT, Change, Counts, FromSync, GuestOnly, Item, MAX_ITEMS, MAX_NAMED, Mode, NEEDED, PLAN,
+    Policy, Sync, ToSync,
+};
+use crate::protocol::{self, Failure, FailureKind, Reply};
+
+/// After the last command: how long until the guest's own changes are counted.
+const COUNT_DELAY: Duration = Duration::from_millis(500);
+
+/// The workspace of this VM. Shared by all operations.
+pub(super) struct Workspace {
+    /// Where the agent keeps what it knows, out of the guest's sight.
+    folder: PathBuf,
+    /// Keeps `folder` reachable: it is a path through this descriptor.
+    _disk: OwnedFd,
+    /// One sync at a time.
+    turn: tokio::sync::Mutex<()>,
+    held: Mutex<Held>,
+    /// Moves when a command starts: what was counted before does not hold any more.
+    epoch: AtomicU64,
+    counts: Mutex<Option<Counts>>,
+}
+
+/// What is known, in memory.
+struct Held {
+    log: Log,
+    records: Option<Arc<Records>>,
+    place: Place,
+    alias_bound: bool,
+}
+
+/// Where the workspace is. Kept beside the log, for a guest that has been started again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Place {
+    root: protocol::Bytes,
+    excludes: protocol::Bytes,
+}
+
+impl Place {
+    fn root(&self) -> &Path {
+        Path::new(self.root.as_os_str())
+    }
+
+    /// The folder beside the workspace where things are staged: on the same file system, so that they can be renamed.
+    fn stage(&self) -> PathBuf {
+        let root = self.root();
+        let name = root.file_name().unwrap_or_default().to_string_lossy();
+        root.with_file_name(format!(".{name}.banger-stage"))
+    }
+}
+
+impl Workspace {
+    /// Reads what the agent knew when the guest last ran. `disk` is the folder on the VM's disk that is the agent's own.
+    pub(super) fn new(disk: BorrowedFd<'_>) -> io::Result<Workspace> {
+        let disk = disk.try_clone_to_owned()?;
+        let folder = PathBuf::from(format!("/proc/self/fd/{}/sync", disk.as_raw_fd()));
+        fs::create_dir_all(&folder)?;
+        let (log, records) = Log::open(&folder)?;
+        let place = fs::read(folder.join("place")).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        let place: Place = place.unwrap_or_default();
+        // The records are written before the tree they speak of is moved into its place.
+        let records = records.filter(|_| place.root().is_dir()).map(Arc::new);
+        Ok(Workspace {
+            folder,
+            _disk: disk,
+            turn: tokio::sync::Mutex::new(()),
+            held: Mutex::new(Held { log, records, place, alias_bound: false }),
+            epoch: AtomicU64::new(0),
+            counts: Mutex::new(None),
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Option<Counts>> {
+        self.counts.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A command starts: the guest's own changes are not known any more.
+    pub(super) fn forget_count(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        *self.counts() = None;
+    }
+
+    /// The last command has ended: counts what changed in the guest, unless another starts at once.
+    pub(super) fn count_soon(self: &Arc<Self>) {
+        let (workspace, epoch) = (Arc::clone(self), self.epoch.load(Ordering::Relaxed));
+        let still = move |workspace: &Workspace| workspace.epoch.load(Ordering::Relaxed) == epoch;
+        tokio::spawn(async move {
+            tokio::time::sleep(COUNT_DELAY).await;
+            if still(&workspace) {
+                let _ = tokio::task::spawn_blocking(move || {
+                    if let Ok(found) = workspace.guest_only()
+                        && still(&workspace)
+                    {
+                        *workspace.counts() = Some(found.counts);
+                    }
+                })
+                .await;
+            }
+        });
+    }
+
+    /// What changed in the guest alone since the last sync. Walks the workspace.
+    pub(super) fn guest_only(&self) -> Result<GuestOnly, Failure> {
+        let (records, place) = {
+            let held = self.held();
+            (held.records.clone(), held.place.clone())
+        };
+        let Some(records) = records else { return Ok(GuestOnly::default()) };
+        count::guest_only(&place, &records).map_err(|error| failure("count the changes in", place.root(), &error))
+    }
+
+    /// Prepares for a sync: says what the guest has, and removes what a former one left half done.
+    fn begin(&self, request: &Sync) -> Result<Mode, Failure> {
+        let mut held = self.held();
+        let place = Place { root: request.root.clone(), excludes: request.excludes.clone() };
+        let explain = |error: &io::Error| failure("prepare", place.root(), error);
+        match fs::remove_dir_all(place.stage()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(explain(&error)),
+            _ => {}
+        }
+        if held.place.root != place.root || !place.root().is_dir() {
+            held.records = None;
+        }
+        if held.place.root != place.root || held.place.excludes != place.excludes {
+            let json = serde_json::to_vec(&place).unwrap_or_default();
+            let new = self.folder.join("place.new");
+            fs::write(&new, json)
+                .and_then(|()| fs::rename(&new, self.folder.join("place")))
+                .map_err(|e| explain(&e))?;
+            held.place = place.clone();
+        }
+        let Some(records) = &held.records else {
+            return match fs::remove_dir(place.root()) {
+                Ok(()) => Ok(Mode::Fresh),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Mode::Fresh),
+                Err(error) => Err(failure("use", place.root(), &error)),
+            };
+        };
+        let agreed = records.generation.is_some() && records.generation == request.base;
+        Ok(if agreed { Mode::Delta } else { Mode::Complete })
+    }
+
+    /// Makes the workspace visible at the host's path too. Where that cannot be, it is not: nothing depends on it.
+    fn bind_alias(&self, request: &Sync) {
+        let mut held = self.held();
+        if let (Some(alias), false) = (&request.alias, held.alias_bound) {
+            held.alias_bound = bind(held.place.root(), Path::new(alias.as_os_str())).is_ok();
+        }
+    }
+}
+
+/// Binds `root` at `alias`, unless the image has something there.
+fn bind(root: &Path, alias: &Path) -> io::Result<()> {
+    fs::create_dir_all(alias)?;
+    if fs::read_dir(alias)?.next().is_some() {
+        return Err(io::ErrorKind::DirectoryNotEmpty.into());
+    }
+    let none: Option<&str> = None;
+    Ok(nix::mount::mount(Some(root), alias, none, nix::mount::MsFlags::MS_BIND | nix::mount::MsFlags::MS_REC, none)?)
+}
+
+/// Serves one sync to the end.
+pub(super) async fn run(workspace: Arc<Workspace>, request: Sync, mut reader: Reader, mut writer: Writer) {
+    let _turn = workspace.turn.lock().await;
+    // If the client goes away in the middle, there is nobody to tell, and nothing was changed.
+    if let Err(End::Failed(failure)) = steps(&workspace, request, &mut reader, &mut writer).await {
+        let _ = writer.send(Frame::control(&FromSync::Failed(failure))).await;
+    }
+    let _ = writer.close().await;
+}
+
+/// Why a sync ends early.
+enum End {
+    Failed(Failure),
+    /// Conflicts were reported, or the client is gone.
+    Over,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        End::Failed(failure)
+    }
+}
+
+impl From<FrameError> for End {
+    fn from(_: FrameError) -> Self {
+        End::Over
+    }
+}
+
+async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, writer: &mut Writer) -> Result<(), End> {
+    let mode = match blocking(workspace, request.clone(), |workspace, request| workspace.begin(&request)).await {
+        Ok(mode) => mode,
+        Err(failure) => {
+            writer.send(Frame::control(&Reply::<Begun>::Error(failure))).await?;
+            return Err(End::Over);
+        }
+    };
+    let guest_only = *workspace.counts();
+    writer.send(Frame::control(&Reply::Ok(Begun { mode, guest_only }))).await?;
+
+    let (mut items, policy) = receive_plan(reader).await?;
+    let (records, place) = {
+        let held = workspace.held();
+        (held.records.clone().unwrap_or_default(), held.place.clone())
+    };
+    if mode == Mode::Complete {
+        add_deletions(&mut items, &records);
+    }
+    let comparison = if mode == Mode::Fresh {
+        Comparison::default()
+    } else {
+        let plan = (records, place.clone(), items);
+        let (compared, back) = blocking(workspace, plan, move |_, (records, place, items)| {
+            let compared = compare(place.root(), &records, &items, policy);
+            Ok((compared.map_err(|error| failure("compare", place.root(), &error))?, items))
+        })
+        .await?;
+        items = back;
+        compared
+    };
+    report(&comparison, writer).await?;
+    if policy == Policy::Stop && !comparison.conflicts.is_empty() {
+        return Err(End::Over);
+    }
+
+    let staged = receive_contents(workspace, &place, reader).await?;
+    let generation = request.generation.clone();
+    let applied = blocking(workspace, (staged, items, comparison), move |workspace, (staged, items, comparison)| {
+        workspace.apply(mode, &generation, staged, &items, comparison)
+    })
+    .await?;
+    workspace.bind_alias(&request);
+    writer.send(Frame::control(&FromSync::Applied(applied))).await?;
+    Ok(())
+}
+
+impl Workspace {
+    fn apply(
+        &self,
+        mode: Mode,
+        generation: &str,
+        staged: Staged,
+        items: &[Item],
+        comparison: Comparison,
+    ) -> Result<Applied, Failure> {
+        let mut held = self.held();
+        let held = &mut *held;
+        let place = held.place.clone();
+        let explain = |error: &io::Error| failure("write", place.root(), error);
+        let applied = if mode == Mode::Fresh {
+            let (records, applied) = apply_fresh(&mut held.log, &place, generation, staged).map_err(|e| explain(&e))?;
+            held.records = Some(Arc::new(records));
+            applied
+        } else {
+            let records = Arc::make_mut(held.records.get_or_insert_default());
+            apply(&mut held.log, records, &place, generation, staged, items, comparison).map_err(|e| explain(&e))?
+        };
+        // Its absence is seen to at the next sync.
+        let _ = fs::remove_dir_all(place.stage());
+        Ok(applied)
+    }
+}
+
+async fn receive_plan(reader: &mut Reader) -> Result<(Vec<Item>, Policy), End> {
+    let mut items = Vec::new();
+    loop {
+        match reader.next().await.ok_or(End::Over)?? {
+            Frame::Data(PLAN, batch) => {
+                let bad = |_| Failure::new(FailureKind::BadRequest, "a plan's batch is not understood");
+                items.extend(postcard::from_bytes::<Vec<Item>>(&batch).map_err(bad)?);
+                if items.len() > MAX_ITEMS || !items.iter().all(|item| tree::is_plain(&item.path)) {
+                    return Err(
+                        Failure::new(FailureKind::BadRequest, "the plan is too long, or leaves its root").into()
+                    );
+                }
+            }
+            frame => match frame.message()? {
+                ToSync::PlanEnds { policy } => return Ok((items, policy)),
+                ToSync::Commit => return Err(End::Over),
+            },
+        }
+    }
+}
+
+/// In a complete plan, what is not named was deleted on the host.
+fn add_deletions(items: &mut Vec<Item>, records: &Records) {
+    let named: std::collections::HashSet<_> = items.iter().map(|item| (&item.path[..], reference(item))).collect();
+    let files = records.files.iter().filter(|(path, _)| !named.contains(&(&path[..], None)));
+    let files =
+        files.map(|(path, known)| Item { path: path.clone(), change: Change::Delete { base: Some(known.digest) } });
+    let gone = records.references.iter().filter(|((path, name), _)| !named.contains(&(&path[..], Some(&name[..]))));
+    let gone = gone.map(|((path, name), value)| Item {
+        path: path.clone(),
+        change: Change::Ref { name: name.clone(), base: Some(value.clone()), new: None },
+    });
+    let more: Vec<_> = files.chain(gone).collect();
+    items.extend(more);
+}
+
+fn reference(item: &Item) -> Option<&str> {
+    match &item.change {
+        Change::Ref { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+/// Tells the host what is needed and what is in conflict.
+async fn report(comparison: &Comparison, writer: &mut Writer) -> Result<(), FrameError> {
+    let needed = comparison.decisions.iter().enumerate().filter(|(_, decision)| **decision == Decision::Put);
+    let numbers: Vec<u8> = needed.flat_map(|(number, _)| (number as u32).to_le_bytes()).collect();
+    for chunk in numbers.chunks(MAX_DATA) {
+        writer.feed(Frame::Data(NEEDED, Bytes::copy_from_slice(chunk))).await?;
+    }
+    let conflicts = comparison.conflicts.iter().take(MAX_NAMED).cloned().collect();
+    let conflict_count = comparison.conflicts.len() as u64;
+    let now_ns = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as i64);
+    writer.send(Frame::control(&FromSync::Compared { conflicts, conflict_count, now_ns })).await
+}
+
+/// Passes the contents on to a thread that stages them, until the host commits.
+async fn receive_contents(workspace: &Arc<Workspace>, place: &Place, reader: &mut Reader) -> Result<Staged, End> {
+    let (chunks, receiver) = mpsc::channel::<Bytes>(16);
+    let stage = place.stage();
+    let staging = blocking(workspace, (), move |_, ()| {
+        Staged::receive(&stage, Contents::new(receiver)).map_err(|error| failure("stage files in", &stage, &error))
+    });
+    let receiving = async {
+        loop {
+            match reader.next().await.ok_or(End::Over)?? {
+                // The other side of the channel fails only with an error of its own.
+                Frame::Data(CONTENT, chunk) => {
+                    if chunks.send(chunk).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Frame::Data(..) => return Err(End::Over),
+                frame => match frame.message()? {
+                    ToSync::Commit => {
+                        drop(chunks);
+                        return Ok(());
+                    }
+                    ToSync::PlanEnds { .. } => return Err(End::Over),
+                },
+            }
+        }
+    };
+    let (staged, received) = tokio::join!(staging, receiving);
+    received?;
+    Ok(staged?)
+}
+
+async fn blocking<A: Send + 'static, B: Send + 'static>(
+    workspace: &Arc<Workspace>,
+    argument: A,
+    work: impl FnOnce(&Workspace, A) -> Result<B, Failure> + Send + 'static,
+) -> Result<B, Failure> {
+    let workspace = Arc::clone(workspace);
+    let done = tokio::task::spawn_blocking(move || work(&workspace, argument)).await;
+    done.unwrap_or_else(|error| Err(Failure::new(FailureKind::Other, format!("the agent failed: {error}"))))
+}
+
+/// An error in the guest's tree, in words.
+fn failure(what: &str, path: &Path, error: &io::Error) -> Failure {
+    let full = matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT));
+    let kind = if full { FailureKind::NoSpace } else { FailureKind::Other };
+    Failure::new(kind, format!("cannot {what} `{}` in the guest: {error}", path.display()))
+}

@@ -1,0 +1,236 @@
+//! What the agent knows of the last sync: for each path what was put there and how it looked then.
+//!
+//! On the disk it is a log: batches that are appended and synced, each with its checksum, so that a sync of one file costs one
+//! small write. A batch whose changes were being applied when the power went comes as an intent without its completion; then either
+//! state is accepted for the paths it names, and the generation is unknown.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::tree::Stamp;
+use crate::protocol::sync::{Digest, Kind};
+
+const MAGIC: &[u8; 8] = b"bgrsync1";
+/// A log this much longer than its first batch is written anew.
+const SLACK: u64 = 4 << 20;
+
+/// A reference: the path of its repository's `.git` folder, and its full name.
+pub(super) type ReferenceName = (Vec<u8>, String);
+
+/// What was put at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Known {
+    pub(super) digest: Digest,
+    pub(super) kind: Kind,
+    /// None: never put there; the guest's own was kept where the host has this.
+    pub(super) stamp: Option<Stamp>,
+}
+
+/// A step of the log.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Batch {
+    /// Some: done, and this is the generation. None: about to be done.
+    pub(super) generation: Option<String>,
+    /// Paths and what is known of them now; none: nothing.
+    pub(super) files: Vec<(Vec<u8>, Option<Known>)>,
+    /// References and their values; none: removed.
+    pub(super) references: Vec<(ReferenceName, Option<String>)>,
+}
+
+/// All that is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Records {
+    pub(super) generation: Option<String>,
+    pub(super) files: HashMap<Vec<u8>, Known>,
+    /// From an intent whose completion is missing: these may have been put instead.
+    pub(super) perhaps: HashMap<Vec<u8>, Option<Known>>,
+    pub(super) references: BTreeMap<ReferenceName, String>,
+}
+
+impl Records {
+    fn apply(&mut self, batch: Batch) {
+        if batch.generation.is_none() {
+            self.generation = None;
+            self.perhaps.extend(batch.files);
+            return;
+        }
+        self.generation = batch.generation;
+        for (path, known) in batch.files {
+            self.perhaps.remove(&path);
+            match known {
+                Some(known) => self.files.insert(path, known),
+                None => self.files.remove(&path),
+            };
+        }
+        for (name, value) in batch.references {
+            match value {
+                Some(value) => self.references.insert(name, value),
+                None => self.references.remove(&name),
+            };
+        }
+    }
+}
+
+/// The log on the disk.
+pub(super) struct Log {
+    path: PathBuf,
+    /// Length of the log, and of its first batch, in bytes.
+    length: u64,
+    base: u64,
+}
+
+impl Log {
+    /// Opens the log in `folder` and reads what it says. A log that is damaged ends where the damage starts.
+    pub(super) fn open(folder: &Path) -> io::Result<(Log, Option<Records>)> {
+        let path = folder.join("log");
+        let mut log = Log { path, length: 0, base: 0 };
+        let bytes = match fs::read(&log.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((log, None)),
+            Err(error) => return Err(error),
+        };
+        let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return Ok((log, None)) };
+        let mut records = None;
+        while let Some((batch, after)) = decode(rest) {
+            records.get_or_insert_with(Records::default).apply(batch);
+            rest = after;
+            log.length = (bytes.len() - rest.len()) as u64;
+            if log.base == 0 {
+                log.base = log.length;
+            }
+        }
+        if log.length > 0 && !rest.is_empty() {
+            OpenOptions::new().write(true).open(&log.path)?.set_len(log.length)?;
+        }
+        Ok((log, records))
+    }
+
+    /// Appends `batch` to the log and syncs it, and applies it to `records`.
+    pub(super) fn append(&mut self, records: &mut Records, batch: Batch) -> io::Result<()> {
+        let is_done = batch.generation.is_some();
+        let bytes = encode(&batch);
+        records.apply(batch);
+        if is_done && self.length + bytes.len() as u64 > 2 * self.base + SLACK {
+            return self.replace(records);
+        }
+        let mut file = OpenOptions::new().append(true).open(&self.path)?;
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes the log anew, from `records` alone.
+    pub(super) fn replace(&mut self, records: &Records) -> io::Result<()> {
+        let batch = Batch {
+            generation: records.generation.clone().or_else(|| Some(String::new())),
+            files: records.files.iter().map(|(path, known)| (path.clone(), Some(known.clone()))).collect(),
+            references: records.references.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect(),
+        };
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new)?;
+        let bytes = encode(&batch);
+        file.write_all(MAGIC)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        self.length = (MAGIC.len() + bytes.len()) as u64;
+        self.base = self.length;
+        Ok(())
+    }
+}
+
+/// Length, checksum, postcard.
+fn encode(batch: &Batch) -> Vec<u8> {
+    let body = postcard::to_stdvec(batch).expect("plain data has a postcard form");
+    let mut bytes = (body.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(blake3::hash(&body).as_bytes());
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<(Batch, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<8>()?;
+    let (checksum, rest) = rest.split_first_chunk::<32>()?;
+    let (body, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    if blake3::hash(body).as_bytes() != checksum {
+        return None;
+    }
+    Some((postcard::from_bytes(body).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(byte: u8) -> Known {
+        let stamp = Stamp { size: 1, mtime_ns: 2, ctime_ns: Some(3) };
+        Known { digest: [byte; 32], kind: Kind::File(0o644), stamp: Some(stamp) }
+    }
+
+    fn batch(generation: Option<&str>, path: &str, known: Option<Known>) -> Batch {
+        let generation = generation.map(str::to_owned);
+        Batch { generation, files: vec![(path.into(), known)], references: Vec::new() }
+    }
+
+    #[test]
+    fn the_log_comes_back_whatever_its_last_batch_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, none) = Log::open(folder.path()).unwrap();
+        assert!(none.is_none());
+        let mut records = Records { generation: Some("1".into()), ..Records::default() };
+        records.files.insert(b"a".to_vec(), known(1));
+        log.replace(&records).unwrap();
+        log.append(&mut records, batch(Some("2"), "b", Some(known(2)))).unwrap();
+        let whole = fs::read(&log.path).unwrap();
+        let after_two = whole.len();
+        log.append(&mut records, batch(Some("3"), "a", None)).unwrap();
+        let whole = fs::read(&log.path).unwrap();
+        for cut in after_two..whole.len() {
+            fs::write(&log.path, &whole[..cut]).unwrap();
+            let (_, read) = Log::open(folder.path()).unwrap();
+            let read = read.unwrap();
+            assert_eq!(read.generation.as_deref(), Some("2"));
+            assert_eq!(read.files.len(), 2);
+        }
+        fs::write(&log.path, &whole).unwrap();
+        let read = Log::open(folder.path()).unwrap().1.unwrap();
+        assert_eq!((read.generation.as_deref(), read.files.len()), (Some("3"), 1));
+    }
+
+    #[test]
+    fn an_intent_without_completion_leaves_both_states_possible() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(folder.path()).unwrap();
+        let mut records = Records { generation: Some("1".into()), ..Records::default() };
+        records.files.insert(b"a".to_vec(), known(1));
+        log.replace(&records).unwrap();
+        log.append(&mut records, batch(None, "a", Some(known(2)))).unwrap();
+        let read = Log::open(folder.path()).unwrap().1.unwrap();
+        assert_eq!(read.generation, None);
+        assert_eq!(read.files[&b"a"[..]], known(1));
+        assert_eq!(read.perhaps[&b"a"[..]], Some(known(2)));
+    }
+
+    #[test]
+    fn a_long_log_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(folder.path()).unwrap();
+        let mut records = Records::default();
+        log.replace(&records).unwrap();
+        for round in 0..40 {
+            let files = (0..2000).map(|i| (format!("{i}").into_bytes(), Some(known(round)))).collect();
+            let batch = Batch { generation: Some(round.to_string()), files, references: Vec::new() };
+            log.append(&mut records, batch).unwrap();
+        }
+        assert!(fs::metadata(&log.path).unwrap().len() < SLACK + (1 << 20));
+        assert_eq!(Log::open(folder.path()).unwrap().1.unwrap().files, records.files);
+    }
+}

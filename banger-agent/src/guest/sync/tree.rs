@@ -1,0 +1,285 @@
+//! The workspace's folder tree: everything beneath one root, reached without following a link.
+
+use std::ffi::CString;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
+use nix::libc;
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::protocol::sync::{Digest, Kind, MAX_PATH};
+
+/// What is known of a file without reading it. An edit that leaves size and modification time alone still moves the change time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Stamp {
+    pub(super) size: u64,
+    pub(super) mtime_ns: i64,
+    /// None where the file has been renamed since, which moves it.
+    pub(super) ctime_ns: Option<i64>,
+}
+
+impl Stamp {
+    pub(super) fn of(stat: &FileStat) -> Stamp {
+        Stamp {
+            size: stat.st_size as u64,
+            mtime_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec,
+            ctime_ns: Some(stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec),
+        }
+    }
+
+    /// Whether a file that had the stamp `self` is untouched if it has `now`.
+    pub(super) fn is_still(&self, now: &Stamp) -> bool {
+        self.size == now.size
+            && self.mtime_ns == now.mtime_ns
+            && (self.ctime_ns.is_none() || now.ctime_ns.is_none() || self.ctime_ns == now.ctime_ns)
+    }
+}
+
+/// What is found at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing.
+    Absent,
+    /// Nothing can be there: this many bytes of the path are a file or link where a folder belongs.
+    Blocked(usize),
+    Folder,
+    File(Kind, Stamp),
+    /// A device, FIFO or socket.
+    Special,
+}
+
+/// A folder, and the way to what is beneath it. Remembers the folder used last: neighbours come in order.
+pub(super) struct Tree {
+    root: OwnedFd,
+    last: Option<(Vec<u8>, OwnedFd)>,
+}
+
+/// Splits a path into its folder and its name.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+/// Whether `path` is relative and names something beneath its root by plain components.
+pub(super) fn is_plain(path: &[u8]) -> bool {
+    path.len() <= MAX_PATH
+        && !path.contains(&0)
+        && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && part.len() <= 255)
+}
+
+fn c(bytes: &[u8]) -> CString {
+    CString::new(bytes).unwrap_or_default()
+}
+
+impl Tree {
+    /// The tree at `path`, which must be a folder.
+    pub(super) fn open(path: &std::path::Path) -> io::Result<Tree> {
+        let root =
+            open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Tree { root, last: None })
+    }
+
+    fn open_beneath(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+        if path.is_empty() {
+            return nix::fcntl::openat(self.root.as_fd(), c".", flags | OFlag::O_CLOEXEC, Mode::empty());
+        }
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        openat2(self.root.as_fd(), c(path).as_c_str(), how)
+    }
+
+    /// The folder at `path`, opened for use as a starting point.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR or ELOOP where it is not there.
+    pub(super) fn folder(&mut self, path: &[u8]) -> nix::Result<BorrowedFd<'_>> {
+        if self.last.as_ref().is_none_or(|(last, _)| last != path) {
+            let fd = self.open_beneath(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+            self.last = Some((path.to_vec(), fd));
+        }
+        Ok(self.last.as_ref().expect("just set").1.as_fd())
+    }
+
+    /// The folder at `path`, made with its parents where it is missing.
+    pub(super) fn make_folder(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
+        if self.last.as_ref().is_some_and(|(last, _)| last == path) {
+            return Ok(self.last.as_ref().expect("just seen").1.as_fd());
+        }
+        if let Err(error) = self.open_beneath(path, OFlag::O_PATH | OFlag::O_DIRECTORY) {
+            if error != Errno::ENOENT {
+                return Err(error.into());
+            }
+            let (parent, name) = split(path);
+            let parent = self.make_folder(parent)?;
+            match mkdirat(parent, c(name).as_c_str(), Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.folder(path)?)
+    }
+
+    /// What is at `path`.
+    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Found> {
+        let (folder, name) = split(path);
+        let fd = match self.folder(folder) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => return Ok(Found::Absent),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => return self.blocked(folder),
+            Err(error) => return Err(error.into()),
+        };
+        match fstatat(fd, c(name).as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(found(&stat)),
+            Err(Errno::ENOENT) => Ok(Found::Absent),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The first component of `folder` that is no folder.
+    fn blocked(&mut self, folder: &[u8]) -> io::Result<Found> {
+        let ends = (0..folder.len()).filter(|at| folder[*at] == b'/').chain([folder.len()]);
+        for end in ends {
+            match self.find(&folder[..end])? {
+                Found::Folder => {}
+                Found::Absent => return Ok(Found::Absent),
+                _ => return Ok(Found::Blocked(end)),
+            }
+        }
+        Ok(Found::Absent)
+    }
+
+    /// The digest of the file or link at `path`.
+    pub(super) fn digest(&mut self, path: &[u8], kind: Kind) -> io::Result<Digest> {
+        let (folder, name) = split(path);
+        let fd = self.folder(folder)?;
+        if kind == Kind::Link {
+            let target = readlinkat(fd, c(name).as_c_str())?;
+            return Ok(*blake3::hash(&target.into_vec()).as_bytes());
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let file = nix::fcntl::openat(fd, c(name).as_c_str(), flags, Mode::empty())?;
+        let mut file = std::fs::File::from(file);
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(*hasher.finalize().as_bytes()),
+                count => hasher.update(&buffer[..count]),
+            };
+        }
+    }
+
+    /// Removes the file or link at `path`, and the folders that are empty then. Its absence is fine.
+    pub(super) fn remove(&mut self, path: &[u8]) -> io::Result<()> {
+        let (mut folder, name) = split(path);
+        let Ok(fd) = self.folder(folder) else { return Ok(()) };
+        match unlinkat(fd, c(name).as_c_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.last = None;
+        while !folder.is_empty() {
+            let (parent, name) = split(folder);
+            let removed = match self.folder(parent) {
+                Ok(fd) => unlinkat(fd, c(name).as_c_str(), UnlinkatFlags::RemoveDir),
+                Err(error) => Err(error),
+            };
+            if removed.is_err() {
+                break;
+            }
+            folder = parent;
+        }
+        Ok(())
+    }
+
+    /// Removes whatever is at `path`, folders with all that is in them.
+    pub(super) fn remove_all(&mut self, path: &[u8]) -> io::Result<()> {
+        if self.find(path)? != Found::Folder {
+            return self.remove(path);
+        }
+        self.last = None;
+        let root = std::path::PathBuf::from(format!("/proc/self/fd/{}", self.root.as_raw_fd()));
+        std::fs::remove_dir_all(root.join(std::ffi::OsStr::from_bytes(path)))
+    }
+
+    /// Files, links and special files beneath the folder at `path`, to any depth.
+    pub(super) fn files_beneath(&mut self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        let mut folders = vec![path.to_vec()];
+        while let Some(folder) = folders.pop() {
+            let fd = self.open_beneath(&folder, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+            for entry in nix::dir::Dir::from_fd(fd)?.iter() {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if matches!(name, b"." | b"..") {
+                    continue;
+                }
+                let path = [&folder[..], b"/", name].concat();
+                match self.find(&path)? {
+                    Found::Folder => folders.push(path),
+                    _ => found.push(path),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Moves the file `name` of the folder `from` to `path`, whose folder is made, replacing what is there.
+    pub(super) fn take(&mut self, from: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> io::Result<Stamp> {
+        let (folder, new_name) = split(path);
+        let fd = self.make_folder(folder)?;
+        nix::fcntl::renameat(from, c(name).as_c_str(), fd, c(new_name).as_c_str())?;
+        Ok(Stamp::of(&fstatat(fd, c(new_name).as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?))
+    }
+
+    /// Makes the link or file `path`, which must not exist; its folder is made.
+    pub(super) fn create(&mut self, path: &[u8], permissions: u32) -> io::Result<std::fs::File> {
+        let (folder, name) = split(path);
+        let fd = self.make_folder(folder)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(nix::fcntl::openat(fd, c(name).as_c_str(), flags, Mode::from_bits_truncate(permissions))?.into())
+    }
+
+    /// Makes the link `path`, which must not exist, with this modification time.
+    pub(super) fn link(&mut self, path: &[u8], target: &[u8], mtime_ns: i64) -> io::Result<Stamp> {
+        let (folder, name) = split(path);
+        let fd = self.make_folder(folder)?;
+        let name = c(name);
+        nix::unistd::symlinkat(c(target).as_c_str(), fd, name.as_c_str())?;
+        let times = times(mtime_ns);
+        // SAFETY: the pointers are to values that outlive the call; utimensat(2) with a null-free name.
+        let set = unsafe { libc::utimensat(fd.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
+        Errno::result(set)?;
+        Ok(Stamp::of(&fstatat(fd, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?))
+    }
+}
+
+/// Sets a file's modification time and returns its stamp.
+pub(super) fn finish(file: &std::fs::File, mtime_ns: i64) -> io::Result<Stamp> {
+    let times = times(mtime_ns);
+    // SAFETY: the pointer is to two values that outlive the call; futimens(3).
+    Errno::result(unsafe { libc::futimens(file.as_raw_fd(), times.as_ptr()) })?;
+    Ok(Stamp::of(&nix::sys::stat::fstat(file)?))
+}
+
+fn times(mtime_ns: i64) -> [libc::timespec; 2] {
+    let time =
+        libc::timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
+    [time, time]
+}
+
+fn found(stat: &FileStat) -> Found {
+    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFDIR => Found::Folder,
+        SFlag::S_IFREG => Found::File(Kind::File(stat.st_mode & 0o777), Stamp::of(stat)),
+        SFlag::S_IFLNK => Found::File(Kind::Link, Stamp::of(stat)),
+        _ => Found::Special,
+    }
+}
