@@ -1,8 +1,12 @@
 //! From a folder to the workspace it is in, as `git rev-parse --show-toplevel` finds it.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{Host, Repository, Result};
+use super::repository::{DotGit, is_git_dir, probe};
+use super::{GitError, Host, RelPath, Repository, Result, config, list::nanoseconds};
 
 /// The worktree one stands in: the primary object of banger.
 #[derive(Clone, Debug)]
@@ -35,6 +39,53 @@ impl Workspace {
     /// Not in a repository, in a bare one, inside `.git`, one owned by somebody else and not in the
     /// user's `safe.directory`, a `.git` file that leads nowhere, an unknown repository format.
     pub fn discover(dir: &Path, host: Host) -> Result<Self> {
-        todo!()
+        let start = fs::canonicalize(dir).map_err(|error| GitError::io("find", dir, error))?;
+        let device = device_of(&start)?;
+        for folder in start.ancestors() {
+            // git does not cross file systems on its way up either.
+            if device_of(folder)? != device {
+                break;
+            }
+            match probe(folder) {
+                DotGit::Found { git_dir, file } => {
+                    let repository =
+                        Repository::open(folder, git_dir, file.as_deref(), RelPath::root(), Arc::new(host))?;
+                    return Self::of(repository);
+                }
+                DotGit::Broken(error) => return Err(error),
+                DotGit::Absent if is_git_dir(folder) => return Err(without_worktree(folder)),
+                DotGit::Absent => {}
+            }
+        }
+        Err(GitError::NotARepository { dir: start })
     }
+
+    fn of(repository: Repository) -> Result<Self> {
+        let metadata = fs::metadata(&repository.git_dir)
+            .map_err(|error| GitError::io("look at", &repository.git_dir, error))?;
+        let birth_ns = metadata.created().ok().map(|time| {
+            match time.duration_since(std::time::UNIX_EPOCH) {
+                Ok(since) => nanoseconds(since.as_secs() as i64, i64::from(since.subsec_nanos())),
+                Err(_) => 0,
+            }
+        });
+        let root = repository.worktree.clone();
+        Ok(Self {
+            identity: Identity { root: root.clone(), device: metadata.dev(), inode: metadata.ino(), birth_ns },
+            root,
+            repository,
+        })
+    }
+}
+
+fn without_worktree(git_dir: &Path) -> GitError {
+    let git_dir = git_dir.to_owned();
+    match config::single(&git_dir.join("config")) {
+        Ok(config) if config::boolean(&config, "core.bare", false) => GitError::Bare { git_dir },
+        _ => GitError::InsideGitDir { git_dir },
+    }
+}
+
+fn device_of(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(|error| GitError::io("look at", path, error))?.dev())
 }

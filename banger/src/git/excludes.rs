@@ -1,0 +1,213 @@
+//! Which untracked paths git ignores: gitignore(5), decided by gix's own pattern code.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gix::bstr::{BStr, BString, ByteSlice};
+use gix::glob::pattern::Case;
+use gix::glob::search::Pattern;
+use gix::glob::search::pattern::List;
+use gix::ignore::search::{Ignore, pattern_matching_relative_path};
+use gix::index::entry::Flags;
+use gix::objs::FindExt;
+
+use super::{GitError, Repository, Result, config, index::Index};
+
+/// git itself reads no pattern file beyond this many bytes.
+const LIMIT: u64 = 100 << 20;
+
+const PARSE: Ignore = Ignore { support_precious: false };
+
+/// The rules of one repository; cheap to clone, one clone per thread.
+///
+/// It answers for paths whose parent folders are not themselves ignored, which is what a walk that
+/// does not enter ignored folders asks.
+#[derive(Clone)]
+pub(crate) struct Excludes {
+    shared: Arc<Shared>,
+    /// Patterns of the folders from the root to [`Self::folder`], outermost first.
+    levels: Vec<Level>,
+    folder: Vec<u8>,
+}
+
+struct Shared {
+    worktree: PathBuf,
+    case: Case,
+    /// `core.excludesFile`, then `info/exclude`: weakest first.
+    globals: Vec<List<Ignore>>,
+    /// `.gitignore` files that a sparse checkout keeps out of the worktree; they count all the same.
+    staged: HashMap<BString, Vec<u8>>,
+}
+
+#[derive(Clone)]
+struct Level {
+    /// Length of the folder's path.
+    length: usize,
+    patterns: Option<Arc<List<Ignore>>>,
+}
+
+impl Excludes {
+    pub(crate) fn new(repository: &Repository, index: Option<&Index>) -> Result<Self> {
+        let config = repository.config()?;
+        let case = match config::boolean(&config, "core.ignoreCase", false) {
+            true => Case::Fold,
+            false => Case::Sensitive,
+        };
+        let mut globals = Vec::new();
+        let user = repository.global_excludes_file(&config);
+        let own = repository.common_dir.join("info/exclude");
+        for path in user.into_iter().chain([own]) {
+            match read(&path, true) {
+                Ok(Some(bytes)) => globals.push(list(&bytes, None)),
+                Ok(None) => {}
+                Err(error) => return Err(GitError::io("read", path, error)),
+            }
+        }
+        let staged = match index {
+            Some(index) => staged_ignore_files(repository, index)?,
+            None => HashMap::new(),
+        };
+        let worktree = repository.worktree.clone();
+        Ok(Self {
+            shared: Arc::new(Shared { worktree, case, globals, staged }),
+            levels: Vec::new(),
+            folder: Vec::new(),
+        })
+    }
+
+    /// Whether `path` (relative to the worktree) is ignored, given that its parent is not.
+    ///
+    /// # Errors
+    /// A `.gitignore` that cannot be read; it then counts as empty, and the next call works.
+    pub(crate) fn is_excluded(&mut self, path: &[u8], is_dir: bool) -> Result<bool> {
+        let slash = path.rfind_byte(b'/');
+        let entered = self.enter(&path[..slash.unwrap_or(0)]);
+        let basename = slash.map(|position| position + 1);
+        let own = self.levels.iter().rev().filter_map(|level| level.patterns.as_deref());
+        let verdict = own.chain(self.shared.globals.iter().rev()).find_map(|list| {
+            let case = self.shared.case;
+            pattern_matching_relative_path(list, BStr::new(path), basename, Some(is_dir), case)
+                .map(|found| !found.pattern.is_negative())
+        });
+        entered.map(|()| verdict.unwrap_or(false))
+    }
+
+    /// Makes `folder` the one whose chain of `.gitignore` files is loaded.
+    fn enter(&mut self, folder: &[u8]) -> Result<()> {
+        if !self.levels.is_empty() && self.folder == folder {
+            return Ok(());
+        }
+        let is_above = |level: &Level| {
+            level.length == 0
+                || (self.folder.get(..level.length) == folder.get(..level.length)
+                    && matches!(folder.get(level.length), None | Some(b'/')))
+        };
+        let kept = self.levels.iter().take_while(|level| is_above(level)).count();
+        self.levels.truncate(kept);
+        self.folder = folder.to_vec();
+        let loaded = self.levels.last().map(|level| level.length);
+        let mut problem = Ok(());
+        let ends = folder.find_iter("/").chain((!folder.is_empty()).then_some(folder.len()));
+        for length in std::iter::once(0).chain(ends) {
+            if loaded.is_some_and(|loaded| length <= loaded) {
+                continue;
+            }
+            let patterns = self.shared.load(&folder[..length]).unwrap_or_else(|error| {
+                problem = Err(error);
+                None
+            });
+            self.levels.push(Level { length, patterns: patterns.map(Arc::new) });
+        }
+        problem
+    }
+}
+
+impl Shared {
+    fn load(&self, folder: &[u8]) -> Result<Option<List<Ignore>>> {
+        let mut name = BString::from(folder);
+        if !folder.is_empty() {
+            name.push(b'/');
+        }
+        let base = (!folder.is_empty()).then(|| name.clone());
+        name.extend_from_slice(b".gitignore");
+        let path = self.worktree.join(OsStr::from_bytes(&name));
+        // git does not follow a symbolic link here, lest it read what is outside the repository.
+        match read(&path, false) {
+            Ok(Some(bytes)) => Ok(Some(list(&bytes, base))),
+            Ok(None) => Ok(self.staged.get(&name).map(|bytes| list(bytes, base))),
+            Err(error) => Err(GitError::io("read", path, error)),
+        }
+    }
+}
+
+impl Repository {
+    /// Where the user's own excludes are: `core.excludesFile`, else `git/ignore` in the XDG folder.
+    pub(crate) fn global_excludes_file(&self, config: &gix::config::File) -> Option<PathBuf> {
+        match config.string("core.excludesFile") {
+            Some(value) => {
+                Some(self.worktree.join(config::interpolate(&self.host, &value)?))
+            }
+            None => Some(self.host.xdg_git_folder()?.join("ignore")),
+        }
+    }
+}
+
+/// Only for folders that exist: rules for others are never asked for. A blob that a partial clone
+/// has not fetched counts as empty, for nothing is fetched here.
+fn staged_ignore_files(repository: &Repository, index: &Index) -> Result<HashMap<BString, Vec<u8>>> {
+    let state = &index.state;
+    let skipped = state.entries().iter().filter(|entry| entry.flags.contains(Flags::SKIP_WORKTREE));
+    let wanted: Vec<_> = skipped
+        .map(|entry| (entry.path(state), entry.id))
+        .filter(|(path, _)| {
+            let (folder, name) = match path.rfind_byte(b'/') {
+                Some(slash) => (&path[..slash], &path[slash + 1..]),
+                None => (&path[..0], &path[..]),
+            };
+            name == b".gitignore" && repository.worktree.join(OsStr::from_bytes(folder)).is_dir()
+        })
+        .collect();
+    if wanted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let objects = repository.objects()?;
+    let mut buffer = Vec::new();
+    let read = wanted.into_iter().filter_map(|(path, id)| {
+        let blob = objects.find_blob(&id, &mut buffer).ok()?;
+        Some((path.to_owned(), blob.data.to_vec()))
+    });
+    Ok(read.collect())
+}
+
+fn list(bytes: &[u8], base: Option<BString>) -> List<Ignore> {
+    List { patterns: PARSE.bytes_to_patterns(bytes, Path::new("")), source: None, base }
+}
+
+/// A pattern file's bytes; `None` where git acts as if there were none.
+fn read(path: &Path, follow: bool) -> io::Result<Option<Vec<u8>>> {
+    let flags = nix::fcntl::OFlag::O_NONBLOCK
+        | if follow { nix::fcntl::OFlag::empty() } else { nix::fcntl::OFlag::O_NOFOLLOW };
+    let file = match fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            use nix::libc::{ELOOP, ENOENT, ENOTDIR};
+            return match error.raw_os_error() {
+                Some(ENOENT | ENOTDIR | ELOOP) => Ok(None),
+                _ => Err(error),
+            };
+        }
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > LIMIT {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}

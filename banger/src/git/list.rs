@@ -1,5 +1,12 @@
 //! The files that travel: exactly what git lists, recursively.
 
+use std::collections::HashMap;
+use std::fs;
+
+use gix::index::entry::Mode;
+
+use super::excludes::Excludes;
+use super::walk::{Found, Nested, Tracked, full_path, walk};
 use super::{GitError, RelPath, Repository, Result, Workspace};
 
 /// What a workspace consists of.
@@ -63,5 +70,81 @@ pub struct Warning {
 /// When the workspace's own index or configuration cannot be read. What goes wrong further down is
 /// a [`Warning`].
 pub fn list(workspace: &Workspace) -> Result<Listing> {
-    todo!()
+    let mut listing = Listing::default();
+    let mut pending = list_repository(&workspace.repository, &mut listing)?;
+    while let Some(Nested { path, git_dir, file }) = pending.pop() {
+        let folder = path.under(&workspace.root);
+        let host = workspace.repository.host.clone();
+        let outcome = Repository::open(&folder, git_dir, file.as_deref(), path.clone(), host)
+            .and_then(|repository| {
+                let nested = list_repository(&repository, &mut listing)?;
+                Ok((repository, nested))
+            });
+        match outcome {
+            Ok((repository, nested)) => {
+                listing.repositories.push(repository);
+                pending.extend(nested);
+            }
+            Err(error) => listing.warnings.push(Warning { path, error }),
+        }
+    }
+    listing.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    listing.repositories.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    listing.submodule_folders.sort_unstable();
+    Ok(listing)
+}
+
+/// Adds the files of one repository to `listing`; the repositories nested in it are returned.
+fn list_repository(repository: &Repository, listing: &mut Listing) -> Result<Vec<Nested>> {
+    let index = repository.index()?;
+    let excludes = Excludes::new(repository, index.as_ref())?;
+    let empty = gix::index::State::new(repository.format.object_hash);
+    let tracked = Tracked::new(index.as_ref().map_or(&empty, |index| &index.state));
+    let mut found = walk(repository, &tracked, &excludes);
+    add_what_the_walk_missed(repository, &tracked, &mut found);
+    listing.entries.append(&mut found.entries);
+    listing.submodule_folders.append(&mut found.submodule_folders);
+    listing.warnings.append(&mut found.warnings);
+    listing.special_files += found.special_files;
+    Ok(found.nested)
+}
+
+/// Tracked files inside ignored folders, which the walk does not enter.
+fn add_what_the_walk_missed(repository: &Repository, tracked: &Tracked<'_>, found: &mut Found) {
+    let mut folders = RealFolders::default();
+    for (path, mode) in tracked.not_met() {
+        if !folders.contains_parent_of(repository, path) {
+            continue;
+        }
+        let full = full_path(repository, path);
+        match fs::symlink_metadata(&full) {
+            Ok(metadata) if metadata.is_dir() && mode == Mode::COMMIT => found.submodule(repository, path),
+            Ok(metadata) => found.file(repository.path.join(path), &metadata),
+            Err(error) => found.vanished_or_warn(repository.path.join(path), &full, error),
+        }
+    }
+}
+
+/// Remembers which folders are reached without a symbolic link: what is beyond one does not exist,
+/// as far as git is concerned.
+#[derive(Default)]
+struct RealFolders(HashMap<Vec<u8>, bool>);
+
+impl RealFolders {
+    fn contains_parent_of(&mut self, repository: &Repository, path: &[u8]) -> bool {
+        let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else { return true };
+        let folder = &path[..slash];
+        if let Some(&known) = self.0.get(folder) {
+            return known;
+        }
+        let real = self.contains_parent_of(repository, folder)
+            && fs::symlink_metadata(full_path(repository, folder)).is_ok_and(|metadata| metadata.is_dir());
+        self.0.insert(folder.to_vec(), real);
+        real
+    }
+}
+
+/// A point in time as nanoseconds since 1970; what does not fit is as near as possible.
+pub(crate) fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
