@@ -1,1 +1,36 @@
-//! placeholder
+//! Virtual machines: their store, the backends that run them, and the supervisor that owns a running one.
+//!
+//! * [`VmStore`] keeps VMs on disk; a [`Vm`] is one of them: its [`VmRecord`], its disk, its folder.
+//! * [`Vm::start`] spawns the supervisor (the binary `banger-vmm`, which is [`supervisor::run`]) and follows the boot as
+//!   [`StartEvent`]s. The supervisor outlives who spawned it, and owns the VMM: when one dies, so does the other.
+//! * [`Vm::connect_agent`] is a stream to the guest's agent, through the supervisor's socket.
+//! * [`initramfs::ensure`] packs the agent and the kernel's modules into what the VM boots from.
+//!
+//! Which VMM it is stays inside `backend`. There is no daemon: the truth is in the VM's folder under file locks.
+
+mod backend;
+mod client;
+mod console;
+mod disk;
+mod error;
+mod file;
+mod host;
+pub mod initramfs;
+mod kvm;
+mod launch;
+mod program;
+mod record;
+mod run;
+mod store;
+pub mod supervisor;
+mod vm;
+mod wire;
+
+pub use error::{Error, Failure, Result};
+pub use kvm::{Accelerator, AcceleratorChoice};
+pub use launch::{Running, StartEvent, StartOptions};
+pub use program::Programs;
+pub use record::{NetMode, Ready, VmRecord};
+pub use store::{StorePaths, VmStore};
+pub use vm::{Vm, VmLock, VmState};
+pub use wire::{AgentInfo, Status};

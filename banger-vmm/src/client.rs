@@ -1,0 +1,60 @@
+//! A command's end of a VM's socket.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, IoContext, Result};
+use crate::wire::{self, MAX_REPLY, Reply, Request, SOCKET};
+
+/// A connection on which nothing was said yet.
+pub(crate) struct Connection {
+    vm: String,
+    stream: UnixStream,
+}
+
+/// Connects to the VM's supervisor.
+pub(crate) fn connect(vm: &str, folder: &Path) -> Result<Connection> {
+    // A socket's path ends at 107 bytes: through the folder's descriptor it is always short.
+    let directory = File::open(folder).at("open", folder)?;
+    let stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()));
+    Ok(Connection { vm: vm.to_owned(), stream: stream.at("connect to", &folder.join(SOCKET))? })
+}
+
+impl Connection {
+    /// Turns the connection into a stream to the agent.
+    pub(crate) fn agent(mut self) -> Result<UnixStream> {
+        self.exchange::<()>(&Request::Agent)?;
+        Ok(self.stream)
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) fn ask<T: DeserializeOwned>(mut self, request: &Request) -> Result<T> {
+        self.exchange(request)
+    }
+
+    fn exchange<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+        let reply = self.stream.write_all(&wire::frame(request)).and_then(|()| read_frame(&mut self.stream));
+        match reply {
+            Ok(Reply::Ok(answer)) => Ok(answer),
+            Ok(Reply::Error(failure)) => Err(Error::Refused { name: self.vm.clone(), failure }),
+            Err(error) => Err(Error::Supervisor { name: self.vm.clone(), reason: error.to_string() }),
+        }
+    }
+}
+
+fn read_frame<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > MAX_REPLY {
+        return Err(io::Error::other(format!("a reply of {length} bytes")));
+    }
+    let mut json = vec![0; length];
+    stream.read_exact(&mut json)?;
+    Ok(serde_json::from_slice(&json)?)
+}

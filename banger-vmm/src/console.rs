@@ -1,0 +1,123 @@
+//! The guest's serial console: kept bounded, shown harmless.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{IoContext, Result};
+
+/// The console's file in the VM's folder.
+const LOG: &str = "console.log";
+/// What the file held before: of this boot if it said a lot, else of the one before.
+const OLDER: &str = "console.log.1";
+/// Neither file grows over this, in bytes: a guest that floods its console must not fill the host's disk.
+const LIMIT: u64 = 512 << 10;
+/// Bytes of the end that are looked at for the last lines.
+const TAIL: usize = 16 << 10;
+/// Lines that an error shows.
+const TAIL_LINES: usize = 20;
+/// The longest line shown, in bytes.
+const MAX_LINE: usize = 400;
+
+/// Writes the console's log: two files in turn, each bounded.
+pub(crate) struct ConsoleLog {
+    path: PathBuf,
+    older: PathBuf,
+    file: File,
+    written: u64,
+    tail: VecDeque<u8>,
+}
+
+impl ConsoleLog {
+    /// Starts the log of a new boot in the VM's folder.
+    pub(crate) fn start(vm: &Path) -> Result<Self> {
+        let (path, older) = (vm.join(LOG), vm.join(OLDER));
+        let file = begin(&path, &older).at("write", &path)?;
+        Ok(ConsoleLog { path, older, file, written: 0, tail: VecDeque::new() })
+    }
+
+    /// Adds what the guest wrote. Errors are the host's disk being full, say: the console is not worth stopping for.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.tail.extend(bytes);
+        let excess = self.tail.len().saturating_sub(TAIL);
+        self.tail.drain(..excess);
+        if self.written + bytes.len() as u64 > LIMIT {
+            if let Ok(file) = begin(&self.path, &self.older) {
+                self.file = file;
+                self.written = 0;
+            } else {
+                return;
+            }
+        }
+        if self.file.write_all(bytes).is_ok() {
+            self.written += bytes.len() as u64;
+        }
+    }
+
+    /// The last lines of this boot.
+    pub(crate) fn last_lines(&self) -> Vec<String> {
+        let (front, back) = self.tail.as_slices();
+        last_lines(&[front, back].concat(), TAIL_LINES)
+    }
+}
+
+fn begin(path: &Path, older: &Path) -> io::Result<File> {
+    match fs::rename(path, older) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// The last `lines` lines on a VM's console, made printable.
+pub(crate) fn tail(vm: &Path, lines: usize) -> Result<Vec<String>> {
+    let mut bytes = Vec::new();
+    for name in [OLDER, LOG] {
+        let path = vm.join(name);
+        match File::open(&path) {
+            Ok(mut file) => {
+                let length = file.metadata().at("read", &path)?.len();
+                file.seek(SeekFrom::Start(length.saturating_sub(LIMIT))).at("read", &path)?;
+                file.take(LIMIT).read_to_end(&mut bytes).at("read", &path)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).at("read", &path),
+        }
+    }
+    Ok(last_lines(&bytes, lines))
+}
+
+/// The last lines of `bytes` that are not blank.
+pub(crate) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
+    let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.trim_ascii_end()).filter(|line| !line.is_empty());
+    let mut last: Vec<String> =
+        lines.rev().take(count).map(|line| printable(&line[..line.len().min(MAX_LINE)])).collect();
+    last.reverse();
+    last
+}
+
+/// Foreign bytes as text that a terminal can be given: control characters in caret notation, bytes that are no UTF-8 as `\xNN`.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => text.push(' '),
+                '\0'..='\x1f' => text.extend(['^', char::from(c as u8 + b'@')]),
+                '\x7f' => text.push_str("^?"),
+                // C1 controls, and the marks that turn the direction of writing around.
+                '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                    write!(text, "\\u{{{:x}}}", u32::from(c)).expect("strings take what they are given");
+                }
+                c => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(text, "\\x{byte:02x}").expect("strings take what they are given");
+        }
+    }
+    text
+}

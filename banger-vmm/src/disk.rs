@@ -1,0 +1,164 @@
+//! A VM's own disk: a sparse file with an empty ext4.
+//!
+//! `mke2fs` makes one template per size; each VM gets a copy of what the template really holds.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::{Whence, lseek};
+
+use crate::console::printable;
+use crate::error::{Error, IoContext, Result};
+use crate::file;
+use crate::program::Programs;
+
+/// Changes with the options below, so that an older template is not taken for the same.
+const TEMPLATE: &str = "ext4-1";
+/// For mke2fs(8). The journal is small and, as the inode tables, written by the kernel when it is needed; nothing is kept
+/// back for root; and there is no room for growing the file system, which would take megabytes from the start.
+const OPTIONS: [&str; 13] =
+    ["-q", "-F", "-t", "ext4", "-L", "banger-disk", "-m", "0", "-J", "size=32", "-O", "^resize_inode", "-E"];
+const EXTENDED_OPTIONS: &str = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
+
+mod ioctl {
+    nix::ioctl_write_int!(ficlone, 0x94, 9);
+}
+
+/// Makes the disk of a VM at `place`, which does not exist yet. `bytes` is its size as the guest sees it.
+pub(crate) fn create(programs: &Programs, cache: &Path, bytes: u64, place: &Path) -> Result<()> {
+    let template = template(programs, cache, bytes)?;
+    let source = File::open(&template).at("open", &template)?;
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place).at("create", place)?;
+    copy_sparse(&source, &target).and_then(|()| target.sync_all()).at("write", place)
+}
+
+/// The template of this size; made if it is not there.
+fn template(programs: &Programs, cache: &Path, bytes: u64) -> Result<PathBuf> {
+    let folder = cache.join("disks");
+    let path = folder.join(format!("{TEMPLATE}-{bytes}"));
+    if path.exists() {
+        return Ok(path);
+    }
+    file::create_folder(&folder)?;
+    // One makes it, others wait; what one that was killed left is made anew.
+    let lock_path = folder.join(".lock");
+    let lock = file::open_lock(&lock_path)?;
+    lock.lock().at("lock", &lock_path)?;
+    if path.exists() {
+        return Ok(path);
+    }
+    let making = folder.join(".making");
+    file::remove_if_there(&making)?;
+    let made = make(programs, bytes, &making);
+    made.and_then(|()| fs::rename(&making, &path).at("make", &path)).inspect_err(|_| _ = fs::remove_file(&making))?;
+    Ok(path)
+}
+
+fn make(programs: &Programs, bytes: u64, path: &Path) -> Result<()> {
+    let mke2fs = programs.find("mke2fs", "e2fsprogs")?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at("create", path)?;
+    file.set_len(bytes).at("create", path)?;
+    let mut command = Command::new(&mke2fs);
+    command.args(OPTIONS).arg(EXTENDED_OPTIONS).arg(path).stdin(Stdio::null());
+    let output = command.output().at("run", &mke2fs)?;
+    if !output.status.success() {
+        let output_end = &output.stderr[output.stderr.len().saturating_sub(1000)..];
+        return Err(Error::ProgramFailed {
+            program: "mke2fs",
+            status: output.status,
+            output: printable(output_end.trim_ascii()),
+        });
+    }
+    file.sync_all().at("write", path)
+}
+
+/// Copies the parts of a file that hold something; shares them where the file system can.
+fn copy_sparse(mut source: &File, mut target: &File) -> io::Result<()> {
+    // SAFETY: FICLONE takes a descriptor as its argument, and this one is open.
+    if unsafe { ioctl::ficlone(target.as_raw_fd(), source.as_raw_fd() as nix::sys::ioctl::ioctl_param_type) }.is_ok() {
+        return Ok(());
+    }
+    target.set_len(source.metadata()?.len())?;
+    let mut at = 0;
+    loop {
+        let data = match lseek(source, at, Whence::SeekData) {
+            Ok(data) => data,
+            Err(nix::Error::ENXIO) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        at = lseek(source, data, Whence::SeekHole)?;
+        source.seek(SeekFrom::Start(data.cast_unsigned()))?;
+        target.seek(SeekFrom::Start(data.cast_unsigned()))?;
+        copy_nonzero(&mut source.take((at - data).cast_unsigned()), &mut target)?;
+    }
+}
+
+/// Copies to the end of `source`, leaving holes for blocks of zeros.
+fn copy_nonzero(source: &mut impl Read, target: &mut (impl Write + Seek)) -> io::Result<()> {
+    let mut block = [0; 4096];
+    loop {
+        let mut filled = 0;
+        while filled < block.len() {
+            match source.read(&mut block[filled..])? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        match &block[..filled] {
+            [] => return Ok(()),
+            zeros if zeros.iter().all(|&byte| byte == 0) => _ = target.seek(SeekFrom::Current(filled as i64))?,
+            data => target.write_all(data)?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_fresh_disk_is_small_and_a_sound_file_system() {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = Programs::new("/usr/bin:/bin");
+        let disk = folder.path().join("disk");
+        create(&programs, &folder.path().join("cache"), 32 << 30, &disk).unwrap();
+        let metadata = fs::metadata(&disk).unwrap();
+        assert_eq!(metadata.len(), 32 << 30);
+        assert!(metadata.blocks() * 512 <= 4 << 20, "{} KiB", metadata.blocks() / 2);
+        let checked = Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(&disk).output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    }
+
+    #[test]
+    fn a_sparse_copy_is_the_same() {
+        let source = tempfile::tempfile().unwrap();
+        let target = tempfile::NamedTempFile::new().unwrap();
+        source.set_len(10 << 20).unwrap();
+        for (at, data) in [(0, vec![1; 5]), (5 << 20, vec![2; 9000]), ((10 << 20) - 3, vec![3; 3])] {
+            (&source).seek(SeekFrom::Start(at)).unwrap();
+            (&source).write_all(&data).unwrap();
+        }
+        copy_sparse(&source, target.as_file()).unwrap();
+        let mut original = Vec::new();
+        (&source).rewind().unwrap();
+        (&source).read_to_end(&mut original).unwrap();
+        assert!(fs::read(target.path()).unwrap() == original);
+    }
+
+    #[test]
+    fn without_mke2fs_the_package_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        // A size that no file can have fails before the program is looked for; a missing program must name its package.
+        let error = Error::ProgramMissing { program: "mke2fs", package: "e2fsprogs" };
+        assert!(error.hint().unwrap().contains("e2fsprogs"));
+        let programs = Programs::new("/nowhere");
+        assert!(programs.find("banger-no-such-program", "x").is_err());
+        drop(folder);
+    }
+}

@@ -1,0 +1,196 @@
+//! What can go wrong with a VM, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::console;
+
+/// The result of this crate's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. [`Error::hint`] says what to do next, [`Error::console_tail`] what the guest had to say.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: a verb.
+        action: &'static str,
+        /// What it was tried on.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program of the host is not installed.
+    #[error("`{program}` was not found on this machine")]
+    ProgramMissing {
+        /// Its name.
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// A program of the host ran and failed.
+    #[error("`{program}` failed ({status}): {output}")]
+    ProgramFailed {
+        /// Its name.
+        program: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The end of what it said, made printable.
+        output: String,
+    },
+    /// This can not name a VM.
+    #[error("`{}` cannot name a VM: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit", console::printable(.0.as_bytes()))]
+    InvalidName(String),
+    /// There is a VM of this name already.
+    #[error("a VM named `{0}` exists already")]
+    Exists(String),
+    /// There is no VM of this name (any more).
+    #[error("there is no VM named `{0}`")]
+    NotFound(String),
+    /// A state file is not what was written there.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A state file was written by a later version.
+    #[error("{} has format {found}, and this banger knows formats up to {known}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// The latest format known here.
+        known: u32,
+    },
+    /// What was asked for needs a VM that is stopped.
+    #[error("the VM `{0}` is running")]
+    Running(String),
+    /// What was asked for needs a VM that is running.
+    #[error("the VM `{0}` is not running")]
+    NotRunning(String),
+    /// Another command works on the VM, and did not finish in time.
+    #[error("another command has been working on the VM `{0}` for too long")]
+    Busy(String),
+    /// The agent's binary can not be an `/init`.
+    #[error("{} cannot be the guest's agent: {reason}", path.display())]
+    NotStatic {
+        /// The binary.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The VM did not come up.
+    #[error("the VM `{name}` did not start: {}", failure.message)]
+    Boot {
+        /// The VM.
+        name: String,
+        /// What its supervisor reports.
+        failure: Failure,
+    },
+    /// A running VM's supervisor refused, or could not do, what it was asked.
+    #[error("the VM `{name}`: {}", failure.message)]
+    Refused {
+        /// The VM.
+        name: String,
+        /// What its supervisor reports.
+        failure: Failure,
+    },
+    /// A running VM's supervisor did not answer as it should.
+    #[error("the supervisor of the VM `{name}` does not answer: {reason}")]
+    Supervisor {
+        /// The VM.
+        name: String,
+        /// What happened instead.
+        reason: String,
+    },
+}
+
+/// A supervisor's account of what went wrong, as it crosses the process boundary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Failure {
+    /// What was tried and what went wrong.
+    pub message: String,
+    /// What to do next.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// The last lines of the guest's console, made printable.
+    #[serde(default)]
+    pub console_tail: Vec<String>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Failure { message: message.into(), ..Failure::default() }
+    }
+
+    /// The same with what to do next.
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure { message: error.to_string(), hint: error.hint(), console_tail: Vec::new() }
+    }
+}
+
+impl Error {
+    /// What to do next, if there is something to say.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Io { source, path, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("free some disk space and run it again".into())
+                }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Some(format!("banger keeps its state there: make {} writable for you", path.display()))
+                }
+                _ => None,
+            },
+            Error::ProgramMissing { package, .. } => Some(format!("install the package `{package}`")),
+            Error::Exists(_) | Error::InvalidName(_) => Some("choose another name".into()),
+            Error::Damaged { .. } => Some("delete this VM; the next command makes a new one".into()),
+            Error::Newer { .. } => Some("use the newer banger that made it, or delete this VM".into()),
+            Error::Running(_) => Some("stop it first".into()),
+            Error::Busy(_) => Some("wait for the other command, or end it".into()),
+            Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
+            Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),
+            Error::Boot { failure, .. } | Error::Refused { failure, .. } => failure.hint.clone(),
+            Error::ProgramFailed { .. } | Error::NotFound(_) | Error::NotRunning(_) => None,
+        }
+    }
+
+    /// The last lines of the guest's console, made printable, where they help to understand the error.
+    pub fn console_tail(&self) -> &[String] {
+        match self {
+            Error::Boot { failure, .. } | Error::Refused { failure, .. } => &failure.console_tail,
+            _ => &[],
+        }
+    }
+}
+
+/// Says on what an I/O operation failed.
+pub(crate) trait IoContext<T> {
+    /// `action` is a verb: "cannot `action` `path`: …".
+    fn at(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io { action, path: path.to_owned(), source })
+    }
+}
+
+impl<T> IoContext<T> for nix::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(io::Error::from).at(action, path)
+    }
+}

@@ -1,0 +1,105 @@
+//! Files that must be whole or absent, whenever the power goes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::{Error, IoContext, Result};
+
+/// No state file is longer, in bytes.
+const MAX_STATE: u64 = 1 << 20;
+
+/// Writes `bytes` beside `path`, and puts them in its place when they are on the disk.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", random_hex(4)));
+    let beside = Path::new(&beside);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(beside, path)
+    };
+    write().inspect_err(|_| _ = fs::remove_file(beside)).at("write", path)?;
+    sync_folder(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Makes renames in `folder` last.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).at("sync", folder)
+}
+
+/// Makes a folder for this user alone, and those above it.
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create", path)
+}
+
+/// Removes a file that may not exist.
+pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("remove", path),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a state file.
+pub(crate) fn write_json<T: Serialize>(path: &Path, state: &T) -> Result<()> {
+    replace(path, &serde_json::to_vec_pretty(state).expect("state types have a JSON form"))
+}
+
+/// Reads a state file of a format up to `known`.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, known: u32) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Format {
+        format_version: u64,
+    }
+    let mut json = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_STATE + 1).read_to_end(&mut json)).at("read", path)?;
+    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+    if json.len() as u64 > MAX_STATE {
+        return Err(damaged(format!("longer than {MAX_STATE} bytes")));
+    }
+    let format: Format = serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;
+    if format.format_version > u64::from(known) {
+        return Err(Error::Newer { path: path.to_owned(), found: format.format_version, known });
+    }
+    serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))
+}
+
+/// Opens, or makes, a file that exists to be locked.
+pub(crate) fn open_lock(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).at("open", path)
+}
+
+/// Takes a lock within `patience`; false if somebody else kept it all that time.
+pub(crate) fn lock_within(lock: &File, path: &Path, patience: Duration) -> Result<bool> {
+    let start = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(fs::TryLockError::Error(error)) => return Err(error).at("lock", path),
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() >= patience => return Ok(false),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// Whether `file` is what is at `path` now: a lock's file may have been renamed away while one waited for it.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// This many random bytes, in hexadecimal.
+pub(crate) fn random_hex(bytes: usize) -> String {
+    let mut random = vec![0; bytes];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).expect("the kernel has random bytes");
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,143 @@
+//! Starting a supervisor, and following what it reports.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Failure, IoContext, Result};
+use crate::kvm::{Accelerator, AcceleratorChoice};
+use crate::program::Programs;
+use crate::wire::AgentInfo;
+
+/// No report is longer, in bytes.
+const MAX_REPORT: u64 = 64 << 10;
+
+/// What a VM is started with, besides what its record says.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// The binary `banger-vmm`.
+    pub supervisor: PathBuf,
+    /// The kernel, as QEMU's `-kernel` takes it.
+    pub kernel: PathBuf,
+    /// What [`crate::initramfs::ensure`] made.
+    pub initramfs: PathBuf,
+    /// The image: an ext4 file system, never written.
+    pub base: PathBuf,
+    /// The kernel's modules: an ext4 file system, never written.
+    pub modules: Option<PathBuf>,
+    /// What is to run the guest's instructions.
+    pub accelerator: AcceleratorChoice,
+    /// How long the guest may take until its agent answers; None for 120 s under TCG and 30 s under KVM.
+    pub boot_timeout: Option<Duration>,
+}
+
+/// What happens while a VM starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum StartEvent {
+    /// The VMM starts.
+    Booting {
+        /// The VMM's name.
+        backend: String,
+        /// What runs the guest's instructions.
+        accelerator: Accelerator,
+        /// Why it is not the fast one, if it is not and nobody asked for that.
+        fallback: Option<String>,
+    },
+    /// The agent answers: the VM is started. The last event of a start that succeeds.
+    Ready(Running),
+    /// The last event of a start that fails; [`crate::Vm::start`] returns it as its error.
+    Failed(Failure),
+}
+
+/// A VM that came up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The agent, as it introduced itself.
+    pub agent: AgentInfo,
+}
+
+/// What a supervisor is told on its standard input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) folder: PathBuf,
+    pub(crate) host: PathBuf,
+    pub(crate) qemu: PathBuf,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    pub(crate) base: PathBuf,
+    pub(crate) modules: Option<PathBuf>,
+    pub(crate) accelerator: AcceleratorChoice,
+    pub(crate) boot_timeout: Option<Duration>,
+}
+
+/// Spawns the supervisor of the VM in `folder` and follows it until the VM has started or failed to.
+pub(crate) fn start(
+    name: &str,
+    folder: &Path,
+    host: &Path,
+    programs: &Programs,
+    options: &StartOptions,
+    mut on_event: impl FnMut(StartEvent),
+) -> Result<Running> {
+    let launch = Launch {
+        folder: folder.to_owned(),
+        host: host.to_owned(),
+        qemu: programs.find("qemu-system-x86_64", "qemu-system-x86")?,
+        kernel: options.kernel.clone(),
+        initramfs: options.initramfs.clone(),
+        base: options.base.clone(),
+        modules: options.modules.clone(),
+        accelerator: options.accelerator,
+        boot_timeout: options.boot_timeout,
+    };
+    // A missing file is said here, by its name, and not by QEMU.
+    for file in [&launch.kernel, &launch.initramfs, &launch.base].into_iter().chain(&launch.modules) {
+        File::open(file).at("open", file)?;
+    }
+    let launch = serde_json::to_vec(&launch).map_err(|error| Error::Supervisor {
+        name: name.to_owned(),
+        reason: format!("cannot tell it what to start: {error}"),
+    })?;
+
+    let mut command = Command::new(&options.supervisor);
+    command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().at("run", &options.supervisor)?;
+    // The supervisor forks, so that it is nobody's child: what is waited for here is gone at once.
+    let (stdin, reports) = (child.stdin.take(), child.stdout.take());
+    let told = stdin.expect("was asked for").write_all(&launch);
+    child.wait().at("run", &options.supervisor)?;
+    told.at("run", &options.supervisor)?;
+
+    let mut reports = BufReader::new(reports.expect("was asked for"));
+    let fail = |failure| Err(Error::Boot { name: name.to_owned(), failure });
+    loop {
+        let mut line = Vec::new();
+        let read =
+            reports.by_ref().take(MAX_REPORT).read_until(b'\n', &mut line).at("read from", &options.supervisor)?;
+        if read == 0 {
+            return fail(
+                Failure::new("its supervisor died").with_hint("run it again; if it stays so, look at the system's log"),
+            );
+        }
+        let event: StartEvent = serde_json::from_slice(&line).map_err(|error| Error::Supervisor {
+            name: name.to_owned(),
+            reason: format!("it reports what is not understood: {error}"),
+        })?;
+        match event {
+            StartEvent::Failed(failure) => return fail(failure),
+            StartEvent::Ready(ref running) => {
+                let running = running.clone();
+                on_event(event);
+                return Ok(running);
+            }
+            StartEvent::Booting { .. } => on_event(event),
+        }
+    }
+}

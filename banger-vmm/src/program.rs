@@ -1,0 +1,29 @@
+//! Finding the host's programs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// Where to look for the host's programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    path: OsString,
+}
+
+impl Programs {
+    /// Looks in these folders, written as `PATH` is, and then in `/usr/sbin` and `/sbin`, which a user's `PATH` often lacks.
+    pub fn new(path: impl Into<OsString>) -> Self {
+        let mut path = path.into();
+        path.push(":/usr/sbin:/sbin");
+        Programs { path }
+    }
+
+    /// The program's path.
+    ///
+    /// # Errors
+    /// [`Error::ProgramMissing`], which names the Debian `package` to install.
+    pub(crate) fn find(&self, program: &'static str, package: &'static str) -> Result<PathBuf> {
+        which::which_in(program, Some(&self.path), "/").map_err(|_| Error::ProgramMissing { program, package })
+    }
+}

@@ -1,0 +1,129 @@
+//! What is written down about a VM: `vm.json`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::file;
+
+/// The format of `vm.json` that this version writes, and the latest that it reads.
+const FORMAT: u32 = 1;
+
+/// Everything that lasts about a VM but the contents of its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// The format of this record; [`VmRecord::new`] fills it in.
+    pub format_version: u32,
+    /// The VM's name: 1 to 64 of a-z, 0-9, `.`, `_`, `-`.
+    pub name: String,
+    /// What the VM is for. Its meaning is the caller's.
+    pub workspace: serde_json::Value,
+    /// The image's name.
+    pub image: String,
+    /// The kernel's name.
+    pub kernel: String,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Size of the disk as the guest sees it, in bytes.
+    pub disk_bytes: u64,
+    /// How the guest reaches other machines.
+    pub net: NetMode,
+    /// The guest's `/etc/machine-id`: 32 hexadecimal digits.
+    pub machine_id: String,
+    /// The guest's host name.
+    pub hostname: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// Whether the VM goes when its command ends, so that its disk need not survive a crash.
+    pub throwaway: bool,
+    /// When the VM counts as started.
+    pub ready: Ready,
+}
+
+/// How the guest reaches other machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetMode {
+    /// Through address translation in the VMM, without root.
+    #[default]
+    User,
+    /// Not at all: the guest has a loopback interface only.
+    None,
+}
+
+/// When a VM counts as started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ready {
+    /// When the agent answers.
+    #[default]
+    Agent,
+    /// When the image's init has finished booting.
+    System,
+}
+
+impl VmRecord {
+    /// A record of the current format with the defaults: 2 processors, 2 GiB of memory, a disk of 32 GiB, `user` networking.
+    pub fn new(name: &str, image: &str, kernel: &str, created: u64) -> Self {
+        VmRecord {
+            format_version: FORMAT,
+            name: name.to_owned(),
+            workspace: serde_json::Value::Null,
+            image: image.to_owned(),
+            kernel: kernel.to_owned(),
+            cpus: 2,
+            memory_mib: 2048,
+            disk_bytes: 32 << 30,
+            net: NetMode::default(),
+            machine_id: file::random_hex(16),
+            hostname: hostname(name),
+            created,
+            throwaway: false,
+            ready: Ready::default(),
+        }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`Error::Newer`] for one of a later version, [`Error::Damaged`] for what is none.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        file::read_json(path, FORMAT)
+    }
+
+    /// Writes the record beside `path`, then renames it into place.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        file::write_json(path, self)
+    }
+
+    /// What the kernel command line and the folder's name rely on, checked before a VM is made.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_name(&self.name)?;
+        let hostname_fits =
+            self.hostname.len() <= 63 && self.hostname.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let id_fits = self.machine_id.len() == 32 && self.machine_id.bytes().all(|b| b.is_ascii_hexdigit());
+        if !hostname_fits || self.hostname.is_empty() || !id_fits {
+            return Err(Error::InvalidName(self.hostname.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Lets only names pass that are harmless as a folder's name.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let valid = name.len() <= 64
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|b| plain(b) || b"._-".contains(&b));
+    if valid { Ok(()) } else { Err(Error::InvalidName(name.to_owned())) }
+}
+
+/// A VM's name as a host name: a label of RFC 1123.
+fn hostname(name: &str) -> String {
+    let label: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    let label = label.trim_matches('-');
+    if label.is_empty() { "banger".to_owned() } else { label.to_owned() }
+}

@@ -1,0 +1,102 @@
+//! What is known about a VM's supervisor while it lives.
+//!
+//! The lock is the truth, the file is information: one that lies beside a free lock tells of a supervisor that was killed.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, IoContext, Result};
+use crate::file;
+use crate::kvm::Accelerator;
+use crate::wire::AgentInfo;
+
+const LOCK: &str = "supervisor.lock";
+const FILE: &str = "run.json";
+const FORMAT: u32 = 1;
+
+/// `run.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunInfo {
+    pub(crate) format_version: u32,
+    /// The supervisor.
+    pub(crate) pid: i32,
+    /// Its start, in clock ticks since the host's boot, as `/proc/<pid>/stat` has it: pids are used again.
+    pub(crate) start_time: u64,
+    /// The host's boot that these belong to.
+    pub(crate) boot_id: String,
+    /// The VMM.
+    pub(crate) backend: String,
+    /// When the supervisor started, in seconds since 1970.
+    pub(crate) started: u64,
+    pub(crate) phase: Phase,
+}
+
+/// How far the VM is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub(crate) enum Phase {
+    Starting,
+    Running { accelerator: Accelerator, agent: AgentInfo },
+    Failed { reason: String },
+}
+
+impl RunInfo {
+    pub(crate) fn new(pid: i32, start_time: u64, boot_id: String, backend: &str, started: u64) -> Self {
+        let backend = backend.to_owned();
+        RunInfo { format_version: FORMAT, pid, start_time, boot_id, backend, started, phase: Phase::Starting }
+    }
+
+    /// None if there is no such file. One that is damaged counts as that of a supervisor that was killed.
+    pub(crate) fn read(vm: &Path) -> Result<Option<Self>> {
+        match file::read_json(&vm.join(FILE), FORMAT) {
+            Ok(info) => Ok(Some(info)),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn write(&self, vm: &Path) -> Result<()> {
+        file::write_json(&vm.join(FILE), self)
+    }
+
+    pub(crate) fn remove(vm: &Path) -> Result<()> {
+        file::remove_if_there(&vm.join(FILE))
+    }
+}
+
+/// The supervisor's claim on a VM, held for life. None if another one has it.
+pub(crate) fn supervise(vm: &Path) -> Result<Option<File>> {
+    let path = vm.join(LOCK);
+    let lock = file::open_lock(&path)?;
+    // A command that probes the lock holds it for an instant: that is no supervisor.
+    Ok(file::lock_within(&lock, &path, Duration::from_millis(500))?.then_some(lock))
+}
+
+/// Whether the VM has a supervisor that lives.
+pub(crate) fn is_supervised(vm: &Path) -> Result<bool> {
+    let path = vm.join(LOCK);
+    let lock = match File::open(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).at("open", &path),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(error)) => Err(error).at("lock", &path),
+    }
+}
+
+/// Waits for the supervisor to be gone.
+pub(crate) fn wait_until_unsupervised(name: &str, vm: &Path, patience: Duration) -> Result<()> {
+    let path = vm.join(LOCK);
+    if !vm.is_dir() || file::lock_within(&file::open_lock(&path)?, &path, patience)? {
+        return Ok(());
+    }
+    let reason = format!("it is still there {} s after its VM went down", patience.as_secs());
+    Err(Error::Supervisor { name: name.to_owned(), reason })
+}

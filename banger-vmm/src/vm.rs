@@ -1,0 +1,205 @@
+//! One VM, as a command sees it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::client::{self, Connection};
+use crate::console;
+use crate::error::{Error, IoContext, Result};
+use crate::file;
+use crate::kvm::Accelerator;
+use crate::launch::{self, Running, StartEvent, StartOptions};
+use crate::program::Programs;
+use crate::record::VmRecord;
+use crate::run::{self, Phase, RunInfo};
+use crate::store::StorePaths;
+use crate::wire::{AgentInfo, Request, Status};
+
+/// Held by the command that starts, changes or deletes a VM.
+pub(crate) const OPERATION_LOCK: &str = "operation.lock";
+/// A start may take this long, with a fallback from one accelerator to another, so others wait that long for the lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(300);
+/// What a supervisor needs to leave after its VMM is gone.
+const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A VM of a [`crate::VmStore`].
+#[derive(Clone, Debug)]
+pub struct Vm {
+    name: String,
+    folder: PathBuf,
+    host: PathBuf,
+    programs: Programs,
+}
+
+/// The right to start, change or delete a VM; given back when dropped.
+#[derive(Debug)]
+pub struct VmLock(#[expect(dead_code, reason = "closing the file is what unlocks it")] File);
+
+/// Where a VM is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmState {
+    /// Nothing of it runs.
+    Stopped {
+        /// Its supervisor was killed, or the host went down under it. The next start clears this.
+        crashed: bool,
+    },
+    /// It boots.
+    Starting,
+    /// Its agent answers.
+    Running {
+        /// What runs the guest's instructions.
+        accelerator: Accelerator,
+        /// The agent, as it introduced itself.
+        agent: AgentInfo,
+        /// The supervisor.
+        pid: i32,
+    },
+    /// It runs, and its agent is lost. All that can be done is to stop it.
+    Failed {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl Vm {
+    /// The record in a VM's folder.
+    pub(crate) const RECORD: &str = "vm.json";
+    /// The disk in a VM's folder.
+    pub(crate) const DISK: &str = "disk.ext4";
+
+    pub(crate) fn new(name: String, paths: &StorePaths, programs: Programs) -> Self {
+        Vm { folder: paths.vms.join(&name), name, host: paths.host.clone(), programs }
+    }
+
+    /// The VM's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The VM's folder. What others keep in it goes with the VM.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Reads what is written down about the VM.
+    ///
+    /// # Errors
+    /// [`Error::Newer`], [`Error::Damaged`], or the file system's refusal.
+    pub fn record(&self) -> Result<VmRecord> {
+        VmRecord::read(&self.folder.join(Self::RECORD))
+    }
+
+    /// Writes the record anew, for the next start. Disk size, name and identity are the disk's and stay what they are.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn set_record(&self, _lock: &VmLock, record: &VmRecord) -> Result<()> {
+        record.check()?;
+        record.write(&self.folder.join(Self::RECORD))
+    }
+
+    /// Waits for the right to start, change or delete the VM.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was deleted meanwhile, [`Error::Busy`] after five minutes.
+    pub fn lock(&self) -> Result<VmLock> {
+        if !self.folder.is_dir() {
+            return Err(Error::NotFound(self.name.clone()));
+        }
+        let path = self.folder.join(OPERATION_LOCK);
+        let lock = file::open_lock(&path)?;
+        if !file::lock_within(&lock, &path, LOCK_PATIENCE)? {
+            return Err(Error::Busy(self.name.clone()));
+        }
+        if file::is_at(&lock, &path) { Ok(VmLock(lock)) } else { Err(Error::NotFound(self.name.clone())) }
+    }
+
+    /// Where the VM is in its life: a lock is probed and a small file read, the supervisor is not asked.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn state(&self) -> Result<VmState> {
+        let alive = run::is_supervised(&self.folder)?;
+        let info = RunInfo::read(&self.folder)?;
+        Ok(match (alive, info) {
+            (false, info) => VmState::Stopped { crashed: info.is_some() },
+            (true, None) => VmState::Starting,
+            (true, Some(info)) => match info.phase {
+                Phase::Starting => VmState::Starting,
+                Phase::Running { accelerator, agent } => VmState::Running { accelerator, agent, pid: info.pid },
+                Phase::Failed { reason } => VmState::Failed { reason },
+            },
+        })
+    }
+
+    /// Starts the VM, and follows it until its agent answers. Who holds the lock also waits for the VM if it was starting already.
+    ///
+    /// The VM goes on to boot if the caller dies.
+    ///
+    /// # Errors
+    /// [`Error::Boot`] with the guest's last words, [`Error::ProgramMissing`] without QEMU, or the file system's refusal.
+    pub fn start(&self, _lock: &VmLock, options: &StartOptions, on_event: impl FnMut(StartEvent)) -> Result<Running> {
+        launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
+    }
+
+    /// A stream to the guest's agent: each carries one operation. Waits while the VM starts.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], or [`Error::Refused`] when the agent is lost.
+    pub fn connect_agent(&self) -> Result<UnixStream> {
+        Ok(self.connect()?.agent()?)
+    }
+
+    /// Asks the supervisor how the VM is.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], or [`Error::Supervisor`] if it does not answer.
+    pub fn status(&self) -> Result<Status> {
+        self.connect()?.ask(&Request::Status)
+    }
+
+    /// Shuts the VM down: in order, or by force when the time is up. Returns when nothing of it runs any more. Stopping
+    /// what is stopped is no error.
+    ///
+    /// # Errors
+    /// [`Error::Supervisor`] if it does not answer.
+    pub fn stop(&self, timeout: Duration) -> Result<()> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        match self.connect().and_then(|connection| connection.ask(&Request::Stop { timeout_ms })) {
+            Ok(()) | Err(Error::NotRunning(_)) => run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last lines of the guest's console, made printable.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn console_tail(&self, lines: usize) -> Result<Vec<String>> {
+        console::tail(&self.folder, lines)
+    }
+
+    /// What the VM's disk takes on the host, in bytes.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn disk_allocated(&self) -> Result<u64> {
+        let path = self.folder.join(Self::DISK);
+        Ok(fs::metadata(&path).at("read", &path)?.blocks() * 512)
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        match client::connect(&self.name, &self.folder) {
+            Err(Error::Io { source, .. })
+                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
+                Err(Error::NotRunning(self.name.clone()))
+            }
+            connection => connection,
+        }
+    }
+}
