@@ -62,6 +62,8 @@ pub enum Error {
         status: ExitStatus,
         /// The last lines that it wrote to its standard error.
         tail: Vec<String>,
+        /// What to do, if one of its lines told the cause.
+        hint: Option<String>,
     },
 
     /// A tree to make a file system of holds something that must not or cannot be in one.
@@ -97,7 +99,7 @@ impl Error {
             }
             Error::Unknown { nearest, .. } => nearest.as_ref().map(|name| format!("did you mean `{name}`?")),
             Error::MissingTool { package, .. } => Some(format!("install it: `sudo apt-get install {package}`")),
-            Error::ToolFailed { tail, .. } => tail.iter().rev().find_map(|line| hint_for(line)),
+            Error::ToolFailed { hint, .. } => hint.clone(),
             Error::Damaged { path, .. } => {
                 path.parent().map(|folder| format!("remove `{}`; the next run makes it anew", folder.display()))
             }
@@ -116,10 +118,10 @@ impl Error {
 }
 
 /// What a known complaint of `mmdebstrap`, `apt` or `mke2fs` calls for.
-fn hint_for(line: &str) -> Option<String> {
+pub(crate) fn hint_for(line: &str) -> Option<String> {
     const KNOWN: [(&str, &str); 6] = [
-        ("No space left on device", "free some disk space (also in /tmp)"),
-        ("Could not allocate block", "free some disk space (also in /tmp)"),
+        ("No space left on device", "free some disk space"),
+        ("Could not allocate block", "free some disk space"),
         ("Temporary failure resolving", "check the network: Debian's archive was not reachable"),
         ("Could not connect", "check the network: Debian's archive was not reachable"),
         ("is not valid yet", "check this machine's clock"),

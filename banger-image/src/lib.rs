@@ -18,6 +18,7 @@ mod kernel;
 mod manifest;
 mod mmdebstrap;
 mod name;
+mod namespace;
 mod progress;
 mod rootfs;
 mod shelf;

@@ -3,12 +3,12 @@
 use std::io::Read;
 use std::path::Path;
 
-use nix::unistd::geteuid;
 use serde::Deserialize;
 
 use crate::error::Result;
+use crate::namespace;
 use crate::progress::Progress;
-use crate::tool::{MMDEBSTRAP, NEWUIDMAP};
+use crate::tool::MMDEBSTRAP;
 
 /// How to make a tree of Debian packages: the arguments of `mmdebstrap`, as data.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,30 +30,24 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// Builds the tree and lets `consume` read it as a tar stream.
-    ///
-    /// Root's temporary files go below `scratch`. Those of other users cannot: the sub-ids that they
-    /// build with may not enter a private folder.
+    /// Builds the tree below the folder `scratch`, and lets `consume` read it as a tar stream.
     pub(crate) fn run<T>(
         &self,
         scratch: &Path,
         progress: &dyn Progress,
         consume: impl FnOnce(&mut dyn Read) -> Result<T>,
     ) -> Result<T> {
-        let root = geteuid().is_root();
-        if !root {
-            NEWUIDMAP.require()?;
-        }
+        MMDEBSTRAP.require()?;
+        let wrapper = namespace::wrapper(scratch)?;
         let mut narrator = Narrator::new(progress);
-        let temp_dir = root.then_some(scratch);
-        MMDEBSTRAP.stream(&self.arguments(root), temp_dir, |line| narrator.line(line), consume)
+        MMDEBSTRAP.stream(&wrapper, &self.arguments(), |line| narrator.line(line), consume)
     }
 
-    fn arguments(&self, root: bool) -> Vec<String> {
+    fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![
             "--verbose".to_owned(),
             "--format=tar".to_owned(),
-            format!("--mode={}", if root { "root" } else { "unshare" }),
+            "--mode=root".to_owned(),
             format!("--variant={}", self.variant),
             format!("--include={}", self.packages.join(",")),
         ];

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use crate::error::Result;
+use crate::namespace;
 use crate::progress::Progress;
 
 /// See the module.
@@ -104,8 +105,10 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
 /// Removes a tree if it is there.
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A killed build leaves folders of the user's subordinate ids.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => namespace::remove_tree(path),
+        removed => Ok(removed?),
     }
 }
 

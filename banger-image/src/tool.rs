@@ -1,28 +1,26 @@
 //! Programs of the host that a build runs. None outlives the build, however that ends.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpid, getppid};
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 
 /// How many lines of a program's standard error are kept for an error message.
 const TAIL_LINES: usize = 30;
 
+/// Longest line that an error message repeats in full, in bytes.
+const SHOWN_LINE: usize = 300;
+
 /// Longest line of standard error that is looked at, in bytes; a longer one is cut into several.
 const MAX_LINE: u64 = 4096;
-
-/// How long a program may take to clean up after SIGTERM.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// A program and the Debian package that has it.
 #[derive(Debug, Clone, Copy)]
@@ -35,66 +33,68 @@ pub(crate) const DEBUGFS: Tool = Tool { name: "debugfs", package: "e2fsprogs" };
 pub(crate) const MKE2FS: Tool = Tool { name: "mke2fs", package: "e2fsprogs" };
 pub(crate) const MMDEBSTRAP: Tool = Tool { name: "mmdebstrap", package: "mmdebstrap" };
 pub(crate) const NEWUIDMAP: Tool = Tool { name: "newuidmap", package: "uidmap" };
+pub(crate) const UNSHARE: Tool = Tool { name: "unshare", package: "util-linux" };
 
 impl Tool {
+    /// Makes sure that the tool is there.
+    pub(crate) fn require(self) -> Result<()> {
+        self.spawn::<&OsStr>(&[], &[]).map(drop)
+    }
+
     /// Runs the tool to its end and returns the lines of its standard error.
     pub(crate) fn run<A: AsRef<OsStr>>(self, args: &[A]) -> Result<Vec<String>> {
         let mut lines = Vec::new();
-        self.stream(args, None, |line| lines.push(line.to_owned()), |_| Ok(()))?;
+        self.stream(&[], args, |line| lines.push(line.to_owned()), |_| Ok(()))?;
         Ok(lines)
     }
 
     /// Runs the tool, lets `consume` read its standard output and `on_line` its standard error.
     ///
-    /// `temp_dir` is where the tool keeps its own temporary files; it decides itself if `None`.
+    /// `wrapper` is a command that is given the tool's to run, such as `env` with its arguments; it may be empty.
+    /// When `consume` gives up, the tool is killed: nothing is asked of it, since all that it made is ours to remove.
     /// A failure of the tool comes before one of `consume` that is only its consequence.
     pub(crate) fn stream<A: AsRef<OsStr>, T>(
         self,
+        wrapper: &[OsString],
         args: &[A],
-        temp_dir: Option<&Path>,
-        mut on_line: impl FnMut(&str) + Send,
+        on_line: impl FnMut(&str) + Send,
         consume: impl FnOnce(&mut dyn Read) -> Result<T>,
     ) -> Result<T> {
-        let mut running = self.spawn(args, temp_dir)?;
+        let mut running = self.spawn(wrapper, args)?;
         let (Some(stdout), Some(stderr)) = (running.0.stdout.take(), running.0.stderr.take()) else {
             return Err(io::Error::other(format!("`{}` has no pipes", self.name)).into());
         };
         thread::scope(|scope| {
-            let tail = scope.spawn(move || read_lines(stderr, &mut on_line));
+            let complaints = scope.spawn(|| Complaints::read(stderr, on_line));
             let mut stdout = EndNoting { inner: stdout, ended: false };
             let consumed = consume(&mut stdout);
-            let status = match &consumed {
-                Err(_) if !stdout.ended => {
-                    running.terminate();
-                    None
-                }
-                _ => {
-                    io::copy(&mut stdout, &mut io::sink())?;
-                    Some(running.0.wait()?)
-                }
-            };
-            let tail = tail.join().unwrap_or_default();
-            match status {
-                Some(status) if !status.success() => Err(Error::ToolFailed { tool: self.name, status, tail }),
-                _ => consumed,
+            if consumed.is_err() && !stdout.ended {
+                running.kill();
+                return consumed;
             }
+            io::copy(&mut stdout, &mut io::sink())?;
+            let status = running.0.wait()?;
+            if status.success() {
+                return consumed;
+            }
+            let Complaints { tail, hint } = complaints.join().unwrap_or_default();
+            Err(Error::ToolFailed { tool: self.name, status, tail: tail.into(), hint })
         })
     }
 
-    /// Makes sure that the tool is there.
-    pub(crate) fn require(self) -> Result<()> {
-        self.spawn::<&OsStr>(&[], None).map(drop)
-    }
-
-    fn spawn<A: AsRef<OsStr>>(self, args: &[A], temp_dir: Option<&Path>) -> Result<Running> {
-        // An ordinary user of Debian has no sbin folder on the PATH, and e2fsprogs lives there.
-        let places = [self.name.to_owned(), format!("/usr/sbin/{}", self.name), format!("/sbin/{}", self.name)];
-        for place in &places {
-            let mut command = Command::new(place);
+    fn spawn<A: AsRef<OsStr>>(self, wrapper: &[OsString], args: &[A]) -> Result<Running> {
+        let mut commands = Vec::new();
+        if let [wrapper, wrapper_args @ ..] = wrapper {
+            let mut command = Command::new(wrapper);
+            command.args(wrapper_args).arg(self.name);
+            commands.push(command);
+        } else {
+            // An ordinary user of Debian has no sbin folder on the PATH, and e2fsprogs lives there.
+            let places = [self.name.to_owned(), format!("/usr/sbin/{}", self.name), format!("/sbin/{}", self.name)];
+            commands.extend(places.map(Command::new));
+        }
+        for mut command in commands {
             command.args(args).env("LC_ALL", "C.UTF-8");
-            if let Some(temp_dir) = temp_dir {
-                command.env("TMPDIR", temp_dir);
-            }
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             // A group of its own: a Ctrl-C is for us, and what the tool has started ends with it.
             command.process_group(0);
@@ -105,7 +105,7 @@ impl Tool {
                 Ok(child) => return Ok(Running(child)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    return Err(io::Error::new(error.kind(), format!("cannot run `{place}`: {error}")).into());
+                    return Err(io::Error::new(error.kind(), format!("cannot run `{}`: {error}", self.name)).into());
                 }
             }
         }
@@ -113,9 +113,9 @@ impl Tool {
     }
 }
 
-/// Asks the kernel for a SIGTERM when `parent` is gone, however it went.
+/// Asks the kernel for a SIGKILL when `parent` is gone, however it went.
 fn die_with(parent: Pid) -> io::Result<()> {
-    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 
@@ -123,16 +123,10 @@ fn die_with(parent: Pid) -> io::Result<()> {
 struct Running(Child);
 
 impl Running {
-    /// Ends the child and its process group: politely, so that it can remove what it made, then for sure.
-    fn terminate(&mut self) {
-        let group = Pid::from_raw(self.0.id().cast_signed());
-        // Each of these fails only when there is nobody left to signal.
-        let _ = killpg(group, Signal::SIGTERM);
-        let deadline = Instant::now() + GRACE;
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = killpg(group, Signal::SIGKILL);
+    /// Ends the child and its process group.
+    fn kill(&mut self) {
+        // Both fail only when there is nobody left to kill.
+        let _ = killpg(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGKILL);
         let _ = self.0.wait();
     }
 }
@@ -140,7 +134,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
-            self.terminate();
+            self.kill();
         }
     }
 }
@@ -159,21 +153,36 @@ impl<R: Read> Read for EndNoting<R> {
     }
 }
 
-/// Hands each line to `on_line`, free of control characters, and returns the last ones.
-fn read_lines(stderr: ChildStderr, on_line: &mut impl FnMut(&str)) -> Vec<String> {
-    let mut reader = BufReader::new(stderr);
-    let mut tail = VecDeque::with_capacity(TAIL_LINES);
-    let mut line = Vec::new();
-    while let Ok(1..) = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-        let text = String::from_utf8_lossy(&line).replace(char::is_control, "");
-        on_line(&text);
-        if tail.len() == TAIL_LINES {
-            tail.pop_front();
+/// What a tool wrote to its standard error: the end of it, and what to do about the first line that tells.
+#[derive(Default)]
+struct Complaints {
+    tail: VecDeque<String>,
+    hint: Option<String>,
+}
+
+impl Complaints {
+    /// Reads all, and hands each line to `on_line`, free of control characters.
+    fn read(stderr: ChildStderr, mut on_line: impl FnMut(&str)) -> Complaints {
+        let mut reader = BufReader::new(stderr);
+        let mut complaints = Complaints::default();
+        let mut line = Vec::new();
+        while let Ok(1..) = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+            let mut text = String::from_utf8_lossy(&line).replace(char::is_control, "");
+            line.clear();
+            on_line(&text);
+            complaints.hint = complaints.hint.or_else(|| error::hint_for(&text));
+            if complaints.tail.len() == TAIL_LINES {
+                complaints.tail.pop_front();
+            }
+            // apt and dpkg are called with thousands of file names, which they like to repeat.
+            if text.len() > SHOWN_LINE {
+                text.truncate(text.floor_char_boundary(SHOWN_LINE));
+                text.push('…');
+            }
+            complaints.tail.push_back(text);
         }
-        tail.push_back(text);
-        line.clear();
+        complaints
     }
-    tail.into()
 }
 
 #[cfg(test)]
@@ -192,6 +201,14 @@ mod tests {
     }
 
     #[test]
+    fn a_known_cause_gives_a_hint_however_early_it_was_said() {
+        let script = "echo 'tar: No space left on device' >&2; seq 100 >&2; printf '%01000d\\n' 0 >&2; exit 1";
+        let error = SH.run(&["-c", script]).unwrap_err();
+        assert!(error.hint().unwrap().contains("disk space"));
+        assert!(error.to_string().lines().all(|line| line.len() < 350), "{error}");
+    }
+
+    #[test]
     fn a_missing_tool_names_its_package() {
         let missing = Tool { name: "banger-no-such-tool", package: "nothing" };
         let error = missing.require().unwrap_err();
@@ -204,7 +221,7 @@ mod tests {
             io::copy(reader, &mut io::sink())?;
             Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
         };
-        let error = SH.stream(&["-c", "exit 1"], None, |_| (), eof).unwrap_err();
+        let error = SH.stream(&[], &["-c", "exit 1"], |_| (), eof).unwrap_err();
         assert!(matches!(error, Error::ToolFailed { .. }), "{error}");
     }
 
@@ -216,7 +233,7 @@ mod tests {
             reader.read_exact(&mut [0])?;
             Err(io::Error::from(io::ErrorKind::StorageFull).into())
         };
-        let error = SH.stream(&["-c", &script], None, |_| (), give_up).unwrap_err();
+        let error = SH.stream(&[], &["-c", &script], |_| (), give_up).unwrap_err();
         assert!(error.hint().unwrap().contains("disk space"));
         let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap();
         // The orphan is reaped by somebody else, so it may be a zombie for a moment, but it runs no more.

@@ -55,7 +55,7 @@ pub(crate) fn write(tree: &Tree, output: &Path, scratch: &Path) -> Result<()> {
         Ok(())
     } else {
         // debugfs ends with 0 whatever happened to its commands.
-        Err(Error::ToolFailed { tool: "debugfs", status: ExitStatus::default(), tail: complaints })
+        Err(Error::ToolFailed { tool: "debugfs", status: ExitStatus::default(), tail: complaints, hint: None })
     }
 }
 
