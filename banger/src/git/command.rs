@@ -1,0 +1,43 @@
+//! The one place where the `git` binary is run, for what gix cannot do.
+
+use std::process::{Command, Stdio};
+
+use super::{GitError, Repository, Result};
+
+impl Repository {
+    /// Runs `git` on this repository and returns its standard output.
+    ///
+    /// The environment is made from nothing, so no `GIT_*` variable leaks in, and what a repository's
+    /// configuration could have executed is turned off.
+    pub(crate) fn git(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let failed = |reason: String| GitError::Command {
+            arguments: arguments.join(" "),
+            git_dir: self.git_dir.clone(),
+            reason,
+        };
+        let mut command = Command::new("git");
+        command
+            .env_clear()
+            .envs(self.host.path.iter().map(|path| ("PATH", path)))
+            .envs(self.host.home.iter().map(|home| ("HOME", home)))
+            .envs(self.host.xdg_config_home.iter().map(|folder| ("XDG_CONFIG_HOME", folder)))
+            .env("LC_ALL", "C")
+            .env("GIT_OPTIONAL_LOCKS", "0")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_NO_LAZY_FETCH", "1")
+            .args(["--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"])
+            .arg("--git-dir")
+            .arg(&self.git_dir)
+            .arg("--work-tree")
+            .arg(&self.worktree)
+            .args(arguments)
+            .current_dir(&self.worktree)
+            .stdin(Stdio::null());
+        let output = command.output().map_err(|error| failed(error.to_string()))?;
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
+    }
+}

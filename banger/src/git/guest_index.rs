@@ -1,6 +1,12 @@
 //! The guest's `.git/index`: the host's, with the guest's stat data.
 
-use super::{Entry, Listing, Repository, Result};
+use std::time::SystemTime;
+
+use gix::index::entry::{Flags, Mode, Stage};
+use gix::index::{self, File, State, decode, write};
+
+use super::index::Index;
+use super::{Entry, EntryKind, GitError, Listing, Repository, Result};
 
 /// What `stat` says in the guest about a file whose content came from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,16 +43,92 @@ impl Repository {
         listing: &Listing,
         stat_of: &dyn Fn(&Entry) -> Option<GuestStat>,
     ) -> Result<Option<GuestIndex>> {
-        todo!()
+        let Some(Index { mut state, mtime_ns }) = self.index()? else { return Ok(None) };
+        let empty_blob = gix::ObjectId::empty_blob(self.format.object_hash);
+        for (entry, path) in state.entries_mut_with_paths() {
+            let path = self.path.join(path);
+            let found = listing.entries.binary_search_by(|listed| listed.path.cmp(&path));
+            let host = found.ok().map(|position| &listing.entries[position]);
+            let clean = host.filter(|host| is_clean(entry, host, mtime_ns, &empty_blob));
+            // All zero is how git itself marks an entry whose stat proves nothing.
+            entry.stat = clean.and_then(stat_of).map(stat).unwrap_or_default();
+        }
+        let options = write::Options {
+            extensions: write::Extensions::Given { tree_cache: true, end_of_index_entry: false },
+            skip_hash: false,
+        };
+        let mut bytes = Vec::new();
+        File::from_state(state, "").write_to(&mut bytes, options).map_err(|error| self.malformed(error))?;
+        Ok(Some(GuestIndex { bytes, mtime_ns }))
+    }
+
+    /// A digest of an index of this repository, or of its twin, by its entries (path, mode, object,
+    /// stage, flags), whatever its stat data, version and extensions: equal digests mean that the same
+    /// is staged. The bytes may be hostile.
+    ///
+    /// # Errors
+    /// Bytes that are not an index, or are only the difference to a shared one.
+    pub fn index_digest(&self, bytes: &[u8]) -> Result<[u8; 32]> {
+        let options = decode::Options {
+            thread_limit: Some(1),
+            // An entry takes more memory decoded than encoded, but not without bound.
+            alloc_limit_bytes: Some(bytes.len().saturating_mul(4).saturating_add(1 << 20)),
+            ..Default::default()
+        };
+        let epoch = SystemTime::UNIX_EPOCH.into();
+        let (state, _) = State::from_bytes(bytes, epoch, self.format.object_hash, options)
+            .map_err(|error| self.malformed(error))?;
+        if state.link().is_some() {
+            return Err(GitError::malformed("the index", &self.git_dir, "it is split"));
+        }
+        let mut digest = blake3::Hasher::new();
+        for entry in state.entries() {
+            let path = entry.path(&state);
+            digest.update(&(path.len() as u64).to_le_bytes());
+            digest.update(path);
+            digest.update(&entry.mode.bits().to_le_bytes());
+            digest.update(entry.id.as_slice());
+            let meaningful = Flags::STAGE_MASK | Flags::ASSUME_VALID | Flags::INTENT_TO_ADD | Flags::SKIP_WORKTREE;
+            digest.update(&(entry.flags & meaningful).bits().to_le_bytes());
+        }
+        Ok(digest.finalize().into())
+    }
+
+    fn malformed(&self, error: gix::Error) -> GitError {
+        GitError::malformed("the index", self.git_dir.join("index"), format!("{error:#}"))
     }
 }
 
-/// A digest of an index by its entries (path, mode, object, stage, flags), whatever its stat data,
-/// version and extensions: two indexes with equal digests have the same content staged.
-/// The bytes may be hostile. The object hash is that of the repository.
-///
-/// # Errors
-/// Bytes that are not an index.
-pub fn index_digest(bytes: &[u8], sha256: bool) -> Result<[u8; 32]> {
-    todo!()
+/// Whether the content that was listed is the one that was staged, by stat alone. This is git's rule,
+/// only stricter: nanoseconds and change times always count, and so do times that are not before the
+/// index's own ("racy git"), within whose tick the file may have changed unseen.
+fn is_clean(staged: &index::Entry, host: &Entry, index_mtime_ns: i64, empty_blob: &gix::oid) -> bool {
+    let same_kind = match staged.mode {
+        Mode::FILE | Mode::FILE_EXECUTABLE => host.kind == EntryKind::File,
+        Mode::SYMLINK => host.kind == EntryKind::Symlink,
+        _ => false,
+    };
+    let time = |time: index::entry::stat::Time, ns: i64| {
+        time.secs == ns.div_euclid(1_000_000_000) as u32
+            && i64::from(time.nsecs) == ns.rem_euclid(1_000_000_000)
+    };
+    same_kind
+        && staged.stage() == Stage::Unconflicted
+        && !staged.flags.contains(Flags::INTENT_TO_ADD)
+        && time(staged.stat.mtime, host.mtime_ns)
+        && time(staged.stat.ctime, host.ctime_ns)
+        && staged.stat.size == host.size as u32
+        && staged.stat.ino == host.inode as u32
+        // A size of zero is also git's mark for "compare the content".
+        && (staged.stat.size != 0 || staged.id == empty_blob)
+        && host.mtime_ns < index_mtime_ns
+        && host.ctime_ns < index_mtime_ns
+}
+
+fn stat(guest: GuestStat) -> index::entry::Stat {
+    index::entry::Stat {
+        mtime: index::entry::stat::Time { secs: guest.mtime_s as u32, nsecs: guest.mtime_ns },
+        size: guest.size as u32,
+        ..Default::default()
+    }
 }

@@ -26,7 +26,7 @@ impl Repository {
         let mtime = file.timestamp();
         let mtime_ns = super::list::nanoseconds(mtime.unix_seconds(), i64::from(mtime.nanoseconds()));
         let (state, _) = file.into_parts();
-        let state = if state.entries().iter().any(|entry| entry.mode == Mode::DIR) {
+        let state = if state.is_sparse() || state.entries().iter().any(|entry| entry.mode == Mode::DIR) {
             self.expand(&state)?
         } else {
             state

@@ -37,7 +37,7 @@ mod walk;
 pub use discover::{Identity, Workspace};
 pub use error::GitError;
 pub use fingerprint::Fingerprint;
-pub use guest_index::{GuestIndex, GuestStat, index_digest};
+pub use guest_index::{GuestIndex, GuestStat};
 pub use host::Host;
 pub use list::{Entry, EntryKind, Listing, Warning, list};
 pub use objects::ObjectFile;

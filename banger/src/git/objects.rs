@@ -1,8 +1,14 @@
 //! The files that hold a repository's objects.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use super::{Repository, Result};
+use super::state::read_capped;
+use super::walk::is_absence;
+use super::{GitError, Repository, Result};
 
 /// One file below `objects/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +28,112 @@ impl Repository {
     /// # Errors
     /// An object folder that cannot be read.
     pub fn object_files(&self) -> Result<Vec<ObjectFile>> {
-        todo!()
+        let folders = self.object_folders()?;
+        let mut files = Vec::new();
+        let mut known = BTreeSet::new();
+        for folder in &folders {
+            add_packs(folder, &mut known, &mut files)?;
+        }
+        for folder in &folders {
+            self.add_loose(folder, &mut known, &mut files)?;
+        }
+        Ok(files)
     }
+
+    /// The repository's own object folder, then its alternates, each once.
+    pub(crate) fn object_folders(&self) -> Result<Vec<PathBuf>> {
+        let mut folders: Vec<PathBuf> = Vec::new();
+        let mut pending = vec![self.common_dir.join("objects")];
+        while let Some(folder) = pending.pop() {
+            // git passes over an alternate that is gone, and so over cycles.
+            let Ok(folder) = fs::canonicalize(folder) else { continue };
+            if folders.contains(&folder) {
+                continue;
+            }
+            let listed = read_capped(&folder.join("info/alternates"), 1 << 20)?.unwrap_or_default();
+            let lines = listed.split(|byte| *byte == b'\n');
+            let named = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"));
+            pending.extend(named.filter_map(|line| Some(folder.join(alternate_path(line)?))));
+            folders.push(folder);
+        }
+        Ok(folders)
+    }
+
+    /// Loose objects of folders `00` to `ff`; other names (`tmp_obj_*`) are unfinished.
+    fn add_loose(&self, folder: &Path, known: &mut BTreeSet<String>, files: &mut Vec<ObjectFile>) -> Result<()> {
+        let rest = self.format.object_hash.len_in_hex() - 2;
+        for first in 0..=u8::MAX {
+            let first = format!("{first:02x}");
+            for (name, path) in children(&folder.join(&first))? {
+                if is_hex(&name, rest) {
+                    add(format!("{first}/{name}"), path, known, files)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A path starting with a quote is quoted as in C; see gitrepository-layout(5), `objects/info/alternates`.
+fn alternate_path(line: &[u8]) -> Option<PathBuf> {
+    if line.starts_with(b"\"") {
+        let (path, _) = gix::quote::ansi_c::undo(gix::bstr::BStr::new(line)).ok()?;
+        return Some(PathBuf::from(OsStr::from_bytes(&path)));
+    }
+    Some(PathBuf::from(OsStr::from_bytes(line)))
+}
+
+fn add_packs(folder: &Path, known: &mut BTreeSet<String>, files: &mut Vec<ObjectFile>) -> Result<()> {
+    let folder = folder.join("pack");
+    let names: BTreeSet<String> = children(&folder)?.into_iter().map(|(name, _)| name).collect();
+    for index in &names {
+        let Some(stem) = index.strip_suffix(".idx") else { continue };
+        let is_pack = stem.strip_prefix("pack-").is_some_and(|hash| is_hex(hash, hash.len().max(40)));
+        if !is_pack || !names.contains(&format!("{stem}.pack")) {
+            continue;
+        }
+        for suffix in [".promisor", ".pack", ".idx"] {
+            let name = format!("{stem}{suffix}");
+            if names.contains(&name) {
+                add(format!("pack/{name}"), folder.join(&name), known, files)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add(name: String, path: PathBuf, known: &mut BTreeSet<String>, files: &mut Vec<ObjectFile>) -> Result<()> {
+    let size = match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        Ok(_) => return Ok(()),
+        Err(error) if is_absence(&error) => return Ok(()),
+        Err(error) => return Err(GitError::io("look at", path, error)),
+    };
+    if known.insert(name.clone()) {
+        files.push(ObjectFile { name, path, size });
+    }
+    Ok(())
+}
+
+/// Names (those that are not UTF-8 are not git's) and paths of a folder, which may be absent.
+fn children(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let failed = |error| GitError::io("list", folder, error);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if is_absence(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut children = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if let Ok(name) = entry.file_name().into_string() {
+            children.push((name, entry.path()));
+        }
+    }
+    children.sort_unstable();
+    Ok(children)
+}
+
+fn is_hex(name: &str, length: usize) -> bool {
+    name.len() == length && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }

@@ -1,0 +1,155 @@
+//! `HEAD` and the refs. Stored in files they are few lines to read, and are read here byte for byte;
+//! reftables are asked of `git`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::state::read_capped;
+use super::walk::is_absence;
+use super::{GitError, Repository, Result};
+
+/// Full name to value: an object id in hexadecimal, or `ref: <name>`.
+pub(crate) type Refs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Each worktree has its own of these; see gitrepository-layout(5).
+const PRIVATE: [&str; 3] = ["refs/bisect", "refs/worktree", "refs/rewritten"];
+
+/// Folders below `refs/` that are followed.
+const MAX_DEPTH: usize = 32;
+
+/// `HEAD`, every ref, and pseudo-refs such as `ORIG_HEAD` that are not files of their own.
+#[derive(Default)]
+pub(crate) struct RefStore {
+    pub(crate) head: Vec<u8>,
+    pub(crate) refs: Refs,
+    pub(crate) pseudo: Refs,
+}
+
+impl Repository {
+    pub(crate) fn ref_store(&self) -> Result<RefStore> {
+        if self.format.reftable { self.ref_store_of_git() } else { self.ref_store_of_files() }
+    }
+
+    fn ref_store_of_files(&self) -> Result<RefStore> {
+        let mut refs = self.packed_refs()?;
+        add_loose(&self.common_dir, "refs", &mut refs)?;
+        if self.common_dir != self.git_dir {
+            refs.retain(|name, _| !PRIVATE.iter().any(|folder| is_below(name, folder)));
+            for folder in PRIVATE {
+                add_loose(&self.git_dir, folder, &mut refs)?;
+            }
+        }
+        let path = self.git_dir.join("HEAD");
+        let head = read_ref(&path).map_err(|error| GitError::io("read", &path, error))?;
+        let mut head = head.ok_or_else(|| GitError::malformed("HEAD", path, "it names neither a ref nor an object"))?;
+        head.push(b'\n');
+        Ok(RefStore { head, refs, pseudo: Refs::new() })
+    }
+
+    fn packed_refs(&self) -> Result<Refs> {
+        let Some(content) = read_capped(&self.common_dir.join("packed-refs"), 1 << 30)? else {
+            return Ok(Refs::new());
+        };
+        let lines = content.split(|byte| *byte == b'\n');
+        Ok(lines
+            .filter_map(|line| {
+                let space = line.iter().position(|byte| *byte == b' ')?;
+                let (id, name) = (&line[..space], line[space + 1..].trim_ascii_end());
+                (is_id(id) && is_name(name)).then(|| (name.to_vec(), id.to_vec()))
+            })
+            .collect())
+    }
+
+    fn ref_store_of_git(&self) -> Result<RefStore> {
+        let format = "--format=%(objectname) %(refname) %(symref)";
+        let output = self.git(&["for-each-ref", "--include-root-refs", format])?;
+        let mut store = RefStore::default();
+        for line in output.split(|byte| *byte == b'\n') {
+            let mut words = line.splitn(3, |byte| *byte == b' ');
+            let (Some(id), Some(name), Some(target)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
+            let value = if target.is_empty() { id.to_vec() } else { [b"ref: ", target].concat() };
+            match name {
+                b"HEAD" => store.head = value,
+                name if name.starts_with(b"refs/") => drop(store.refs.insert(name.to_vec(), value)),
+                name => drop(store.pseudo.insert(name.to_vec(), value)),
+            }
+        }
+        if store.head.is_empty() {
+            // An unborn branch is not among the refs.
+            let target = self.git(&["symbolic-ref", "HEAD"])?;
+            store.head = [b"ref: ", target.trim_ascii_end()].concat();
+        }
+        store.head.push(b'\n');
+        Ok(store)
+    }
+}
+
+/// Adds the refs below `base/folder`; they win over packed ones of the same name.
+fn add_loose(base: &Path, folder: &str, refs: &mut Refs) -> Result<()> {
+    let mut pending = vec![(base.join(folder), folder.as_bytes().to_vec(), 0)];
+    while let Some((path, name, depth)) = pending.pop() {
+        let children = match fs::read_dir(&path) {
+            Ok(children) => children,
+            Err(error) if is_absence(&error) => continue,
+            Err(error) => return Err(GitError::io("list", path, error)),
+        };
+        for child in children {
+            let child = child.map_err(|error| GitError::io("list", &path, error))?;
+            let name = [&name, &b"/"[..], child.file_name().as_bytes()].concat();
+            let path = child.path();
+            if path.is_dir() {
+                if depth < MAX_DEPTH {
+                    pending.push((path, name, depth + 1));
+                }
+            } else if is_name(&name) {
+                match read_ref(&path) {
+                    Ok(Some(value)) => drop(refs.insert(name, value)),
+                    // Empty after a crash, or being deleted right now: git passes over it as well.
+                    Ok(None) => {}
+                    Err(error) if is_absence(&error) => {}
+                    Err(error) => return Err(GitError::io("read", path, error)),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The value of a ref file; `None` if it is not one. A symbolic link is the old form of `ref: `.
+fn read_ref(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    if let Ok(target) = fs::read_link(path) {
+        let target = target.into_os_string().into_vec();
+        return Ok(is_name(&target).then(|| [b"ref: ", &target[..]].concat()));
+    }
+    let content = match read_capped(path, 64 << 10) {
+        Ok(Some(content)) => content,
+        Ok(None) => return Err(io::ErrorKind::NotFound.into()),
+        Err(GitError::Io { source, .. }) => return Err(source),
+        Err(_) => return Ok(None),
+    };
+    let line = content.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    Ok(match line.strip_prefix(b"ref:") {
+        Some(target) => {
+            let target = target.trim_ascii();
+            is_name(target).then(|| [b"ref: ", target].concat())
+        }
+        None => is_id(line).then(|| line.to_vec()),
+    })
+}
+
+fn is_id(value: &[u8]) -> bool {
+    matches!(value.len(), 40 | 64) && value.iter().all(u8::is_ascii_hexdigit)
+}
+
+fn is_name(name: &[u8]) -> bool {
+    name.starts_with(b"refs/") && gix::validate::reference::name(gix::bstr::BStr::new(name)).is_ok()
+}
+
+fn is_below(name: &[u8], folder: &str) -> bool {
+    name.strip_prefix(folder.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
+}

@@ -1,8 +1,15 @@
 //! The state of a repository that is neither objects, index nor configuration.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
-use super::{Repository, Result};
+use super::refs::RefStore;
+use super::walk::is_absence;
+use super::{GitError, Repository, Result};
 
 /// `HEAD`, refs and in-progress state, as files of an ordinary `.git` folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +23,7 @@ pub struct RepositoryState {
 }
 
 /// A file of the git folder that travels as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StateFile {
     /// Relative to the guest's `.git`, separated by `/`.
     pub path: Vec<u8>,
@@ -26,6 +33,44 @@ pub struct StateFile {
     pub mode: u32,
 }
 
+/// Largest file that is carried; what git keeps here is mostly a line or two, at worst a mailbox.
+const LIMIT: u64 = 16 << 20;
+
+/// Most files below one of the [`FOLDERS`]; a rebase of thousands of patches has one each.
+const MAX_FILES: usize = 20_000;
+
+/// In-progress state of the worktree itself.
+const PRIVATE: [&str; 21] = [
+    "AUTO_MERGE",
+    "BISECT_ANCESTORS_OK",
+    "BISECT_EXPECTED_REV",
+    "BISECT_FIRST_PARENT",
+    "BISECT_HEAD",
+    "BISECT_LOG",
+    "BISECT_NAMES",
+    "BISECT_RUN",
+    "BISECT_START",
+    "BISECT_TERMS",
+    "CHERRY_PICK_HEAD",
+    "MERGE_AUTOSTASH",
+    "MERGE_HEAD",
+    "MERGE_MODE",
+    "MERGE_MSG",
+    "MERGE_RR",
+    "ORIG_HEAD",
+    "REBASE_HEAD",
+    "REVERT_HEAD",
+    "SQUASH_MSG",
+    "info/sparse-checkout",
+];
+
+/// State that all worktrees of a repository share.
+const COMMON: [&str; 5] =
+    ["info/attributes", "info/exclude", "info/grafts", "logs/refs/stash", "shallow"];
+
+/// In-progress state in folders, all of whose files travel.
+const FOLDERS: [&str; 3] = ["rebase-apply", "rebase-merge", "sequencer"];
+
 impl Repository {
     /// Reads what a twin in the guest needs besides objects, index and configuration. Locks and hooks
     /// are not part of it. Not atomic: compare [`Repository::fingerprint`] before and after.
@@ -33,6 +78,88 @@ impl Repository {
     /// # Errors
     /// Unreadable or oversized files, malformed refs; `git` missing for a reftable repository.
     pub fn state(&self) -> Result<RepositoryState> {
-        todo!()
+        let RefStore { head, refs, pseudo } = self.ref_store()?;
+        let mut files: Vec<_> = pseudo
+            .into_iter()
+            .map(|(path, mut bytes)| {
+                bytes.push(b'\n');
+                StateFile { path, bytes, mode: 0o644 }
+            })
+            .collect();
+        for (path, name) in self.state_paths()? {
+            if let Some(file) = read_state_file(&path, name)? {
+                files.push(file);
+            }
+        }
+        files.sort_unstable();
+        files.dedup_by(|a, b| a.path == b.path);
+        Ok(RepositoryState { head, refs, files })
     }
+
+    /// Every place where a state file is, or could be.
+    pub(crate) fn state_paths(&self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+        let private = PRIVATE.iter().map(|name| (self.git_dir.join(name), name.as_bytes().to_vec()));
+        let common = COMMON.iter().map(|name| (self.common_dir.join(name), name.as_bytes().to_vec()));
+        let mut paths: Vec<_> = private.chain(common).collect();
+        for folder in FOLDERS {
+            add_folder(&self.git_dir.join(folder), folder, &mut paths)?;
+        }
+        Ok(paths)
+    }
+}
+
+fn add_folder(folder: &Path, name: &str, paths: &mut Vec<(PathBuf, Vec<u8>)>) -> Result<()> {
+    let mut pending = vec![(folder.to_owned(), name.as_bytes().to_vec())];
+    let limit = paths.len() + MAX_FILES;
+    while let Some((folder, prefix)) = pending.pop() {
+        let children = match fs::read_dir(&folder) {
+            Ok(children) => children,
+            Err(error) if is_absence(&error) => continue,
+            Err(error) => return Err(GitError::io("list", folder, error)),
+        };
+        for child in children {
+            let child = child.map_err(|error| GitError::io("list", &folder, error))?;
+            let kind = child.file_type().map_err(|error| GitError::io("look at", child.path(), error))?;
+            let name = [&prefix, &b"/"[..], child.file_name().as_bytes()].concat();
+            if kind.is_dir() {
+                pending.push((child.path(), name));
+            } else if kind.is_file() && !name.ends_with(b".lock") {
+                paths.push((child.path(), name));
+            }
+            if paths.len() + pending.len() > limit {
+                return Err(GitError::malformed("the state", folder, "it has too many files"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `None` for what is absent, and for links and special files, which git does not make here.
+fn read_state_file(path: &Path, name: Vec<u8>) -> Result<Option<StateFile>> {
+    let mode = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata.mode() & 0o777,
+        _ => return Ok(None),
+    };
+    Ok(read_capped(path, LIMIT)?.map(|bytes| StateFile { path: name, bytes, mode }))
+}
+
+/// Reads a regular file of at most `limit` bytes; `None` if there is none.
+pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let failed = |error| GitError::io("read", path, error);
+    let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let file = match fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
+        Ok(file) => file,
+        Err(error) if is_absence(&error) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize);
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(GitError::TooLarge { path: path.to_owned(), size: metadata.len(), limit });
+    }
+    Ok(Some(bytes))
 }
