@@ -27,6 +27,7 @@ pub(crate) struct Built {
 
 /// Builds the kernel in `dir`, with `boot_modules` and what they depend on below `boot/`.
 pub(crate) fn build(recipe: &Recipe, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
+    ext4::require_tools()?;
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
     let vmlinuz = dir.join("vmlinuz");

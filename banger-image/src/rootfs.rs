@@ -11,6 +11,7 @@ use crate::progress::Progress;
 
 /// Builds `rootfs.ext4` in `dir` and returns its length in bytes.
 pub(crate) fn build(recipe: &Recipe, dir: &Path, progress: &dyn Progress) -> Result<u64> {
+    ext4::require_tools()?;
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
     let tree = recipe.run(&scratch, progress, |stream| Tree::unpack(stream, scratch.join("tree")))?;

@@ -13,4 +13,4 @@ mod tree;
 mod write;
 
 pub(crate) use tree::{Tree, relative};
-pub(crate) use write::write;
+pub(crate) use write::{require_tools, write};

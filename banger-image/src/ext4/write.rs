@@ -13,6 +13,12 @@ use crate::ext4::size::{self, BLOCK, INODE};
 use crate::ext4::tree::Tree;
 use crate::tool::{DEBUGFS, MKE2FS};
 
+/// Makes sure that [`write`] has its tools, before the long way to it.
+pub(crate) fn require_tools() -> Result<()> {
+    MKE2FS.require()?;
+    DEBUGFS.require()
+}
+
 /// Writes `tree` to the new file `output`. Files that it needs meanwhile go to the folder `scratch`.
 pub(crate) fn write(tree: &Tree, output: &Path, scratch: &Path) -> Result<()> {
     let size = size::of(tree.nodes());
