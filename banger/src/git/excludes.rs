@@ -186,7 +186,9 @@ fn staged_ignore_files(repository: &Repository, index: &Index) -> Result<HashMap
 }
 
 fn list(bytes: &[u8], base: Option<BString>) -> List<Ignore> {
-    List { patterns: PARSE.bytes_to_patterns(bytes, Path::new("")), source: None, base }
+    // A last line without an end has one for git: a carriage return before it is not of the pattern.
+    let lines = [bytes, b"\n"].concat();
+    List { patterns: PARSE.bytes_to_patterns(&lines, Path::new("")), source: None, base }
 }
 
 /// A pattern file's bytes; `None` where git acts as if there were none.
