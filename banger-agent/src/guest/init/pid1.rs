@@ -132,7 +132,7 @@ fn exec(path: &Path, environment: String) -> nix::Result<Infallible> {
     let program = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     let environment = CString::new(environment).map_err(|_| Errno::EINVAL)?;
     let environment =
-        [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", c"HOME=/", c"TERM=vt220", &environment];
+        [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", c"HOME=/", c"TERM=dumb", &environment];
     execve(&program, &[&program], &environment)
 }
 

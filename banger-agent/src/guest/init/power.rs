@@ -1,13 +1,11 @@
 //! The end of a guest, orderly or at once.
 
-use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -66,49 +64,7 @@ pub(super) fn finish() -> ! {
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while !matches!(waitpid(None, None), Err(Errno::ECHILD)) {}
     sync();
-    if !Path::new("/proc/self").exists() {
-        let _ = mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>);
-    }
-    // A mount may be in the way of another that is listed later: go on while it helps.
-    while unmount_old_root() {}
+    // With all that is mounted in it. Nobody is left to hold on to the disk, so it is gone on return.
+    let _ = umount2(OLD_ROOT, MntFlags::MNT_DETACH);
     power_off_now()
-}
-
-/// Unmounts what it can, innermost first. Returns whether there was any progress.
-fn unmount_old_root() -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut progress = false;
-    for place in mount_points(&mounts).iter().rev() {
-        if place.starts_with(OLD_ROOT) {
-            progress |= umount2(place.as_str(), MntFlags::empty()).is_ok();
-        }
-    }
-    progress
-}
-
-/// The fifth field of each line of `/proc/<pid>/mountinfo` (`proc_pid_mountinfo(5)`).
-fn mount_points(mountinfo: &str) -> Vec<String> {
-    let fields = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
-    fields.map(unescape).collect()
-}
-
-/// Blanks, tabs, newlines and backslashes are written as three octal digits.
-fn unescape(field: &str) -> String {
-    let mut text = field.to_owned();
-    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        text = text.replace(escape, character);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_points_are_unescaped() {
-        let mountinfo = "21 1 0:19 / / rw - rootfs rootfs rw\n\
-                         36 21 254:0 /a /oldroot/with\\040blank rw shared:1 - ext4 /dev/vda rw\n";
-        assert_eq!(mount_points(mountinfo), ["/", "/oldroot/with blank"]);
-    }
 }
