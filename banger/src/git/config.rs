@@ -65,11 +65,7 @@ fn user_files(host: &Host) -> Vec<Metadata> {
     let system = host.system_config.clone().map(|path| (Source::System, path));
     let xdg = host.xdg_git_folder().map(|folder| (Source::Git, folder.join("config")));
     let home = host.home.as_ref().map(|home| (Source::User, home.join(".gitconfig")));
-    [system, xdg, home]
-        .into_iter()
-        .flatten()
-        .map(|(source, path)| metadata(source, path))
-        .collect()
+    [system, xdg, home].into_iter().flatten().map(|(source, path)| metadata(source, path)).collect()
 }
 
 fn metadata(source: Source, path: PathBuf) -> Metadata {
@@ -82,11 +78,7 @@ fn load(
     conditional: includes::conditional::Context<'_>,
     anchor: &Path,
 ) -> Result<File> {
-    let context = interpolation::Context {
-        git_install_dir: None,
-        home_dir: host.home.as_deref(),
-        home_for_user: None,
-    };
+    let context = interpolation::Context { git_install_dir: None, home_dir: host.home.as_deref(), home_for_user: None };
     let options = init::Options {
         includes: includes::Options::follow(context, conditional),
         lossy: true,

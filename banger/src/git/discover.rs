@@ -61,13 +61,11 @@ impl Workspace {
     }
 
     fn of(repository: Repository) -> Result<Self> {
-        let metadata = fs::metadata(&repository.git_dir)
-            .map_err(|error| GitError::io("look at", &repository.git_dir, error))?;
-        let birth_ns = metadata.created().ok().map(|time| {
-            match time.duration_since(std::time::UNIX_EPOCH) {
-                Ok(since) => nanoseconds(since.as_secs() as i64, i64::from(since.subsec_nanos())),
-                Err(_) => 0,
-            }
+        let metadata =
+            fs::metadata(&repository.git_dir).map_err(|error| GitError::io("look at", &repository.git_dir, error))?;
+        let birth_ns = metadata.created().ok().map(|time| match time.duration_since(std::time::UNIX_EPOCH) {
+            Ok(since) => nanoseconds(since.as_secs() as i64, i64::from(since.subsec_nanos())),
+            Err(_) => 0,
         });
         let root = repository.worktree.clone();
         Ok(Self {

@@ -97,23 +97,18 @@ impl GitError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotARepository { .. } => {
-                Some("run it in a git repository, or make one here: git init".into())
-            }
+            Self::NotARepository { .. } => Some("run it in a git repository, or make one here: git init".into()),
             Self::Bare { .. } => Some("run it in a worktree: git worktree add <path>".into()),
             Self::InsideGitDir { .. } => Some("run it in the worktree, outside `.git`".into()),
-            Self::DubiousOwnership { worktree, .. } => Some(format!(
-                "if you trust it: git config --global --add safe.directory {}",
-                shell_quoted(worktree)
-            )),
+            Self::DubiousOwnership { worktree, .. } => {
+                Some(format!("if you trust it: git config --global --add safe.directory {}", shell_quoted(worktree)))
+            }
             Self::BrokenGitFile { .. } => Some(
                 "a moved worktree or submodule is mended by `git worktree repair` in the main \
                  repository, or by `git submodule update --init`"
                     .into(),
             ),
-            Self::Malformed { what: "the index", .. } => {
-                Some("see what `git status` and `git fsck` say".into())
-            }
+            Self::Malformed { what: "the index", .. } => Some("see what `git status` and `git fsck` say".into()),
             Self::Command { .. } => Some("the `git` command is needed here; is it installed?".into()),
             _ => None,
         }
@@ -123,11 +118,7 @@ impl GitError {
         Self::Io { action, path: path.into(), source }
     }
 
-    pub(crate) fn malformed(
-        what: &'static str,
-        path: impl Into<PathBuf>,
-        reason: impl std::fmt::Display,
-    ) -> Self {
+    pub(crate) fn malformed(what: &'static str, path: impl Into<PathBuf>, reason: impl std::fmt::Display) -> Self {
         Self::Malformed { what, path: path.into(), reason: reason.to_string() }
     }
 }

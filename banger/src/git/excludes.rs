@@ -1,4 +1,4 @@
-//! Which untracked paths git ignores: gitignore(5), decided by gix's own pattern code.
+//! Which untracked paths git ignores: the files with rules, and which of them counts where.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -9,20 +9,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gix::bstr::{BStr, BString, ByteSlice};
-use gix::glob::pattern::Case;
-use gix::glob::search::Pattern;
-use gix::glob::search::pattern::List;
-use gix::ignore::search::{Ignore, pattern_matching_relative_path};
+use gix::bstr::{BString, ByteSlice};
 use gix::index::entry::Flags;
 use gix::objs::FindExt;
 
+use super::pattern::Patterns;
 use super::{GitError, Repository, Result, config, index::Index};
 
 /// git itself reads no pattern file beyond this many bytes.
 const LIMIT: u64 = 100 << 20;
-
-const PARSE: Ignore = Ignore { support_precious: false };
 
 /// The rules of one repository; cheap to clone, one clone per thread.
 ///
@@ -38,9 +33,9 @@ pub(crate) struct Excludes {
 
 struct Shared {
     worktree: PathBuf,
-    case: Case,
+    ignore_case: bool,
     /// `core.excludesFile`, then `info/exclude`: weakest first.
-    globals: Vec<List<Ignore>>,
+    globals: Vec<Patterns>,
     /// `.gitignore` files that a sparse checkout keeps out of the worktree; they count all the same.
     staged: HashMap<BString, Vec<u8>>,
 }
@@ -49,22 +44,19 @@ struct Shared {
 struct Level {
     /// Length of the folder's path.
     length: usize,
-    patterns: Option<Arc<List<Ignore>>>,
+    patterns: Option<Arc<Patterns>>,
 }
 
 impl Excludes {
     pub(crate) fn new(repository: &Repository, index: Option<&Index>) -> Result<Self> {
         let config = repository.config()?;
-        let case = match config::boolean(&config, "core.ignoreCase", false) {
-            true => Case::Fold,
-            false => Case::Sensitive,
-        };
+        let ignore_case = config::boolean(&config, "core.ignoreCase", false);
         let mut globals = Vec::new();
         let user = repository.global_excludes_file(&config);
         let own = repository.common_dir.join("info/exclude");
         for path in user.into_iter().chain([own]) {
             match read(&path, true) {
-                Ok(Some(bytes)) => globals.push(list(&bytes, None)),
+                Ok(Some(bytes)) => globals.push(Patterns::parse(&bytes, b"")),
                 Ok(None) => {}
                 Err(error) => return Err(GitError::io("read", path, error)),
             }
@@ -75,7 +67,7 @@ impl Excludes {
         };
         let worktree = repository.worktree.clone();
         Ok(Self {
-            shared: Arc::new(Shared { worktree, case, globals, staged }),
+            shared: Arc::new(Shared { worktree, ignore_case, globals, staged }),
             levels: Vec::new(),
             folder: Vec::new(),
         })
@@ -86,15 +78,12 @@ impl Excludes {
     /// # Errors
     /// A `.gitignore` that cannot be read; it then counts as empty, and the next call works.
     pub(crate) fn is_excluded(&mut self, path: &[u8], is_dir: bool) -> Result<bool> {
-        let slash = path.rfind_byte(b'/');
-        let entered = self.enter(&path[..slash.unwrap_or(0)]);
-        let basename = slash.map(|position| position + 1);
+        let folder = path.rfind_byte(b'/').unwrap_or(0);
+        let entered = self.enter(&path[..folder]);
         let own = self.levels.iter().rev().filter_map(|level| level.patterns.as_deref());
-        let verdict = own.chain(self.shared.globals.iter().rev()).find_map(|list| {
-            let case = self.shared.case;
-            pattern_matching_relative_path(list, BStr::new(path), basename, Some(is_dir), case)
-                .map(|found| !found.pattern.is_negative())
-        });
+        let verdict = own
+            .chain(self.shared.globals.iter().rev())
+            .find_map(|patterns| patterns.verdict(path, is_dir, self.shared.ignore_case));
         entered.map(|()| verdict.unwrap_or(false))
     }
 
@@ -129,18 +118,17 @@ impl Excludes {
 }
 
 impl Shared {
-    fn load(&self, folder: &[u8]) -> Result<Option<List<Ignore>>> {
+    fn load(&self, folder: &[u8]) -> Result<Option<Patterns>> {
         let mut name = BString::from(folder);
         if !folder.is_empty() {
             name.push(b'/');
         }
-        let base = (!folder.is_empty()).then(|| name.clone());
         name.extend_from_slice(b".gitignore");
         let path = self.worktree.join(OsStr::from_bytes(&name));
         // git does not follow a symbolic link here, lest it read what is outside the repository.
         match read(&path, false) {
-            Ok(Some(bytes)) => Ok(Some(list(&bytes, base))),
-            Ok(None) => Ok(self.staged.get(&name).map(|bytes| list(bytes, base))),
+            Ok(Some(bytes)) => Ok(Some(Patterns::parse(&bytes, folder))),
+            Ok(None) => Ok(self.staged.get(&name).map(|bytes| Patterns::parse(bytes, folder))),
             Err(error) => Err(GitError::io("read", path, error)),
         }
     }
@@ -150,9 +138,7 @@ impl Repository {
     /// Where the user's own excludes are: `core.excludesFile`, else `git/ignore` in the XDG folder.
     pub(crate) fn global_excludes_file(&self, config: &gix::config::File) -> Option<PathBuf> {
         match config.string("core.excludesFile") {
-            Some(value) => {
-                Some(self.worktree.join(config::interpolate(&self.host, &value)?))
-            }
+            Some(value) => Some(self.worktree.join(config::interpolate(&self.host, &value)?)),
             None => Some(self.host.xdg_git_folder()?.join("ignore")),
         }
     }
@@ -185,16 +171,10 @@ fn staged_ignore_files(repository: &Repository, index: &Index) -> Result<HashMap
     Ok(read.collect())
 }
 
-fn list(bytes: &[u8], base: Option<BString>) -> List<Ignore> {
-    // A last line without an end has one for git: a carriage return before it is not of the pattern.
-    let lines = [bytes, b"\n"].concat();
-    List { patterns: PARSE.bytes_to_patterns(&lines, Path::new("")), source: None, base }
-}
-
 /// A pattern file's bytes; `None` where git acts as if there were none.
 fn read(path: &Path, follow: bool) -> io::Result<Option<Vec<u8>>> {
-    let flags = nix::fcntl::OFlag::O_NONBLOCK
-        | if follow { nix::fcntl::OFlag::empty() } else { nix::fcntl::OFlag::O_NOFOLLOW };
+    let flags =
+        nix::fcntl::OFlag::O_NONBLOCK | if follow { nix::fcntl::OFlag::empty() } else { nix::fcntl::OFlag::O_NOFOLLOW };
     let file = match fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,
         Err(error) => {

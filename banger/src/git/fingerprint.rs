@@ -23,9 +23,7 @@ impl Repository {
         for name in ["HEAD", "index"] {
             digest.stat(&self.git_dir.join(name));
         }
-        for name in ["packed-refs"] {
-            digest.stat(&self.common_dir.join(name));
-        }
+        digest.stat(&self.common_dir.join("packed-refs"));
         for (path, _) in self.state_paths()? {
             digest.stat(&path);
         }

@@ -147,8 +147,7 @@ fn allowed(config: &gix::config::File) -> BTreeMap<Key, Vec<Vec<u8>>> {
         let own = section.header().subsection_name().map(|own| own.to_vec());
         let list = if own.is_some() { NAMED } else { PLAIN };
         let Some((_, keys)) = list.iter().find(|(section, _)| *section == name) else { continue };
-        let mut names: Vec<String> =
-            section.value_names().map(|key| key.to_ascii_lowercase()).collect();
+        let mut names: Vec<String> = section.value_names().map(|key| key.to_ascii_lowercase()).collect();
         names.sort_unstable();
         names.dedup();
         for key in names {
@@ -227,7 +226,7 @@ fn render(values: &BTreeMap<Key, Vec<Vec<u8>>>) -> Vec<u8> {
             text.extend_from_slice(section.as_bytes());
             if let Some(own) = own {
                 text.push(b' ');
-                quote(&mut text, own);
+                quote(&mut text, own, &[]);
             }
             text.extend_from_slice(b"]\n");
         }
@@ -235,23 +234,21 @@ fn render(values: &BTreeMap<Key, Vec<Vec<u8>>>) -> Vec<u8> {
             text.push(b'\t');
             text.extend_from_slice(key.as_bytes());
             text.extend_from_slice(b" = ");
-            quote(&mut text, value);
+            quote(&mut text, value, &[(b'\n', b'n'), (b'\t', b't'), (0x08, b'b')]);
             text.push(b'\n');
         }
     }
     text
 }
 
-/// Quotes as git-config(1) unquotes.
-fn quote(text: &mut Vec<u8>, value: &[u8]) {
+/// Quotes as git-config(1) unquotes. Values have escapes for some bytes, sections' names none.
+fn quote(text: &mut Vec<u8>, value: &[u8], escapes: &[(u8, u8)]) {
     text.push(b'"');
     for &byte in value {
-        match byte {
-            b'"' | b'\\' => text.extend_from_slice(&[b'\\', byte]),
-            b'\n' => text.extend_from_slice(b"\\n"),
-            b'\t' => text.extend_from_slice(b"\\t"),
-            0x08 => text.extend_from_slice(b"\\b"),
-            byte => text.push(byte),
+        match escapes.iter().find(|(escaped, _)| *escaped == byte) {
+            Some((_, letter)) => text.extend_from_slice(&[b'\\', *letter]),
+            None if matches!(byte, b'"' | b'\\') => text.extend_from_slice(&[b'\\', byte]),
+            None => text.push(byte),
         }
     }
     text.push(b'"');

@@ -76,8 +76,8 @@ impl Repository {
             ..Default::default()
         };
         let epoch = SystemTime::UNIX_EPOCH.into();
-        let (state, _) = State::from_bytes(bytes, epoch, self.format.object_hash, options)
-            .map_err(|error| self.malformed(error))?;
+        let (state, _) =
+            State::from_bytes(bytes, epoch, self.format.object_hash, options).map_err(|error| self.malformed(error))?;
         if state.link().is_some() {
             return Err(GitError::malformed("the index", &self.git_dir, "it is split"));
         }
@@ -109,8 +109,7 @@ fn is_clean(staged: &index::Entry, host: &Entry, index_mtime_ns: i64, empty_blob
         _ => false,
     };
     let time = |time: index::entry::stat::Time, ns: i64| {
-        time.secs == ns.div_euclid(1_000_000_000) as u32
-            && i64::from(time.nsecs) == ns.rem_euclid(1_000_000_000)
+        time.secs == ns.div_euclid(1_000_000_000) as u32 && i64::from(time.nsecs) == ns.rem_euclid(1_000_000_000)
     };
     same_kind
         && staged.stage() == Stage::Unconflicted

@@ -75,11 +75,10 @@ pub fn list(workspace: &Workspace) -> Result<Listing> {
     while let Some(Nested { path, git_dir, file }) = pending.pop() {
         let folder = path.under(&workspace.root);
         let host = workspace.repository.host.clone();
-        let outcome = Repository::open(&folder, git_dir, file.as_deref(), path.clone(), host)
-            .and_then(|repository| {
-                let nested = list_repository(&repository, &mut listing)?;
-                Ok((repository, nested))
-            });
+        let outcome = Repository::open(&folder, git_dir, file.as_deref(), path.clone(), host).and_then(|repository| {
+            let nested = list_repository(&repository, &mut listing)?;
+            Ok((repository, nested))
+        });
         match outcome {
             Ok((repository, nested)) => {
                 listing.repositories.push(repository);

@@ -29,6 +29,7 @@ mod list;
 mod objects;
 mod ownership;
 mod path;
+mod pattern;
 mod refs;
 mod repository;
 mod state;

@@ -11,15 +11,9 @@ use super::{GitError, Host, Result, config};
 /// to this user, or that the user's own configuration trusts `worktree`.
 pub(crate) fn check(host: &Host, worktree: &Path, paths: &[&Path]) -> Result<()> {
     for &path in paths {
-        let owner = std::fs::symlink_metadata(path)
-            .map_err(|error| GitError::io("look at", path, error))?
-            .uid();
+        let owner = std::fs::symlink_metadata(path).map_err(|error| GitError::io("look at", path, error))?.uid();
         if !is_ours(host, owner) && !is_declared_safe(host, worktree)? {
-            return Err(GitError::DubiousOwnership {
-                path: path.to_owned(),
-                worktree: worktree.to_owned(),
-                owner,
-            });
+            return Err(GitError::DubiousOwnership { path: path.to_owned(), worktree: worktree.to_owned(), owner });
         }
     }
     Ok(())

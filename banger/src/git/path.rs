@@ -19,10 +19,8 @@ impl RelPath {
     /// Checks bytes that came from outside; `None` if they could name anything outside the root.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Self> {
         let bytes = bytes.into();
-        let plain = bytes.is_empty()
-            || bytes
-                .split(|byte| *byte == b'/')
-                .all(|part| !matches!(part, b"" | b"." | b".."));
+        let plain =
+            bytes.is_empty() || bytes.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."));
         (plain && !bytes.contains(&0)).then_some(Self(bytes))
     }
 

@@ -151,8 +151,7 @@ fn follow_git_file(file: &Path) -> Result<PathBuf> {
     let target = content.strip_prefix(b"gitdir: ").ok_or_else(|| broken("it has no `gitdir: ` line"))?;
     let target = Path::new(OsStr::from_bytes(target.trim_ascii_end()));
     let git_dir = file.parent().unwrap_or(Path::new("/")).join(target);
-    let git_dir = fs::canonicalize(&git_dir)
-        .map_err(|error| broken(&format!("`{}`: {error}", git_dir.display())))?;
+    let git_dir = fs::canonicalize(&git_dir).map_err(|error| broken(&format!("`{}`: {error}", git_dir.display())))?;
     if is_git_dir(&git_dir) {
         Ok(git_dir)
     } else {
@@ -175,11 +174,8 @@ fn common_dir(git_dir: &Path) -> Result<PathBuf> {
 /// The worktree of the repository whose `.git` is in `folder`: mostly `folder` itself, unless
 /// `core.worktree` names another. A linked worktree does not heed the shared configuration's word.
 fn worktree(folder: &Path, git_dir: &Path, common_dir: &Path, local: &File, format: Format) -> Result<PathBuf> {
-    let private = if format.worktree_config {
-        config::single(&git_dir.join("config.worktree"))?
-    } else {
-        File::default()
-    };
+    let private =
+        if format.worktree_config { config::single(&git_dir.join("config.worktree"))? } else { File::default() };
     let shared = (common_dir == git_dir).then_some(local);
     let sources = || [Some(&private), shared].into_iter().flatten();
     if let Some(worktree) = sources().find_map(|config| config.string("core.worktree")) {

@@ -65,8 +65,7 @@ const PRIVATE: [&str; 21] = [
 ];
 
 /// State that all worktrees of a repository share.
-const COMMON: [&str; 5] =
-    ["info/attributes", "info/exclude", "info/grafts", "logs/refs/stash", "shallow"];
+const COMMON: [&str; 5] = ["info/attributes", "info/exclude", "info/grafts", "logs/refs/stash", "shallow"];
 
 /// In-progress state in folders, all of whose files travel.
 const FOLDERS: [&str; 3] = ["rebase-apply", "rebase-merge", "sequencer"];

@@ -221,8 +221,7 @@ impl Found {
         } else if kind.is_symlink() {
             EntryKind::Symlink
         } else {
-            let special =
-                kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device();
+            let special = kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device();
             self.special_files += usize::from(special);
             return;
         };

@@ -134,10 +134,8 @@ impl Fixture {
         assert_eq!(sorted, listing.entries, "sorted, each once");
         let mut theirs = BTreeSet::new();
         self.expect(&self.workspace().root, b"", &mut theirs);
-        let theirs: Vec<String> = theirs
-            .into_iter()
-            .map(|path| banger::git::RelPath::new(path).unwrap().to_string())
-            .collect();
+        let theirs: Vec<String> =
+            theirs.into_iter().map(|path| banger::git::RelPath::new(path).unwrap().to_string()).collect();
         assert_eq!(ours, theirs);
         listing
     }

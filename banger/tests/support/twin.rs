@@ -94,11 +94,7 @@ fn copy_repository(repository: &Repository, listing: &Listing, twin: &Path) {
     }
     let stat_of = |entry: &banger::git::Entry| {
         let metadata = fs::symlink_metadata(entry.path.under(twin)).ok()?;
-        Some(GuestStat {
-            mtime_s: metadata.mtime(),
-            mtime_ns: metadata.mtime_nsec() as u32,
-            size: metadata.size(),
-        })
+        Some(GuestStat { mtime_s: metadata.mtime(), mtime_ns: metadata.mtime_nsec() as u32, size: metadata.size() })
     };
     if let Some(index) = repository.guest_index(listing, &stat_of).unwrap() {
         put(b"index", &index.bytes);
