@@ -100,7 +100,7 @@ pub(crate) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
 }
 
 /// Foreign bytes as text that a terminal can be given: control characters in caret notation, bytes that are no UTF-8 as `\xNN`.
-pub(crate) fn printable(bytes: &[u8]) -> String {
+pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {

@@ -93,7 +93,8 @@ fn path(host_folder: &Path) -> PathBuf {
     host_folder.join("kvm.json")
 }
 
-fn ask_device() -> Result<(), String> {
+/// Whether the device answers; if not, why.
+pub(crate) fn ask_device() -> Result<(), String> {
     let device = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => format!("there is no {DEVICE}"),
         io::ErrorKind::PermissionDenied => {

@@ -107,7 +107,8 @@ pub(crate) fn start(
     })?;
 
     let mut command = Command::new(&options.supervisor);
-    command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // The name is for those who look at the list of processes.
+    command.arg(name).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().at("run", &options.supervisor)?;
     // The supervisor forks, so that it is nobody's child: what is waited for here is gone at once.
     let (stdin, reports) = (child.stdin.take(), child.stdout.take());

@@ -26,6 +26,7 @@ pub mod supervisor;
 mod vm;
 mod wire;
 
+pub use console::printable;
 pub use error::{Error, Failure, Result};
 pub use kvm::{Accelerator, AcceleratorChoice};
 pub use launch::{Running, StartEvent, StartOptions};

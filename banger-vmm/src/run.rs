@@ -10,9 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoContext, Result};
-use crate::file;
 use crate::kvm::Accelerator;
 use crate::wire::AgentInfo;
+use crate::{file, host};
 
 const LOCK: &str = "supervisor.lock";
 const FILE: &str = "run.json";
@@ -50,10 +50,20 @@ impl RunInfo {
         RunInfo { format_version: FORMAT, pid, start_time, boot_id, backend, started, phase: Phase::Starting }
     }
 
-    /// None if there is no such file. One that is damaged counts as that of a supervisor that was killed.
+    /// What ended a VM that left this behind.
+    pub(crate) fn crash(self) -> Result<String> {
+        Ok(match self.phase {
+            Phase::Failed { reason } => reason,
+            _ if self.boot_id != host::boot_id()? => "this machine went down under it".into(),
+            _ => "its supervisor was killed".into(),
+        })
+    }
+
+    /// None if there is no such file, or one that says nothing: it is information, and not the truth.
     pub(crate) fn read(vm: &Path) -> Result<Option<Self>> {
         match file::read_json(&vm.join(FILE), FORMAT) {
             Ok(info) => Ok(Some(info)),
+            Err(Error::Damaged { .. }) => Ok(None),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

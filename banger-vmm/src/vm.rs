@@ -44,8 +44,8 @@ pub struct VmLock(#[expect(dead_code, reason = "closing the file is what unlocks
 pub enum VmState {
     /// Nothing of it runs.
     Stopped {
-        /// Its supervisor was killed, or the host went down under it. The next start clears this.
-        crashed: bool,
+        /// What ended it, if nobody wanted that. The next start forgets it.
+        crash: Option<String>,
     },
     /// It boots.
     Starting,
@@ -123,10 +123,10 @@ impl Vm {
     /// # Errors
     /// The file system's refusal.
     pub fn state(&self) -> Result<VmState> {
+        // In this order: a supervisor that goes in between has removed its note.
         let alive = run::is_supervised(&self.folder)?;
-        let info = RunInfo::read(&self.folder)?;
-        Ok(match (alive, info) {
-            (false, info) => VmState::Stopped { crashed: info.is_some() },
+        Ok(match (alive, RunInfo::read(&self.folder)?) {
+            (false, info) => VmState::Stopped { crash: info.map(|info| info.crash()).transpose()? },
             (true, None) => VmState::Starting,
             (true, Some(info)) => match info.phase {
                 Phase::Starting => VmState::Starting,
@@ -143,6 +143,13 @@ impl Vm {
     /// # Errors
     /// [`Error::Boot`] with the guest's last words, [`Error::ProgramMissing`] without QEMU, or the file system's refusal.
     pub fn start(&self, _lock: &VmLock, options: &StartOptions, on_event: impl FnMut(StartEvent)) -> Result<Running> {
+        if run::is_supervised(&self.folder)? {
+            // Whoever started it is dead, or it would have the lock.
+            drop(self.connect_agent()?);
+            if let Status { accelerator: Some(accelerator), agent: Some(agent), .. } = self.status()? {
+                return Ok(Running { accelerator, agent });
+            }
+        }
         launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
     }
 
@@ -151,7 +158,7 @@ impl Vm {
     /// # Errors
     /// [`Error::NotRunning`], or [`Error::Refused`] when the agent is lost.
     pub fn connect_agent(&self) -> Result<UnixStream> {
-        Ok(self.connect()?.agent()?)
+        self.connect()?.agent()
     }
 
     /// Asks the supervisor how the VM is.

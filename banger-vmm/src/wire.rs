@@ -53,8 +53,8 @@ pub struct Status {
     pub agent: Option<AgentInfo>,
     /// Why the agent is lost, if it is.
     pub failed: Option<String>,
-    /// Streams to the agent that are open.
-    pub streams: usize,
+    /// Clients of the supervisor, besides the one that asks.
+    pub clients: usize,
     /// What the VMM takes of the host's memory, in bytes.
     pub memory_bytes: u64,
 }

@@ -1,1 +1,104 @@
-//! Backends.
+//! What runs a VM: one trait, so that the rest does not know which.
+
+pub(crate) mod qemu;
+
+use std::path::PathBuf;
+
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Failure, Result};
+use crate::kvm::Accelerator;
+use crate::record::VmRecord;
+
+/// A machine to run.
+pub(crate) struct Machine {
+    pub(crate) record: VmRecord,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
+    /// The image, read-only.
+    pub(crate) base: PathBuf,
+    /// The VM's own disk.
+    pub(crate) disk: PathBuf,
+    /// The kernel's modules, read-only.
+    pub(crate) modules: Option<PathBuf>,
+}
+
+/// A kind of VMM.
+pub(crate) trait Backend {
+    /// Its name, for people.
+    fn name(&self) -> &'static str;
+
+    /// Starts a VMM that dies when this thread's process does. To be called on the main thread, in a tokio runtime.
+    fn launch(&self, machine: &Machine, accelerator: Accelerator) -> Result<Launched>;
+}
+
+/// A VMM that was started, with what it says.
+pub(crate) struct Launched {
+    /// Its process.
+    pub(crate) vmm: Vmm,
+    /// The agent's pipe.
+    pub(crate) agent: UnixStream,
+    /// What the guest writes on its serial console.
+    pub(crate) console: UnixStream,
+}
+
+/// A VMM's process. Dropping it kills it.
+pub(crate) struct Vmm {
+    pub(crate) pid: i32,
+    /// What happens; [`VmmEvent::Exited`] is the last.
+    pub(crate) events: mpsc::Receiver<VmmEvent>,
+    quit: Option<oneshot::Sender<()>>,
+}
+
+impl Vmm {
+    /// `quit` is answered by a [`VmmEvent::Exited`]; when it is closed, by killing the VMM first.
+    pub(crate) fn new(pid: i32, events: mpsc::Receiver<VmmEvent>, quit: oneshot::Sender<()>) -> Self {
+        Vmm { pid, events, quit: Some(quit) }
+    }
+
+    /// Ends the VMM at once, but with what it has of the disk written.
+    pub(crate) fn quit(&mut self) {
+        if let Some(quit) = self.quit.take() {
+            // A VMM that is gone already does not listen.
+            let _ = quit.send(());
+        }
+    }
+
+    /// Kills the VMM, and returns when it is gone.
+    pub(crate) async fn kill(mut self) {
+        drop(self.quit.take());
+        while self.events.recv().await.is_some() {}
+    }
+}
+
+/// What happens to a VMM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum VmmEvent {
+    /// Somebody in the guest opened or closed the agent's port.
+    AgentPort { open: bool },
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The guest reset itself, as a kernel that panics does. The VMM ends.
+    Reset,
+    /// The VMM can not go on with the guest.
+    Stuck(String),
+    /// The VMM's process ended.
+    Exited(Failure),
+}
+
+/// The kernel's command line: what the agent is told is in here.
+pub(crate) fn kernel_command_line(record: &VmRecord) -> String {
+    let mut line = format!(
+        "console=ttyS0 reboot=t panic=-1 quiet banger.hostname={} banger.machine_id={}",
+        record.hostname, record.machine_id
+    );
+    if record.net == crate::NetMode::User {
+        // The addresses that QEMU's user networking has by default.
+        line.push_str(" banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3");
+    }
+    if record.throwaway {
+        line.push_str(" banger.volatile");
+    }
+    line
+}

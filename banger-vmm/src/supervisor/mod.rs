@@ -1,1 +1,57 @@
-//! The supervisor.
+//! The supervisor: the process that owns one running VM.
+//!
+//! It is told what to start on its standard input, reports on its standard output how the start goes, and then serves the VM's
+//! socket until the VM ends. The VMM dies with it, and it goes when the VMM does:
+//!
+//! ```text
+//!   detach ──► boot ──► guard ──► tidy up, exit
+//!               │         │ the agent is lost: failed, until somebody stops it
+//!               └─────────┴ somebody wants it to stop; the VMM ends
+//! ```
+
+mod boot;
+mod daemon;
+mod guard;
+mod life;
+mod socket;
+mod state;
+
+use std::fs::File;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::error::Failure;
+use crate::launch::{Launch, StartEvent};
+
+/// The whole of the binary `banger-vmm`: returns when the VM is gone.
+pub fn run() -> ExitCode {
+    let Ok((input, output)) = daemon::detach() else { return ExitCode::FAILURE };
+    let mut report = Report(Some(output));
+    match serde_json::from_slice::<Launch>(&input) {
+        Ok(launch) => life::live(&launch, report),
+        Err(error) => {
+            let failure = Failure::new(format!("its supervisor was told what it does not understand: {error}"));
+            report.send(&StartEvent::Failed(failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where the start is reported. Whoever reads may be gone: the VM starts all the same.
+struct Report(Option<File>);
+
+impl Report {
+    fn send(&mut self, event: &StartEvent) {
+        let Some(file) = &mut self.0 else { return };
+        let mut line = serde_json::to_vec(event).expect("events have a JSON form");
+        line.push(b'\n');
+        if file.write_all(&line).is_err() {
+            self.close();
+        }
+    }
+
+    /// Nothing more is to be said.
+    fn close(&mut self) {
+        self.0 = None;
+    }
+}

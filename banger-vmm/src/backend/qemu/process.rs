@@ -1,0 +1,111 @@
+//! The process of a QEMU, watched from its start to its end.
+
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStderr};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::qmp;
+use crate::backend::VmmEvent;
+use crate::console;
+use crate::error::Failure;
+
+/// A QEMU that was told to quit may take this long to write out what it holds.
+const QUIT_PATIENCE: Duration = Duration::from_secs(10);
+/// As much of the end of its complaints is kept, in bytes,
+const MAX_COMPLAINT: usize = 4 << 10;
+/// and as many lines shown.
+const COMPLAINT_LINES: usize = 4;
+
+/// Reports what happens to a QEMU until it is gone. It is killed when nobody can ask it to quit any more.
+pub(super) async fn drive(
+    mut child: Child,
+    qmp: UnixStream,
+    mut quit: oneshot::Receiver<()>,
+    events: mpsc::Sender<VmmEvent>,
+) {
+    let complaint = tokio::spawn(read_end(child.stderr.take()));
+    let (reader, mut writer) = qmp.into_split();
+    let (sender, mut messages) = mpsc::channel(16);
+    let reading = tokio::spawn(qmp::read(reader, sender));
+    // A QEMU that is dead or dying refuses: its exit says more.
+    let _ = writer.write_all(qmp::ENTER_COMMAND_MODE).await;
+    let status = loop {
+        tokio::select! {
+            Some(message) = messages.recv() => if let Some(event) = message.event() {
+                // Whoever does not listen is about to drop the VMM.
+                let _ = events.send(event).await;
+            },
+            asked = &mut quit => {
+                if asked.is_ok() && writer.write_all(qmp::QUIT).await.is_ok() {
+                    let _ = timeout(QUIT_PATIENCE, child.wait()).await;
+                }
+                let _ = child.start_kill();
+                break child.wait().await;
+            }
+            status = child.wait() => break status,
+        }
+    };
+    // The last events may be under way still: they tell why it ended.
+    drop(writer);
+    while let Some(message) = messages.recv().await {
+        if let Some(event) = message.event() {
+            let _ = events.send(event).await;
+        }
+    }
+    reading.abort();
+    let complaint = complaint.await.unwrap_or_default();
+    let _ = events.send(VmmEvent::Exited(failure(status.ok(), &complaint))).await;
+}
+
+/// Reads to the end, and keeps the last of it.
+async fn read_end(stderr: Option<ChildStderr>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut stderr) = stderr else { return kept };
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+        kept.extend(&buffer[..read]);
+        kept.drain(..kept.len().saturating_sub(MAX_COMPLAINT));
+    }
+    kept
+}
+
+/// What an end that nobody asked for means.
+fn failure(status: Option<ExitStatus>, complaint: &[u8]) -> Failure {
+    let status = status.map_or_else(|| "its exit status is unknown".to_owned(), |status| status.to_string());
+    let complaint = console::last_lines(complaint, COMPLAINT_LINES).join("; ");
+    if complaint.is_empty() {
+        return Failure::new(format!("QEMU ended ({status})"));
+    }
+    let failure = Failure::new(format!("QEMU ended ({status}): {complaint}"));
+    if complaint.contains("lock") {
+        failure.with_hint("another process has the VM's disk open: end that, then run it again")
+    } else if complaint.contains("allocate memory") || complaint.contains("guest memory") {
+        failure.with_hint("give the VM less memory, or free some on this machine")
+    } else {
+        failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_quoted_and_its_remedy_named() {
+        let status = Some(ExitStatus::from_raw(256));
+        let locked =
+            failure(status, b"qemu: -blockdev x: Failed to get \"write\" lock\nIs another process using the image?\n");
+        assert!(locked.message.contains("Failed to get \"write\" lock; Is another"), "{}", locked.message);
+        assert!(locked.hint.unwrap().contains("disk"));
+        let memory = failure(status, b"qemu: cannot set up guest memory 'microvm.ram': Cannot allocate memory");
+        assert!(memory.hint.unwrap().contains("less memory"));
+        assert_eq!(failure(status, b"").message, "QEMU ended (exit status: 1)");
+    }
+}

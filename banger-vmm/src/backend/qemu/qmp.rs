@@ -1,0 +1,107 @@
+//! As much of QMP as a supervisor needs: QEMU's docs/interop/qmp-spec.
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
+
+use crate::backend::VmmEvent;
+
+/// The commands, each to be sent as a line.
+pub(super) const ENTER_COMMAND_MODE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+pub(super) const QUIT: &[u8] = b"{\"execute\":\"quit\"}\n";
+
+/// No message is longer, in bytes.
+const MAX_LINE: u64 = 64 << 10;
+
+/// What QEMU says: one of these fields is there.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Message {
+    event: Option<String>,
+    data: Value,
+    error: Option<CommandError>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CommandError {
+    desc: String,
+}
+
+impl Message {
+    /// What the message tells about the VM, if anything.
+    pub(super) fn event(self) -> Option<VmmEvent> {
+        if let Some(error) = self.error {
+            return Some(VmmEvent::Stuck(format!("QEMU refused a command: {}", error.desc)));
+        }
+        let text = |field: &str| self.data.get(field).and_then(Value::as_str);
+        match self.event.as_deref()? {
+            "VSERPORT_CHANGE" => Some(VmmEvent::AgentPort { open: self.data.get("open")?.as_bool()? }),
+            "SHUTDOWN" => match text("reason")? {
+                "guest-shutdown" => Some(VmmEvent::PoweredOff),
+                "guest-reset" | "guest-panic" => Some(VmmEvent::Reset),
+                _ => None,
+            },
+            "GUEST_PANICKED" => Some(VmmEvent::Reset),
+            // Nobody here ever pauses a guest: it is QEMU that gave up on it.
+            "STOP" => Some(VmmEvent::Stuck("QEMU stopped the guest after an internal error".into())),
+            "BLOCK_IO_ERROR" if text("action") == Some("stop") => {
+                Some(VmmEvent::Stuck(format!("a disk of the VM failed: {}", text("reason").unwrap_or("I/O error"))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Reads messages until QEMU closes the socket, or says what is none.
+pub(super) async fn read(qmp: impl AsyncRead + Unpin, messages: mpsc::Sender<Message>) {
+    let mut qmp = BufReader::new(qmp);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut qmp).take(MAX_LINE).read_until(b'\n', &mut line).await {
+            Ok(read) if read > 0 && line.ends_with(b"\n") => {}
+            _ => return,
+        }
+        let Ok(message) = serde_json::from_slice(&line) else { return };
+        if messages.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(line: &str) -> Option<VmmEvent> {
+        serde_json::from_str::<Message>(line).unwrap().event()
+    }
+
+    #[test]
+    fn events_are_told_apart() {
+        let open =
+            r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"VSERPORT_CHANGE","data":{"open":true,"id":""}}"#;
+        assert_eq!(event(open), Some(VmmEvent::AgentPort { open: true }));
+        let shutdown =
+            |reason| event(&format!(r#"{{"event":"SHUTDOWN","data":{{"guest":true,"reason":"{reason}"}}}}"#));
+        assert_eq!(shutdown("guest-shutdown"), Some(VmmEvent::PoweredOff));
+        assert_eq!(shutdown("guest-reset"), Some(VmmEvent::Reset));
+        assert_eq!(shutdown("host-qmp-quit"), None);
+        assert!(matches!(event(r#"{"event":"STOP"}"#), Some(VmmEvent::Stuck(_))));
+        assert!(matches!(event(r#"{"error":{"class":"GenericError","desc":"no"}}"#), Some(VmmEvent::Stuck(_))));
+        for nothing in [r#"{"QMP":{"version":{}}}"#, r#"{"return":{}}"#, r#"{"event":"VSERPORT_CHANGE"}"#, "{}"] {
+            assert_eq!(event(nothing), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn hostile_input_ends_the_reading() {
+        let endless = vec![b'x'; 1 << 20];
+        for input in [&endless[..], b"[[[[\n", b"{\"event\":1}\n", b"\xff\n", b"{}"] {
+            let (sender, mut messages) = mpsc::channel(1);
+            read(input, sender).await;
+            assert!(messages.recv().await.is_none());
+        }
+    }
+}

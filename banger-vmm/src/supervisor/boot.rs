@@ -1,0 +1,238 @@
+//! From a VMM's start to the agent's first word, under KVM if that works.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use banger_agent::link::{self, GuestHello, HANDSHAKE_TIMEOUT, HostHello, LinkError, PROTOCOL};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Backend, Launched, Machine, Vmm, VmmEvent};
+use crate::console::ConsoleLog;
+use crate::error::Failure;
+use crate::file;
+use crate::kvm::{self, Accelerator, AcceleratorChoice, Prospect};
+use crate::wire::AgentInfo;
+
+/// How long a guest may take until its agent answers, if the caller does not say.
+const TCG_BOOT: Duration = Duration::from_secs(120);
+const KVM_BOOT: Duration = Duration::from_secs(30);
+/// The same for the first guest under KVM since the host booted.
+const FIRST_KVM_BOOT: Duration = Duration::from_secs(10);
+
+/// One way to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attempt {
+    pub(super) accelerator: Accelerator,
+    pub(super) limit: Duration,
+    /// Why it is not the fast one, if it is not and nobody asked for that.
+    pub(super) fallback: Option<String>,
+}
+
+/// The way to boot that comes first, and whether it is tried only to see if KVM works.
+pub(super) fn first_attempt(
+    choice: AcceleratorChoice,
+    prospect: impl FnOnce() -> Prospect,
+    limit: Option<Duration>,
+) -> (Attempt, bool) {
+    let kvm =
+        |most| Attempt { accelerator: Accelerator::Kvm, limit: limit.unwrap_or(KVM_BOOT).min(most), fallback: None };
+    match choice {
+        AcceleratorChoice::Tcg => (tcg_attempt(limit, None), false),
+        AcceleratorChoice::Kvm => (kvm(Duration::MAX), false),
+        AcceleratorChoice::Auto => match prospect() {
+            Prospect::Works => (kvm(Duration::MAX), false),
+            Prospect::Untried => (kvm(FIRST_KVM_BOOT), true),
+            Prospect::Unusable(problem) => (tcg_attempt(limit, Some(problem)), false),
+        },
+    }
+}
+
+/// The way to boot that works everywhere.
+pub(super) fn tcg_attempt(limit: Option<Duration>, fallback: Option<String>) -> Attempt {
+    Attempt { accelerator: Accelerator::Tcg, limit: limit.unwrap_or(TCG_BOOT), fallback }
+}
+
+/// Notes what a boot under KVM has shown. Not being able to costs the next start a few seconds, and nothing else.
+pub(super) fn remember(host: &Path, problem: Option<String>) {
+    let _ = kvm::remember(host, problem);
+}
+
+/// The guest's console, shared between who writes it down and who quotes it.
+#[derive(Clone)]
+pub(super) struct Console(Arc<Mutex<ConsoleLog>>);
+
+impl Console {
+    pub(super) fn new(log: ConsoleLog) -> Self {
+        Console(Arc::new(Mutex::new(log)))
+    }
+
+    /// The last lines of this boot.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.log().last_lines()
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, ConsoleLog> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what the guest says until the VMM is gone.
+    async fn follow(self, mut stream: UnixStream) {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            self.log().write(&buffer[..read]);
+        }
+    }
+}
+
+/// A guest whose agent answers.
+pub(super) struct Booted {
+    pub(super) vmm: Vmm,
+    pub(super) accelerator: Accelerator,
+    pub(super) agent: AgentInfo,
+    /// The agent's pipe, after the handshake.
+    pub(super) pipe: UnixStream,
+}
+
+/// Starts the VMM, and waits for the agent. On failure nothing runs any more.
+pub(super) async fn boot(
+    backend: &dyn Backend,
+    machine: &Machine,
+    attempt: &Attempt,
+    console: &Console,
+    cancel: &CancellationToken,
+) -> Result<Booted, Failure> {
+    let start = Instant::now();
+    let Launched { mut vmm, agent: mut pipe, console: stream } = backend.launch(machine, attempt.accelerator)?;
+    let following = tokio::spawn(console.clone().follow(stream));
+    let greeted = tokio::select! {
+        greeted = greet(&mut pipe, &mut vmm, attempt.limit) => greeted,
+        () = cancel.cancelled() => Err(Failure::new("it was stopped while it booted")),
+    };
+    match greeted {
+        Ok(hello) => {
+            let boot_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let agent = AgentInfo { version: hello.version, guest_boot_ms: hello.uptime_ms, boot_ms };
+            Ok(Booted { vmm, accelerator: attempt.accelerator, agent, pipe })
+        }
+        Err(mut failure) => {
+            vmm.kill().await;
+            // The console ends with the VMM.
+            let _ = following.await;
+            failure.console_tail = console.last_lines();
+            Err(failure)
+        }
+    }
+}
+
+/// Waits until the agent opens its port, and exchanges greetings.
+async fn greet(pipe: &mut UnixStream, vmm: &mut Vmm, limit: Duration) -> Result<GuestHello, Failure> {
+    let deadline = Instant::now() + limit;
+    let late = |_| {
+        Failure::new(format!("the guest's agent did not answer within {} s", limit.as_secs_f32()))
+            .with_hint("the console may tell why; if the machine is just slow, allow the boot more time")
+    };
+    timeout_at(deadline, port_opened(vmm)).await.map_err(late)??;
+
+    // Not before: the guest sets its clock by this.
+    let ours = HostHello {
+        nonce: file::random_hex(16),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: PROTOCOL,
+        clock_ns: now_ns(),
+    };
+    let patience = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
+    let greetings = async {
+        tokio::select! {
+            hello = link::handshake(pipe, &ours) => hello.map_err(|error| match error {
+                LinkError::Protocol { .. } => Failure::new(error.to_string()).with_hint("install banger anew: its parts do not fit together"),
+                error => Failure::new(error.to_string()),
+            }),
+            failure = port_closed(vmm) => Err(failure),
+        }
+    };
+    timeout_at(patience, greetings).await.unwrap_or_else(|_| {
+        Err(Failure::new("the guest's agent opened its port, and then did not say what an agent says"))
+    })
+}
+
+async fn port_opened(vmm: &mut Vmm) -> Result<(), Failure> {
+    let mut last = None;
+    loop {
+        match vmm.events.recv().await {
+            Some(VmmEvent::AgentPort { open: true }) => return Ok(()),
+            event => ended(event, &mut last).map_or(Ok(()), Err)?,
+        }
+    }
+}
+
+async fn port_closed(vmm: &mut Vmm) -> Failure {
+    let mut last = None;
+    loop {
+        match vmm.events.recv().await {
+            // A guest that goes down closes the port on its way: what follows says more.
+            Some(VmmEvent::AgentPort { open: false }) => last = Some("the guest's agent ended before it answered"),
+            event => {
+                if let Some(failure) = ended(event, &mut last) {
+                    return failure;
+                }
+            }
+        }
+    }
+}
+
+/// Whether this event ends the boot, and what that means. `last` is what went before it.
+fn ended(event: Option<VmmEvent>, last: &mut Option<&'static str>) -> Option<Failure> {
+    match event {
+        Some(VmmEvent::AgentPort { .. }) => None,
+        Some(VmmEvent::Reset) => {
+            *last = Some("the guest's kernel panicked, or the guest reset itself, before its agent answered");
+            None
+        }
+        Some(VmmEvent::PoweredOff) => {
+            *last = Some("the guest switched itself off before its agent answered");
+            None
+        }
+        Some(VmmEvent::Stuck(reason)) => Some(Failure::new(reason)),
+        Some(VmmEvent::Exited(failure)) => Some(last.map_or(failure, Failure::new)),
+        None => Some(Failure::new("the VMM is gone")),
+    }
+}
+
+fn now_ns() -> i64 {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvm_is_tried_where_it_may_work() {
+        let first = |choice, prospect, limit| first_attempt(choice, || prospect, limit);
+        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Untried, None);
+        assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, FIRST_KVM_BOOT, true));
+        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Works, None);
+        assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, KVM_BOOT, false));
+        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Unusable("no".into()), None);
+        assert_eq!((attempt.accelerator, attempt.fallback.as_deref(), trial), (Accelerator::Tcg, Some("no"), false));
+
+        let short = Some(Duration::from_secs(3));
+        assert_eq!(first(AcceleratorChoice::Auto, Prospect::Untried, short).0.limit, Duration::from_secs(3));
+        let never = || unreachable!("whoever forces an accelerator gets it");
+        assert_eq!(first_attempt(AcceleratorChoice::Tcg, never, None).0, tcg_attempt(None, None));
+        assert!(!first_attempt(AcceleratorChoice::Kvm, never, None).1);
+    }
+
+    #[test]
+    fn what_went_before_explains_the_end() {
+        let mut last = None;
+        assert_eq!(ended(Some(VmmEvent::Reset), &mut last), None);
+        let failure = ended(Some(VmmEvent::Exited(Failure::new("QEMU ended"))), &mut last).unwrap();
+        assert!(failure.message.contains("panicked"));
+    }
+}

@@ -1,0 +1,187 @@
+//! A VM's life, from its supervisor's first breath to its last.
+
+use std::pin::pin;
+use std::process::{self, ExitCode};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::UnixStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Report;
+use super::boot::{self, Booted, Console};
+use super::guard::Guard;
+use super::socket::{self, Stop};
+use super::state::State;
+use crate::backend::qemu::Qemu;
+use crate::backend::{Backend, Machine};
+use crate::console::ConsoleLog;
+use crate::error::{Error, Failure, IoContext, Result};
+use crate::kvm::{self, AcceleratorChoice};
+use crate::launch::{Launch, StartEvent};
+use crate::record::VmRecord;
+use crate::run::{self, RunInfo};
+use crate::vm::Vm;
+use crate::wire::{Reply, SOCKET};
+use crate::{file, host};
+
+/// How long a guest may take to go down when a signal asks for it.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long clients may take to hear that the VM is down.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs the VM. Returns when it is gone.
+pub(super) fn live(launch: &Launch, mut report: Report) -> ExitCode {
+    match claim_and_run(launch, &mut report) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report.send(&StartEvent::Failed(failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn claim_and_run(launch: &Launch, report: &mut Report) -> Result<(), Failure> {
+    let folder = &launch.folder;
+    let record = VmRecord::read(&folder.join(Vm::RECORD))?;
+    let lock = run::supervise(folder)?.ok_or_else(|| Error::Running(record.name.clone()))?;
+    // One thread: the VMM's death is bound to the thread that starts it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("watch", folder)?;
+    let ended = runtime.block_on(run(launch, record, report));
+    let removed = file::remove_if_there(&folder.join(SOCKET));
+    if let Ok(Ended::Stopped) | Err(_) = ended {
+        RunInfo::remove(folder)?;
+    }
+    drop(lock);
+    ended?;
+    Ok(removed?)
+}
+
+/// How a VM that was up ended.
+pub(super) enum Ended {
+    /// Somebody wanted that: there is nothing to tell.
+    Stopped,
+    /// Nobody did. What happened stays in `run.json`, for the next command to find.
+    Crashed,
+}
+
+async fn run(launch: &Launch, record: VmRecord, report: &mut Report) -> Result<Ended, Failure> {
+    let folder = &launch.folder;
+    let backend = Qemu { program: launch.qemu.clone() };
+    let pid = process::id().cast_signed();
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    let info = RunInfo::new(pid, host::start_time(pid)?, host::boot_id()?, backend.name(), now);
+    info.write(folder)?;
+
+    let state = Arc::new(State::new(backend.name(), pid));
+    let (sender, stops) = mpsc::channel(4);
+    let terminate = signal(SignalKind::terminate()).at("watch", folder)?;
+    let mut shutdown = Shutdown { stops, terminate, waiting: Vec::new() };
+    let serving = tokio::spawn(socket::serve(socket::bind(folder)?, Arc::clone(&state), sender));
+
+    let console = Console::new(ConsoleLog::start(folder)?);
+    let ended = match boot(launch, record, &backend, &console, report, &mut shutdown).await {
+        Ok(booted) => Ok(Guard::new(folder, info, &state).watch(booted, report, &mut shutdown).await),
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = &ended {
+        state.down(failure.clone());
+    }
+    serving.abort();
+    for mut client in shutdown.waiting {
+        let _ = timeout(FAREWELL, socket::reply(&mut client, Reply::Ok(()))).await;
+    }
+    let _ = timeout(FAREWELL, state.clients_gone()).await;
+    ended
+}
+
+/// Who wants the VM to go down.
+pub(super) struct Shutdown {
+    stops: mpsc::Receiver<Stop>,
+    terminate: Signal,
+    /// They are told when it has.
+    waiting: Vec<UnixStream>,
+}
+
+impl Shutdown {
+    /// Waits for the next one who does; how long the guest may take for it.
+    pub(super) async fn asked(&mut self) -> Duration {
+        tokio::select! {
+            Some(stop) = self.stops.recv() => {
+                self.waiting.push(stop.client);
+                stop.timeout
+            }
+            _ = self.terminate.recv() => SIGNAL_PATIENCE,
+        }
+    }
+}
+
+/// Boots, until somebody wants the VM to stop.
+async fn boot(
+    launch: &Launch,
+    record: VmRecord,
+    backend: &dyn Backend,
+    console: &Console,
+    report: &mut Report,
+    shutdown: &mut Shutdown,
+) -> Result<Booted, Failure> {
+    let machine = Machine {
+        record,
+        kernel: launch.kernel.clone(),
+        initramfs: launch.initramfs.clone(),
+        base: launch.base.clone(),
+        disk: launch.folder.join(Vm::DISK),
+        modules: launch.modules.clone(),
+    };
+    let cancel = CancellationToken::new();
+    let mut booting = pin!(boot_somehow(launch, &machine, backend, console, report, &cancel));
+    loop {
+        tokio::select! {
+            booted = &mut booting => return booted,
+            _ = shutdown.asked() => cancel.cancel(),
+        }
+    }
+}
+
+/// Boots, under TCG if it turns out that KVM does not work.
+async fn boot_somehow(
+    launch: &Launch,
+    machine: &Machine,
+    backend: &dyn Backend,
+    console: &Console,
+    report: &mut Report,
+    cancel: &CancellationToken,
+) -> Result<Booted, Failure> {
+    let mut booting = |attempt: &boot::Attempt| {
+        report.send(&StartEvent::Booting {
+            backend: backend.name().to_owned(),
+            accelerator: attempt.accelerator,
+            fallback: attempt.fallback.clone(),
+        });
+    };
+    if launch.accelerator == AcceleratorChoice::Kvm {
+        kvm::ask_device().map_err(Failure::new)?;
+    }
+    let prospect = || kvm::prospect(&launch.host);
+    let (first, trial) = boot::first_attempt(launch.accelerator, prospect, launch.boot_timeout);
+    booting(&first);
+    match boot::boot(backend, machine, &first, console, cancel).await {
+        Err(failure) if trial && !cancel.is_cancelled() => {
+            let problem = format!("a first guest under KVM failed: {}", failure.message);
+            let second = boot::tcg_attempt(launch.boot_timeout, Some(problem.clone()));
+            booting(&second);
+            let booted = boot::boot(backend, machine, &second, console, cancel).await?;
+            // Only now: a guest that comes up under neither says nothing about KVM.
+            boot::remember(&launch.host, Some(problem));
+            Ok(booted)
+        }
+        Ok(booted) if trial => {
+            boot::remember(&launch.host, None);
+            Ok(booted)
+        }
+        booted => booted,
+    }
+}

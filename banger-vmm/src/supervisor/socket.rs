@@ -1,0 +1,131 @@
+//! The VM's socket: who may connect, and what each connection asks for.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::state::{Phase, State};
+use crate::error::{Failure, IoContext, Result};
+use crate::file;
+use crate::wire::{self, MAX_REQUEST, Reply, Request, SOCKET};
+
+/// A client has this long to say what it wants,
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+/// and the agent to take one more stream.
+const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+/// What a relay holds in each direction, in bytes. The windows of the streams hold more.
+const RELAY_BUFFER: usize = 64 << 10;
+
+/// A client that wants the VM to stop, and to be told when it has.
+pub(super) struct Stop {
+    pub(super) timeout: Duration,
+    pub(super) client: UnixStream,
+}
+
+/// Binds the socket in the VM's folder, in place of one that a supervisor left that was killed.
+pub(super) fn bind(folder: &Path) -> Result<UnixListener> {
+    let path = folder.join(SOCKET);
+    file::remove_if_there(&path)?;
+    // A socket's path ends at 107 bytes: through the folder's descriptor it is always short.
+    let directory = File::open(folder).at("open", folder)?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())).at("bind", &path)
+}
+
+/// Serves clients for as long as it is polled.
+pub(super) async fn serve(listener: UnixListener, state: Arc<State>, stops: mpsc::Sender<Stop>) {
+    loop {
+        let Ok((mut client, _)) = listener.accept().await else {
+            // No descriptors are left: some will be when a client goes.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        // The folder's mode keeps other users out; so does this, should somebody have changed it.
+        if client.peer_cred().is_ok_and(|peer| peer.uid() != geteuid().as_raw()) {
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&state.clients).try_acquire_owned() else {
+            let failure = Failure::new("too many commands use the VM at once").with_hint("wait for one of them to end");
+            // A fresh socket's buffer takes it at once.
+            let _ = client.try_write(&wire::frame(&Reply::<()>::Error(failure)));
+            continue;
+        };
+        let (state, stops) = (Arc::clone(&state), stops.clone());
+        tokio::spawn(async move {
+            // A client that goes, whenever it likes, harms itself only.
+            if let Ok(Ok(request)) = timeout(REQUEST_PATIENCE, read_request(&mut client)).await {
+                let _ = answer(request, client, &state, &stops).await;
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(
+    request: std::result::Result<Request, Failure>,
+    mut client: UnixStream,
+    state: &State,
+    stops: &mpsc::Sender<Stop>,
+) -> io::Result<()> {
+    match request {
+        Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+        Ok(Request::Status) => reply(&mut client, Reply::Ok(state.status())).await,
+        Ok(Request::Stop { timeout_ms }) => {
+            let timeout = Duration::from_millis(timeout_ms);
+            // Nobody takes it when the VM is down already: then the client sees the socket close.
+            let _ = stops.send(Stop { timeout, client }).await;
+            Ok(())
+        }
+        Ok(Request::Agent) => match open_stream(state).await {
+            Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+            Ok(mut stream) => {
+                reply(&mut client, Reply::Ok(())).await?;
+                copy_bidirectional_with_sizes(&mut client, &mut stream, RELAY_BUFFER, RELAY_BUFFER).await.map(|_| ())
+            }
+        },
+    }
+}
+
+/// A stream to the agent, when there is one.
+async fn open_stream(state: &State) -> std::result::Result<banger_agent::link::MuxStream, Failure> {
+    let mux = match state.booted().await {
+        Phase::Up(mux) => mux,
+        Phase::Down(failure) => return Err(failure),
+        Phase::Booting => unreachable!("that is what was waited for"),
+    };
+    match timeout(STREAM_PATIENCE, mux.open()).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(Failure::new(error.to_string())),
+        Err(_) => {
+            Err(Failure::new("the guest's agent takes no more streams")
+                .with_hint("wait for some command in the VM to end"))
+        }
+    }
+}
+
+/// Reads the request. The outer error is the client's being gone, the inner one its saying what is not understood.
+async fn read_request(client: &mut UnixStream) -> io::Result<std::result::Result<Request, Failure>> {
+    let length = client.read_u32().await? as usize;
+    if length > MAX_REQUEST {
+        return Ok(Err(Failure::new(format!("a request of {length} bytes is too long"))));
+    }
+    let mut json = vec![0; length];
+    client.read_exact(&mut json).await?;
+    let hint = "the VM was started by another version of banger: stop it, and the next command starts it anew";
+    Ok(serde_json::from_slice(&json)
+        .map_err(|error| Failure::new(format!("its supervisor does not know this request: {error}")).with_hint(hint)))
+}
+
+/// Answers a client.
+pub(super) async fn reply<T: Serialize>(client: &mut UnixStream, reply: Reply<T>) -> io::Result<()> {
+    client.write_all(&wire::frame(&reply)).await
+}

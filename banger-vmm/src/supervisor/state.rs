@@ -1,0 +1,97 @@
+//! What the supervisor's tasks share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use banger_agent::link::Mux;
+use tokio::sync::{Semaphore, watch};
+
+use crate::error::Failure;
+use crate::host;
+use crate::kvm::Accelerator;
+use crate::wire::{AgentInfo, Status};
+
+/// Clients that may be connected at a time.
+const MAX_CLIENTS: usize = 32;
+
+/// How far the VM is, for those who want to talk to its agent.
+#[derive(Clone)]
+pub(super) enum Phase {
+    Booting,
+    Up(Mux),
+    /// There is no agent, and will be none.
+    Down(Failure),
+}
+
+/// Shared by the task that runs the VM, which alone changes it, and those that serve clients.
+pub(super) struct State {
+    phase: watch::Sender<Phase>,
+    status: Mutex<Status>,
+    started: Instant,
+    /// A client holds a permit.
+    pub(super) clients: Arc<Semaphore>,
+}
+
+impl State {
+    pub(super) fn new(backend: &str, pid: i32) -> Self {
+        let status = Status {
+            backend: backend.to_owned(),
+            accelerator: None,
+            pid,
+            vmm_pid: None,
+            uptime_ms: 0,
+            agent: None,
+            failed: None,
+            clients: 0,
+            memory_bytes: 0,
+        };
+        State {
+            phase: watch::Sender::new(Phase::Booting),
+            status: Mutex::new(status),
+            started: Instant::now(),
+            clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
+        }
+    }
+
+    /// The agent answers.
+    pub(super) fn up(&self, mux: Mux, accelerator: Accelerator, vmm_pid: i32, agent: AgentInfo) {
+        let mut status = self.lock();
+        status.accelerator = Some(accelerator);
+        status.vmm_pid = Some(vmm_pid);
+        status.agent = Some(agent);
+        drop(status);
+        self.phase.send_replace(Phase::Up(mux));
+    }
+
+    /// The agent is lost, or was never there.
+    pub(super) fn down(&self, failure: Failure) {
+        self.lock().failed = Some(failure.message.clone());
+        self.phase.send_replace(Phase::Down(failure));
+    }
+
+    /// The phase after [`Phase::Booting`].
+    pub(super) async fn booted(&self) -> Phase {
+        let mut phase = self.phase.subscribe();
+        let booted = phase.wait_for(|phase| !matches!(phase, Phase::Booting)).await;
+        booted.map_or_else(|_| Phase::Down(Failure::new("the VM is going down")), |phase| phase.clone())
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let mut status = self.lock().clone();
+        status.uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // The one who asks is a client too.
+        status.clients = (MAX_CLIENTS - self.clients.available_permits()).saturating_sub(1);
+        status.memory_bytes = status.vmm_pid.map_or(0, host::resident_bytes);
+        status
+    }
+
+    /// Waits for the clients to have been told.
+    pub(super) async fn clients_gone(&self) {
+        // The semaphore is never closed.
+        let _ = self.clients.acquire_many(MAX_CLIENTS as u32).await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

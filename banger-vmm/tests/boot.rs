@@ -1,0 +1,264 @@
+//! Real VMs: QEMU under TCG, a real kernel, and guests that misbehave.
+//!
+//! The kernel is a folder as banger keeps them, named by `BANGER_TEST_KERNEL_DIR`; without it these tests are ignored.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use banger_vmm::{
+    Accelerator, AcceleratorChoice, Error, Programs, Running, StartEvent, StartOptions, StorePaths, Vm, VmRecord,
+    VmState, VmStore, initramfs,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Two emulated guests at once on a small machine take more than twice the time of one.
+static ONE_VM_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Folders with a store of VMs, and what they are started with.
+struct Home {
+    folder: TempDir,
+    store: VmStore,
+    options: StartOptions,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self::in_folder(tempfile::tempdir().unwrap(), "")
+    }
+
+    fn in_folder(folder: TempDir, below: &str) -> Self {
+        let root = folder.path().join(below);
+        let paths = StorePaths { vms: root.join("vms"), host: root.join("host"), cache: root.join("cache") };
+        fs::create_dir_all(&paths.cache).unwrap();
+        let kernel = PathBuf::from(std::env::var_os("BANGER_TEST_KERNEL_DIR").expect("BANGER_TEST_KERNEL_DIR is set"));
+        let mut modules: Vec<_> =
+            fs::read_dir(kernel.join("boot")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        modules.sort();
+        let base = root.join("base");
+        File::create(&base).unwrap().set_len(1 << 20).unwrap();
+        let options = StartOptions {
+            supervisor: env!("CARGO_BIN_EXE_banger-vmm").into(),
+            kernel: kernel.join("vmlinuz"),
+            initramfs: initramfs::ensure(&build_guest(folder.path()), &modules, &paths.cache).unwrap(),
+            base,
+            modules: None,
+            accelerator: AcceleratorChoice::Tcg,
+            boot_timeout: Some(PATIENCE),
+        };
+        Home { folder, store: VmStore::new(paths, Programs::new(std::env::var_os("PATH").unwrap())), options }
+    }
+
+    /// A VM whose name says what its guest does.
+    fn vm(&self, name: &str) -> Vm {
+        let mut record = VmRecord::new(name, "image", "kernel", 0);
+        record.memory_mib = 256;
+        self.store.create(&record).unwrap()
+    }
+
+    fn start(&self, vm: &Vm) -> Result<Running, Error> {
+        vm.start(&vm.lock().unwrap(), &self.options, |_| ())
+    }
+
+    fn start_fails(&self, name: &str) -> Error {
+        let vm = self.vm(name);
+        let error = self.start(&vm).unwrap_err();
+        assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
+        assert_no_trace(&vm);
+        error
+    }
+}
+
+fn build_guest(folder: &Path) -> PathBuf {
+    let program = folder.join("guest-init");
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition=2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-o"]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/init.rs");
+    assert!(rustc.arg(&program).arg(source).status().unwrap().success());
+    program
+}
+
+fn assert_no_trace(vm: &Vm) {
+    for name in ["s", "run.json"] {
+        assert!(!vm.folder().join(name).exists(), "{name} is left");
+    }
+    assert!(processes_of(vm).is_empty(), "processes are left");
+}
+
+/// Processes that have the VM's disk open.
+fn processes_of(vm: &Vm) -> Vec<i32> {
+    let disk = vm.folder().join("disk.ext4");
+    let uses = |pid: i32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target == disk)
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|&pid| uses(pid)).collect()
+}
+
+/// Waits until `condition` holds.
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{what} did not come");
+}
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn a_vm_starts_stops_and_leaves_nothing() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    // A path longer than the 107 bytes of a socket's, with what QEMU takes for its own.
+    let home = Home::in_folder(tempfile::tempdir().unwrap(), &format!("{}/a,b c", "long".repeat(40)));
+    let vm = home.vm("behaves");
+    assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
+
+    let mut events = Vec::new();
+    let running = vm.start(&vm.lock().unwrap(), &home.options, |event| events.push(event)).unwrap();
+    assert_eq!((running.accelerator, running.agent.version.as_str()), (Accelerator::Tcg, "test"));
+    assert!(matches!(&events[..], [StartEvent::Booting { fallback: None, .. }, StartEvent::Ready(_)]), "{events:?}");
+
+    let VmState::Running { pid, .. } = vm.state().unwrap() else { panic!("{:?}", vm.state()) };
+    let status = vm.status().unwrap();
+    assert_eq!((status.pid, status.failed.as_deref(), status.clients), (pid, None, 0));
+    let resident = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    let resident: u64 = resident.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(resident * 4096 < 10 << 20, "the supervisor takes {} KiB", resident * 4);
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+        let target = fs::read_link(entry.path()).unwrap();
+        assert!(!target.to_string_lossy().starts_with("pipe:"), "a pipe is left open: {target:?}");
+    }
+    assert!(matches!(home.store.delete("behaves"), Err(Error::Running(_))));
+    assert_eq!(home.start(&vm).unwrap(), running);
+
+    vm.stop(PATIENCE).unwrap();
+    assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
+    assert_no_trace(&vm);
+    assert!(vm.console_tail(100).unwrap().iter().any(|line| line == "a guest that behaves"));
+    assert!(matches!(vm.status(), Err(Error::NotRunning(_))));
+    vm.stop(PATIENCE).unwrap();
+    home.store.delete("behaves").unwrap();
+    assert!(home.store.list().unwrap().is_empty());
+    drop(home.folder);
+}
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn a_guest_that_does_not_come_up_is_shown_and_removed() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    let mut home = Home::new();
+    let error = home.start_fails("panics");
+    assert!(error.to_string().contains("panicked"), "{error}");
+    assert!(
+        error.console_tail().iter().any(|line| line.contains("Attempted to kill init")),
+        "{:?}",
+        error.console_tail()
+    );
+
+    let error = home.start_fails("powers-off");
+    assert!(error.to_string().contains("switched itself off"), "{error}");
+
+    let error = home.start_fails("babbles");
+    assert!(error.to_string().contains("does not speak banger's protocol"), "{error}");
+
+    home.options.boot_timeout = Some(Duration::from_secs(6));
+    for name in ["hangs", "keeps-silent"] {
+        let error = home.start_fails(name);
+        assert!(error.to_string().contains("did not"), "{error}");
+        assert!(
+            error.console_tail().iter().any(|line| line == &format!("a guest that {name}")),
+            "{:?}",
+            error.console_tail()
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn qemu_itself_failing_is_quoted() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    let mut home = Home::new();
+    home.options.kernel = home.options.base.clone();
+    let error = home.start_fails("behaves");
+    assert!(error.to_string().contains("QEMU ended"), "{error}");
+    home.options.kernel = "/no/such/kernel".into();
+    let error = home.start_fails("behaves-2");
+    assert!(error.to_string().contains("/no/such/kernel"), "{error}");
+    home.options.supervisor = "/no/such/supervisor".into();
+}
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn a_console_that_is_flooded_stays_small() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    let home = Home::new();
+    let vm = home.vm("shouts");
+    home.start(&vm).unwrap();
+    vm.stop(PATIENCE).unwrap();
+    let size = |name: &str| fs::metadata(vm.folder().join(name)).unwrap().size();
+    assert!(size("console.log") + size("console.log.1") <= 1 << 20);
+    assert!(vm.console_tail(50).unwrap().iter().any(|line| line == "^[[2Jthe last word"));
+}
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn an_agent_that_is_lost_fails_the_vm_until_it_is_stopped() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    let home = Home::new();
+    for name in ["drops-the-port", "breaks-the-mux"] {
+        let vm = home.vm(name);
+        home.start(&vm).unwrap();
+        wait_for("the failure", || matches!(vm.state().unwrap(), VmState::Failed { .. }));
+        assert!(matches!(vm.connect_agent(), Err(Error::Refused { .. })));
+        assert!(vm.status().unwrap().failed.is_some());
+        vm.stop(PATIENCE).unwrap();
+        assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
+        assert_no_trace(&vm);
+    }
+}
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn a_guest_that_does_not_go_is_made_to() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    let home = Home::new();
+    let vm = home.vm("is-stubborn");
+    home.start(&vm).unwrap();
+    vm.stop(Duration::from_millis(500)).unwrap();
+    assert_no_trace(&vm);
+}
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn a_killed_supervisor_takes_qemu_along_and_is_noticed() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    let home = Home::new();
+    let vm = home.vm("behaves");
+    home.start(&vm).unwrap();
+    kill(Pid::from_raw(vm.status().unwrap().pid), Signal::SIGKILL).unwrap();
+    wait_for("QEMU's end", || processes_of(&vm).is_empty());
+    assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: Some("its supervisor was killed".into()) });
+    assert!(matches!(vm.connect_agent(), Err(Error::NotRunning(_))));
+
+    home.start(&vm).unwrap();
+    let status = vm.status().unwrap();
+    kill(Pid::from_raw(status.vmm_pid.unwrap()), Signal::SIGKILL).unwrap();
+    wait_for("the supervisor's end", || matches!(vm.state().unwrap(), VmState::Stopped { .. }));
+    let VmState::Stopped { crash: Some(crash) } = vm.state().unwrap() else { panic!("{:?}", vm.state()) };
+    assert!(crash.contains("signal: 9"), "{crash}");
+
+    home.start(&vm).unwrap();
+    kill(Pid::from_raw(vm.status().unwrap().pid), Signal::SIGTERM).unwrap();
+    wait_for("the end", || vm.state().unwrap() == VmState::Stopped { crash: None });
+    assert_no_trace(&vm);
+}

@@ -1,0 +1,122 @@
+//! An `/init` that behaves, or does not, as the VM's host name says. Built static by the tests; standard library only.
+
+use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::ptr::null;
+use std::thread::sleep;
+use std::time::Duration;
+
+unsafe extern "C" {
+    fn mount(source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
+    fn syscall(number: c_long, ...) -> c_long;
+    fn reboot(command: c_int) -> c_int;
+}
+
+const SYS_FINIT_MODULE: c_long = 313;
+const POWER_OFF: c_int = 0x4321_fedc;
+
+fn main() {
+    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        let (kind, target) = (CString::new(kind).unwrap(), CString::new(target).unwrap());
+        // SAFETY: the strings live until the call is over.
+        unsafe { mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, null()) };
+    }
+    let line = fs::read_to_string("/proc/cmdline").unwrap();
+    let name = line.split_whitespace().find_map(|word| word.strip_prefix("banger.hostname=")).unwrap().to_owned();
+    println!("a guest that {name}");
+    match name.as_str() {
+        "panics" => panic!("as it should"),
+        "hangs" => forever(),
+        "powers-off" => power_off(),
+        "shouts" => shout(),
+        _ => {}
+    }
+    load_modules();
+    let mut port = open_port();
+    match name.as_str() {
+        "keeps-silent" => forever(),
+        "babbles" => loop {
+            let _ = port.write_all(&[b'x'; 4096]);
+        },
+        "drops-the-port" => {
+            greet(&mut port);
+            drop(port);
+            forever()
+        }
+        "breaks-the-mux" => {
+            greet(&mut port);
+            let _ = port.write_all(&[0xff; 4096]);
+            forever()
+        }
+        "is-stubborn" => {
+            greet(&mut port);
+            forever()
+        }
+        // Whatever else: as an agent that knows only how to shut down.
+        _ => {
+            greet(&mut port);
+            let mut heard = Vec::new();
+            let mut buffer = [0; 4096];
+            while !heard.windows(8).any(|bytes| bytes == b"shutdown") {
+                let read = port.read(&mut buffer).unwrap();
+                heard.extend(&buffer[..read]);
+            }
+            power_off()
+        }
+    }
+}
+
+fn load_modules() {
+    let mut modules: Vec<_> = fs::read_dir("/modules").unwrap().map(|entry| entry.unwrap().path()).collect();
+    modules.sort();
+    for module in modules {
+        let file = File::open(module).unwrap();
+        // SAFETY: finit_module(2) takes a descriptor, a string and flags.
+        unsafe { syscall(SYS_FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0) };
+    }
+}
+
+fn open_port() -> File {
+    loop {
+        if let Ok(port) = OpenOptions::new().read(true).write(true).open("/dev/vport0p1") {
+            return port;
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Answers the host's greeting with its own nonce.
+fn greet(port: &mut File) {
+    let mut heard = String::new();
+    let mut buffer = [0; 4096];
+    while !heard.trim_start().contains('\n') {
+        let read = port.read(&mut buffer).unwrap();
+        heard.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    let nonce = heard.split("\"nonce\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let answer = format!("\nbanger {{\"nonce\":\"{nonce}\",\"version\":\"test\",\"protocol\":1,\"uptime_ms\":1}}\n");
+    port.write_all(answer.as_bytes()).unwrap();
+}
+
+/// Says more than the host wants to keep.
+fn shout() {
+    let line = [b'!'; 1023];
+    for _ in 0..3000 {
+        println!("{}", std::str::from_utf8(&line).unwrap());
+    }
+    println!("\x1b[2Jthe last word");
+}
+
+fn power_off() -> ! {
+    // SAFETY: reboot(2) takes a number.
+    unsafe { reboot(POWER_OFF) };
+    forever()
+}
+
+fn forever() -> ! {
+    loop {
+        sleep(Duration::from_secs(3600));
+    }
+}
