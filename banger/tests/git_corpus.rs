@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use banger::git::{GitError, Host, Workspace, list};
-use support::{Fixture, twin};
+use support::{Fixture, skipped, twin};
 
 fn paths(listing: &banger::git::Listing) -> Vec<String> {
     listing.entries.iter().map(|entry| entry.path.to_string()).collect()
@@ -302,14 +302,14 @@ mod listing {
     #[test]
     fn unreadable_folders_are_warned_of() {
         if nix::unistd::geteuid().is_root() {
-            println!("SKIPPED: root can read every folder");
+            skipped("root can read every folder");
             return;
         }
         let fixture = Fixture::new();
         fixture.write("closed/file", "");
         fixture.write("open/file", "");
         let closed = fixture.root.join("closed");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         let listing = fixture.listing();
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(paths(&listing), ["open/file"]);
@@ -458,7 +458,7 @@ mod discovery {
     #[test]
     fn another_users_repository_needs_the_users_word() {
         if !nix::unistd::geteuid().is_root() {
-            println!("SKIPPED: only root can give a folder away");
+            skipped("only root can give a folder away");
             return;
         }
         let fixture = Fixture::new();
@@ -483,6 +483,33 @@ mod discovery {
             fs::write(fixture.home().join(".gitconfig"), format!("{config}[safe]\ndirectory = {value}\n")).unwrap();
             assert_eq!(discover(fixture.host()).is_ok(), trusted, "{value}");
         }
+    }
+
+    #[test]
+    fn the_index_of_a_running_commit_is_not_ours() {
+        let fixture = Fixture::new();
+        fixture.write("a", "");
+        fixture.commit("first");
+        // As in a hook: git sets these for what it runs.
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "discovery::in_a_hook", "--include-ignored"])
+            .envs([("GIT_DIR", "/nowhere"), ("GIT_WORK_TREE", "/nowhere"), ("GIT_INDEX_FILE", "/nowhere")])
+            .envs([("GIT_CONFIG_GLOBAL", "/nowhere"), ("GIT_OBJECT_DIRECTORY", "/nowhere")])
+            .env("CORPUS_ROOT", &fixture.root)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    #[test]
+    #[ignore = "run by the test above, with `GIT_*` in its environment"]
+    fn in_a_hook() {
+        let root = std::env::var_os("CORPUS_ROOT").expect("set by the test above");
+        let host = Host { path: std::env::var_os("PATH"), ..Host::default() };
+        let workspace = Workspace::discover(Path::new(&root), host).unwrap();
+        assert_eq!(workspace.root, Path::new(&root));
+        assert_eq!(paths(&list(&workspace).unwrap()), ["a"]);
+        assert!(workspace.repository.state().unwrap().refs.contains_key(&b"refs/heads/main"[..]));
     }
 
     #[test]

@@ -60,10 +60,10 @@ impl<'a> Tracked<'a> {
 
     fn status(&self, path: &[u8], is_dir: bool) -> Status {
         let entries = self.state.entries();
-        let first = entries.partition_point(|entry| &entry.path(self.state)[..] < path);
+        let first = entries.partition_point(|entry| entry.path(self.state) < path);
         if entries.get(first).is_some_and(|entry| entry.path(self.state) == path) {
             // A path in conflict has up to three entries, of which any may be the submodule.
-            let stages = entries[first..].iter().take_while(|entry| &entry.path(self.state)[..] == path);
+            let stages = entries[first..].iter().take_while(|entry| entry.path(self.state) == path);
             return match stages.clone().any(|entry| entry.mode == Mode::COMMIT) {
                 true => Status::Submodule(first),
                 false if is_dir => self.ancestor(path),

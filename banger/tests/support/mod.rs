@@ -5,6 +5,7 @@ pub(crate) mod twin;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -99,7 +100,7 @@ impl Fixture {
     pub(crate) fn supports(&self, arguments: &[&str]) -> bool {
         let supported = self.try_git_in(&self.root, arguments).status.success();
         if !supported {
-            println!("SKIPPED: this git cannot `git {}`", arguments.join(" "));
+            skipped(&format!("this git cannot `git {}`", arguments.join(" ")));
         }
         supported
     }
@@ -160,6 +161,14 @@ impl Fixture {
             }
         }
     }
+}
+
+/// Says so even where the test's own output is captured: what did not run is not "ok" unsaid.
+pub(crate) fn skipped(reason: &str) {
+    let test = std::thread::current();
+    let name = test.name().unwrap_or("a test");
+    let mut uncaptured = std::io::stderr();
+    writeln!(uncaptured, "SKIPPED {name}: {reason}").unwrap();
 }
 
 fn beyond_a_link(folder: &Path, path: &[u8]) -> bool {
