@@ -513,6 +513,20 @@ mod discovery {
     }
 
     #[test]
+    fn a_worktree_elsewhere_does_not_travel() {
+        let fixture = Fixture::new();
+        fixture.write("nested/file", "");
+        fixture.git_in(&fixture.root.join("nested"), &["init", "-q"]);
+        let home = fixture.home();
+        fixture.git_in(&fixture.root.join("nested"), &["config", "core.worktree", home.to_str().unwrap()]);
+        let listing = fixture.listing();
+        assert!(listing.entries.is_empty());
+        assert!(matches!(listing.warnings[0].error, GitError::WorktreeElsewhere { .. }));
+        let error = Workspace::discover(&fixture.root.join("nested"), fixture.host()).unwrap_err();
+        assert!(matches!(error, GitError::WorktreeElsewhere { .. }), "{error}");
+    }
+
+    #[test]
     fn unknown_formats_are_refused() {
         let fixture = Fixture::new();
         fixture.git(&["config", "core.repositoryFormatVersion", "1"]);

@@ -43,6 +43,15 @@ pub enum GitError {
         /// What is wrong with it.
         reason: String,
     },
+    /// `core.worktree` names a folder other than the one `.git` is in. git would go there; but a
+    /// downloaded repository could so name the user's home, which must not travel unasked.
+    #[error("the repository at `{}` says that its files are in `{}`", git_dir.display(), worktree.display())]
+    WorktreeElsewhere {
+        /// The repository.
+        git_dir: PathBuf,
+        /// What its `core.worktree` names.
+        worktree: PathBuf,
+    },
     /// The repository uses a format this version cannot read.
     #[error("the repository at `{}` cannot be read: {reason}", git_dir.display())]
     UnsupportedFormat {
@@ -103,6 +112,7 @@ impl GitError {
             Self::DubiousOwnership { worktree, .. } => {
                 Some(format!("if you trust it: git config --global --add safe.directory {}", shell_quoted(worktree)))
             }
+            Self::WorktreeElsewhere { .. } => Some("if it is not so: git config --unset core.worktree".into()),
             Self::BrokenGitFile { .. } => Some(
                 "a moved worktree or submodule is mended by `git worktree repair` in the main \
                  repository, or by `git submodule update --init`"

@@ -66,7 +66,8 @@ impl Repository {
         let common_dir = common_dir(&git_dir)?;
         let local = config::single(&common_dir.join("config"))?;
         let format = Format::read(&local, &git_dir)?;
-        let worktree = worktree(folder, &git_dir, &common_dir, &local, format)?;
+        check_worktree(folder, &git_dir, &common_dir, &local, format)?;
+        let worktree = folder.to_owned();
         Ok(Self { path, worktree, git_dir, common_dir, format, host })
     }
 }
@@ -171,22 +172,25 @@ fn common_dir(git_dir: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The worktree of the repository whose `.git` is in `folder`: mostly `folder` itself, unless
-/// `core.worktree` names another. A linked worktree does not heed the shared configuration's word.
-fn worktree(folder: &Path, git_dir: &Path, common_dir: &Path, local: &File, format: Format) -> Result<PathBuf> {
+/// Makes sure that `folder`, in which `.git` is, is the worktree. `core.worktree` may say the same in
+/// other words, as it does in submodules. A linked worktree does not heed the shared configuration.
+fn check_worktree(folder: &Path, git_dir: &Path, common_dir: &Path, local: &File, format: Format) -> Result<()> {
     let private =
         if format.worktree_config { config::single(&git_dir.join("config.worktree"))? } else { File::default() };
     let shared = (common_dir == git_dir).then_some(local);
     let sources = || [Some(&private), shared].into_iter().flatten();
     if let Some(worktree) = sources().find_map(|config| config.string("core.worktree")) {
         let worktree = git_dir.join(OsStr::from_bytes(&worktree));
-        return fs::canonicalize(&worktree).map_err(|error| GitError::io("find", worktree, error));
+        let worktree = fs::canonicalize(&worktree).unwrap_or(worktree);
+        if worktree != folder {
+            return Err(GitError::WorktreeElsewhere { git_dir: git_dir.to_owned(), worktree });
+        }
+        return Ok(());
     }
-    let bare = sources().find_map(|config| config.boolean("core.bare").ok().flatten());
-    if bare == Some(true) {
-        return Err(GitError::Bare { git_dir: git_dir.to_owned() });
+    match sources().find_map(|config| config.boolean("core.bare").ok().flatten()) {
+        Some(true) => Err(GitError::Bare { git_dir: git_dir.to_owned() }),
+        _ => Ok(()),
     }
-    Ok(folder.to_owned())
 }
 
 /// Reads a file that git keeps short.

@@ -252,8 +252,6 @@ impl Found {
     /// A folder of which nothing is tracked: true if it is an ordinary one, to be walked.
     fn untracked_folder(&mut self, repository: &Repository, path: &[u8]) -> bool {
         match probe(&full_path(repository, path)) {
-            // With `core.worktree`, the repository's own git folder may be inside its worktree.
-            DotGit::Found { git_dir, .. } if git_dir == repository.git_dir => true,
             DotGit::Found { git_dir, file } => {
                 self.nested.push(Nested { path: repository.path.join(path), git_dir, file });
                 false
