@@ -1,3 +1,23 @@
-//! The repository you stand in, run inside a microVM.
+//! banger runs the repository you stand in inside a microVM of its own.
+//!
+//! The way of one command, `banger -- make test`, through this crate:
+//!
+//! * [`cli`] has the types of the command line; [`paths`] and [`ui`] what the environment and the terminal have to say;
+//! * [`git`] finds the workspace and lists what travels;
+//! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`;
+//! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
+//! * [`run`] runs the command there, and leaves with its exit status.
+//!
+//! [`commands`] are the others. Everything that ends a command is an [`error::CommandError`].
 
+pub mod agent;
+pub mod cli;
+pub mod commands;
+pub mod error;
 pub mod git;
+pub mod machine;
+pub mod paths;
+pub mod run;
+pub mod sync;
+pub mod ui;
+pub mod units;

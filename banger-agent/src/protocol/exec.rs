@@ -28,6 +28,8 @@ pub struct Exec {
     pub env: Vec<(Bytes, Bytes)>,
     /// The folder to run in, absolute.
     pub cwd: Bytes,
+    /// Make that folder if it is missing: one that is empty or ignored on the host does not travel.
+    pub make_cwd: bool,
     /// `name`, `uid`, or either with `:group`; none: root.
     pub user: Option<String>,
     /// A terminal for it, instead of three pipes.

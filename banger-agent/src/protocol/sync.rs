@@ -114,6 +114,8 @@ pub enum Change {
         /// Its length.
         size: u64,
     },
+    /// A folder, which may be empty.
+    Folder,
     /// A git reference: `name` had the value `base` at the last sync and shall have `new`. Values are an object id in
     /// hexadecimal, or `ref: ` and a name; none: no such reference.
     Ref {
@@ -167,8 +169,11 @@ pub enum RecordKind {
     Content(Kind),
     /// An immutable file of git's object store.
     Object,
-    /// The references of a repository, in the format of git's `packed-refs`; only in a fresh sync.
+    /// A file in which git keeps references (`packed-refs`, `HEAD`, symbolic ones); only in a fresh sync, `HEAD` being the
+    /// last of a repository.
     References,
+    /// A folder; only in a fresh sync.
+    Folder,
 }
 
 /// Control frames from the host.

@@ -40,6 +40,10 @@ pub(super) enum Streams {
 pub(super) fn spawn(exec: &Exec) -> Result<Spawned, Failure> {
     let user = User::find(exec.user.as_deref())?;
     let cwd = PathBuf::from(exec.cwd.as_os_str());
+    if exec.make_cwd {
+        // What comes of it is seen next.
+        let _ = fs::create_dir_all(&cwd);
+    }
     if !cwd.is_dir() {
         let message = format!("the folder `{}` does not exist in the guest", exec.cwd);
         return Err(Failure::new(FailureKind::NoSuchFolder, message));

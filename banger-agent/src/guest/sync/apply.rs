@@ -68,7 +68,7 @@ pub(super) fn apply_fresh(
                 let known = Known { digest: arrived.digest, kind, stamp: Some(arrived.stamp) };
                 records.files.insert(path, known);
             }
-            RecordKind::Object => {}
+            RecordKind::Object | RecordKind::Folder => {}
             RecordKind::References if split(&path).1 == b"HEAD" => {
                 let (git, _) = split(&path);
                 make_repository_folders(&mut tree, git)?;
@@ -129,6 +129,8 @@ pub(super) fn apply(
                 applied.references += 1;
             }
             Decision::Keep => applied.kept += 1,
+            // A guest that has something else there keeps it.
+            Decision::Adopt(_) if item.change == Change::Folder => _ = mover.tree.make_folder(&item.path),
             _ => {}
         }
         settle(item, decision, records, &mut done);

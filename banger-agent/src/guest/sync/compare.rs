@@ -73,6 +73,7 @@ impl Comparer<'_> {
                 Found::File(_, stamp) if stamp.size == *size => Decision::Adopt(None),
                 _ => Decision::Put,
             }),
+            Change::Folder => Ok(Decision::Adopt(None)),
             Change::Ref { name, base, new } => self.reference(item, name, base.as_deref(), new.as_deref()),
         }
     }

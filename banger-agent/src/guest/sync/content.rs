@@ -102,6 +102,11 @@ impl Contents {
                 let digest = self.digest()?;
                 Ok((digest, tree.link(path, &target, record.mtime_ns)?))
             }
+            RecordKind::Folder => {
+                tree.make_folder(path)?;
+                let digest = self.digest()?;
+                Ok((digest, Stamp { size: 0, mtime_ns: 0, ctime_ns: None }))
+            }
             kind => {
                 let permissions = match kind {
                     RecordKind::Content(Kind::File(permissions)) => permissions & 0o777,

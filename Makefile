@@ -1,0 +1,38 @@
+# make demo | test | bench | install PREFIX=… | clean
+PREFIX ?= /usr/local
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
+# What `make install` copies, in the same layout, so that everything here runs as it does installed.
+DIST   := $(TARGET)/dist
+STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
+
+.PHONY: all setup build demo test bench install clean
+all: build
+
+setup:
+	@scripts/setup
+
+# The agent runs in any image, so it is static. It has a target folder of its own, since its flags differ.
+build: setup
+	cargo build --release --locked -p banger -p banger-vmm
+	cargo build --release --locked -p banger-agent --features guest --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
+	@install -d $(DIST)/bin $(DIST)/lib/banger
+	@install -m 755 $(TARGET)/release/banger $(DIST)/bin/
+	@install -m 755 $(TARGET)/release/banger-vmm $(TARGET)/static/$(HOST)/release/banger-agent $(DIST)/lib/banger/
+
+demo: build
+	@scripts/demo $(DIST)/bin/banger
+
+test: build
+	@scripts/test $(DIST)
+
+bench: build
+	@scripts/bench $(DIST)
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/banger
+	install -m 755 $(DIST)/bin/* $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(DIST)/lib/banger/* $(DESTDIR)$(PREFIX)/lib/banger/
+
+clean:
+	cargo clean

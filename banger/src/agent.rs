@@ -1,0 +1,198 @@
+//! One operation of the agent, from the host's side, with blocking reads and writes.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use banger_agent::frame::{Frame, FrameCodec, FrameError, MAX_DATA};
+use banger_agent::protocol::{Failure, Reply, Request};
+use banger_vmm::Vm;
+use bytes::BytesMut;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::codec::{Decoder, Encoder};
+
+/// Why an operation did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The VM has no agent to talk to.
+    #[error(transparent)]
+    Vm(#[from] banger_vmm::Error),
+    /// The agent did not do what it was asked.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    /// What the agent sent makes no sense, or the connection ended.
+    #[error("the connection to the VM's agent broke: {0}")]
+    Broken(#[from] FrameError),
+}
+
+impl From<io::Error> for AgentError {
+    fn from(error: io::Error) -> Self {
+        AgentError::Broken(error.into())
+    }
+}
+
+/// The stream of one operation.
+pub struct Call {
+    stream: UnixStream,
+    received: BytesMut,
+}
+
+impl Call {
+    /// Opens a stream and sends the request.
+    ///
+    /// # Errors
+    /// If the VM or its agent is gone.
+    pub fn open(vm: &Vm, request: &Request) -> Result<Call, AgentError> {
+        let mut call = Call { stream: vm.connect_agent()?, received: BytesMut::new() };
+        call.send(Frame::control(request))?;
+        Ok(call)
+    }
+
+    /// Sends a request whose answer is a single frame.
+    ///
+    /// # Errors
+    /// If it is refused, or the connection breaks.
+    pub fn ask<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
+        Call::open(vm, request)?.answer()
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn send(&mut self, frame: Frame) -> Result<(), AgentError> {
+        let mut wire = BytesMut::new();
+        FrameCodec.encode(frame, &mut wire)?;
+        Ok(self.stream.write_all(&wire)?)
+    }
+
+    /// Sends a control frame.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn say<T: Serialize>(&mut self, message: &T) -> Result<(), AgentError> {
+        self.send(Frame::control(message))
+    }
+
+    /// Receives one frame; none at the orderly end of the stream.
+    ///
+    /// # Errors
+    /// If the connection breaks, or what it brings is no frame.
+    pub fn receive(&mut self) -> Result<Option<Frame>, AgentError> {
+        loop {
+            if let Some(frame) = FrameCodec.decode(&mut self.received)? {
+                return Ok(Some(frame));
+            }
+            let mut chunk = [0; 16 << 10];
+            match self.stream.read(&mut chunk)? {
+                0 if self.received.is_empty() => return Ok(None),
+                0 => return Err(FrameError::Ended.into()),
+                count => self.received.extend_from_slice(&chunk[..count]),
+            }
+        }
+    }
+
+    /// Receives the operation's answer.
+    ///
+    /// # Errors
+    /// If it is a refusal.
+    pub fn answer<T: DeserializeOwned>(&mut self) -> Result<T, AgentError> {
+        match self.receive()?.ok_or(FrameError::Ended)?.message()? {
+            Reply::Ok(value) => Ok(value),
+            Reply::Error(failure) => Err(failure.into()),
+        }
+    }
+
+    /// The stream itself, and what was received and not yet read.
+    pub fn into_parts(self) -> (UnixStream, BytesMut) {
+        (self.stream, self.received)
+    }
+
+    /// A writer of data frames on `channel`.
+    pub fn data(&mut self, channel: u8) -> DataWriter<'_> {
+        DataWriter { stream: &mut self.stream, channel, frame: vec![0; HEADER + MAX_DATA], used: 0 }
+    }
+}
+
+/// Reads a small file of the guest; none where it does not exist.
+///
+/// # Errors
+/// If it is longer than `limit` bytes, or no regular file.
+pub fn read_file(vm: &Vm, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, AgentError> {
+    use banger_agent::protocol::{Bytes as Path, FailureKind, FileInfo};
+    let mut call = Call::open(vm, &Request::ReadFile { path: Path(path.to_vec()), limit })?;
+    let info: FileInfo = match call.answer() {
+        Ok(info) => info,
+        Err(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSuchFile => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut content = Vec::new();
+    while let Some(frame) = call.receive()? {
+        let Frame::Data(1, chunk) = frame else {
+            return Err(FrameError::Unexpected("something else than a file's content").into());
+        };
+        if (content.len() + chunk.len()) as u64 > limit {
+            return Err(FrameError::Unexpected("more content than the file has").into());
+        }
+        content.extend_from_slice(&chunk);
+    }
+    if content.len() as u64 == info.size { Ok(Some(content)) } else { Err(FrameError::Ended.into()) }
+}
+
+/// Gathers bytes into data frames that are as long as they may be.
+pub struct DataWriter<'a> {
+    stream: &'a mut UnixStream,
+    channel: u8,
+    /// Room for a header and the longest payload.
+    frame: Vec<u8>,
+    /// How much of the payload is there.
+    used: usize,
+}
+
+/// Of a frame: kind and length.
+const HEADER: usize = 5;
+
+impl DataWriter<'_> {
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let room = self.room();
+            let count = room.len().min(bytes.len());
+            room[..count].copy_from_slice(&bytes[..count]);
+            self.filled(count)?;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Where the next bytes go: never empty. To be followed by [`DataWriter::filled`].
+    pub fn room(&mut self) -> &mut [u8] {
+        &mut self.frame[HEADER + self.used..]
+    }
+
+    /// Says how many bytes of [`DataWriter::room`] were filled.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn filled(&mut self, count: usize) -> io::Result<()> {
+        self.used += count;
+        if self.used == MAX_DATA { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends what is gathered.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if self.used > 0 {
+            self.frame[0] = self.channel;
+            self.frame[1..HEADER].copy_from_slice(&(self.used as u32).to_be_bytes());
+            self.stream.write_all(&self.frame[..HEADER + self.used])?;
+            self.used = 0;
+        }
+        Ok(())
+    }
+}

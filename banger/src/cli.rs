@@ -1,0 +1,153 @@
+//! The command line, as clap sees it: types only.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run the repository you stand in inside a microVM of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "banger",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  banger                     a shell in the VM, in the folder you stand in
+  banger -- make test        a command, with its own exit status
+  banger --rm -- cargo test  in a VM that is thrown away afterwards
+
+Exit status: the command's own; 128+n if a signal ended it; 124 after --timeout; 125 if banger itself failed;
+126 if the command cannot be run; 127 if it does not exist."
+)]
+pub struct Cli {
+    /// What to do; without it, a command or a shell is run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub run: Run,
+    /// What to print.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Print errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Print more about what is done
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Whether to use colour
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show this repository's VM
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop this repository's VM; its disk stays
+    Stop {
+        /// Do not wait for the guest to shut down in order
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Delete this repository's VM and its disk
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Even if it runs, or holds changes that are not here
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// What is none of the above.
+    #[command(external_subcommand)]
+    Unknown(Vec<OsString>),
+}
+
+/// How to run a command.
+#[derive(Debug, Default, Args)]
+pub struct Run {
+    /// Set a variable for the command; without a value, pass the one that is set here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<OsString>,
+    /// Read variables from a file, a NAME=VALUE a line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<std::path::PathBuf>,
+    /// Run in this folder of the VM [default: the one that matches where you stand]
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<std::path::PathBuf>,
+    /// Run as this user, `name` or `uid`, either with `:group` [default: root]
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// End the command after this long (`90`, `90s`, `5m`, `1h`), with exit status 124
+    #[arg(long, value_name = "TIME", value_parser = crate::units::duration)]
+    pub timeout: Option<Duration>,
+    /// Use a VM of its own and delete it afterwards
+    #[arg(long)]
+    pub rm: bool,
+    /// Image of a new VM
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// Processors of the VM
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: Option<u32>,
+    /// Memory of the VM (`512M`, `4G`)
+    #[arg(long, value_name = "SIZE", value_parser = crate::units::mebibytes)]
+    pub memory: Option<u64>,
+    /// Network of a new VM
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub net: Option<Net>,
+    /// What to wait for before the command runs
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub ready: Option<Ready>,
+    /// Do not use a terminal, even on one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Where both sides changed a file, take this one's
+    #[arg(long, conflicts_with = "guest_wins")]
+    pub host_wins: bool,
+    /// Where both sides changed a file, keep the VM's
+    #[arg(long)]
+    pub guest_wins: bool,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// How a VM reaches other machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Net {
+    /// Through this machine's own connections, without root
+    User,
+    /// Not at all
+    None,
+}
+
+/// When a VM counts as started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ready {
+    /// The agent answers, while services may still be starting
+    Agent,
+    /// All services have started
+    System,
+}

@@ -1,0 +1,102 @@
+//! `banger status`.
+
+use std::io::{Write, stdout};
+use std::path::Path;
+
+use banger_agent::protocol::Request;
+use banger_agent::protocol::sync::{Counts, GuestOnly};
+use banger_vmm::{Accelerator, VmState};
+use serde::Serialize;
+
+use crate::agent::Call;
+use crate::error::CommandError;
+use crate::machine::Machines;
+use crate::paths::Paths;
+use crate::ui::Ui;
+use crate::units::bytes;
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Status {
+    /// Where the workspace is.
+    workspace: String,
+    /// Its VM; none: not made yet.
+    vm: Option<VmStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct VmStatus {
+    name: String,
+    /// `stopped`, `starting`, `running` or `failed`.
+    state: &'static str,
+    accelerator: Option<Accelerator>,
+    image: String,
+    cpus: u32,
+    memory_mib: u64,
+    net: banger_vmm::NetMode,
+    /// What the disk takes on this machine.
+    disk_bytes: u64,
+    /// What changed in the VM alone; none: it does not run, so it cannot be asked.
+    guest_only: Option<Counts>,
+    /// Why it failed.
+    reason: Option<String>,
+}
+
+/// Shows the workspace's VM on standard output.
+///
+/// # Errors
+/// If the VM's state cannot be read.
+pub fn status(json: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let machines = Machines::new(paths, ui);
+    let (workspace, vm) = super::vm_of(here, paths, &machines)?;
+    let workspace = banger_vmm::printable(workspace.root.as_os_str().as_encoded_bytes());
+    let mut status = Status { workspace, vm: None };
+    if let Some(vm) = vm {
+        let record = vm.record()?;
+        let (state, accelerator, reason) = match vm.state()? {
+            VmState::Stopped { .. } => ("stopped", None, None),
+            VmState::Starting => ("starting", None, None),
+            VmState::Running { accelerator, .. } => ("running", Some(accelerator), None),
+            VmState::Failed { reason } => ("failed", None, Some(reason)),
+        };
+        let running = state == "running";
+        let only: Option<GuestOnly> = running.then(|| Call::ask(&vm, &Request::GuestOnly)).transpose()?;
+        status.vm = Some(VmStatus {
+            name: vm.name().to_owned(),
+            state,
+            accelerator,
+            image: record.image,
+            cpus: record.cpus,
+            memory_mib: record.memory_mib,
+            net: record.net,
+            disk_bytes: vm.disk_allocated()?,
+            guest_only: only.map(|only| only.counts),
+            reason,
+        });
+    }
+    let text =
+        if json { serde_json::to_string(&status).expect("plain data has a JSON form") + "\n" } else { text(&status) };
+    stdout().write_all(text.as_bytes()).map_err(|error| CommandError::new(format!("cannot print the answer: {error}")))
+}
+
+fn text(status: &Status) -> String {
+    let mut lines = vec![("workspace", status.workspace.clone())];
+    match &status.vm {
+        None => lines.push(("vm", "none yet: `banger` makes it".to_owned())),
+        Some(vm) => {
+            let accelerator = vm.accelerator.map(|accelerator| format!(" ({accelerator})")).unwrap_or_default();
+            lines.push(("vm", vm.name.clone()));
+            lines.push(("state", format!("{}{accelerator}", vm.state)));
+            if let Some(reason) = &vm.reason {
+                lines.push(("reason", banger_vmm::printable(reason.as_bytes())));
+            }
+            lines.push(("image", vm.image.clone()));
+            lines.push(("size", format!("{} processors, {} MiB of memory", vm.cpus, vm.memory_mib)));
+            lines.push(("disk", bytes(vm.disk_bytes)));
+            if let Some(only) = &vm.guest_only {
+                lines.push(("only there", format!("{} files, {} branches and tags", only.files, only.references)));
+            }
+        }
+    }
+    lines.iter().map(|(name, value)| format!("{name:<10}  {value}\n")).collect()
+}

@@ -1,0 +1,404 @@
+//! The VM of a workspace: found, made, started, stopped.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use banger_vmm::{
+    AcceleratorChoice, NetMode, Programs, Ready, StartEvent, StartOptions, StorePaths, Vm, VmLock, VmRecord, VmState,
+    VmStore, initramfs,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{self, Run};
+use crate::error::CommandError;
+use crate::git::{Host, Workspace};
+use crate::paths::{Paths, helper, search_path};
+use crate::ui::Ui;
+
+/// The image that a new VM has if nothing else is said.
+pub const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
+/// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
+const ACCELERATOR: &str = "BANGER_ACCELERATOR";
+/// The most memory that a VM has by default, in MiB.
+const DEFAULT_MEMORY: u64 = 4096;
+
+/// What a command wants of its VM. None: what there is, or the default.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Image of a new VM.
+    pub image: Option<String>,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// Network of a new VM.
+    pub net: Option<NetMode>,
+}
+
+impl From<&Run> for Wanted {
+    fn from(options: &Run) -> Self {
+        let net = options.net.map(|net| match net {
+            cli::Net::User => NetMode::User,
+            cli::Net::None => NetMode::None,
+        });
+        Wanted { image: options.image.clone(), cpus: options.cpus, memory_mib: options.memory, net }
+    }
+}
+
+impl From<cli::Ready> for Ready {
+    fn from(ready: cli::Ready) -> Self {
+        match ready {
+            cli::Ready::Agent => Ready::Agent,
+            cli::Ready::System => Ready::System,
+        }
+    }
+}
+
+/// What a VM is for, as its record keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Purpose {
+    /// The canonical root of the workspace.
+    pub root: String,
+    /// Device, inode and birth of the git folder: what a moved workspace is known by.
+    pub git: (u64, u64, Option<i64>),
+    /// For a throwaway VM: the process whose end is its own, and when that started (`/proc/<pid>/stat`, field 22).
+    pub owner: Option<(u32, u64)>,
+}
+
+/// A VM that runs.
+pub struct Machine {
+    /// The VM.
+    pub vm: Vm,
+    /// When it counts as started.
+    pub ready: Ready,
+    /// How long it took to start, if it had to be.
+    pub boot: Option<Duration>,
+}
+
+/// The VMs of workspaces.
+pub struct Machines<'a> {
+    store: VmStore,
+    paths: &'a Paths,
+    ui: &'a Ui,
+}
+
+impl<'a> Machines<'a> {
+    /// All VMs below the user's folders.
+    pub fn new(paths: &'a Paths, ui: &'a Ui) -> Self {
+        let store = StorePaths { vms: paths.vms(), host: paths.data.join("host"), cache: paths.cache.clone() };
+        Machines { store: VmStore::new(store, Programs::new(search_path())), paths, ui }
+    }
+
+    /// The VM of `workspace`, if it has one.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn find(&self, workspace: &Workspace) -> Result<Option<Vm>, CommandError> {
+        Ok(self.store.get(&name(workspace))?)
+    }
+
+    /// The VM of `workspace`, running: it is made and started if need be.
+    ///
+    /// # Errors
+    /// If it cannot be made or started.
+    pub fn ensure(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
+        loop {
+            let vm = match self.find(workspace)? {
+                Some(vm) => vm,
+                None => match self.create(workspace, wanted, name(workspace), false) {
+                    Ok(vm) => vm,
+                    // Another command was faster.
+                    Err(Made::Exists) => continue,
+                    Err(Made::Failed(error)) => return Err(error),
+                },
+            };
+            match self.start(&vm, wanted) {
+                Err(Started::Deleted) => continue,
+                Err(Started::Failed(error)) => return Err(error),
+                Ok(machine) => return Ok(machine),
+            }
+        }
+    }
+
+    /// A VM for one command.
+    ///
+    /// # Errors
+    /// If it cannot be made or started.
+    pub fn throwaway(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
+        self.sweep();
+        let random = RandomState::new().build_hasher().finish();
+        let name = format!("{}-rm-{:08x}", name(workspace), random as u32);
+        let vm = self.create(workspace, wanted, name, true).map_err(|made| match made {
+            Made::Exists => CommandError::new("a throwaway VM of the same name exists").hint("run it again"),
+            Made::Failed(error) => error,
+        })?;
+        self.start(&vm, wanted).map_err(|started| {
+            // What could not be started is of no use; that it could not be removed either is not the news.
+            let _ = self.remove(&vm, Duration::ZERO);
+            match started {
+                Started::Deleted => CommandError::new("another command deleted the throwaway VM"),
+                Started::Failed(error) => error,
+            }
+        })
+    }
+
+    /// Stops and deletes a VM.
+    ///
+    /// # Errors
+    /// If it does not stop or cannot be deleted.
+    pub fn remove(&self, vm: &Vm, limit: Duration) -> Result<(), CommandError> {
+        vm.stop(limit)?;
+        Ok(self.store.delete(vm.name())?)
+    }
+
+    /// Removes throwaway VMs whose command was killed.
+    fn sweep(&self) {
+        for vm in self.store.list().unwrap_or_default() {
+            let purpose = vm.record().ok().and_then(|record| serde_json::from_value::<Purpose>(record.workspace).ok());
+            let Some((pid, start)) = purpose.and_then(|purpose| purpose.owner) else { continue };
+            if start_time(pid) != Some(start) {
+                self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));
+                // The next sweep tries again.
+                let _ = self.remove(&vm, Duration::ZERO);
+            }
+        }
+    }
+
+    fn create(&self, workspace: &Workspace, wanted: &Wanted, name: String, throwaway: bool) -> Result<Vm, Made> {
+        let images = banger_image::Store::new(&self.paths.data);
+        let wanted_image = wanted.image.as_deref().unwrap_or(DEFAULT_IMAGE);
+        let image = images.ensure_image(wanted_image, self.ui);
+        self.ui.finish();
+        let image = image.map_err(CommandError::from)?;
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
+        let mut record = VmRecord::new(&name, &image.name, &image.manifest.kernel, now);
+        let identity = &workspace.identity;
+        let purpose = Purpose {
+            root: workspace.root.to_string_lossy().into_owned(),
+            git: (identity.device, identity.inode, identity.birth_ns),
+            owner: throwaway.then(|| (std::process::id(), start_time(std::process::id()).unwrap_or_default())),
+        };
+        record.workspace = serde_json::to_value(purpose).expect("plain data has a JSON form");
+        record.cpus = wanted.cpus.unwrap_or_else(default_cpus);
+        record.memory_mib = wanted.memory_mib.unwrap_or_else(default_memory);
+        record.net = wanted.net.unwrap_or_default();
+        record.hostname = host_name(&workspace.root);
+        record.throwaway = throwaway;
+        record.ready = match image.manifest.ready {
+            banger_image::Ready::Agent => Ready::Agent,
+            banger_image::Ready::System => Ready::System,
+        };
+        match self.store.create(&record) {
+            Ok(vm) => Ok(vm),
+            Err(banger_vmm::Error::Exists(_)) => Err(Made::Exists),
+            Err(error) => Err(CommandError::from(error).into()),
+        }
+    }
+
+    /// Starts the VM if it does not run.
+    fn start(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, Started> {
+        let mut record = vm.record().map_err(CommandError::from)?;
+        let state = vm.state().map_err(CommandError::from)?;
+        let running = matches!(state, VmState::Running { .. });
+        let changes = self.changes(&mut record, wanted, running);
+        if let VmState::Running { agent, .. } = &state {
+            if changes {
+                let lock = lock(vm)?;
+                vm.set_record(&lock, &record).map_err(CommandError::from)?;
+            }
+            if agent.version != env!("CARGO_PKG_VERSION") {
+                let versions = (&agent.version, env!("CARGO_PKG_VERSION"));
+                let note = format!("the VM runs banger {}'s agent, this is banger {}", versions.0, versions.1);
+                self.ui.warning(&format!("{note}: `banger stop` brings it up to date"));
+            }
+            return Ok(Machine { vm: vm.clone(), ready: record.ready, boot: None });
+        }
+        let begin = Instant::now();
+        let lock = lock(vm)?;
+        if changes {
+            vm.set_record(&lock, &record).map_err(CommandError::from)?;
+        }
+        match vm.state().map_err(CommandError::from)? {
+            // Another command has started it meanwhile.
+            VmState::Running { .. } => return Ok(Machine { vm: vm.clone(), ready: record.ready, boot: None }),
+            VmState::Failed { reason } => {
+                self.ui.warning(&format!(
+                    "the VM failed ({}): starting it again",
+                    banger_vmm::printable(reason.as_bytes())
+                ));
+                vm.stop(Duration::ZERO).map_err(CommandError::from)?;
+            }
+            VmState::Stopped { crash: Some(what) } => {
+                self.ui.status(&format!("{}: starting the VM again", banger_vmm::printable(what.as_bytes())));
+            }
+            VmState::Stopped { crash: None } | VmState::Starting => {}
+        }
+        let options = self.start_options(&record)?;
+        let on_event = |event| {
+            if let StartEvent::Booting { backend, accelerator, fallback } = event {
+                self.ui.detail(&format!("starting `{}` on {backend} with {accelerator}", vm.name()));
+                if let Some(reason) = fallback {
+                    self.ui.status(&format!("{accelerator} instead of KVM, which is slower: {reason}"));
+                }
+            }
+        };
+        vm.start(&lock, &options, on_event).map_err(CommandError::from)?;
+        Ok(Machine { vm: vm.clone(), ready: record.ready, boot: Some(begin.elapsed()) })
+    }
+
+    /// Puts what is wanted into the record of an existing VM and says when it takes effect. True if the record is another now.
+    fn changes(&self, record: &mut VmRecord, wanted: &Wanted, running: bool) -> bool {
+        let new = |name: &str, what: &str, has: &str| {
+            self.ui.warning(&format!(
+                "{name} `{what}` takes effect in a new VM, after `banger delete`: this one keeps `{has}`"
+            ));
+        };
+        if let Some(image) = wanted.image.as_deref().filter(|image| *image != record.image) {
+            new("image", image, &record.image);
+        }
+        if wanted.net.is_some_and(|net| net != record.net) {
+            let name = |net| if net == NetMode::User { "user" } else { "none" };
+            new("network", name(wanted.net.unwrap_or_default()), name(record.net));
+        }
+        let before = (record.cpus, record.memory_mib);
+        record.cpus = wanted.cpus.unwrap_or(record.cpus);
+        record.memory_mib = wanted.memory_mib.unwrap_or(record.memory_mib);
+        let changed = before != (record.cpus, record.memory_mib);
+        if changed && running {
+            self.ui.warning("processors and memory take effect when the VM starts again, after `banger stop`");
+        }
+        changed
+    }
+
+    fn start_options(&self, record: &VmRecord) -> Result<StartOptions, CommandError> {
+        let images = banger_image::Store::new(&self.paths.data);
+        let image = images.image(&record.image)?.ok_or_else(|| {
+            CommandError::new(format!("the VM's image `{}` is not there any more", record.image))
+                .hint("make a new VM, without what only this one has: banger delete --force")
+        })?;
+        let kernel = images.ensure_kernel(&record.kernel, self.ui);
+        self.ui.finish();
+        let kernel = kernel?;
+        let initramfs = initramfs::ensure(&helper("banger-agent")?, &kernel.boot_modules, &self.paths.cache)?;
+        Ok(StartOptions {
+            supervisor: helper("banger-vmm")?,
+            kernel: kernel.vmlinuz,
+            initramfs,
+            base: image.rootfs,
+            modules: kernel.modules_disk,
+            accelerator: accelerator()?,
+            boot_timeout: None,
+        })
+    }
+}
+
+/// Why no VM was made.
+enum Made {
+    Exists,
+    Failed(CommandError),
+}
+
+impl From<CommandError> for Made {
+    fn from(error: CommandError) -> Self {
+        Made::Failed(error)
+    }
+}
+
+/// Why a VM was not started.
+enum Started {
+    Deleted,
+    Failed(CommandError),
+}
+
+impl From<CommandError> for Started {
+    fn from(error: CommandError) -> Self {
+        Started::Failed(error)
+    }
+}
+
+fn lock(vm: &Vm) -> Result<VmLock, Started> {
+    vm.lock().map_err(|error| match error {
+        banger_vmm::Error::NotFound(_) => Started::Deleted,
+        error => Started::Failed(error.into()),
+    })
+}
+
+/// The user's side of git.
+pub fn git_host(paths: &Paths) -> Host {
+    Host {
+        home: paths.home.clone(),
+        xdg_config_home: std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(Into::into),
+        system_config: Some("/etc/gitconfig".into()),
+        path: Some(search_path()),
+        sudo_uid: std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()),
+    }
+}
+
+fn accelerator() -> Result<AcceleratorChoice, CommandError> {
+    match std::env::var(ACCELERATOR).as_deref() {
+        Ok("kvm") => Ok(AcceleratorChoice::Kvm),
+        Ok("tcg") => Ok(AcceleratorChoice::Tcg),
+        Ok("auto" | "") | Err(_) => Ok(AcceleratorChoice::Auto),
+        Ok(other) => {
+            let message = format!("{ACCELERATOR} is `{}`", banger_vmm::printable(other.as_bytes()));
+            Err(CommandError::new(message).hint("it may be `auto`, `kvm` or `tcg`"))
+        }
+    }
+}
+
+/// The name of a workspace's VM: the folder's name, for people, and a digest of its path.
+fn name(workspace: &Workspace) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let digest = blake3::hash(workspace.root.as_os_str().as_bytes()).to_hex();
+    format!("{}-{}", host_name(&workspace.root), &digest[..8])
+}
+
+/// The folder's name as a host name: hostname(7).
+fn host_name(root: &Path) -> String {
+    let name = root.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let name: String = name.chars().map(letter).take(32).collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() { "workspace".to_owned() } else { name.to_owned() }
+}
+
+fn default_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| count.get() as u32)
+}
+
+/// Half of the host's memory, up to [`DEFAULT_MEMORY`].
+fn default_memory() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    total.map_or(1024, |kib: u64| kib / 1024 / 2).clamp(512, DEFAULT_MEMORY)
+}
+
+/// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be another process by now.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_host_names() {
+        for (root, name) in
+            [("/a/My Repo_2", "my-repo-2"), ("/", "workspace"), ("/x/-ü-", "workspace"), ("/x/.dot", "dot")]
+        {
+            assert_eq!(host_name(Path::new(root)), name);
+        }
+        assert_eq!(host_name(Path::new(&format!("/{}", "a".repeat(200)))).len(), 32);
+    }
+
+    #[test]
+    fn a_process_has_a_start_and_a_dead_one_has_none() {
+        assert!(start_time(std::process::id()).is_some());
+        assert!(start_time(u32::MAX).is_none());
+    }
+}

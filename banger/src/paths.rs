@@ -1,0 +1,67 @@
+//! Where banger keeps things, and where its own parts are.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+
+use crate::error::CommandError;
+
+/// The user's folders, and the environment that the rest is told of.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Images, kernels and VMs: `$XDG_DATA_HOME/banger`.
+    pub data: PathBuf,
+    /// What can be made again: `$XDG_CACHE_HOME/banger`.
+    pub cache: PathBuf,
+    /// The home folder.
+    pub home: Option<PathBuf>,
+}
+
+impl Paths {
+    /// From the environment, by the XDG base directory specification; without HOME, from the user's entry in passwd(5).
+    ///
+    /// # Errors
+    /// If no home folder can be found and the XDG variables do not say either.
+    pub fn from_env() -> Result<Paths, CommandError> {
+        let home = absolute("HOME").or_else(|| User::from_uid(Uid::effective()).ok().flatten().map(|user| user.dir));
+        let folder = |variable: &str, beneath_home: &str| {
+            let folder = absolute(variable).or_else(|| home.as_ref().map(|home| home.join(beneath_home)));
+            folder.map(|folder| folder.join("banger")).ok_or_else(|| {
+                CommandError::new("there is no home folder to keep VMs in").hint(format!("set HOME or {variable}"))
+            })
+        };
+        Ok(Paths { data: folder("XDG_DATA_HOME", ".local/share")?, cache: folder("XDG_CACHE_HOME", ".cache")?, home })
+    }
+
+    /// The folder of all VMs.
+    pub fn vms(&self) -> PathBuf {
+        self.data.join("vms")
+    }
+}
+
+/// A variable that holds an absolute path; by the specification, others are to be ignored.
+fn absolute(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// `$PATH`, or what a shell takes without one.
+pub fn search_path() -> OsString {
+    env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())
+}
+
+/// A program that belongs to banger and is not for people: in `../lib/banger` seen from this one, or beside it.
+///
+/// # Errors
+/// If it is not there: banger is not installed whole.
+pub fn helper(name: &str) -> Result<PathBuf, CommandError> {
+    let this =
+        env::current_exe().map_err(|error| CommandError::new(format!("cannot find banger's own program: {error}")))?;
+    let folder = this.parent().unwrap_or(Path::new("/"));
+    let candidates = [folder.join("../lib/banger").join(name), folder.join(name)];
+    candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
+        CommandError::new(format!("banger is not installed whole: `{name}` is in neither of its places"))
+            .hint("install it with: make install PREFIX=…")
+    })
+}

@@ -1,0 +1,85 @@
+//! Variables for the command.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use banger_agent::protocol::Bytes;
+
+use crate::error::CommandError;
+
+/// The variables of `--env-file`, then those of `--env`: later ones win.
+///
+/// # Errors
+/// A file that cannot be read, or a line or option that is no variable.
+pub(super) fn variables(options: &[OsString], files: &[PathBuf]) -> Result<Vec<(Bytes, Bytes)>, CommandError> {
+    let mut all = Vec::new();
+    for file in files {
+        let content = std::fs::read(file).map_err(|error| CommandError::io("read", file, &error))?;
+        for (number, line) in content.split(|byte| *byte == b'\n').enumerate() {
+            let line = line.trim_ascii_start();
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() || line.starts_with(b"#") {
+                continue;
+            }
+            let place = || format!("line {} of `{}`", number + 1, file.display());
+            all.extend(variable(line).ok_or_else(|| not_a_variable(&place()))?);
+        }
+    }
+    for option in options {
+        all.extend(variable(option.as_bytes()).ok_or_else(|| not_a_variable("an option `--env`"))?);
+    }
+    Ok(all)
+}
+
+/// `NAME=VALUE`, or `NAME` for what is set here: nothing if it is not. None if it is neither.
+#[expect(clippy::option_option, reason = "no variable at all, and a variable that is not set, are different things")]
+fn variable(text: &[u8]) -> Option<Option<(Bytes, Bytes)>> {
+    let (name, value) = match text.iter().position(|byte| *byte == b'=') {
+        Some(equals) => (&text[..equals], Some(text[equals + 1..].to_vec())),
+        None => (text, env::var_os(OsString::from_vec(text.to_vec())).map(OsStringExt::into_vec)),
+    };
+    let is_name = !name.is_empty() && !text.contains(&0) && !name.contains(&b' ');
+    is_name.then(|| value.map(|value| (Bytes(name.to_vec()), Bytes(value))))
+}
+
+fn not_a_variable(place: &str) -> CommandError {
+    CommandError::new(format!("{place} is no variable"))
+        .hint("write NAME=VALUE, or NAME for the value that is set here")
+}
+
+/// What a terminal in the guest has to know of the one here.
+pub(super) fn of_terminal(has_terminal: bool) -> Vec<(Bytes, Bytes)> {
+    if !has_terminal {
+        return Vec::new();
+    }
+    let passed = ["TERM", "COLORTERM"].into_iter().filter_map(|name| Some((name.into(), env::var_os(name)?.into())));
+    passed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_options_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("env");
+        std::fs::write(&file, "# comment\n\nA=1\n  B=two words = x\r\nCARGO_PKG_NAME\nNOT_SET_ANYWHERE\n").unwrap();
+        let all = variables(&["A=2".into(), "C=".into()], std::slice::from_ref(&file)).unwrap();
+        let all: Vec<_> = all.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let expected = [("A", "1"), ("B", "two words = x"), ("CARGO_PKG_NAME", "banger"), ("A", "2"), ("C", "")];
+        assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn what_is_no_variable_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("env");
+        std::fs::write(&file, "A=1\n=2\n").unwrap();
+        assert!(variables(&[], std::slice::from_ref(&file)).unwrap_err().message.contains("line 2"));
+        assert!(variables(&["=x".into()], &[]).is_err());
+        assert!(variables(&[], &[folder.path().join("missing")]).is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! `banger` and `banger -- command`: the main job, from keystroke to exit status.
+
+mod environment;
+mod session;
+mod stdio;
+mod terminal;
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use banger_agent::protocol::exec::Exec;
+use banger_agent::protocol::sync::Policy;
+use banger_agent::protocol::{Bytes, Readiness, Request};
+use banger_vmm::{Ready, Vm};
+
+use self::session::Outcome;
+use crate::agent::{AgentError, Call};
+use crate::cli::Run;
+use crate::error::CommandError;
+use crate::git::Workspace;
+use crate::machine::{Machines, Wanted};
+use crate::paths::Paths;
+use crate::sync::{self, GUEST_ROOT, Listed, Report};
+use crate::ui::Ui;
+use crate::units::{bytes, count, elapsed};
+
+/// How long `--ready system` waits for services.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How long a throwaway VM may take to go.
+const REMOVE_LIMIT: Duration = Duration::ZERO;
+
+/// Runs the command of `options` in the workspace around `here`, and returns the exit status.
+///
+/// # Errors
+/// Whatever keeps the command from being run to its end.
+pub fn run(options: &Run, here: &Path, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
+    let env = environment::variables(&options.env, &options.env_file)?;
+    let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
+    let machines = Machines::new(paths, ui);
+    let wanted = Wanted::from(options);
+    // The workspace is listed while the VM is looked for, and boots.
+    let (listed, machine) = thread::scope(|scope| {
+        let listing = scope.spawn(|| Listed::new(&workspace));
+        let machine =
+            if options.rm { machines.throwaway(&workspace, &wanted) } else { machines.ensure(&workspace, &wanted) };
+        (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
+    });
+    let machine = machine?;
+    let outcome = listed.map_err(CommandError::from).and_then(|listed| {
+        listed.warnings().for_each(|warning| ui.warning(&warning));
+        let policy = match (options.host_wins, options.guest_wins) {
+            (true, _) => Policy::HostWins,
+            (_, true) => Policy::GuestWins,
+            _ => Policy::Stop,
+        };
+        let report = sync::sync(&machine.vm, &workspace, listed, policy)?;
+        ui.status(&summary(&report, machine.boot));
+        let ready = options.ready.map_or(machine.ready, Ready::from);
+        if ready == Ready::System {
+            wait_for_system(&machine.vm, ui)?;
+        }
+        let exec = exec(options, env, here, &workspace);
+        session::run(&machine.vm, exec, options.timeout)
+    });
+    if options.rm {
+        machines.remove(&machine.vm, REMOVE_LIMIT)?;
+    }
+    match outcome? {
+        Outcome::Status(status) => Ok(status),
+        Outcome::BrokenPipe => die_of_broken_pipe(),
+    }
+}
+
+fn exec(options: &Run, env: Vec<(Bytes, Bytes)>, here: &Path, workspace: &Workspace) -> Exec {
+    let matching = matching_folder(here, &workspace.root);
+    let tty = (!options.no_tty && terminal::is_interactive()).then(|| terminal::size().unwrap_or_default());
+    let mut all = environment::of_terminal(tty.is_some());
+    all.extend(env);
+    Exec {
+        argv: options.command.iter().map(|argument| argument.as_os_str().into()).collect(),
+        env: all,
+        cwd: options.workdir.as_ref().map_or_else(|| matching.clone(), |dir| matching.join(dir)).as_os_str().into(),
+        make_cwd: options.workdir.is_none(),
+        user: options.user.clone(),
+        tty,
+    }
+}
+
+/// The guest's folder that matches `here`, which is in the workspace at `root`.
+fn matching_folder(here: &Path, root: &Path) -> PathBuf {
+    let here = here.canonicalize().unwrap_or_else(|_| here.to_owned());
+    let below = here.strip_prefix(root).unwrap_or(Path::new(""));
+    if below.as_os_str().is_empty() { GUEST_ROOT.into() } else { Path::new(GUEST_ROOT).join(below) }
+}
+
+fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
+    let start = Instant::now();
+    let request = Request::Ready { timeout_ms: READY_LIMIT.as_millis() as u64 };
+    let readiness: Readiness = Call::ask(vm, &request).map_err(|error: AgentError| CommandError::from(error))?;
+    ui.detail(&format!("the guest's services are `{}` after {}", readiness.state, elapsed(start.elapsed())));
+    if readiness.state == "starting" {
+        ui.warning(&format!("the guest's services are still starting after {}", elapsed(READY_LIMIT)));
+    }
+    if !readiness.failed_units.is_empty() {
+        let failed: Vec<_> = readiness.failed_units.iter().map(|unit| banger_vmm::printable(unit.as_bytes())).collect();
+        ui.warning(&format!("these services of the guest failed: {}", failed.join(", ")));
+    }
+    Ok(())
+}
+
+/// The one line about a run: what went in, and how long each phase took.
+fn summary(report: &Report, boot: Option<Duration>) -> String {
+    let applied = &report.applied;
+    let mut line = format!("{} sent ({})", count(applied.written, "file", "files"), bytes(report.bytes));
+    if applied.deleted > 0 {
+        line.push_str(&format!(", {} removed", applied.deleted));
+    }
+    if applied.kept > 0 {
+        line.push_str(&format!(", {} kept as in the VM", applied.kept));
+    }
+    if let Some(boot) = boot {
+        line.push_str(&format!("; boot {}", elapsed(boot)));
+    }
+    let transfer = report.total.saturating_sub(report.listing);
+    line.push_str(&format!("; list {}, sync {}", elapsed(report.listing), elapsed(transfer.max(Duration::ZERO))));
+    if let Some(only) = report.guest_only.filter(|only| only.files + only.references > 0) {
+        let files = (only.files > 0).then(|| count(only.files, "file", "files"));
+        let references = (only.references > 0).then(|| count(only.references, "branch or tag", "branches and tags"));
+        let what: Vec<_> = files.into_iter().chain(references).collect();
+        line.push_str(&format!("; {} changed only in the VM", what.join(" and ")));
+    }
+    line
+}
+
+/// Ends this process as a write to a closed pipe would have ended the command.
+fn die_of_broken_pipe() -> ! {
+    use nix::sys::signal::{SigHandler, Signal, raise, signal};
+    // SAFETY: the default action is no handler that could do anything.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let _ = raise(Signal::SIGPIPE);
+    std::process::exit(128 + Signal::SIGPIPE as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_matches_where_one_stands() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let below = root.join("a b/c");
+        std::fs::create_dir_all(&below).unwrap();
+        assert_eq!(matching_folder(&root, &root), Path::new("/root/repo"));
+        assert_eq!(matching_folder(&below, &root), Path::new("/root/repo/a b/c"));
+    }
+}

@@ -1,0 +1,242 @@
+//! A command in the guest, seen from here: its streams, signals and end.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use banger_agent::frame::{Frame, FrameCodec, FrameError};
+use banger_agent::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
+use banger_agent::protocol::{Reply, Request};
+use banger_vmm::Vm;
+use futures::{SinkExt, StreamExt};
+use nix::libc;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use super::stdio::{Writer, read_stdin};
+use super::terminal::{self, RawMode};
+use crate::agent::AgentError;
+use crate::error::{CommandError, TIMED_OUT};
+
+/// After a signal that should end the command: how long until it is given up. The guest kills it before.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How a command's run ended.
+pub(super) enum Outcome {
+    /// With this exit status.
+    Status(u8),
+    /// The reader of its output went away: this process is to end as SIGPIPE would end it.
+    BrokenPipe,
+}
+
+/// Runs `exec` on the VM's agent to its end. Standard streams are this process's own.
+///
+/// # Errors
+/// If the command cannot be started, or the connection breaks.
+pub(super) fn run(vm: &Vm, exec: Exec, timeout: Option<Duration>) -> Result<Outcome, CommandError> {
+    let stream = vm.connect_agent()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CommandError::new(format!("cannot watch a command: {error}")))?;
+    let outcome = runtime.block_on(async { Session::start(stream, exec).await?.follow(timeout).await });
+    // Standard input's thread may wait for what is never typed.
+    runtime.shutdown_background();
+    outcome
+}
+
+struct Session {
+    frames: FramedRead<OwnedReadHalf, FrameCodec>,
+    sink: FramedWrite<OwnedWriteHalf, FrameCodec>,
+    raw: Option<RawMode>,
+}
+
+/// The signals that are handled while a command runs.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+    quit: Signal,
+    window: Signal,
+    stop: Signal,
+}
+
+impl Signals {
+    /// With a terminal, Ctrl-Z is the guest's.
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            window: signal(SignalKind::window_change())?,
+            stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
+        })
+    }
+
+    /// The next signal that arrives.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.interrupt.recv() => libc::SIGINT,
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.hang_up.recv() => libc::SIGHUP,
+            _ = self.quit.recv() => libc::SIGQUIT,
+            _ = self.window.recv() => libc::SIGWINCH,
+            _ = self.stop.recv() => libc::SIGTSTP,
+        }
+    }
+}
+
+impl Session {
+    async fn start(stream: UnixStream, exec: Exec) -> Result<Session, CommandError> {
+        let broken = |error: std::io::Error| CommandError::from(AgentError::from(error));
+        stream.set_nonblocking(true).map_err(broken)?;
+        let (read, write) = tokio::net::UnixStream::from_std(stream).map_err(broken)?.into_split();
+        let wants_terminal = exec.tty.is_some();
+        let mut session = Session {
+            frames: FramedRead::with_capacity(read, FrameCodec, 64 << 10),
+            sink: FramedWrite::new(write, FrameCodec),
+            raw: None,
+        };
+        session.sink.send(Frame::control(&Request::Exec(exec))).await.map_err(AgentError::from)?;
+        let first = session.frames.next().await.unwrap_or(Err(FrameError::Ended)).map_err(AgentError::from)?;
+        match first.message::<Reply<Started>>().map_err(AgentError::from)? {
+            Reply::Ok(_) => {}
+            Reply::Error(failure) => return Err(failure.into()),
+        }
+        if wants_terminal {
+            let raw = RawMode::enter();
+            session.raw = Some(raw.map_err(|error| CommandError::new(format!("cannot use the terminal: {error}")))?);
+        }
+        Ok(session)
+    }
+
+    async fn follow(mut self, timeout: Option<Duration>) -> Result<Outcome, CommandError> {
+        let mut signals = Signals::new().map_err(|error| CommandError::new(format!("cannot take signals: {error}")))?;
+        let window = Arc::new(Semaphore::new(STDIN_WINDOW));
+        let mut stdin = Some(read_stdin(Arc::clone(&window)));
+        let out = Writer::start();
+        let mut timed_out = false;
+        let mut timeout = timeout.map(|timeout| Instant::now() + timeout);
+        let mut patience = None;
+        let at = |deadline: Option<Instant>| async move {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let exit = loop {
+            tokio::select! {
+                frame = self.frames.next() => {
+                    let frame = match frame.unwrap_or(Err(FrameError::Ended)) {
+                        Ok(frame) => frame,
+                        Err(error) => {
+                            if let Some(raw) = &self.raw {
+                                raw.leave_full_screen();
+                            }
+                            return Err(AgentError::from(error).into());
+                        }
+                    };
+                    match frame {
+                        Frame::Data(channel @ (STDOUT | STDERR), chunk) => {
+                            if !out.write(channel, chunk).await {
+                                return Ok(Outcome::BrokenPipe);
+                            }
+                        }
+                        Frame::Data(..) => {}
+                        Frame::Control(_) => match frame.message().map_err(AgentError::from)? {
+                            FromCommand::StdinTaken { bytes } => {
+                                window.add_permits(bytes.min(STDIN_WINDOW - window.available_permits().min(STDIN_WINDOW)));
+                            }
+                            FromCommand::Stopped => self.suspend().await?,
+                            FromCommand::Exited(exit) => break exit,
+                        },
+                    }
+                }
+                chunk = next_chunk(&mut stdin) => match chunk {
+                    Some(chunk) => self.send(Frame::Data(STDIN, chunk)).await?,
+                    None => {
+                        stdin = None;
+                        self.say(ToCommand::StdinClosed).await?;
+                    }
+                },
+                signal = signals.next() => {
+                    if let Some(deadline) = self.pass_on(signal).await? {
+                        patience.get_or_insert(deadline);
+                    }
+                }
+                () = out.closed() => return Ok(Outcome::BrokenPipe),
+                () = at(timeout) => {
+                    timeout = None;
+                    timed_out = true;
+                    patience.get_or_insert(Instant::now() + PATIENCE);
+                    self.say(ToCommand::Signal { signal: libc::SIGTERM }).await?;
+                }
+                () = at(patience) => {
+                    return Err(CommandError::new("the command does not end, and neither does the VM's agent end it")
+                        .hint("stop the VM: banger stop --force"));
+                }
+            }
+        };
+        drop(self.raw.take());
+        if let Err(error) = out.finish() {
+            return match error.kind() {
+                std::io::ErrorKind::BrokenPipe => Ok(Outcome::BrokenPipe),
+                _ => Err(CommandError::new(format!("cannot write the command's output: {error}"))),
+            };
+        }
+        Ok(Outcome::Status(if timed_out { TIMED_OUT } else { Exit::status(exit) }))
+    }
+
+    async fn send(&mut self, frame: Frame) -> Result<(), CommandError> {
+        // If the connection is gone, the reading side says so, after what was still to be read.
+        let _ = self.sink.send(frame).await;
+        Ok(())
+    }
+
+    async fn say(&mut self, message: ToCommand) -> Result<(), CommandError> {
+        self.send(Frame::control(&message)).await
+    }
+
+    /// Passes a signal on to the command. Returns when patience ends, if the signal is one that should end it.
+    async fn pass_on(&mut self, signal: i32) -> Result<Option<Instant>, CommandError> {
+        match signal {
+            libc::SIGWINCH => {
+                if let (Some(_), Some(size)) = (&self.raw, terminal::size()) {
+                    self.say(ToCommand::Resize(size)).await?;
+                }
+                Ok(None)
+            }
+            libc::SIGTSTP => {
+                self.say(ToCommand::Signal { signal: libc::SIGSTOP }).await?;
+                self.suspend().await?;
+                Ok(None)
+            }
+            signal => {
+                self.say(ToCommand::Signal { signal }).await?;
+                Ok((signal != libc::SIGQUIT).then(|| Instant::now() + PATIENCE))
+            }
+        }
+    }
+
+    /// Stops this process as the command was stopped, and continues the command when it is continued itself.
+    async fn suspend(&mut self) -> Result<(), CommandError> {
+        let stopped = match &self.raw {
+            Some(raw) => raw.suspend(),
+            None => nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).map_err(Into::into),
+        };
+        stopped.map_err(|error| CommandError::new(format!("cannot stop: {error}")))?;
+        if let (Some(_), Some(size)) = (&self.raw, terminal::size()) {
+            self.say(ToCommand::Resize(size)).await?;
+        }
+        self.say(ToCommand::Signal { signal: libc::SIGCONT }).await
+    }
+}
+
+async fn next_chunk(stdin: &mut Option<tokio::sync::mpsc::Receiver<bytes::Bytes>>) -> Option<bytes::Bytes> {
+    match stdin {
+        Some(chunks) => chunks.recv().await,
+        None => std::future::pending().await,
+    }
+}

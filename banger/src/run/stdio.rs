@@ -1,0 +1,99 @@
+//! This process's standard streams. Reading and writing them may block for as long as it likes, so each has a thread.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::thread;
+
+use banger_agent::frame::MAX_DATA;
+use banger_agent::protocol::exec::{STDERR, STDIN_WINDOW};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Chunks of standard input, none after its end. No more is read than the command takes: `window` holds permits for the bytes that
+/// may be on their way.
+pub(super) fn read_stdin(window: Arc<Semaphore>) -> mpsc::Receiver<Bytes> {
+    let (send, receive) = mpsc::channel(1);
+    thread::spawn(move || {
+        let mut buffer = vec![0; STDIN_WINDOW / 4];
+        loop {
+            let count = match io::stdin().lock().read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            let Ok(permits) = futures::executor::block_on(window.acquire_many(count as u32)) else { return };
+            permits.forget();
+            if send.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// A thread that writes what it is sent to standard output and standard error.
+pub(super) struct Writer {
+    chunks: mpsc::Sender<(u8, Bytes)>,
+    thread: thread::JoinHandle<io::Result<()>>,
+}
+
+impl Writer {
+    pub(super) fn start() -> Writer {
+        // Few, so that a reader that is slow slows the command down.
+        let (chunks, mut queue) = mpsc::channel::<(u8, Bytes)>(4);
+        let thread = thread::spawn(move || {
+            while let Some((channel, chunk)) = queue.blocking_recv() {
+                match channel {
+                    STDERR => io::stderr().write_all(&chunk)?,
+                    _ => write_stdout(&chunk)?,
+                }
+            }
+            Ok(())
+        });
+        Writer { chunks, thread }
+    }
+
+    /// Queues a chunk; false when its stream cannot be written any more.
+    pub(super) async fn write(&self, channel: u8, chunk: Bytes) -> bool {
+        debug_assert!(chunk.len() <= MAX_DATA);
+        self.chunks.send((channel, chunk)).await.is_ok()
+    }
+
+    /// Completes when the reader of a stream has gone away.
+    pub(super) async fn closed(&self) {
+        self.chunks.closed().await;
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// What kept it from being written.
+    pub(super) fn finish(self) -> io::Result<()> {
+        drop(self.chunks);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the writing thread panicked")))
+    }
+}
+
+/// Past the standard library's line buffer: bytes leave as they come.
+fn write_stdout(chunk: &[u8]) -> io::Result<()> {
+    let mut rest = chunk;
+    while !rest.is_empty() {
+        match nix::unistd::write(io::stdout(), rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(nix::Error::EINTR) => {}
+            Err(nix::Error::EAGAIN) => wait_writable(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Standard output may be in non-blocking mode by another process's doing.
+fn wait_writable() {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&stdout), PollFlags::POLLOUT)];
+    // Whatever it says, the next write says it better.
+    let _ = poll(&mut fds, PollTimeout::NONE);
+}

@@ -1,0 +1,489 @@
+//! Bringing the guest's workspace to the host's state: the host's side of [`banger_agent::protocol::sync`].
+//!
+//! The host lists what travels ([`crate::git::list`]), compares it with the `manifest` of the last sync, and sends the
+//! difference as a plan. The guest compares the plan with what it has; it alone knows what changed there. See
+//! `docs/architecture.md` for the three states and what becomes of them.
+
+mod manifest;
+mod plan;
+mod repository;
+mod source;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use banger_agent::frame::{Frame, FrameError};
+use banger_agent::protocol::sync::{
+    Applied, Begun, CONTENT, Change, Conflict, Counts, FromSync, Kind, Mode, NEEDED, PLAN, Policy, Record, RecordKind,
+    Sync, ToSync,
+};
+use banger_agent::protocol::{Bytes, Failure, Request};
+use banger_vmm::Vm;
+
+use self::manifest::{HostStat, Known, Manifest, kind};
+use self::plan::Plan;
+use self::repository::{Snapshot, git_path, reference_files};
+use self::source::Source;
+use crate::agent::{AgentError, Call, DataWriter};
+use crate::git::{self, Entry, GitError, GuestStat, Listing, Repository, Workspace};
+
+/// Where the workspace is in the guest.
+pub const GUEST_ROOT: &str = "/root/repo";
+
+/// How often a sync starts again because files changed under it.
+const ATTEMPTS: usize = 4;
+
+/// Why the guest was not brought to the host's state. Nothing was changed there.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The host's repository cannot be read.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// A file of the host cannot be read.
+    #[error("{0}")]
+    Host(io::Error),
+    /// The state of the last sync cannot be read or written.
+    #[error("cannot keep the state of the sync: {0}")]
+    State(io::Error),
+    /// The VM's side failed.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A file changed while it was sent.
+    #[error("`{}` changes faster than it can be sent", .0.display())]
+    Changed(PathBuf),
+    /// Both sides changed the same things.
+    #[error("{count} changed both here and in the guest since the last sync")]
+    Conflicts {
+        /// How many things.
+        count: Things,
+        /// The first of them.
+        conflicts: Vec<Conflict>,
+    },
+}
+
+impl From<io::Error> for SyncError {
+    fn from(error: io::Error) -> Self {
+        AgentError::from(error).into()
+    }
+}
+
+impl From<Failure> for SyncError {
+    fn from(failure: Failure) -> Self {
+        AgentError::from(failure).into()
+    }
+}
+
+/// A number of things, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Things(pub u64);
+
+impl std::fmt::Display for Things {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 thing was"),
+            count => write!(f, "{count} things were"),
+        }
+    }
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What the guest says it did.
+    pub applied: Applied,
+    /// Bytes of content that were sent.
+    pub bytes: u64,
+    /// What changed in the guest alone, if that is known.
+    pub guest_only: Option<Counts>,
+    /// How long the listing took, when this sync made one.
+    pub listing: Duration,
+    /// How long all of it took.
+    pub total: Duration,
+}
+
+/// A listing of the workspace, and when it began.
+pub struct Listed {
+    listing: Listing,
+    listed_ns: i64,
+    took: Duration,
+}
+
+impl Listed {
+    /// Lists the workspace.
+    ///
+    /// # Errors
+    /// If the repository cannot be read.
+    pub fn new(workspace: &Workspace) -> Result<Listed, SyncError> {
+        let start = Instant::now();
+        let listed_ns = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as i64);
+        Ok(Listed { listing: git::list(workspace)?, listed_ns, took: start.elapsed() })
+    }
+
+    /// What could not be read, or does not travel: for the user to know.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.listing
+            .warnings
+            .iter()
+            .map(|warning| format!("`{}` stays behind: {}", Bytes(warning.path.as_bytes().to_vec()), warning.error))
+    }
+}
+
+/// Syncs the workspace into the VM. `listed` may be a listing made a moment ago.
+///
+/// # Errors
+/// See [`SyncError`]: nothing was changed in the guest.
+pub fn sync(vm: &Vm, workspace: &Workspace, mut listed: Listed, policy: Policy) -> Result<Report, SyncError> {
+    let start = Instant::now();
+    let folder = vm.folder().join("sync");
+    fs_err::create_dir_all(&folder).map_err(SyncError::State)?;
+    let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
+    lock.lock().map_err(SyncError::State)?;
+    for attempt in 1.. {
+        let engine = Engine { vm, workspace, listed: &listed, folder: &folder, policy };
+        match engine.run() {
+            Ok(mut report) => {
+                report.listing += listed.took;
+                report.total = start.elapsed();
+                return Ok(report);
+            }
+            Err(SyncError::Changed(_)) if attempt < ATTEMPTS => listed = Listed::new(workspace)?,
+            Err(error) => return Err(error),
+        }
+    }
+    unreachable!("the loop returns")
+}
+
+struct Engine<'a> {
+    vm: &'a Vm,
+    workspace: &'a Workspace,
+    listed: &'a Listed,
+    folder: &'a Path,
+    policy: Policy,
+}
+
+impl<'a> Engine<'a> {
+    fn listing(&self) -> &'a Listing {
+        &self.listed.listing
+    }
+
+    fn repositories(&self) -> impl Iterator<Item = &'a Repository> {
+        std::iter::once(&self.workspace.repository).chain(&self.listed.listing.repositories)
+    }
+
+    fn run(&self) -> Result<Report, SyncError> {
+        let manifest = Manifest::load(self.folder).map_err(SyncError::State)?;
+        let generation = new_generation();
+        let request = Sync {
+            root: GUEST_ROOT.into(),
+            alias: alias(&self.workspace.root),
+            base: manifest.as_ref().map(|manifest| manifest.generation.clone()),
+            generation: generation.clone(),
+            excludes: Bytes(self.workspace.repository.global_excludes()?),
+        };
+        let mut call = Call::open(self.vm, &Request::Sync(request))?;
+        let begun: Begun = call.answer()?;
+        let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
+        match begun.mode {
+            Mode::Fresh => self.fresh(call, generation, &mut report)?,
+            Mode::Delta => self.difference(call, generation, manifest.unwrap_or_default(), false, &mut report)?,
+            Mode::Complete => self.difference(call, generation, manifest.unwrap_or_default(), true, &mut report)?,
+        }
+        Ok(report)
+    }
+
+    /// Sends everything to a guest that has nothing.
+    fn fresh(&self, mut call: Call, generation: String, report: &mut Report) -> Result<(), SyncError> {
+        let root = GUEST_ROOT.as_bytes();
+        let read = |repository| Snapshot::read(repository, self.listing(), root);
+        let snapshots = self.repositories().map(read).collect::<Result<Vec<_>, _>>()?;
+        call.say(&ToSync::PlanEnds { policy: self.policy })?;
+        let mut out = call.data(CONTENT);
+        let mut manifest = Manifest { generation, ..Manifest::default() };
+        for entry in &self.listing().entries {
+            let (record, source) = self.record(entry, entry.mtime_ns);
+            report.bytes += record.size;
+            let digest = source::send(&mut out, record, &source)?;
+            manifest.entries.push(self.known(entry, digest, Some(entry.mtime_ns)));
+        }
+        for folder in &self.listing().submodule_folders {
+            let record = plain(folder.as_bytes().to_vec(), RecordKind::Folder, 0);
+            source::send(&mut out, record, &Source::Bytes(Vec::new()))?;
+        }
+        for snapshot in &snapshots {
+            report.bytes += self.send_repository(&mut out, snapshot)?;
+            manifest.repositories.insert(snapshot.git.clone(), snapshot.known());
+        }
+        out.flush()?;
+        self.commit(&mut call, report)?;
+        manifest.save(self.folder).map_err(SyncError::State)
+    }
+
+    fn send_repository(&self, out: &mut DataWriter<'_>, snapshot: &Snapshot<'_>) -> Result<u64, SyncError> {
+        let mut bytes = 0;
+        for (path, object) in snapshot.objects() {
+            let record = plain(path, RecordKind::Object, object.size);
+            source::send(out, record, &Source::File(object.path.clone()))?;
+            bytes += object.size;
+        }
+        for (path, kind, content) in snapshot.files() {
+            bytes += content.len() as u64;
+            source::send(out, plain(path, RecordKind::Content(kind), 0), &Source::Bytes(content))?;
+        }
+        if let Some(path) = snapshot.index_path() {
+            let stat = |entry: &Entry| Some(guest_stat(entry, entry.mtime_ns));
+            let (content, mtime_ns) = snapshot.index(self.listing(), &stat)?;
+            bytes += content.len() as u64;
+            let record = Record { mtime_ns, ..plain(path, RecordKind::Content(Kind::File(0o644)), 0) };
+            source::send(out, record, &Source::Bytes(content))?;
+        }
+        // HEAD comes last: by it the guest sees that a repository is whole.
+        for (path, content) in reference_files(snapshot) {
+            source::send(out, plain(path, RecordKind::References, 0), &Source::Bytes(content))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Sends what is not as it was.
+    fn difference(
+        &self,
+        mut call: Call,
+        generation: String,
+        manifest: Manifest,
+        everything: bool,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let mut next = Manifest { generation, ..Manifest::default() };
+        let mut plan = Plan::default();
+        self.compare_files(&manifest, everything, &mut plan, &mut next)?;
+        let mut snapshots = Vec::new();
+        for repository in self.repositories() {
+            let path = git_path(repository);
+            let base = manifest.repositories.get(&path);
+            if let Some(base) = base.filter(|_| !everything)
+                && base.fingerprint == repository.fingerprint()?.0
+            {
+                next.repositories.insert(path, base.clone());
+                continue;
+            }
+            let root = GUEST_ROOT.as_bytes();
+            let snapshot = Snapshot::read(repository, self.listing(), root)?;
+            plan.extend(snapshot.changes(self.vm, root, base.unwrap_or(&Default::default()), everything)?);
+            next.repositories.insert(path, snapshot.known());
+            snapshots.push(snapshot);
+        }
+        if plan.is_empty() {
+            // Stats may have moved without content; that is worth remembering, and nothing for the guest.
+            next.generation = manifest.generation.clone();
+            if next != manifest {
+                next.save(self.folder).map_err(SyncError::State)?;
+            }
+            return Ok(());
+        }
+        let (needed, now_ns) = self.propose(&mut call, &plan)?;
+        self.send_needed(&mut call, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
+        self.commit(&mut call, report)?;
+        next.save(self.folder).map_err(SyncError::State)
+    }
+
+    /// Finds which files of the worktree changed on the host.
+    fn compare_files(
+        &self,
+        manifest: &Manifest,
+        everything: bool,
+        plan: &mut Plan,
+        next: &mut Manifest,
+    ) -> Result<(), SyncError> {
+        let mut known = manifest.entries.iter().peekable();
+        for entry in &self.listing().entries {
+            let path = entry.path.as_bytes();
+            while let Some(gone) = known.next_if(|known| known.path.as_slice() < path) {
+                self.gone(gone, plan);
+            }
+            let before = known.next_if(|known| known.path == path);
+            let is_same = before.is_some_and(|before| before.kind == kind(entry) && before.stat.matches(entry));
+            let (_, source) = self.record(entry, 0);
+            let digest = match before {
+                Some(before) if is_same => before.digest,
+                _ => source::digest(&source)?,
+            };
+            let same_content = before.is_some_and(|before| (before.digest, before.kind) == (digest, kind(entry)));
+            let guest_mtime_ns =
+                before.filter(|_| same_content && !everything).and_then(|before| before.guest_mtime_ns);
+            next.entries.push(self.known(entry, digest, guest_mtime_ns));
+            if everything || !same_content {
+                let base = before.map(|before| before.digest);
+                plan.put(path, digest, kind(entry), base, source);
+            }
+        }
+        known.for_each(|gone| self.gone(gone, plan));
+        for folder in &self.listing().submodule_folders {
+            if everything || !manifest.repositories.contains_key(&folder.join(b".git").into_bytes()) {
+                plan.folder(folder.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that the listing does not have any more: deleted, or ignored now. An ignored one is the guest's own affair.
+    fn gone(&self, known: &Known, plan: &mut Plan) {
+        let entries = &self.listing().entries;
+        let is_entry = |path: &[u8]| entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).is_ok();
+        let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let is_beneath_a_file = slashes.map(|(at, _)| &known.path[..at]).any(is_entry);
+        let path = self.workspace.root.join(Bytes(known.path.clone()).as_os_str());
+        if is_beneath_a_file || std::fs::symlink_metadata(path).is_err() {
+            plan.delete(&known.path, known.digest);
+        }
+    }
+
+    /// Sends the plan, and learns which items are needed, and the guest's clock.
+    fn propose(&self, call: &mut Call, plan: &Plan) -> Result<(Vec<usize>, i64), SyncError> {
+        for batch in plan.batches() {
+            call.send(Frame::Data(PLAN, batch.into()))?;
+        }
+        call.say(&ToSync::PlanEnds { policy: self.policy })?;
+        let mut needed = Vec::new();
+        loop {
+            match call.receive()?.ok_or(AgentError::from(FrameError::Ended))? {
+                Frame::Data(NEEDED, numbers) => {
+                    for number in numbers.chunks_exact(4) {
+                        let number = u32::from_le_bytes([number[0], number[1], number[2], number[3]]) as usize;
+                        if number >= plan.len() || needed.last().is_some_and(|last| *last >= number) {
+                            let error = FrameError::Unexpected("the agent asks for what was not offered");
+                            return Err(AgentError::from(error).into());
+                        }
+                        needed.push(number);
+                    }
+                }
+                frame => match frame.message().map_err(AgentError::from)? {
+                    FromSync::Compared { conflicts, conflict_count, .. }
+                        if conflict_count > 0 && self.policy == Policy::Stop =>
+                    {
+                        return Err(SyncError::Conflicts { count: Things(conflict_count), conflicts });
+                    }
+                    FromSync::Compared { now_ns, .. } => return Ok((needed, now_ns)),
+                    FromSync::Failed(failure) => return Err(failure.into()),
+                    FromSync::Applied(_) => {
+                        return Err(AgentError::from(FrameError::Unexpected(
+                            "the agent applied nothing that was sent",
+                        ))
+                        .into());
+                    }
+                },
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the whole state of a sync in progress")]
+    fn send_needed(
+        &self,
+        call: &mut Call,
+        plan: &Plan,
+        needed: &[usize],
+        now_ns: i64,
+        manifest: &Manifest,
+        next: &mut Manifest,
+        snapshots: &[Snapshot<'_>],
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let mut out = call.data(CONTENT);
+        let places: HashMap<&[u8], usize> =
+            self.listing().entries.iter().enumerate().map(|(place, entry)| (entry.path.as_bytes(), place)).collect();
+        for (item, source) in needed.iter().map(|number| plan.get(*number)) {
+            let record = match (&item.change, source) {
+                (_, Source::Index(_)) => continue,
+                (Change::Object { size }, _) => plain(item.path.clone(), RecordKind::Object, *size),
+                (Change::Put { kind, .. }, _) => {
+                    let mut record = plain(item.path.clone(), RecordKind::Content(*kind), 0);
+                    record.mtime_ns = now_ns;
+                    if let Some(place) = places.get(&item.path[..]) {
+                        let entry = &self.listing().entries[*place];
+                        // A file that replaces one must not be older than what was built from the former, or make skips it.
+                        let replaces = manifest.entry(&item.path).is_some() || self.policy == Policy::HostWins;
+                        record.mtime_ns = if replaces { entry.mtime_ns.max(now_ns) } else { entry.mtime_ns };
+                        record.size = entry.size;
+                        next.entries[*place].guest_mtime_ns = Some(record.mtime_ns);
+                    }
+                    record
+                }
+                (Change::Delete { .. } | Change::Folder | Change::Ref { .. }, _) => continue,
+            };
+            report.bytes += record.size;
+            let sent = source::send(&mut out, record, source)?;
+            if let (Change::Put { digest, .. }, Source::File(path) | Source::Link(path)) = (&item.change, source)
+                && sent != *digest
+            {
+                return Err(SyncError::Changed(path.clone()));
+            }
+        }
+        for (item, source) in needed.iter().map(|number| plan.get(*number)) {
+            let Source::Index(git) = source else { continue };
+            let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.git == *git) else { continue };
+            let stat = |entry: &Entry| {
+                let known = next.entry(entry.path.as_bytes())?;
+                Some(guest_stat(entry, known.guest_mtime_ns?))
+            };
+            let (content, mtime_ns) = snapshot.index(self.listing(), &stat)?;
+            report.bytes += content.len() as u64;
+            let record = Record { mtime_ns, ..plain(item.path.clone(), RecordKind::Content(Kind::File(0o644)), 0) };
+            source::send(&mut out, record, &Source::Bytes(content))?;
+        }
+        Ok(out.flush()?)
+    }
+
+    fn commit(&self, call: &mut Call, report: &mut Report) -> Result<(), SyncError> {
+        call.say(&ToSync::Commit)?;
+        loop {
+            match call.receive()?.ok_or(AgentError::from(FrameError::Ended))?.message().map_err(AgentError::from)? {
+                FromSync::Applied(applied) => {
+                    report.applied = applied;
+                    return Ok(());
+                }
+                FromSync::Failed(failure) => return Err(failure.into()),
+                // In a fresh sync nobody waited for the comparison of the empty plan.
+                FromSync::Compared { .. } => {}
+            }
+        }
+    }
+
+    fn record(&self, entry: &Entry, mtime_ns: i64) -> (Record, Source) {
+        let kind = kind(entry);
+        let path = entry.path.under(&self.workspace.root);
+        let source = if kind == Kind::Link { Source::Link(path) } else { Source::File(path) };
+        let kind = RecordKind::Content(kind);
+        (Record { path: entry.path.as_bytes().to_vec(), kind, mtime_ns, size: entry.size }, source)
+    }
+
+    fn known(&self, entry: &Entry, digest: [u8; 32], guest_mtime_ns: Option<i64>) -> Known {
+        let stat = HostStat::of(entry, self.listed.listed_ns);
+        Known { path: entry.path.as_bytes().to_vec(), kind: kind(entry), digest, stat, guest_mtime_ns }
+    }
+}
+
+fn plain(path: Vec<u8>, kind: RecordKind, size: u64) -> Record {
+    Record { path, kind, mtime_ns: 0, size }
+}
+
+fn guest_stat(entry: &Entry, mtime_ns: i64) -> GuestStat {
+    GuestStat {
+        mtime_s: mtime_ns.div_euclid(1_000_000_000),
+        mtime_ns: mtime_ns.rem_euclid(1_000_000_000) as u32,
+        size: entry.size,
+    }
+}
+
+/// The host's path, where the guest can have the workspace at it too.
+fn alias(root: &Path) -> Option<Bytes> {
+    const TAKEN: [&str; 8] = ["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/boot", "/lib"];
+    let is_taken = TAKEN.iter().any(|taken| root.starts_with(taken));
+    let overlaps = Path::new(GUEST_ROOT).starts_with(root) || root.starts_with(GUEST_ROOT);
+    (!is_taken && !overlaps).then(|| root.as_os_str().into())
+}
+
+fn new_generation() -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!("{}-{}", now.as_nanos(), std::process::id())
+}

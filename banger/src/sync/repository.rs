@@ -1,0 +1,214 @@
+//! What the guest's twin of a repository consists of, and what of it has changed since the last sync.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use banger_agent::protocol::sync::{Change, Digest, Item, Kind, Verdict};
+use banger_vmm::Vm;
+
+use super::SyncError;
+use super::manifest::KnownRepository;
+use super::source::Source;
+use crate::agent::read_file;
+use crate::git::{Entry, GuestStat, Listing, ObjectFile, Repository, RepositoryState};
+
+/// The longest index that is fetched from a guest, in bytes.
+const MAX_INDEX: u64 = 256 << 20;
+/// Where a repository's own copy of the user's excludes file is, below `.git`.
+const EXCLUDES: &str = "banger/excludes";
+
+/// A repository of the host, read for a sync.
+pub(super) struct Snapshot<'a> {
+    pub(super) repository: &'a Repository,
+    /// The path of `.git` in the guest.
+    pub(super) git: Vec<u8>,
+    state: RepositoryState,
+    objects: Vec<ObjectFile>,
+    config: Vec<u8>,
+    excludes: Vec<u8>,
+    index: Option<Digest>,
+    fingerprint: [u8; 32],
+}
+
+/// The path of a repository's `.git` in the guest.
+pub(super) fn git_path(repository: &Repository) -> Vec<u8> {
+    repository.path.join(b".git").into_bytes()
+}
+
+impl<'a> Snapshot<'a> {
+    /// Reads `repository`, whose files are in `listing`.
+    ///
+    /// # Errors
+    /// If git's own files cannot be read.
+    pub(super) fn read(repository: &'a Repository, listing: &Listing, root: &[u8]) -> Result<Self, SyncError> {
+        let fingerprint = repository.fingerprint()?.0;
+        let git = git_path(repository);
+        let excludes = repository.global_excludes()?;
+        let mut config = repository.guest_config()?;
+        if !excludes.is_empty() {
+            let path = String::from_utf8_lossy(&[root, b"/", &git, b"/", EXCLUDES.as_bytes()].concat()).into_owned();
+            let quoted = path.replace('\\', "\\\\").replace('"', "\\\"");
+            config.extend(format!("[core]\n\texcludesFile = \"{quoted}\"\n").into_bytes());
+        }
+        let index = repository.guest_index(listing, &|_| None)?;
+        let index = index.map(|index| repository.index_digest(&index.bytes)).transpose()?;
+        Ok(Snapshot {
+            git,
+            state: repository.state()?,
+            objects: repository.object_files()?,
+            config,
+            excludes,
+            index,
+            fingerprint,
+            repository,
+        })
+    }
+
+    /// `HEAD` and every reference, by name.
+    pub(super) fn references(&self) -> BTreeMap<String, String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        let mut all: BTreeMap<_, _> = self.state.refs.iter().map(|(name, value)| (text(name), text(value))).collect();
+        all.insert("HEAD".into(), text(&self.state.head));
+        all
+    }
+
+    /// Files below `.git`, with their contents: configuration and what git is in the middle of.
+    pub(super) fn files(&self) -> Vec<(Vec<u8>, Kind, Vec<u8>)> {
+        let path = |name: &[u8]| [&self.git[..], b"/", name].concat();
+        let mut files = vec![(path(b"config"), Kind::File(0o644), self.config.clone())];
+        if !self.excludes.is_empty() {
+            files.push((path(EXCLUDES.as_bytes()), Kind::File(0o644), self.excludes.clone()));
+        }
+        files.extend(self.state.files.iter().map(|file| (path(&file.path), Kind::File(file.mode), file.bytes.clone())));
+        files
+    }
+
+    /// The object store's files, with their paths in the guest.
+    pub(super) fn objects(&self) -> impl Iterator<Item = (Vec<u8>, &ObjectFile)> {
+        self.objects.iter().map(|object| ([&self.git[..], b"/objects/", object.name.as_bytes()].concat(), object))
+    }
+
+    /// The path of the index in the guest, if the host has one.
+    pub(super) fn index_path(&self) -> Option<Vec<u8>> {
+        self.index.map(|_| [&self.git[..], b"/index"].concat())
+    }
+
+    /// The index for the guest: its bytes and modification time.
+    ///
+    /// # Errors
+    /// If it cannot be read any more.
+    pub(super) fn index(
+        &self,
+        listing: &Listing,
+        stat_of: &dyn Fn(&Entry) -> Option<GuestStat>,
+    ) -> Result<(Vec<u8>, i64), SyncError> {
+        let index = self.repository.guest_index(listing, stat_of)?;
+        let index = index.ok_or_else(|| SyncError::Changed(self.repository.git_dir.join("index")))?;
+        Ok((index.bytes, index.mtime_ns))
+    }
+
+    /// The same after a sync that brought all of it.
+    pub(super) fn known(&self) -> KnownRepository {
+        KnownRepository {
+            fingerprint: self.fingerprint,
+            references: self.references(),
+            files: self.files().into_iter().map(|(path, _, bytes)| (path, *blake3::hash(&bytes).as_bytes())).collect(),
+            index: self.index,
+            objects: self.objects.iter().map(|object| object.name.clone()).collect(),
+        }
+    }
+
+    /// What has to change in the guest. `base` is the last sync's state; `everything` asks for all there is, the guest being at
+    /// another state than `base`.
+    ///
+    /// # Errors
+    /// If the guest's index cannot be read.
+    pub(super) fn changes(
+        &self,
+        vm: &Vm,
+        root: &[u8],
+        base: &KnownRepository,
+        everything: bool,
+    ) -> Result<Vec<(Item, Source)>, SyncError> {
+        let mut plan = Vec::new();
+        for (path, object) in self.objects() {
+            if everything || !base.objects.contains(&object.name) {
+                let change = Change::Object { size: object.size };
+                plan.push((Item { path, change }, Source::File(object.path.clone())));
+            }
+        }
+        let mut gone: BTreeSet<_> = base.files.keys().cloned().collect();
+        for (path, kind, bytes) in self.files() {
+            gone.remove(&path);
+            let (digest, base) = (*blake3::hash(&bytes).as_bytes(), base.files.get(&path).copied());
+            if everything || base != Some(digest) {
+                let change = Change::Put { digest, kind, base, verdict: Verdict::Compare };
+                plan.push((Item { path, change }, Source::Bytes(bytes)));
+            }
+        }
+        plan.extend(gone.into_iter().map(|path| {
+            let base = base.files.get(&path).copied();
+            (Item { path, change: Change::Delete { base } }, Source::None)
+        }));
+        plan.extend(self.index_change(vm, root, base, everything)?);
+        plan.extend(self.moved_references(base, everything));
+        Ok(plan)
+    }
+
+    /// git writes its index anew whenever it looks at the files, so its bytes say nothing: the entries are compared, here.
+    fn index_change(
+        &self,
+        vm: &Vm,
+        root: &[u8],
+        base: &KnownRepository,
+        everything: bool,
+    ) -> Result<Option<(Item, Source)>, SyncError> {
+        let (Some(digest), Some(path)) = (self.index, self.index_path()) else { return Ok(None) };
+        if !everything && base.index == Some(digest) {
+            return Ok(None);
+        }
+        let guest = read_file(vm, &[root, b"/", &path].concat(), MAX_INDEX)?;
+        let guest = guest.map(|bytes| self.repository.index_digest(&bytes)).transpose()?;
+        if guest == Some(digest) {
+            return Ok(None);
+        }
+        let verdict = if guest == base.index { Verdict::Unchanged } else { Verdict::Conflict };
+        let change = Change::Put { digest, kind: Kind::File(0o644), base: base.index, verdict };
+        Ok(Some((Item { path, change }, Source::Index(self.git.clone()))))
+    }
+
+    /// Removals first: a name may be a folder of another's.
+    fn moved_references(&self, base: &KnownRepository, everything: bool) -> Vec<(Item, Source)> {
+        let item = |name: &String, base: Option<&String>, new: Option<&String>| {
+            let change = Change::Ref { name: name.clone(), base: base.cloned(), new: new.cloned() };
+            (Item { path: self.git.clone(), change }, Source::None)
+        };
+        let now = self.references();
+        let gone = base.references.iter().filter(|(name, _)| !now.contains_key(*name));
+        let mut plan: Vec<_> = gone.map(|(name, value)| item(name, Some(value), None)).collect();
+        for (name, value) in &now {
+            let before = base.references.get(name);
+            if everything || before != Some(value) {
+                plan.push(item(name, before, Some(value)));
+            }
+        }
+        plan
+    }
+}
+
+/// The references in the format of git's `packed-refs`, and the symbolic ones, which it cannot hold, as files.
+pub(super) fn reference_files(snapshot: &Snapshot<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let path = |name: &str| [&snapshot.git[..], b"/", name.as_bytes()].concat();
+    let mut packed = String::from("# pack-refs with: sorted \n");
+    let mut files = Vec::new();
+    let references = snapshot.references();
+    for (name, value) in references.iter().filter(|(name, _)| *name != "HEAD") {
+        if value.starts_with("ref: ") {
+            files.push((path(name), format!("{value}\n").into_bytes()));
+        } else {
+            packed.push_str(&format!("{value} {name}\n"));
+        }
+    }
+    files.push((path("packed-refs"), packed.into_bytes()));
+    files.push((path("HEAD"), format!("{}\n", references["HEAD"]).into_bytes()));
+    files
+}

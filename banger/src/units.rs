@@ -1,0 +1,95 @@
+//! Durations, sizes and counts, as people write and read them.
+
+use std::time::Duration;
+
+/// Parses `90`, `90s`, `5m` or `1h`.
+///
+/// # Errors
+/// Anything else, in words.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, factor) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1.0),
+        Some(b'm') => (&text[..text.len() - 1], 60.0),
+        Some(b'h') => (&text[..text.len() - 1], 3600.0),
+        _ => (text, 1.0),
+    };
+    let seconds = number.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds * factor).ok());
+    duration.ok_or_else(|| "a time is a number with `s`, `m` or `h`, such as `90s`".to_owned())
+}
+
+/// Parses a size such as `512M` or `4G` into MiB; a number without a unit is in MiB.
+///
+/// # Errors
+/// Anything else, in words.
+pub fn mebibytes(text: &str) -> Result<u64, String> {
+    let (number, factor) = match text.as_bytes().last() {
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1024),
+        _ => (text, 1),
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    match size {
+        Some(size @ 128..) => Ok(size),
+        Some(_) => Err("a VM needs at least 128M".to_owned()),
+        None => Err("a size is a number with `M` or `G`, such as `4G`".to_owned()),
+    }
+}
+
+/// `12 ms`, `2.41 s`, `3 min 5 s`.
+pub fn elapsed(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match duration.as_millis() {
+        ms @ 0..1000 => format!("{ms} ms"),
+        1000..60_000 => format!("{:.2} s", duration.as_secs_f64()),
+        _ => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
+}
+
+/// `812 B`, `34.5 kB`, `1.2 GB`: powers of 1000.
+pub fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+/// `1 file`, `2 files`.
+pub fn count(number: u64, one: &str, more: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {more}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "s", "-1", "0", "1d", "inf", "nan", "1e99"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(mebibytes("4G"), Ok(4096));
+        assert_eq!(mebibytes("512"), Ok(512));
+        for wrong in ["", "G", "1M", "-4G", "99999999999999999999G", "18014398509481984G"] {
+            assert!(mebibytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_people_read() {
+        assert_eq!(elapsed(Duration::from_millis(12)), "12 ms");
+        assert_eq!(elapsed(Duration::from_millis(2412)), "2.41 s");
+        assert_eq!(elapsed(Duration::from_secs(185)), "3 min 5 s");
+        assert_eq!(bytes(812), "812 B");
+        assert_eq!(bytes(34_512), "34.5 kB");
+        assert_eq!(bytes(999_999_999), "1.0 GB");
+        assert_eq!(count(1, "file", "files"), "1 file");
+    }
+}
