@@ -20,7 +20,7 @@ const TAIL: usize = 16 << 10;
 /// Lines that an error shows.
 const TAIL_LINES: usize = 20;
 /// The longest line shown, in bytes.
-const MAX_LINE: usize = 400;
+const MAX_LINE: usize = 240;
 
 /// Writes the console's log: two files in turn, each bounded.
 pub(crate) struct ConsoleLog {

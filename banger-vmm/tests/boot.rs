@@ -3,6 +3,7 @@
 //! The kernel is a folder as banger keeps them, named by `BANGER_TEST_KERNEL_DIR`; without it these tests are ignored.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -92,15 +93,18 @@ fn assert_no_trace(vm: &Vm) {
     assert!(processes_of(vm).is_empty(), "processes are left");
 }
 
+/// What a process has open.
+fn descriptors(pid: i32) -> Vec<PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+}
+
 /// Processes that have the VM's disk open.
 fn processes_of(vm: &Vm) -> Vec<i32> {
     let disk = vm.folder().join("disk.ext4");
-    let uses = |pid: i32| {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target == disk)
-    };
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|&pid| uses(pid)).collect()
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    processes.filter(|&pid| descriptors(pid).contains(&disk)).collect()
 }
 
 /// Waits until `condition` holds.
@@ -123,6 +127,9 @@ fn a_vm_starts_stops_and_leaves_nothing() {
     let vm = home.vm("behaves");
     assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
 
+    // What `x=$(banger …)` gives its children: a pipe whose reader waits for every copy of it to be closed.
+    let (_reader, writer) = nix::unistd::pipe().unwrap();
+    let inherited = fs::read_link(format!("/proc/self/fd/{}", writer.as_raw_fd())).unwrap();
     let mut events = Vec::new();
     let running = vm.start(&vm.lock().unwrap(), &home.options, |event| events.push(event)).unwrap();
     assert_eq!((running.accelerator, running.agent.version.as_str()), (Accelerator::Tcg, "test"));
@@ -134,10 +141,7 @@ fn a_vm_starts_stops_and_leaves_nothing() {
     let resident = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
     let resident: u64 = resident.split(' ').nth(1).unwrap().parse().unwrap();
     assert!(resident * 4096 < 10 << 20, "the supervisor takes {} KiB", resident * 4);
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
-        let target = fs::read_link(entry.path()).unwrap();
-        assert!(!target.to_string_lossy().starts_with("pipe:"), "a pipe is left open: {target:?}");
-    }
+    assert!(!descriptors(pid).contains(&inherited), "the pipe of the command that started it is open");
     assert!(matches!(home.store.delete("behaves"), Err(Error::Running(_))));
     assert_eq!(home.start(&vm).unwrap(), running);
 
@@ -159,11 +163,7 @@ fn a_guest_that_does_not_come_up_is_shown_and_removed() {
     let mut home = Home::new();
     let error = home.start_fails("panics");
     assert!(error.to_string().contains("panicked"), "{error}");
-    assert!(
-        error.console_tail().iter().any(|line| line.contains("Attempted to kill init")),
-        "{:?}",
-        error.console_tail()
-    );
+    assert!(error.console_tail().iter().any(|line| line.contains("Kernel Offset")), "{:?}", error.console_tail());
 
     let error = home.start_fails("powers-off");
     assert!(error.to_string().contains("switched itself off"), "{error}");
@@ -194,7 +194,6 @@ fn qemu_itself_failing_is_quoted() {
     home.options.kernel = "/no/such/kernel".into();
     let error = home.start_fails("behaves-2");
     assert!(error.to_string().contains("/no/such/kernel"), "{error}");
-    home.options.supervisor = "/no/such/supervisor".into();
 }
 
 #[test]

@@ -31,13 +31,13 @@ pub(super) struct Guard<'a> {
     deadline: Option<Instant>,
     /// Somebody asked it to.
     stopping: bool,
-    /// Why it goes down, or why its agent is lost.
-    reason: Option<String>,
+    /// The agent is lost.
+    lost: bool,
 }
 
 impl<'a> Guard<'a> {
     pub(super) fn new(folder: &'a Path, info: RunInfo, state: &'a Arc<State>) -> Self {
-        Guard { folder, info, state, deadline: None, stopping: false, reason: None }
+        Guard { folder, info, state, deadline: None, stopping: false, lost: false }
     }
 
     /// Reports that the VM is up, and returns when it is down.
@@ -50,16 +50,17 @@ impl<'a> Guard<'a> {
         report.send(&StartEvent::Ready(Running { accelerator, agent }));
         report.close();
 
+        let mut reset = None;
         let exit = loop {
             tokio::select! {
                 event = vmm.events.recv() => match event {
-                    Some(VmmEvent::Exited(failure)) => break Some(failure.message),
-                    None => break None,
+                    Some(VmmEvent::Exited(failure)) => break failure.message,
+                    None => break "the VMM is gone".to_owned(),
                     Some(VmmEvent::AgentPort { open: true }) => {}
                     Some(VmmEvent::AgentPort { open: false }) => self.lose("the guest's agent is gone"),
                     Some(VmmEvent::Stuck(reason)) => self.lose(&reason),
                     Some(VmmEvent::PoweredOff) => self.stopping = true,
-                    Some(VmmEvent::Reset) => self.reason = Some("the guest reset itself: a reboot, or a kernel panic".into()),
+                    Some(VmmEvent::Reset) => reset = Some("the guest reset itself: a reboot, or a kernel panic".to_owned()),
                 },
                 error = ended(&mut link) => {
                     link = None;
@@ -76,14 +77,14 @@ impl<'a> Guard<'a> {
         if self.stopping {
             return Ended::Stopped;
         }
-        let reason = self.reason.take().or(exit).unwrap_or_else(|| "the VMM is gone".into());
+        let reason = reset.unwrap_or(exit);
         self.note(Phase::Failed { reason });
         Ended::Crashed
     }
 
     /// Makes the guest go down, within `patience`.
     fn stop(&mut self, patience: Duration, mux: &Mux, vmm: &mut Vmm) {
-        if self.reason.is_some() {
+        if self.lost {
             // Its agent is lost: there is nobody to ask.
             vmm.quit();
         } else if !self.stopping {
@@ -96,10 +97,10 @@ impl<'a> Guard<'a> {
 
     /// The agent will not answer any more. On its way down it need not.
     fn lose(&mut self, reason: &str) {
-        if self.stopping || self.reason.is_some() {
+        if self.stopping || self.lost {
             return;
         }
-        self.reason = Some(reason.to_owned());
+        self.lost = true;
         self.note(Phase::Failed { reason: reason.to_owned() });
         let failure = Failure::new(reason).with_hint("stop the VM; the next command starts it anew");
         self.state.down(failure);

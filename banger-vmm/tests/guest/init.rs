@@ -57,7 +57,7 @@ fn main() {
         // Whatever else: as an agent that knows only how to shut down.
         _ => {
             greet(&mut port);
-            let mut heard = Vec::new();
+            let mut heard: Vec<u8> = Vec::new();
             let mut buffer = [0; 4096];
             while !heard.windows(8).any(|bytes| bytes == b"shutdown") {
                 let read = port.read(&mut buffer).unwrap();

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::backend::{Machine, kernel_command_line};
+use crate::backend::Machine;
 use crate::kvm::Accelerator;
 use crate::record::NetMode;
 
@@ -21,7 +21,12 @@ pub(super) struct Descriptors {
 /// Trap: `-netdev user` lets the guest reach services on the host's loopback, at 10.0.2.2. QEMU gives no way to forbid that but
 /// `restrict=on`, which forbids everything (libslirp's `disable_host_loopback` is not an option of QEMU's). The same over IPv6 is
 /// switched off with IPv6.
-pub(super) fn arguments(machine: &Machine, accelerator: Accelerator, descriptors: &Descriptors) -> Vec<OsString> {
+pub(super) fn arguments(
+    machine: &Machine,
+    accelerator: Accelerator,
+    kernel_parameters: &str,
+    descriptors: &Descriptors,
+) -> Vec<OsString> {
     let record = &machine.record;
     let mut line = Line::default();
     line.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
@@ -36,12 +41,13 @@ pub(super) fn arguments(machine: &Machine, accelerator: Accelerator, descriptors
     line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 
     line.option("-kernel", &machine.kernel).option("-initrd", &machine.initramfs);
-    line.option("-append", kernel_command_line(record));
+    line.option("-append", kernel_parameters);
 
     line.chardev("console", descriptors.console).option("-serial", "chardev:console");
     line.chardev("qmp", descriptors.qmp).option("-mon", "chardev=qmp,mode=control");
     line.chardev("agent", descriptors.agent).option("-device", "virtio-serial-device,max_ports=2");
-    line.option("-device", "virtserialport,chardev=agent,name=banger.0,nr=1");
+    // Without an id there would be no event when the port opens.
+    line.option("-device", "virtserialport,id=agent,chardev=agent,name=banger.0,nr=1");
     line.option("-object", "rng-random,id=rng,filename=/dev/urandom").option("-device", "virtio-rng-device,rng=rng");
 
     line.disk("base", "read-only=on", &machine.base);
@@ -94,6 +100,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::kernel_command_line;
     use crate::record::VmRecord;
 
     fn line(change: impl FnOnce(&mut VmRecord), accelerator: Accelerator) -> String {
@@ -108,7 +115,12 @@ mod tests {
             disk: "/d".into(),
             modules: None,
         };
-        let arguments = arguments(&machine, accelerator, &Descriptors { agent: 7, console: 8, qmp: 9 });
+        let arguments = arguments(
+            &machine,
+            accelerator,
+            &kernel_command_line(&machine.record),
+            &Descriptors { agent: 7, console: 8, qmp: 9 },
+        );
         arguments.join(OsStr::new(" ")).into_string().unwrap()
     }
 

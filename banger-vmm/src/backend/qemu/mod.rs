@@ -3,6 +3,7 @@
 mod command_line;
 mod process;
 mod qmp;
+mod tsc;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -17,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Backend, Launched, Machine, Vmm};
+use super::{Backend, Launched, Machine, Vmm, kernel_command_line};
 use crate::error::{IoContext, Result};
 use crate::kvm::Accelerator;
 use command_line::Descriptors;
@@ -39,8 +40,13 @@ impl Backend for Qemu {
         let descriptors =
             Descriptors { agent: its_agent.as_raw_fd(), console: its_console.as_raw_fd(), qmp: its_qmp.as_raw_fd() };
 
+        let mut kernel_parameters = kernel_command_line(&machine.record);
+        if accelerator == Accelerator::Tcg {
+            kernel_parameters = format!("{kernel_parameters} {}", tsc::kernel_parameters());
+        }
+
         let mut command = Command::new(&self.program);
-        command.args(command_line::arguments(machine, accelerator, &descriptors));
+        command.args(command_line::arguments(machine, accelerator, &kernel_parameters, &descriptors));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let theirs = [OwnedFd::from(its_agent), its_console.into(), its_qmp.into()];
         let supervisor = getpid();
