@@ -38,8 +38,9 @@ impl Connection {
     }
 
     fn exchange<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
-        let reply = self.stream.write_all(&wire::frame(request)).and_then(|()| read_frame(&mut self.stream));
-        match reply {
+        // A supervisor that has no room for another client answers, and closes, before it has heard anything.
+        let asked = self.stream.write_all(&wire::frame(request));
+        match read_frame(&mut self.stream).map_err(|error| asked.err().unwrap_or(error)) {
             Ok(Reply::Ok(answer)) => Ok(answer),
             Ok(Reply::Error(failure)) => Err(Error::Refused { name: self.vm.clone(), failure }),
             Err(error) => Err(Error::Supervisor { name: self.vm.clone(), reason: error.to_string() }),

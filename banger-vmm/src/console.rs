@@ -121,3 +121,41 @@ pub fn printable(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_bytes_become_harmless() {
+        let nasty = b"\x1b]52;c;eA==\x07 a\tb\r \x7f \xff \xc2\x9b1m \xe2\x80\xaetxt \xc3\xa9";
+        assert_eq!(printable(nasty), "^[]52;c;eA==^G a b^M ^? \\xff \\u{9b}1m \\u{202e}txt \u{e9}");
+    }
+
+    #[test]
+    fn the_last_lines_are_found_and_cut() {
+        let text = [b"one\r\n\n".as_slice(), &[b'x'; 5000], b"\nthree"].concat();
+        let lines = last_lines(&text, 2);
+        assert_eq!((lines[0].len(), lines[1].as_str()), (MAX_LINE, "three"));
+        assert_eq!(last_lines(&text, 9)[0], "one");
+        assert!(last_lines(b"", 3).is_empty());
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_keeps_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = ConsoleLog::start(folder.path()).unwrap();
+        for number in 0..40_000 {
+            log.write(format!("line {number:06} {}\n", "x".repeat(80)).as_bytes());
+        }
+        let size = |name| fs::metadata(folder.path().join(name)).unwrap().len();
+        assert!(size(LOG) <= LIMIT && size(OLDER) <= LIMIT && size(OLDER) > LIMIT / 2);
+        assert!(log.last_lines().last().unwrap().starts_with("line 039999"));
+        assert_eq!(log.last_lines().len(), TAIL_LINES);
+        assert!(tail(folder.path(), 5000).unwrap()[0].starts_with("line 035"));
+
+        let _next_boot = ConsoleLog::start(folder.path()).unwrap();
+        assert_eq!(size(LOG), 0);
+        assert!(tail(folder.path(), 1).unwrap()[0].starts_with("line 039999"));
+    }
+}

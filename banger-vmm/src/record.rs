@@ -127,3 +127,61 @@ fn hostname(name: &str) -> String {
     let label = label.trim_matches('-');
     if label.is_empty() { "banger".to_owned() } else { label.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_survives_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.json");
+        let mut record = VmRecord::new("my-project", "debian", "generic", 1_700_000_000);
+        record.workspace = serde_json::json!({"root": "/home/me/my-project"});
+        record.write(&path).unwrap();
+        assert_eq!(VmRecord::read(&path).unwrap(), record);
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["vm.json"]);
+    }
+
+    #[test]
+    fn what_is_no_record_is_a_named_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.json");
+        let deep = "[".repeat(200_000);
+        let long = " ".repeat(2 << 20);
+        for damaged in
+            ["", "{", "\u{0}\u{0}\u{0}", "{\"format_version\":1}", "{\"format_version\":-1}", "[]", &deep, &long]
+        {
+            std::fs::write(&path, damaged).unwrap();
+            let error = VmRecord::read(&path).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
+            assert!(error.to_string().contains("vm.json"));
+        }
+        std::fs::write(&path, r#"{"format_version":7,"name":{"of":"another shape"}}"#).unwrap();
+        assert!(matches!(VmRecord::read(&path), Err(Error::Newer { found: 7, .. })));
+    }
+
+    #[test]
+    fn names_are_harmless() {
+        for name in ["a", "my-project.2", "0_"] {
+            check_name(name).unwrap();
+        }
+        for name in ["", ".", "..", ".tmp-x", "a/b", "A", "a b", "a\n", "-rf", "\u{e9}", &"a".repeat(65)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        let error = check_name("\u{1b}[2J").unwrap_err().to_string();
+        assert!(error.contains("^[[2J"), "{error}");
+    }
+
+    #[test]
+    fn a_hostname_is_a_label() {
+        for (name, label) in [("my_project.x", "my-project-x"), ("_", "banger"), ("a.", "a")] {
+            assert_eq!(hostname(name), label);
+        }
+        let mut record = VmRecord::new("x", "i", "k", 0);
+        record.check().unwrap();
+        record.hostname = "x banger.net=evil".into();
+        assert!(record.check().is_err());
+    }
+}

@@ -177,3 +177,117 @@ impl VmStore {
         Vm::new(name.to_owned(), &self.paths, self.programs.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Home {
+        folder: tempfile::TempDir,
+        store: VmStore,
+    }
+
+    fn home() -> Home {
+        let folder = tempfile::tempdir().unwrap();
+        let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
+        Home { store: VmStore::new(StorePaths { vms, host, cache }, Programs::new("/usr/bin:/bin")), folder }
+    }
+
+    fn record(name: &str) -> VmRecord {
+        let mut record = VmRecord::new(name, "image", "kernel", 0);
+        record.disk_bytes = 256 << 20;
+        record
+    }
+
+    #[test]
+    fn a_vm_comes_and_goes() {
+        let Home { folder, store } = home();
+        assert!(store.list().unwrap().is_empty());
+        assert!(matches!(store.delete("one"), Err(Error::NotFound(_))));
+        let vm = store.create(&record("one")).unwrap();
+        store.create(&record("two")).unwrap();
+        assert!(matches!(store.create(&record("one")), Err(Error::Exists(_))));
+        assert_eq!(store.list().unwrap().iter().map(Vm::name).collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
+        assert!(vm.disk_allocated().unwrap() < 8 << 20);
+
+        let lock = vm.lock().unwrap();
+        let mut changed = vm.record().unwrap();
+        changed.cpus = 4;
+        vm.set_record(&lock, &changed).unwrap();
+        drop(lock);
+        assert_eq!(store.get("one").unwrap().unwrap().record().unwrap().cpus, 4);
+
+        store.delete("one").unwrap();
+        assert!(store.get("one").unwrap().is_none());
+        assert!(matches!(vm.lock(), Err(Error::NotFound(_))));
+        let left: Vec<_> = fs::read_dir(folder.path().join("vms")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == ".lock" || name == "two"), "{left:?}");
+    }
+
+    #[test]
+    fn folders_are_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let Home { folder, store } = home();
+        let vm = store.create(&record("one")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder.path().join("vms")), mode(vm.folder())), (0o700, 0o700));
+        for entry in fs::read_dir(vm.folder()).unwrap() {
+            assert_eq!(mode(&entry.unwrap().path()), 0o600);
+        }
+    }
+
+    #[test]
+    fn many_at_once_make_one() {
+        let Home { folder: _folder, store } = home();
+        let made = std::thread::scope(|scope| {
+            let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| store.create(&record("one")))).collect();
+            tries.into_iter().map(|made| made.join().unwrap()).filter(Result::is_ok).count()
+        });
+        assert_eq!(made, 1);
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_the_dead_left_is_swept_and_the_living_is_not() {
+        let Home { folder, store } = home();
+        store.create(&record("one")).unwrap();
+        let vms = folder.path().join("vms");
+        for leftover in [".tmp-x-1", ".del-y-2"] {
+            fs::create_dir(vms.join(leftover)).unwrap();
+            fs::write(vms.join(leftover).join("disk.ext4"), "half").unwrap();
+        }
+        let (making, _lock) = store.begin(MAKING, "z").unwrap();
+        store.sweep().unwrap();
+        assert!(!vms.join(".tmp-x-1").exists() && !vms.join(".del-y-2").exists());
+        assert!(making.exists() && vms.join("one").exists());
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_vm_hides_no_other_and_can_be_deleted() {
+        let Home { folder: _folder, store } = home();
+        let vm = store.create(&record("one")).unwrap();
+        store.create(&record("two")).unwrap();
+        fs::write(vm.folder().join(Vm::RECORD), "").unwrap();
+        assert_eq!(store.list().unwrap().len(), 2);
+        assert!(matches!(vm.record(), Err(Error::Damaged { .. })));
+        store.delete("one").unwrap();
+        assert_eq!(store.list().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_made_leaves_nothing() {
+        let Home { folder, store } = home();
+        let mut record = record("one");
+        record.disk_bytes = 4096;
+        let error = store.create(&record).unwrap_err();
+        assert!(matches!(error, Error::ProgramFailed { program: "mke2fs", .. }), "{error}");
+        assert!(store.get("one").unwrap().is_none());
+        for (below, kept) in [("vms", ".lock"), ("cache/disks", ".lock")] {
+            let left: Vec<_> =
+                fs::read_dir(folder.path().join(below)).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(left, [kept]);
+        }
+    }
+}

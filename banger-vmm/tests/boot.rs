@@ -261,3 +261,25 @@ fn a_killed_supervisor_takes_qemu_along_and_is_noticed() {
     wait_for("the end", || vm.state().unwrap() == VmState::Stopped { crash: None });
     assert_no_trace(&vm);
 }
+
+#[test]
+#[ignore = "needs BANGER_TEST_KERNEL_DIR"]
+fn kvm_is_used_where_it_works_and_its_failure_remembered() {
+    let _alone = ONE_VM_AT_A_TIME.lock();
+    let mut home = Home::new();
+    home.options.accelerator = AcceleratorChoice::Auto;
+    let vm = home.vm("behaves");
+    let start = || {
+        let mut events = Vec::new();
+        let running = vm.start(&vm.lock().unwrap(), &home.options, |event| events.push(event)).unwrap();
+        vm.stop(PATIENCE).unwrap();
+        events.retain(|event| matches!(event, StartEvent::Booting { .. }));
+        (running.accelerator, events)
+    };
+    let (accelerator, first) = start();
+    let (again, second) = start();
+    assert_eq!((again, second.len()), (accelerator, 1), "{first:?} {second:?}");
+    let StartEvent::Booting { fallback, .. } = &second[0] else { unreachable!("nothing else is kept") };
+    // On this machine KVM works, or a reason why not is given.
+    assert_eq!(fallback.is_some(), accelerator == Accelerator::Tcg, "{fallback:?}");
+}

@@ -129,3 +129,109 @@ async fn read_request(client: &mut UnixStream) -> io::Result<std::result::Result
 pub(super) async fn reply<T: Serialize>(client: &mut UnixStream, reply: Reply<T>) -> io::Result<()> {
     client.write_all(&wire::frame(&reply)).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
+    use banger_agent::link::{self, Mux};
+
+    use super::*;
+    use crate::client;
+    use crate::error::Error;
+    use crate::kvm::Accelerator;
+    use crate::wire::{AgentInfo, Status};
+
+    /// A supervisor without a VM, whose agent sends every stream back.
+    async fn supervisor(folder: &Path) -> (Arc<State>, mpsc::Receiver<Stop>) {
+        let state = Arc::new(State::new("test", 1));
+        let (sender, stops) = mpsc::channel(1);
+        tokio::spawn(serve(bind(folder).unwrap(), Arc::clone(&state), sender));
+        (state, stops)
+    }
+
+    fn agent(state: &State) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mux, driver) = Mux::host(ours);
+        tokio::spawn(driver);
+        tokio::spawn(link::serve(theirs, |stream| {
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            tokio::spawn(async move {
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+                let _ = writer.shutdown().await;
+            });
+        }));
+        state.up(mux, Accelerator::Tcg, 1, AgentInfo { version: "1".into(), guest_boot_ms: 1, boot_ms: 2 });
+    }
+
+    #[tokio::test]
+    async fn a_stream_waits_for_the_agent_and_carries_both_ways() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _stops) = supervisor(folder.path()).await;
+        let path = folder.path().to_owned();
+        let client = tokio::task::spawn_blocking(move || {
+            let mut stream = client::connect("vm", &path).unwrap().agent().unwrap();
+            let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+            let mut writer = stream.try_clone().unwrap();
+            let mut received = Vec::new();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    writer.write_all(&sent).unwrap();
+                    writer.shutdown(Shutdown::Write).unwrap();
+                });
+                stream.read_to_end(&mut received).unwrap();
+            });
+            assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+            client::connect("vm", &path).unwrap().ask::<Status>(&Request::Status).unwrap()
+        });
+        agent(&state);
+        let status = client.await.unwrap();
+        assert_eq!((status.accelerator, status.agent.unwrap().version.as_str()), (Some(Accelerator::Tcg), "1"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_understood_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _stops) = supervisor(folder.path()).await;
+        agent(&state);
+        let path = folder.path().join(SOCKET);
+        let refused = tokio::task::spawn_blocking(move || {
+            let requests: [&[u8]; 4] = [&[0xff; 4], b"\0\0\0\x01{", b"\0\0\0\x0f{\"op\":\"unheard\"", b"\0\0\x10\x01"];
+            requests.map(|request| {
+                let mut stream = StdUnixStream::connect(&path).unwrap();
+                stream.write_all(request).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut reply = Vec::new();
+                stream.read_to_end(&mut reply).unwrap();
+                String::from_utf8_lossy(&reply).into_owned()
+            })
+        });
+        for reply in refused.await.unwrap() {
+            assert!(reply.contains("\"error\""), "{reply:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_are_limited_and_told_of_a_boot_that_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _stops) = supervisor(folder.path()).await;
+        let connect = |path: std::path::PathBuf| {
+            tokio::task::spawn_blocking(move || client::connect("vm", &path).unwrap().agent().map(drop))
+        };
+        let waiting: Vec<_> = (0..32).map(|_| connect(folder.path().to_owned())).collect();
+        while state.clients.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = connect(folder.path().to_owned()).await.unwrap().unwrap_err();
+        assert!(refused.to_string().contains("too many"), "{refused}");
+        state.down(Failure::new("it did not boot"));
+        for client in waiting {
+            let Err(Error::Refused { failure, .. }) = client.await.unwrap() else {
+                panic!("a stream without an agent")
+            };
+            assert_eq!(failure.message, "it did not boot");
+        }
+    }
+}
