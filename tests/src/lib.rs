@@ -1,0 +1,210 @@
+//! What the end-to-end tests share: a home of its own for each test, repositories in it, and the installed `banger`.
+//!
+//! `scripts/test` builds the binaries and an image store, and says where they are: `BANGER_TEST_DIST` is a folder as `make install`
+//! fills it, `BANGER_TEST_DATA` a data folder whose images and kernels every test's home uses.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+fn required(variable: &str) -> PathBuf {
+    PathBuf::from(env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set: run `make test`")))
+}
+
+/// The `banger` under test.
+pub fn banger_binary() -> PathBuf {
+    required("BANGER_TEST_DIST").join("bin/banger")
+}
+
+/// A home folder, with all of banger's state below it. When dropped, every VM in it is stopped and everything removed.
+pub struct Home {
+    folder: TempDir,
+}
+
+impl Home {
+    /// A fresh home that shares images and kernels.
+    pub fn new() -> Home {
+        let folder = tempfile::Builder::new().prefix("banger-test-").tempdir().expect("a temporary folder");
+        let data = folder.path().join(".local/share/banger");
+        fs::create_dir_all(&data).expect("a data folder");
+        for store in ["images", "kernels"] {
+            std::os::unix::fs::symlink(required("BANGER_TEST_DATA").join(store), data.join(store)).expect("a link");
+        }
+        // What the first VM of a boot finds out about KVM need not be found out by each test.
+        let host = required("BANGER_TEST_DATA").join("host");
+        if host.is_dir() {
+            std::os::unix::fs::symlink(host, data.join("host")).expect("a link");
+        }
+        let home = Home { folder };
+        fs::write(home.path().join(".gitconfig"), "[user]\n\tname = T\n\temail = t@example.com\n[init]\n\tdefaultBranch = main\n[protocol \"file\"]\n\tallow = always\n")
+            .expect("a git configuration");
+        home
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// banger's data folder.
+    pub fn data(&self) -> PathBuf {
+        self.path().join(".local/share/banger")
+    }
+
+    /// The folders of all VMs.
+    pub fn vms(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.data().join("vms")).into_iter().flatten().flatten();
+        let is_vm = |path: &PathBuf| {
+            path.is_dir() && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+        };
+        entries.map(|entry| entry.path()).filter(is_vm).collect()
+    }
+
+    /// A git repository named `name` with one commit of a few files.
+    pub fn repository(&self, name: &str) -> Repository<'_> {
+        let root = self.path().join(name);
+        fs::create_dir_all(&root).expect("a folder");
+        let repository = Repository { home: self, root };
+        repository.git(["init", "--quiet"]);
+        repository.write("README", "a repository\n");
+        repository.write("sub/folder/file", "below\n");
+        repository.commit("first");
+        repository
+    }
+
+    /// A command with this home's environment, and nothing of the tests' own.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("HOME", self.path()).env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
+        command.env("PATH", env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Home::new()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for vm in self.vms() {
+            let info = fs::read(vm.join("run.json"))
+                .ok()
+                .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
+            if let Some(pid) = info.and_then(|info| info["pid"].as_i64()) {
+                // The VMM dies with its supervisor.
+                let _ =
+                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// A repository in a [`Home`].
+pub struct Repository<'a> {
+    /// Whose it is.
+    pub home: &'a Home,
+    /// Its root.
+    pub root: PathBuf,
+}
+
+/// What a finished command gave.
+#[derive(Debug)]
+pub struct Output {
+    /// Exit status; 128 + n for a signal.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error, as text.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// The same, having checked that the command succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.status, 0, "stdout: {}\nstderr: {}", self.text(), self.stderr);
+        self
+    }
+}
+
+impl From<std::process::Output> for Output {
+    fn from(output: std::process::Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
+        Output { status, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+}
+
+impl Repository<'_> {
+    /// Writes a file, and the folders to it.
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, content).expect("a file");
+    }
+
+    /// Runs git on the host; it must succeed.
+    #[track_caller]
+    pub fn git<const N: usize>(&self, arguments: [&str; N]) -> String {
+        let output = self.home.command("git").args(arguments).current_dir(&self.root).output().expect("git runs");
+        Output::from(output).ok().text()
+    }
+
+    /// Commits everything.
+    #[track_caller]
+    pub fn commit(&self, message: &str) {
+        self.git(["add", "--all"]);
+        self.git(["commit", "--quiet", "--allow-empty", "--message", message]);
+    }
+
+    /// `banger` in the repository's root.
+    pub fn banger(&self) -> Command {
+        let mut command = self.home.command(banger_binary());
+        command.current_dir(&self.root);
+        command
+    }
+
+    /// `banger <arguments>`, to its end.
+    pub fn run<const N: usize>(&self, arguments: [&str; N]) -> Output {
+        self.banger().args(arguments).output().expect("banger runs").into()
+    }
+
+    /// `banger -- sh -c <script>`, to its end.
+    pub fn sh(&self, script: &str) -> Output {
+        self.run(["--", "sh", "-c", script])
+    }
+
+    /// The same with this on standard input.
+    pub fn with_input<const N: usize>(&self, arguments: [&str; N], input: &[u8]) -> Output {
+        let mut child = self
+            .banger()
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("banger runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let input = input.to_vec();
+        let feeding = std::thread::spawn(move || {
+            // A command that does not read its input to the end is no error.
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().expect("banger ends");
+        feeding.join().expect("the feeding thread");
+        output.into()
+    }
+}
