@@ -32,7 +32,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Global {
     /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
@@ -45,15 +45,13 @@ pub struct Global {
     pub color: Color,
 }
 
-/// When to use colour.
+/// When to use colour; `auto` is on a terminal, unless NO_COLOR is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "clap would print them as a help of many lines")]
 pub enum Color {
-    /// On a terminal, unless NO_COLOR is set.
     #[default]
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 
@@ -79,9 +77,6 @@ pub enum Command {
         #[arg(short, long)]
         force: bool,
     },
-    /// What is none of the above.
-    #[command(external_subcommand)]
-    Unknown(Vec<OsString>),
 }
 
 /// How to run a command.
@@ -114,10 +109,10 @@ pub struct Run {
     /// Memory of the VM (`512M`, `4G`)
     #[arg(long, value_name = "SIZE", value_parser = crate::units::mebibytes)]
     pub memory: Option<u64>,
-    /// Network of a new VM
+    /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_enum, value_name = "MODE")]
     pub net: Option<Net>,
-    /// What to wait for before the command runs
+    /// Run once the VM's agent answers, or once its services have started too [default: the image's]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub ready: Option<Ready>,
     /// Do not use a terminal, even on one
@@ -134,20 +129,18 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-/// How a VM reaches other machines.
+/// How a VM reaches other machines: through this machine's own connections, without root, or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "clap would print them as a help of many lines")]
 pub enum Net {
-    /// Through this machine's own connections, without root
     User,
-    /// Not at all
     None,
 }
 
-/// When a VM counts as started.
+/// When a VM counts as started: its agent answers, while services may still be starting, or all services have started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "clap would print them as a help of many lines")]
 pub enum Ready {
-    /// The agent answers, while services may still be starting
     Agent,
-    /// All services have started
     System,
 }

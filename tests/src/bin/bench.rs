@@ -1,0 +1,299 @@
+//! `make bench`: what banger takes, beside a floor or a peer measured in the same run. Prints a table in Markdown.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use banger_tests::{Home, Repository};
+
+/// Runs of each measurement; the median counts.
+const RUNS: usize = 5;
+/// Bytes that are sent through the bare port.
+const PORT_BYTES: u64 = 500_000_000;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let home = Home::new();
+    let mut rows = running(&home)?;
+    let floor = Floor::new(&home)?;
+    rows.push(cold_start(&home, &floor)?);
+    rows.extend(large(&home, &floor)?);
+    rows.push(version(&home)?);
+    let mut out = std::io::stdout();
+    writeln!(out, "| what | banger | floor or peer | ratio | aim |\n|---|---|---|---|---|")?;
+    for row in rows {
+        writeln!(out, "| {} |", row.join(" | "))?;
+    }
+    Ok(())
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).into()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn timed(mut run: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
+    let times = (0..RUNS).map(|_| {
+        let start = Instant::now();
+        run().map(|()| start.elapsed())
+    });
+    Ok(median(times.collect::<Result<_, _>>()?))
+}
+
+fn succeed(command: &mut Command) -> Result<(), Failure> {
+    let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).output()?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
+}
+
+fn ms(duration: Duration) -> String {
+    format!("{:.0} ms", duration.as_secs_f64() * 1000.0)
+}
+
+fn ratio(a: Duration, b: Duration) -> String {
+    format!("{:.2}×", a.as_secs_f64() / b.as_secs_f64())
+}
+
+fn running(home: &Home) -> Result<Vec<Vec<String>>, Failure> {
+    let repository = home.repository("thousand-files");
+    for number in 0..1000 {
+        repository.write(&format!("d{}/f{number}", number % 50), format!("content {number}\n"));
+    }
+    repository.commit("a thousand files");
+    succeed(repository.banger().args(["--ready", "system", "--", "true"]))?;
+    let memory = supervisor_memory(home)?;
+    let disk = home.vms().iter().map(|vm| allocated(&vm.join("disk.ext4"))).sum::<Result<u64, _>>()?;
+    let ours = timed(|| succeed(repository.banger().args(["--", "true"])))?;
+    let git = timed(|| succeed(home.command("git").arg("status").current_dir(&repository.root)))?;
+    let over = ours.saturating_sub(git);
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    Ok(vec![
+        row([
+            "running VM: `banger -- true`, 1,000 files, over `git status`",
+            &ms(ours),
+            &ms(git),
+            &format!("+{}", ms(over)),
+            "≤ +60 ms",
+        ]),
+        row(["memory of the supervisor", &megabytes(memory), "", "", "≤ 10 MB"]),
+        row(["disk of a fresh VM, all services started", &megabytes(disk), "", "", "≤ 8 MB"]),
+    ])
+}
+
+fn cold_start(home: &Home, floor: &Floor) -> Result<Vec<String>, Failure> {
+    let repository = home.repository("ten-files");
+    for number in 0..8 {
+        repository.write(&format!("f{number}"), "content\n");
+    }
+    repository.commit("ten files");
+    // Taken in turns, so that both see the same machine.
+    let (mut ours, mut floors) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        let start = Instant::now();
+        succeed(repository.banger().args(["--rm", "--", "true"]))?;
+        ours.push(start.elapsed());
+        let start = Instant::now();
+        floor.boot("floor=off", None)?.wait()?;
+        floors.push(start.elapsed());
+    }
+    let (ours, floors) = (median(ours), median(floors));
+    let what = "cold start: `banger --rm -- true`, against the same QEMU and kernel powering off at once";
+    Ok(row([what, &ms(ours), &ms(floors), &ratio(ours, floors), "≤ 1.3×"]))
+}
+
+fn large(home: &Home, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
+    let repository = home.repository("large");
+    write_noise(&repository);
+    let port = floor.port_throughput()?;
+    let (_, first) = phases(&repository)?;
+    let throughput = 500.0 / first.as_secs_f64();
+    let git = || timed(|| succeed(home.command("git").args(["status", "--porcelain"]).current_dir(&repository.root)));
+    repository.commit("noise");
+    phases(&repository)?;
+    let git = git()?;
+    let mut unchanged = Vec::new();
+    let mut changed = Vec::new();
+    for round in 0..RUNS {
+        let (list, sync) = phases(&repository)?;
+        unchanged.push(list + sync);
+        repository.write("d7/f7", format!("changed {round}\n"));
+        let (list, sync) = phases(&repository)?;
+        changed.push(list + sync);
+    }
+    let (unchanged, changed) = (median(unchanged), median(changed));
+    succeed(repository.banger().args(["delete", "--force"]))?;
+    Ok(vec![
+        row([
+            "first sync of 20,000 files, 500 MB, against the bare virtio-serial port",
+            &format!("{throughput:.0} MB/s"),
+            &format!("{port:.0} MB/s"),
+            &format!("{:.0} %", 100.0 * throughput / port),
+            "≥ 60 %",
+        ]),
+        row([
+            "sync, nothing changed, 20,000 files, against `git status`",
+            &ms(unchanged),
+            &ms(git),
+            &ratio(unchanged, git),
+            "≤ 3×",
+        ]),
+        row([
+            "sync, one file changed, 20,000 files, against `git status`",
+            &ms(changed),
+            &ms(git),
+            &ratio(changed, git),
+            "≤ 3×",
+        ]),
+    ])
+}
+
+/// 20,000 files of 25,000 bytes that nothing can compress, by xorshift64.
+fn write_noise(repository: &Repository<'_>) {
+    let mut state = 1_u64;
+    let mut block = vec![0_u8; 25_000];
+    for number in 0..20_000 {
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        repository.write(&format!("d{}/f{number}", number % 200), &block);
+    }
+}
+
+/// Runs `true`, and reads from banger's own line how long listing and sync took.
+fn phases(repository: &Repository<'_>) -> Result<(Duration, Duration), Failure> {
+    let output = repository.run(["--", "true"]);
+    let line = output.stderr.lines().find(|line| line.contains("; list "));
+    let line = line.ok_or_else(|| format!("banger says nothing of its phases: {}", output.stderr))?;
+    let phase = |name: &str| -> Result<Duration, Failure> {
+        let rest = line.split(name).nth(1).ok_or("a phase is missing")?;
+        let mut words = rest.trim_start().split([' ', ',', ';']);
+        let number: f64 = words.next().ok_or("a number is missing")?.parse()?;
+        Ok(Duration::from_secs_f64(if words.next() == Some("ms") { number / 1000.0 } else { number }))
+    };
+    Ok((phase("list ")?, phase("sync ")?))
+}
+
+fn version(home: &Home) -> Result<Vec<String>, Failure> {
+    const TIMES: u32 = 50;
+    let before = children_cpu();
+    for _ in 0..TIMES {
+        succeed(home.command(banger_tests::banger_binary()).arg("--version"))?;
+    }
+    let each = (children_cpu() - before) / TIMES;
+    Ok(row(["`banger --version`, CPU", &format!("{:.1} ms", each.as_secs_f64() * 1000.0), "", "", "≤ 5 ms"]))
+}
+
+fn children_cpu() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it cannot fail for one's own children");
+    let time = |time: nix::sys::time::TimeVal| Duration::new(time.tv_sec() as u64, time.tv_usec() as u32 * 1000);
+    time(usage.user_time()) + time(usage.system_time())
+}
+
+fn run_info(home: &Home) -> Result<serde_json::Value, Failure> {
+    let vm = home.vms().pop().ok_or("no VM")?;
+    Ok(serde_json::from_slice(&fs::read(vm.join("run.json"))?)?)
+}
+
+fn supervisor_memory(home: &Home) -> Result<u64, Failure> {
+    let status = fs::read_to_string(format!("/proc/{}/status", run_info(home)?["pid"]))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no memory in its status")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+fn allocated(path: &Path) -> std::io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::metadata(path)?.blocks() * 512)
+}
+
+/// The kernel that banger boots, as it boots it, with an initramfs that does next to nothing.
+struct Floor {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    parameters: String,
+}
+
+impl Floor {
+    /// Learns from the VM that runs in `home` how it was started.
+    fn new(home: &Home) -> Result<Floor, Failure> {
+        let pid = &run_info(home)?["pid"];
+        let vmm = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let line = fs::read(format!("/proc/{}/cmdline", vmm.trim()))?;
+        let words: Vec<_> =
+            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let value = |option: &str| {
+            let place = words.iter().position(|word| word == option).ok_or_else(|| format!("QEMU has no {option}"))?;
+            Ok::<_, Failure>(words[place + 1].clone())
+        };
+        let kernel = PathBuf::from(value("-kernel")?);
+        let init = home.path().join("floor-init");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/init.c");
+        succeed(Command::new("cc").args(["-O2", "-static", "-o"]).arg(&init).arg(source))?;
+        let boot = kernel.parent().ok_or("a kernel has a folder")?.join("boot");
+        let mut modules: Vec<_> = fs::read_dir(boot)?.flatten().map(|entry| entry.path()).collect();
+        modules.sort();
+        let initramfs = banger_vmm::initramfs::ensure(&init, &modules, &home.path().join(".cache/banger"))?;
+        Ok(Floor { kernel, initramfs, parameters: value("-append")? })
+    }
+
+    fn boot(&self, floor: &str, port: Option<&UnixStream>) -> Result<std::process::Child, Failure> {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-machine",
+            "microvm,acpi=on,rtc=on",
+        ]);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &cpus(), "-m", "4096M"]);
+        qemu.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initramfs);
+        qemu.arg("-append").arg(format!("{} {floor}", self.parameters));
+        if let Some(port) = port {
+            use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+            fcntl(port, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            qemu.arg("-chardev").arg(format!("socket,id=port,fd={}", port.as_raw_fd()));
+            qemu.args(["-device", "virtio-serial-device", "-device", "virtserialport,chardev=port,name=banger.0"]);
+        }
+        Ok(qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    }
+
+    /// MB/s into the guest through a virtio-serial port.
+    fn port_throughput(&self) -> Result<f64, Failure> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        let mut qemu = self.boot("floor=port", Some(&theirs))?;
+        drop(theirs);
+        ours.write_all(&PORT_BYTES.to_le_bytes())?;
+        let mut word = [0];
+        ours.read_exact(&mut word)?;
+        let start = Instant::now();
+        let chunk = vec![0x5a; 1 << 18];
+        let mut left = PORT_BYTES;
+        while left > 0 {
+            let count = left.min(chunk.len() as u64) as usize;
+            ours.write_all(&chunk[..count])?;
+            left -= count as u64;
+        }
+        ours.read_exact(&mut word)?;
+        let took = start.elapsed();
+        drop(ours);
+        qemu.wait()?;
+        Ok(PORT_BYTES as f64 / 1e6 / took.as_secs_f64())
+    }
+}
+
+fn cpus() -> String {
+    std::thread::available_parallelism().map_or(1, usize::from).to_string()
+}
