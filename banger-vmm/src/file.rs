@@ -28,6 +28,17 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
+/// Removes the state files that were being written in `folder` when their writers died. To be called by who alone writes there.
+pub(crate) fn sweep_unfinished(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).at("read", folder)? {
+        let entry = entry.at("read", folder)?;
+        if entry.file_name().to_string_lossy().contains(".json.") {
+            remove_if_there(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes renames in `folder` last.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).at("sync", folder)

@@ -110,7 +110,7 @@ impl VmStore {
         let deleting = self.temporary(DELETING, name);
         fs::rename(vm.folder(), &deleting).at("delete", vm.folder())?;
         file::sync_folder(&self.paths.vms)?;
-        fs::remove_dir_all(&deleting).at("delete", &deleting)
+        remove_folder(&deleting)
     }
 
     /// Removes what commands that died left half-made or half-deleted. [`VmStore::create`] does it too.
@@ -128,10 +128,7 @@ impl VmStore {
             if lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock))) {
                 continue;
             }
-            match fs::remove_dir_all(&leftover) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at("remove", &leftover),
-                _ => {}
-            }
+            remove_folder(&leftover)?;
         }
         Ok(())
     }
@@ -175,6 +172,14 @@ impl VmStore {
 
     fn vm(&self, name: &str) -> Vm {
         Vm::new(name.to_owned(), &self.paths, self.programs.clone())
+    }
+}
+
+/// Removes a folder that a sweep may be removing too.
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("remove", path),
+        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! The kernel is a folder as banger keeps them, named by `BANGER_TEST_KERNEL_DIR`; without it these tests are ignored.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -217,7 +218,10 @@ fn an_agent_that_is_lost_fails_the_vm_until_it_is_stopped() {
     for name in ["drops-the-port", "breaks-the-mux"] {
         let vm = home.vm(name);
         home.start(&vm).unwrap();
+        let mut stream = vm.connect_agent().ok();
         wait_for("the failure", || matches!(vm.state().unwrap(), VmState::Failed { .. }));
+        // Who was connected is let go, and who comes is told.
+        stream.iter_mut().for_each(|stream| _ = stream.read_to_end(&mut Vec::new()));
         assert!(matches!(vm.connect_agent(), Err(Error::Refused { .. })));
         assert!(vm.status().unwrap().failed.is_some());
         vm.stop(PATIENCE).unwrap();
@@ -249,7 +253,10 @@ fn a_killed_supervisor_takes_qemu_along_and_is_noticed() {
     assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: Some("its supervisor was killed".into()) });
     assert!(matches!(vm.connect_agent(), Err(Error::NotRunning(_))));
 
+    let unfinished = vm.folder().join("run.json.12345678");
+    fs::write(&unfinished, "{").unwrap();
     home.start(&vm).unwrap();
+    assert!(!unfinished.exists());
     let status = vm.status().unwrap();
     kill(Pid::from_raw(status.vmm_pid.unwrap()), Signal::SIGKILL).unwrap();
     wait_for("the supervisor's end", || matches!(vm.state().unwrap(), VmState::Stopped { .. }));

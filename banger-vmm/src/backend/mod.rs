@@ -82,7 +82,7 @@ pub(crate) enum VmmEvent {
     /// The guest reset itself, as a kernel that panics does. The VMM ends.
     Reset,
     /// The VMM can not go on with the guest.
-    Stuck(String),
+    Stuck(Failure),
     /// The VMM's process ended.
     Exited(Failure),
 }

@@ -196,7 +196,7 @@ fn ended(event: Option<VmmEvent>, last: &mut Option<&'static str>) -> Option<Fai
             *last = Some("the guest switched itself off before its agent answered");
             None
         }
-        Some(VmmEvent::Stuck(reason)) => Some(Failure::new(reason)),
+        Some(VmmEvent::Stuck(failure)) => Some(failure),
         Some(VmmEvent::Exited(failure)) => Some(last.map_or(failure, Failure::new)),
         None => Some(Failure::new("the VMM is gone")),
     }

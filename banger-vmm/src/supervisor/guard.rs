@@ -52,19 +52,25 @@ impl<'a> Guard<'a> {
 
         let mut reset = None;
         let exit = loop {
+            if self.lost
+                && let Some(link) = link.take()
+            {
+                // Commands that run would wait for ever.
+                link.abort();
+            }
             tokio::select! {
                 event = vmm.events.recv() => match event {
                     Some(VmmEvent::Exited(failure)) => break failure.message,
                     None => break "the VMM is gone".to_owned(),
                     Some(VmmEvent::AgentPort { open: true }) => {}
-                    Some(VmmEvent::AgentPort { open: false }) => self.lose("the guest's agent is gone"),
-                    Some(VmmEvent::Stuck(reason)) => self.lose(&reason),
+                    Some(VmmEvent::AgentPort { open: false }) => self.lose(Failure::new("the guest's agent is gone")),
+                    Some(VmmEvent::Stuck(failure)) => self.lose(failure),
                     Some(VmmEvent::PoweredOff) => self.stopping = true,
                     Some(VmmEvent::Reset) => reset = Some("the guest reset itself: a reboot, or a kernel panic".to_owned()),
                 },
                 error = ended(&mut link) => {
                     link = None;
-                    self.lose(&error);
+                    self.lose(Failure::new(error));
                 }
                 patience = shutdown.asked() => self.stop(patience, &mux, &mut vmm),
                 () = sleep_until(self.deadline.unwrap_or_else(Instant::now)), if self.deadline.is_some() => {
@@ -96,14 +102,14 @@ impl<'a> Guard<'a> {
     }
 
     /// The agent will not answer any more. On its way down it need not.
-    fn lose(&mut self, reason: &str) {
+    fn lose(&mut self, failure: Failure) {
         if self.stopping || self.lost {
             return;
         }
         self.lost = true;
-        self.note(Phase::Failed { reason: reason.to_owned() });
-        let failure = Failure::new(reason).with_hint("stop the VM; the next command starts it anew");
-        self.state.down(failure);
+        self.note(Phase::Failed { reason: failure.message.clone() });
+        let hint = "stop the VM; the next command starts it anew";
+        self.state.down(if failure.hint.is_none() { failure.with_hint(hint) } else { failure });
     }
 
     /// Writes it down. Should the disk be full, the VM is worth more than the note.

@@ -48,6 +48,8 @@ fn claim_and_run(launch: &Launch, report: &mut Report) -> Result<(), Failure> {
     let folder = &launch.folder;
     let record = VmRecord::read(&folder.join(Vm::RECORD))?;
     let lock = run::supervise(folder)?.ok_or_else(|| Error::Running(record.name.clone()))?;
+    // Nobody else writes: who starts a VM holds its lock, and there is no other supervisor.
+    file::sweep_unfinished(folder)?;
     // One thread: the VMM's death is bound to the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("watch", folder)?;
     let ended = runtime.block_on(run(launch, record, report));

@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 
 use crate::backend::VmmEvent;
+use crate::error::Failure;
 
 /// The commands, each to be sent as a line.
 pub(super) const ENTER_COMMAND_MODE: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
@@ -32,7 +33,7 @@ impl Message {
     /// What the message tells about the VM, if anything.
     pub(super) fn event(self) -> Option<VmmEvent> {
         if let Some(error) = self.error {
-            return Some(VmmEvent::Stuck(format!("QEMU refused a command: {}", error.desc)));
+            return stuck(format!("QEMU refused a command: {}", error.desc));
         }
         let text = |field: &str| self.data.get(field).and_then(Value::as_str);
         match self.event.as_deref()? {
@@ -44,13 +45,24 @@ impl Message {
             },
             "GUEST_PANICKED" => Some(VmmEvent::Reset),
             // Nobody here ever pauses a guest: it is QEMU that gave up on it.
-            "STOP" => Some(VmmEvent::Stuck("QEMU stopped the guest after an internal error".into())),
+            "STOP" => stuck("QEMU stopped the guest after an internal error"),
+            // Comes before STOP, and says why.
+            "BLOCK_IO_ERROR" if self.data.get("nospace") == Some(&Value::Bool(true)) => {
+                let hint = "free some disk space, then stop the VM; the next command starts it anew";
+                let failure =
+                    Failure::new("this machine's disk is full: the VM's disk cannot grow, so the guest was stopped");
+                Some(VmmEvent::Stuck(failure.with_hint(hint)))
+            }
             "BLOCK_IO_ERROR" if text("action") == Some("stop") => {
-                Some(VmmEvent::Stuck(format!("a disk of the VM failed: {}", text("reason").unwrap_or("I/O error"))))
+                stuck(format!("a disk of the VM failed: {}", text("reason").unwrap_or("I/O error")))
             }
             _ => None,
         }
     }
+}
+
+fn stuck(message: impl Into<String>) -> Option<VmmEvent> {
+    Some(VmmEvent::Stuck(Failure::new(message)))
 }
 
 /// Reads messages until QEMU closes the socket, or says what is none.
@@ -88,6 +100,9 @@ mod tests {
         assert_eq!(shutdown("guest-shutdown"), Some(VmmEvent::PoweredOff));
         assert_eq!(shutdown("guest-reset"), Some(VmmEvent::Reset));
         assert_eq!(shutdown("host-qmp-quit"), None);
+        let full =
+            r#"{"event":"BLOCK_IO_ERROR","data":{"action":"stop","nospace":true,"reason":"No space left on device"}}"#;
+        assert!(matches!(event(full), Some(VmmEvent::Stuck(Failure { hint: Some(_), .. }))));
         assert!(matches!(event(r#"{"event":"STOP"}"#), Some(VmmEvent::Stuck(_))));
         assert!(matches!(event(r#"{"error":{"class":"GenericError","desc":"no"}}"#), Some(VmmEvent::Stuck(_))));
         for nothing in [r#"{"QMP":{"version":{}}}"#, r#"{"return":{}}"#, r#"{"event":"VSERPORT_CHANGE"}"#, "{}"] {
