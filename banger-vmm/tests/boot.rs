@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Folders with a store of VMs, and what they are started with.
 struct Home {
-    folder: TempDir,
+    _folder: TempDir,
     store: VmStore,
     options: StartOptions,
 }
@@ -55,7 +55,7 @@ impl Home {
             accelerator: AcceleratorChoice::Tcg,
             boot_timeout: Some(PATIENCE),
         };
-        Home { folder, store: VmStore::new(paths, Programs::new(std::env::var_os("PATH").unwrap())), options }
+        Home { _folder: folder, store: VmStore::new(paths, Programs::new(std::env::var_os("PATH").unwrap())), options }
     }
 
     /// A VM whose name says what its guest does.
@@ -75,6 +75,15 @@ impl Home {
         assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
         assert_no_trace(&vm);
         error
+    }
+}
+
+impl Drop for Home {
+    /// A test that failed leaves no VM behind.
+    fn drop(&mut self) {
+        for vm in self.store.list().into_iter().flatten() {
+            let _ = vm.stop(Duration::ZERO);
+        }
     }
 }
 
@@ -154,7 +163,6 @@ fn a_vm_starts_stops_and_leaves_nothing() {
     vm.stop(PATIENCE).unwrap();
     home.store.delete("behaves").unwrap();
     assert!(home.store.list().unwrap().is_empty());
-    drop(home.folder);
 }
 
 #[test]
