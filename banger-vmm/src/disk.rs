@@ -17,11 +17,25 @@ use crate::file;
 use crate::program::Programs;
 
 /// Changes with the options below, so that an older template is not taken for the same.
-const TEMPLATE: &str = "ext4-1";
+const TEMPLATE: &str = "ext4-2";
 /// For mke2fs(8). The journal is small and, as the inode tables, written by the kernel when it is needed; nothing is kept
-/// back for root; and there is no room for growing the file system, which would take megabytes from the start.
-const OPTIONS: [&str; 13] =
-    ["-q", "-F", "-t", "ext4", "-L", "banger-disk", "-m", "0", "-J", "size=32", "-O", "^resize_inode", "-E"];
+/// back for root; there is no room for growing the file system, which would take megabytes from the start; and no checksums of
+/// metadata, which cost a guest without hardware virtualisation a third of the time it takes to make a file.
+const OPTIONS: [&str; 13] = [
+    "-q",
+    "-F",
+    "-t",
+    "ext4",
+    "-L",
+    "banger-disk",
+    "-m",
+    "0",
+    "-J",
+    "size=32",
+    "-O",
+    "^resize_inode,^metadata_csum",
+    "-E",
+];
 const EXTENDED_OPTIONS: &str = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
 
 mod ioctl {

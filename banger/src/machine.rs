@@ -16,11 +16,14 @@ use crate::error::CommandError;
 use crate::git::{Host, Workspace};
 use crate::paths::{Paths, helper, search_path};
 use crate::ui::Ui;
+use crate::units;
 
 /// The image that a new VM has if nothing else is said.
 pub const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
 /// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";
+/// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is slower than most.
+const BOOT_TIMEOUT: &str = "BANGER_BOOT_TIMEOUT";
 /// The most memory that a VM has by default, in MiB.
 const DEFAULT_MEMORY: u64 = 4096;
 
@@ -224,14 +227,11 @@ impl<'a> Machines<'a> {
             // Another command has started it meanwhile.
             VmState::Running { .. } => return Ok(Machine { vm: vm.clone(), ready: record.ready, boot: None }),
             VmState::Failed { reason } => {
-                self.ui.warning(&format!(
-                    "the VM failed ({}): starting it again",
-                    banger_vmm::printable(reason.as_bytes())
-                ));
+                self.ui.warning(&format!("the VM failed ({reason}): starting it again"));
                 vm.stop(Duration::ZERO).map_err(CommandError::from)?;
             }
             VmState::Stopped { crash: Some(what) } => {
-                self.ui.status(&format!("{}: starting the VM again", banger_vmm::printable(what.as_bytes())));
+                self.ui.status(&format!("{what}: starting the VM again"));
             }
             VmState::Stopped { crash: None } | VmState::Starting => {}
         }
@@ -240,7 +240,9 @@ impl<'a> Machines<'a> {
             if let StartEvent::Booting { backend, accelerator, fallback } = event {
                 self.ui.detail(&format!("starting `{}` on {backend} with {accelerator}", vm.name()));
                 if let Some(reason) = fallback {
-                    self.ui.status(&format!("{accelerator} instead of KVM, which is slower: {reason}"));
+                    self.ui
+                        .status(&format!("KVM does not work here, so the VM runs on {accelerator}, which is slower"));
+                    self.ui.detail(&reason);
                 }
             }
         };
@@ -289,7 +291,7 @@ impl<'a> Machines<'a> {
             base: image.rootfs,
             modules: kernel.modules_disk,
             accelerator: accelerator()?,
-            boot_timeout: None,
+            boot_timeout: boot_timeout()?,
         })
     }
 }
@@ -342,10 +344,17 @@ fn accelerator() -> Result<AcceleratorChoice, CommandError> {
         Ok("tcg") => Ok(AcceleratorChoice::Tcg),
         Ok("auto" | "") | Err(_) => Ok(AcceleratorChoice::Auto),
         Ok(other) => {
-            let message = format!("{ACCELERATOR} is `{}`", banger_vmm::printable(other.as_bytes()));
+            let message = format!("{ACCELERATOR} is `{other}`");
             Err(CommandError::new(message).hint("it may be `auto`, `kvm` or `tcg`"))
         }
     }
+}
+
+fn boot_timeout() -> Result<Option<Duration>, CommandError> {
+    let Some(text) = std::env::var_os(BOOT_TIMEOUT).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    let duration = units::duration(&text);
+    duration.map(Some).map_err(|error| CommandError::new(format!("{BOOT_TIMEOUT} is `{text}`")).hint(error))
 }
 
 /// The name of a workspace's VM: the folder's name, for people, and a digest of its path.

@@ -43,6 +43,7 @@ use uevent::Uevents;
 pub use pid1::Init;
 pub use power::power_off_now;
 pub use ready::{Boot, SystemState};
+pub(super) use root::WORKSPACE;
 
 /// What the serving process is handed.
 #[derive(Debug)]

@@ -18,6 +18,9 @@ const BASE: &str = "/base";
 const DISK: &str = "/disk";
 const MODULES: &str = "/modules-disk";
 
+/// Where the agent finds the folder on the disk that holds the workspace; `/run` comes along into the guest.
+pub(in crate::guest) const WORKSPACE: &str = "/run/banger/workspace";
+
 /// Container engines keep overlays of their own here, and an overlay cannot be the upper layer of
 /// another: these come from the ext4 itself.
 const NOT_LAYERED: [&str; 4] = ["docker", "containerd", "containers", "buildkit"];
@@ -47,12 +50,22 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     let tree = Tree::open(Path::new(NEW_ROOT))?;
     tree.create_folder("/tmp", 0o1777)?;
     bind_not_layered(&tree)?;
+    bind_workspace()?;
     let agent = File::open(agent).map_err(BootError::io("open", agent))?;
     // The overlay, the binds and the open folder hold on to the file systems; the guest has no
     // use for the mounts.
     detach(BASE)?;
     detach(DISK)?;
     Ok(agent.into())
+}
+
+/// The workspace comes from the ext4 itself too: on an overlay each file is twice as dear to create. The agent shows it where the
+/// host wants it.
+fn bind_workspace() -> Result<(), BootError> {
+    let source = "/disk/workspace";
+    create_folder(Path::new(source), 0o700)?;
+    create_folder(Path::new(WORKSPACE), 0o700)?;
+    mount_from(source, Path::new(WORKSPACE), MsFlags::MS_BIND)
 }
 
 fn bind_not_layered(tree: &Tree) -> Result<(), BootError> {

@@ -83,7 +83,7 @@ pub(super) fn apply_fresh(
     sync_file_system(&stage.into());
     log.replace(&records)?;
     fs::rename(&staged.stage, place.root())?;
-    sync_parent(place.root());
+    sync_parent(&place.root());
     Ok((records, applied))
 }
 
@@ -107,7 +107,7 @@ pub(super) fn apply(
 
     let mut done = Batch { generation: Some(generation.to_owned()), ..Batch::default() };
     let mut applied = Applied::default();
-    let mut tree = Tree::open(place.root())?;
+    let mut tree = Tree::open(&place.root())?;
     for (item, decision) in decided() {
         if *decision == Decision::Delete {
             tree.remove(&item.path)?;

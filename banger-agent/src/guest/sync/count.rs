@@ -17,7 +17,7 @@ use crate::protocol::sync::{Counts, GuestOnly, MAX_NAMED};
 /// Walks the workspace without what git ignores there, and compares it with the records.
 pub(super) fn guest_only(place: &Place, records: &Records) -> io::Result<GuestOnly> {
     let mut changed = BTreeSet::new();
-    let mut tree = Tree::open(place.root())?;
+    let mut tree = Tree::open(&place.root())?;
     for (path, known) in &records.files {
         if !is_git(path) && !is_as_known(&mut tree, path, known)? {
             changed.insert(path.clone());
@@ -53,8 +53,9 @@ fn is_as_known(tree: &mut Tree, path: &[u8], known: &Known) -> io::Result<bool> 
 /// Files and links that git would not ignore.
 fn new_files(place: &Place) -> io::Result<Vec<Vec<u8>>> {
     let mut excludes = tempfile::NamedTempFile::new_in("/run")?;
-    excludes.write_all(&place.excludes.0)?;
-    let mut walk = WalkBuilder::new(place.root());
+    excludes.write_all(&place.settings.excludes.0)?;
+    let root = place.root();
+    let mut walk = WalkBuilder::new(&root);
     walk.standard_filters(false).parents(false).require_git(false).git_ignore(true).git_exclude(true);
     // Lines of the excludes file that are no patterns are skipped, as git does.
     let _ = walk.add_ignore(excludes.path());
@@ -62,7 +63,7 @@ fn new_files(place: &Place) -> io::Result<Vec<Vec<u8>>> {
     let mut found = Vec::new();
     for entry in walk.build().flatten() {
         let is_file = entry.file_type().is_some_and(|kind| kind.is_file() || kind.is_symlink());
-        if let (true, Ok(path)) = (is_file, entry.path().strip_prefix(place.root())) {
+        if let (true, Ok(path)) = (is_file, entry.path().strip_prefix(&root)) {
             found.push(path.as_os_str().as_bytes().to_vec());
         }
     }

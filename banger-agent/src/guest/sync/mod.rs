@@ -29,6 +29,7 @@ use self::apply::{Staged, apply, apply_fresh};
 use self::compare::{Comparison, Decision, compare};
 use self::content::Contents;
 use self::records::{Log, Records};
+use super::init::WORKSPACE;
 use super::{Reader, Writer};
 use crate::frame::{Frame, FrameError, MAX_DATA};
 use crate::protocol::sync::{
@@ -44,7 +45,7 @@ const COUNT_DELAY: Duration = Duration::from_millis(500);
 pub(super) struct Workspace {
     /// Where the agent keeps what it knows, out of the guest's sight.
     folder: PathBuf,
-    /// Keeps `folder` reachable: it is a path through this descriptor.
+    /// Keeps paths on the disk reachable: they lead through this descriptor.
     _disk: OwnedFd,
     /// One sync at a time.
     turn: tokio::sync::Mutex<()>,
@@ -62,23 +63,39 @@ struct Held {
     alias_bound: bool,
 }
 
-/// Where the workspace is. Kept beside the log, for a guest that has been started again.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// Where the workspace is.
+///
+/// It lives on the VM's disk itself and is bound to where the guest sees it: an overlay would make each file twice as dear to create.
+/// The agent works on it from its own side, where the stage is in the same mount, so that things can be renamed.
+#[derive(Clone, Debug, Default)]
 struct Place {
+    /// The folder of the tree and the stage, on the disk.
+    disk: PathBuf,
+    /// Kept beside the log, for a guest that has been started again.
+    settings: Settings,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Settings {
+    /// Where the guest sees the workspace.
     root: protocol::Bytes,
+    /// Patterns of the host's own excludes file.
     excludes: protocol::Bytes,
 }
 
 impl Place {
-    fn root(&self) -> &Path {
-        Path::new(self.root.as_os_str())
+    /// The tree, from the agent's side.
+    fn root(&self) -> PathBuf {
+        self.disk.join("tree")
     }
 
-    /// The folder beside the workspace where things are staged: on the same file system, so that they can be renamed.
     fn stage(&self) -> PathBuf {
-        let root = self.root();
-        let name = root.file_name().unwrap_or_default().to_string_lossy();
-        root.with_file_name(format!(".{name}.banger-stage"))
+        self.disk.join("stage")
+    }
+
+    /// Shows the tree where the guest expects it.
+    fn show(&self) -> io::Result<()> {
+        bind(&self.root(), Path::new(self.settings.root.as_os_str()))
     }
 }
 
@@ -87,12 +104,14 @@ impl Workspace {
     pub(super) fn new(disk: BorrowedFd<'_>) -> io::Result<Workspace> {
         let disk = disk.try_clone_to_owned()?;
         let folder = PathBuf::from(format!("/proc/self/fd/{}/sync", disk.as_raw_fd()));
+        let place = Place { disk: WORKSPACE.into(), settings: read_settings(&folder) };
         fs::create_dir_all(&folder)?;
         let (log, records) = Log::open(&folder)?;
-        let place = fs::read(folder.join("place")).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        let place: Place = place.unwrap_or_default();
         // The records are written before the tree they speak of is moved into its place.
         let records = records.filter(|_| place.root().is_dir()).map(Arc::new);
+        if records.is_some() {
+            place.show()?;
+        }
         Ok(Workspace {
             folder,
             _disk: disk,
@@ -143,35 +162,26 @@ impl Workspace {
             (held.records.clone(), held.place.clone())
         };
         let Some(records) = records else { return Ok(GuestOnly::default()) };
-        count::guest_only(&place, &records).map_err(|error| failure("count the changes in", place.root(), &error))
+        count::guest_only(&place, &records)
+            .map_err(|error| failure("count the changes in", &place.settings.root, &error))
     }
 
     /// Prepares for a sync: says what the guest has, and removes what a former one left half done.
     fn begin(&self, request: &Sync) -> Result<Mode, Failure> {
         let mut held = self.held();
-        let place = Place { root: request.root.clone(), excludes: request.excludes.clone() };
-        let explain = |error: &io::Error| failure("prepare", place.root(), error);
-        match fs::remove_dir_all(place.stage()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(explain(&error)),
-            _ => {}
-        }
-        if held.place.root != place.root || !place.root().is_dir() {
-            held.records = None;
-        }
-        if held.place.root != place.root || held.place.excludes != place.excludes {
-            let json = serde_json::to_vec(&place).unwrap_or_default();
-            let new = self.folder.join("place.new");
-            fs::write(&new, json)
-                .and_then(|()| fs::rename(&new, self.folder.join("place")))
-                .map_err(|e| explain(&e))?;
-            held.place = place.clone();
+        let settings = Settings { root: request.root.clone(), excludes: request.excludes.clone() };
+        let explain = |error: &io::Error| failure("prepare", &request.root, error);
+        remove_folder(&held.place.stage()).map_err(|error| explain(&error))?;
+        if held.place.settings != settings {
+            let json = serde_json::to_vec(&settings).unwrap_or_default();
+            let new = self.folder.join("settings.new");
+            let written = fs::write(&new, json).and_then(|()| fs::rename(&new, self.folder.join("settings")));
+            written.map_err(|error| explain(&error))?;
+            held.place.settings = settings;
         }
         let Some(records) = &held.records else {
-            return match fs::remove_dir(place.root()) {
-                Ok(()) => Ok(Mode::Fresh),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Mode::Fresh),
-                Err(error) => Err(failure("use", place.root(), &error)),
-            };
+            remove_folder(&held.place.root()).map_err(|error| explain(&error))?;
+            return Ok(Mode::Fresh);
         };
         let agreed = records.generation.is_some() && records.generation == request.base;
         Ok(if agreed { Mode::Delta } else { Mode::Complete })
@@ -181,8 +191,22 @@ impl Workspace {
     fn bind_alias(&self, request: &Sync) {
         let mut held = self.held();
         if let (Some(alias), false) = (&request.alias, held.alias_bound) {
-            held.alias_bound = bind(held.place.root(), Path::new(alias.as_os_str())).is_ok();
+            held.alias_bound = bind(&held.place.root(), Path::new(alias.as_os_str())).is_ok();
         }
+    }
+}
+
+/// What the agent last knew; nothing before the first sync.
+fn read_settings(folder: &Path) -> Settings {
+    let json = fs::read(folder.join("settings")).ok();
+    json.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+}
+
+/// Removes a folder with all that is in it, if it is there.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -233,6 +257,9 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
             return Err(End::Over);
         }
     };
+    if mode != Mode::Fresh {
+        workspace.bind_alias(&request);
+    }
     let guest_only = *workspace.counts();
     writer.send(Frame::control(&Reply::Ok(Begun { mode, guest_only }))).await?;
 
@@ -249,8 +276,8 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
     } else {
         let plan = (records, place.clone(), items);
         let (compared, back) = blocking(workspace, plan, move |_, (records, place, items)| {
-            let compared = compare(place.root(), &records, &items, policy);
-            Ok((compared.map_err(|error| failure("compare", place.root(), &error))?, items))
+            let compared = compare(&place.root(), &records, &items, policy);
+            Ok((compared.map_err(|error| failure("compare", &place.settings.root, &error))?, items))
         })
         .await?;
         items = back;
@@ -267,7 +294,9 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
         workspace.apply(mode, &generation, staged, &items, comparison)
     })
     .await?;
-    workspace.bind_alias(&request);
+    if mode == Mode::Fresh {
+        workspace.bind_alias(&request);
+    }
     writer.send(Frame::control(&FromSync::Applied(applied))).await?;
     Ok(())
 }
@@ -284,17 +313,18 @@ impl Workspace {
         let mut held = self.held();
         let held = &mut *held;
         let place = held.place.clone();
-        let explain = |error: &io::Error| failure("write", place.root(), error);
+        let explain = |error: &io::Error| failure("write", &place.settings.root, error);
         let applied = if mode == Mode::Fresh {
             let (records, applied) = apply_fresh(&mut held.log, &place, generation, staged).map_err(|e| explain(&e))?;
             held.records = Some(Arc::new(records));
+            place.show().map_err(|error| failure("show the workspace at", &place.settings.root, &error))?;
             applied
         } else {
             let records = Arc::make_mut(held.records.get_or_insert_default());
             apply(&mut held.log, records, &place, generation, staged, items, comparison).map_err(|e| explain(&e))?
         };
         // Its absence is seen to at the next sync.
-        let _ = fs::remove_dir_all(place.stage());
+        let _ = remove_folder(&place.stage());
         Ok(applied)
     }
 }
@@ -358,9 +388,9 @@ async fn report(comparison: &Comparison, writer: &mut Writer) -> Result<(), Fram
 /// Passes the contents on to a thread that stages them, until the host commits.
 async fn receive_contents(workspace: &Arc<Workspace>, place: &Place, reader: &mut Reader) -> Result<Staged, End> {
     let (chunks, receiver) = mpsc::channel::<Bytes>(16);
-    let stage = place.stage();
+    let (stage, root) = (place.stage(), place.settings.root.clone());
     let staging = blocking(workspace, (), move |_, ()| {
-        Staged::receive(&stage, Contents::new(receiver)).map_err(|error| failure("stage files in", &stage, &error))
+        Staged::receive(&stage, Contents::new(receiver)).map_err(|error| failure("stage files for", &root, &error))
     });
     let receiving = async {
         loop {
@@ -398,8 +428,8 @@ async fn blocking<A: Send + 'static, B: Send + 'static>(
 }
 
 /// An error in the guest's tree, in words.
-fn failure(what: &str, path: &Path, error: &io::Error) -> Failure {
+fn failure(what: &str, path: &protocol::Bytes, error: &io::Error) -> Failure {
     let full = matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT));
     let kind = if full { FailureKind::NoSpace } else { FailureKind::Other };
-    Failure::new(kind, format!("cannot {what} `{}` in the guest: {error}", path.display()))
+    Failure::new(kind, format!("cannot {what} `{path}` in the guest: {error}"))
 }
