@@ -3,6 +3,8 @@
 //! `scripts/test` builds the binaries and an image store, and says where they are: `BANGER_TEST_DIST` is a folder as `make install`
 //! fills it, `BANGER_TEST_DATA` a data folder whose images and kernels every test's home uses.
 
+mod workspace;
+
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+
+pub use self::workspace::Sent;
 
 fn required(variable: &str) -> PathBuf {
     PathBuf::from(env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set: run `make test`")))
@@ -75,6 +79,11 @@ impl Home {
         repository.write("sub/folder/file", "below\n");
         repository.commit("first");
         repository
+    }
+
+    /// The repository, or worktree of one, that is at `root`.
+    pub fn at(&self, root: impl Into<PathBuf>) -> Repository<'_> {
+        Repository { home: self, root: root.into() }
     }
 
     /// A command with this home's environment, and nothing of the tests' own.
