@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, MAX_DATA};
 use banger_agent::protocol::{Failure, Reply, Request};
@@ -10,6 +11,11 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::codec::{Decoder, Encoder};
+
+/// An agent that lives takes an operation up, or refuses it, within this time,
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// and is not silent for longer than this while it does what takes long: comparing, or writing out, a whole workspace.
+const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 
 /// Why an operation did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -22,12 +28,25 @@ pub enum AgentError {
     Refused(#[from] Failure),
     /// What the agent sent makes no sense, or the connection ended.
     #[error("the connection to the VM's agent broke: {0}")]
-    Broken(#[from] FrameError),
+    Broken(FrameError),
+    /// The agent is there, and does nothing.
+    #[error("the VM's agent does not answer")]
+    Silent,
 }
 
 impl From<io::Error> for AgentError {
     fn from(error: io::Error) -> Self {
-        AgentError::Broken(error.into())
+        FrameError::from(error).into()
+    }
+}
+
+impl From<FrameError> for AgentError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            // What a socket says when its time limit has passed: socket(7), SO_RCVTIMEO.
+            FrameError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => AgentError::Silent,
+            error => AgentError::Broken(error),
+        }
     }
 }
 
@@ -43,7 +62,10 @@ impl Call {
     /// # Errors
     /// If the VM or its agent is gone.
     pub fn open(vm: &Vm, request: &Request) -> Result<Call, AgentError> {
-        let mut call = Call { stream: vm.connect_agent()?, received: BytesMut::new() };
+        let stream = vm.connect_agent()?;
+        stream.set_read_timeout(Some(SILENCE_LIMIT))?;
+        stream.set_write_timeout(Some(SILENCE_LIMIT))?;
+        let mut call = Call { stream, received: BytesMut::new() };
         call.send(Frame::control(request))?;
         Ok(call)
     }
@@ -53,7 +75,7 @@ impl Call {
     /// # Errors
     /// If it is refused, or the connection breaks.
     pub fn ask<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
-        Call::open(vm, request)?.answer()
+        Call::open(vm, request)?.receive_answer()
     }
 
     /// Sends one frame.
@@ -92,20 +114,22 @@ impl Call {
         }
     }
 
-    /// Receives the operation's answer.
+    /// Receives the answer of an operation that is taken up at once.
     ///
     /// # Errors
-    /// If it is a refusal.
+    /// If it is a refusal, or does not come within [`ANSWER_LIMIT`].
     pub fn answer<T: DeserializeOwned>(&mut self) -> Result<T, AgentError> {
+        self.stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        let answer = self.receive_answer();
+        self.stream.set_read_timeout(Some(SILENCE_LIMIT))?;
+        answer
+    }
+
+    fn receive_answer<T: DeserializeOwned>(&mut self) -> Result<T, AgentError> {
         match self.receive()?.ok_or(FrameError::Ended)?.message()? {
             Reply::Ok(value) => Ok(value),
             Reply::Error(failure) => Err(failure.into()),
         }
-    }
-
-    /// The stream itself, and what was received and not yet read.
-    pub fn into_parts(self) -> (UnixStream, BytesMut) {
-        (self.stream, self.received)
     }
 
     /// A writer of data frames on `channel`.

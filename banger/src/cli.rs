@@ -17,7 +17,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   banger --rm -- cargo test  in a VM that is thrown away afterwards
 
 Exit status: the command's own; 128+n if a signal ended it; 124 after --timeout; 125 if banger itself failed;
-126 if the command cannot be run; 127 if it does not exist."
+126 if the command cannot be run; 127 if it does not exist.
+
+Environment: BANGER_ACCELERATOR=kvm|tcg forces what runs the VM; BANGER_BOOT_TIMEOUT=5m lets a slow machine take its time."
 )]
 pub struct Cli {
     /// What to do; without it, a command or a shell is run.

@@ -97,6 +97,7 @@ impl From<AgentError> for CommandError {
         match error {
             AgentError::Vm(error) => error.into(),
             AgentError::Refused(failure) => failure.into(),
+            AgentError::Silent => CommandError::new(error.to_string()).hint("stop the VM: banger stop --force"),
             AgentError::Broken(_) => CommandError::new(error.to_string())
                 .hint("run it again: what was written before is safe, and the VM is started anew if it has to be"),
         }

@@ -1,4 +1,6 @@
 //! All that banger itself prints. Standard output is for answers; everything else goes to standard error.
+//!
+//! What is said may quote a guest, a repository or an image: it reaches the terminal as text, and never as a command to it.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Mutex;
@@ -36,14 +38,14 @@ impl Ui {
     /// What a user wants to know.
     pub fn status(&self, text: &str) {
         if !self.quiet {
-            self.line(&format!("{} {text}", self.name()));
+            self.line(&format!("{} {}", self.name(), clean(text)));
         }
     }
 
     /// What a curious user wants to know.
     pub fn detail(&self, text: &str) {
         if self.verbose {
-            self.line(&format!("{} {text}", self.name()));
+            self.line(&format!("{} {}", self.name(), clean(text)));
         }
     }
 
@@ -51,7 +53,7 @@ impl Ui {
     pub fn warning(&self, text: &str) {
         if !self.quiet {
             let label = if self.color { "warning:".yellow().to_string() } else { "warning:".to_owned() };
-            self.line(&format!("{} {label} {text}", self.name()));
+            self.line(&format!("{} {label} {}", self.name(), clean(text)));
         }
     }
 
@@ -62,12 +64,12 @@ impl Ui {
             true => ("error:".red().bold().to_string(), "hint:".cyan().to_string()),
             false => ("error:".to_owned(), "hint:".to_owned()),
         };
-        self.line(&format!("{} {label} {}", self.name(), error.message));
+        self.line(&format!("{} {label} {}", self.name(), clean(&error.message)));
         for detail in &error.details {
-            self.line(&format!("  {detail}"));
+            self.line(&format!("  {}", clean(detail)));
         }
         for text in &error.hints {
-            self.line(&format!("  {hint} {text}"));
+            self.line(&format!("  {hint} {}", clean(text)));
         }
     }
 
@@ -96,6 +98,10 @@ impl Ui {
     }
 }
 
+fn clean(text: &str) -> String {
+    banger_vmm::printable(text.as_bytes())
+}
+
 impl banger_image::Progress for Ui {
     fn phase(&self, what: &str) {
         if self.quiet {
@@ -111,7 +117,7 @@ impl banger_image::Progress for Ui {
             bar
         });
         bar.set_style(ProgressStyle::with_template("banger: {spinner} {msg} ({elapsed})").expect("a fixed template"));
-        bar.set_message(what.to_owned());
+        bar.set_message(clean(what));
     }
 
     fn advance(&self, done: u64, total: u64) {

@@ -103,8 +103,7 @@ fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
         ui.warning(&format!("the guest's services are still starting after {}", elapsed(READY_LIMIT)));
     }
     if !readiness.failed_units.is_empty() {
-        let failed: Vec<_> = readiness.failed_units.iter().map(|unit| banger_vmm::printable(unit.as_bytes())).collect();
-        ui.warning(&format!("these services of the guest failed: {}", failed.join(", ")));
+        ui.warning(&format!("these services of the guest failed: {}", readiness.failed_units.join(", ")));
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
-use crate::agent::AgentError;
+use crate::agent::{ANSWER_LIMIT, AgentError};
 use crate::error::{CommandError, TIMED_OUT};
 
 /// After a signal that should end the command: how long until it is given up. The guest kills it before.
@@ -100,7 +100,8 @@ impl Session {
             raw: None,
         };
         session.sink.send(Frame::control(&Request::Exec(exec))).await.map_err(AgentError::from)?;
-        let first = session.frames.next().await.unwrap_or(Err(FrameError::Ended)).map_err(AgentError::from)?;
+        let first = tokio::time::timeout(ANSWER_LIMIT, session.frames.next()).await.map_err(|_| AgentError::Silent)?;
+        let first = first.unwrap_or(Err(FrameError::Ended)).map_err(AgentError::from)?;
         match first.message::<Reply<Started>>().map_err(AgentError::from)? {
             Reply::Ok(_) => {}
             Reply::Error(failure) => return Err(failure.into()),
