@@ -134,7 +134,7 @@ mod tests {
         for line in [
             "I: automatically chosen mode: root",
             "I: running apt-get update...",
-            "Get:1 http://deb.debian.org/debian bookworm InRelease [151 kB]",
+            "Get:1 http://mirror.example/debian bookworm InRelease [151 kB]",
             "I: installing remaining packages inside the chroot...",
             "0 upgraded, 1 newly installed, 0 to remove and 0 not upgraded.",
             "Unpacking jq (1.6-2.1) ...",
