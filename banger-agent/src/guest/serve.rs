@@ -224,7 +224,7 @@ async fn read_file(path: &protocol::Bytes, limit: u64, mut writer: Writer) {
             return fail(writer, Failure::new(FailureKind::Other, message)).await;
         }
         Err(error) => {
-            let missing = error.kind() == io::ErrorKind::NotFound;
+            let missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
             let kind = if missing { FailureKind::NoSuchFile } else { FailureKind::Other };
             return fail(writer, Failure::new(kind, format!("cannot read `{path}` in the guest: {error}"))).await;
         }

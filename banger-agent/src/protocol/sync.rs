@@ -116,6 +116,8 @@ pub enum Change {
     },
     /// A folder, which may be empty.
     Folder,
+    /// No repository: the path is the `.git` folder of one that the host does not have any more.
+    NoRepository,
     /// A git reference: `name` had the value `base` at the last sync and shall have `new`. Values are an object id in
     /// hexadecimal, or `ref: ` and a name; none: no such reference.
     Ref {
@@ -234,7 +236,7 @@ pub enum Side {
 /// What a sync did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// Files and links written.
+    /// Files and links written, git's own apart.
     pub written: u64,
     /// Files and links removed.
     pub deleted: u64,

@@ -8,10 +8,10 @@ use banger_agent::protocol::sync::{Digest, Kind};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::git::{Entry, EntryKind};
+use crate::git::{Entry, EntryKind, GuestStat};
 
 /// Format of the file; another one is read as no manifest, which costs a comparison of everything.
-const MAGIC: &[u8; 8] = b"bgrhost1";
+const MAGIC: &[u8; 8] = b"bgrhost2";
 
 /// The state of the workspace at the last sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub(super) struct Manifest {
     pub(super) generation: String,
     /// Files and links of the worktree, sorted by path.
     pub(super) entries: Vec<Known>,
+    /// Folders that may be empty.
+    pub(super) folders: BTreeSet<Vec<u8>>,
     /// Repositories, by the path of their `.git` in the guest.
     pub(super) repositories: BTreeMap<Vec<u8>, KnownRepository>,
 }
@@ -31,7 +33,7 @@ pub(super) struct Known {
     pub(super) kind: Kind,
     pub(super) digest: Digest,
     pub(super) stat: HostStat,
-    /// Its modification time in the guest, if that is known.
+    /// Its modification time in the guest; none if that is not known, or what is there is not what was listed.
     pub(super) guest_mtime_ns: Option<i64>,
 }
 
@@ -131,6 +133,16 @@ impl Manifest {
         fs::File::open(folder)?.sync_all()
     }
 
+    /// What `stat` says in the guest about `entry`, if what is there is what was listed.
+    pub(super) fn guest_stat(&self, entry: &Entry) -> Option<GuestStat> {
+        let mtime_ns = self.entry(entry.path.as_bytes())?.guest_mtime_ns?;
+        Some(GuestStat {
+            mtime_s: mtime_ns.div_euclid(1_000_000_000),
+            mtime_ns: mtime_ns.rem_euclid(1_000_000_000) as u32,
+            size: entry.size,
+        })
+    }
+
     /// The entry at `path`.
     pub(super) fn entry(&self, path: &[u8]) -> Option<&Known> {
         self.entries.binary_search_by(|known| known.path.as_slice().cmp(path)).ok().map(|index| &self.entries[index])
@@ -153,6 +165,7 @@ mod tests {
         Manifest {
             generation: "g".into(),
             entries: vec![known(b"a"), known(b"\xff/b")],
+            folders: BTreeSet::from([b"c".to_vec()]),
             repositories: BTreeMap::from([(b".git".to_vec(), KnownRepository::default())]),
         }
     }

@@ -9,7 +9,7 @@ mod plan;
 mod repository;
 mod source;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use self::plan::Plan;
 use self::repository::{Snapshot, git_path, reference_files};
 use self::source::Source;
 use crate::agent::{AgentError, Call, DataWriter};
-use crate::git::{self, Entry, GitError, GuestStat, Listing, Repository, Workspace};
+use crate::git::{self, Entry, GitError, Listing, Repository, Workspace};
 
 /// Where the workspace is in the guest.
 pub const GUEST_ROOT: &str = "/root/repo";
@@ -204,16 +204,18 @@ impl<'a> Engine<'a> {
         let mut manifest = Manifest { generation, ..Manifest::default() };
         for entry in &self.listing().entries {
             let (record, source) = self.record(entry, entry.mtime_ns);
-            report.bytes += record.size;
-            let digest = source::send(&mut out, record, &source)?;
-            manifest.entries.push(self.known(entry, digest, Some(entry.mtime_ns)));
+            let sent = source::send(&mut out, record, &source)?;
+            report.bytes += sent.size;
+            let guest_mtime_ns = sent.is(entry).then_some(entry.mtime_ns);
+            manifest.entries.push(self.known(entry, sent.digest, guest_mtime_ns));
         }
         for folder in &self.listing().submodule_folders {
             let record = plain(folder.as_bytes().to_vec(), RecordKind::Folder, 0);
             source::send(&mut out, record, &Source::Bytes(Vec::new()))?;
         }
+        manifest.folders = self.folders();
         for snapshot in &snapshots {
-            report.bytes += self.send_repository(&mut out, snapshot)?;
+            report.bytes += self.send_repository(&mut out, snapshot, &manifest)?;
             manifest.repositories.insert(snapshot.git.clone(), snapshot.known());
         }
         out.flush()?;
@@ -221,7 +223,13 @@ impl<'a> Engine<'a> {
         manifest.save(self.folder).map_err(SyncError::State)
     }
 
-    fn send_repository(&self, out: &mut DataWriter<'_>, snapshot: &Snapshot<'_>) -> Result<u64, SyncError> {
+    /// Sends what git has of a repository. `manifest` knows the files, which were sent before.
+    fn send_repository(
+        &self,
+        out: &mut DataWriter<'_>,
+        snapshot: &Snapshot<'_>,
+        manifest: &Manifest,
+    ) -> Result<u64, SyncError> {
         let mut bytes = 0;
         for (path, object) in snapshot.objects() {
             let record = plain(path, RecordKind::Object, object.size);
@@ -233,8 +241,7 @@ impl<'a> Engine<'a> {
             source::send(out, plain(path, RecordKind::Content(kind), 0), &Source::Bytes(content))?;
         }
         if let Some(path) = snapshot.index_path() {
-            let stat = |entry: &Entry| Some(guest_stat(entry, entry.mtime_ns));
-            let (content, mtime_ns) = snapshot.index(self.listing(), &stat)?;
+            let (content, mtime_ns) = snapshot.index(self.listing(), &|entry| manifest.guest_stat(entry))?;
             bytes += content.len() as u64;
             let record = Record { mtime_ns, ..plain(path, RecordKind::Content(Kind::File(0o644)), 0) };
             source::send(out, record, &Source::Bytes(content))?;
@@ -273,6 +280,9 @@ impl<'a> Engine<'a> {
             plan.extend(snapshot.changes(self.vm, root, base.unwrap_or(&Default::default()), everything)?);
             next.repositories.insert(path, snapshot.known());
             snapshots.push(snapshot);
+        }
+        for path in manifest.repositories.keys().filter(|path| !next.repositories.contains_key(*path)) {
+            plan.no_repository(path);
         }
         if plan.is_empty() {
             // Stats may have moved without content; that is worth remembering, and nothing for the guest.
@@ -319,22 +329,25 @@ impl<'a> Engine<'a> {
             }
         }
         known.for_each(|gone| self.gone(gone, plan));
-        for folder in &self.listing().submodule_folders {
-            if everything || !manifest.repositories.contains_key(&folder.join(b".git").into_bytes()) {
-                plan.folder(folder.as_bytes());
-            }
+        next.folders = self.folders();
+        for folder in next.folders.iter().filter(|folder| everything || !manifest.folders.contains(*folder)) {
+            plan.folder(folder);
         }
         Ok(())
     }
 
-    /// A file that the listing does not have any more: deleted, or ignored now. An ignored one is the guest's own affair.
+    fn folders(&self) -> BTreeSet<Vec<u8>> {
+        self.listing().submodule_folders.iter().map(|folder| folder.as_bytes().to_vec()).collect()
+    }
+
+    /// A file that the listing does not have any more: deleted, or a folder now, or ignored. An ignored one is the guest's own affair.
     fn gone(&self, known: &Known, plan: &mut Plan) {
         let entries = &self.listing().entries;
         let is_entry = |path: &[u8]| entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).is_ok();
         let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let is_beneath_a_file = slashes.map(|(at, _)| &known.path[..at]).any(is_entry);
         let path = self.workspace.root.join(Bytes(known.path.clone()).as_os_str());
-        if is_beneath_a_file || std::fs::symlink_metadata(path).is_err() {
+        if is_beneath_a_file || !std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
             plan.delete(&known.path, known.digest);
         }
     }
@@ -400,33 +413,29 @@ impl<'a> Engine<'a> {
                     let mut record = plain(item.path.clone(), RecordKind::Content(*kind), 0);
                     record.mtime_ns = now_ns;
                     if let Some(place) = places.get(&item.path[..]) {
-                        let entry = &self.listing().entries[*place];
-                        // A file that replaces one must not be older than what was built from the former, or make skips it.
+                        // A file that replaces one must not be older than what was built from the former, or make skips it; none
+                        // may be newer than what will be built from it, whatever the clocks say.
                         let replaces = manifest.entry(&item.path).is_some() || self.policy == Policy::HostWins;
-                        record.mtime_ns = if replaces { entry.mtime_ns.max(now_ns) } else { entry.mtime_ns };
-                        record.size = entry.size;
-                        next.entries[*place].guest_mtime_ns = Some(record.mtime_ns);
+                        let mtime_ns = self.listing().entries[*place].mtime_ns;
+                        record.mtime_ns = if replaces { now_ns } else { mtime_ns.min(now_ns) };
                     }
                     record
                 }
-                (Change::Delete { .. } | Change::Folder | Change::Ref { .. }, _) => continue,
+                _ => continue,
             };
-            report.bytes += record.size;
+            let mtime_ns = record.mtime_ns;
             let sent = source::send(&mut out, record, source)?;
-            if let (Change::Put { digest, .. }, Source::File(path) | Source::Link(path)) = (&item.change, source)
-                && sent != *digest
-            {
-                return Err(SyncError::Changed(path.clone()));
+            report.bytes += sent.size;
+            if let Some(place) = places.get(&item.path[..]) {
+                let is_as_listed = sent.is(&self.listing().entries[*place]);
+                next.entries[*place].guest_mtime_ns = is_as_listed.then_some(mtime_ns);
+                next.entries[*place].digest = sent.digest;
             }
         }
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {
             let Source::Index(git) = source else { continue };
             let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.git == *git) else { continue };
-            let stat = |entry: &Entry| {
-                let known = next.entry(entry.path.as_bytes())?;
-                Some(guest_stat(entry, known.guest_mtime_ns?))
-            };
-            let (content, mtime_ns) = snapshot.index(self.listing(), &stat)?;
+            let (content, mtime_ns) = snapshot.index(self.listing(), &|entry| next.guest_stat(entry))?;
             report.bytes += content.len() as u64;
             let record = Record { mtime_ns, ..plain(item.path.clone(), RecordKind::Content(Kind::File(0o644)), 0) };
             source::send(&mut out, record, &Source::Bytes(content))?;
@@ -465,14 +474,6 @@ impl<'a> Engine<'a> {
 
 fn plain(path: Vec<u8>, kind: RecordKind, size: u64) -> Record {
     Record { path, kind, mtime_ns: 0, size }
-}
-
-fn guest_stat(entry: &Entry, mtime_ns: i64) -> GuestStat {
-    GuestStat {
-        mtime_s: mtime_ns.div_euclid(1_000_000_000),
-        mtime_ns: mtime_ns.rem_euclid(1_000_000_000) as u32,
-        size: entry.size,
-    }
 }
 
 /// The host's path, where the guest can have the workspace at it too.

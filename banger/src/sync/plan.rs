@@ -24,6 +24,11 @@ impl Plan {
         self.0.push((Item { path: path.to_vec(), change: Change::Folder }, Source::None));
     }
 
+    /// The repository whose `.git` is at `path` is gone.
+    pub(super) fn no_repository(&mut self, path: &[u8]) {
+        self.0.push((Item { path: path.to_vec(), change: Change::NoRepository }, Source::None));
+    }
+
     pub(super) fn extend(&mut self, items: Vec<(Item, Source)>) {
         self.0.extend(items);
     }

@@ -1,7 +1,9 @@
 //! Where the content of a plan's item comes from, and sending it.
 
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::sync::{Digest, Record};
@@ -11,6 +13,7 @@ use nix::libc;
 
 use super::SyncError;
 use crate::agent::DataWriter;
+use crate::git::Entry;
 
 /// Where content comes from.
 #[derive(Clone, Debug)]
@@ -70,39 +73,56 @@ fn changed(path: &Path, error: io::Error) -> SyncError {
     }
 }
 
-/// Sends one record. `record.size` counts for files only, and says what the listing saw. Returns the digest of what was sent.
-///
-/// # Errors
-/// [`SyncError::Changed`] if the host's file is not what it was when it was listed.
-pub(super) fn send(out: &mut DataWriter<'_>, mut record: Record, source: &Source) -> Result<Digest, SyncError> {
-    match source {
-        Source::File(path) => {
-            let file = open(path).map_err(|error| changed(path, error))?;
-            if file.metadata().map_err(SyncError::Host)?.len() != record.size {
-                return Err(SyncError::Changed(path.clone()));
-            }
-            head(out, &record)?;
-            body(out, file, path, record.size)
-        }
-        Source::Link(path) => {
-            let target = target(path)?;
-            record.size = target.len() as u64;
-            whole(out, &record, &target)
-        }
-        Source::Bytes(bytes) => {
-            record.size = bytes.len() as u64;
-            whole(out, &record, bytes)
-        }
-        Source::Index(_) | Source::None => Ok([0; 32]),
+/// What was sent.
+pub(super) struct Sent {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// What the file or link looked like when all of it had been read.
+    stat: Option<Metadata>,
+}
+
+impl Sent {
+    /// Whether it was what `entry` says. A file may have changed since it was listed, and while it was read.
+    pub(super) fn is(&self, entry: &Entry) -> bool {
+        let time = |seconds, nanoseconds| seconds * 1_000_000_000 + nanoseconds;
+        self.stat.as_ref().is_some_and(|stat| {
+            stat.len() == entry.size
+                && stat.ino() == entry.inode
+                && time(stat.mtime(), stat.mtime_nsec()) == entry.mtime_ns
+                && time(stat.ctime(), stat.ctime_nsec()) == entry.ctime_ns
+        })
     }
 }
 
-fn whole(out: &mut DataWriter<'_>, record: &Record, bytes: &[u8]) -> Result<Digest, SyncError> {
-    head(out, record)?;
+/// Sends one record, whose size is that of the source now.
+///
+/// # Errors
+/// [`SyncError::Changed`] if a file is gone, or becomes shorter while it is read.
+pub(super) fn send(out: &mut DataWriter<'_>, mut record: Record, source: &Source) -> Result<Sent, SyncError> {
+    match source {
+        Source::File(path) => {
+            let mut file = open(path).map_err(|error| changed(path, error))?;
+            record.size = file.metadata().map_err(SyncError::Host)?.len();
+            head(out, &record)?;
+            let digest = body(out, &mut file, path, record.size)?;
+            Ok(Sent { digest, size: record.size, stat: Some(file.metadata().map_err(SyncError::Host)?) })
+        }
+        Source::Link(path) => {
+            let sent = whole(out, record, &target(path)?)?;
+            Ok(Sent { stat: fs::symlink_metadata(path).ok(), ..sent })
+        }
+        Source::Bytes(bytes) => whole(out, record, bytes),
+        Source::Index(_) | Source::None => Ok(Sent { digest: [0; 32], size: 0, stat: None }),
+    }
+}
+
+fn whole(out: &mut DataWriter<'_>, mut record: Record, bytes: &[u8]) -> Result<Sent, SyncError> {
+    record.size = bytes.len() as u64;
+    head(out, &record)?;
     let digest = *blake3::hash(bytes).as_bytes();
     out.write(bytes)?;
     out.write(&digest)?;
-    Ok(digest)
+    Ok(Sent { digest, size: record.size, stat: None })
 }
 
 fn head(out: &mut DataWriter<'_>, record: &Record) -> Result<(), SyncError> {
@@ -111,7 +131,7 @@ fn head(out: &mut DataWriter<'_>, record: &Record) -> Result<(), SyncError> {
     Ok(out.write(&head)?)
 }
 
-fn body(out: &mut DataWriter<'_>, mut file: fs::File, path: &Path, size: u64) -> Result<Digest, SyncError> {
+fn body(out: &mut DataWriter<'_>, file: &mut fs::File, path: &Path, size: u64) -> Result<Digest, SyncError> {
     let mut hasher = blake3::Hasher::new();
     let mut left = size;
     while left > 0 {

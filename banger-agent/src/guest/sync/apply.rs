@@ -10,11 +10,11 @@ use super::compare::{Comparison, Decision};
 use super::content::Contents;
 use super::records::{Batch, Known, Log, Records};
 use super::references::References;
-use super::tree::{Stamp, Tree, split};
+use super::tree::{Stamp, Tree, is_git, split};
 use super::{Place, reference};
 use crate::guest::serve::sync_file_system;
 use crate::protocol::Bytes;
-use crate::protocol::sync::{Applied, Change, Digest, Item, RecordKind};
+use crate::protocol::sync::{Applied, Change, Digest, Item, RecordKind, Verdict};
 
 /// What has arrived and waits to be moved into place, under its own path in the stage.
 pub(super) struct Staged {
@@ -27,6 +27,16 @@ struct Arrived {
     digest: Digest,
     stamp: Stamp,
     kind: RecordKind,
+}
+
+impl Arrived {
+    /// What is known of it once it is in place; of what never changes, nothing has to be.
+    fn known(&self, item: &Item, stamp: Stamp) -> Option<Known> {
+        let Change::Put { digest, kind, verdict, .. } = item.change else { return None };
+        // The host may have changed a file between planning and sending. One that is compared by meaning has no other digest.
+        let digest = if verdict == Verdict::Compare { self.digest } else { digest };
+        Some(Known { digest, kind, stamp: Some(stamp) })
+    }
 }
 
 impl Staged {
@@ -64,7 +74,7 @@ pub(super) fn apply_fresh(
     for (path, arrived) in staged.files {
         match arrived.kind {
             RecordKind::Content(kind) => {
-                applied.written += 1;
+                applied.written += u64::from(!is_git(&path));
                 let known = Known { digest: arrived.digest, kind, stamp: Some(arrived.stamp) };
                 records.files.insert(path, known);
             }
@@ -109,10 +119,16 @@ pub(super) fn apply(
     let mut applied = Applied::default();
     let mut tree = Tree::open(&place.root())?;
     for (item, decision) in decided() {
-        if *decision == Decision::Delete {
+        if *decision != Decision::Delete {
+            continue;
+        }
+        if item.change == Change::NoRepository {
+            tree.remove_all(&item.path)?;
+            forget(&item.path, records, &mut done);
+        } else {
             tree.remove(&item.path)?;
             done.files.push((item.path.clone(), None));
-            applied.deleted += 1;
+            applied.deleted += u64::from(!is_git(&item.path));
         }
     }
     let stage = File::open(&staged.stage)?;
@@ -125,7 +141,7 @@ pub(super) fn apply(
     for (item, decision) in decided() {
         match decision {
             Decision::Move { keep } => {
-                mover.go(item, keep.as_deref())?;
+                mover.go(item, keep)?;
                 applied.references += 1;
             }
             Decision::Keep => applied.kept += 1,
@@ -151,9 +167,7 @@ fn put(
 ) -> io::Result<Option<(Vec<u8>, Option<Known>)>> {
     let missing =
         || io::Error::new(io::ErrorKind::InvalidData, format!("the host did not send `{}`", Bytes(item.path.clone())));
-    if !staged.files.contains_key(&item.path) {
-        return Err(missing());
-    }
+    let arrived = staged.files.get(&item.path).ok_or_else(missing)?;
     let stamp = match tree.take(stage.as_fd(), &item.path, &item.path) {
         Ok(stamp) => stamp,
         // A folder or a file stands in the way. By the comparison, nothing of it is to be kept.
@@ -162,9 +176,16 @@ fn put(
             tree.take(stage.as_fd(), &item.path, &item.path)?
         }
     };
-    let Change::Put { digest, kind, .. } = &item.change else { return Ok(None) };
-    applied.written += 1;
-    Ok(Some((item.path.clone(), Some(Known { digest: *digest, kind: *kind, stamp: Some(stamp) }))))
+    applied.written += u64::from(!is_git(&item.path));
+    Ok(arrived.known(item, stamp).map(|known| (item.path.clone(), Some(known))))
+}
+
+/// The repository whose `.git` was at `path` is not known any more.
+fn forget(path: &[u8], records: &Records, done: &mut Batch) {
+    let within = |file: &[u8]| file.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
+    done.files.extend(records.files.keys().filter(|file| within(file)).map(|file| (file.clone(), None)));
+    let references = records.references.keys().filter(|(git, _)| git == path);
+    done.references.extend(references.map(|name| (name.clone(), None)));
 }
 
 /// Removes what keeps `path` from being made: itself, or the first component that is no folder.
@@ -178,9 +199,9 @@ fn clear_way(tree: &mut Tree, path: &[u8]) -> io::Result<()> {
 /// What the path may hold while the sync is being applied, beside what it holds now.
 fn intended(item: &Item, decision: &Decision, staged: &Staged) -> Option<Option<Known>> {
     match (&item.change, decision) {
-        (Change::Put { digest, kind, .. }, Decision::Put) => {
-            let stamp = staged.files.get(&item.path).map(|arrived| Stamp { ctime_ns: None, ..arrived.stamp });
-            Some(Some(Known { digest: *digest, kind: *kind, stamp }))
+        (Change::Put { .. }, Decision::Put) => {
+            let arrived = staged.files.get(&item.path)?;
+            Some(arrived.known(item, Stamp { ctime_ns: None, ..arrived.stamp }))
         }
         (Change::Delete { .. }, Decision::Delete) => Some(None),
         _ => None,
@@ -216,15 +237,20 @@ struct Mover<'a> {
 }
 
 impl Mover<'_> {
-    fn go(&mut self, item: &Item, keep: Option<&str>) -> io::Result<()> {
+    fn go(&mut self, item: &Item, keep: &[(String, String)]) -> io::Result<()> {
         let Change::Ref { name, new, .. } = &item.change else { return Ok(()) };
         make_repository_folders(self.tree, &item.path)?;
         let git = self.place.root().join(Bytes(item.path.clone()).as_os_str());
         let references = References::new(git.clone());
-        // A symbolic reference holds no commit of its own.
-        if let Some(tip) = keep.filter(|value| !value.starts_with("ref: ")) {
-            let number = self.keep.entry(item.path.clone()).or_insert_with(|| free_number(&git));
-            references.write(&format!("refs/banger/guest/{number}/{name}"), Some(tip))?;
+        for (kept, tip) in keep {
+            // A symbolic reference holds no commit of its own.
+            if !tip.starts_with("ref: ") {
+                let number = self.keep.entry(item.path.clone()).or_insert_with(|| free_number(&git));
+                references.write(&format!("refs/banger/guest/{number}/{kept}"), Some(tip))?;
+            }
+            if kept != name {
+                references.write(kept, None)?;
+            }
         }
         references.write(name, new.as_deref())
     }

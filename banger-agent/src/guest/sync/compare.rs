@@ -19,8 +19,9 @@ pub(super) enum Decision {
     Put,
     /// What is there goes.
     Delete,
-    /// The reference moves. The guest's own tip is kept under another name first.
-    Move { keep: Option<String> },
+    /// The reference moves. These of the guest, by name and value, are kept under another name first: its own, or those whose names
+    /// do not go together with it.
+    Move { keep: Vec<(String, String)> },
     /// The guest's state stays, though the host's is another.
     Keep,
 }
@@ -42,6 +43,7 @@ pub(super) fn compare(root: &Path, records: &Records, items: &[Item], policy: Po
         tree: Tree::open(root)?,
         records,
         leaving: items.iter().filter(|item| leaves(item)).map(|item| &item.path[..]).collect(),
+        removed: HashSet::new(),
         policy,
         conflicts: Vec::new(),
     };
@@ -51,7 +53,7 @@ pub(super) fn compare(root: &Path, records: &Records, items: &[Item], policy: Po
 
 /// Whether what is at the item's path now will be gone, or be something else.
 fn leaves(item: &Item) -> bool {
-    matches!(item.change, Change::Delete { .. } | Change::Put { .. })
+    matches!(item.change, Change::Delete { .. } | Change::Put { .. } | Change::NoRepository)
 }
 
 struct Comparer<'a> {
@@ -60,12 +62,14 @@ struct Comparer<'a> {
     records: &'a Records,
     /// Paths that the plan deletes or replaces.
     leaving: HashSet<&'a [u8]>,
+    /// References that will be gone, with their repository's path. Removals come first in a plan.
+    removed: HashSet<(&'a [u8], &'a str)>,
     policy: Policy,
     conflicts: Vec<Conflict>,
 }
 
-impl Comparer<'_> {
-    fn decide(&mut self, item: &Item) -> io::Result<Decision> {
+impl<'a> Comparer<'a> {
+    fn decide(&mut self, item: &'a Item) -> io::Result<Decision> {
         match &item.change {
             Change::Put { digest, kind, base, verdict } => self.put(item, *digest, *kind, *base, *verdict),
             Change::Delete { base } => self.delete(item, *base),
@@ -74,7 +78,19 @@ impl Comparer<'_> {
                 _ => Decision::Put,
             }),
             Change::Folder => Ok(Decision::Adopt(None)),
-            Change::Ref { name, base, new } => self.reference(item, name, base.as_deref(), new.as_deref()),
+            Change::NoRepository => Ok(match self.tree.find(&item.path)? {
+                Found::Folder if self.is_untouched_repository(&item.path)? => Decision::Delete,
+                // With commits of the guest's own it is the guest's own repository.
+                Found::Folder => Decision::Keep,
+                _ => Decision::Adopt(None),
+            }),
+            Change::Ref { name, base, new } => {
+                let decision = self.reference(item, name, base.as_deref(), new.as_deref())?;
+                if new.is_none() && decision != Decision::Keep {
+                    self.removed.insert((&item.path, name));
+                }
+                Ok(decision)
+            }
         }
     }
 
@@ -107,7 +123,7 @@ impl Comparer<'_> {
             }
             Found::Folder => {
                 for path in self.tree.files_beneath(&item.path)? {
-                    if !(self.leaving.contains(&path[..]) && self.is_untouched(&path)?) {
+                    if !self.may_go(&path)? {
                         return Ok(self.conflict(&path, Side::Changed, Side::Deleted, Decision::Put));
                     }
                 }
@@ -161,11 +177,16 @@ impl Comparer<'_> {
         if current.as_deref() == new {
             return Ok(Decision::Adopt(None));
         }
-        if current.as_deref() == base || current.as_deref() == recorded {
-            return Ok(Decision::Move { keep: None });
-        }
         if recorded == new && recorded.is_some() {
             return Ok(Decision::Keep);
+        }
+        let in_the_way = if current.is_none() { self.in_the_way(&references, item, name)? } else { Vec::new() };
+        if let [(other, _), ..] = &in_the_way[..] {
+            let path = [&item.path[..], b"/", other.as_bytes()].concat();
+            return Ok(self.conflict(&path, Side::Added, Side::Added, Decision::Move { keep: in_the_way }));
+        }
+        if current.as_deref() == base || current.as_deref() == recorded {
+            return Ok(Decision::Move { keep: Vec::new() });
         }
         let side = |value: Option<&str>| match (value, base.or(recorded)) {
             (None, _) => Side::Deleted,
@@ -174,7 +195,34 @@ impl Comparer<'_> {
         };
         let (guest, host) = (side(current.as_deref()), side(new));
         let path = [&item.path[..], b"/", name.as_bytes()].concat();
-        Ok(self.conflict(&path, guest, host, Decision::Move { keep: current }))
+        let keep = current.map(|tip| (name.to_owned(), tip)).into_iter().collect();
+        Ok(self.conflict(&path, guest, host, Decision::Move { keep }))
+    }
+
+    /// The guest's references that cannot be beside one of this name: a name is no folder of another's.
+    fn in_the_way(&self, references: &References, item: &Item, name: &str) -> io::Result<Vec<(String, String)>> {
+        let beneath = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('/'));
+        let stays = |other: &str| !self.removed.contains(&(&item.path[..], other));
+        let all = references.all()?.into_iter();
+        Ok(all.filter(|(other, _)| (beneath(other, name) || beneath(name, other)) && stays(other)).collect())
+    }
+
+    /// Whether the plan takes the file at `path` away, and nothing of the guest's own with it.
+    fn may_go(&mut self, path: &[u8]) -> io::Result<bool> {
+        let gits = path.windows(5).enumerate().filter(|(_, part)| *part == b"/.git").map(|(at, part)| at + part.len());
+        for end in gits.filter(|end| path.get(*end) == Some(&b'/')) {
+            if self.leaving.contains(&path[..end]) {
+                return self.is_untouched_repository(&path[..end]);
+            }
+        }
+        Ok(self.leaving.contains(path) && self.is_untouched(path)?)
+    }
+
+    /// Whether the repository whose `.git` is at `path` has no commits but the host's.
+    fn is_untouched_repository(&self, path: &[u8]) -> io::Result<bool> {
+        let now = References::new(self.root.join(Bytes(path.to_vec()).as_os_str())).all()?;
+        let known = |name: &String| self.records.references.get(&(path.to_vec(), name.clone()));
+        Ok(now.iter().all(|(name, value)| known(name) == Some(value)))
     }
 
     /// Whether the file at `path` is what some sync put there.

@@ -10,7 +10,7 @@ use ignore::WalkBuilder;
 use super::Place;
 use super::records::{Known, Records};
 use super::references::References;
-use super::tree::{Found, Tree};
+use super::tree::{Found, Tree, is_git};
 use crate::protocol::Bytes;
 use crate::protocol::sync::{Counts, GuestOnly, MAX_NAMED};
 
@@ -18,6 +18,7 @@ use crate::protocol::sync::{Counts, GuestOnly, MAX_NAMED};
 pub(super) fn guest_only(place: &Place, records: &Records) -> io::Result<GuestOnly> {
     let mut changed = BTreeSet::new();
     let mut tree = Tree::open(&place.root())?;
+    // What belongs to a repository itself is accounted for by its references.
     for (path, known) in &records.files {
         if !is_git(path) && !is_as_known(&mut tree, path, known)? {
             changed.insert(path.clone());
@@ -34,11 +35,6 @@ pub(super) fn guest_only(place: &Place, records: &Records) -> io::Result<GuestOn
     let references = moved.len() as u64;
     named.extend(moved.into_iter().take(MAX_NAMED - named.len()));
     Ok(GuestOnly { counts: Counts { files, references }, named })
-}
-
-/// What belongs to a repository itself is accounted for by its references.
-fn is_git(path: &[u8]) -> bool {
-    path.split(|byte| *byte == b'/').any(|part| part == b".git")
 }
 
 fn is_as_known(tree: &mut Tree, path: &[u8], known: &Known) -> io::Result<bool> {

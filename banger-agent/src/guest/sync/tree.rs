@@ -73,6 +73,11 @@ pub(super) fn is_plain(path: &[u8]) -> bool {
         && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && part.len() <= 255)
 }
 
+/// Whether `path` belongs to a repository itself, and not to its worktree.
+pub(super) fn is_git(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|part| part == b".git")
+}
+
 fn c(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
