@@ -6,12 +6,13 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufStream, ReadBuf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 /// The version of everything in this crate that both ends must agree on.
@@ -23,8 +24,11 @@ const MAX_GREETING: u64 = 4096;
 const MAX_LEFTOVERS: u64 = 4 << 20;
 const MAGIC: &str = "banger ";
 
-/// Streams that may be open on a link at a time.
+/// Streams that the host has open on a link at a time.
 pub const MAX_STREAMS: usize = 24;
+/// What yamux, on either side, takes for an attack and ends the link. It must not be hit in peace: a stream that the host has dropped
+/// counts until the driver has run, and in the guest until its operation has tidied up.
+const TOO_MANY_STREAMS: usize = 8 * MAX_STREAMS;
 /// What a stream may hold that was received and not yet read, in bytes: yamux's initial window.
 const WINDOW: usize = 256 << 10;
 /// The bytes of one mux frame: large, because each costs the guest an interrupt.
@@ -153,15 +157,20 @@ fn parse<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
 }
 
 type Pipe<T> = Compat<BufStream<T>>;
-type Opened = oneshot::Sender<Result<MuxStream, LinkError>>;
+type Opened = oneshot::Sender<Result<yamux::Stream, LinkError>>;
 
 /// One stream of a link.
-pub struct MuxStream(Compat<yamux::Stream>);
+pub struct MuxStream {
+    stream: Compat<yamux::Stream>,
+    /// The host's place among [`MAX_STREAMS`].
+    _place: Option<OwnedSemaphorePermit>,
+}
 
 /// The host's handle to a link: opens streams.
 #[derive(Clone)]
 pub struct Mux {
     requests: mpsc::Sender<Opened>,
+    places: Arc<Semaphore>,
 }
 
 impl Mux {
@@ -185,9 +194,7 @@ impl Mux {
                         && let Poll::Ready(opened) = connection.poll_new_outbound(cx)
                     {
                         let request = waiting.take().expect("just seen");
-                        let opened = opened
-                            .map(|stream| MuxStream(stream.compat()))
-                            .map_err(|error| LinkError::Mux(error.to_string()));
+                        let opened = opened.map_err(|error| LinkError::Mux(error.to_string()));
                         // The asker may have gone: then the stream is dropped, which resets it.
                         let _ = request.send(opened);
                         continue;
@@ -202,18 +209,20 @@ impl Mux {
             })
             .await
         };
-        (Mux { requests }, driver)
+        (Mux { requests, places: Arc::new(Semaphore::new(MAX_STREAMS)) }, driver)
     }
 
-    /// Opens a stream to the agent.
+    /// Opens a stream to the agent; waits while there are [`MAX_STREAMS`] of them.
     ///
     /// # Errors
-    /// If the link is gone, or has [`MAX_STREAMS`] streams already.
+    /// If the link is gone.
     pub async fn open(&self) -> Result<MuxStream, LinkError> {
-        let (reply, opened) = oneshot::channel();
         let gone = || LinkError::Mux("the agent is gone".into());
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| gone())?;
+        let (reply, opened) = oneshot::channel();
         self.requests.send(reply).await.map_err(|_| gone())?;
-        opened.await.map_err(|_| gone())?
+        let stream = opened.await.map_err(|_| gone())??.compat();
+        Ok(MuxStream { stream, _place: Some(place) })
     }
 }
 
@@ -225,7 +234,7 @@ where
     let mut connection = connection(io, yamux::Mode::Server);
     loop {
         match poll_fn(|cx| connection.poll_next_inbound(cx)).await {
-            Some(Ok(stream)) => serve(MuxStream(stream.compat())),
+            Some(Ok(stream)) => serve(MuxStream { stream: stream.compat(), _place: None }),
             Some(Err(error)) => return LinkError::Mux(error.to_string()),
             None => return LinkError::Mux("the host closed it".into()),
         }
@@ -234,10 +243,10 @@ where
 
 fn connection<T: AsyncRead + AsyncWrite + Unpin>(io: T, mode: yamux::Mode) -> yamux::Connection<Pipe<T>> {
     let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_STREAMS);
-    // The guest may take a wide window: it is the host's memory that must stay small.
-    let factor = if mode == yamux::Mode::Server { 16 } else { 1 };
-    config.set_max_connection_receive_window(Some(MAX_STREAMS * WINDOW * factor));
+    config.set_max_num_streams(TOO_MANY_STREAMS);
+    // The guest may take wide windows: it is the host's memory that must stay small.
+    let factor = if mode == yamux::Mode::Server { 2 } else { 1 };
+    config.set_max_connection_receive_window(Some(TOO_MANY_STREAMS * WINDOW * factor));
     config.set_split_send_size(SPLIT);
     yamux::Connection::new(BufStream::with_capacity(BUFFER, BUFFER, io).compat(), config, mode)
 }
@@ -247,21 +256,21 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl AsyncRead for MuxStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for MuxStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -343,6 +352,31 @@ mod tests {
         }
         for task in tasks {
             task.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_stream_too_many_waits_for_its_place() {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (mux, driver) = Mux::host(host);
+        tokio::spawn(driver);
+        // A guest that never lets go of a stream.
+        let mut kept = Vec::new();
+        tokio::spawn(serve(guest, move |stream| kept.push(stream)));
+        for _ in 0..3 {
+            let mut streams = Vec::new();
+            for _ in 0..MAX_STREAMS {
+                let mut stream = mux.open().await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+                streams.push(stream);
+            }
+            let mut waiting = tokio::spawn({
+                let mux = mux.clone();
+                async move { mux.open().await }
+            });
+            assert!(tokio::time::timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+            streams.pop();
+            assert!(waiting.await.unwrap().is_ok());
         }
     }
 

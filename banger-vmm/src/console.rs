@@ -18,7 +18,7 @@ const LIMIT: u64 = 512 << 10;
 /// Bytes of the end that are looked at for the last lines.
 const TAIL: usize = 16 << 10;
 /// Lines that an error shows.
-const TAIL_LINES: usize = 20;
+const TAIL_LINES: usize = 40;
 /// The longest line shown, in bytes.
 const MAX_LINE: usize = 240;
 

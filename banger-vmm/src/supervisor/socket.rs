@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use banger_agent::link::MuxStream;
 use nix::unistd::geteuid;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, copy_buf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -23,6 +25,8 @@ use crate::wire::{self, MAX_REQUEST, Reply, Request, SOCKET};
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 /// and the agent to take one more stream.
 const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for it to end an operation whose client has gone. It gives a command five seconds for that.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 /// What a relay holds in each direction, in bytes. The windows of the streams hold more.
 const RELAY_BUFFER: usize = 64 << 10;
 
@@ -87,16 +91,41 @@ async fn answer(
         }
         Ok(Request::Agent) => match open_stream(state).await {
             Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
-            Ok(mut stream) => {
+            Ok(stream) => {
                 reply(&mut client, Reply::Ok(())).await?;
-                copy_bidirectional_with_sizes(&mut client, &mut stream, RELAY_BUFFER, RELAY_BUFFER).await.map(|_| ())
+                relay(client, stream).await
             }
         },
     }
 }
 
+/// Carries bytes both ways. A client that has closed its end leaves: the agent must let go of the stream in its turn.
+async fn relay(mut client: UnixStream, stream: MuxStream) -> io::Result<()> {
+    let (client_reader, mut client_writer) = client.split();
+    let (agent_reader, mut agent_writer) = tokio::io::split(stream);
+    let to_agent = async {
+        copy_buf(&mut BufReader::with_capacity(RELAY_BUFFER, client_reader), &mut agent_writer).await?;
+        agent_writer.shutdown().await
+    };
+    let to_client = async {
+        copy_buf(&mut BufReader::with_capacity(RELAY_BUFFER, agent_reader), &mut client_writer).await?;
+        client_writer.shutdown().await
+    };
+    let (mut to_agent, mut to_client) = (pin!(to_agent), pin!(to_client));
+    tokio::select! {
+        sent = &mut to_agent => {
+            sent?;
+            timeout(LEAVE_PATIENCE, to_client).await?
+        }
+        sent = &mut to_client => {
+            sent?;
+            to_agent.await
+        }
+    }
+}
+
 /// A stream to the agent, when there is one.
-async fn open_stream(state: &State) -> std::result::Result<banger_agent::link::MuxStream, Failure> {
+async fn open_stream(state: &State) -> std::result::Result<MuxStream, Failure> {
     let mux = match state.booted().await {
         Phase::Up(mux) => mux,
         Phase::Down(failure) => return Err(failure),
