@@ -73,9 +73,17 @@ impl Call {
     /// Sends a request whose answer is a single frame.
     ///
     /// # Errors
-    /// If it is refused, or the connection breaks.
+    /// If it is refused, does not come within [`ANSWER_LIMIT`], or the connection breaks.
     pub fn ask<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
-        Call::open(vm, request)?.receive_answer()
+        Call::open(vm, request)?.answer()
+    }
+
+    /// The same for a request that the agent works on before it answers, for as long as `limit`.
+    ///
+    /// # Errors
+    /// As [`Call::ask`].
+    pub fn ask_within<T: DeserializeOwned>(vm: &Vm, request: &Request, limit: Duration) -> Result<T, AgentError> {
+        Call::open(vm, request)?.answer_within(limit + ANSWER_LIMIT)
     }
 
     /// Sends one frame.
@@ -114,19 +122,19 @@ impl Call {
         }
     }
 
-    /// Receives the answer of an operation that is taken up at once.
+    /// Receives the operation's answer.
     ///
     /// # Errors
     /// If it is a refusal, or does not come within [`ANSWER_LIMIT`].
     pub fn answer<T: DeserializeOwned>(&mut self) -> Result<T, AgentError> {
-        self.stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        let answer = self.receive_answer();
-        self.stream.set_read_timeout(Some(SILENCE_LIMIT))?;
-        answer
+        self.answer_within(ANSWER_LIMIT)
     }
 
-    fn receive_answer<T: DeserializeOwned>(&mut self) -> Result<T, AgentError> {
-        match self.receive()?.ok_or(FrameError::Ended)?.message()? {
+    fn answer_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, AgentError> {
+        self.stream.set_read_timeout(Some(limit))?;
+        let answer = self.receive()?.ok_or(FrameError::Ended)?.message()?;
+        self.stream.set_read_timeout(Some(SILENCE_LIMIT))?;
+        match answer {
             Reply::Ok(value) => Ok(value),
             Reply::Error(failure) => Err(failure.into()),
         }

@@ -15,7 +15,7 @@ use banger_agent::protocol::{Bytes, Readiness, Request};
 use banger_vmm::{Ready, Vm};
 
 use self::session::Outcome;
-use crate::agent::{AgentError, Call};
+use crate::agent::Call;
 use crate::cli::Run;
 use crate::error::CommandError;
 use crate::git::Workspace;
@@ -97,7 +97,7 @@ fn matching_folder(here: &Path, root: &Path) -> PathBuf {
 fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
     let start = Instant::now();
     let request = Request::Ready { timeout_ms: READY_LIMIT.as_millis() as u64 };
-    let readiness: Readiness = Call::ask(vm, &request).map_err(|error: AgentError| CommandError::from(error))?;
+    let readiness: Readiness = Call::ask_within(vm, &request, READY_LIMIT)?;
     ui.detail(&format!("the guest's services are `{}` after {}", readiness.state, elapsed(start.elapsed())));
     if readiness.state == "starting" {
         ui.warning(&format!("the guest's services are still starting after {}", elapsed(READY_LIMIT)));

@@ -129,7 +129,8 @@ impl Session {
         };
         let exit = loop {
             tokio::select! {
-                frame = self.frames.next() => {
+                // A reader that is slow holds up the command, and not the signals for it.
+                frame = async { out.has_room().await; self.frames.next().await } => {
                     let frame = match frame.unwrap_or(Err(FrameError::Ended)) {
                         Ok(frame) => frame,
                         Err(error) => {

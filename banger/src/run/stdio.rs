@@ -54,6 +54,12 @@ impl Writer {
         Writer { chunks, thread }
     }
 
+    /// Waits until a chunk can be queued without waiting.
+    pub(super) async fn has_room(&self) {
+        // Whether the queue is closed is for `write` to say.
+        let _ = self.chunks.reserve().await;
+    }
+
     /// Queues a chunk; false when its stream cannot be written any more.
     pub(super) async fn write(&self, channel: u8, chunk: Bytes) -> bool {
         debug_assert!(chunk.len() <= MAX_DATA);

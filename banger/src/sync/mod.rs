@@ -10,15 +10,16 @@ mod repository;
 mod source;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use banger_agent::frame::{Frame, FrameError};
 use banger_agent::protocol::sync::{
-    Applied, Begun, CONTENT, Change, Conflict, Counts, FromSync, Kind, Mode, NEEDED, PLAN, Policy, Record, RecordKind,
-    Sync, ToSync,
+    Applied, Begun, CONTENT, Change, Conflict, Counts, Digest, FromSync, Kind, Mode, NEEDED, PLAN, Policy, Record,
+    RecordKind, Sync, ToSync,
 };
 use banger_agent::protocol::{Bytes, Failure, Request};
 use banger_vmm::Vm;
@@ -138,7 +139,7 @@ impl Listed {
 pub fn sync(vm: &Vm, workspace: &Workspace, mut listed: Listed, policy: Policy) -> Result<Report, SyncError> {
     let start = Instant::now();
     let folder = vm.folder().join("sync");
-    fs_err::create_dir_all(&folder).map_err(SyncError::State)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(SyncError::State)?;
     let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
     lock.lock().map_err(SyncError::State)?;
     for attempt in 1.. {
@@ -241,16 +242,27 @@ impl<'a> Engine<'a> {
             source::send(out, plain(path, RecordKind::Content(kind), 0), &Source::Bytes(content))?;
         }
         if let Some(path) = snapshot.index_path() {
-            let (content, mtime_ns) = snapshot.index(self.listing(), &|entry| manifest.guest_stat(entry))?;
-            bytes += content.len() as u64;
-            let record = Record { mtime_ns, ..plain(path, RecordKind::Content(Kind::File(0o644)), 0) };
-            source::send(out, record, &Source::Bytes(content))?;
+            bytes += self.send_index(out, snapshot, path, manifest)?.0;
         }
         // HEAD comes last: by it the guest sees that a repository is whole.
         for (path, content) in reference_files(snapshot) {
             source::send(out, plain(path, RecordKind::References, 0), &Source::Bytes(content))?;
         }
         Ok(bytes)
+    }
+
+    /// Sends the index, which may have moved since the snapshot. Returns its length and its digest.
+    fn send_index(
+        &self,
+        out: &mut DataWriter<'_>,
+        snapshot: &Snapshot<'_>,
+        path: Vec<u8>,
+        manifest: &Manifest,
+    ) -> Result<(u64, Digest), SyncError> {
+        let (index, digest) = snapshot.index(self.listing(), &|entry| manifest.guest_stat(entry))?;
+        let kind = RecordKind::Content(Kind::File(0o644));
+        let record = Record { mtime_ns: index.mtime_ns, ..plain(path, kind, 0) };
+        Ok((source::send_as(out, record, &index.bytes, digest)?.size, digest))
     }
 
     /// Sends what is not as it was.
@@ -435,10 +447,11 @@ impl<'a> Engine<'a> {
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {
             let Source::Index(git) = source else { continue };
             let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.git == *git) else { continue };
-            let (content, mtime_ns) = snapshot.index(self.listing(), &|entry| next.guest_stat(entry))?;
-            report.bytes += content.len() as u64;
-            let record = Record { mtime_ns, ..plain(item.path.clone(), RecordKind::Content(Kind::File(0o644)), 0) };
-            source::send(&mut out, record, &Source::Bytes(content))?;
+            let (bytes, digest) = self.send_index(&mut out, snapshot, item.path.clone(), next)?;
+            report.bytes += bytes;
+            if let Some(known) = next.repositories.get_mut(git) {
+                known.index = Some(digest);
+            }
         }
         Ok(out.flush()?)
     }
