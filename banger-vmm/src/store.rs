@@ -107,10 +107,7 @@ impl VmStore {
         if !matches!(vm.state()?, VmState::Stopped { .. }) {
             return Err(Error::Running(name.to_owned()));
         }
-        let deleting = self.temporary(DELETING, name);
-        fs::rename(vm.folder(), &deleting).at("delete", vm.folder())?;
-        file::sync_folder(&self.paths.vms)?;
-        remove_folder(&deleting)
+        discard(vm.folder())
     }
 
     /// Removes what commands that died left half-made or half-deleted. [`VmStore::create`] does it too.
@@ -136,7 +133,7 @@ impl VmStore {
     /// Makes a folder that starts with a dot, locked. The store's lock keeps a sweep away until that is so.
     fn begin(&self, prefix: &str, name: &str) -> Result<(PathBuf, File)> {
         let _store = self.lock()?;
-        let folder = self.temporary(prefix, name);
+        let folder = temporary(&self.paths.vms, prefix, name);
         file::create_folder(&folder)?;
         let path = folder.join(OPERATION_LOCK);
         let lock = file::open_lock(&path)?;
@@ -149,10 +146,6 @@ impl VmStore {
         let lock = file::open_lock(&path)?;
         lock.lock().at("lock", &path)?;
         Ok(lock)
-    }
-
-    fn temporary(&self, prefix: &str, name: &str) -> PathBuf {
-        self.paths.vms.join(format!("{prefix}{name}-{}", file::random_hex(4)))
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -173,6 +166,19 @@ impl VmStore {
     fn vm(&self, name: &str) -> Vm {
         Vm::new(name.to_owned(), &self.paths, self.programs.clone())
     }
+}
+
+fn temporary(vms: &Path, prefix: &str, name: &str) -> PathBuf {
+    vms.join(format!("{prefix}{name}-{}", file::random_hex(4)))
+}
+
+/// Deletes a VM's folder. The caller has made sure that nobody uses it.
+pub(crate) fn discard(folder: &Path) -> Result<()> {
+    let vms = folder.parent().unwrap_or(Path::new("/"));
+    let deleting = temporary(vms, DELETING, &folder.file_name().unwrap_or_default().to_string_lossy());
+    fs::rename(folder, &deleting).at("delete", folder)?;
+    file::sync_folder(vms)?;
+    remove_folder(&deleting)
 }
 
 /// Removes a folder that a sweep may be removing too.

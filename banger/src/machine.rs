@@ -291,6 +291,7 @@ impl<'a> Machines<'a> {
             base: image.rootfs,
             modules: kernel.modules_disk,
             accelerator: accelerator()?,
+            owner: record.throwaway.then(std::process::id),
             boot_timeout: boot_timeout()?,
         })
     }

@@ -1,6 +1,6 @@
 //! A VM's life, from its supervisor's first breath to its last.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Report;
 use super::boot::{self, Booted, Console};
 use super::guard::Guard;
+use super::owner;
 use super::socket::{self, Stop};
 use super::state::State;
 use crate::backend::qemu::Qemu;
@@ -26,7 +27,7 @@ use crate::record::VmRecord;
 use crate::run::{self, RunInfo};
 use crate::vm::Vm;
 use crate::wire::{Reply, SOCKET};
-use crate::{file, host};
+use crate::{file, host, store};
 
 /// How long a guest may take to go down when a signal asks for it.
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(10);
@@ -54,8 +55,11 @@ fn claim_and_run(launch: &Launch, report: &mut Report) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("watch", folder)?;
     let ended = runtime.block_on(run(launch, record, report));
     let removed = file::remove_if_there(&folder.join(SOCKET));
-    if let Ok(Ended::Stopped) | Err(_) = ended {
-        RunInfo::remove(folder)?;
+    match ended {
+        Ok(Ended::Stopped) | Err(_) => RunInfo::remove(folder)?,
+        Ok(Ended::Crashed) => {}
+        // The lock is still held: nobody else starts or deletes it.
+        Ok(Ended::Abandoned) => store::discard(folder)?,
     }
     drop(lock);
     ended?;
@@ -68,6 +72,8 @@ pub(super) enum Ended {
     Stopped,
     /// Nobody did. What happened stays in `run.json`, for the next command to find.
     Crashed,
+    /// The process that it was for ended: nobody will want it again.
+    Abandoned,
 }
 
 async fn run(launch: &Launch, record: VmRecord, report: &mut Report) -> Result<Ended, Failure> {
@@ -81,7 +87,13 @@ async fn run(launch: &Launch, record: VmRecord, report: &mut Report) -> Result<E
     let state = Arc::new(State::new(backend.name(), pid));
     let (sender, stops) = mpsc::channel(4);
     let terminate = signal(SignalKind::terminate()).at("watch", folder)?;
-    let mut shutdown = Shutdown { stops, terminate, waiting: Vec::new() };
+    let mut shutdown = Shutdown {
+        stops,
+        terminate,
+        owner: Box::pin(owner::ended(launch.owner)),
+        abandoned: false,
+        waiting: Vec::new(),
+    };
     let serving = tokio::spawn(socket::serve(socket::bind(folder)?, Arc::clone(&state), sender));
 
     let console = Console::new(ConsoleLog::start(folder)?);
@@ -93,17 +105,20 @@ async fn run(launch: &Launch, record: VmRecord, report: &mut Report) -> Result<E
         state.down(failure.clone());
     }
     serving.abort();
-    for mut client in shutdown.waiting {
-        let _ = timeout(FAREWELL, socket::reply(&mut client, Reply::Ok(()))).await;
+    for client in &mut shutdown.waiting {
+        let _ = timeout(FAREWELL, socket::reply(client, Reply::Ok(()))).await;
     }
     let _ = timeout(FAREWELL, state.clients_gone()).await;
-    ended
+    if shutdown.abandoned { Ok(Ended::Abandoned) } else { ended }
 }
 
 /// Who wants the VM to go down.
 pub(super) struct Shutdown {
     stops: mpsc::Receiver<Stop>,
     terminate: Signal,
+    /// Completes when the process that the VM is for has ended.
+    owner: Pin<Box<dyn Future<Output = ()>>>,
+    abandoned: bool,
     /// They are told when it has.
     waiting: Vec<UnixStream>,
 }
@@ -117,6 +132,10 @@ impl Shutdown {
                 stop.timeout
             }
             _ = self.terminate.recv() => SIGNAL_PATIENCE,
+            () = &mut self.owner, if !self.abandoned => {
+                self.abandoned = true;
+                Duration::ZERO
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod boot;
 mod daemon;
 mod guard;
 mod life;
+mod owner;
 mod socket;
 mod state;
 
