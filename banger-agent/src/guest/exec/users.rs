@@ -37,7 +37,7 @@ impl User {
         let mut found = match passwd.lines().filter_map(parse_passwd).find(|entry| entry.name == user) {
             Some(entry) => entry,
             None => {
-                let uid = user.parse().map_err(|_| missing("user", user))?;
+                let uid = number(user).ok_or_else(|| missing("user", user))?;
                 passwd.lines().filter_map(parse_passwd).find(|entry| entry.uid == uid).unwrap_or_else(|| unnamed(uid))
             }
         };
@@ -45,7 +45,7 @@ impl User {
             let named = group.lines().filter_map(parse_group).find(|(name, ..)| *name == wanted);
             found.gid = match named {
                 Some((_, gid, _)) => gid,
-                None => wanted.parse().map_err(|_| missing("group", wanted))?,
+                None => number(wanted).ok_or_else(|| missing("group", wanted))?,
             };
         }
         found.groups = vec![found.gid];
@@ -54,6 +54,11 @@ impl User {
         found.groups.extend(more.into_iter().filter(|gid| *gid != found.gid));
         Ok(found)
     }
+}
+
+/// A user's or group's number. The highest means "no change" to the kernel: setresuid(2).
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 fn unnamed(uid: u32) -> User {
@@ -105,6 +110,8 @@ mod tests {
         let root = User::find_in("0", "", "").unwrap();
         assert_eq!((root.name.as_str(), root.uid, root.gid), ("root", 0, 0));
         assert_eq!(User::find_in("nobody", "", "").unwrap_err().kind, FailureKind::NoSuchUser);
-        assert!(User::find_in("root:nope", PASSWD, GROUP).is_err());
+        for unknown in ["root:nope", "4294967295", "0:4294967295", "-1", ""] {
+            assert!(User::find_in(unknown, PASSWD, GROUP).is_err(), "{unknown}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod tree;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -93,9 +94,11 @@ impl Place {
         self.disk.join("stage")
     }
 
-    /// Shows the tree where the guest expects it.
+    /// Shows the tree where the guest expects it, and to each of its users: `/root` itself is closed to most.
     fn show(&self) -> io::Result<()> {
-        bind(&self.root(), Path::new(self.settings.root.as_os_str()))
+        let root = Path::new(self.settings.root.as_os_str());
+        bind(&self.root(), root)?;
+        root.ancestors().skip(1).try_for_each(make_searchable)
     }
 }
 
@@ -218,6 +221,17 @@ fn bind(root: &Path, alias: &Path) -> io::Result<()> {
     }
     let none: Option<&str> = None;
     Ok(nix::mount::mount(Some(root), alias, none, nix::mount::MsFlags::MS_BIND | nix::mount::MsFlags::MS_REC, none)?)
+}
+
+/// Lets everybody reach what is in a folder, without showing what is.
+fn make_searchable(folder: &Path) -> io::Result<()> {
+    const SEARCH: u32 = 0o111;
+    let mut permissions = fs::metadata(folder)?.permissions();
+    if permissions.mode() & SEARCH == SEARCH {
+        return Ok(());
+    }
+    permissions.set_mode(permissions.mode() | SEARCH);
+    fs::set_permissions(folder, permissions)
 }
 
 /// Serves one sync to the end.
