@@ -3,6 +3,7 @@
 //! `scripts/test` builds the binaries and an image store, and says where they are: `BANGER_TEST_DIST` is a folder as `make install`
 //! fills it, `BANGER_TEST_DATA` a data folder whose images and kernels every test's home uses.
 
+pub mod machine;
 mod workspace;
 
 use std::env;
@@ -28,6 +29,7 @@ pub fn banger_binary() -> PathBuf {
 /// A home folder, with all of banger's state below it. When dropped, every VM in it is stopped and everything removed.
 pub struct Home {
     folder: TempDir,
+    banger: PathBuf,
 }
 
 impl Home {
@@ -44,9 +46,23 @@ impl Home {
         if host.is_dir() {
             std::os::unix::fs::symlink(host, data.join("host")).expect("a link");
         }
-        let home = Home { folder };
+        let home = Home { folder, banger: banger_binary() };
         fs::write(home.path().join(".gitconfig"), "[user]\n\tname = T\n\temail = t@example.com\n[init]\n\tdefaultBranch = main\n[protocol \"file\"]\n\tallow = always\n")
             .expect("a git configuration");
+        home
+    }
+
+    /// A home in which `agent` is what runs in the guests: banger as installed, but for that.
+    pub fn with_agent(agent: &Path) -> Home {
+        let mut home = Home::new();
+        let (from, to) = (required("BANGER_TEST_DIST"), home.path().join("installed"));
+        for folder in ["bin", "lib/banger"] {
+            fs::create_dir_all(to.join(folder)).expect("a folder");
+        }
+        home.banger = to.join("bin/banger");
+        fs::copy(from.join("bin/banger"), &home.banger).expect("a copy of banger");
+        fs::copy(from.join("lib/banger/banger-vmm"), to.join("lib/banger/banger-vmm")).expect("a copy of banger-vmm");
+        fs::copy(agent, to.join("lib/banger/banger-agent")).expect("a copy of the agent");
         home
     }
 
@@ -181,7 +197,7 @@ impl Repository<'_> {
 
     /// `banger` in the repository's root.
     pub fn banger(&self) -> Command {
-        let mut command = self.home.command(banger_binary());
+        let mut command = self.home.command(&self.home.banger);
         command.current_dir(&self.root);
         command
     }

@@ -1,0 +1,248 @@
+//! An `/init` that is no friend of its host. Built static by the tests; standard library only.
+//!
+//! What it does before there is a link is said by the VM's host name (see [`main`]). After that it syncs like an agent that has
+//! nothing, and each command's name says what becomes of the command (see [`Guest::exec`]).
+
+use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::ptr::null;
+use std::thread::sleep;
+use std::time::Duration;
+
+unsafe extern "C" {
+    fn mount(source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
+    fn syscall(number: c_long, ...) -> c_long;
+    fn reboot(command: c_int) -> c_int;
+}
+
+const SYS_FINIT_MODULE: c_long = 313;
+const POWER_OFF: c_int = 0x4321_fedc;
+
+fn main() {
+    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        let (kind, target) = (CString::new(kind).unwrap(), CString::new(target).unwrap());
+        // SAFETY: the strings live until the call is over.
+        unsafe { mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, null()) };
+    }
+    let line = fs::read_to_string("/proc/cmdline").unwrap();
+    let name = line.split_whitespace().find_map(|word| word.strip_prefix("banger.hostname=")).unwrap().to_owned();
+    println!("\x1b]0;a guest that {name}\x07");
+    match name.as_str() {
+        "panics" => panic!("as it should"),
+        "hangs" => forever(),
+        _ => {}
+    }
+    load_modules();
+    let mut guest = Guest { port: open_port(), next_sync: String::new() };
+    match name.as_str() {
+        // A byte a second: the host must not wait for the end of a line that never comes.
+        "drips" => loop {
+            guest.write(b"b");
+            sleep(Duration::from_secs(1));
+        },
+        "floods" => loop {
+            guest.write(&[b'x'; 4096]);
+        },
+        _ => {}
+    }
+    guest.greet();
+    guest.serve()
+}
+
+fn load_modules() {
+    let mut modules: Vec<_> = fs::read_dir("/modules").unwrap().map(|entry| entry.unwrap().path()).collect();
+    modules.sort();
+    for module in modules {
+        let file = File::open(module).unwrap();
+        // SAFETY: finit_module(2) takes a descriptor, a string and flags.
+        unsafe { syscall(SYS_FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0) };
+    }
+}
+
+fn open_port() -> File {
+    loop {
+        if let Ok(port) = OpenOptions::new().read(true).write(true).open("/dev/vport0p1") {
+            return port;
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// yamux: the types and flags of its frames (github.com/hashicorp/yamux, spec.md).
+const DATA: u8 = 0;
+const WINDOW_UPDATE: u8 = 1;
+const PING: u8 = 2;
+const SYN: u16 = 1;
+const ACK: u16 = 2;
+const FIN: u16 = 4;
+
+struct Guest {
+    port: File,
+    /// What becomes of the next sync, as a command has ordered it.
+    next_sync: String,
+}
+
+impl Guest {
+    fn write(&mut self, bytes: &[u8]) {
+        self.port.write_all(bytes).unwrap();
+    }
+
+    fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.port.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Answers the host's greeting with its own nonce.
+    fn greet(&mut self) {
+        let mut line = String::new();
+        while !line.starts_with("banger ") || !line.ends_with('\n') {
+            let byte = char::from(self.read(1)[0]);
+            line.push(byte);
+            if line == "\n" {
+                line.clear();
+            }
+        }
+        let nonce = line.split("\"nonce\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let version = line.split("\"version\":\"").nth(1).unwrap().split('"').next().unwrap();
+        let answer = format!("\nbanger {{\"nonce\":\"{nonce}\",\"version\":\"{version}\",\"protocol\":1,\"uptime_ms\":1}}\n");
+        self.write(answer.as_bytes());
+    }
+
+    /// Answers the first frame of every stream.
+    fn serve(&mut self) -> ! {
+        loop {
+            let (id, bytes) = self.receive();
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if text.contains("\"op\":\"sync\"") {
+                match std::mem::take(&mut self.next_sync).as_str() {
+                    "silence" => continue,
+                    "deep-json" => self.frame(id, 0, "[".repeat(100_000).as_bytes()),
+                    "no-space" => self.control(id, r#"{"error":{"kind":"no_space","message":"full \u001b[2J of it"}}"#),
+                    "asks-for-more" => {
+                        self.control(id, r#"{"ok":{"mode":"delta","guest_only":null}}"#);
+                        self.frame(id, 1, &[0xff; 4]);
+                    }
+                    _ => self.control(id, r#"{"ok":{"mode":"fresh","guest_only":null}}"#),
+                }
+            } else if text.contains("\"type\":\"commit\"") {
+                self.control(id, r#"{"type":"applied","written":1,"deleted":0,"references":0,"kept":0}"#);
+            } else if text.contains("\"op\":\"exec\"") {
+                self.exec(id, &text);
+            } else if text.contains("\"op\":\"shutdown\"") {
+                // SAFETY: reboot(2) takes a number.
+                unsafe { reboot(POWER_OFF) };
+                forever()
+            }
+        }
+    }
+
+    fn exec(&mut self, id: u32, request: &str) {
+        const STARTED: &str = r#"{"ok":{"pid":1}}"#;
+        const EXITED: &str = r#"{"type":"exited","code":0}"#;
+        let argument = |place: usize| request.split("\"argv\":[").nth(1).unwrap().split('"').nth(2 * place + 1).unwrap();
+        match argument(0) {
+            "true" => {
+                self.control(id, STARTED);
+                self.control(id, EXITED);
+            }
+            "next-sync" => {
+                self.next_sync = argument(1).to_owned();
+                self.control(id, STARTED);
+                self.control(id, EXITED);
+            }
+            "silence" => {}
+            "length-max" => {
+                self.control(id, STARTED);
+                self.data(id, &[1, 0xff, 0xff, 0xff, 0xff, b'x']);
+            }
+            "length-over" => self.data(id, &[&[0], &(1_u32 << 20 | 1).to_be_bytes()[..]].concat()),
+            "truncated" => {
+                self.control(id, STARTED);
+                self.data(id, b"\x01\0\0\0\x64half");
+                self.mux(DATA, FIN, id, 0, &[]);
+            }
+            "unknown-type" => {
+                self.control(id, STARTED);
+                self.control(id, r#"{"type":"\u001b[31mteleport"}"#);
+            }
+            "not-utf8" => self.frame(id, 0, b"{\"ok\":{\"pid\":\"\xff\"}}"),
+            "deep-json" => {
+                self.control(id, STARTED);
+                self.frame(id, 0, "[".repeat(100_000).as_bytes());
+            }
+            "status-300" => {
+                self.control(id, STARTED);
+                self.control(id, r#"{"type":"exited","code":300}"#);
+            }
+            "data-first" => self.frame(id, 1, b"out of turn"),
+            "exits-twice" => {
+                self.control(id, STARTED);
+                self.frame(id, 1, b"before\n");
+                self.frame(id, 9, b"on no channel");
+                self.control(id, r#"{"type":"exited","code":5}"#);
+                self.control(id, r#"{"type":"exited","code":6}"#);
+                self.frame(id, 1, b"after\n");
+            }
+            "stranger" => {
+                self.control(id, STARTED);
+                // For streams that nobody has opened, and one that is of no kind at all.
+                self.mux(WINDOW_UPDATE, 0, 4242, 100, &[]);
+                self.mux(DATA, 0, 4243, 4, b"hey!");
+                self.control(id, EXITED);
+            }
+            "breaks-the-window" => {
+                self.control(id, STARTED);
+                // A host that does not read gives no room for more than 256 KiB.
+                for _ in 0..100 {
+                    self.frame(id, 1, &[b'y'; 60 << 10]);
+                }
+            }
+            "opens-a-stream" => self.mux(WINDOW_UPDATE, SYN, 2, 0, &[]),
+            other => panic!("what is {other}?"),
+        }
+    }
+
+    /// The next data of a stream; everything else on the link is taken care of.
+    fn receive(&mut self) -> (u32, Vec<u8>) {
+        loop {
+            let header = self.read(12);
+            let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
+            let (id, length) = (number(4), number(8));
+            if header[1] == PING && u16::from(header[3]) == SYN {
+                self.mux(PING, ACK, 0, length, &[]);
+            }
+            if header[1] == DATA && length > 0 {
+                let bytes = self.read(length as usize);
+                // Windows are given back at once: what is sent is small.
+                self.mux(WINDOW_UPDATE, 0, id, length, &[]);
+                return (id, bytes);
+            }
+        }
+    }
+
+    fn control(&mut self, id: u32, json: &str) {
+        self.frame(id, 0, json.as_bytes());
+    }
+
+    fn frame(&mut self, id: u32, kind: u8, payload: &[u8]) {
+        self.data(id, &[&[kind], &(payload.len() as u32).to_be_bytes()[..], payload].concat());
+    }
+
+    fn data(&mut self, id: u32, bytes: &[u8]) {
+        self.mux(DATA, 0, id, bytes.len() as u32, bytes);
+    }
+
+    fn mux(&mut self, kind: u8, flags: u16, id: u32, length: u32, payload: &[u8]) {
+        let header = [&[0, kind][..], &flags.to_be_bytes(), &id.to_be_bytes(), &length.to_be_bytes(), payload].concat();
+        self.write(&header);
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        sleep(Duration::from_secs(3600));
+    }
+}

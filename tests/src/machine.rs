@@ -1,0 +1,85 @@
+//! The processes and files of the VM in a home, as the host sees them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::Home;
+
+impl Home {
+    /// The folder of the only VM.
+    #[track_caller]
+    pub fn vm(&self) -> PathBuf {
+        let [vm] = self.vms().try_into().expect("exactly one VM");
+        vm
+    }
+
+    /// Processes that have something of a VM open: supervisors, and what they run.
+    pub fn processes(&self) -> Vec<Pid> {
+        let vms = self.data().join("vms");
+        let all = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|&pid| open_files(pid).any(|file| file.starts_with(&vms))).map(Pid::from_raw).collect()
+    }
+
+    /// The supervisor of the only VM, and the VMM.
+    #[track_caller]
+    pub fn supervisor_and_vmm(&self) -> (Pid, Pid) {
+        let name = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let processes = self.processes();
+        let of = |start| *processes.iter().find(|pid| name(pid).starts_with(start)).expect(start);
+        (of("banger-vmm"), of("qemu"))
+    }
+
+    /// Checks that of the VM nothing is left but its files: no process, no socket, no note, nothing half-made.
+    #[track_caller]
+    pub fn assert_at_rest(&self) {
+        wait_until("the end of the VM's processes", || self.processes().is_empty());
+        let vm = self.vm();
+        for name in ["s", "run.json"] {
+            assert!(!vm.join(name).exists(), "`{name}` is left");
+        }
+        let unfinished = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("run.json");
+        assert!(!fs::read_dir(&vm).expect("the VM's folder").flatten().any(|entry| unfinished(&entry)));
+    }
+}
+
+fn open_files(pid: i32) -> impl Iterator<Item = PathBuf> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.filter_map(|entry| fs::read_link(entry.path()).ok())
+}
+
+/// The most memory that a process has had resident, in bytes.
+pub fn peak_memory(pid: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process with memory");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
+
+/// What a file takes on the disk, in bytes.
+pub fn allocated(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).expect("a file").blocks() * 512
+}
+
+/// Sends a signal to a process of this test's own.
+#[track_caller]
+pub fn send(pid: Pid, signal: Signal) {
+    kill(pid, signal).expect("the process lives");
+}
+
+/// Waits, for a minute at most, until `condition` holds.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..1200 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{what} did not come");
+}

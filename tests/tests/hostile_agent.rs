@@ -1,0 +1,142 @@
+//! Guests that harm their host where they can. See `tests/guest/hostile.rs` for what they do.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use banger_tests::machine::{peak_memory, wait_until};
+use banger_tests::{Home, Output, Repository};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// Builds the hostile `/init`.
+fn agent() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("hostile");
+    let mut rustc = Command::new("rustc");
+    rustc.args(["--edition=2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-o"]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/hostile.rs");
+    assert!(rustc.arg(&program).arg(source).status().unwrap().success());
+    (folder, program)
+}
+
+/// Runs `command`, whose end is an error of banger's own, and nothing that could harm a terminal.
+#[track_caller]
+fn fails(repository: &Repository<'_>, command: &[&str]) -> Output {
+    let output = repository.banger().arg("--").args(command).output().unwrap();
+    let output = Output::from(output);
+    assert_eq!(output.status, 125, "{command:?}: {output:?}");
+    assert!(output.stderr.contains("banger: error: "), "{command:?}: {output:?}");
+    assert!(!output.stderr.contains('\x1b'), "{command:?}: {output:?}");
+    output
+}
+
+#[test]
+fn a_guest_that_does_not_come_up_ends_in_a_clear_error() {
+    let (_folder, agent) = agent();
+    let home = Home::with_agent(&agent);
+    for (name, reason) in [
+        ("panics", "panicked"),
+        ("hangs", "did not answer within 20 s"),
+        ("drips", "did not say what an agent says"),
+        ("floods", "does not speak banger's protocol"),
+    ] {
+        let repository = home.repository(name);
+        let output =
+            repository.banger().env("BANGER_BOOT_TIMEOUT", "20s").args(["--rm", "--", "true"]).output().unwrap();
+        let output = Output::from(output);
+        assert_eq!((output.status, output.text().as_str()), (125, ""), "{}", output.stderr);
+        assert!(output.stderr.contains(reason), "{name}: {}", output.stderr);
+        // What it said last is shown, and does nothing to the terminal.
+        let said = if name == "panics" { "Kernel panic".into() } else { format!("^[]0;a guest that {name}^G") };
+        assert!(output.stderr.contains(&said), "{}", output.stderr);
+        assert!(!output.stderr.contains('\x1b'), "{}", output.stderr);
+        wait_until("the end of the VM's processes", || home.processes().is_empty());
+        assert!(home.vms().is_empty(), "{:?}", home.vms());
+    }
+}
+
+#[test]
+fn a_boot_timeout_that_is_none_is_an_error() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    let output: Output =
+        repository.banger().env("BANGER_BOOT_TIMEOUT", "soon").args(["--", "true"]).output().unwrap().into();
+    assert_eq!(output.status, 125);
+    assert!(output.stderr.contains("BANGER_BOOT_TIMEOUT is `soon`"), "{}", output.stderr);
+}
+
+#[test]
+fn frames_that_lie_end_the_command_and_nothing_else() {
+    let (_folder, agent) = agent();
+    let home = Home::with_agent(&agent);
+    let repository = home.repository("lies");
+    // The first of the cases: it takes as long as all the others.
+    let silent = repository.banger().args(["--", "silence"]).stderr(Stdio::piped()).spawn().unwrap();
+    for (command, reason) in [
+        ("length-max", "4294967295 bytes"),
+        ("length-over", "1048577 bytes"),
+        ("truncated", "ended in the middle"),
+        ("unknown-type", "unknown variant `^[[31mteleport`"),
+        ("not-utf8", "is not understood"),
+        ("deep-json", "is not understood"),
+        ("status-300", "300"),
+        ("data-first", "data where a control frame belongs"),
+    ] {
+        let output = fails(&repository, &[command]);
+        assert!(output.stderr.contains(reason), "{command}: {}", output.stderr);
+        assert_eq!(output.text(), "", "{command}");
+    }
+    // What comes after the end is nobody's output, and neither is what comes on a channel that is none.
+    let output = repository.run(["--", "exits-twice"]);
+    assert_eq!((output.status, output.text().as_str()), (5, "before\n"), "{}", output.stderr);
+
+    for (order, reason) in [
+        ("silence", "does not answer"),
+        ("deep-json", "is not understood"),
+        ("no-space", "full ^[[2J of it"),
+        ("asks-for-more", "not offered"),
+    ] {
+        repository.run(["--", "next-sync", order]).ok();
+        repository.write("changed", order);
+        let output = fails(&repository, &["true"]);
+        assert!(output.stderr.contains(reason), "{order}: {}", output.stderr);
+    }
+    let silent = Output::from(silent.wait_with_output().unwrap());
+    assert_eq!(silent.status, 125, "{silent:?}");
+    assert!(silent.stderr.contains("does not answer"), "{silent:?}");
+    let (supervisor, _) = home.supervisor_and_vmm();
+    assert!(peak_memory(supervisor) < 10 << 20, "{} bytes", peak_memory(supervisor));
+    repository.run(["stop"]).ok();
+    home.assert_at_rest();
+}
+
+#[test]
+fn a_guest_that_breaks_the_rules_of_the_link_harms_itself() {
+    let (_folder, agent) = agent();
+    let home = Home::with_agent(&agent);
+    let repository = home.repository("breaks");
+    let status = || repository.run(["-q", "--", "true"]).status;
+    assert_eq!(status(), 0);
+
+    // Nobody reads what it prints, so there is no room for the megabytes that come all the same.
+    let mut child = repository.banger().args(["--", "breaks-the-window"]).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 1000]).unwrap();
+    // The guest answers in turn: by now all has been sent.
+    assert_eq!(status(), 0);
+    let (supervisor, _) = home.supervisor_and_vmm();
+    assert!(peak_memory(supervisor) < 10 << 20, "{} bytes", peak_memory(supervisor));
+    let own = Pid::from_raw(child.id() as i32);
+    assert!(peak_memory(own) < 32 << 20, "{} bytes", peak_memory(own));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    // Only the host opens streams: this one ends the link, and the next command starts the VM anew.
+    fails(&repository, &["opens-a-stream"]);
+    let failed = || repository.run(["status"]).text().contains("failed");
+    wait_until("the failure", failed);
+    let output = repository.run(["--", "true"]).ok();
+    assert!(output.stderr.contains("the guest opened a stream): starting it again"), "{}", output.stderr);
+    repository.run(["stop"]).ok();
+    home.assert_at_rest();
+}
