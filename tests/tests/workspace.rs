@@ -215,3 +215,70 @@ fn a_file_that_never_rests_does_not_stop_the_work() {
     repository.assert_same_files();
     repository.assert_same_git();
 }
+
+/// Starts a run, waits until banger has read this many bytes of the host's files, and lets `strike` do its worst.
+fn strike_after(repository: &Repository, bytes: u64, strike: impl FnOnce(&mut std::process::Child)) {
+    let mut child = repository.banger().args(["-q", "--", "true"]).spawn().unwrap();
+    let process = child.id();
+    let read = || {
+        let io = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let deadline = SystemTime::now() + Duration::from_secs(120);
+    while read() < bytes {
+        assert!(SystemTime::now() < deadline, "{} bytes were read", read());
+        assert!(child.try_wait().unwrap().is_none(), "it ended before that");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    strike(&mut child);
+    child.wait().unwrap();
+}
+
+fn kill_vm(repository: &Repository) {
+    let run = fs::read(repository.only_vm().join("run.json")).unwrap();
+    let run: serde_json::Value = serde_json::from_slice(&run).unwrap();
+    let pid = nix::unistd::Pid::from_raw(run["pid"].as_i64().unwrap() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_sync_that_is_cut_short_leaves_nothing_torn() {
+    const LARGE: usize = 300 << 20;
+    let home = Home::new();
+    let repository = home.repository("repo");
+    for file in 0..20_000 {
+        repository.write(&format!("many/{}/{file}", file / 200), format!("{file}\n"));
+    }
+    let large = |byte: u8| repository.write("large", vec![byte; LARGE]);
+    large(1);
+    // The first sync, with banger killed in it, then the VM.
+    strike_after(&repository, 100 << 20, |child| child.kill().unwrap());
+    strike_after(&repository, 100 << 20, |_| kill_vm(&repository));
+    let output = repository.run(["--", "sh", "-c", "wc -c <large; find many -type f | wc -l"]).ok();
+    assert_eq!(output.text(), format!("{LARGE}\n20000\n"));
+    assert_eq!(output.sent().files, 20_003);
+
+    // Later ones, which also move the index and a branch.
+    let change = |round: u8| {
+        large(round);
+        repository.write("staged", [round]);
+        repository.git(["add", "staged"]);
+        repository.git(["commit", "--quiet", "--message", "another"]);
+        repository.write("staged", [round, round]);
+        repository.git(["add", "staged"]);
+    };
+    // A changed file is read to be compared, and again to be sent.
+    change(2);
+    strike_after(&repository, LARGE as u64 + (100 << 20), |child| child.kill().unwrap());
+    assert_eq!(repository.run(["-q", "--guest-wins", "--", "head", "-c1", "large"]).ok().stdout, [2]);
+    change(3);
+    // All is sent: the guest may apply it, and nobody hears that it did.
+    strike_after(&repository, 2 * LARGE as u64, |child| child.kill().unwrap());
+    change(4);
+    strike_after(&repository, 2 * LARGE as u64, |_| kill_vm(&repository));
+    change(5);
+    assert_eq!(repository.run(["-q", "--", "head", "-c1", "large"]).ok().stdout, [5]);
+    repository.assert_same_git();
+    repository.assert_same_files();
+    assert_eq!(repository.run(["--", "true"]).ok().sent(), sent(0, 0));
+}

@@ -144,14 +144,12 @@ pub enum Kind {
 pub enum Verdict {
     /// It does.
     Compare,
-    /// The host has found the guest's state to be the base's.
-    Unchanged,
-    /// The host has found that both sides changed it.
-    Conflict,
+    /// The host does, since the bytes say nothing (git's index): the guest has something of this digest, by meaning; none: nothing.
+    Found(Option<Digest>),
 }
 
 /// The head of a record in the content stream: a 32-bit little-endian length, this in postcard, the content's `size` bytes,
-/// and their 32-byte [`Digest`].
+/// and their 32-byte [`Digest`], which for git's index is one by meaning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// As [`Item::path`].

@@ -9,7 +9,7 @@ use super::SyncError;
 use super::manifest::KnownRepository;
 use super::source::Source;
 use crate::agent::read_file;
-use crate::git::{Entry, GuestStat, Listing, ObjectFile, Repository, RepositoryState};
+use crate::git::{Entry, GuestIndex, GuestStat, Listing, ObjectFile, Repository, RepositoryState};
 
 /// The longest index that is fetched from a guest, in bytes.
 const MAX_INDEX: u64 = 256 << 20;
@@ -92,7 +92,7 @@ impl<'a> Snapshot<'a> {
         self.index.map(|_| [&self.git[..], b"/index"].concat())
     }
 
-    /// The index for the guest: its bytes and modification time.
+    /// The index for the guest, as it is now, and its digest by meaning.
     ///
     /// # Errors
     /// If it cannot be read any more.
@@ -100,10 +100,11 @@ impl<'a> Snapshot<'a> {
         &self,
         listing: &Listing,
         stat_of: &dyn Fn(&Entry) -> Option<GuestStat>,
-    ) -> Result<(Vec<u8>, i64), SyncError> {
+    ) -> Result<(GuestIndex, Digest), SyncError> {
         let index = self.repository.guest_index(listing, stat_of)?;
         let index = index.ok_or_else(|| SyncError::Changed(self.repository.git_dir.join("index")))?;
-        Ok((index.bytes, index.mtime_ns))
+        let digest = self.repository.index_digest(&index.bytes)?;
+        Ok((index, digest))
     }
 
     /// The same after a sync that brought all of it.
@@ -171,7 +172,7 @@ impl<'a> Snapshot<'a> {
         if guest == Some(digest) {
             return Ok(None);
         }
-        let verdict = if guest == base.index { Verdict::Unchanged } else { Verdict::Conflict };
+        let verdict = Verdict::Found(guest);
         let change = Change::Put { digest, kind: Kind::File(0o644), base: base.index, verdict };
         Ok(Some((Item { path, change }, Source::Index(self.git.clone()))))
     }

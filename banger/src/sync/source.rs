@@ -116,10 +116,22 @@ pub(super) fn send(out: &mut DataWriter<'_>, mut record: Record, source: &Source
     }
 }
 
-fn whole(out: &mut DataWriter<'_>, mut record: Record, bytes: &[u8]) -> Result<Sent, SyncError> {
+fn whole(out: &mut DataWriter<'_>, record: Record, bytes: &[u8]) -> Result<Sent, SyncError> {
+    send_as(out, record, bytes, *blake3::hash(bytes).as_bytes())
+}
+
+/// Sends one record with these bytes, and this digest.
+///
+/// # Errors
+/// The connection's.
+pub(super) fn send_as(
+    out: &mut DataWriter<'_>,
+    mut record: Record,
+    bytes: &[u8],
+    digest: Digest,
+) -> Result<Sent, SyncError> {
     record.size = bytes.len() as u64;
     head(out, &record)?;
-    let digest = *blake3::hash(bytes).as_bytes();
     out.write(bytes)?;
     out.write(&digest)?;
     Ok(Sent { digest, size: record.size, stat: None })

@@ -14,7 +14,7 @@ use super::tree::{Stamp, Tree, is_git, split};
 use super::{Place, reference};
 use crate::guest::serve::sync_file_system;
 use crate::protocol::Bytes;
-use crate::protocol::sync::{Applied, Change, Digest, Item, RecordKind, Verdict};
+use crate::protocol::sync::{Applied, Change, Digest, Item, RecordKind};
 
 /// What has arrived and waits to be moved into place, under its own path in the stage.
 pub(super) struct Staged {
@@ -32,10 +32,9 @@ struct Arrived {
 impl Arrived {
     /// What is known of it once it is in place; of what never changes, nothing has to be.
     fn known(&self, item: &Item, stamp: Stamp) -> Option<Known> {
-        let Change::Put { digest, kind, verdict, .. } = item.change else { return None };
-        // The host may have changed a file between planning and sending. One that is compared by meaning has no other digest.
-        let digest = if verdict == Verdict::Compare { self.digest } else { digest };
-        Some(Known { digest, kind, stamp: Some(stamp) })
+        let Change::Put { kind, .. } = item.change else { return None };
+        // Not the plan's digest: the host may have changed the file since.
+        Some(Known { digest: self.digest, kind, stamp: Some(stamp) })
     }
 }
 

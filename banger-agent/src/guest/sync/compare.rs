@@ -105,9 +105,15 @@ impl<'a> Comparer<'a> {
         let known = self.records.files.get(&item.path).cloned();
         let wanted = |stamp: Stamp| Decision::Adopt(Some(Known { digest, kind, stamp: Some(stamp) }));
         match verdict {
-            Verdict::Unchanged => return Ok(Decision::Put),
-            Verdict::Conflict => return Ok(self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put)),
             Verdict::Compare => {}
+            Verdict::Found(found) => {
+                let is_known =
+                    found.is_none() || found == base || self.candidates(&item.path).any(|k| Some(k.digest) == found);
+                return Ok(match is_known {
+                    true => Decision::Put,
+                    false => self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put),
+                });
+            }
         }
         let host_changed = known.as_ref().is_none_or(|known| (known.digest, known.kind) != (digest, kind));
         match self.tree.find(&item.path)? {
