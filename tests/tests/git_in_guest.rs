@@ -46,7 +46,6 @@ fn through_a_day_of_work() {
         "git reset -q --hard HEAD~1; chmod +x README",
     ] {
         host(&repository, step);
-        eprintln!("after: {step}");
         repository.assert_same_git();
     }
     repository.assert_same_files();

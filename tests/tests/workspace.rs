@@ -243,7 +243,8 @@ fn kill_vm(repository: &Repository) {
 
 #[test]
 fn a_sync_that_is_cut_short_leaves_nothing_torn() {
-    const LARGE: usize = 300 << 20;
+    const LARGE: usize = 64 << 20;
+    const MIDDLE: u64 = 32 << 20;
     let home = Home::new();
     let repository = home.repository("repo");
     for file in 0..20_000 {
@@ -252,8 +253,8 @@ fn a_sync_that_is_cut_short_leaves_nothing_torn() {
     let large = |byte: u8| repository.write("large", vec![byte; LARGE]);
     large(1);
     // The first sync, with banger killed in it, then the VM.
-    strike_after(&repository, 100 << 20, |child| child.kill().unwrap());
-    strike_after(&repository, 100 << 20, |_| kill_vm(&repository));
+    strike_after(&repository, MIDDLE, |child| child.kill().unwrap());
+    strike_after(&repository, MIDDLE, |_| kill_vm(&repository));
     let output = repository.run(["--", "sh", "-c", "wc -c <large; find many -type f | wc -l"]).ok();
     assert_eq!(output.text(), format!("{LARGE}\n20000\n"));
     assert_eq!(output.sent().files, 20_003);
@@ -269,7 +270,7 @@ fn a_sync_that_is_cut_short_leaves_nothing_torn() {
     };
     // A changed file is read to be compared, and again to be sent.
     change(2);
-    strike_after(&repository, LARGE as u64 + (100 << 20), |child| child.kill().unwrap());
+    strike_after(&repository, LARGE as u64 + MIDDLE, |child| child.kill().unwrap());
     assert_eq!(repository.run(["-q", "--guest-wins", "--", "head", "-c1", "large"]).ok().stdout, [2]);
     change(3);
     // All is sent: the guest may apply it, and nobody hears that it did.
@@ -278,6 +279,7 @@ fn a_sync_that_is_cut_short_leaves_nothing_torn() {
     strike_after(&repository, 2 * LARGE as u64, |_| kill_vm(&repository));
     change(5);
     assert_eq!(repository.run(["-q", "--", "head", "-c1", "large"]).ok().stdout, [5]);
+    repository.write("larger", vec![6; 300 << 20]);
     repository.assert_same_git();
     repository.assert_same_files();
     assert_eq!(repository.run(["--", "true"]).ok().sent(), sent(0, 0));

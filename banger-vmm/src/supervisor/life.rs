@@ -30,7 +30,7 @@ use crate::wire::{Reply, SOCKET};
 use crate::{file, host, store};
 
 /// How long a guest may take to go down when a signal asks for it.
-const SIGNAL_PATIENCE: Duration = Duration::from_secs(10);
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(30);
 /// How long clients may take to hear that the VM is down.
 const FAREWELL: Duration = Duration::from_secs(1);
 
