@@ -1,6 +1,6 @@
 //! `banger`: see `banger --help`.
 
-use std::ffi::OsString;
+use std::env;
 use std::process::ExitCode;
 
 use banger::cli::{Cli, Command, Global};
@@ -8,15 +8,14 @@ use banger::error::{CommandError, FAILED};
 use banger::paths::Paths;
 use banger::ui::Ui;
 use banger::{commands, run};
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if is_stray_word(&error) => {
-            let words: Vec<_> = std::env::args_os().skip(1).collect();
-            Ui::new(&Global::default()).error(&unknown(&words));
+        Err(error) if let Some(error) = stray_word(&error) => {
+            Ui::new(&Global::default()).error(&error);
             return ExitCode::from(FAILED);
         }
         Err(error) => {
@@ -38,7 +37,7 @@ fn main() -> ExitCode {
 
 fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     let paths = Paths::from_env()?;
-    let here = std::env::current_dir().map_err(|error| {
+    let here = env::current_dir().map_err(|error| {
         CommandError::new(format!("cannot find out where this is: {error}")).hint("cd into a folder that exists")
     })?;
     match cli.command {
@@ -50,16 +49,16 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     Ok(0)
 }
 
-/// Whether the command line failed on a word that is no option: the user may have meant a command for the VM.
-fn is_stray_word(error: &clap::Error) -> bool {
+/// The error for a command line that failed on a word in the place of a command: the user may have meant one for the VM.
+fn stray_word(error: &clap::Error) -> Option<CommandError> {
     let word = error.get(ContextKind::InvalidArg).or_else(|| error.get(ContextKind::InvalidSubcommand));
-    matches!(word, Some(ContextValue::String(word)) if !word.starts_with('-'))
-}
-
-fn unknown(words: &[OsString]) -> CommandError {
-    let text = |words: &[OsString]| words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let first = words.iter().position(|word| !word.as_encoded_bytes().starts_with(b"-")).unwrap_or_default();
-    CommandError::new(format!("there is no command `{}`", text(&words[first..=first])))
-        .hint(format!("to run it in the VM: banger {}-- {}", text(&words[..first]), text(&words[first..])))
-        .hint("for a list: banger --help")
+    let Some(ContextValue::String(word)) = word else { return None };
+    let words: Vec<String> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let (options, command) = words.split_at(words.iter().position(|candidate| candidate == word)?);
+    if word.starts_with('-') || options.iter().any(|option| Cli::command().find_subcommand(option).is_some()) {
+        return None;
+    }
+    let line = [&["banger".to_owned()], options, &["--".to_owned()], command].concat().join(" ");
+    let error = CommandError::new(format!("there is no command `{word}`"));
+    Some(error.hint(format!("to run it in the VM: {line}")).hint("for a list: banger --help"))
 }

@@ -12,6 +12,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -24,6 +25,19 @@ fn required(variable: &str) -> PathBuf {
 /// The `banger` under test.
 pub fn banger_binary() -> PathBuf {
     required("BANGER_TEST_DIST").join("bin/banger")
+}
+
+/// Waits for what will be so in a while.
+///
+/// # Panics
+/// If it is not so after a minute.
+#[track_caller]
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not so after a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A home folder, with all of banger's state below it. When dropped, every VM in it is stopped and everything removed.
@@ -111,6 +125,11 @@ impl Home {
     }
 }
 
+/// What the supervisor of the VM in `folder` says of itself; none if there is none.
+fn run_info(folder: &Path) -> Option<serde_json::Value> {
+    serde_json::from_slice(&fs::read(folder.join("run.json")).ok()?).ok()
+}
+
 impl Default for Home {
     fn default() -> Self {
         Home::new()
@@ -120,10 +139,7 @@ impl Default for Home {
 impl Drop for Home {
     fn drop(&mut self) {
         for vm in self.vms() {
-            let info = fs::read(vm.join("run.json"))
-                .ok()
-                .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
-            if let Some(pid) = info.and_then(|info| info["pid"].as_i64()) {
+            if let Some(pid) = run_info(&vm).and_then(|info| info["pid"].as_i64()) {
                 // The VMM dies with its supervisor.
                 let _ =
                     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
@@ -179,6 +195,15 @@ impl Repository<'_> {
         let path = self.root.join(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
         fs::write(path, content).expect("a file");
+    }
+
+    /// The process id of the supervisor of the only VM.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn supervisor(&self) -> i32 {
+        let info = self.home.vms().first().and_then(|vm| run_info(vm)).expect("a VM that runs");
+        info["pid"].as_i64().expect("a process id") as i32
     }
 
     /// Runs git on the host; it must succeed.

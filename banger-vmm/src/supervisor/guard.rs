@@ -10,7 +10,7 @@ use banger_agent::protocol;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::codec::Encoder;
 
 use super::Report;
@@ -21,6 +21,9 @@ use crate::backend::{Vmm, VmmEvent};
 use crate::error::Failure;
 use crate::launch::{Running, StartEvent};
 use crate::run::{Phase, RunInfo};
+
+/// What could not be written down, for want of space, is tried again after this long.
+const NOTE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What it takes to watch over a VM.
 pub(super) struct Guard<'a> {
@@ -33,11 +36,13 @@ pub(super) struct Guard<'a> {
     stopping: bool,
     /// The agent is lost.
     lost: bool,
+    /// The phase is written down: the next command goes by it.
+    noted: bool,
 }
 
 impl<'a> Guard<'a> {
     pub(super) fn new(folder: &'a Path, info: RunInfo, state: &'a Arc<State>) -> Self {
-        Guard { folder, info, state, deadline: None, stopping: false, lost: false }
+        Guard { folder, info, state, deadline: None, stopping: false, lost: false, noted: true }
     }
 
     /// Reports that the VM is up, and returns when it is down.
@@ -73,6 +78,7 @@ impl<'a> Guard<'a> {
                     self.lose(Failure::new(error));
                 }
                 patience = shutdown.asked() => self.stop(patience, &mux, &mut vmm),
+                () = sleep(NOTE_AGAIN), if !self.noted => self.write_note(),
                 () = sleep_until(self.deadline.unwrap_or_else(Instant::now)), if self.deadline.is_some() => {
                     self.deadline = None;
                     vmm.quit();
@@ -112,10 +118,14 @@ impl<'a> Guard<'a> {
         self.state.down(if failure.hint.is_none() { failure.with_hint(hint) } else { failure });
     }
 
-    /// Writes it down. Should the disk be full, the VM is worth more than the note.
     fn note(&mut self, phase: Phase) {
         self.info.phase = phase;
-        let _ = self.info.write(self.folder);
+        self.write_note();
+    }
+
+    /// Writes the phase down. Should the disk be full, the VM is worth more than the note.
+    fn write_note(&mut self) {
+        self.noted = self.info.write(self.folder).is_ok();
     }
 }
 

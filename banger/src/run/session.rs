@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError};
-use banger_agent::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
+use banger_agent::protocol::exec::{Exec, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
 use banger_agent::protocol::{Reply, Request};
 use banger_vmm::Vm;
 use futures::{SinkExt, StreamExt};
 use nix::libc;
+use nix::unistd::Pid;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -127,6 +128,7 @@ impl Session {
                 None => std::future::pending().await,
             }
         };
+        // None: its output cannot be written any more.
         let exit = loop {
             tokio::select! {
                 // A reader that is slow holds up the command, and not the signals for it.
@@ -143,7 +145,7 @@ impl Session {
                     match frame {
                         Frame::Data(channel @ (STDOUT | STDERR), chunk) => {
                             if !out.write(channel, chunk).await {
-                                return Ok(Outcome::BrokenPipe);
+                                break None;
                             }
                         }
                         Frame::Data(..) => {}
@@ -152,7 +154,7 @@ impl Session {
                                 window.add_permits(bytes.min(STDIN_WINDOW - window.available_permits().min(STDIN_WINDOW)));
                             }
                             FromCommand::Stopped => self.suspend().await?,
-                            FromCommand::Exited(exit) => break exit,
+                            FromCommand::Exited(exit) => break Some(exit),
                         },
                     }
                 }
@@ -168,7 +170,7 @@ impl Session {
                         patience.get_or_insert(deadline);
                     }
                 }
-                () = out.closed() => return Ok(Outcome::BrokenPipe),
+                () = out.closed() => break None,
                 () = at(timeout) => {
                     timeout = None;
                     timed_out = true;
@@ -182,13 +184,13 @@ impl Session {
             }
         };
         drop(self.raw.take());
-        if let Err(error) = out.finish() {
-            return match error.kind() {
-                std::io::ErrorKind::BrokenPipe => Ok(Outcome::BrokenPipe),
-                _ => Err(CommandError::new(format!("cannot write the command's output: {error}"))),
-            };
+        match (out.finish(), exit) {
+            (Ok(()), Some(exit)) => Ok(Outcome::Status(if timed_out { TIMED_OUT } else { exit.status() })),
+            (Err(error), _) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(CommandError::new(format!("cannot write the command's output: {error}")))
+            }
+            _ => Ok(Outcome::BrokenPipe),
         }
-        Ok(Outcome::Status(if timed_out { TIMED_OUT } else { Exit::status(exit) }))
     }
 
     async fn send(&mut self, frame: Frame) -> Result<(), CommandError> {
@@ -212,7 +214,10 @@ impl Session {
             }
             libc::SIGTSTP => {
                 self.say(ToCommand::Signal { signal: libc::SIGSTOP }).await?;
-                self.suspend().await?;
+                // On a terminal, the guest tells when it has stopped.
+                if self.raw.is_none() {
+                    self.suspend().await?;
+                }
                 Ok(None)
             }
             signal => {
@@ -226,7 +231,7 @@ impl Session {
     async fn suspend(&mut self) -> Result<(), CommandError> {
         let stopped = match &self.raw {
             Some(raw) => raw.suspend(),
-            None => nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP).map_err(Into::into),
+            None => terminal::stop_job(Pid::this()),
         };
         stopped.map_err(|error| CommandError::new(format!("cannot stop: {error}")))?;
         if let (Some(_), Some(size)) = (&self.raw, terminal::size()) {

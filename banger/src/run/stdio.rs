@@ -1,12 +1,14 @@
 //! This process's standard streams. Reading and writing them may block for as long as it likes, so each has a thread.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
 use banger_agent::frame::MAX_DATA;
 use banger_agent::protocol::exec::{STDERR, STDIN_WINDOW};
 use bytes::Bytes;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{Semaphore, mpsc};
 
 /// Chunks of standard input, none after its end. No more is read than the command takes: `window` holds permits for the bytes that
@@ -20,6 +22,10 @@ pub(super) fn read_stdin(window: Arc<Semaphore>) -> mpsc::Receiver<Bytes> {
                 Ok(0) => return,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait_for(io::stdin().as_fd(), PollFlags::POLLIN);
+                    continue;
+                }
                 Err(_) => return,
             };
             let Ok(permits) = futures::executor::block_on(window.acquire_many(count as u32)) else { return };
@@ -45,8 +51,8 @@ impl Writer {
         let thread = thread::spawn(move || {
             while let Some((channel, chunk)) = queue.blocking_recv() {
                 match channel {
-                    STDERR => io::stderr().write_all(&chunk)?,
-                    _ => write_stdout(&chunk)?,
+                    STDERR => write_all(io::stderr().as_fd(), &chunk)?,
+                    _ => write_all(io::stdout().as_fd(), &chunk)?,
                 }
             }
             Ok(())
@@ -81,25 +87,21 @@ impl Writer {
     }
 }
 
-/// Past the standard library's line buffer: bytes leave as they come.
-fn write_stdout(chunk: &[u8]) -> io::Result<()> {
-    let mut rest = chunk;
+/// Past the standard library's buffers: bytes leave as they come.
+fn write_all(fd: BorrowedFd<'_>, mut rest: &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
-        match nix::unistd::write(io::stdout(), rest) {
+        match nix::unistd::write(fd, rest) {
             Ok(count) => rest = &rest[count..],
             Err(nix::Error::EINTR) => {}
-            Err(nix::Error::EAGAIN) => wait_writable(),
+            Err(nix::Error::EAGAIN) => wait_for(fd, PollFlags::POLLOUT),
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
-/// Standard output may be in non-blocking mode by another process's doing.
-fn wait_writable() {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let stdout = io::stdout();
-    let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&stdout), PollFlags::POLLOUT)];
-    // Whatever it says, the next write says it better.
-    let _ = poll(&mut fds, PollTimeout::NONE);
+/// A standard stream may be in non-blocking mode by another process's doing.
+fn wait_for(fd: BorrowedFd<'_>, events: PollFlags) {
+    // Whatever it says, the next read or write says it better.
+    let _ = poll(&mut [PollFd::new(fd, events)], PollTimeout::NONE);
 }

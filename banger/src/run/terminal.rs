@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use banger_agent::protocol::exec::Size;
 use nix::libc;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 
@@ -20,6 +20,18 @@ pub(super) fn size() -> Option<Size> {
     // SAFETY: TIOCGWINSZ writes one `winsize`, which outlives the call.
     let result = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
     (result == 0).then_some(Size { rows: size.ws_row, columns: size.ws_col })
+}
+
+/// Stops `who`, as kill(2) means it, this process being among them: as Ctrl-Z does, so where no shell could continue it, nothing stops.
+/// Returns when it is continued.
+pub(super) fn stop_job(who: Pid) -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of this process.
+    let taken = unsafe { sigaction(Signal::SIGTSTP, &default) }?;
+    let stopped = kill(who, Signal::SIGTSTP);
+    // SAFETY: what was in place before is put back.
+    unsafe { sigaction(Signal::SIGTSTP, &taken) }?;
+    Ok(stopped?)
 }
 
 /// A terminal in raw mode: what is typed goes to the guest, whose own terminal interprets it. Dropped, it is as it was.
@@ -49,8 +61,7 @@ impl RawMode {
     /// Stops this process and its job, as Ctrl-Z does. Returns when the user's shell continues it.
     pub(super) fn suspend(&self) -> io::Result<()> {
         self.restore();
-        // SIGTSTP itself is taken while a command runs.
-        kill(Pid::from_raw(0), Signal::SIGSTOP)?;
+        stop_job(Pid::from_raw(0))?;
         self.resume()
     }
 

@@ -1,0 +1,193 @@
+//! The life of a VM: who dies with whom, what is left behind, and what the next command makes of it.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use banger_tests::machine::{allocated, peak_memory, send, wait_until};
+use banger_tests::{Home, Output, Repository, banger_binary};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+/// Starts a command that writes a file, says so, and then goes on for ever.
+fn endless(repository: &Repository<'_>) -> Child {
+    let script = "date >/root/written; echo $$ >/root/pid; touch started; exec sleep 86400";
+    let child = repository.banger().args(["--", "sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();
+    let started = || repository.run(["-q", "--", "test", "-e", "started"]).status == 0;
+    wait_until("the command's start", started);
+    child
+}
+
+fn end(child: Child) -> Output {
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn killed_processes_are_healed_by_the_next_command() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    repository.sh("echo kept >/root/kept").ok();
+
+    // The command's own process: what it ran is hung up, and the VM goes on.
+    let child = endless(&repository);
+    let (supervisor, _) = home.supervisor_and_vmm();
+    send(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+    end(child);
+    let gone = || repository.sh("! kill -0 $(cat /root/pid)").status == 0;
+    wait_until("the end of the command in the guest", gone);
+    assert_eq!(home.supervisor_and_vmm().0, supervisor);
+
+    // The VMM, under a command.
+    let child = endless(&repository);
+    let (_, vmm) = home.supervisor_and_vmm();
+    send(vmm, Signal::SIGKILL);
+    let output = end(child);
+    assert_eq!(output.status, 125, "{output:?}");
+    wait_until("the supervisor's end", || home.processes().is_empty());
+    let output = repository.run(["--", "cat", "/root/kept"]).ok();
+    assert_eq!(output.text(), "kept\n");
+    assert_eq!(output.stderr.matches("starting the VM again").count(), 1, "{}", output.stderr);
+    assert!(output.stderr.contains("QEMU ended (signal: 9"), "{}", output.stderr);
+
+    // The supervisor, under a command: QEMU goes with it.
+    let child = endless(&repository);
+    let (supervisor, _) = home.supervisor_and_vmm();
+    send(supervisor, Signal::SIGKILL);
+    assert_eq!(end(child).status, 125);
+    wait_until("QEMU's end", || home.processes().is_empty());
+    // The socket and the note that it left are still there, and in nobody's way.
+    assert!(home.vm().join("s").exists() && home.vm().join("run.json").exists());
+    let output = repository.sh("cat /root/kept; sleep 1 & exit 3");
+    assert_eq!((output.status, output.text().as_str()), (3, "kept\n"), "{}", output.stderr);
+    assert!(output.stderr.contains("its supervisor was killed: starting the VM again"), "{}", output.stderr);
+
+    // SIGTERM is an orderly stop.
+    let (supervisor, _) = home.supervisor_and_vmm();
+    send(supervisor, Signal::SIGTERM);
+    wait_until("the supervisor's end", || home.processes().is_empty());
+    home.assert_at_rest();
+    assert_clean(&home);
+}
+
+/// The guest has unmounted its disk: its journal has nothing to replay.
+#[track_caller]
+fn assert_clean(home: &Home) {
+    let output =
+        Command::new("dumpe2fs").env("LC_ALL", "C").arg("-h").arg(home.vm().join("disk.ext4")).output().unwrap();
+    let header = String::from_utf8_lossy(&output.stdout);
+    assert!(header.contains("Filesystem state:         clean"), "{header}");
+    assert!(!header.contains("needs_recovery"), "{header}");
+}
+
+#[test]
+fn a_vm_is_small_private_and_stops_in_order() {
+    let home = Home::new();
+    // One that needs no folder of the session's, few descriptors, and a path that no socket could have.
+    let long = format!("{}/repo", "long".repeat(40));
+    let repository = home.repository(&long);
+    let data = home.path().join("d".repeat(120));
+    fs::create_dir(&data).unwrap();
+    std::os::unix::fs::symlink(home.data(), data.join("banger")).unwrap();
+    let run = |script: &str| -> Output {
+        let mut command = home.command("sh");
+        command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]).arg(banger_binary());
+        command.args(["--", "sh", "-c", script]).current_dir(&repository.root).env("XDG_DATA_HOME", &data);
+        command.output().unwrap().into()
+    };
+    let first = run("cat /etc/machine-id; echo work >/root/work").ok().text();
+    assert_eq!(first.trim().len(), 32);
+    let disk = home.vm().join("disk.ext4");
+    run("sync").ok();
+    assert!(allocated(&disk) <= 8 << 20, "a fresh disk takes {} KiB", allocated(&disk) >> 10);
+
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let all = fs::read_dir(home.vm()).unwrap().flatten().map(|entry| entry.path());
+    for path in all.chain([home.vm(), home.data().join("vms")]) {
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o077, 0, "{} is open to others", path.display());
+        assert_eq!(metadata.uid(), nix::unistd::geteuid().as_raw());
+    }
+
+    // Traffic in both directions does not make the supervisor grow.
+    let output =
+        repository.with_input(["--", "sh", "-c", "wc -c; head -c 50000000 /dev/zero"], &vec![b'x'; 20_000_000]);
+    assert_eq!(output.stdout.len(), "20000000\n".len() + 50_000_000, "{}", output.stderr);
+    let (supervisor, _) = home.supervisor_and_vmm();
+    assert!(peak_memory(supervisor) < 10 << 20, "{} KiB", peak_memory(supervisor) >> 10);
+
+    assert!(repository.run(["stop"]).ok().stderr.contains("stopped"));
+    home.assert_at_rest();
+    assert_clean(&home);
+    assert_eq!(repository.run(["stop"]).ok().stderr.matches("does not run").count(), 1);
+    let again = run("cat /etc/machine-id /root/work").ok();
+    assert_eq!(again.text(), format!("{first}work\n"));
+    assert!(!again.stderr.contains("again"), "an orderly stop is no news: {}", again.stderr);
+    repository.run(["delete", "--force"]).ok();
+    assert!(home.vms().is_empty());
+}
+
+#[test]
+fn files_of_a_vm_that_lie_are_noticed() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    repository.run(["--", "true"]).ok();
+    repository.run(["stop"]).ok();
+    let file = |name: &str| home.vm().join(name);
+    let record = fs::read(file("vm.json")).unwrap();
+
+    for (content, message) in [
+        (&b""[..], "vm.json is damaged"),
+        (b"{\"format_version\": 1, \"name\"", "vm.json is damaged"),
+        (b"{\"format_version\": 999}", "has format 999"),
+    ] {
+        fs::write(file("vm.json"), content).unwrap();
+        for command in [&["--", "true"][..], &["status"]] {
+            let output: Output = repository.banger().args(command).output().unwrap().into();
+            assert_eq!(output.status, 125);
+            assert!(output.stderr.contains(message) && output.stderr.contains("hint: "), "{}", output.stderr);
+        }
+    }
+    fs::write(file("vm.json"), record).unwrap();
+
+    // A note of a supervisor that is not there, with the pid of a process that is; and a socket that nobody serves.
+    let bystander = std::process::id();
+    let note = format!(
+        r#"{{"format_version":1,"pid":{bystander},"start_time":1,"boot_id":"x","backend":"QEMU","started":1,"phase":{{"phase":"starting"}}}}"#
+    );
+    fs::write(file("run.json"), note).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(file("s")).unwrap());
+    fs::write(file("run.json.0123abcd"), "{").unwrap();
+    assert!(repository.run(["status"]).ok().text().contains("stopped"));
+    let output = repository.run(["--", "echo", "fine"]).ok();
+    assert_eq!(output.text(), "fine\n");
+    assert!(output.stderr.contains("this machine went down under it"), "{}", output.stderr);
+    repository.run(["stop", "--force"]).ok();
+    home.assert_at_rest();
+
+    // A VM that cannot be read can be deleted.
+    fs::write(file("vm.json"), "").unwrap();
+    fs::write(file("run.json"), "half").unwrap();
+    repository.run(["delete", "--force"]).ok();
+    assert!(home.vms().is_empty());
+}
+
+#[test]
+fn the_accelerator_is_said_once_and_can_be_forced() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    let with = |accelerator: &str| -> Output {
+        repository.banger().env("BANGER_ACCELERATOR", accelerator).args(["--", "true"]).output().unwrap().into()
+    };
+    let output = with("magic");
+    assert_eq!(output.status, 125);
+    assert!(output.stderr.contains("BANGER_ACCELERATOR is `magic`"), "{}", output.stderr);
+    let kvm_works = fs::read_to_string(home.data().join("host/kvm.json")).is_ok_and(|json| json.contains("null"));
+    if !kvm_works {
+        let output = with("kvm");
+        assert_eq!(output.status, 125);
+        assert!(output.stderr.to_lowercase().contains("kvm"), "{}", output.stderr);
+        home.assert_at_rest();
+    }
+    let output = with("tcg").ok();
+    // Whoever asks for it need not be told why.
+    assert!(!output.stderr.contains("slower"), "{}", output.stderr);
+}
