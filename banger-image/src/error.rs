@@ -23,7 +23,7 @@ pub enum Error {
     },
 
     /// Neither the store nor the catalog has it.
-    #[error("no {kind} is named `{name}`; the catalog has: {}", known.join(", "))]
+    #[error("no {kind} is named `{name}`")]
     Unknown {
         /// What was named.
         kind: Kind,
@@ -97,7 +97,10 @@ impl Error {
             Error::InvalidName { .. } => {
                 Some("names start with a-z or 0-9, go on with these or . _ -, and end at 64 characters".into())
             }
-            Error::Unknown { nearest, .. } => nearest.as_ref().map(|name| format!("did you mean `{name}`?")),
+            Error::Unknown { nearest, known, .. } => Some(match nearest {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("the catalog has: {}", known.join(", ")),
+            }),
             Error::MissingTool { package, .. } => Some(format!("install it: `sudo apt-get install {package}`")),
             Error::ToolFailed { hint, .. } => hint.clone(),
             Error::Damaged { path, .. } => {

@@ -207,8 +207,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         let error = store.ensure_image("debian-bokworm-minimal", &Silent).unwrap_err();
-        assert!(error.to_string().contains("the catalog has: debian-bookworm-minimal"), "{error}");
+        assert_eq!(error.to_string(), "no image is named `debian-bokworm-minimal`");
         assert_eq!(error.hint().unwrap(), "did you mean `debian-bookworm-minimal`?");
+        let hint = store.ensure_image("alpine", &Silent).unwrap_err().hint().unwrap();
+        assert!(hint.contains("the catalog has: ") && hint.contains("debian-bookworm-minimal"), "{hint}");
         assert!(store.ensure_kernel("../x", &Silent).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }

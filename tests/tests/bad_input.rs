@@ -46,7 +46,7 @@ fn a_missing_program_is_named_with_its_package() {
     assert_error(&output, "`mmdebstrap`", "install mmdebstrap");
     assert!(home.vms().is_empty());
     let images = fs::read_dir(home.data().join("images")).into_iter().flatten().flatten();
-    assert!(images.map(|entry| entry.file_name()).all(|name| name.as_encoded_bytes().starts_with(b".lock")));
+    assert!(images.map(|entry| entry.file_name()).all(|name| name.as_encoded_bytes().ends_with(b".lock")));
 
     let output: Output = repository.banger().args(["--image", "no-such", "--", "true"]).output().unwrap().into();
     assert_eq!(output.status, 125);

@@ -2,6 +2,7 @@
 //!
 //! [`init`] makes a root file system and starts the image's own init; a forked child of it [`serve`]s the host.
 
+mod clock;
 mod exec;
 mod files;
 pub mod init;

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use nix::libc;
 use nix::sys::statvfs::statvfs;
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_gettime, clock_settime};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio_util::codec::{FramedRead, FramedWrite};
 
+use super::clock::set_clock;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
 use super::sync::Workspace;
@@ -28,8 +28,6 @@ use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Re
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the image's init may take to stop, before the power goes off all the same.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
-/// The host's clock is taken over when the guest's differs by more than this, in nanoseconds.
-const CLOCK_TOLERANCE: i64 = 100_000_000;
 
 /// What all operations share.
 struct Agent {
@@ -90,18 +88,6 @@ fn hello(host: &HostHello) -> GuestHello {
     }
 }
 
-/// Follows the host's clock: a guest that slept has a wrong one, which breaks signatures, TLS and make.
-fn set_clock(host_ns: i64) {
-    let Ok(now) = clock_gettime(ClockId::CLOCK_REALTIME) else { return };
-    let ours = now.tv_sec() * 1_000_000_000 + now.tv_nsec();
-    if (ours - host_ns).abs() > CLOCK_TOLERANCE {
-        let time = TimeSpec::new(host_ns.div_euclid(1_000_000_000), host_ns.rem_euclid(1_000_000_000));
-        if let Err(error) = clock_settime(ClockId::CLOCK_REALTIME, time) {
-            console(&format!("cannot set the clock: {error}"));
-        }
-    }
-}
-
 /// What systemd gives its services: programs that know how may raise their own limit far.
 fn raise_file_limit() {
     use nix::sys::resource::{Resource, setrlimit};
@@ -110,7 +96,7 @@ fn raise_file_limit() {
 }
 
 /// A line on the guest's console, which the host keeps for when something goes wrong.
-fn console(message: &str) {
+pub(super) fn console(message: &str) {
     use std::io::Write;
     if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/console") {
         let _ = writeln!(console, "banger-agent: {message}");

@@ -45,6 +45,9 @@ pub struct Sync {
     pub generation: String,
     /// Patterns of the host's own excludes file, which the guest has no other way to know.
     pub excludes: Bytes,
+    /// The host's clock, in nanoseconds since 1970; 0: not told.
+    #[serde(default)]
+    pub clock_ns: i64,
 }
 
 /// The answer: how the plan shall be made.

@@ -8,7 +8,7 @@ use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_vmm::{Accelerator, Vm, VmState};
 use serde::Serialize;
 
-use crate::agent::{AgentError, Call};
+use crate::agent::Call;
 use crate::error::CommandError;
 use crate::machine::Machines;
 use crate::paths::Paths;
@@ -60,7 +60,7 @@ pub fn status(json: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Com
             VmState::Failed { reason } => ("failed", None, Some(reason)),
         };
         let running = state == "running";
-        let only = if running { guest_only(&vm, ui)? } else { None };
+        let only = if running { guest_only(&vm, ui) } else { None };
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
             state,
@@ -79,16 +79,10 @@ pub fn status(json: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Com
     stdout().write_all(text.as_bytes()).map_err(|error| CommandError::new(format!("cannot print the answer: {error}")))
 }
 
-/// What changed in the VM alone. A VM whose agent keeps silent has a status all the same.
-fn guest_only(vm: &Vm, ui: &Ui) -> Result<Option<GuestOnly>, CommandError> {
-    match Call::ask(vm, &Request::GuestOnly) {
-        Ok(only) => Ok(Some(only)),
-        Err(AgentError::Silent) => {
-            ui.warning(&format!("{}: what changed only there is not known", AgentError::Silent));
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
+/// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment, has a status all the same.
+fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
+    let answer = Call::ask(vm, &Request::GuestOnly);
+    answer.inspect_err(|error| ui.warning(&format!("{error}: what changed only there is not known"))).ok()
 }
 
 fn text(status: &Status) -> String {

@@ -47,6 +47,8 @@ pub fn run(options: &Run, here: &Path, paths: &Paths, ui: &Ui) -> Result<u8, Com
         (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
     });
     let machine = machine?;
+    // A boot takes long enough for an edit: what was listed before it is not what there is.
+    let listed = if machine.boot.is_some() { listed.and_then(|_| Listed::new(&workspace)) } else { listed };
     let outcome = listed.map_err(CommandError::from).and_then(|listed| {
         listed.warnings().for_each(|warning| ui.warning(&warning));
         let policy = match (options.host_wins, options.guest_wins) {

@@ -119,8 +119,7 @@ impl Listed {
     /// If the repository cannot be read.
     pub fn new(workspace: &Workspace) -> Result<Listed, SyncError> {
         let start = Instant::now();
-        let listed_ns = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as i64);
-        Ok(Listed { listing: git::list(workspace)?, listed_ns, took: start.elapsed() })
+        Ok(Listed { listed_ns: now_ns(), listing: git::list(workspace)?, took: start.elapsed() })
     }
 
     /// What could not be read, or does not travel: for the user to know.
@@ -183,6 +182,7 @@ impl<'a> Engine<'a> {
             base: manifest.as_ref().map(|manifest| manifest.generation.clone()),
             generation: generation.clone(),
             excludes: Bytes(self.workspace.repository.global_excludes()?),
+            clock_ns: now_ns(),
         };
         let mut call = Call::open(self.vm, &Request::Sync(request))?;
         let begun: Begun = call.answer()?;
@@ -495,6 +495,11 @@ fn alias(root: &Path) -> Option<Bytes> {
     let is_taken = TAKEN.iter().any(|taken| root.starts_with(taken));
     let overlaps = Path::new(GUEST_ROOT).starts_with(root) || root.starts_with(GUEST_ROOT);
     (!is_taken && !overlaps).then(|| root.as_os_str().into())
+}
+
+/// The host's clock, in nanoseconds since 1970.
+fn now_ns() -> i64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as i64)
 }
 
 fn new_generation() -> String {

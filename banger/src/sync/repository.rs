@@ -142,7 +142,10 @@ impl<'a> Snapshot<'a> {
             gone.remove(&path);
             let (digest, base) = (*blake3::hash(&bytes).as_bytes(), base.files.get(&path).copied());
             if everything || base != Some(digest) {
-                let change = Change::Put { digest, kind, base, verdict: Verdict::Compare };
+                // git itself keeps only the last one of these, whoever left it.
+                let is_fleeting = path.ends_with(b"/ORIG_HEAD") || path.ends_with(b"/AUTO_MERGE");
+                let verdict = if is_fleeting { Verdict::Found(None) } else { Verdict::Compare };
+                let change = Change::Put { digest, kind, base, verdict };
                 plan.push((Item { path, change }, Source::Bytes(bytes)));
             }
         }

@@ -1,17 +1,20 @@
 //! The end of a guest, orderly or at once.
 
+use std::fs;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, pivot_root, sync};
 
 use super::pid1::Init;
+use super::root::WORKSPACE;
 
 /// The initramfs, seen from the guest. systemd changes back into it at the end (`bootup(7)`).
 pub(super) const EXIT_ROOT: &str = "/run/initramfs";
@@ -27,17 +30,44 @@ impl Init {
     ///
     /// Blocks, so it wants a thread of its own; the agent may serve until the end.
     pub fn power_off(&self, limit: Duration) -> ! {
+        let deadline = Instant::now() + limit;
         sync();
         let signal = match self {
             Init::Systemd(_) => libc::SIGRTMIN() + 4, // poweroff.target, see systemd(1)
             Init::Other(_) => libc::SIGUSR2,          // what BusyBox understands
             Init::Minimal => libc::SIGTERM,
         };
+        // An init that has only just been started does not know the signal yet, and the kernel spares PID 1 what it does not
+        // know. There is no event for its learning.
+        while !takes(signal) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
         // SAFETY: sends a signal; no memory is involved. (nix knows no real-time signals.)
         unsafe { libc::kill(1, signal) };
-        thread::sleep(limit);
-        sync();
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        make_read_only();
         power_off_now()
+    }
+}
+
+/// Whether PID 1 handles `signal`, or waits for it with the signal blocked: proc_pid_status(5).
+fn takes(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/1/status").unwrap_or_default();
+    let masks = status.lines().filter_map(|line| line.strip_prefix("SigBlk:").or(line.strip_prefix("SigCgt:")));
+    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+/// Brings every file system to the disk and into a clean state, whoever still writes: the kernel's emergency remount, from
+/// sysrq.rst. Its work is done when the workspace cannot be written any more.
+fn make_read_only() {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    sync();
+    let deadline = Instant::now() + PATIENCE;
+    if fs::write("/proc/sysrq-trigger", "u").is_ok() {
+        let is_read_only = || statvfs(WORKSPACE).is_ok_and(|disk| disk.flags().contains(FsFlags::ST_RDONLY));
+        while !is_read_only() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use self::apply::{Staged, apply, apply_fresh};
 use self::compare::{Comparison, Decision, compare};
 use self::content::Contents;
 use self::records::{Log, Records};
+use super::clock::set_clock;
 use super::init::WORKSPACE;
 use super::{Reader, Writer};
 use crate::frame::{Frame, FrameError, MAX_DATA};
@@ -59,9 +60,22 @@ pub(super) struct Workspace {
 /// What is known, in memory.
 struct Held {
     log: Log,
+    /// None: there is no workspace yet.
     records: Option<Arc<Records>>,
     place: Place,
+    shown: bool,
     alias_bound: bool,
+}
+
+impl Held {
+    /// Shows the workspace, if it has not been shown yet.
+    fn show(&mut self) -> io::Result<()> {
+        if !self.shown {
+            self.place.show()?;
+            self.shown = true;
+        }
+        Ok(())
+    }
 }
 
 /// Where the workspace is.
@@ -109,17 +123,23 @@ impl Workspace {
         let folder = PathBuf::from(format!("/proc/self/fd/{}/sync", disk.as_raw_fd()));
         let place = Place { disk: WORKSPACE.into(), settings: read_settings(&folder) };
         fs::create_dir_all(&folder)?;
-        let (log, records) = Log::open(&folder)?;
-        // The records are written before the tree they speak of is moved into its place.
-        let records = records.filter(|_| place.root().is_dir()).map(Arc::new);
-        if records.is_some() {
-            place.show()?;
+        let (mut log, mut records) = Log::open(&folder)?;
+        // The records are written before the tree they speak of is moved into its place. A tree whose records are damaged is
+        // still somebody's work: nothing is known of it, so a sync compares all of it.
+        if !place.root().is_dir() {
+            records = None;
+        } else if records.is_none() {
+            records = Some(log.start_anew()?);
+        }
+        let mut held = Held { log, records: records.map(Arc::new), place, shown: false, alias_bound: false };
+        if held.records.is_some() && !held.place.settings.root.0.is_empty() {
+            held.show()?;
         }
         Ok(Workspace {
             folder,
             _disk: disk,
             turn: tokio::sync::Mutex::new(()),
-            held: Mutex::new(Held { log, records, place, alias_bound: false }),
+            held: Mutex::new(held),
             epoch: AtomicU64::new(0),
             counts: Mutex::new(None),
         })
@@ -182,10 +202,11 @@ impl Workspace {
             written.map_err(|error| explain(&error))?;
             held.place.settings = settings;
         }
-        let Some(records) = &held.records else {
-            remove_folder(&held.place.root()).map_err(|error| explain(&error))?;
+        if held.records.is_none() {
             return Ok(Mode::Fresh);
-        };
+        }
+        held.show().map_err(|error| failure("show the workspace at", &request.root, &error))?;
+        let Some(records) = &held.records else { return Ok(Mode::Fresh) };
         let agreed = records.generation.is_some() && records.generation == request.base;
         Ok(if agreed { Mode::Delta } else { Mode::Complete })
     }
@@ -264,6 +285,8 @@ impl From<FrameError> for End {
 }
 
 async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, writer: &mut Writer) -> Result<(), End> {
+    // A host that slept leaves its guest with an old clock, which breaks signatures, TLS and make.
+    set_clock(request.clock_ns);
     let mode = match blocking(workspace, request.clone(), |workspace, request| workspace.begin(&request)).await {
         Ok(mode) => mode,
         Err(failure) => {
@@ -331,7 +354,7 @@ impl Workspace {
         let applied = if mode == Mode::Fresh {
             let (records, applied) = apply_fresh(&mut held.log, &place, generation, staged).map_err(|e| explain(&e))?;
             held.records = Some(Arc::new(records));
-            place.show().map_err(|error| failure("show the workspace at", &place.settings.root, &error))?;
+            held.show().map_err(|error| failure("show the workspace at", &place.settings.root, &error))?;
             applied
         } else {
             let records = Arc::make_mut(held.records.get_or_insert_default());
@@ -409,12 +432,8 @@ async fn receive_contents(workspace: &Arc<Workspace>, place: &Place, reader: &mu
     let receiving = async {
         loop {
             match reader.next().await.ok_or(End::Over)?? {
-                // The other side of the channel fails only with an error of its own.
-                Frame::Data(CONTENT, chunk) => {
-                    if chunks.send(chunk).await.is_err() {
-                        return Ok(());
-                    }
-                }
+                // Once staging has failed, what is still coming is taken all the same: the host reads no answer before it has sent all.
+                Frame::Data(CONTENT, chunk) => _ = chunks.send(chunk).await,
                 Frame::Data(..) => return Err(End::Over),
                 frame => match frame.message()? {
                     ToSync::Commit => {

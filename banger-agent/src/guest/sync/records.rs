@@ -109,6 +109,13 @@ impl Log {
         Ok((log, records))
     }
 
+    /// A log that knows nothing, in the place of one that cannot be read.
+    pub(super) fn start_anew(&mut self) -> io::Result<Records> {
+        let records = Records::default();
+        self.replace(&records)?;
+        Ok(records)
+    }
+
     /// Appends `batch` to the log and syncs it, and applies it to `records`.
     pub(super) fn append(&mut self, records: &mut Records, batch: Batch) -> io::Result<()> {
         let is_done = batch.generation.is_some();
