@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     name = "banger",
     version,
-    args_conflicts_with_subcommands = true,
+    override_usage = "banger [OPTIONS] [-- <COMMAND>...]\n       banger [OPTIONS] <COMMAND> [ARGUMENTS]",
     after_help = "Examples:
   banger                     a shell in the VM, in the folder you stand in
   banger -- make test        a command, with its own exit status
@@ -28,6 +28,9 @@ pub struct Cli {
     /// How to run.
     #[command(flatten)]
     pub run: Run,
+    /// List all commands: built-in ones, aliases and plugins; with `--quiet` names only
+    #[arg(long)]
+    pub list: bool,
     /// What to print.
     #[command(flatten)]
     pub global: Global,
@@ -45,6 +48,12 @@ pub struct Global {
     /// Whether to use colour
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,
+    /// Answer as JSON, errors included
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Never ask: what would have to be answered is an error
+    #[arg(long, global = true)]
+    pub no_input: bool,
 }
 
 /// When to use colour; `auto` is on a terminal, unless NO_COLOR is set.
@@ -61,11 +70,7 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show this repository's VM
-    Status {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Status,
     /// Stop this repository's VM; its disk stays
     Stop {
         /// Do not wait for the guest to shut down in order
@@ -82,7 +87,7 @@ pub enum Command {
 }
 
 /// How to run a command.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub struct Run {
     /// Set a variable for the command; without a value, pass the one that is set here
     #[arg(short, long, value_name = "NAME[=VALUE]")]

@@ -12,7 +12,7 @@ use banger_vmm::{
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{self, Run};
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, Workspace};
 use crate::paths::{Paths, helper, search_path};
 use crate::ui::Ui;
@@ -141,7 +141,9 @@ impl<'a> Machines<'a> {
             // What could not be started is of no use; that it could not be removed either is not the news.
             let _ = self.remove(&vm, Duration::ZERO);
             match started {
-                Started::Deleted => CommandError::new("another command deleted the throwaway VM"),
+                Started::Deleted => {
+                    CommandError::new("another command deleted the throwaway VM").kind(ErrorKind::VmNotFound)
+                }
                 Started::Failed(error) => error,
             }
         })
@@ -278,6 +280,7 @@ impl<'a> Machines<'a> {
         let images = banger_image::Store::new(&self.paths.data);
         let image = images.image(&record.image)?.ok_or_else(|| {
             CommandError::new(format!("the VM's image `{}` is not there any more", record.image))
+                .kind(ErrorKind::UnknownImage)
                 .hint("make a new VM, without what only this one has: banger delete --force")
         })?;
         let kernel = images.ensure_kernel(&record.kernel, self.ui);
@@ -346,7 +349,7 @@ fn accelerator() -> Result<AcceleratorChoice, CommandError> {
         Ok("auto" | "") | Err(_) => Ok(AcceleratorChoice::Auto),
         Ok(other) => {
             let message = format!("{ACCELERATOR} is `{other}`");
-            Err(CommandError::new(message).hint("it may be `auto`, `kvm` or `tcg`"))
+            Err(CommandError::new(message).kind(ErrorKind::Usage).hint("it may be `auto`, `kvm` or `tcg`"))
         }
     }
 }
@@ -355,7 +358,9 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
     let Some(text) = std::env::var_os(BOOT_TIMEOUT).filter(|text| !text.is_empty()) else { return Ok(None) };
     let text = text.to_string_lossy();
     let duration = units::duration(&text);
-    duration.map(Some).map_err(|error| CommandError::new(format!("{BOOT_TIMEOUT} is `{text}`")).hint(error))
+    let wrong =
+        |error: String| CommandError::new(format!("{BOOT_TIMEOUT} is `{text}`")).kind(ErrorKind::Usage).hint(error);
+    duration.map(Some).map_err(wrong)
 }
 
 /// The name of a workspace's VM: the folder's name, for people, and a digest of its path.

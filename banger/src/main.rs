@@ -1,64 +1,100 @@
 //! `banger`: see `banger --help`.
 
 use std::env;
+use std::ffi::OsString;
+use std::iter;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use banger::cli::{Cli, Command, Global};
-use banger::error::{CommandError, FAILED};
-use banger::paths::Paths;
+use banger::cli::{Cli, Command, Global, Run};
+use banger::dispatch::{self, Aliases, Meaning, Unclear};
+use banger::error::{CommandError, ErrorKind, FAILED};
+use banger::git::Workspace;
+use banger::machine::git_host;
+use banger::paths::{self, Paths};
+use banger::plugin::{self, Environment, Plugins};
 use banger::ui::Ui;
 use banger::{commands, run};
-use clap::error::{ContextKind, ContextValue};
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) if let Some(error) = stray_word(&error) => {
-            Ui::new(&Global::default()).error(&error);
-            return ExitCode::from(FAILED);
-        }
-        Err(error) => {
-            // `--help` and `--version` are answers, and no errors.
-            let status = if error.use_stderr() { FAILED } else { 0 };
-            let _ = error.print();
-            return ExitCode::from(status);
-        }
-    };
-    let ui = Ui::new(&cli.global);
-    match execute(cli, &ui) {
+    let words: Vec<_> = env::args_os().skip(1).collect();
+    // Until the command line is understood: whoever wrote that reads the errors as JSON.
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    let mut ui = Ui::new(&Global { json, ..Global::default() });
+    match act(words, &mut ui) {
         Ok(status) => ExitCode::from(status),
-        Err(error) => {
+        // `--help` and `--version` are answers, and no errors.
+        Err(Unclear::Usage(answer)) if !answer.use_stderr() => {
+            let _ = answer.print();
+            ExitCode::SUCCESS
+        }
+        Err(Unclear::Usage(error)) => {
+            match json {
+                true => ui.error(&CommandError::from(&error)),
+                false => _ = error.print(),
+            }
+            ExitCode::from(FAILED)
+        }
+        Err(Unclear::Error(error)) => {
             ui.error(&error);
-            ExitCode::from(error.status)
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
+    let banger = paths::program()?;
+    let plugins = Plugins::new(&paths::search_path(), banger.parent());
+    match dispatch::meaning(words, aliases, &plugins)? {
+        Meaning::BuiltIn(words) => {
+            let cli = Cli::try_parse_from(iter::once("banger".into()).chain(words))?;
+            *ui = Ui::new(&cli.global);
+            if cli.list && cli.command.is_none() {
+                if cli.run != Run::default() {
+                    let error = CommandError::new("`--list` goes with no option of a run").kind(ErrorKind::Usage);
+                    return Err(error.hint("only the names: banger --list --quiet").into());
+                }
+                let environment = Environment::new(banger, workspace_root())?;
+                commands::overview(&aliases()?, paths::user_config().as_deref(), &plugins, &environment, ui)?;
+                return Ok(0);
+            }
+            Ok(execute(cli, ui)?)
+        }
+        Meaning::Plugin { plugin, options, arguments } => {
+            *ui = Ui::new(&options);
+            let environment = Environment::new(banger, workspace_root())?;
+            match plugin::exec(&plugin, &options, arguments, &environment)? {}
         }
     }
 }
 
 fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
+    if cli.command.is_none() && cli.global.json {
+        let error =
+            CommandError::new("`--json` goes with commands that answer, and a run answers with its command's output");
+        return Err(error.kind(ErrorKind::Usage));
+    }
     let paths = Paths::from_env()?;
     let here = env::current_dir().map_err(|error| {
         CommandError::new(format!("cannot find out where this is: {error}")).hint("cd into a folder that exists")
     })?;
     match cli.command {
         None => return run::run(&cli.run, &here, &paths, ui),
-        Some(Command::Status { json }) => commands::status(json, &here, &paths, ui)?,
+        Some(Command::Status) => commands::status(&here, &paths, ui)?,
         Some(Command::Stop { force }) => commands::stop(force, &here, &paths, ui)?,
         Some(Command::Delete { force }) => commands::delete(force, &here, &paths, ui)?,
     }
     Ok(0)
 }
 
-/// The error for a command line that failed on a word in the place of a command: the user may have meant one for the VM.
-fn stray_word(error: &clap::Error) -> Option<CommandError> {
-    let word = error.get(ContextKind::InvalidArg).or_else(|| error.get(ContextKind::InvalidSubcommand));
-    let Some(ContextValue::String(word)) = word else { return None };
-    let words: Vec<String> = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let (options, command) = words.split_at(words.iter().position(|candidate| candidate == word)?);
-    if word.starts_with('-') || options.iter().any(|option| Cli::command().find_subcommand(option).is_some()) {
-        return None;
-    }
-    let line = [&["banger".to_owned()], options, &["--".to_owned()], command].concat().join(" ");
-    let error = CommandError::new(format!("there is no command `{word}`"));
-    Some(error.hint(format!("to run it in the VM: {line}")).hint("for a list: banger --help"))
+fn aliases() -> Result<Aliases, CommandError> {
+    paths::user_config().map_or_else(|| Ok(Aliases::new()), |file| dispatch::read(&file))
+}
+
+/// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is theirs to mind.
+fn workspace_root() -> Option<PathBuf> {
+    let paths = Paths::from_env().ok()?;
+    let workspace = Workspace::discover(&env::current_dir().ok()?, git_host(&paths)).ok()?;
+    Some(workspace.root)
 }

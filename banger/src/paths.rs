@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 
 /// The user's folders, and the environment that the rest is told of.
 #[derive(Clone, Debug)]
@@ -25,11 +25,13 @@ impl Paths {
     /// # Errors
     /// If no home folder can be found and the XDG variables do not say either.
     pub fn from_env() -> Result<Paths, CommandError> {
-        let home = absolute("HOME").or_else(|| User::from_uid(Uid::effective()).ok().flatten().map(|user| user.dir));
+        let home = home();
         let folder = |variable: &str, beneath_home: &str| {
             let folder = absolute(variable).or_else(|| home.as_ref().map(|home| home.join(beneath_home)));
             folder.map(|folder| folder.join("banger")).ok_or_else(|| {
-                CommandError::new("there is no home folder to keep VMs in").hint(format!("set HOME or {variable}"))
+                CommandError::new("there is no home folder to keep VMs in")
+                    .kind(ErrorKind::NoHome)
+                    .hint(format!("set HOME or {variable}"))
             })
         };
         Ok(Paths { data: folder("XDG_DATA_HOME", ".local/share")?, cache: folder("XDG_CACHE_HOME", ".cache")?, home })
@@ -39,6 +41,10 @@ impl Paths {
     pub fn vms(&self) -> PathBuf {
         self.data.join("vms")
     }
+}
+
+fn home() -> Option<PathBuf> {
+    absolute("HOME").or_else(|| User::from_uid(Uid::effective()).ok().flatten().map(|user| user.dir))
 }
 
 /// A variable that holds an absolute path; by the specification, others are to be ignored.
@@ -51,17 +57,31 @@ pub fn search_path() -> OsString {
     env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())
 }
 
+/// The user's configuration file, which need not exist; none: there is no home folder.
+pub fn user_config() -> Option<PathBuf> {
+    let folder = absolute("XDG_CONFIG_HOME").or_else(|| home().map(|home| home.join(".config")));
+    folder.map(|folder| folder.join("banger/config.toml"))
+}
+
+/// This program.
+///
+/// # Errors
+/// If the system does not tell, which needs /proc.
+pub fn program() -> Result<PathBuf, CommandError> {
+    env::current_exe().map_err(|error| CommandError::new(format!("cannot find banger's own program: {error}")))
+}
+
 /// A program that belongs to banger and is not for people: in `../lib/banger` seen from this one, or beside it.
 ///
 /// # Errors
 /// If it is not there: banger is not installed whole.
 pub fn helper(name: &str) -> Result<PathBuf, CommandError> {
-    let this =
-        env::current_exe().map_err(|error| CommandError::new(format!("cannot find banger's own program: {error}")))?;
+    let this = program()?;
     let folder = this.parent().unwrap_or(Path::new("/"));
     let candidates = [folder.join("../lib/banger").join(name), folder.join(name)];
     candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| {
         CommandError::new(format!("banger is not installed whole: `{name}` is in neither of its places"))
+            .kind(ErrorKind::Installation)
             .hint("install it with: make install PREFIX=…")
     })
 }

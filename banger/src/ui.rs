@@ -2,15 +2,26 @@
 //!
 //! What is said may quote a guest, a repository or an image: it reaches the terminal as text, and never as a command to it.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::env;
+use std::io::{self, IsTerminal, Write, stderr, stdin, stdout};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize;
+use serde::Serialize;
 
 use crate::cli::{Color, Global};
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
+
+/// What a plugin is told of the options before its name, and what banger takes for its own when a plugin runs it.
+pub const COLOR: &str = "BANGER_COLOR";
+/// As [`COLOR`].
+pub const QUIET: &str = "BANGER_QUIET";
+/// As [`COLOR`].
+pub const VERBOSE: &str = "BANGER_VERBOSE";
+/// As [`COLOR`].
+pub const NO_INPUT: &str = "BANGER_NO_INPUT";
 
 /// The printer of one command.
 #[derive(Debug)]
@@ -18,7 +29,11 @@ pub struct Ui {
     quiet: bool,
     verbose: bool,
     color: bool,
-    terminal: bool,
+    json: bool,
+    /// Whether somebody can answer.
+    asks: bool,
+    /// Whether something that moves may be shown.
+    animates: bool,
     bar: Mutex<Option<ProgressBar>>,
 }
 
@@ -26,13 +41,22 @@ impl Ui {
     /// As the options and the environment want it. See no-color.org.
     pub fn new(options: &Global) -> Ui {
         let terminal = stderr().is_terminal();
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let color = match options.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => terminal && !plain,
+        let color = match (options.color, env::var(COLOR).as_deref()) {
+            (Color::Always, _) | (Color::Auto, Ok("always")) => true,
+            (Color::Never, _) | (Color::Auto, Ok("never")) => false,
+            (Color::Auto, _) => terminal && !is_set("NO_COLOR"),
         };
-        Ui { quiet: options.quiet, verbose: options.verbose, color, terminal, bar: Mutex::new(None) }
+        // What runs commands for nobody says so, and may give them a terminal all the same.
+        let unattended = is_set("CI");
+        Ui {
+            quiet: options.quiet || (is_set(QUIET) && !options.verbose),
+            verbose: options.verbose || (is_set(VERBOSE) && !options.quiet),
+            color,
+            json: options.json,
+            asks: terminal && stdin().is_terminal() && !unattended && !options.no_input && !is_set(NO_INPUT),
+            animates: terminal && !unattended,
+            bar: Mutex::new(None),
+        }
     }
 
     /// What a user wants to know.
@@ -57,9 +81,47 @@ impl Ui {
         }
     }
 
-    /// Why the command ends.
+    /// Whether only what was asked for is to be said.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// A command's answer, on standard output: with `--json` this object on a line, else `text`, which may be empty.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn answer(&self, object: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), CommandError> {
+        let text = if self.json { json(object) } else { text() };
+        let written = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
+        written.map_err(|error| CommandError::new(format!("cannot print the answer: {error}")).kind((&error).into()))
+    }
+
+    /// Asks a question that is answered with yes or no; without an answer it is no.
+    ///
+    /// # Errors
+    /// If there is nobody to ask: standard input or standard error is no terminal, or `--no-input` or `CI` is set. The error names
+    /// `--force`, which every command that asks has.
+    pub fn confirm(&self, question: &str) -> Result<bool, CommandError> {
+        let question = clean(question);
+        if !self.asks {
+            let error = CommandError::new(format!("there is nobody to ask: {question}"));
+            return Err(error.kind(ErrorKind::InputNeeded).hint("to say yes beforehand: --force"));
+        }
+        self.finish();
+        let mut answer = String::new();
+        let asked = write!(stderr(), "{} {question} [y/N] ", self.name()).and_then(|()| stdin().read_line(&mut answer));
+        asked.map_err(|error: io::Error| CommandError::new(format!("cannot ask: {error}")).kind((&error).into()))?;
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// Why the command ends: with `--json` as an object on standard output, in the place of the answer.
     pub fn error(&self, error: &CommandError) {
         self.finish();
+        if self.json {
+            // Standard output that is gone leaves the exit status.
+            let _ = stdout().write_all(json(&error.answer()).as_bytes());
+            return;
+        }
         let (label, hint) = match self.color {
             true => ("error:".red().bold().to_string(), "hint:".cyan().to_string()),
             false => ("error:".to_owned(), "hint:".to_owned()),
@@ -98,8 +160,17 @@ impl Ui {
     }
 }
 
+/// Whether a variable holds anything.
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 fn clean(text: &str) -> String {
     banger_vmm::printable(text.as_bytes())
+}
+
+fn json(object: &impl Serialize) -> String {
+    serde_json::to_string(object).expect("plain data has a JSON form") + "\n"
 }
 
 impl banger_image::Progress for Ui {
@@ -107,7 +178,7 @@ impl banger_image::Progress for Ui {
         if self.quiet {
             return;
         }
-        if !self.terminal {
+        if !self.animates {
             return self.status(what);
         }
         let mut bar = self.bar();

@@ -1,10 +1,12 @@
 //! The commands besides running one.
 
 mod delete;
+mod overview;
 mod status;
 mod stop;
 
 pub use delete::delete;
+pub use overview::overview;
 pub use status::status;
 pub use stop::stop;
 

@@ -1,6 +1,5 @@
 //! `banger status`.
 
-use std::io::{Write, stdout};
 use std::path::Path;
 
 use banger_agent::protocol::Request;
@@ -46,7 +45,7 @@ struct VmStatus {
 ///
 /// # Errors
 /// If the VM's state cannot be read.
-pub fn status(json: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+pub fn status(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let (workspace, vm) = super::vm_of(here, paths, &machines)?;
     let workspace = banger_vmm::printable(workspace.root.as_os_str().as_encoded_bytes());
@@ -74,9 +73,7 @@ pub fn status(json: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Com
             reason,
         });
     }
-    let text =
-        if json { serde_json::to_string(&status).expect("plain data has a JSON form") + "\n" } else { text(&status) };
-    stdout().write_all(text.as_bytes()).map_err(|error| CommandError::new(format!("cannot print the answer: {error}")))
+    ui.answer(&status, || text(&status))
 }
 
 /// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment, has a status all the same.

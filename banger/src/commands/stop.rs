@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use banger_vmm::VmState;
+use serde::Serialize;
 
 use crate::error::CommandError;
 use crate::machine::Machines;
@@ -12,6 +13,15 @@ use crate::ui::Ui;
 
 /// How long services may take to stop.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Stopped {
+    /// The VM; none: the repository has none.
+    vm: Option<String>,
+    /// Whether there was one to stop.
+    stopped: bool,
+}
 
 /// Stops the workspace's VM. One that does not run, or does not exist, is stopped.
 ///
@@ -22,13 +32,13 @@ pub fn stop(force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Comm
     let (_, vm) = super::vm_of(here, paths, &machines)?;
     let Some(vm) = vm else {
         ui.status("this repository has no VM");
-        return Ok(());
+        return ui.answer(&Stopped { vm: None, stopped: false }, String::new);
     };
     if let VmState::Stopped { .. } = vm.state()? {
         ui.status(&format!("`{}` does not run", vm.name()));
-        return Ok(());
+        return ui.answer(&Stopped { vm: Some(vm.name().to_owned()), stopped: false }, String::new);
     }
     vm.stop(if force { Duration::ZERO } else { LIMIT })?;
     ui.status(&format!("stopped `{}`", vm.name()));
-    Ok(())
+    ui.answer(&Stopped { vm: Some(vm.name().to_owned()), stopped: true }, String::new)
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use banger_agent::protocol::Bytes;
 
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 
 /// The variables of `--env-file`, then those of `--env`: later ones win.
 ///
@@ -46,6 +46,7 @@ fn variable(text: &[u8]) -> Option<Option<(Bytes, Bytes)>> {
 
 fn not_a_variable(place: &str) -> CommandError {
     CommandError::new(format!("{place} is no variable"))
+        .kind(ErrorKind::Usage)
         .hint("write NAME=VALUE, or NAME for the value that is set here")
 }
 

@@ -20,7 +20,7 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
 use crate::agent::{ANSWER_LIMIT, AgentError};
-use crate::error::{CommandError, TIMED_OUT};
+use crate::error::{CommandError, ErrorKind, TIMED_OUT};
 
 /// After a signal that should end the command: how long until it is given up. The guest kills it before.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -179,6 +179,7 @@ impl Session {
                 }
                 () = at(patience) => {
                     return Err(CommandError::new("the command does not end, and neither does the VM's agent end it")
+                        .kind(ErrorKind::Agent)
                         .hint("stop the VM: banger stop --force"));
                 }
             }
@@ -187,7 +188,7 @@ impl Session {
         match (out.finish(), exit) {
             (Ok(()), Some(exit)) => Ok(Outcome::Status(if timed_out { TIMED_OUT } else { exit.status() })),
             (Err(error), _) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(CommandError::new(format!("cannot write the command's output: {error}")))
+                Err(CommandError::new(format!("cannot write the command's output: {error}")).kind((&error).into()))
             }
             _ => Ok(Outcome::BrokenPipe),
         }

@@ -1,0 +1,164 @@
+//! `banger --list`: what can stand after `banger`.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use serde::Serialize;
+
+use crate::cli::Cli;
+use crate::dispatch::{Aliases, is_built_in};
+use crate::error::CommandError;
+use crate::plugin::{API, Environment, Plugins, describe};
+use crate::ui::Ui;
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Overview {
+    /// The version of the contract with plugins.
+    plugin_api: u32,
+    commands: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    name: String,
+    kind: Kind,
+    /// Other names of a built-in command.
+    also: Vec<String>,
+    /// One line; none: a plugin that says nothing of itself, or was not asked.
+    description: Option<String>,
+    /// What an alias stands for.
+    words: Option<Vec<String>>,
+    /// The program of a plugin, the file of an alias.
+    path: Option<String>,
+    /// What takes the name, so that this is never run.
+    shadowed_by: Option<Kind>,
+    /// Why a plugin cannot be run.
+    problem: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    BuiltIn,
+    Alias,
+    Plugin,
+}
+
+/// Shows all commands on standard output. Plugins are asked for their descriptions, unless `--quiet` is set: then only names are
+/// shown, and nothing is run.
+///
+/// # Errors
+/// If the answer cannot be printed.
+pub fn overview(
+    aliases: &Aliases,
+    config: Option<&Path>,
+    plugins: &Plugins,
+    environment: &Environment,
+    ui: &Ui,
+) -> Result<(), CommandError> {
+    let cli = Cli::command();
+    let mut commands = built_in(&cli);
+    for (name, words) in aliases {
+        let mut entry = Entry::new(name, Kind::Alias);
+        entry.description = Some(format!("stands for: {}", words.join(" ")));
+        entry.words = Some(words.clone());
+        entry.path = config.map(printable);
+        entry.shadowed_by = is_built_in(&cli, OsStr::new(name)).then_some(Kind::BuiltIn);
+        commands.push(entry);
+    }
+    commands.extend(of_plugins(&cli, aliases, plugins, environment, !ui.is_quiet()));
+    let overview = Overview { plugin_api: API, commands };
+    ui.answer(&overview, || if ui.is_quiet() { names(&overview) } else { text(&overview) })
+}
+
+impl Entry {
+    fn new(name: &str, kind: Kind) -> Entry {
+        let (also, description, words, path, shadowed_by, problem) = (Vec::new(), None, None, None, None, None);
+        Entry { name: name.to_owned(), kind, also, description, words, path, shadowed_by, problem }
+    }
+}
+
+fn built_in(cli: &clap::Command) -> Vec<Entry> {
+    let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    let entry = |command: &clap::Command| {
+        let mut entry = Entry::new(command.get_name(), Kind::BuiltIn);
+        entry.also = command.get_visible_aliases().map(str::to_owned).collect();
+        entry.description = command.get_about().map(ToString::to_string);
+        entry
+    };
+    shown.map(entry).collect()
+}
+
+fn of_plugins(
+    cli: &clap::Command,
+    aliases: &Aliases,
+    plugins: &Plugins,
+    environment: &Environment,
+    ask: bool,
+) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut programs: Vec<(usize, PathBuf)> = Vec::new();
+    for name in plugins.names() {
+        let Some(found) = plugins.find(OsStr::new(&name)) else { continue };
+        let mut entry = Entry::new(&name, Kind::Plugin);
+        entry.path = Some(printable(&found.path));
+        entry.problem = found.problem.map(|problem| problem.words().to_owned());
+        if is_built_in(cli, OsStr::new(&name)) {
+            entry.shadowed_by = Some(Kind::BuiltIn);
+        } else if aliases.contains_key(&name) {
+            entry.shadowed_by = Some(Kind::Alias);
+        } else if entry.problem.is_none() && ask {
+            programs.push((entries.len(), found.path));
+        }
+        entries.push(entry);
+    }
+    let paths: Vec<_> = programs.iter().map(|(_, path)| path.as_path()).collect();
+    for ((place, _), answer) in programs.iter().zip(describe(&paths, environment)) {
+        let Some(answer) = answer else { continue };
+        let entry = &mut entries[*place];
+        entry.description = Some(answer.description);
+        if answer.api > API {
+            entry.problem = Some(format!("needs version {} of the contract, this banger has {API}", answer.api));
+        }
+    }
+    entries
+}
+
+fn printable(path: &Path) -> String {
+    banger_vmm::printable(path.as_os_str().as_encoded_bytes())
+}
+
+/// The names of what can be run, a line each.
+fn names(overview: &Overview) -> String {
+    let shown = overview.commands.iter().filter(|entry| entry.shadowed_by.is_none());
+    shown.map(|entry| banger_vmm::printable(entry.name.as_bytes()) + "\n").collect()
+}
+
+fn text(overview: &Overview) -> String {
+    let mut text = String::new();
+    let label = |entry: &Entry| {
+        let names = [std::slice::from_ref(&entry.name), &entry.also].concat().join(", ");
+        banger_vmm::printable(names.as_bytes())
+    };
+    let width = overview.commands.iter().map(|entry| label(entry).chars().count()).max().unwrap_or_default();
+    for (kind, heading) in [(Kind::BuiltIn, "Built in"), (Kind::Alias, "Aliases"), (Kind::Plugin, "Plugins")] {
+        let mut entries = overview.commands.iter().filter(|entry| entry.kind == kind).peekable();
+        if entries.peek().is_some() {
+            text.push_str(&format!("{}{heading}:\n", if text.is_empty() { "" } else { "\n" }));
+        }
+        for entry in entries {
+            let mut parts: Vec<_> =
+                entry.description.iter().map(|text| banger_vmm::printable(text.as_bytes())).collect();
+            parts.extend(entry.path.iter().filter(|_| kind == Kind::Plugin).map(|path| format!("[{path}]")));
+            parts.extend(entry.problem.iter().map(|problem| format!("(cannot be run: {problem})")));
+            parts.extend(entry.shadowed_by.map(|by| match by {
+                Kind::Alias => "(never run: an alias has its name)".to_owned(),
+                Kind::BuiltIn | Kind::Plugin => "(never run: a built-in command has its name)".to_owned(),
+            }));
+            text.push_str(&format!("  {:<width$}  {}\n", label(entry), parts.join("  ")));
+        }
+    }
+    text
+}

@@ -1,0 +1,64 @@
+//! Where in a command line its command's name is.
+
+use std::ffi::{OsStr, OsString};
+
+/// `banger <options> <name> <rest>`.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// What comes before the name; without one, everything.
+    pub(super) options: Vec<OsString>,
+    /// The first word that is neither an option nor an option's value, if there is one before `--`.
+    pub(super) name: Option<OsString>,
+    /// What comes after it: the command's own.
+    pub(super) rest: Vec<OsString>,
+}
+
+impl Line {
+    /// Splits `words` as clap would read them by `cli`. clap itself stops at a word that is no subcommand and says nothing of what
+    /// came before.
+    pub(super) fn split(mut words: Vec<OsString>, cli: &clap::Command) -> Line {
+        let mut place = 0;
+        while let Some(word) = words.get(place) {
+            if word == "--" {
+                break;
+            }
+            if !word.as_encoded_bytes().starts_with(b"-") || word == "-" {
+                let mut rest = words.split_off(place);
+                let name = rest.remove(0);
+                return Line { options: words, name: Some(name), rest };
+            }
+            place += if takes_next(word, cli) { 2 } else { 1 };
+        }
+        Line { options: words, name: None, rest: Vec::new() }
+    }
+
+    /// All words, in their order.
+    pub(super) fn words(self) -> Vec<OsString> {
+        self.options.into_iter().chain(self.name).chain(self.rest).collect()
+    }
+
+    /// The command line that runs the name as a command in the VM.
+    pub(super) fn in_the_vm(&self) -> String {
+        let before = self.options.iter().map(OsString::as_os_str);
+        let after = self.name.iter().chain(&self.rest).map(OsString::as_os_str);
+        let words = [OsStr::new("banger")].into_iter().chain(before).chain([OsStr::new("--")]).chain(after);
+        words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Whether the word after this option is its value.
+fn takes_next(word: &OsStr, cli: &clap::Command) -> bool {
+    let word = word.to_string_lossy();
+    let takes_value = |argument: &clap::Arg| argument.get_action().takes_values();
+    if let Some(long) = word.strip_prefix("--") {
+        return cli.get_arguments().any(|argument| argument.get_long() == Some(long) && takes_value(argument));
+    }
+    // The value of a short option may follow in the same word.
+    let mut letters = word.chars().skip(1);
+    while let Some(letter) = letters.next() {
+        if cli.get_arguments().any(|argument| argument.get_short() == Some(letter) && takes_value(argument)) {
+            return letters.next().is_none();
+        }
+    }
+    false
+}

@@ -1,0 +1,235 @@
+//! From the words of a command line to what they mean: a built-in command, an alias, or a plugin, in this order.
+
+mod alias;
+mod line;
+mod suggest;
+
+use std::ffi::{OsStr, OsString};
+
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches};
+
+pub use self::alias::{Aliases, read};
+use self::line::Line;
+use crate::cli::{Cli, Global, Run};
+use crate::error::{CommandError, ErrorKind};
+use crate::plugin::{Found, Plugins};
+
+/// What a command line means.
+#[derive(Debug)]
+pub enum Meaning {
+    /// A built-in command, or a run: words for [`Cli`].
+    BuiltIn(Vec<OsString>),
+    /// A plugin.
+    Plugin {
+        /// The plugin.
+        plugin: Found,
+        /// The options before its name.
+        options: Global,
+        /// The words after it.
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Why a command line means nothing.
+#[derive(Debug)]
+pub enum Unclear {
+    /// For clap to say; or it is no error, but `--help` or `--version`.
+    Usage(clap::Error),
+    /// For banger to say.
+    Error(CommandError),
+}
+
+impl From<clap::Error> for Unclear {
+    fn from(error: clap::Error) -> Self {
+        Unclear::Usage(error)
+    }
+}
+
+impl From<CommandError> for Unclear {
+    fn from(error: CommandError) -> Self {
+        Unclear::Error(error)
+    }
+}
+
+/// Finds out what `words`, the command line without the program's name, mean. `aliases` is called if they name no built-in command.
+///
+/// # Errors
+/// If the words name nothing, aliases cannot be read or lead to each other without end, or options do not go with what is named.
+pub fn meaning(
+    words: Vec<OsString>,
+    aliases: impl FnOnce() -> Result<Aliases, CommandError>,
+    plugins: &Plugins,
+) -> Result<Meaning, Unclear> {
+    let cli = Cli::command();
+    let mut line = Line::split(words, &cli);
+    let mut aliases = alias::Expansion::new(aliases);
+    loop {
+        let Some(name) = line.name.clone() else { return Ok(Meaning::BuiltIn(line.words())) };
+        if is_built_in(&cli, &name) {
+            if !line.options.is_empty() {
+                options_before(&line, &name)?;
+            }
+            return Ok(Meaning::BuiltIn(line.words()));
+        }
+        if let Some(words) = aliases.expand(&name)? {
+            let Line { options, rest, .. } = line;
+            let words = options.into_iter().chain(words.iter().map(OsString::from)).chain(rest).collect();
+            line = Line::split(words, &cli);
+            continue;
+        }
+        return match plugins.find(&name) {
+            Some(plugin) => {
+                let options = options_before(&line, &name)?;
+                Ok(Meaning::Plugin { plugin, options, arguments: line.rest })
+            }
+            None => {
+                // An unknown option says more than the word after it.
+                parse(&line.options)?;
+                let known = built_in_names(&cli).chain(aliases.names()?).chain(plugins.names());
+                Err(unknown(&line, &name, known).into())
+            }
+        };
+    }
+}
+
+/// Whether `name` is a command of banger's own. `help` is clap's.
+pub fn is_built_in(cli: &clap::Command, name: &OsStr) -> bool {
+    name == "help" || cli.find_subcommand(name).is_some()
+}
+
+/// The names of built-in commands, and their second names.
+fn built_in_names(cli: &clap::Command) -> impl Iterator<Item = String> {
+    let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.flat_map(|command| command.get_name_and_visible_aliases()).map(str::to_owned)
+}
+
+/// The options before a command's name. Only such as go with every command may stand there.
+fn options_before(line: &Line, name: &OsStr) -> Result<Global, Unclear> {
+    let matches = parse(&line.options)?;
+    let run = Run::augment_args(clap::Command::new("run"));
+    let of_cli = Cli::command();
+    let own = run.get_arguments().chain(of_cli.get_arguments().filter(|argument| argument.get_id() == "list"));
+    let given =
+        |argument: &&clap::Arg| matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine);
+    if let Some(stray) = own.into_iter().find(given) {
+        let (option, name) = (stray.get_long().unwrap_or_default(), name.to_string_lossy());
+        let error = CommandError::new(format!("`--{option}` is no option of `banger {name}`")).kind(ErrorKind::Usage);
+        return Err(match option {
+            "list" => error.into(),
+            _ => error.hint(format!("to run `{name}` in the VM: {}", line.in_the_vm())).into(),
+        });
+    }
+    Ok(Global::from_arg_matches(&matches)?)
+}
+
+fn parse(options: &[OsString]) -> Result<clap::ArgMatches, clap::Error> {
+    Cli::command().try_get_matches_from(std::iter::once(&OsString::from("banger")).chain(options))
+}
+
+fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>) -> CommandError {
+    let name = name.to_string_lossy();
+    let error = CommandError::new(format!("there is no command `{name}`")).kind(ErrorKind::UnknownCommand);
+    let error = match suggest::nearest(&name, known) {
+        Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
+        None => error,
+    };
+    error.hint(format!("to run it in the VM: {}", line.in_the_vm())).hint("for a list: banger --list")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn aliases(all: &[(&str, &[&str])]) -> Aliases {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        all.iter().map(|(name, words)| ((*name).to_owned(), owned(words))).collect()
+    }
+
+    /// What `line`, split at spaces, means to somebody who has these aliases and a plugin `watch`.
+    fn of(line: &str, all: &[(&str, &[&str])]) -> Result<Meaning, Unclear> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).mode(0o755).open(folder.path().join("banger-watch")).unwrap();
+        let plugins = Plugins::new(folder.path().as_os_str(), None);
+        meaning(line.split_whitespace().map(OsString::from).collect(), || Ok(aliases(all)), &plugins)
+    }
+
+    #[track_caller]
+    fn words(meaning: Result<Meaning, Unclear>) -> String {
+        match meaning {
+            Ok(Meaning::BuiltIn(words)) => words.join(OsStr::new(" ")).into_string().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn error(meaning: Result<Meaning, Unclear>) -> CommandError {
+        match meaning {
+            Err(Unclear::Error(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_built_in_command_comes_before_an_alias_and_that_before_a_plugin() {
+        let all: &[(&str, &[&str])] =
+            &[("status", &["--", "no"]), ("watch", &["--", "yes"]), ("t", &["--rm", "--", "make"]), ("s", &["status"])];
+        assert_eq!(words(of("-q status --json", all)), "-q status --json");
+        assert_eq!(words(of("rm --force", all)), "rm --force");
+        assert_eq!(words(of("-e A=1 -- watch", all)), "-e A=1 -- watch");
+        assert_eq!(words(of("watch it", all)), "-- yes it");
+        assert_eq!(words(of("-v t test", all)), "-v --rm -- make test");
+        assert_eq!(words(of("--color never s --json", all)), "--color never status --json");
+        let Ok(Meaning::Plugin { plugin, options, arguments }) = of("-q --color=never watch -e --help -- x", &[])
+        else {
+            panic!("a plugin");
+        };
+        assert_eq!(plugin.path.file_name(), Some(OsStr::new("banger-watch")));
+        assert!(options.quiet && options.color == crate::cli::Color::Never);
+        assert_eq!(arguments, ["-e", "--help", "--", "x"]);
+    }
+
+    #[test]
+    fn an_alias_may_lead_to_another_and_not_to_itself() {
+        let all: &[(&str, &[&str])] =
+            &[("a", &["-q", "b"]), ("b", &["c", "x"]), ("c", &["a"]), ("w", &["watch", "y"]), ("v", &["-v", "w"])];
+        let error = error(of("a", all));
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::AliasLoop, "aliases without end: a → b → c → a"));
+        let Ok(Meaning::Plugin { options, arguments, .. }) = of("v z", all) else { panic!("a plugin") };
+        assert!(options.verbose);
+        assert_eq!(arguments, ["y", "z"]);
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_what_may_have_been_meant() {
+        let hints = |line| error(of(line, &[("test-all", &["--", "make"])])).hints;
+        assert_eq!(hints("statsu")[0], "did you mean `status`?");
+        assert_eq!(hints("wach now")[0], "did you mean `watch`?");
+        assert_eq!(hints("testall")[0], "did you mean `test-all`?");
+        let far = hints("--rm -e A=1 make test");
+        assert_eq!(far, ["to run it in the VM: banger --rm -e A=1 -- make test", "for a list: banger --list"]);
+        assert_eq!(error(of("../watch", &[])).kind, ErrorKind::UnknownCommand);
+    }
+
+    #[test]
+    fn options_of_a_run_do_not_go_with_a_command() {
+        let error = error(of("--rm -e A=1 watch", &[]));
+        assert_eq!(error.kind, ErrorKind::Usage);
+        assert_eq!(error.hints, ["to run `watch` in the VM: banger --rm -e A=1 -- watch"]);
+        assert!(matches!(of("--cpus 2 status", &[]), Err(Unclear::Error(_))));
+        assert!(matches!(of("--list status", &[]), Err(Unclear::Error(_))));
+        assert!(matches!(of("--wrong watch", &[]), Err(Unclear::Usage(_))));
+        assert!(matches!(of("--wrong unknown", &[]), Err(Unclear::Usage(_))));
+    }
+
+    #[test]
+    fn nothing_is_read_for_a_built_in_command() {
+        let plugins = Plugins::new(Path::new("/").as_os_str(), None);
+        let meaning = meaning(vec!["status".into()], || unreachable!("no alias is needed"), &plugins);
+        assert_eq!(words(meaning), "status");
+    }
+}

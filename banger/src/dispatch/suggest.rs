@@ -1,0 +1,22 @@
+//! What may have been meant by a name that does not exist.
+
+/// The known name that is nearest, if one is near: no more than a third of its letters away, as rustc has it.
+pub(super) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    let limit = name.chars().count().max(3) / 3;
+    let distances = known.map(|known| (strsim::osa_distance(name, &known), known));
+    distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_near_is_suggested() {
+        let nearest = |name| nearest(name, ["status", "stop", "rm", "delete"].map(str::to_owned).into_iter());
+        assert_eq!(nearest("stats").as_deref(), Some("status"));
+        assert_eq!(nearest("sotp").as_deref(), Some("stop"));
+        assert_eq!(nearest("mr").as_deref(), Some("rm"));
+        assert_eq!(nearest("make"), None);
+    }
+}

@@ -1,0 +1,242 @@
+//! What ends a command of banger's, with the exit status that it deserves.
+
+mod kind;
+
+use std::path::Path;
+
+use banger_agent::protocol::{Failure, FailureKind};
+use serde::Serialize;
+
+pub use self::kind::{ErrorKind, FAILED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT};
+use crate::agent::AgentError;
+use crate::git::GitError;
+use crate::sync::SyncError;
+
+/// An error for the user: what was tried and went wrong, and what to do next.
+#[derive(Debug)]
+pub struct CommandError {
+    /// What a program goes by, and what gives the exit status.
+    pub kind: ErrorKind,
+    /// One sentence.
+    pub message: String,
+    /// More of it, a line each: what the guest's console said, which files are concerned.
+    pub details: Vec<String>,
+    /// What to do next.
+    pub hints: Vec<String>,
+}
+
+/// A [`CommandError`] as `--json` has it.
+#[derive(Debug, Serialize)]
+pub struct ErrorAnswer {
+    /// See [`ErrorKind::name`].
+    pub kind: &'static str,
+    /// One sentence.
+    pub message: String,
+    /// More of it.
+    pub details: Vec<String>,
+    /// What to do next.
+    pub hints: Vec<String>,
+    /// The exit status.
+    pub exit_code: u8,
+}
+
+impl CommandError {
+    /// A failure of banger's own.
+    pub fn new(message: impl Into<String>) -> Self {
+        CommandError { kind: ErrorKind::Failed, message: message.into(), details: Vec::new(), hints: Vec::new() }
+    }
+
+    /// The same, of this kind.
+    #[must_use]
+    pub fn kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// The same, with what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// `cannot <action> <path>: <why>`.
+    pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
+        CommandError::new(format!("cannot {action} `{}`: {error}", path.display())).kind(error.into())
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> u8 {
+        self.kind.status()
+    }
+
+    /// As `--json` has it: foreign text in it is printable.
+    pub fn answer(&self) -> ErrorAnswer {
+        let clean = |text: &String| banger_vmm::printable(text.as_bytes());
+        ErrorAnswer {
+            kind: self.kind.name(),
+            message: clean(&self.message),
+            details: self.details.iter().map(clean).collect(),
+            hints: self.hints.iter().map(clean).collect(),
+            exit_code: self.status(),
+        }
+    }
+}
+
+impl From<&clap::Error> for CommandError {
+    /// clap has its errors only as text: a paragraph, then tips, then the usage.
+    fn from(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let mut paragraphs = text.split("\n\n");
+        let message = paragraphs.next().unwrap_or_default();
+        let words: Vec<_> = message.trim_start_matches("error: ").split_whitespace().collect();
+        let hints = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).map(str::to_owned);
+        CommandError { hints: hints.collect(), ..CommandError::new(words.join(" ")).kind(ErrorKind::Usage) }
+    }
+}
+
+impl From<GitError> for CommandError {
+    fn from(error: GitError) -> Self {
+        let kind = match &error {
+            GitError::NotARepository { .. } | GitError::Bare { .. } | GitError::InsideGitDir { .. } => {
+                ErrorKind::NoWorkspace
+            }
+            GitError::DubiousOwnership { .. } => ErrorKind::UntrustedRepository,
+            GitError::Io { source, .. } => source.into(),
+            _ => ErrorKind::Repository,
+        };
+        let hints = error.hint().into_iter().collect();
+        CommandError { kind, hints, ..CommandError::new(error.to_string()) }
+    }
+}
+
+impl From<banger_vmm::Error> for CommandError {
+    fn from(error: banger_vmm::Error) -> Self {
+        use banger_vmm::Error;
+        let kind = match &error {
+            Error::Io { source, .. } => source.into(),
+            Error::ProgramMissing { .. } => ErrorKind::MissingProgram,
+            Error::NotFound(_) => ErrorKind::VmNotFound,
+            Error::InvalidName(_) => ErrorKind::Usage,
+            Error::Damaged { .. } => ErrorKind::StateDamaged,
+            Error::Newer { .. } => ErrorKind::StateNewer,
+            Error::Running(_) => ErrorKind::VmRunning,
+            Error::NotRunning(_) => ErrorKind::VmNotRunning,
+            Error::Busy(_) => ErrorKind::VmBusy,
+            Error::NotStatic { .. } => ErrorKind::Installation,
+            Error::Boot { .. } | Error::Refused { .. } | Error::Supervisor { .. } => ErrorKind::VmFailed,
+            _ => ErrorKind::Failed,
+        };
+        let hints = error.hint().into_iter().collect();
+        let mut details: Vec<_> = error.console_tail().to_vec();
+        if !details.is_empty() {
+            details.insert(0, "the end of the guest's console:".into());
+        }
+        CommandError { kind, hints, details, ..CommandError::new(error.to_string()) }
+    }
+}
+
+impl From<banger_image::Error> for CommandError {
+    fn from(error: banger_image::Error) -> Self {
+        use banger_image::Error;
+        let kind = match &error {
+            Error::InvalidName { .. } => ErrorKind::Usage,
+            Error::Unknown { .. } => ErrorKind::UnknownImage,
+            Error::MissingTool { .. } => ErrorKind::MissingProgram,
+            Error::Damaged { .. } => ErrorKind::StateDamaged,
+            Error::Io(source) => source.into(),
+            _ => ErrorKind::Image,
+        };
+        let hints = error.hint().into_iter().collect();
+        CommandError { kind, hints, ..CommandError::new(error.to_string()) }
+    }
+}
+
+impl From<Failure> for CommandError {
+    fn from(failure: Failure) -> Self {
+        let error = CommandError::new(failure.message);
+        match failure.kind {
+            FailureKind::CommandNotFound => error.kind(ErrorKind::CommandNotFound),
+            FailureKind::NotExecutable => error.kind(ErrorKind::CommandNotExecutable),
+            FailureKind::NoSuchFolder => error.kind(ErrorKind::NoSuchFolder),
+            FailureKind::NoSuchUser => error.kind(ErrorKind::NoSuchUser),
+            FailureKind::NoSpace => {
+                error.kind(ErrorKind::GuestFull).hint("free space in the VM, or start with a new one: banger delete")
+            }
+            FailureKind::BadRequest => {
+                error.kind(ErrorKind::Guest).hint("the VM may run the agent of another version of banger: banger stop")
+            }
+            FailureKind::NoSuchFile | FailureKind::Other => error.kind(ErrorKind::Guest),
+        }
+    }
+}
+
+impl From<AgentError> for CommandError {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Vm(error) => error.into(),
+            AgentError::Refused(failure) => failure.into(),
+            AgentError::Silent => {
+                CommandError::new(error.to_string()).kind(ErrorKind::Agent).hint("stop the VM: banger stop --force")
+            }
+            AgentError::Broken(_) => CommandError::new(error.to_string())
+                .kind(ErrorKind::Agent)
+                .hint("run it again: what was written before is safe, and the VM is started anew if it has to be"),
+        }
+    }
+}
+
+impl From<SyncError> for CommandError {
+    fn from(error: SyncError) -> Self {
+        let message = error.to_string();
+        match error {
+            SyncError::Git(error) => error.into(),
+            SyncError::Agent(error) => error.into(),
+            SyncError::Host(error) => {
+                CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
+            }
+            SyncError::State(error) => CommandError::new(message).kind((&error).into()),
+            SyncError::Changed(_) => CommandError::new(message)
+                .kind(ErrorKind::FilesChanging)
+                .hint("run it again when the files are at rest"),
+            SyncError::Conflicts { conflicts, .. } => {
+                let name = |path| banger_vmm::printable(path);
+                let mut error = CommandError::new(message).kind(ErrorKind::Conflict);
+                error.details = conflicts
+                    .iter()
+                    .map(|c| format!("{} ({} here, {} in the VM)", name(&c.path.0), word(c.host), word(c.guest)))
+                    .collect();
+                error.hint("take this side's: --host-wins").hint("keep the VM's: --guest-wins")
+            }
+        }
+    }
+}
+
+fn word(side: banger_agent::protocol::sync::Side) -> &'static str {
+    use banger_agent::protocol::sync::Side;
+    match side {
+        Side::Changed => "changed",
+        Side::Added => "added",
+        Side::Deleted => "deleted",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_has_a_name_of_its_own_and_gives_the_status() {
+        let names: HashSet<_> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), ErrorKind::ALL.len());
+        assert!(names.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+        let failure = Failure::new(FailureKind::CommandNotFound, "no \u{1b}[31mcommand");
+        let answer = serde_json::to_value(CommandError::from(failure).hint("try").answer()).unwrap();
+        let expected = serde_json::json!({
+            "kind": "command_not_found", "message": "no ^[[31mcommand", "details": [], "hints": ["try"], "exit_code": 127,
+        });
+        assert_eq!(answer, expected);
+    }
+}
