@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Run the repository you stand in inside a microVM of its own.
 #[derive(Debug, Parser)]
@@ -104,6 +104,9 @@ pub struct Run {
     /// End the command after this long (`90`, `90s`, `5m`, `1h`), with exit status 124
     #[arg(long, value_name = "TIME", value_parser = crate::units::duration)]
     pub timeout: Option<Duration>,
+    /// Write an account of the run to this file, as JSON: its phases, counts and exit status
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<std::path::PathBuf>,
     /// Use a VM of its own and delete it afterwards
     #[arg(long)]
     pub rm: bool,

@@ -9,7 +9,7 @@
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
-//! [`commands`] are the others. Everything that ends a command is an [`error::CommandError`].
+//! [`commands`] are the others. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
 
 pub mod agent;
 pub mod cli;
@@ -20,6 +20,7 @@ pub mod git;
 pub mod machine;
 pub mod paths;
 pub mod plugin;
+pub mod report;
 pub mod run;
 pub mod sync;
 pub mod ui;

@@ -15,6 +15,7 @@ use crate::cli::{self, Run};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, Workspace};
 use crate::paths::{Paths, helper, search_path};
+use crate::report::{Phase, Report};
 use crate::ui::Ui;
 use crate::units;
 
@@ -85,13 +86,28 @@ pub struct Machines<'a> {
     store: VmStore,
     paths: &'a Paths,
     ui: &'a Ui,
+    report: Option<&'a Report>,
 }
 
 impl<'a> Machines<'a> {
     /// All VMs below the user's folders.
     pub fn new(paths: &'a Paths, ui: &'a Ui) -> Self {
         let store = StorePaths { vms: paths.vms(), host: paths.data.join("host"), cache: paths.cache.clone() };
-        Machines { store: VmStore::new(store, Programs::new(search_path())), paths, ui }
+        Machines { store: VmStore::new(store, Programs::new(search_path())), paths, ui, report: None }
+    }
+
+    /// The same; what is done is noted in `report`.
+    #[must_use]
+    pub fn reported(mut self, report: &'a Report) -> Self {
+        self.report = Some(report);
+        self
+    }
+
+    fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+        match self.report {
+            Some(report) => report.time(phase, work),
+            None => work(),
+        }
     }
 
     /// The VM of `workspace`, if it has one.
@@ -174,7 +190,7 @@ impl<'a> Machines<'a> {
     fn create(&self, workspace: &Workspace, wanted: &Wanted, name: String, throwaway: bool) -> Result<Vm, Made> {
         let images = banger_image::Store::new(&self.paths.data);
         let wanted_image = wanted.image.as_deref().unwrap_or(DEFAULT_IMAGE);
-        let image = images.ensure_image(wanted_image, self.ui);
+        let image = self.time(Phase::Image, || images.ensure_image(wanted_image, self.ui));
         self.ui.finish();
         let image = image.map_err(CommandError::from)?;
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
@@ -204,6 +220,9 @@ impl<'a> Machines<'a> {
 
     /// Starts the VM if it does not run.
     fn start(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, Started> {
+        if let Some(report) = self.report {
+            report.vm(vm.name());
+        }
         let mut record = vm.record().map_err(CommandError::from)?;
         let state = vm.state().map_err(CommandError::from)?;
         let running = matches!(state, VmState::Running { .. });
@@ -248,7 +267,7 @@ impl<'a> Machines<'a> {
                 }
             }
         };
-        vm.start(&lock, &options, on_event).map_err(CommandError::from)?;
+        self.time(Phase::Boot, || vm.start(&lock, &options, on_event)).map_err(CommandError::from)?;
         Ok(Machine { vm: vm.clone(), ready: record.ready, boot: Some(begin.elapsed()) })
     }
 
@@ -283,7 +302,7 @@ impl<'a> Machines<'a> {
                 .kind(ErrorKind::UnknownImage)
                 .hint("make a new VM, without what only this one has: banger delete --force")
         })?;
-        let kernel = images.ensure_kernel(&record.kernel, self.ui);
+        let kernel = self.time(Phase::Kernel, || images.ensure_kernel(&record.kernel, self.ui));
         self.ui.finish();
         let kernel = kernel?;
         let initramfs = initramfs::ensure(&helper("banger-agent")?, &kernel.boot_modules, &self.paths.cache)?;

@@ -73,19 +73,25 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     if cli.command.is_none() && cli.global.json {
         let error =
             CommandError::new("`--json` goes with commands that answer, and a run answers with its command's output");
-        return Err(error.kind(ErrorKind::Usage));
+        return Err(error.kind(ErrorKind::Usage).hint("a run's own account as JSON: --report FILE"));
     }
+    let Some(command) = cli.command else { return run::run(&cli.run, place, ui) };
+    let (here, paths) = place()?;
+    match command {
+        Command::Status => commands::status(&here, &paths, ui)?,
+        Command::Stop { force } => commands::stop(force, &here, &paths, ui)?,
+        Command::Delete { force } => commands::delete(force, &here, &paths, ui)?,
+    }
+    Ok(0)
+}
+
+/// The folder that one stands in, and those that banger keeps things in.
+fn place() -> Result<(PathBuf, Paths), CommandError> {
     let paths = Paths::from_env()?;
     let here = env::current_dir().map_err(|error| {
         CommandError::new(format!("cannot find out where this is: {error}")).hint("cd into a folder that exists")
     })?;
-    match cli.command {
-        None => return run::run(&cli.run, &here, &paths, ui),
-        Some(Command::Status) => commands::status(&here, &paths, ui)?,
-        Some(Command::Stop { force }) => commands::stop(force, &here, &paths, ui)?,
-        Some(Command::Delete { force }) => commands::delete(force, &here, &paths, ui)?,
-    }
-    Ok(0)
+    Ok((here, paths))
 }
 
 fn aliases() -> Result<Aliases, CommandError> {

@@ -13,6 +13,7 @@ use banger_agent::protocol::exec::Exec;
 use banger_agent::protocol::sync::Policy;
 use banger_agent::protocol::{Bytes, Readiness, Request};
 use banger_vmm::{Ready, Vm};
+use nix::sys::signal::Signal;
 
 use self::session::Outcome;
 use crate::agent::Call;
@@ -21,7 +22,8 @@ use crate::error::CommandError;
 use crate::git::Workspace;
 use crate::machine::{Machines, Wanted};
 use crate::paths::Paths;
-use crate::sync::{self, GUEST_ROOT, Listed, Report};
+use crate::report::{Phase, Report, Target};
+use crate::sync::{self, GUEST_ROOT, Listed};
 use crate::ui::Ui;
 use crate::units::{bytes, count, elapsed};
 
@@ -30,18 +32,45 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long a throwaway VM may take to go.
 const REMOVE_LIMIT: Duration = Duration::ZERO;
 
-/// Runs the command of `options` in the workspace around `here`, and returns the exit status.
+/// Runs the command of `options` in the workspace around the folder that `place` says, and returns the exit status. With `--report`
+/// there is a report, whatever comes of it.
 ///
 /// # Errors
 /// Whatever keeps the command from being run to its end.
-pub fn run(options: &Run, here: &Path, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
+pub fn run(
+    options: &Run,
+    place: impl FnOnce() -> Result<(PathBuf, Paths), CommandError>,
+    ui: &Ui,
+) -> Result<u8, CommandError> {
+    let target = options.report.as_deref().map(Target::new).transpose()?;
+    let account = Report::new(&options.command);
+    let outcome = place().and_then(|(here, paths)| run_reported(options, &here, &paths, &account, ui));
+    if let Some(target) = target {
+        let status = match &outcome {
+            Ok(Outcome::Status(status)) => Ok(*status),
+            Ok(Outcome::BrokenPipe) => Ok(128 + Signal::SIGPIPE as u8),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = account.write(&target, status) {
+            // The command was run: its exit status is what counts.
+            ui.warning(&error.message);
+        }
+    }
+    match outcome? {
+        Outcome::Status(status) => Ok(status),
+        Outcome::BrokenPipe => die_of_broken_pipe(),
+    }
+}
+
+fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let env = environment::variables(&options.env, &options.env_file)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
-    let machines = Machines::new(paths, ui);
+    account.workspace(&workspace.root);
+    let machines = Machines::new(paths, ui).reported(account);
     let wanted = Wanted::from(options);
     // The workspace is listed while the VM is looked for, and boots.
     let (listed, machine) = thread::scope(|scope| {
-        let listing = scope.spawn(|| Listed::new(&workspace));
+        let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace)));
         let machine =
             if options.rm { machines.throwaway(&workspace, &wanted) } else { machines.ensure(&workspace, &wanted) };
         (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
@@ -56,22 +85,21 @@ pub fn run(options: &Run, here: &Path, paths: &Paths, ui: &Ui) -> Result<u8, Com
             (_, true) => Policy::GuestWins,
             _ => Policy::Stop,
         };
-        let report = sync::sync(&machine.vm, &workspace, listed, policy)?;
+        let files = listed.files();
+        let report = account.time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy))?;
+        account.synced(files, &report);
         ui.status(&summary(&report, machine.boot));
         let ready = options.ready.map_or(machine.ready, Ready::from);
         if ready == Ready::System {
-            wait_for_system(&machine.vm, ui)?;
+            account.time(Phase::Ready, || wait_for_system(&machine.vm, ui))?;
         }
         let exec = exec(options, env, here, &workspace);
-        session::run(&machine.vm, exec, options.timeout)
+        account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
     });
     if options.rm {
         machines.remove(&machine.vm, REMOVE_LIMIT)?;
     }
-    match outcome? {
-        Outcome::Status(status) => Ok(status),
-        Outcome::BrokenPipe => die_of_broken_pipe(),
-    }
+    outcome
 }
 
 fn exec(options: &Run, env: Vec<(Bytes, Bytes)>, here: &Path, workspace: &Workspace) -> Exec {
@@ -111,7 +139,7 @@ fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
 }
 
 /// The one line about a run: what went in, and how long each phase took.
-fn summary(report: &Report, boot: Option<Duration>) -> String {
+fn summary(report: &sync::Report, boot: Option<Duration>) -> String {
     let applied = &report.applied;
     let mut line = format!("{} sent ({})", count(applied.written, "file", "files"), bytes(report.bytes));
     if applied.deleted > 0 {
@@ -136,7 +164,7 @@ fn summary(report: &Report, boot: Option<Duration>) -> String {
 
 /// Ends this process as a write to a closed pipe would have ended the command.
 fn die_of_broken_pipe() -> ! {
-    use nix::sys::signal::{SigHandler, Signal, raise, signal};
+    use nix::sys::signal::{SigHandler, raise, signal};
     // SAFETY: the default action is no handler that could do anything.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     let _ = raise(Signal::SIGPIPE);

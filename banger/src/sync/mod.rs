@@ -122,6 +122,11 @@ impl Listed {
         Ok(Listed { listed_ns: now_ns(), listing: git::list(workspace)?, took: start.elapsed() })
     }
 
+    /// How many files and links travel.
+    pub fn files(&self) -> usize {
+        self.listing.entries.len()
+    }
+
     /// What could not be read, or does not travel: for the user to know.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.listing

@@ -1,0 +1,235 @@
+//! `banger --report FILE`: a run's own account, for programs.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use banger_agent::protocol::Bytes;
+use nix::unistd::{AccessFlags, access};
+use serde::Serialize;
+
+use crate::error::{CommandError, ErrorAnswer, ErrorKind};
+use crate::sync;
+
+/// Of the file's format. It grows with a change that a reader has to know of; fields may be added without.
+const FORMAT_VERSION: u32 = 1;
+
+/// The parts of a run. Some overlap: the workspace is listed while the VM starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Phase {
+    List,
+    Image,
+    Kernel,
+    Boot,
+    Sync,
+    Ready,
+    Run,
+}
+
+/// What is known of a run so far. Several threads add to it.
+#[derive(Debug)]
+pub struct Report {
+    start: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct State {
+    format_version: u32,
+    banger_version: &'static str,
+    workspace: Option<Bytes>,
+    vm: Option<String>,
+    command: Vec<Bytes>,
+    /// The exit status of banger, which is the command's if that was run.
+    exit_status: u8,
+    /// Why banger failed, if it did.
+    error: Option<ErrorAnswer>,
+    /// Milliseconds from the start to the end.
+    total_ms: f64,
+    /// Milliseconds of each phase that there was.
+    phases_ms: BTreeMap<Phase, f64>,
+    counts: Option<Counts>,
+}
+
+/// What was synced.
+#[derive(Debug, Serialize)]
+struct Counts {
+    files_listed: usize,
+    files_sent: u64,
+    files_removed: u64,
+    files_kept: u64,
+    references_moved: u64,
+    bytes_sent: u64,
+    /// What changed in the VM alone; none: not known.
+    guest_only_files: Option<u64>,
+    guest_only_references: Option<u64>,
+}
+
+impl Report {
+    /// Of a run of `command` that begins now.
+    pub fn new(command: &[OsString]) -> Report {
+        let state = State {
+            format_version: FORMAT_VERSION,
+            banger_version: env!("CARGO_PKG_VERSION"),
+            command: command.iter().map(|word| word.as_os_str().into()).collect(),
+            ..State::default()
+        };
+        Report { start: Instant::now(), state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Does `work`, and notes how long it took, whatever comes of it.
+    pub fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        *self.state().phases_ms.entry(phase).or_default() += ms(start.elapsed());
+        result
+    }
+
+    /// Notes where the workspace is.
+    pub fn workspace(&self, root: &Path) {
+        self.state().workspace = Some(root.as_os_str().into());
+    }
+
+    /// Notes which VM it is.
+    pub fn vm(&self, name: &str) {
+        self.state().vm = Some(name.to_owned());
+    }
+
+    /// Notes what was synced.
+    pub fn synced(&self, files_listed: usize, report: &sync::Report) {
+        self.state().counts = Some(Counts {
+            files_listed,
+            files_sent: report.applied.written,
+            files_removed: report.applied.deleted,
+            files_kept: report.applied.kept,
+            references_moved: report.applied.references,
+            bytes_sent: report.bytes,
+            guest_only_files: report.guest_only.map(|only| only.files),
+            guest_only_references: report.guest_only.map(|only| only.references),
+        });
+    }
+
+    /// Writes it, the run being over with this exit status or error.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was in the file before is there then.
+    pub fn write(&self, target: &Target, outcome: Result<u8, &CommandError>) -> Result<(), CommandError> {
+        let mut state = self.state();
+        state.total_ms = ms(self.start.elapsed());
+        state.exit_status = outcome.unwrap_or_else(CommandError::status);
+        state.error = outcome.err().map(CommandError::answer);
+        let mut json = serde_json::to_vec_pretty(&*state).expect("plain data has a JSON form");
+        json.push(b'\n');
+        target.write(&json)
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    // Microseconds are as exact as it gets.
+    duration.as_micros() as f64 / 1000.0
+}
+
+/// The file that a report goes to.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+}
+
+impl Target {
+    /// Looks, before anything is done, whether a report can be written at `path`. A link is followed.
+    ///
+    /// # Errors
+    /// If it cannot: there is no such folder, or something else than a file is there.
+    pub fn new(path: &Path) -> Result<Target, CommandError> {
+        let wrong = |why: &str| {
+            let message = format!("cannot write a report to `{}`: {why}", path.display());
+            CommandError::new(message).kind(ErrorKind::Usage)
+        };
+        let path = match fs::canonicalize(path) {
+            Ok(path) if path.is_file() => path,
+            Ok(_) => return Err(wrong("it is no file").hint("name a file, which is replaced when the run is over")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            Err(error) => return Err(wrong(&error.to_string())),
+        };
+        let (folder, _) = parts(&path).ok_or_else(|| wrong("it is no file's name"))?;
+        access(&folder, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| wrong(error.desc()))?;
+        Ok(Target { path })
+    }
+
+    /// Replaces the file: a reader finds the former content, or all of the new.
+    fn write(&self, content: &[u8]) -> Result<(), CommandError> {
+        let (folder, name) = parts(&self.path).expect("it was looked at before");
+        let mut beside = OsString::from(".");
+        beside.push(name);
+        beside.push(format!(".{}", std::process::id()));
+        let beside = folder.join(beside);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&beside)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&beside, &self.path)?;
+            File::open(&folder)?.sync_all()
+        };
+        write().map_err(|error| {
+            let _ = fs::remove_file(&beside);
+            CommandError::io("write the report to", &self.path, &error)
+        })
+    }
+}
+
+/// The folder and the name of a file.
+fn parts(path: &Path) -> Option<(PathBuf, OsString)> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some((folder.to_owned(), path.file_name()?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_report_replaces_a_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("report.json");
+        fs::write(&file, "old").unwrap();
+        symlink("report.json", folder.path().join("link")).unwrap();
+        let report = Report::new(&["make".into(), "test".into()]);
+        report.vm("some-vm");
+        report.time(Phase::Boot, || std::thread::sleep(Duration::from_millis(2)));
+        report.write(&Target::new(&folder.path().join("link")).unwrap(), Ok(3)).unwrap();
+        let read = || -> serde_json::Value { serde_json::from_slice(&fs::read(&file).unwrap()).unwrap() };
+        let json = read();
+        assert_eq!((json["exit_status"].as_u64(), json["vm"].as_str()), (Some(3), Some("some-vm")));
+        assert!(
+            json["phases_ms"]["boot"].as_f64().unwrap() >= 2.0 && json["phases_ms"].get("sync").is_none(),
+            "{json}"
+        );
+        assert!(json["error"].is_null() && json["counts"].is_null(), "{json}");
+
+        let error = CommandError::new("no").kind(ErrorKind::CommandNotFound);
+        report.write(&Target::new(&file).unwrap(), Err(&error)).unwrap();
+        let json = read();
+        assert_eq!(
+            (json["exit_status"].as_u64(), json["error"]["kind"].as_str()),
+            (Some(127), Some("command_not_found"))
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+
+        for wrong in [folder.path(), Path::new("/dev/null"), &folder.path().join("no/such"), Path::new("..")] {
+            assert_eq!(Target::new(wrong).unwrap_err().kind, ErrorKind::Usage, "{}", wrong.display());
+        }
+    }
+}
