@@ -1,4 +1,5 @@
-//! The command line, as clap sees it: types only.
+//! The command line, as clap sees it: types only. Help, manual pages, `docs/reference/cli.md` and completions are all made of it; an
+//! argument whose value name is `VM` is completed with the names of VMs.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -84,6 +85,25 @@ pub enum Command {
         #[arg(short, long)]
         force: bool,
     },
+    /// Print a script that has a shell complete what is typed behind `banger`
+    #[command(after_help = "For this shell alone:
+  bash  source <(banger completions bash)
+  zsh   source <(banger completions zsh)
+  fish  banger completions fish | source")]
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// The shells that completions are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "clap would print them as a help of many lines")]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// How to run a command.
@@ -93,7 +113,7 @@ pub struct Run {
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
     /// Read variables from a file, a NAME=VALUE a line
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub env_file: Vec<std::path::PathBuf>,
     /// Run in this folder of the VM [default: the one that matches where you stand]
     #[arg(short, long, value_name = "DIR")]
@@ -135,7 +155,7 @@ pub struct Run {
     #[arg(long)]
     pub guest_wins: bool,
     /// The command and its arguments
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::AnyPath)]
     pub command: Vec<OsString>,
 }
 

@@ -3,7 +3,7 @@
 //! The way of one command, `banger -- make test`, through this crate:
 //!
 //! * [`cli`] has the types of the command line; [`paths`] and [`ui`] what the environment and the terminal have to say;
-//! * [`dispatch`] finds out what the words mean: a command, an alias, or a [`plugin`];
+//! * [`dispatch`] finds out what the words mean: a command, an alias, or a [`plugin`]; [`completion`] proposes them;
 //! * [`git`] finds the workspace and lists what travels;
 //! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod cli;
 pub mod commands;
+pub mod completion;
 pub mod dispatch;
 pub mod error;
 pub mod git;

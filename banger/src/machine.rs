@@ -110,6 +110,14 @@ impl<'a> Machines<'a> {
         }
     }
 
+    /// The names of all.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, CommandError> {
+        Ok(self.store.list()?.iter().map(|vm| vm.name().to_owned()).collect())
+    }
+
     /// The VM of `workspace`, if it has one.
     ///
     /// # Errors

@@ -2,15 +2,17 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{Write, stdout};
 use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger::cli::{Cli, Command, Global, Run};
+use banger::completion::{self, Names};
 use banger::dispatch::{self, Aliases, Meaning, Unclear};
 use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
-use banger::machine::git_host;
+use banger::machine::{Machines, git_host};
 use banger::paths::{self, Paths};
 use banger::plugin::{self, Environment, Plugins};
 use banger::ui::Ui;
@@ -46,6 +48,12 @@ fn main() -> ExitCode {
 fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
     let banger = paths::program()?;
     let plugins = Plugins::new(&paths::search_path(), banger.parent());
+    if let Ok(shell) = env::var(completion::VARIABLE) {
+        let answer = completion::complete(&shell, words, &names(&plugins, ui), env::current_dir().ok().as_deref())?;
+        // A shell that does not listen needs no answer.
+        let _ = stdout().write_all(&answer);
+        return Ok(0);
+    }
     match dispatch::meaning(words, aliases, &plugins)? {
         Meaning::BuiltIn(words) => {
             let cli = Cli::try_parse_from(iter::once("banger".into()).chain(words))?;
@@ -76,8 +84,14 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         return Err(error.kind(ErrorKind::Usage).hint("a run's own account as JSON: --report FILE"));
     }
     let Some(command) = cli.command else { return run::run(&cli.run, place, ui) };
+    if let Command::Completions { shell } = command {
+        let script = completion::script(shell);
+        ui.answer(&serde_json::json!({ "script": script }), || script.clone())?;
+        return Ok(0);
+    }
     let (here, paths) = place()?;
     match command {
+        Command::Completions { .. } => {}
         Command::Status => commands::status(&here, &paths, ui)?,
         Command::Stop { force } => commands::stop(force, &here, &paths, ui)?,
         Command::Delete { force } => commands::delete(force, &here, &paths, ui)?,
@@ -96,6 +110,12 @@ fn place() -> Result<(PathBuf, Paths), CommandError> {
 
 fn aliases() -> Result<Aliases, CommandError> {
     paths::user_config().map_or_else(|| Ok(Aliases::new()), |file| dispatch::read(&file))
+}
+
+/// What a shell may propose. What cannot be read is left out: a line that is being typed is no place for errors.
+fn names(plugins: &Plugins, ui: &Ui) -> Names {
+    let vms = Paths::from_env().ok().and_then(|paths| Machines::new(&paths, ui).names().ok());
+    Names { aliases: aliases().unwrap_or_default(), plugins: plugins.names(), vms: vms.unwrap_or_default() }
 }
 
 /// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is theirs to mind.

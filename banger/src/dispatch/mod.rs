@@ -93,6 +93,11 @@ pub fn meaning(
     }
 }
 
+/// The word of a command line that names its command, if one does.
+pub fn name(words: Vec<OsString>, cli: &clap::Command) -> Option<OsString> {
+    Line::split(words, cli).name
+}
+
 /// Whether `name` is a command of banger's own. `help` is clap's.
 pub fn is_built_in(cli: &clap::Command, name: &OsStr) -> bool {
     name == "help" || cli.find_subcommand(name).is_some()
