@@ -13,7 +13,7 @@
 
 mod catalog;
 mod error;
-mod ext4;
+pub mod ext4;
 mod kernel;
 mod manifest;
 mod mmdebstrap;

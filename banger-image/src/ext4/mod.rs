@@ -11,6 +11,8 @@ mod size;
 mod tests;
 mod tree;
 mod write;
+mod writer;
 
 pub(crate) use tree::{Tree, relative};
 pub(crate) use write::{require_tools, write};
+pub use writer::{Entry, Error, Kind, Metadata, Options, Special, Timestamp, Writer};

@@ -1,0 +1,78 @@
+//! What the file system is for, and what its entries are like.
+
+/// A point in time, as `struct timespec` has it: seconds since 1970, which may be negative, and nanoseconds after that.
+///
+/// ext4 knows the years 1901 to 2446; what lies outside is moved to the nearest that it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Timestamp {
+    /// Whole seconds.
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+/// What kind of file system to write. The same options and entries give the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes of a file system with free space, for a mount that writes. `None`: as large as the entries need it to be.
+    pub size: Option<u64>,
+    /// Bytes of the journal, at least 4 MiB; 0 for none. Only with a `size`.
+    pub journal: u64,
+    /// Checksums over all metadata (`metadata_csum`), or over group descriptors only (`uninit_bg`).
+    pub metadata_checksums: bool,
+    /// The volume's label, at most 16 bytes.
+    pub label: String,
+    /// The volume's UUID.
+    pub uuid: [u8; 16],
+    /// The secret that names in large folders are hashed with.
+    pub hash_seed: [u8; 16],
+    /// When it was made; also the time of folders which no entry describes.
+    pub time: Timestamp,
+}
+
+impl Options {
+    /// A disk of `size` bytes that will be written to: with free space and a journal, without checksums of metadata.
+    #[must_use]
+    pub fn disk(size: u64) -> Options {
+        Options { size: Some(size), journal: 32 << 20, metadata_checksums: false, ..Options::image() }
+    }
+
+    /// An image that will only be read: no larger than it must be, without a journal, with checksums.
+    #[must_use]
+    pub fn image() -> Options {
+        Options {
+            size: None,
+            journal: 0,
+            metadata_checksums: true,
+            label: String::new(),
+            uuid: [0; 16],
+            hash_seed: [0; 16],
+            time: Timestamp::default(),
+        }
+    }
+}
+
+/// What every entry has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Metadata {
+    /// Permission bits with setuid, setgid and sticky: 0o7777. The entry's type is not in here.
+    pub mode: u16,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// When the content was last changed. The other times are set to the same.
+    pub mtime: Timestamp,
+    /// Extended attributes: full names such as `user.note`, and values in the form of setxattr(2).
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A node that is neither file, folder nor link. Device numbers have 12 and 20 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Special {
+    CharacterDevice { major: u32, minor: u32 },
+    BlockDevice { major: u32, minor: u32 },
+    Fifo,
+    Socket,
+}
