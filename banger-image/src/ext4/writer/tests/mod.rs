@@ -1,6 +1,7 @@
 //! Judged by e2fsprogs, and by the kernel where it lets us mount.
 
 mod disk;
+mod image;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
