@@ -1,4 +1,4 @@
-//! A VM's own disk: a sparse file with an empty ext4.
+//! A VM's own disks: a sparse file with an empty ext4, and a blank one that a workspace comes on.
 //!
 //! `mke2fs` makes one template per size; each VM gets a copy of what the template really holds.
 
@@ -48,6 +48,12 @@ pub(crate) fn create(programs: &Programs, cache: &Path, bytes: u64, place: &Path
     let source = File::open(&template).at("open", &template)?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place).at("create", place)?;
     copy_sparse(&source, &target).and_then(|()| target.sync_all()).at("write", place)
+}
+
+/// Makes a disk with nothing on it, at `place`, which does not exist yet.
+pub(crate) fn create_blank(bytes: u64, place: &Path) -> Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place).at("create", place)?;
+    file.set_len(bytes).and_then(|()| file.sync_all()).at("write", place)
 }
 
 /// The template of this size; made if it is not there.

@@ -61,6 +61,7 @@ impl VmStore {
         let fill = || {
             record.write(&making.join(Vm::RECORD))?;
             disk::create(&self.programs, &self.paths.cache, record.disk_bytes, &making.join(Vm::DISK))?;
+            disk::create_blank(record.disk_bytes, &making.join(Vm::WORKSPACE))?;
             file::sync_folder(&making)?;
             match renameat2(AT_FDCWD, &making, AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE) {
                 Err(nix::Error::EEXIST) => Err(Error::Exists(record.name.clone())),

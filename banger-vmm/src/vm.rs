@@ -70,6 +70,8 @@ impl Vm {
     pub(crate) const RECORD: &str = "vm.json";
     /// The disk in a VM's folder.
     pub(crate) const DISK: &str = "disk.ext4";
+    /// The workspace's disk in a VM's folder.
+    pub(crate) const WORKSPACE: &str = "workspace.ext4";
 
     pub(crate) fn new(name: String, paths: &StorePaths, programs: Programs) -> Self {
         Vm { folder: paths.vms.join(&name), name, host: paths.host.clone(), programs }
@@ -190,13 +192,18 @@ impl Vm {
         console::tail(&self.folder, lines)
     }
 
-    /// What the VM's disk takes on the host, in bytes.
+    /// The disk for a workspace: blank in a new VM. Until the guest is told to take it, it is the host's to write.
+    pub fn workspace_disk(&self) -> PathBuf {
+        self.folder.join(Self::WORKSPACE)
+    }
+
+    /// What the VM's disks take on the host, in bytes.
     ///
     /// # Errors
     /// The file system's refusal.
     pub fn disk_allocated(&self) -> Result<u64> {
-        let path = self.folder.join(Self::DISK);
-        Ok(fs::metadata(&path).at("read", &path)?.blocks() * 512)
+        let allocated = |path: PathBuf| Ok(fs::metadata(&path).at("read", &path)?.blocks() * 512);
+        Ok(allocated(self.folder.join(Self::DISK))? + allocated(self.workspace_disk())?)
     }
 
     fn connect(&self) -> Result<Connection> {

@@ -130,6 +130,15 @@ fn run_info(folder: &Path) -> Option<serde_json::Value> {
     serde_json::from_slice(&fs::read(folder.join("run.json")).ok()?).ok()
 }
 
+/// What a VM left to say when its test failed.
+fn tell(vm: &Path) {
+    let read = |name: &str| String::from_utf8_lossy(&fs::read(vm.join(name)).unwrap_or_default()).into_owned();
+    let console = read("console.log");
+    let lines: Vec<_> = console.lines().rev().take(30).collect();
+    eprintln!("{}: run.json: {}\nconsole:", vm.display(), read("run.json"));
+    lines.iter().rev().for_each(|line| eprintln!("  {line}"));
+}
+
 impl Default for Home {
     fn default() -> Self {
         Home::new()
@@ -139,6 +148,9 @@ impl Default for Home {
 impl Drop for Home {
     fn drop(&mut self) {
         for vm in self.vms() {
+            if std::thread::panicking() {
+                tell(&vm);
+            }
             if let Some(pid) = run_info(&vm).and_then(|info| info["pid"].as_i64()) {
                 // The VMM dies with its supervisor.
                 let _ =

@@ -79,6 +79,15 @@ fn what_concerns_git_alone_travels_too() {
     // A lock of the host's git is none of the guest's.
     fs::write(repository.root.join(".git/index.lock"), "").unwrap();
     repository.sh("git add --all").ok();
+    fs::remove_file(repository.root.join(".git/index.lock")).unwrap();
+    // Another user of the guest may look.
+    assert!(repository.run(["-u", "nobody", "--", "git", "log", "-1", "--format=%s"]).ok().text().contains("first"));
+    // What git remembers of its last command only is nobody's work, and no conflict.
+    repository.sh("git update-ref ORIG_HEAD HEAD").ok();
+    repository.git(["commit", "--quiet", "--allow-empty", "--message", "second"]);
+    repository.git(["update-ref", "ORIG_HEAD", "HEAD"]);
+    let head = repository.git(["rev-parse", "HEAD"]);
+    assert_eq!(repository.sh("git rev-parse ORIG_HEAD").ok().text(), head);
 }
 
 fn home_config(repository: &Repository, key: &str, value: &str) {

@@ -63,8 +63,10 @@ fn a_full_guest_disk_is_said_and_can_be_freed() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "true"]).ok();
-    // All but a few blocks, without writing them.
-    let fill = "fallocate -l $(($(stat -fc '%a*%S' /) - 65536)) /root/hog && ! head -c 10M /dev/zero >/root/rest";
+    // All but a few blocks, without writing them: of the workspace's disk, and of the other.
+    let fill = "for disk in /root/repo /root; do \
+        fallocate -l $(($(stat -fc '%a*%S' $disk) - 65536)) $disk/hog && ! head -c 10M /dev/zero >$disk/rest || exit 1; done";
+    repository.write(".gitignore", "hog\nrest\n");
     repository.sh(fill).ok();
     repository.write("large", vec![b'x'; 1 << 20]);
     let output = repository.run(["--", "true"]);
@@ -73,7 +75,7 @@ fn a_full_guest_disk_is_said_and_can_be_freed() {
     assert!(output.stderr.contains("hint: "), "{}", output.stderr);
     // The way out: the command that frees it, without a sync of what does not fit.
     std::fs::remove_file(repository.root.join("large")).unwrap();
-    repository.run(["--", "rm", "/root/hog", "/root/rest"]).ok();
+    repository.sh("rm hog rest /root/hog /root/rest").ok();
     repository.write("large", vec![b'x'; 1 << 20]);
     assert_eq!(repository.sh("wc -c <large").ok().text(), "1048576\n");
     repository.run(["delete", "--force"]).ok();

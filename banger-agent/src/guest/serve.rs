@@ -50,7 +50,7 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     runtime.block_on(async move {
         let agent = Arc::new(Agent {
-            workspace: Arc::new(Workspace::new(context.disk.as_fd())?),
+            workspace: Arc::new(Workspace::new(context.disk.as_fd(), context.workspace_disk)?),
             disk: context.disk,
             init: context.init,
             boot: context.boot,
@@ -155,7 +155,12 @@ impl Agent {
             return;
         }
         let Ok(disk) = self.disk.try_clone() else { return };
-        let _ = tokio::task::spawn_blocking(move || sync_file_system(&disk)).await;
+        let workspace = Arc::clone(&self.workspace);
+        let settle = move || {
+            sync_file_system(&disk);
+            workspace.settle();
+        };
+        let _ = tokio::task::spawn_blocking(settle).await;
     }
 
     fn stat(&self) -> Result<Stat, Failure> {
@@ -178,7 +183,7 @@ impl Agent {
 }
 
 /// Writes out the file system that `fd` is on: syncfs(2).
-pub(super) fn sync_file_system(fd: &OwnedFd) {
+pub(super) fn sync_file_system(fd: &impl AsRawFd) {
     // SAFETY: syncfs has no memory effects.
     unsafe { libc::syncfs(fd.as_raw_fd()) };
 }

@@ -55,6 +55,9 @@ pub struct Sync {
 pub struct Begun {
     /// What the guest has.
     pub mode: Mode,
+    /// A fresh workspace comes on its own disk: the host writes that before it commits, and sends no contents ([`SeedEntry`]).
+    #[serde(default)]
+    pub seed: bool,
     /// What is known to have changed in the guest alone, from the last time it was counted; none: not counted since a command ran.
     pub guest_only: Option<Counts>,
 }
@@ -177,6 +180,32 @@ pub enum RecordKind {
     References,
     /// A folder; only in a fresh sync.
     Folder,
+}
+
+/// On a workspace's disk: the folder of the tree that the host has written.
+pub const SEED_TREE: &str = "stage";
+/// On a workspace's disk: the file that lists the tree, a postcard `Vec<SeedEntry>`.
+pub const SEED_LIST: &str = "seed";
+
+/// What the host has written on a workspace's disk: as sent in a fresh sync, but for the content. Change times are the modification
+/// times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedEntry {
+    /// As in the content stream.
+    pub record: Record,
+    /// The content's digest.
+    pub digest: Digest,
+}
+
+impl RecordKind {
+    /// The permission bits that a file gets: of what the host does not say, an object's never change.
+    pub fn permissions(self) -> u32 {
+        match self {
+            RecordKind::Content(Kind::File(permissions)) => permissions & 0o777,
+            RecordKind::Object => 0o444,
+            _ => 0o644,
+        }
+    }
 }
 
 /// Control frames from the host.

@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) base: PathBuf,
     /// The VM's own disk.
     pub(crate) disk: PathBuf,
+    /// The disk for the workspace; none for a VM without one.
+    pub(crate) workspace: Option<PathBuf>,
     /// The kernel's modules, read-only.
     pub(crate) modules: Option<PathBuf>,
 }

@@ -155,6 +155,7 @@ async fn boot(
         initramfs: launch.initramfs.clone(),
         base: launch.base.clone(),
         disk: launch.folder.join(Vm::DISK),
+        workspace: Some(launch.folder.join(Vm::WORKSPACE)).filter(|path| path.exists()),
         modules: launch.modules.clone(),
     };
     let cancel = CancellationToken::new();

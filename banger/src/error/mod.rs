@@ -195,7 +195,7 @@ impl From<SyncError> for CommandError {
             SyncError::Host(error) => {
                 CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
             }
-            SyncError::State(error) => CommandError::new(message).kind((&error).into()),
+            SyncError::State(error) | SyncError::Disk(error) => CommandError::new(message).kind((&error).into()),
             SyncError::Changed(_) => CommandError::new(message)
                 .kind(ErrorKind::FilesChanging)
                 .hint("run it again when the files are at rest"),

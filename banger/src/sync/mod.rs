@@ -7,6 +7,7 @@
 mod manifest;
 mod plan;
 mod repository;
+mod seed;
 mod source;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,8 +28,9 @@ use banger_vmm::Vm;
 use self::manifest::{HostStat, Known, Manifest, kind};
 use self::plan::Plan;
 use self::repository::{Snapshot, git_path, reference_files};
-use self::source::Source;
-use crate::agent::{AgentError, Call, DataWriter};
+use self::seed::Seed;
+use self::source::{Sink, Source};
+use crate::agent::{AgentError, Call};
 use crate::git::{self, Entry, GitError, Listing, Repository, Workspace};
 
 /// Where the workspace is in the guest.
@@ -49,6 +51,9 @@ pub enum SyncError {
     /// The state of the last sync cannot be read or written.
     #[error("cannot keep the state of the sync: {0}")]
     State(io::Error),
+    /// The disk that the workspace comes on cannot be written.
+    #[error("cannot write the workspace's disk: {0}")]
+    Disk(io::Error),
     /// The VM's side failed.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -193,46 +198,60 @@ impl<'a> Engine<'a> {
         let begun: Begun = call.answer()?;
         let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
         match begun.mode {
-            Mode::Fresh => self.fresh(call, generation, &mut report)?,
+            Mode::Fresh => self.fresh(call, generation, begun.seed, &mut report)?,
             Mode::Delta => self.difference(call, generation, manifest.unwrap_or_default(), false, &mut report)?,
             Mode::Complete => self.difference(call, generation, manifest.unwrap_or_default(), true, &mut report)?,
         }
         Ok(report)
     }
 
-    /// Sends everything to a guest that has nothing.
-    fn fresh(&self, mut call: Call, generation: String, report: &mut Report) -> Result<(), SyncError> {
+    /// Brings everything to a guest that has nothing: on a disk that it gets (`seed`), or over the link.
+    fn fresh(&self, mut call: Call, generation: String, seed: bool, report: &mut Report) -> Result<(), SyncError> {
+        call.say(&ToSync::PlanEnds { policy: self.policy })?;
+        let manifest = if seed {
+            let mut disk = Seed::create(&self.vm.workspace_disk())?;
+            let manifest = self.everything(&mut disk, generation, report)?;
+            disk.finish()?;
+            manifest
+        } else {
+            let mut out = call.data(CONTENT);
+            let manifest = self.everything(&mut out, generation, report)?;
+            out.flush()?;
+            manifest
+        };
+        self.commit(&mut call, report)?;
+        manifest.save(self.folder).map_err(SyncError::State)
+    }
+
+    /// Puts all that the host has, and returns what was put.
+    fn everything(&self, out: &mut dyn Sink, generation: String, report: &mut Report) -> Result<Manifest, SyncError> {
         let root = GUEST_ROOT.as_bytes();
         let read = |repository| Snapshot::read(repository, self.listing(), root);
         let snapshots = self.repositories().map(read).collect::<Result<Vec<_>, _>>()?;
-        call.say(&ToSync::PlanEnds { policy: self.policy })?;
-        let mut out = call.data(CONTENT);
         let mut manifest = Manifest { generation, ..Manifest::default() };
         for entry in &self.listing().entries {
             let (record, source) = self.record(entry, entry.mtime_ns);
-            let sent = source::send(&mut out, record, &source)?;
+            let sent = source::send(out, record, &source)?;
             report.bytes += sent.size;
             let guest_mtime_ns = sent.is(entry).then_some(entry.mtime_ns);
             manifest.entries.push(self.known(entry, sent.digest, guest_mtime_ns));
         }
         for folder in &self.listing().submodule_folders {
             let record = plain(folder.as_bytes().to_vec(), RecordKind::Folder, 0);
-            source::send(&mut out, record, &Source::Bytes(Vec::new()))?;
+            source::send(out, record, &Source::Bytes(Vec::new()))?;
         }
         manifest.folders = self.folders();
         for snapshot in &snapshots {
-            report.bytes += self.send_repository(&mut out, snapshot, &manifest)?;
+            report.bytes += self.send_repository(out, snapshot, &manifest)?;
             manifest.repositories.insert(snapshot.git.clone(), snapshot.known());
         }
-        out.flush()?;
-        self.commit(&mut call, report)?;
-        manifest.save(self.folder).map_err(SyncError::State)
+        Ok(manifest)
     }
 
     /// Sends what git has of a repository. `manifest` knows the files, which were sent before.
     fn send_repository(
         &self,
-        out: &mut DataWriter<'_>,
+        out: &mut dyn Sink,
         snapshot: &Snapshot<'_>,
         manifest: &Manifest,
     ) -> Result<u64, SyncError> {
@@ -259,7 +278,7 @@ impl<'a> Engine<'a> {
     /// Sends the index, which may have moved since the snapshot. Returns its length and its digest.
     fn send_index(
         &self,
-        out: &mut DataWriter<'_>,
+        out: &mut dyn Sink,
         snapshot: &Snapshot<'_>,
         path: Vec<u8>,
         manifest: &Manifest,

@@ -94,70 +94,113 @@ impl Sent {
     }
 }
 
-/// Sends one record, whose size is that of the source now.
+/// Where records go: over the link, or onto a disk.
+pub(super) trait Sink {
+    /// Takes a record's content to its end, and then its digest.
+    ///
+    /// # Errors
+    /// The content's, and the sink's own.
+    fn put(&mut self, record: &Record, content: &mut Content<'_>) -> Result<(), SyncError>;
+}
+
+/// The content of a record: so many bytes, and their digest after the last.
+pub(super) struct Content<'a> {
+    bytes: &'a mut dyn Read,
+    left: u64,
+    digest: Known,
+    /// Of the host, for messages.
+    path: &'a Path,
+}
+
+/// A digest that is known, or will be.
+enum Known {
+    Already(Digest),
+    Soon(Box<blake3::Hasher>),
+}
+
+impl Content<'_> {
+    /// How many bytes are still to be read.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Reads some of what is left; 0 bytes when nothing is, or for an empty `buffer`.
+    ///
+    /// # Errors
+    /// [`SyncError::Changed`] if a file has become shorter.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SyncError> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let count = self.bytes.read(&mut buffer[..wanted]).map_err(SyncError::Host)?;
+        if count == 0 && wanted > 0 {
+            return Err(SyncError::Changed(self.path.to_owned()));
+        }
+        if let Known::Soon(hasher) = &mut self.digest {
+            hasher.update(&buffer[..count]);
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+
+    /// The digest of all that was read.
+    pub(super) fn digest(&self) -> Digest {
+        match &self.digest {
+            Known::Already(digest) => *digest,
+            Known::Soon(hasher) => *hasher.finalize().as_bytes(),
+        }
+    }
+}
+
+/// Puts one record, whose size is that of the source now.
 ///
 /// # Errors
 /// [`SyncError::Changed`] if a file is gone, or becomes shorter while it is read.
-pub(super) fn send(out: &mut DataWriter<'_>, mut record: Record, source: &Source) -> Result<Sent, SyncError> {
+pub(super) fn send(out: &mut dyn Sink, mut record: Record, source: &Source) -> Result<Sent, SyncError> {
     match source {
         Source::File(path) => {
             let mut file = open(path).map_err(|error| changed(path, error))?;
             record.size = file.metadata().map_err(SyncError::Host)?.len();
-            head(out, &record)?;
-            let digest = body(out, &mut file, path, record.size)?;
+            let soon = Known::Soon(Box::default());
+            let mut content = Content { bytes: &mut file, left: record.size, digest: soon, path };
+            out.put(&record, &mut content)?;
+            let digest = content.digest();
             Ok(Sent { digest, size: record.size, stat: Some(file.metadata().map_err(SyncError::Host)?) })
         }
         Source::Link(path) => {
-            let sent = whole(out, record, &target(path)?)?;
+            let target = target(path)?;
+            let sent = send_as(out, record, &target, *blake3::hash(&target).as_bytes())?;
             Ok(Sent { stat: fs::symlink_metadata(path).ok(), ..sent })
         }
-        Source::Bytes(bytes) => whole(out, record, bytes),
+        Source::Bytes(bytes) => send_as(out, record, bytes, *blake3::hash(bytes).as_bytes()),
         Source::Index(_) | Source::None => Ok(Sent { digest: [0; 32], size: 0, stat: None }),
     }
 }
 
-fn whole(out: &mut DataWriter<'_>, record: Record, bytes: &[u8]) -> Result<Sent, SyncError> {
-    send_as(out, record, bytes, *blake3::hash(bytes).as_bytes())
-}
-
-/// Sends one record with these bytes, and this digest.
+/// Puts one record with these bytes, and this digest.
 ///
 /// # Errors
-/// The connection's.
+/// The sink's.
 pub(super) fn send_as(
-    out: &mut DataWriter<'_>,
+    out: &mut dyn Sink,
     mut record: Record,
-    bytes: &[u8],
+    mut bytes: &[u8],
     digest: Digest,
 ) -> Result<Sent, SyncError> {
     record.size = bytes.len() as u64;
-    head(out, &record)?;
-    out.write(bytes)?;
-    out.write(&digest)?;
+    let known = Known::Already(digest);
+    out.put(&record, &mut Content { bytes: &mut bytes, left: record.size, digest: known, path: Path::new("") })?;
     Ok(Sent { digest, size: record.size, stat: None })
 }
 
-fn head(out: &mut DataWriter<'_>, record: &Record) -> Result<(), SyncError> {
-    let head = postcard::to_stdvec(record).expect("plain data has a postcard form");
-    out.write(&(head.len() as u32).to_le_bytes())?;
-    Ok(out.write(&head)?)
-}
-
-fn body(out: &mut DataWriter<'_>, file: &mut fs::File, path: &Path, size: u64) -> Result<Digest, SyncError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut left = size;
-    while left > 0 {
-        let room = out.room();
-        let wanted = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let count = file.read(&mut room[..wanted]).map_err(SyncError::Host)?;
-        if count == 0 {
-            return Err(SyncError::Changed(path.to_owned()));
+/// Over the link: see [`Record`].
+impl Sink for DataWriter<'_> {
+    fn put(&mut self, record: &Record, content: &mut Content<'_>) -> Result<(), SyncError> {
+        let head = postcard::to_stdvec(record).expect("plain data has a postcard form");
+        self.write(&(head.len() as u32).to_le_bytes())?;
+        self.write(&head)?;
+        while content.left() > 0 {
+            let count = content.read(self.room())?;
+            self.filled(count)?;
         }
-        hasher.update(&room[..count]);
-        out.filled(count)?;
-        left -= count as u64;
+        Ok(self.write(&content.digest())?)
     }
-    let digest = *hasher.finalize().as_bytes();
-    out.write(&digest)?;
-    Ok(digest)
 }

@@ -20,18 +20,20 @@ pub(super) struct Disks {
     pub(super) base: PathBuf,
     /// `disk`: what belongs to this VM.
     pub(super) disk: PathBuf,
+    /// `workspace`: what the workspace comes on, if the host attached it.
+    pub(super) workspace: Option<PathBuf>,
     /// `modules`: the kernel's other modules, if the host attached them.
     pub(super) modules: Option<PathBuf>,
 }
 
 impl Disks {
     /// Waits for the disks that every VM has. All of them are probed in one pass, so the optional
-    /// one is there by then as well.
+    /// ones are there by then as well.
     pub(super) fn find(uevents: &Uevents) -> Result<Self, BootError> {
         let base = uevents.wait_for("the disk with the serial `base`", || by_serial("base"))?;
         let disk = uevents.wait_for("the disk with the serial `disk`", || by_serial("disk"))?;
-        let modules = by_serial("modules");
-        Ok(Disks { base, disk, modules })
+        let (workspace, modules) = (by_serial("workspace"), by_serial("modules"));
+        Ok(Disks { base, disk, workspace, modules })
     }
 }
 

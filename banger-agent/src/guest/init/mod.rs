@@ -43,7 +43,7 @@ use uevent::Uevents;
 pub use pid1::Init;
 pub use power::power_off_now;
 pub use ready::{Boot, SystemState};
-pub(super) use root::WORKSPACE;
+pub(super) use root::{DISK_OPTIONS, WORKSPACE};
 
 /// What the serving process is handed.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub struct ServeContext {
     /// A folder on this VM's ext4, outside the guest's root: state of the agent's own, and a
     /// handle on the file system (`syncfs(2)`).
     pub disk: OwnedFd,
+    /// The block device that the workspace comes on, if the host attached one.
+    pub workspace_disk: Option<PathBuf>,
     /// What became PID 1; also how to power off.
     pub init: Init,
     /// Tells when the image's init has finished.
@@ -193,7 +195,8 @@ fn prepare() -> Result<ServeContext, BootError> {
     filesystems::enter(&tree)?;
     umask(Mode::from_bits_truncate(0o022));
     timings.done("switched");
-    Ok(ServeContext { agent_port, disk, init, boot, volatile: settings.volatile, timings: timings.0 })
+    let workspace_disk = disks.workspace;
+    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, volatile: settings.volatile, timings: timings.0 })
 }
 
 #[derive(Default)]

@@ -96,5 +96,7 @@ pub(super) fn finish() -> ! {
     sync();
     // With all that is mounted in it. Nobody is left to hold on to the disk, so it is gone on return.
     let _ = umount2(OLD_ROOT, MntFlags::MNT_DETACH);
+    // systemd takes /run along.
+    let _ = umount2(WORKSPACE, MntFlags::MNT_DETACH);
     power_off_now()
 }

@@ -21,6 +21,10 @@ const MODULES: &str = "/modules-disk";
 /// Where the agent finds the folder on the disk that holds the workspace; `/run` comes along into the guest.
 pub(in crate::guest) const WORKSPACE: &str = "/run/banger/workspace";
 
+/// For disks that are written. Without noinit_itable the kernel fills in the inode tables behind our back, and every VM's
+/// disk grows by that.
+pub(in crate::guest) const DISK_OPTIONS: &str = "noinit_itable,discard";
+
 /// Container engines keep overlays of their own here, and an overlay cannot be the upper layer of
 /// another: these come from the ext4 itself.
 const NOT_LAYERED: [&str; 4] = ["docker", "containerd", "containers", "buildkit"];
@@ -32,9 +36,7 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     }
     // The base is shared by many VMs: not even its journal may be replayed.
     mount_ext4(&disks.base, BASE, MsFlags::MS_RDONLY, "noload")?;
-    // Without noinit_itable the kernel fills in the inode tables behind our back, and every VM's
-    // disk grows by that.
-    mount_ext4(&disks.disk, DISK, MsFlags::MS_NOATIME, "noinit_itable,discard")?;
+    mount_ext4(&disks.disk, DISK, MsFlags::MS_NOATIME, DISK_OPTIONS)?;
 
     let agent = Path::new("/disk/agent");
     create_folder(agent, 0o700)?;
@@ -50,7 +52,7 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     let tree = Tree::open(Path::new(NEW_ROOT))?;
     tree.create_folder("/tmp", 0o1777)?;
     bind_not_layered(&tree)?;
-    bind_workspace()?;
+    prepare_workspace(disks)?;
     let agent = File::open(agent).map_err(BootError::io("open", agent))?;
     // The overlay, the binds and the open folder hold on to the file systems; the guest has no
     // use for the mounts.
@@ -59,12 +61,15 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     Ok(agent.into())
 }
 
-/// The workspace comes from the ext4 itself too: on an overlay each file is twice as dear to create. The agent shows it where the
-/// host wants it.
-fn bind_workspace() -> Result<(), BootError> {
+/// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk of its own, which the agent
+/// mounts once there is something on it, or a folder on the VM's disk. The agent shows it where the host wants it.
+fn prepare_workspace(disks: &Disks) -> Result<(), BootError> {
+    create_folder(Path::new(WORKSPACE), 0o700)?;
+    if disks.workspace.is_some() {
+        return Ok(());
+    }
     let source = "/disk/workspace";
     create_folder(Path::new(source), 0o700)?;
-    create_folder(Path::new(WORKSPACE), 0o700)?;
     mount_from(source, Path::new(WORKSPACE), MsFlags::MS_BIND)
 }
 

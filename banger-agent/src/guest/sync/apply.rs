@@ -18,15 +18,15 @@ use crate::protocol::sync::{Applied, Change, Digest, Item, RecordKind};
 
 /// What has arrived and waits to be moved into place, under its own path in the stage.
 pub(super) struct Staged {
-    stage: PathBuf,
-    files: HashMap<Vec<u8>, Arrived>,
+    pub(super) stage: PathBuf,
+    pub(super) files: HashMap<Vec<u8>, Arrived>,
 }
 
 /// One file or link in the stage.
-struct Arrived {
-    digest: Digest,
-    stamp: Stamp,
-    kind: RecordKind,
+pub(super) struct Arrived {
+    pub(super) digest: Digest,
+    pub(super) stamp: Stamp,
+    pub(super) kind: RecordKind,
 }
 
 impl Arrived {
@@ -89,7 +89,7 @@ pub(super) fn apply_fresh(
         }
     }
     let stage = File::open(&staged.stage)?;
-    sync_file_system(&stage.into());
+    sync_file_system(&stage);
     log.replace(&records)?;
     fs::rename(&staged.stage, place.root())?;
     sync_parent(&place.root());
@@ -151,7 +151,7 @@ pub(super) fn apply(
         settle(item, decision, records, &mut done);
     }
     let root = File::open(place.root())?;
-    sync_file_system(&root.into());
+    sync_file_system(&root);
     log.append(records, done)?;
     Ok(applied)
 }

@@ -108,12 +108,7 @@ impl Contents {
                 Ok((digest, Stamp { size: 0, mtime_ns: 0, ctime_ns: None }))
             }
             kind => {
-                let permissions = match kind {
-                    RecordKind::Content(Kind::File(permissions)) => permissions & 0o777,
-                    RecordKind::Object => 0o444,
-                    _ => 0o644,
-                };
-                let mut file = tree.create(path, permissions)?;
+                let mut file = tree.create(path, kind.permissions())?;
                 let digest = self.copy(record.size, &mut file)?;
                 Ok((digest, tree::finish(&file, record.mtime_ns)?))
             }

@@ -9,6 +9,7 @@ mod content;
 mod count;
 mod records;
 mod references;
+mod seed;
 mod tree;
 
 use std::fs;
@@ -30,8 +31,10 @@ use self::apply::{Staged, apply, apply_fresh};
 use self::compare::{Comparison, Decision, compare};
 use self::content::Contents;
 use self::records::{Log, Records};
+use self::seed::SeedDisk;
 use super::clock::set_clock;
 use super::init::WORKSPACE;
+use super::serve::sync_file_system;
 use super::{Reader, Writer};
 use crate::frame::{Frame, FrameError, MAX_DATA};
 use crate::protocol::sync::{
@@ -63,11 +66,29 @@ struct Held {
     /// None: there is no workspace yet.
     records: Option<Arc<Records>>,
     place: Place,
+    /// The disk that the workspace comes on; none where it lives on the VM's own.
+    seed: Option<SeedDisk>,
     shown: bool,
     alias_bound: bool,
 }
 
 impl Held {
+    /// Brings to light what a guest that ran before has left.
+    fn find(&mut self) -> io::Result<()> {
+        if self.records.is_none() {
+            return Ok(());
+        }
+        if let Some(seed) = &mut self.seed {
+            seed.mount()?;
+        }
+        // The records are written before the tree they speak of is moved into its place.
+        if !self.place.root().is_dir() {
+            self.records = None;
+            return Ok(());
+        }
+        self.show()
+    }
+
     /// Shows the workspace, if it has not been shown yet.
     fn show(&mut self) -> io::Result<()> {
         if !self.shown {
@@ -80,8 +101,9 @@ impl Held {
 
 /// Where the workspace is.
 ///
-/// It lives on the VM's disk itself and is bound to where the guest sees it: an overlay would make each file twice as dear to create.
-/// The agent works on it from its own side, where the stage is in the same mount, so that things can be renamed.
+/// It lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest sees it: an overlay would make each
+/// file twice as dear to create. The agent works on it from its own side, where the stage is in the same mount, so that things can
+/// be renamed.
 #[derive(Clone, Debug, Default)]
 struct Place {
     /// The folder of the tree and the stage, on the disk.
@@ -118,22 +140,18 @@ impl Place {
 
 impl Workspace {
     /// Reads what the agent knew when the guest last ran. `disk` is the folder on the VM's disk that is the agent's own.
-    pub(super) fn new(disk: BorrowedFd<'_>) -> io::Result<Workspace> {
+    /// `seed` is the block device that the workspace comes on, if there is one.
+    pub(super) fn new(disk: BorrowedFd<'_>, seed: Option<PathBuf>) -> io::Result<Workspace> {
         let disk = disk.try_clone_to_owned()?;
         let folder = PathBuf::from(format!("/proc/self/fd/{}/sync", disk.as_raw_fd()));
         let place = Place { disk: WORKSPACE.into(), settings: read_settings(&folder) };
         fs::create_dir_all(&folder)?;
-        let (mut log, mut records) = Log::open(&folder)?;
-        // The records are written before the tree they speak of is moved into its place. A tree whose records are damaged is
-        // still somebody's work: nothing is known of it, so a sync compares all of it.
-        if !place.root().is_dir() {
-            records = None;
-        } else if records.is_none() {
-            records = Some(log.start_anew()?);
-        }
-        let mut held = Held { log, records: records.map(Arc::new), place, shown: false, alias_bound: false };
-        if held.records.is_some() && !held.place.settings.root.0.is_empty() {
-            held.show()?;
+        let (log, records) = Log::open(&folder)?;
+        let (records, seed) = (records.map(Arc::new), seed.map(SeedDisk::new));
+        let mut held = Held { log, records, place, seed, shown: false, alias_bound: false };
+        if !held.place.settings.root.0.is_empty() {
+            // What is in the way is said at the next sync.
+            let _ = held.find();
         }
         Ok(Workspace {
             folder,
@@ -190,11 +208,10 @@ impl Workspace {
     }
 
     /// Prepares for a sync: says what the guest has, and removes what a former one left half done.
-    fn begin(&self, request: &Sync) -> Result<Mode, Failure> {
+    fn begin(&self, request: &Sync) -> Result<(Mode, bool), Failure> {
         let mut held = self.held();
         let settings = Settings { root: request.root.clone(), excludes: request.excludes.clone() };
         let explain = |error: &io::Error| failure("prepare", &request.root, error);
-        remove_folder(&held.place.stage()).map_err(|error| explain(&error))?;
         if held.place.settings != settings {
             let json = serde_json::to_vec(&settings).unwrap_or_default();
             let new = self.folder.join("settings.new");
@@ -202,13 +219,21 @@ impl Workspace {
             written.map_err(|error| explain(&error))?;
             held.place.settings = settings;
         }
-        if held.records.is_none() {
-            return Ok(Mode::Fresh);
-        }
-        held.show().map_err(|error| failure("show the workspace at", &request.root, &error))?;
-        let Some(records) = &held.records else { return Ok(Mode::Fresh) };
+        held.find().map_err(|error| failure("show the workspace at", &request.root, &error))?;
+        let place = held.place.clone();
+        let Held { records, seed, .. } = &mut *held;
+        let Some(records) = records else {
+            let cleared = match seed {
+                // The host will write it.
+                Some(seed) => seed.unmount(),
+                None => remove_folder(&place.root()).and_then(|()| remove_folder(&place.stage())),
+            };
+            cleared.map_err(|error| explain(&error))?;
+            return Ok((Mode::Fresh, seed.is_some()));
+        };
+        remove_folder(&place.stage()).map_err(|error| explain(&error))?;
         let agreed = records.generation.is_some() && records.generation == request.base;
-        Ok(if agreed { Mode::Delta } else { Mode::Complete })
+        Ok((if agreed { Mode::Delta } else { Mode::Complete }, false))
     }
 
     /// Makes the workspace visible at the host's path too. Where that cannot be, it is not: nothing depends on it.
@@ -287,8 +312,9 @@ impl From<FrameError> for End {
 async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, writer: &mut Writer) -> Result<(), End> {
     // A host that slept leaves its guest with an old clock, which breaks signatures, TLS and make.
     set_clock(request.clock_ns);
-    let mode = match blocking(workspace, request.clone(), |workspace, request| workspace.begin(&request)).await {
-        Ok(mode) => mode,
+    let begun = blocking(workspace, request.clone(), |workspace, request| workspace.begin(&request)).await;
+    let (mode, seed) = match begun {
+        Ok(begun) => begun,
         Err(failure) => {
             writer.send(Frame::control(&Reply::<Begun>::Error(failure))).await?;
             return Err(End::Over);
@@ -298,7 +324,7 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
         workspace.bind_alias(&request);
     }
     let guest_only = *workspace.counts();
-    writer.send(Frame::control(&Reply::Ok(Begun { mode, guest_only }))).await?;
+    writer.send(Frame::control(&Reply::Ok(Begun { mode, seed, guest_only }))).await?;
 
     let (mut items, policy) = receive_plan(reader).await?;
     let (records, place) = {
@@ -325,7 +351,12 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
         return Err(End::Over);
     }
 
-    let staged = receive_contents(workspace, &place, reader).await?;
+    let staged = if seed {
+        receive_commit(reader).await?;
+        blocking(workspace, (), |workspace, ()| workspace.take_seed()).await?
+    } else {
+        receive_contents(workspace, &place, reader).await?
+    };
     let generation = request.generation.clone();
     let applied = blocking(workspace, (staged, items, comparison), move |workspace, (staged, items, comparison)| {
         workspace.apply(mode, &generation, staged, &items, comparison)
@@ -339,6 +370,24 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
 }
 
 impl Workspace {
+    /// Mounts what the host has written on the workspace's disk.
+    fn take_seed(&self) -> Result<Staged, Failure> {
+        let mut held = self.held();
+        let place = held.place.clone();
+        let seed =
+            held.seed.as_mut().ok_or_else(|| Failure::new(FailureKind::BadRequest, "there is no disk for it"))?;
+        let staged = seed.mount().and_then(|()| Staged::seeded(&place.disk));
+        staged.map_err(|error| failure("take what was written for", &place.settings.root, &error))
+    }
+
+    /// Brings what commands and syncs wrote to the workspace's own disk, if it has one.
+    pub(super) fn settle(&self) {
+        let disk = self.held().seed.as_ref().and_then(SeedDisk::root);
+        if let Some(disk) = disk {
+            sync_file_system(&disk);
+        }
+    }
+
     fn apply(
         &self,
         mode: Mode,
@@ -420,6 +469,14 @@ async fn report(comparison: &Comparison, writer: &mut Writer) -> Result<(), Fram
     let conflict_count = comparison.conflicts.len() as u64;
     let now_ns = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as i64);
     writer.send(Frame::control(&FromSync::Compared { conflicts, conflict_count, now_ns })).await
+}
+
+/// Waits until the host has written the workspace's disk.
+async fn receive_commit(reader: &mut Reader) -> Result<(), End> {
+    match reader.next().await.ok_or(End::Over)??.message()? {
+        ToSync::Commit => Ok(()),
+        ToSync::PlanEnds { .. } => Err(End::Over),
+    }
 }
 
 /// Passes the contents on to a thread that stages them, until the host commits.

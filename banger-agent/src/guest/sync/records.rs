@@ -84,7 +84,8 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the log in `folder` and reads what it says. A log that is damaged ends where the damage starts.
+    /// Opens the log in `folder` and reads what it says; none if there is no log. A log that is damaged ends where the damage starts,
+    /// which may be at once: then there is a workspace of which nothing is known.
     pub(super) fn open(folder: &Path) -> io::Result<(Log, Option<Records>)> {
         let path = folder.join("log");
         let mut log = Log { path, length: 0, base: 0 };
@@ -93,27 +94,22 @@ impl Log {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((log, None)),
             Err(error) => return Err(error),
         };
-        let Some(mut rest) = bytes.strip_prefix(MAGIC) else { return Ok((log, None)) };
-        let mut records = None;
+        let mut records = Records::default();
+        let mut rest = bytes.strip_prefix(MAGIC).unwrap_or_default();
         while let Some((batch, after)) = decode(rest) {
-            records.get_or_insert_with(Records::default).apply(batch);
+            records.apply(batch);
             rest = after;
             log.length = (bytes.len() - rest.len()) as u64;
             if log.base == 0 {
                 log.base = log.length;
             }
         }
-        if log.length > 0 && !rest.is_empty() {
+        if log.length == 0 {
+            log.replace(&records)?;
+        } else if !rest.is_empty() {
             OpenOptions::new().write(true).open(&log.path)?.set_len(log.length)?;
         }
-        Ok((log, records))
-    }
-
-    /// A log that knows nothing, in the place of one that cannot be read.
-    pub(super) fn start_anew(&mut self) -> io::Result<Records> {
-        let records = Records::default();
-        self.replace(&records)?;
-        Ok(records)
+        Ok((log, Some(records)))
     }
 
     /// Appends `batch` to the log and syncs it, and applies it to `records`.
@@ -210,6 +206,20 @@ mod tests {
         fs::write(&log.path, &whole).unwrap();
         let read = Log::open(folder.path()).unwrap().1.unwrap();
         assert_eq!((read.generation.as_deref(), read.files.len()), (Some("3"), 1));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_knows_nothing_and_goes_on() {
+        for damaged in [&b""[..], b"bgrsync1", b"bgrsync0 and more", &[0; 100]] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("log"), damaged).unwrap();
+            let (mut log, records) = Log::open(folder.path()).unwrap();
+            let mut records = records.unwrap();
+            assert_eq!((records.generation.as_deref(), records.files.len()), (None, 0));
+            log.append(&mut records, batch(Some("1"), "a", Some(known(1)))).unwrap();
+            let read = Log::open(folder.path()).unwrap().1.unwrap();
+            assert_eq!((read.generation.as_deref(), read.files.len()), (Some("1"), 1));
+        }
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub(super) fn arguments(
     let flush = if record.throwaway { "on" } else { "off" };
     let disk = format!("discard=unmap,file.discard=unmap,cache.no-flush={flush},file.cache.no-flush={flush}");
     line.disk("disk", &disk, &machine.disk);
+    if let Some(workspace) = &machine.workspace {
+        line.disk("workspace", &disk, workspace);
+    }
     if let Some(modules) = &machine.modules {
         line.disk("modules", "read-only=on", modules);
     }
@@ -115,6 +118,7 @@ mod tests {
             initramfs: "/i".into(),
             base: "/images/a,b/rootfs.ext4".into(),
             disk: "/d".into(),
+            workspace: None,
             modules: None,
         };
         let arguments = arguments(

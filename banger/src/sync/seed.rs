@@ -1,0 +1,116 @@
+//! A first sync onto a disk: the workspace as a whole file system, which the guest only has to mount. A translated guest takes ten
+//! times as long to make the files itself.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::SystemTime;
+
+use banger_agent::protocol::sync::{Kind, Record, RecordKind, SEED_LIST, SEED_TREE, SeedEntry};
+use banger_image::ext4::{Error, Metadata, Options, Timestamp, Writer};
+
+use super::SyncError;
+use super::source::{Content, Sink};
+
+/// A workspace's disk while it is written.
+pub(super) struct Seed {
+    writer: Writer,
+    list: Vec<SeedEntry>,
+}
+
+impl Seed {
+    /// Begins anew on the disk at `path`, which no guest has mounted.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn create(path: &Path) -> Result<Seed, SyncError> {
+        let explain = |error: io::Error| {
+            let message = format!("cannot write `{}`: {error}", path.display());
+            SyncError::Disk(io::Error::new(error.kind(), message))
+        };
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(explain)?;
+        let size = file.metadata().map_err(explain)?.len();
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let random = *blake3::hash(format!("{now:?} {}", path.display()).as_bytes()).as_bytes();
+        let (uuid, hash_seed) = random.split_at(16);
+        let options = Options {
+            label: "banger-work".to_owned(),
+            uuid: uuid.try_into().expect("a half of 32 bytes"),
+            hash_seed: hash_seed.try_into().expect("a half of 32 bytes"),
+            time: Timestamp { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() },
+            ..Options::disk(size)
+        };
+        let mut writer = Writer::new(file, options)?;
+        // What is beside the tree is the agent's alone.
+        writer.directory(b"", Metadata { mode: 0o700, ..Metadata::default() })?;
+        Ok(Seed { writer, list: Vec::new() })
+    }
+
+    /// Completes the file system.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn finish(mut self) -> Result<(), SyncError> {
+        let list = postcard::to_stdvec(&self.list).expect("plain data has a postcard form");
+        let private = Metadata { mode: 0o600, ..Metadata::default() };
+        self.writer.file(SEED_LIST.as_bytes(), private, &mut &list[..])?;
+        self.writer.finish()?;
+        Ok(())
+    }
+}
+
+impl Sink for Seed {
+    fn put(&mut self, record: &Record, content: &mut Content<'_>) -> Result<(), SyncError> {
+        let path = [SEED_TREE.as_bytes(), b"/", &record.path].concat();
+        let mtime = Timestamp {
+            seconds: record.mtime_ns.div_euclid(1_000_000_000),
+            nanoseconds: record.mtime_ns.rem_euclid(1_000_000_000) as u32,
+        };
+        let metadata = |mode: u32| Metadata { mode: mode as u16, mtime, ..Metadata::default() };
+        match record.kind {
+            RecordKind::Folder => self.writer.directory(&path, metadata(0o755))?,
+            RecordKind::Content(Kind::Link) => {
+                let mut target = vec![0; content.left() as usize];
+                let mut filled = 0;
+                while content.left() > 0 {
+                    filled += content.read(&mut target[filled..])?;
+                }
+                self.writer.symlink(&path, metadata(0o777), &target)?;
+            }
+            kind => {
+                let mut reader = Reader { content, failure: None };
+                let written = self.writer.file(&path, metadata(kind.permissions()), &mut reader);
+                if let Some(failure) = reader.failure {
+                    return Err(failure);
+                }
+                written?;
+            }
+        }
+        self.list.push(SeedEntry { record: record.clone(), digest: content.digest() });
+        Ok(())
+    }
+}
+
+/// A content for the writer, which keeps what went wrong in its own words.
+struct Reader<'a, 'b> {
+    content: &'a mut Content<'b>,
+    failure: Option<SyncError>,
+}
+
+impl Read for Reader<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.content.read(buffer).map_err(|error| {
+            self.failure = Some(error);
+            io::ErrorKind::Other.into()
+        })
+    }
+}
+
+impl From<Error> for SyncError {
+    fn from(error: Error) -> Self {
+        SyncError::Disk(match error {
+            Error::Image(error) => error,
+            error => io::Error::other(error),
+        })
+    }
+}
