@@ -131,12 +131,13 @@ fn run_info(folder: &Path) -> Option<serde_json::Value> {
 }
 
 /// What a VM left to say when its test failed.
+#[expect(clippy::print_stderr, reason = "the runner shows it with the failure")]
 fn tell(vm: &Path) {
     let read = |name: &str| String::from_utf8_lossy(&fs::read(vm.join(name)).unwrap_or_default()).into_owned();
     let console = read("console.log");
-    let lines: Vec<_> = console.lines().rev().take(30).collect();
-    eprintln!("{}: run.json: {}\nconsole:", vm.display(), read("run.json"));
-    lines.iter().rev().for_each(|line| eprintln!("  {line}"));
+    let last: Vec<_> = console.lines().rev().take(30).collect();
+    let last: Vec<_> = last.into_iter().rev().collect();
+    eprintln!("{}: run.json: {}\nconsole:\n{}", vm.display(), read("run.json"), last.join("\n"));
 }
 
 impl Default for Home {
