@@ -19,6 +19,12 @@ build: setup
 	@install -d $(DIST)/bin $(DIST)/lib/banger
 	@install -m 755 $(TARGET)/release/banger $(DIST)/bin/
 	@install -m 755 $(TARGET)/release/banger-vmm $(TARGET)/static/$(HOST)/release/banger-agent $(DIST)/lib/banger/
+	@rm -rf $(DIST)/share
+	@install -d $(addprefix $(DIST)/share/,man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	@install -m 644 docs/man/*.1 $(DIST)/share/man/man1/
+	@$(DIST)/bin/banger completions bash >$(DIST)/share/bash-completion/completions/banger
+	@$(DIST)/bin/banger completions zsh >$(DIST)/share/zsh/site-functions/_banger
+	@$(DIST)/bin/banger completions fish >$(DIST)/share/fish/vendor_completions.d/banger.fish
 
 demo: build
 	@scripts/demo $(DIST)/bin/banger
@@ -33,6 +39,8 @@ install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/banger
 	install -m 755 $(DIST)/bin/* $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(DIST)/lib/banger/* $(DESTDIR)$(PREFIX)/lib/banger/
+	find $(DIST)/share -type f -printf '%P\n' | while read -r file; do \
+	    install -D -m 644 "$(DIST)/share/$$file" "$(DESTDIR)$(PREFIX)/share/$$file"; done
 
 clean:
 	cargo clean

@@ -11,6 +11,9 @@
 //!
 //! [`commands`] are the others. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
 
+// What the types of this crate are made of: a plugin on this library needs no other.
+pub use {banger_agent, banger_image, banger_vmm};
+
 pub mod agent;
 pub mod cli;
 pub mod commands;

@@ -4,6 +4,7 @@
 //! fills it, `BANGER_TEST_DATA` a data folder whose images and kernels every test's home uses.
 
 pub mod machine;
+mod plugins;
 mod workspace;
 
 use std::env;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub use self::plugins::path_with;
 pub use self::workspace::Sent;
 
 fn required(variable: &str) -> PathBuf {
