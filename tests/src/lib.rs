@@ -5,6 +5,7 @@
 
 pub mod machine;
 mod plugins;
+pub mod readme;
 mod workspace;
 
 use std::env;

@@ -24,6 +24,7 @@ fn main() -> Result<(), Failure> {
     rows.push(cold_start(&home, &floor)?);
     rows.extend(large(&home, &floor)?);
     rows.push(version(&home)?);
+    rows.push(plugin(&home)?);
     let mut out = std::io::stdout();
     writeln!(out, "| what | banger | floor or peer | ratio | aim |\n|---|---|---|---|---|")?;
     for row in rows {
@@ -185,13 +186,33 @@ fn phases(repository: &Repository<'_>) -> Result<(Duration, Duration), Failure> 
 }
 
 fn version(home: &Home) -> Result<Vec<String>, Failure> {
+    let each = cpu(|| succeed(home.command(banger_tests::banger_binary()).arg("--version")))?;
+    Ok(row(["`banger --version`, CPU", &tenths(each), "", "", "≤ 5 ms"]))
+}
+
+/// In a workspace, with an alias, so that all that a plugin's name takes is looked up.
+fn plugin(home: &Home) -> Result<Vec<String>, Failure> {
+    let plugin = home.plugin("foo", "exit 0");
+    home.configure("[alias]\nt = ['--', 'make', 'test']\n");
+    let repository = home.repository("of-a-plugin");
+    let ours = cpu(|| succeed(repository.with_plugins().arg("foo")))?;
+    let floor = cpu(|| succeed(home.command(&plugin).current_dir(&repository.root)))?;
+    let over = format!("+{}", tenths(ours.saturating_sub(floor)));
+    Ok(row(["`banger foo` over `banger-foo`, CPU", &tenths(ours), &tenths(floor), &over, "≤ +3 ms"]))
+}
+
+fn tenths(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}
+
+/// The processor time of a child, on average.
+fn cpu(mut run: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
     const TIMES: u32 = 50;
     let before = children_cpu();
     for _ in 0..TIMES {
-        succeed(home.command(banger_tests::banger_binary()).arg("--version"))?;
+        run()?;
     }
-    let each = (children_cpu() - before) / TIMES;
-    Ok(row(["`banger --version`, CPU", &format!("{:.1} ms", each.as_secs_f64() * 1000.0), "", "", "≤ 5 ms"]))
+    Ok((children_cpu() - before) / TIMES)
 }
 
 fn children_cpu() -> Duration {
