@@ -204,3 +204,17 @@ impl banger_image::Progress for Ui {
         self.status(text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_who_does_not_want_to_be() {
+        let ui = Ui::new(&Global { no_input: true, ..Global::default() });
+        let error = ui.confirm("delete `vm\u{1b}[31m`?").unwrap_err();
+        assert_eq!((error.kind, error.status()), (ErrorKind::InputNeeded, 125));
+        assert_eq!(error.message, "there is nobody to ask: delete `vm^[[31m`?");
+        assert!(error.hints[0].contains("--force"));
+    }
+}

@@ -60,6 +60,9 @@ fn a_plugin_takes_the_place_of_banger() {
     assert!(output(repository.with_plugins().arg("nested")).ok().stderr.contains("has no VM"));
     assert_eq!(output(repository.with_plugins().args(["-q", "nested"])).ok().stderr, "");
 
+    home.plugin("wrong", r#"exec "$BANGER" wrnog"#);
+    assert!(output(repository.with_plugins().args(["--color=always", "wrong"])).stderr.contains("\x1b["));
+
     // A signal ends it as it would without banger, and its writer dies of a closed pipe.
     home.plugin("crash", "kill -SEGV $$");
     assert_eq!(output(repository.with_plugins().arg("crash")).status, 128 + 11);

@@ -5,7 +5,11 @@ mod pages;
 use std::fs;
 
 fn main() -> std::io::Result<()> {
-    for (path, content) in pages::pages()? {
+    let pages = pages::pages()?;
+    if pages::manuals_folder().exists() {
+        fs::remove_dir_all(pages::manuals_folder())?;
+    }
+    for (path, content) in pages {
         fs::create_dir_all(path.parent().expect("a page is in a folder"))?;
         fs::write(path, content)?;
     }

@@ -20,16 +20,25 @@ const END: &str = "<!-- end -->\n";
 /// # Errors
 /// If a page that is generated in part cannot be read, or has no place for it.
 pub(crate) fn pages() -> io::Result<BTreeMap<PathBuf, String>> {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let docs = docs();
     let mut cli = Cli::command().disable_help_subcommand(true);
     cli.build();
     let mut pages = BTreeMap::new();
-    manuals(&cli, &docs.join("man"), &mut pages)?;
+    manuals(&cli, &manuals_folder(), &mut pages)?;
     pages.insert(docs.join("reference/cli.md"), reference(&cli));
     let exit_codes = docs.join("reference/exit-codes.md");
     let page = with_generated(&fs::read_to_string(&exit_codes)?, &kinds())?;
     pages.insert(exit_codes, page);
     Ok(pages)
+}
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+}
+
+/// Where the manual pages are, and nothing else is.
+pub(crate) fn manuals_folder() -> PathBuf {
+    docs().join("man")
 }
 
 fn shown(command: &Command) -> impl Iterator<Item = &Command> {
