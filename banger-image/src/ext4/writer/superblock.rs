@@ -89,8 +89,8 @@ pub(super) fn superblock(layout: &Layout, options: &Options, counts: &Counts<'_>
     put32(fields, 0x108, time as u32);
     put16(fields, 0x15c, 32);
     put16(fields, 0x15e, 32);
-    // Hashes of names take bytes as unsigned.
-    put32(fields, 0x160, 2);
+    // Hashes of names take bytes as signed.
+    put32(fields, 0x160, 1);
     fields[0x174] = LOG_FLEX;
     put32(fields, 0x248, counts.overhead as u32);
     put32(fields, 0x24c, layout.backup_group);

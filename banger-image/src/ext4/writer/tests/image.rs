@@ -7,9 +7,9 @@ use super::*;
 use crate::ext4::{Error, Kind, Special};
 
 /// `cap_net_raw+ep`, as setcap(8) stores it.
-const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(super) const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// `u::rw-,u:1000:r--,g::r--,m::r--,o::---` in the form of setxattr(2): tags, permissions, ids.
-const ACL: [u8; 44] = [
+pub(super) const ACL: [u8; 44] = [
     2, 0, 0, 0, //
     1, 0, 6, 0, 0xff, 0xff, 0xff, 0xff, //
     2, 0, 4, 0, 0xe8, 3, 0, 0, //
@@ -28,7 +28,7 @@ fn noted(xattrs: &[(&str, &[u8])]) -> Metadata {
 }
 
 /// One of every kind.
-fn everything(writer: &mut Writer) {
+pub(super) fn everything(writer: &mut Writer) {
     let device = Special::CharacterDevice { major: 1, minor: 3 };
     writer.special(b"dev/null", owned(0o666, 0, 5), device).unwrap();
     writer.special(b"dev/sda", mode(0o660), Special::BlockDevice { major: 8, minor: 300 }).unwrap();

@@ -2,6 +2,8 @@
 
 mod disk;
 mod image;
+mod kernel;
+mod property;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
