@@ -22,7 +22,7 @@ pub(super) type Root = [u8; 60];
 pub(super) fn push(extents: &mut Vec<Extent>, logical: u32, run: Run) {
     if let Some(last) = extents.last_mut()
         && last.run.end() == run.start
-        && u64::from(last.logical) + last.run.length == u64::from(logical)
+        && last.end() == u64::from(logical)
     {
         last.run.length += run.length;
     } else {

@@ -18,6 +18,7 @@ mod journal;
 mod layout;
 mod options;
 mod output;
+mod read;
 mod space;
 mod superblock;
 #[cfg(test)]

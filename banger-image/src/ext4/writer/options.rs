@@ -50,6 +50,19 @@ impl Options {
             time: Timestamp::default(),
         }
     }
+
+    /// The same with UUID and secret made from `seed`: what makes this file system another than others.
+    #[must_use]
+    pub fn derived_from(self, seed: &[u8]) -> Options {
+        let digest = *blake3::hash(seed).as_bytes();
+        let (mut uuid, mut hash_seed) = ([0; 16], [0; 16]);
+        uuid.copy_from_slice(&digest[..16]);
+        hash_seed.copy_from_slice(&digest[16..]);
+        // A version 8 UUID (RFC 9562): its bits mean nothing to others.
+        uuid[6] = uuid[6] & 0x0f | 0x80;
+        uuid[8] = uuid[8] & 0x3f | 0x80;
+        Options { uuid, hash_seed, ..self }
+    }
 }
 
 /// What every entry has.

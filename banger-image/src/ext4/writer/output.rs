@@ -108,6 +108,10 @@ impl Output {
         punch(&self.file, run.start * BLOCK, run.length * BLOCK)
     }
 
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     pub(super) fn into_file(self) -> File {
         self.file
     }

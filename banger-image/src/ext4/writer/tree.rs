@@ -27,6 +27,13 @@ pub(super) struct Extent {
     pub(super) run: Run,
 }
 
+impl Extent {
+    /// The block behind the last, counted in the file.
+    pub(super) fn end(self) -> u64 {
+        u64::from(self.logical) + self.run.length
+    }
+}
+
 pub(super) struct Inode {
     pub(super) metadata: Metadata,
     pub(super) content: Content,

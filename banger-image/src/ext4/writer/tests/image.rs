@@ -112,8 +112,7 @@ fn an_empty_image_is_a_file_system_too() {
 
 #[test]
 fn the_same_entries_give_the_same_bytes() {
-    let options =
-        Options { uuid: [7; 16], hash_seed: [9; 16], time: TIME, label: "a label".to_owned(), ..Options::image() };
+    let options = Options { time: TIME, label: "a label".to_owned(), ..Options::image() }.derived_from(b"a seed");
     let images = [(); 2].map(|()| fs::read(write(options.clone(), everything).path).unwrap());
     assert!(images[0] == images[1]);
     let other = write(Options { uuid: [8; 16], ..options }, everything);
@@ -240,6 +239,23 @@ fn later_entries_take_the_place_of_earlier_ones() {
     image.assert_stat("/b", &["Links: 2", "Mode: 0644"]);
     // 5 MiB are left, in the 6 that were in use at once; the seventh is a hole.
     assert!(allocated(&image.path) < (5 << 20) + (512 << 10), "{}", allocated(&image.path));
+}
+
+#[test]
+fn content_can_be_read_back_before_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = File::options().read(true).write(true).create_new(true).open(folder.path().join("image")).unwrap();
+    let mut writer = Writer::new(file, Options::image()).unwrap();
+    let content = [noise(20_000, 1), vec![0; 50_000], noise(30_000, 2), vec![0; 20_000]].concat();
+    writer.file(b"file", mode(0o644), &mut &*content).unwrap();
+    writer.file(b"hole", mode(0o644), &mut &[0; 5000][..]).unwrap();
+    for (path, content) in [(b"file", &*content), (b"hole", &[0; 5000])] {
+        let mut read = Vec::new();
+        writer.content(path).unwrap().unwrap().read_to_end(&mut read).unwrap();
+        assert!(read == content);
+    }
+    assert!(writer.content(b"").unwrap().is_none());
+    assert!(writer.content(b"nothing").unwrap().is_none());
 }
 
 #[test]
