@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use crate::ext4;
 use crate::name::Kind;
 
 /// A result of this crate.
@@ -75,6 +76,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file system could not be written, or cannot hold an entry.
+    #[error(transparent)]
+    FileSystem(#[from] ext4::Error),
+
     /// What is stored is not what was written there.
     #[error("{}: {reason}", path.display())]
     Damaged {
@@ -106,7 +111,7 @@ impl Error {
             Error::Damaged { path, .. } => {
                 path.parent().map(|folder| format!("remove `{}`; the next run makes it anew", folder.display()))
             }
-            Error::Io(source) => match source.kind() {
+            Error::Io(source) | Error::FileSystem(ext4::Error::Image(source)) => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     Some("free some disk space, or point XDG_DATA_HOME at a larger disk".into())
                 }
@@ -115,16 +120,15 @@ impl Error {
                 }
                 _ => None,
             },
-            Error::Catalog { .. } | Error::Archive { .. } => None,
+            Error::Catalog { .. } | Error::Archive { .. } | Error::FileSystem(_) => None,
         }
     }
 }
 
-/// What a known complaint of `mmdebstrap`, `apt` or `mke2fs` calls for.
+/// What a known complaint of `mmdebstrap` or `apt` calls for.
 pub(crate) fn hint_for(line: &str) -> Option<String> {
-    const KNOWN: [(&str, &str); 6] = [
+    const KNOWN: [(&str, &str); 5] = [
         ("No space left on device", "free some disk space"),
-        ("Could not allocate block", "free some disk space"),
         ("Temporary failure resolving", "check the network: Debian's archive was not reachable"),
         ("Could not connect", "check the network: Debian's archive was not reachable"),
         ("is not valid yet", "check this machine's clock"),

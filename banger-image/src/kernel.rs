@@ -9,7 +9,7 @@ use liblzma::read::XzDecoder;
 use tar::Archive;
 
 use crate::error::{Error, Result};
-use crate::ext4::{self, Tree};
+use crate::ext4::{self, Writer};
 use crate::mmdebstrap::Recipe;
 use crate::progress::Progress;
 
@@ -27,16 +27,16 @@ pub(crate) struct Built {
 
 /// Builds the kernel in `dir`, with `boot_modules` and what they depend on below `boot/`.
 pub(crate) fn build(recipe: &Recipe, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
-    ext4::require_tools()?;
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
     let vmlinuz = dir.join("vmlinuz");
-    let tree = recipe.run(&scratch, progress, |stream| unpack(stream, &vmlinuz, scratch.join("tree")))?;
+    let mut modules = recipe.start_image(&dir.join("modules.ext4"))?;
+    recipe.run(&scratch, progress, |stream| unpack(stream, &vmlinuz, &mut modules))?;
 
     progress.phase("writing the modules");
-    let release = sole_folder(&tree)?;
-    let boot_modules = extract_boot_modules(&tree.root().join(&release), boot_modules, &dir.join("boot"))?;
-    ext4::write(&tree, &dir.join("modules.ext4"), &scratch)?;
+    let release = sole_folder(&modules)?;
+    let boot_modules = extract_boot_modules(&mut modules, &release, boot_modules, &dir.join("boot"))?;
+    modules.finish()?;
     fs::remove_dir_all(&scratch)?;
 
     let vmlinuz_blake3 = blake3::Hasher::new().update_reader(fs::File::open(&vmlinuz)?)?.finalize().to_string();
@@ -50,14 +50,13 @@ pub(crate) fn build(recipe: &Recipe, boot_modules: &[String], dir: &Path, progre
 }
 
 /// Takes `boot/vmlinuz-*` and what is below `lib/modules` out of a tree of packages.
-fn unpack(stream: &mut dyn Read, vmlinuz: &Path, modules: PathBuf) -> Result<Tree> {
-    let mut tree = Tree::create(modules)?;
+fn unpack(stream: &mut dyn Read, vmlinuz: &Path, modules: &mut Writer) -> Result<()> {
     let mut found = false;
     for entry in Archive::new(stream).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         if let Some(inside) = module_path(&path) {
-            tree.add(&mut entry, &inside, module_path)?;
+            ext4::add(modules, &mut entry, &inside, module_path)?;
         } else if is_vmlinuz(&path) && entry.header().entry_type().is_file() {
             if found {
                 return Err(Error::Archive { entry: path.display().to_string(), reason: "a second kernel".into() });
@@ -69,7 +68,7 @@ fn unpack(stream: &mut dyn Read, vmlinuz: &Path, modules: PathBuf) -> Result<Tre
     if !found {
         return Err(Error::Archive { entry: "boot/vmlinuz-*".into(), reason: "there is no kernel".into() });
     }
-    tree.finish()
+    Ok(())
 }
 
 /// `./lib/modules/<rest>`, or the same below `usr`, as `<rest>`.
@@ -87,26 +86,41 @@ fn is_vmlinuz(path: &Path) -> bool {
 }
 
 /// The release: the one folder that `lib/modules` holds.
-fn sole_folder(tree: &Tree) -> Result<String> {
-    let mut folders = tree.nodes().filter(|(path, _)| path.components().count() == 1);
-    match (folders.next().and_then(|(path, _)| path.to_str()), folders.next()) {
+fn sole_folder(modules: &Writer) -> Result<String> {
+    let mut folders = modules.children(b"")?.map(|(name, _)| name);
+    match (folders.next().and_then(|name| str::from_utf8(name).ok()), folders.next()) {
         (Some(release), None) => Ok(release.to_owned()),
         _ => Err(Error::Archive { entry: "lib/modules".into(), reason: "it does not hold one release".into() }),
     }
 }
 
+/// The content of a file of a release.
+fn open<'a>(modules: &'a mut Writer, release: &str, path: &str) -> Result<impl Read + use<'a>> {
+    let path = format!("{release}/{path}");
+    modules
+        .content(path.as_bytes())?
+        .ok_or_else(|| Error::Archive { entry: path, reason: "there is no such file".into() })
+}
+
+/// A text file of a release.
+fn read_text(modules: &mut Writer, release: &str, path: &str) -> Result<String> {
+    let mut text = String::new();
+    open(modules, release, path)?.take(MAX_MODULE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Decompresses the modules into `boot` as `NN-<name>.ko`, NN being the order, and returns these names.
-fn extract_boot_modules(release: &Path, wanted: &[String], boot: &Path) -> Result<Vec<String>> {
-    let dependencies = fs::read_to_string(release.join("modules.dep"))?;
+fn extract_boot_modules(modules: &mut Writer, release: &str, wanted: &[String], boot: &Path) -> Result<Vec<String>> {
+    let dependencies = read_text(modules, release, "modules.dep")?;
     let dependencies = Dependencies::parse(&dependencies);
-    let builtin = fs::read_to_string(release.join("modules.builtin"))?;
+    let builtin = read_text(modules, release, "modules.builtin")?;
     let builtin: Vec<String> = builtin.lines().map(module_name).collect();
     fs::create_dir(boot)?;
     let mut names = Vec::new();
     for path in dependencies.load_order(wanted.iter().filter(|name| !builtin.contains(name)))? {
         let name = format!("{:02}-{}.ko", names.len(), module_name(path));
         let mut file = fs::File::create_new(boot.join(&name))?;
-        let source = fs::File::open(release.join(path))?;
+        let source = open(modules, release, path)?;
         let written = if path.ends_with(".xz") {
             io::copy(&mut XzDecoder::new(source).take(MAX_MODULE), &mut file)?
         } else {

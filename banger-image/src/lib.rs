@@ -5,8 +5,8 @@
 //! its sources, and a recipe is a source that builds on this host, from the distribution's own
 //! signed archive, with `mmdebstrap`.
 //!
-//! The way of an image: `mmdebstrap` writes a tar stream → `ext4` stages it below a folder and
-//! writes a file system of it, without root → the store renames the result into place.
+//! The way of an image: `mmdebstrap` writes a tar stream → [`ext4`] makes a file system of it while it
+//! comes, without root → the store renames the result into place.
 //!
 //! Everything here is blocking: call it from a thread that may wait. It reads no environment and
 //! prints nothing; what there is to tell goes to a [`Progress`].

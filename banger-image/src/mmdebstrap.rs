@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
+use fs_err as fs;
 use serde::Deserialize;
 
 use crate::error::Result;
+use crate::ext4::{Options, Writer};
 use crate::namespace;
 use crate::progress::Progress;
 use crate::tool::MMDEBSTRAP;
@@ -41,6 +43,13 @@ impl Recipe {
         let wrapper = namespace::wrapper(scratch)?;
         let mut narrator = Narrator::new(progress);
         MMDEBSTRAP.stream(&wrapper, &self.arguments(), |line| narrator.line(line), consume)
+    }
+
+    /// Starts the image that its tree is for. What a recipe says makes this file system another than others.
+    pub(crate) fn start_image(&self, path: &Path) -> Result<Writer> {
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let options = Options::image().derived_from(self.arguments().join("\0").as_bytes());
+        Ok(Writer::new(file.into_file(), options)?)
     }
 
     fn arguments(&self) -> Vec<String> {

@@ -29,8 +29,6 @@ pub(crate) struct Tool {
     package: &'static str,
 }
 
-pub(crate) const DEBUGFS: Tool = Tool { name: "debugfs", package: "e2fsprogs" };
-pub(crate) const MKE2FS: Tool = Tool { name: "mke2fs", package: "e2fsprogs" };
 pub(crate) const MMDEBSTRAP: Tool = Tool { name: "mmdebstrap", package: "mmdebstrap" };
 pub(crate) const NEWUIDMAP: Tool = Tool { name: "newuidmap", package: "uidmap" };
 pub(crate) const UNSHARE: Tool = Tool { name: "unshare", package: "util-linux" };

@@ -209,7 +209,7 @@ impl Writer {
     }
 
     /// The names in the folder at `path`, in the order of their bytes, and what they are; nothing if no folder is there.
-    pub fn children(&self, path: &[u8]) -> Result<impl Iterator<Item = (&[u8], Entry<'_>)>> {
+    pub fn children<'a>(&'a self, path: &[u8]) -> Result<impl Iterator<Item = (&'a [u8], Entry<'a>)> + use<'a>> {
         let children = self.tree.find(path)?.and_then(|id| self.tree.children(id));
         Ok(children.into_iter().flatten().map(|(name, &id)| (&**name, self.describe(id))))
     }

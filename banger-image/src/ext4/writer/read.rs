@@ -11,7 +11,7 @@ use super::tree::{Content, Extent};
 
 impl Writer {
     /// The content of the file at `path`; nothing if no file is there. The image file must be open for reading too.
-    pub fn content(&mut self, path: &[u8]) -> Result<Option<impl Read>> {
+    pub fn content<'a>(&'a mut self, path: &[u8]) -> Result<Option<impl Read + use<'a>>> {
         self.output.flush()?;
         let inode = self.tree.find(path)?.map(|id| self.tree.get(id));
         Ok(inode.and_then(|inode| match &inode.content {
