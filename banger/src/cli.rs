@@ -141,6 +141,9 @@ pub struct Run {
     /// Memory of the VM (`512M`, `4G`)
     #[arg(long, value_name = "SIZE", value_parser = crate::units::mebibytes)]
     pub memory: Option<u64>,
+    /// Disk of a new VM (`64G`)
+    #[arg(long, value_name = "SIZE", value_parser = crate::units::disk)]
+    pub disk: Option<u64>,
     /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_enum, value_name = "MODE")]
     pub net: Option<Net>,

@@ -4,6 +4,7 @@
 //!
 //! * [`cli`] has the types of the command line; [`paths`] and [`ui`] what the environment and the terminal have to say;
 //! * [`dispatch`] finds out what the words mean: a command, an alias, or a [`plugin`]; [`completion`] proposes them;
+//! * [`config`] reads and merges what the user and the repository have written down;
 //! * [`git`] finds the workspace and lists what travels;
 //! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
@@ -18,14 +19,17 @@ pub mod agent;
 pub mod cli;
 pub mod commands;
 pub mod completion;
+pub mod config;
 pub mod dispatch;
 pub mod error;
+mod file;
 pub mod git;
 pub mod machine;
 pub mod paths;
 pub mod plugin;
 pub mod report;
 pub mod run;
+mod suggest;
 pub mod sync;
 pub mod ui;
 pub mod units;

@@ -11,7 +11,7 @@ use banger_vmm::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{self, Run};
+use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, Workspace};
 use crate::paths::{Paths, helper, search_path};
@@ -33,29 +33,27 @@ const DEFAULT_MEMORY: u64 = 4096;
 pub struct Wanted {
     /// Image of a new VM.
     pub image: Option<String>,
+    /// Image of a new VM where no other is wanted.
+    pub default_image: Option<String>,
     /// Processors.
     pub cpus: Option<u32>,
     /// Memory in MiB.
     pub memory_mib: Option<u64>,
+    /// Size of a new VM's disk, in bytes.
+    pub disk_bytes: Option<u64>,
     /// Network of a new VM.
     pub net: Option<NetMode>,
 }
 
-impl From<&Run> for Wanted {
-    fn from(options: &Run) -> Self {
-        let net = options.net.map(|net| match net {
-            cli::Net::User => NetMode::User,
-            cli::Net::None => NetMode::None,
-        });
-        Wanted { image: options.image.clone(), cpus: options.cpus, memory_mib: options.memory, net }
-    }
-}
-
-impl From<cli::Ready> for Ready {
-    fn from(ready: cli::Ready) -> Self {
-        match ready {
-            cli::Ready::Agent => Ready::Agent,
-            cli::Ready::System => Ready::System,
+impl From<&Settings> for Wanted {
+    fn from(settings: &Settings) -> Self {
+        Wanted {
+            image: settings.wanted_image().map(str::to_owned),
+            default_image: Some(settings.image().to_owned()),
+            cpus: settings.cpus(),
+            memory_mib: settings.memory_mib(),
+            disk_bytes: settings.disk_bytes(),
+            net: settings.net(),
         }
     }
 }
@@ -197,8 +195,8 @@ impl<'a> Machines<'a> {
 
     fn create(&self, workspace: &Workspace, wanted: &Wanted, name: String, throwaway: bool) -> Result<Vm, Made> {
         let images = banger_image::Store::new(&self.paths.data);
-        let wanted_image = wanted.image.as_deref().unwrap_or(DEFAULT_IMAGE);
-        let image = self.time(Phase::Image, || images.ensure_image(wanted_image, self.ui));
+        let named = wanted.image.as_deref().or(wanted.default_image.as_deref()).unwrap_or(DEFAULT_IMAGE);
+        let image = self.time(Phase::Image, || images.ensure_image(named, self.ui));
         self.ui.finish();
         let image = image.map_err(CommandError::from)?;
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
@@ -212,6 +210,7 @@ impl<'a> Machines<'a> {
         record.workspace = serde_json::to_value(purpose).expect("plain data has a JSON form");
         record.cpus = wanted.cpus.unwrap_or_else(default_cpus);
         record.memory_mib = wanted.memory_mib.unwrap_or_else(default_memory);
+        record.disk_bytes = wanted.disk_bytes.unwrap_or(record.disk_bytes);
         record.net = wanted.net.unwrap_or_default();
         record.hostname = host_name(&workspace.root);
         record.throwaway = throwaway;
@@ -292,6 +291,10 @@ impl<'a> Machines<'a> {
         if wanted.net.is_some_and(|net| net != record.net) {
             let name = |net| if net == NetMode::User { "user" } else { "none" };
             new("network", name(wanted.net.unwrap_or_default()), name(record.net));
+        }
+        if let Some(disk) = wanted.disk_bytes.filter(|disk| *disk != record.disk_bytes) {
+            let size = |bytes| units::size(bytes >> 20);
+            new("disk", &size(disk), &size(record.disk_bytes));
         }
         let before = (record.cpus, record.memory_mib);
         record.cpus = wanted.cpus.unwrap_or(record.cpus);
@@ -406,12 +409,12 @@ fn host_name(root: &Path) -> String {
     if name.is_empty() { "workspace".to_owned() } else { name.to_owned() }
 }
 
-fn default_cpus() -> u32 {
+pub(crate) fn default_cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| count.get() as u32)
 }
 
 /// Half of the host's memory, up to [`DEFAULT_MEMORY`].
-fn default_memory() -> u64 {
+pub(crate) fn default_memory() -> u64 {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total =
         meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use crate::error::{CommandError, ErrorAnswer, ErrorKind};
+use crate::file::{parts, replace};
 use crate::sync;
 
 /// Of the file's format. It grows with a change that a reader has to know of; fields may be added without.
@@ -169,29 +169,8 @@ impl Target {
 
     /// Replaces the file: a reader finds the former content, or all of the new.
     fn write(&self, content: &[u8]) -> Result<(), CommandError> {
-        let (folder, name) = parts(&self.path).expect("it was looked at before");
-        let mut beside = OsString::from(".");
-        beside.push(name);
-        beside.push(format!(".{}", std::process::id()));
-        let beside = folder.join(beside);
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&beside)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            fs::rename(&beside, &self.path)?;
-            File::open(&folder)?.sync_all()
-        };
-        write().map_err(|error| {
-            let _ = fs::remove_file(&beside);
-            CommandError::io("write the report to", &self.path, &error)
-        })
+        replace(&self.path, content, 0o666).map_err(|error| CommandError::io("write the report to", &self.path, &error))
     }
-}
-
-/// The folder and the name of a file.
-fn parts(path: &Path) -> Option<(PathBuf, OsString)> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Some((folder.to_owned(), path.file_name()?.to_owned()))
 }
 
 #[cfg(test)]

@@ -18,21 +18,58 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "a time is a number with `s`, `m` or `h`, such as `90s`".to_owned())
 }
 
-/// Parses a size such as `512M` or `4G` into MiB; a number without a unit is in MiB.
+/// Parses the size of a VM's memory, such as `512M` or `4G`, into MiB; a number without a unit is in MiB.
 ///
 /// # Errors
 /// Anything else, in words.
 pub fn mebibytes(text: &str) -> Result<u64, String> {
-    let (number, factor) = match text.as_bytes().last() {
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 1),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 1024),
-        _ => (text, 1),
-    };
-    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    match size {
+    match parse_size(text) {
         Some(size @ 128..) => Ok(size),
         Some(_) => Err("a VM needs at least 128M".to_owned()),
         None => Err("a size is a number with `M` or `G`, such as `4G`".to_owned()),
+    }
+}
+
+/// The same for the size of a VM's disk.
+///
+/// # Errors
+/// Anything else, in words.
+pub fn disk(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        // ext4 with blocks of 4 KiB and 32-bit numbers for them ends at 16 TiB.
+        Some(size @ 1024..=0xff_ffff) => Ok(size),
+        Some(..1024) => Err("a VM's disk has at least 1G".to_owned()),
+        Some(_) => Err("a VM's disk has less than 16T".to_owned()),
+        None => Err("a size is a number with `M`, `G` or `T`, such as `64G`".to_owned()),
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, factor) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'M' => (&text[..text.len() - 1], 1),
+        b'G' => (&text[..text.len() - 1], 1 << 10),
+        b'T' => (&text[..text.len() - 1], 1 << 20),
+        _ => (text, 1),
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// A size in MiB as it is written: `512M`, `64G`.
+pub fn size(mib: u64) -> String {
+    match mib {
+        mib if mib > 0 && mib.is_multiple_of(1 << 20) => format!("{}T", mib >> 20),
+        mib if mib > 0 && mib.is_multiple_of(1 << 10) => format!("{}G", mib >> 10),
+        mib => format!("{mib}M"),
+    }
+}
+
+/// A time as it is written: `90s`, `30m`, `2h`; `0` without a unit.
+pub fn time(time: Duration) -> String {
+    match time.as_secs() {
+        _ if time.is_zero() => "0".to_owned(),
+        seconds if time.subsec_nanos() > 0 || !seconds.is_multiple_of(60) => format!("{}s", time.as_secs_f64()),
+        seconds if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        seconds => format!("{}m", seconds / 60),
     }
 }
 
@@ -79,6 +116,20 @@ mod tests {
         assert_eq!(mebibytes("512"), Ok(512));
         for wrong in ["", "G", "1M", "-4G", "99999999999999999999G", "18014398509481984G"] {
             assert!(mebibytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_come_back_as_they_are_written() {
+        for text in ["512M", "4G", "2T", "1025M"] {
+            assert_eq!(size(parse_size(text).unwrap()), text);
+        }
+        for text in ["90s", "30m", "2h", "1.5s"] {
+            assert_eq!(time(duration(text).unwrap()), text);
+        }
+        assert_eq!(disk("64G"), Ok(65536));
+        for wrong in ["", "G", "1023M", "16T", "1P", "-1G", "18446744073709551615T"] {
+            assert!(disk(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -2,54 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
+use crate::config::{ConfigFile, Owner, Value};
 use crate::error::{CommandError, ErrorKind};
 
 /// The words that each alias stands for.
 pub type Aliases = BTreeMap<String, Vec<String>>;
 
-/// No configuration file is longer, in bytes.
-const MAX_CONFIG: u64 = 1 << 20;
-
-/// Reads the table `[alias]` of a configuration file. An alias is a list of words, or a text of words with spaces between them.
+/// The aliases of a configuration file.
 ///
 /// # Errors
-/// If there is a file and it cannot be read, or the table is not as it may be.
+/// If there is a file and it cannot be read, or says what it may not.
 pub fn read(config: &Path) -> Result<Aliases, CommandError> {
-    #[derive(serde::Deserialize)]
-    struct Config {
-        #[serde(default)]
-        alias: BTreeMap<String, Words>,
+    let file = ConfigFile::read(config, Owner::User)?;
+    match file.and_then(|mut file| file.values.remove("alias")) {
+        Some(Value::Aliases(aliases)) => Ok(aliases),
+        _ => Ok(Aliases::new()),
     }
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Words {
-        Text(String),
-        List(Vec<String>),
-    }
-    let mut text = String::new();
-    match File::open(config).and_then(|file| file.take(MAX_CONFIG + 1).read_to_string(&mut text)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Aliases::new()),
-        Err(error) => return Err(CommandError::io("read", config, &error).kind(ErrorKind::Config)),
-        Ok(length) if length as u64 > MAX_CONFIG => {
-            let message = format!("`{}` is longer than {MAX_CONFIG} bytes", config.display());
-            return Err(CommandError::new(message).kind(ErrorKind::Config));
-        }
-        Ok(_) => {}
-    }
-    let wrong = |error: toml::de::Error| {
-        let message = format!("cannot understand `{}`: {}", config.display(), error.message());
-        CommandError::new(message).kind(ErrorKind::Config)
-    };
-    let config: Config = toml::from_str(&text).map_err(wrong)?;
-    let words = |words| match words {
-        Words::Text(text) => text.split_whitespace().map(str::to_owned).collect(),
-        Words::List(list) => list,
-    };
-    Ok(config.alias.into_iter().map(|(name, alias)| (name, words(alias))).collect())
 }
 
 /// Aliases on their way through one command line: read when they are first needed, each used once.

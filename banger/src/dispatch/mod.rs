@@ -2,7 +2,6 @@
 
 mod alias;
 mod line;
-mod suggest;
 
 use std::ffi::{OsStr, OsString};
 
@@ -14,6 +13,7 @@ use self::line::Line;
 use crate::cli::{Cli, Global, Run};
 use crate::error::{CommandError, ErrorKind};
 use crate::plugin::{Found, Plugins};
+use crate::suggest;
 
 /// What a command line means.
 #[derive(Debug)]

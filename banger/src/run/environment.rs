@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use banger_agent::protocol::Bytes;
 
+use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 
 /// The variables of `--env-file`, then those of `--env`: later ones win.
@@ -48,6 +49,14 @@ fn not_a_variable(place: &str) -> CommandError {
     CommandError::new(format!("{place} is no variable"))
         .kind(ErrorKind::Usage)
         .hint("write NAME=VALUE, or NAME for the value that is set here")
+}
+
+/// The variables of the configuration: those that are written there, then those whose values are set here.
+pub(super) fn of_settings(settings: &Settings) -> Vec<(Bytes, Bytes)> {
+    let written = settings.env().map(|(name, value)| (name.into(), value.into()));
+    let from_host = settings.env_from_host().iter();
+    let set = from_host.filter_map(|name| Some((name.as_str().into(), env::var_os(name)?.into())));
+    written.chain(set).collect()
 }
 
 /// What a terminal in the guest has to know of the one here.

@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use self::session::Outcome;
 use crate::agent::Call;
 use crate::cli::Run;
+use crate::config::Settings;
 use crate::error::CommandError;
 use crate::git::Workspace;
 use crate::machine::{Machines, Wanted};
@@ -63,11 +64,13 @@ pub fn run(
 }
 
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
-    let env = environment::variables(&options.env, &options.env_file)?;
+    let given = environment::variables(&options.env, &options.env_file)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
     account.workspace(&workspace.root);
     let machines = Machines::new(paths, ui).reported(account);
-    let wanted = Wanted::from(options);
+    let settings = Settings::of_process(paths, Some(&workspace.root), options)?;
+    settings.warnings.iter().for_each(|warning| ui.warning(warning));
+    let wanted = Wanted::from(&settings);
     // The workspace is listed while the VM is looked for, and boots.
     let (listed, machine) = thread::scope(|scope| {
         let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace)));
@@ -89,10 +92,12 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let report = account.time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy))?;
         account.synced(files, &report);
         ui.status(&summary(&report, machine.boot));
-        let ready = options.ready.map_or(machine.ready, Ready::from);
+        let ready = settings.ready().unwrap_or(machine.ready);
         if ready == Ready::System {
             account.time(Phase::Ready, || wait_for_system(&machine.vm, ui))?;
         }
+        let mut env = environment::of_settings(&settings);
+        env.extend(given);
         let exec = exec(options, env, here, &workspace);
         account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
     });

@@ -1,7 +1,7 @@
 //! What may have been meant by a name that does not exist.
 
 /// The known name that is nearest, if one is near: no more than a third of its letters away, as rustc has it.
-pub(super) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+pub(crate) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let limit = name.chars().count().max(3) / 3;
     let distances = known.map(|known| (strsim::osa_distance(name, &known), known));
     distances.filter(|(distance, _)| *distance <= limit).min().map(|(_, known)| known)

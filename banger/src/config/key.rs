@@ -1,0 +1,276 @@
+//! The keys: one table, of which parsing, documentation, schemas and the answers of `banger config` are made.
+
+use super::value::{Kind, Shape};
+use crate::units;
+
+/// A key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// As it is written in a file; `BANGER_` and the same in capitals is its variable, if it can have one.
+    pub name: &'static str,
+    /// What its value looks like.
+    pub shape: Shape,
+    /// In which files it may stand.
+    pub stands: Stands,
+    /// What holds without it, as one would write it; none: see [`Key::without`].
+    pub default: Option<&'static str>,
+    /// What holds without it where there is no fixed default, in words.
+    pub without: &'static str,
+    /// What it is for: a sentence or two, for the documentation.
+    pub about: &'static str,
+    /// The option of the command line that wins over it.
+    pub flag: Option<&'static str>,
+    /// What has to come first, if the key does nothing yet.
+    pub awaits: Option<&'static str>,
+}
+
+/// In which files a key may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// The user's and the repository's.
+    Anywhere,
+    /// The user's; the repository's once it is trusted, since it hands something of this machine to the guest.
+    Trusted,
+    /// The user's alone, since it names things of this machine.
+    User,
+}
+
+impl Key {
+    /// The key called `name`.
+    pub fn named(name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The variable that wins over the files. A table has none.
+    pub fn variable(&self) -> Option<String> {
+        let is_table = matches!(self.shape, Shape::Variables | Shape::Aliases);
+        (!is_table).then(|| format!("BANGER_{}", self.name.to_uppercase()))
+    }
+}
+
+const BRIDGE: &str = "networks of their own (`net = \"bridge\"`)";
+
+const PLAIN: Key = Key {
+    name: "",
+    shape: Shape::One(Kind::Text),
+    stands: Stands::Anywhere,
+    default: None,
+    without: "",
+    about: "",
+    flag: None,
+    awaits: None,
+};
+
+/// All keys, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    Key { name: "image", without: "`default_image_name`", about: "Image of a new VM.", flag: Some("--image"), ..PLAIN },
+    Key {
+        name: "cpus",
+        shape: Shape::One(Kind::Number(1, 255)),
+        without: "as many as this machine has",
+        about: "Processors of the VM.",
+        flag: Some("--cpus"),
+        ..PLAIN
+    },
+    Key {
+        name: "memory",
+        shape: Shape::One(Kind::Size(units::mebibytes)),
+        without: "half of this machine's, `4G` at most",
+        about: "Memory of the VM.",
+        flag: Some("--memory"),
+        ..PLAIN
+    },
+    Key {
+        name: "disk",
+        shape: Shape::One(Kind::Size(units::disk)),
+        default: Some("32G"),
+        about: "Size of a new VM's disk. It takes here only what is written to it.",
+        flag: Some("--disk"),
+        ..PLAIN
+    },
+    Key {
+        name: "net",
+        shape: Shape::One(Kind::Choice(&["user", "none"])),
+        default: Some("user"),
+        about: "Network of a new VM: through this machine, or none. Where the user's file says `none`, a repository's `user` needs trust.",
+        flag: Some("--net"),
+        ..PLAIN
+    },
+    Key {
+        name: "ready",
+        shape: Shape::One(Kind::Choice(&["agent", "system"])),
+        without: "the image's",
+        about: "Run once the VM's agent answers, or once its services have started too.",
+        flag: Some("--ready"),
+        ..PLAIN
+    },
+    Key {
+        name: "env",
+        shape: Shape::Variables,
+        without: "none",
+        about: "Variables of commands and shells in the VM, as they are written: nothing is expanded. Both files' are taken.",
+        flag: Some("--env"),
+        ..PLAIN
+    },
+    Key {
+        name: "env_from_host",
+        shape: Shape::List(Kind::Variable),
+        stands: Stands::Trusted,
+        without: "none",
+        about: "Names of variables that commands in the VM get with the value that is set here.",
+        flag: Some("--env"),
+        ..PLAIN
+    },
+    Key {
+        name: "history",
+        shape: Shape::One(Kind::Choice(&["full", "shallow", "none"])),
+        without: "`full`, or `shallow` from 1 GiB of git objects on",
+        about: "How much of git's history a new VM gets: all, the current commit, or no repository at all.",
+        ..PLAIN
+    },
+    Key {
+        name: "idle_timeout",
+        shape: Shape::One(Kind::Time),
+        default: Some("30m"),
+        about: "After how long without a command the VM stops; `0` is never.",
+        ..PLAIN
+    },
+    Key {
+        name: "setup",
+        shape: Shape::List(Kind::Text),
+        without: "none",
+        about: "Commands that prepare the VM for this repository. They run in the VM.",
+        awaits: Some("set-up"),
+        ..PLAIN
+    },
+    Key {
+        name: "setup_inputs",
+        shape: Shape::List(Kind::InRepository),
+        without: "none",
+        about: "Files of the repository: `setup` runs again when they change.",
+        awaits: Some("set-up"),
+        ..PLAIN
+    },
+    Key {
+        name: "mise",
+        shape: Shape::One(Kind::Flag),
+        default: Some("true"),
+        about: "Whether the tools that the repository names for mise are installed in the VM.",
+        awaits: Some("set-up"),
+        ..PLAIN
+    },
+    Key {
+        name: "ca_certificates",
+        shape: Shape::List(Kind::Path),
+        stands: Stands::User,
+        without: "none",
+        about: "PEM files of certificate authorities that the VM shall trust, such as a company's own. Only certificates are taken from them.",
+        ..PLAIN
+    },
+    Key {
+        name: "default_image_name",
+        stands: Stands::User,
+        default: Some(crate::machine::DEFAULT_IMAGE),
+        about: "Image of a new VM where `image` is not set.",
+        ..PLAIN
+    },
+    Key {
+        name: "ssh_key_path",
+        shape: Shape::One(Kind::Path),
+        stands: Stands::User,
+        without: "none",
+        about: "Key with which ssh proves to a VM who you are.",
+        awaits: Some("`banger ssh`"),
+        ..PLAIN
+    },
+    Key {
+        name: "firecracker_bin",
+        shape: Shape::One(Kind::Path),
+        stands: Stands::User,
+        without: "from `$PATH`",
+        about: "The Firecracker program.",
+        awaits: Some("the Firecracker backend"),
+        ..PLAIN
+    },
+    Key {
+        name: "web_listen_addr",
+        shape: Shape::One(Kind::Socket),
+        stands: Stands::User,
+        without: "none",
+        about: "Address and port of the web page.",
+        awaits: Some("`banger web`"),
+        ..PLAIN
+    },
+    Key {
+        name: "bridge_name",
+        shape: Shape::One(Kind::Interface),
+        stands: Stands::User,
+        without: "none",
+        about: "The bridge that VMs are attached to.",
+        awaits: Some(BRIDGE),
+        ..PLAIN
+    },
+    Key {
+        name: "bridge_ip",
+        shape: Shape::One(Kind::Ip),
+        stands: Stands::User,
+        without: "none",
+        about: "This machine's address on the bridge.",
+        awaits: Some(BRIDGE),
+        ..PLAIN
+    },
+    Key {
+        name: "cidr",
+        shape: Shape::One(Kind::Cidr),
+        stands: Stands::User,
+        without: "none",
+        about: "The addresses of VMs on the bridge.",
+        awaits: Some(BRIDGE),
+        ..PLAIN
+    },
+    Key {
+        name: "tap_pool_size",
+        shape: Shape::One(Kind::Number(0, 1024)),
+        stands: Stands::User,
+        without: "none",
+        about: "How many network devices are kept ready for VMs on the bridge.",
+        awaits: Some(BRIDGE),
+        ..PLAIN
+    },
+    Key {
+        name: "default_dns",
+        shape: Shape::List(Kind::Ip),
+        stands: Stands::User,
+        without: "none",
+        about: "Name servers of VMs on the bridge.",
+        awaits: Some(BRIDGE),
+        ..PLAIN
+    },
+    Key {
+        name: "alias",
+        shape: Shape::Aliases,
+        stands: Stands::User,
+        without: "none",
+        about: "Names for the beginnings of command lines: `t = [\"--\", \"make\", \"test\"]` makes `banger t` of it.",
+        ..PLAIN
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::Value;
+
+    #[test]
+    fn every_key_has_a_default_that_it_may_have_or_says_what_holds_without() {
+        for (place, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[..place].iter().all(|other| other.name != key.name), "{}", key.name);
+            assert!(key.about.ends_with('.') || key.about.ends_with("it."), "{}", key.name);
+            assert_ne!(key.default.is_some(), !key.without.is_empty(), "{}", key.name);
+            if let Some(default) = key.default {
+                let value = Value::from_text(&key.shape, default).unwrap();
+                assert_eq!(value.to_string(), default, "{}", key.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! What the user, the repository and the command line want of banger: read, checked and merged, once per command.
+//!
+//! [`KEYS`] is the table of all keys, of which everything here is made: a [`ConfigFile`] is read by it, and says where it is wrong;
+//! [`Settings`] are the values that hold, each with its [`Origin`]; [`edit`] changes a file; [`schema`] describes it to editors. What
+//! a repository's file may hand to the guest only after the user's word is in a [`TrustStore`].
+
+pub mod edit;
+mod file;
+mod key;
+pub mod schema;
+mod settings;
+mod trust;
+mod value;
+
+pub use self::file::{ConfigFile, Owner};
+pub use self::key::{KEYS, Key, Stands};
+pub use self::settings::{Answer, History, Origin, Settings, Sources};
+pub use self::trust::TrustStore;
+pub use self::value::{Kind, Shape, Value};

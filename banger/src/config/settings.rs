@@ -1,0 +1,517 @@
+//! The values that hold for one command, and where each is from.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use banger_vmm::{NetMode, Ready};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::file::{ConfigFile, Owner};
+use super::key::{KEYS, Key, Stands};
+use super::trust::TrustStore;
+use super::value::{Shape, Value};
+use crate::cli::Run;
+use crate::error::{CommandError, ErrorKind};
+use crate::paths::{Paths, user_config};
+
+/// Where a value is from. A later one wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// The user's configuration file.
+    User,
+    /// The repository's.
+    Repo,
+    /// A variable `BANGER_…`.
+    Environment,
+    /// An option.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Default => "default",
+            Origin::User => "user",
+            Origin::Repo => "repo",
+            Origin::Environment => "environment",
+            Origin::Flag => "flag",
+        })
+    }
+}
+
+/// How much of git's history the guest gets. A later one is less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum History {
+    /// All that there is.
+    #[default]
+    Full,
+    /// The current commit and its tree, and what names it.
+    Shallow,
+    /// No repository, only files.
+    None,
+}
+
+impl History {
+    /// The name that the configuration has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            History::Full => "full",
+            History::Shallow => "shallow",
+            History::None => "none",
+        }
+    }
+}
+
+/// Where values come from.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// The user's file, which need not exist.
+    pub user: Option<&'a Path>,
+    /// The canonical root of the repository.
+    pub root: Option<&'a Path>,
+    /// banger's data folder, where trust is written down.
+    pub data: &'a Path,
+    /// The environment.
+    pub variable: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+/// The values that hold.
+#[derive(Debug)]
+pub struct Settings {
+    values: BTreeMap<&'static str, (Value, Origin)>,
+    env: BTreeMap<String, (String, Origin)>,
+    user: Option<PathBuf>,
+    repo: Option<PathBuf>,
+    /// What the user should know: what is not heeded, and why.
+    pub warnings: Vec<String>,
+}
+
+/// One value, as `banger config` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// The key; of a variable `env.NAME`, of an alias `alias.NAME`.
+    pub key: String,
+    /// What holds; none: nothing was said, and there is no fixed default.
+    pub value: Option<Value>,
+    /// Where it is from.
+    pub origin: Origin,
+    /// The file or variable or option that it is from.
+    pub source: Option<String>,
+}
+
+impl Settings {
+    /// Reads and merges. `options` are the command line's.
+    ///
+    /// # Errors
+    /// If a file or variable says what it may not.
+    pub fn load(sources: &Sources<'_>, options: &Run) -> Result<Settings, CommandError> {
+        let user = sources.user.map(|path| ConfigFile::read(path, Owner::User)).transpose()?.flatten();
+        let path = sources.root.map(|root| root.join(super::edit::REPOSITORY_FILE));
+        let repo = path.as_deref().map(|path| ConfigFile::read(path, Owner::Repository)).transpose()?.flatten();
+        let mut settings = Settings {
+            values: BTreeMap::new(),
+            env: BTreeMap::new(),
+            user: sources.user.map(Path::to_owned),
+            repo: path,
+            warnings: Vec::new(),
+        };
+        for (key, default) in KEYS.iter().filter_map(|key| Some((key, key.default?))) {
+            let value = Value::from_text(&key.shape, default).expect("a default is as its key wants it");
+            settings.set(key.name, value, Origin::Default);
+        }
+        let ignored = settings.untrusted(sources, user.as_ref(), repo.as_ref());
+        for (file, origin) in [(user, Origin::User), (repo, Origin::Repo)] {
+            let values = file.map(|file| file.values).unwrap_or_default();
+            let heeded = |name: &&str| origin != Origin::Repo || !ignored.contains(name);
+            values
+                .into_iter()
+                .filter(|(name, _)| heeded(name))
+                .for_each(|(name, value)| settings.set(name, value, origin));
+        }
+        for key in KEYS {
+            let Some(variable) = key.variable() else { continue };
+            let Some(text) = (sources.variable)(&variable).filter(|text| !text.is_empty()) else { continue };
+            let shown = text.to_string_lossy();
+            let value = text.to_str().ok_or("text".to_owned()).and_then(|text| Value::from_text(&key.shape, text));
+            let value = value.map_err(|may_be| {
+                let message = format!("the variable {variable} is `{}`", super::value::short(&shown));
+                CommandError::new(message).kind(ErrorKind::Usage).hint(format!("it may be: {may_be}"))
+            })?;
+            settings.set(key.name, value, Origin::Environment);
+        }
+        settings.set_options(options);
+        settings.warn_of_what_waits();
+        Ok(settings)
+    }
+
+    /// The same with this process's own environment and the user's own file. `root` is the workspace's.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn of_process(paths: &Paths, root: Option<&Path>, options: &Run) -> Result<Settings, CommandError> {
+        let user = user_config();
+        let sources =
+            Sources { user: user.as_deref(), root, data: &paths.data, variable: &|name| std::env::var_os(name) };
+        Settings::load(&sources, options)
+    }
+
+    fn set(&mut self, name: &'static str, value: Value, origin: Origin) {
+        match value {
+            Value::Variables(all) => self.env.extend(all.into_iter().map(|(name, value)| (name, (value, origin)))),
+            value => drop(self.values.insert(name, (value, origin))),
+        }
+    }
+
+    fn set_options(&mut self, options: &Run) {
+        let name =
+            |value: Option<clap::builder::PossibleValue>| value.map(|value| Value::Text(value.get_name().to_owned()));
+        let given = [
+            ("image", options.image.clone().map(Value::Text)),
+            ("cpus", options.cpus.map(|cpus| Value::Number(cpus.into()))),
+            ("memory", options.memory.map(Value::Size)),
+            ("disk", options.disk.map(Value::Size)),
+            ("net", options.net.and_then(|net| name(net.to_possible_value()))),
+            ("ready", options.ready.and_then(|ready| name(ready.to_possible_value()))),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                self.set(key, value, Origin::Flag);
+            }
+        }
+    }
+
+    /// The keys of the repository's file that hand something of this machine to the guest, if it is not trusted.
+    fn untrusted(
+        &mut self,
+        sources: &Sources<'_>,
+        user: Option<&ConfigFile>,
+        repo: Option<&ConfigFile>,
+    ) -> Vec<&'static str> {
+        let (Some(root), Some(repo)) = (sources.root, repo) else { return Vec::new() };
+        let keys = needing_trust(repo, user);
+        if keys.is_empty() || TrustStore::new(sources.data).trusts(root, &repo.text) {
+            return Vec::new();
+        }
+        let named: Vec<_> = keys.iter().map(|key| format!("`{key} = {}`", repo.values[key])).collect();
+        let verb = if keys.len() == 1 { "is" } else { "are" };
+        self.warnings.push(format!(
+            "{} of `{}` {verb} ignored, as it hands something of this machine to the VM; if you trust it: banger trust",
+            named.join(" and "),
+            repo.path.display()
+        ));
+        keys
+    }
+
+    fn warn_of_what_waits(&mut self) {
+        let is_set = |key: &&Key| self.values.get(key.name).is_some_and(|(_, origin)| *origin != Origin::Default);
+        let waiting =
+            KEYS.iter().filter(is_set).filter_map(|key| Some(format!("`{}` (for {})", key.name, key.awaits?)));
+        let waiting: Vec<_> = waiting.collect();
+        if !waiting.is_empty() {
+            let what = "set without effect, as this version of banger has not what they are for";
+            self.warnings.push(format!("{what}: {}", waiting.join(", ")));
+        }
+    }
+
+    /// All values, in the order of the documentation; variables and aliases one by one.
+    pub fn answers(&self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for key in KEYS {
+            match key.shape {
+                Shape::Variables => answers.extend(self.env.iter().map(|(name, (value, origin))| {
+                    let value = Some(Value::Text(value.clone()));
+                    self.answer(key, format!("{}.{name}", key.name), value, *origin)
+                })),
+                Shape::Aliases => {
+                    let Some((Value::Aliases(all), origin)) = self.values.get(key.name) else { continue };
+                    answers.extend(all.iter().map(|(name, words)| {
+                        let value = Some(Value::List(words.clone()));
+                        self.answer(key, format!("{}.{name}", key.name), value, *origin)
+                    }));
+                }
+                Shape::One(_) | Shape::List(_) => {
+                    let (value, origin) = match self.values.get(key.name) {
+                        Some((value, origin)) => (Some(value.clone()), *origin),
+                        None => (self.implied(key), Origin::Default),
+                    };
+                    answers.push(self.answer(key, key.name.to_owned(), value, origin));
+                }
+            }
+        }
+        answers
+    }
+
+    fn answer(&self, key: &Key, name: String, value: Option<Value>, origin: Origin) -> Answer {
+        let file = |path: &Option<PathBuf>| Some(path.as_ref()?.display().to_string());
+        let source = match origin {
+            Origin::Default => None,
+            Origin::User => file(&self.user),
+            Origin::Repo => file(&self.repo),
+            Origin::Environment => key.variable(),
+            Origin::Flag => key.flag.map(str::to_owned),
+        };
+        Answer { key: name, value, origin, source }
+    }
+
+    /// What holds for a key without a fixed default, where it is known before there is a VM.
+    fn implied(&self, key: &Key) -> Option<Value> {
+        match key.name {
+            "image" => Some(Value::Text(self.image().to_owned())),
+            "cpus" => Some(Value::Number(crate::machine::default_cpus().into())),
+            "memory" => Some(Value::Size(crate::machine::default_memory())),
+            _ => None,
+        }
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        match self.values.get(key) {
+            Some((Value::Text(text), _)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The same if somebody said it.
+    fn said(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|(_, origin)| *origin != Origin::Default).map(|(value, _)| value)
+    }
+
+    fn list(&self, key: &str) -> &[String] {
+        match self.values.get(key) {
+            Some((Value::List(items), _)) => items,
+            _ => &[],
+        }
+    }
+
+    /// The image of a new VM.
+    pub fn image(&self) -> &str {
+        self.text("image").or_else(|| self.text("default_image_name")).unwrap_or(crate::machine::DEFAULT_IMAGE)
+    }
+
+    /// The image that a VM of this workspace shall have, if somebody said which.
+    pub fn wanted_image(&self) -> Option<&str> {
+        self.said("image").and(self.text("image"))
+    }
+
+    /// Processors, if somebody said how many.
+    pub fn cpus(&self) -> Option<u32> {
+        match self.said("cpus") {
+            Some(Value::Number(number)) => u32::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// Memory in MiB, if somebody said how much.
+    pub fn memory_mib(&self) -> Option<u64> {
+        match self.said("memory") {
+            Some(Value::Size(mib)) => Some(*mib),
+            _ => None,
+        }
+    }
+
+    /// The size of a new VM's disk in bytes, if somebody said it.
+    pub fn disk_bytes(&self) -> Option<u64> {
+        match self.said("disk") {
+            Some(Value::Size(mib)) => Some(mib << 20),
+            _ => None,
+        }
+    }
+
+    /// The network of a new VM, if somebody said which.
+    pub fn net(&self) -> Option<NetMode> {
+        self.said("net")?;
+        Some(if self.text("net") == Some("none") { NetMode::None } else { NetMode::User })
+    }
+
+    /// When a VM counts as started, if somebody said it; else that is the image's affair.
+    pub fn ready(&self) -> Option<Ready> {
+        self.text("ready").map(|ready| if ready == "system" { Ready::System } else { Ready::Agent })
+    }
+
+    /// How much of git's history a new VM gets, if somebody said it; else that depends on how much there is.
+    pub fn history(&self) -> Option<History> {
+        let name = self.text("history")?;
+        [History::Full, History::Shallow, History::None].into_iter().find(|history| history.name() == name)
+    }
+
+    /// After how long without a command the VM stops; zero: never.
+    pub fn idle_timeout(&self) -> Duration {
+        match self.values.get("idle_timeout") {
+            Some((Value::Time(time), _)) => *time,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Variables for commands in the VM.
+    pub fn env(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env.iter().map(|(name, (value, _))| (name.as_str(), value.as_str()))
+    }
+
+    /// The names of variables that commands in the VM get from here.
+    pub fn env_from_host(&self) -> &[String] {
+        self.list("env_from_host")
+    }
+
+    /// Commands that prepare the VM.
+    pub fn setup(&self) -> &[String] {
+        self.list("setup")
+    }
+
+    /// Files of the repository, relative to its root, with whose change `setup` is done again.
+    pub fn setup_inputs(&self) -> &[String] {
+        self.list("setup_inputs")
+    }
+
+    /// Whether the tools that the repository names for mise are installed.
+    pub fn mise(&self) -> bool {
+        matches!(self.values.get("mise"), Some((Value::Flag(true), _)))
+    }
+
+    /// PEM files of certificate authorities. `home` is what `~` stands for.
+    pub fn ca_certificates(&self, home: Option<&Path>) -> Vec<PathBuf> {
+        let path = |text: &String| match (text.strip_prefix("~/"), home) {
+            (Some(below), Some(home)) => home.join(below),
+            _ => PathBuf::from(text),
+        };
+        self.list("ca_certificates").iter().map(path).collect()
+    }
+}
+
+/// The keys of a repository's file that need trust. What the user has forbidden, it may not allow.
+pub(crate) fn needing_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
+    let forbids = |file: &ConfigFile| file.values.get("net") == Some(&Value::Text("none".to_owned()));
+    let needs = |name: &&str| {
+        Key::named(name).is_some_and(|key| key.stands == Stands::Trusted)
+            || (*name == "net" && user.is_some_and(forbids) && !forbids(repo))
+    };
+    repo.values.keys().copied().filter(needs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The settings of who has these files, variables and options.
+    struct Given {
+        folder: tempfile::TempDir,
+        variables: BTreeMap<&'static str, &'static str>,
+        options: Run,
+    }
+
+    impl Given {
+        fn new(user: &str, repo: &str) -> Given {
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("repo")).unwrap();
+            fs::write(folder.path().join("config.toml"), user).unwrap();
+            fs::write(folder.path().join("repo/banger.toml"), repo).unwrap();
+            Given { folder, variables: BTreeMap::new(), options: Run::default() }
+        }
+
+        fn root(&self) -> PathBuf {
+            self.folder.path().join("repo")
+        }
+
+        fn load(&self) -> Result<Settings, CommandError> {
+            let (user, root) = (self.folder.path().join("config.toml"), self.root());
+            let variable = |name: &str| self.variables.get(name).map(OsString::from);
+            let sources =
+                Sources { user: Some(&user), root: Some(&root), data: self.folder.path(), variable: &variable };
+            Settings::load(&sources, &self.options)
+        }
+
+        fn trust(&self) {
+            let text = fs::read_to_string(self.root().join("banger.toml")).unwrap();
+            TrustStore::new(self.folder.path()).trust(&self.root(), &text).unwrap();
+        }
+    }
+
+    fn answer(settings: &Settings, key: &str) -> (String, Origin) {
+        let answer = settings.answers().into_iter().find(|answer| answer.key == key).unwrap();
+        (answer.value.map(|value| value.to_string()).unwrap_or_default(), answer.origin)
+    }
+
+    #[test]
+    fn a_nearer_word_wins() {
+        let mut given = Given::new("cpus = 1\n", "cpus = 2\n");
+        assert_eq!(answer(&given.load().unwrap(), "cpus"), ("2".into(), Origin::Repo));
+        given.variables.insert("BANGER_CPUS", "3");
+        assert_eq!(answer(&given.load().unwrap(), "cpus"), ("3".into(), Origin::Environment));
+        given.options.cpus = Some(4);
+        let settings = given.load().unwrap();
+        assert_eq!((answer(&settings, "cpus"), settings.cpus()), (("4".into(), Origin::Flag), Some(4)));
+        let settings = Given::new("cpus = 1\nmemory = \"2G\"\n", "").load().unwrap();
+        assert_eq!((settings.cpus(), settings.memory_mib(), settings.disk_bytes()), (Some(1), Some(2048), None));
+        assert_eq!(answer(&settings, "disk"), ("32G".into(), Origin::Default));
+        assert_eq!((settings.net(), settings.ready(), settings.history()), (None, None, None));
+        assert_eq!(settings.idle_timeout(), Duration::from_secs(1800));
+    }
+
+    #[test]
+    fn an_image_is_the_default_one_unless_another_is_wanted() {
+        let settings = Given::new("default_image_name = \"mine\"\n", "").load().unwrap();
+        assert_eq!((settings.image(), settings.wanted_image()), ("mine", None));
+        let settings = Given::new("default_image_name = \"mine\"\n", "image = \"ours\"\n").load().unwrap();
+        assert_eq!((settings.image(), settings.wanted_image()), ("ours", Some("ours")));
+    }
+
+    #[test]
+    fn variables_of_both_files_are_taken() {
+        let settings = Given::new("env = { A = \"1\", B = \"1\" }\n", "[env]\nB = \"$HOME\"\n").load().unwrap();
+        assert_eq!(settings.env().collect::<Vec<_>>(), [("A", "1"), ("B", "$HOME")]);
+        assert_eq!(answer(&settings, "env.A"), ("1".into(), Origin::User));
+        assert_eq!(answer(&settings, "env.B"), ("$HOME".into(), Origin::Repo));
+    }
+
+    #[test]
+    fn what_hands_over_something_of_this_machine_needs_trust_in_this_very_file() {
+        let given = Given::new("net = \"none\"\n", "net = \"user\"\nenv_from_host = [\"TOKEN\"]\ncpus = 2\n");
+        let settings = given.load().unwrap();
+        assert_eq!(
+            (settings.net(), settings.env_from_host().len(), settings.cpus()),
+            (Some(NetMode::None), 0, Some(2))
+        );
+        let [warning] = &settings.warnings[..] else { panic!("{:?}", settings.warnings) };
+        for part in ["`env_from_host = [\"TOKEN\"]`", "`net = user`", "banger trust"] {
+            assert!(warning.contains(part), "{warning}");
+        }
+        given.trust();
+        let settings = given.load().unwrap();
+        assert_eq!((settings.net(), settings.env_from_host()), (Some(NetMode::User), &["TOKEN".to_owned()][..]));
+        assert!(settings.warnings.is_empty());
+        fs::write(given.root().join("banger.toml"), "env_from_host = [\"TOKEN\", \"OTHER\"]\n").unwrap();
+        assert!(given.load().unwrap().env_from_host().is_empty());
+        // Whoever has no word on it has nothing against it; and the user's own file needs no trust.
+        let settings = Given::new("env_from_host = [\"X\"]\n", "net = \"user\"\n").load().unwrap();
+        assert_eq!((settings.warnings.len(), settings.env_from_host().len()), (0, 1));
+    }
+
+    #[test]
+    fn what_waits_for_its_feature_says_so_once() {
+        let settings = Given::new("cidr = \"10.0.0.0/24\"\ntap_pool_size = 4\n", "").load().unwrap();
+        let [warning] = &settings.warnings[..] else { panic!("{:?}", settings.warnings) };
+        assert!(warning.contains("`cidr`") && warning.contains("`tap_pool_size`"), "{warning}");
+        assert_eq!(answer(&settings, "tap_pool_size"), ("4".into(), Origin::User));
+    }
+
+    #[test]
+    fn a_variable_that_is_no_value_is_named() {
+        let mut given = Given::new("", "");
+        given.variables.insert("BANGER_MEMORY", "lots");
+        let error = given.load().unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Usage, "the variable BANGER_MEMORY is `lots`"));
+        given.variables = [("BANGER_MEMORY", ""), ("BANGER_SETUP", "[\"a\", \"b c\"]"), ("BANGER_MISE", "0")].into();
+        let settings = given.load().unwrap();
+        assert_eq!(
+            (settings.memory_mib(), settings.setup(), settings.mise()),
+            (None, &["a".to_owned(), "b c".to_owned()][..], false)
+        );
+    }
+}
