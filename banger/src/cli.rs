@@ -87,6 +87,18 @@ pub enum Command {
         #[arg(short, long)]
         force: bool,
     },
+    /// Show the configuration that holds here, or change it
+    Config {
+        /// What to do; without it, all values are shown, each with where it is from.
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
+    },
+    /// Let this repository's `banger.toml`, as it is now, hand to the VM what it names of this machine
+    Trust {
+        /// Not any more
+        #[arg(long)]
+        revoke: bool,
+    },
     /// Print a script that has a shell complete what is typed behind `banger`
     #[command(after_help = "For this shell alone:
   bash  source <(banger completions bash)
@@ -96,6 +108,41 @@ pub enum Command {
         /// Which shell
         #[arg(value_enum)]
         shell: Shell,
+    },
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show one value
+    Get {
+        /// Such as `memory`, or `env.NAME`
+        key: String,
+    },
+    /// Write a value into your configuration file
+    Set {
+        /// Such as `memory`, or `env.NAME`
+        key: String,
+        /// Such as `4G`; of a list, `["one", "two"]`
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// Into the repository's `banger.toml` instead
+        #[arg(long)]
+        repo: bool,
+    },
+    /// Remove a value from your configuration file
+    Unset {
+        /// Such as `memory`, or `env.NAME`
+        key: String,
+        /// From the repository's `banger.toml` instead
+        #[arg(long)]
+        repo: bool,
+    },
+    /// Print a JSON schema of your configuration file, for editors
+    Schema {
+        /// Of the repository's `banger.toml` instead
+        #[arg(long)]
+        repo: bool,
     },
 }
 

@@ -1,14 +1,18 @@
 //! The commands besides running one.
 
+mod config;
 mod delete;
 mod overview;
 mod status;
 mod stop;
+mod trust;
 
+pub use config::config;
 pub use delete::delete;
 pub use overview::overview;
 pub use status::status;
 pub use stop::stop;
+pub use trust::trust;
 
 use std::path::Path;
 

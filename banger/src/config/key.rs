@@ -20,7 +20,7 @@ pub struct Key {
     pub about: &'static str,
     /// The option of the command line that wins over it.
     pub flag: Option<&'static str>,
-    /// What has to come first, if the key does nothing yet.
+    /// The feature that it is for, if that is yet to come: until then the key does nothing.
     pub awaits: Option<&'static str>,
 }
 
@@ -48,7 +48,7 @@ impl Key {
     }
 }
 
-const BRIDGE: &str = "networks of their own (`net = \"bridge\"`)";
+const BRIDGE: &str = "bridge networks";
 
 const PLAIN: Key = Key {
     name: "",

@@ -14,6 +14,7 @@ mod value;
 
 pub use self::file::{ConfigFile, Owner};
 pub use self::key::{KEYS, Key, Stands};
+pub(crate) use self::settings::needing_trust;
 pub use self::settings::{Answer, History, Origin, Settings, Sources};
 pub use self::trust::TrustStore;
 pub use self::value::{Kind, Shape, Value};

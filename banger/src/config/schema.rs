@@ -25,6 +25,11 @@ pub fn schema(owner: Owner) -> Json {
     })
 }
 
+/// A schema as it is kept in a file.
+pub fn text(schema: &Json) -> String {
+    serde_json::to_string_pretty(schema).expect("a JSON value has a JSON form") + "\n"
+}
+
 fn property(key: &Key, owner: Owner) -> Json {
     let mut property = match key.shape {
         Shape::One(kind) => one(kind),
@@ -53,7 +58,7 @@ fn description(key: &Key, owner: Owner) -> String {
         text.push_str(" Ignored until the repository is trusted: `banger trust`.");
     }
     if let Some(what) = key.awaits {
-        write!(text, " Without effect until banger has {what}.").expect("strings take what they are given");
+        write!(text, " Without effect yet: {what}.").expect("strings take what they are given");
     }
     text
 }
@@ -88,7 +93,7 @@ pub fn table() -> String {
         let variable = key.variable().as_deref().map(quoted).unwrap_or_default();
         let option = key.flag.map(quoted).unwrap_or_default();
         let about = match key.awaits {
-            Some(what) => format!("{} Without effect until banger has {what}.", key.about),
+            Some(what) => format!("{} Without effect yet: {what}.", key.about),
             None => key.about.to_owned(),
         };
         let about = about.replace('|', "\\|");

@@ -10,6 +10,7 @@ use banger_vmm::{NetMode, Ready};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::edit::{Name, REPOSITORY_FILE};
 use super::file::{ConfigFile, Owner};
 use super::key::{KEYS, Key, Stands};
 use super::trust::TrustStore;
@@ -113,7 +114,7 @@ impl Settings {
     /// If a file or variable says what it may not.
     pub fn load(sources: &Sources<'_>, options: &Run) -> Result<Settings, CommandError> {
         let user = sources.user.map(|path| ConfigFile::read(path, Owner::User)).transpose()?.flatten();
-        let path = sources.root.map(|root| root.join(super::edit::REPOSITORY_FILE));
+        let path = sources.root.map(|root| root.join(REPOSITORY_FILE));
         let repo = path.as_deref().map(|path| ConfigFile::read(path, Owner::Repository)).transpose()?.flatten();
         let mut settings = Settings {
             values: BTreeMap::new(),
@@ -211,12 +212,10 @@ impl Settings {
 
     fn warn_of_what_waits(&mut self) {
         let is_set = |key: &&Key| self.values.get(key.name).is_some_and(|(_, origin)| *origin != Origin::Default);
-        let waiting =
-            KEYS.iter().filter(is_set).filter_map(|key| Some(format!("`{}` (for {})", key.name, key.awaits?)));
+        let waiting = KEYS.iter().filter(is_set).filter_map(|key| Some(format!("`{}` ({})", key.name, key.awaits?)));
         let waiting: Vec<_> = waiting.collect();
         if !waiting.is_empty() {
-            let what = "set without effect, as this version of banger has not what they are for";
-            self.warnings.push(format!("{what}: {}", waiting.join(", ")));
+            self.warnings.push(format!("set without effect, the feature being yet to come: {}", waiting.join(", ")));
         }
     }
 
@@ -246,6 +245,28 @@ impl Settings {
             }
         }
         answers
+    }
+
+    /// The value of one key, or of one variable or alias, and where it is from.
+    pub fn value(&self, name: &Name) -> Option<(Value, Origin)> {
+        match (name.key.shape, &name.entry) {
+            (Shape::Variables, Some(entry)) => {
+                self.env.get(entry).map(|(value, origin)| (Value::Text(value.clone()), *origin))
+            }
+            (Shape::Variables, None) => {
+                let origin = self.env.values().map(|(_, origin)| *origin).max()?;
+                let all = self.env.iter().map(|(name, (value, _))| (name.clone(), value.clone()));
+                Some((Value::Variables(all.collect()), origin))
+            }
+            (Shape::Aliases, Some(entry)) => match self.values.get(name.key.name) {
+                Some((Value::Aliases(all), origin)) => Some((Value::List(all.get(entry)?.clone()), *origin)),
+                _ => None,
+            },
+            _ => {
+                let implied = || Some((self.implied(name.key)?, Origin::Default));
+                self.values.get(name.key.name).cloned().or_else(implied)
+            }
+        }
     }
 
     fn answer(&self, key: &Key, name: String, value: Option<Value>, origin: Origin) -> Answer {
