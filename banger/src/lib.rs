@@ -16,6 +16,7 @@
 pub use {banger_agent, banger_image, banger_vmm};
 
 pub mod agent;
+pub mod certificates;
 pub mod cli;
 pub mod commands;
 pub mod completion;
@@ -24,6 +25,7 @@ pub mod dispatch;
 pub mod error;
 mod file;
 pub mod git;
+pub mod job;
 pub mod machine;
 pub mod paths;
 pub mod plugin;

@@ -75,6 +75,8 @@ pub struct Machine {
     pub vm: Vm,
     /// When it counts as started.
     pub ready: Ready,
+    /// How it reaches other machines.
+    pub net: NetMode,
     /// How long it took to start, if it had to be.
     pub boot: Option<Duration>,
 }
@@ -244,7 +246,7 @@ impl<'a> Machines<'a> {
                 let note = format!("the VM runs banger {}'s agent, this is banger {}", versions.0, versions.1);
                 self.ui.warning(&format!("{note}: `banger stop` brings it up to date"));
             }
-            return Ok(Machine { vm: vm.clone(), ready: record.ready, boot: None });
+            return Ok(Machine { vm: vm.clone(), ready: record.ready, net: record.net, boot: None });
         }
         let begin = Instant::now();
         let lock = lock(vm)?;
@@ -253,7 +255,9 @@ impl<'a> Machines<'a> {
         }
         match vm.state().map_err(CommandError::from)? {
             // Another command has started it meanwhile.
-            VmState::Running { .. } => return Ok(Machine { vm: vm.clone(), ready: record.ready, boot: None }),
+            VmState::Running { .. } => {
+                return Ok(Machine { vm: vm.clone(), ready: record.ready, net: record.net, boot: None });
+            }
             VmState::Failed { reason } => {
                 self.ui.warning(&format!("the VM failed ({reason}): starting it again"));
                 vm.stop(Duration::ZERO).map_err(CommandError::from)?;
@@ -275,7 +279,7 @@ impl<'a> Machines<'a> {
             }
         };
         self.time(Phase::Boot, || vm.start(&lock, &options, on_event)).map_err(CommandError::from)?;
-        Ok(Machine { vm: vm.clone(), ready: record.ready, boot: Some(begin.elapsed()) })
+        Ok(Machine { vm: vm.clone(), ready: record.ready, net: record.net, boot: Some(begin.elapsed()) })
     }
 
     /// Puts what is wanted into the record of an existing VM and says when it takes effect. True if the record is another now.

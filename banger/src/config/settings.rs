@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use banger_vmm::{NetMode, Ready};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::edit::{Name, REPOSITORY_FILE};
 use super::file::{ConfigFile, Owner};
@@ -48,7 +48,7 @@ impl fmt::Display for Origin {
 }
 
 /// How much of git's history the guest gets. A later one is less.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum History {
     /// All that there is.
     #[default]

@@ -1,15 +1,23 @@
 //! The one place where the `git` binary is run, for what gix cannot do.
 
+use std::fs::File;
+use std::io::Write;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use super::{GitError, Repository, Result};
 
 impl Repository {
     /// Runs `git` on this repository and returns its standard output.
+    pub(crate) fn git(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        self.git_with(arguments, b"", None)
+    }
+
+    /// The same with `input` on its standard input, and standard output into a file if there is one.
     ///
     /// The environment is made from nothing, so no `GIT_*` variable leaks in, and what a repository's
     /// configuration could have executed is turned off.
-    pub(crate) fn git(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+    pub(crate) fn git_with(&self, arguments: &[&str], input: &[u8], output: Option<File>) -> Result<Vec<u8>> {
         let failed = |reason: String| GitError::Command {
             arguments: arguments.join(" "),
             git_dir: self.git_dir.clone(),
@@ -32,8 +40,17 @@ impl Repository {
             .arg(&self.worktree)
             .args(arguments)
             .current_dir(&self.worktree)
-            .stdin(Stdio::null());
-        let output = command.output().map_err(|error| failed(error.to_string()))?;
+            .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdout(output.map_or_else(Stdio::piped, Stdio::from))
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        let stdin = child.stdin.take();
+        let output = thread::scope(|scope| {
+            // A git that ends before it has read all says why itself.
+            scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input)));
+            child.wait_with_output()
+        });
+        let output = output.map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             Ok(output.stdout)
         } else {

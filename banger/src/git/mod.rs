@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `HEAD`, refs, in-progress state | [`Repository::state`] |
 //! | packs and loose objects | [`Repository::object_files`] |
+//! | the current commit alone | [`Repository::shallow`] |
 //! | the guest's `.git/config` | [`Repository::guest_config`] |
 //! | the guest's `.git/index` | [`Repository::guest_index`] |
 //! | has any of this changed? | [`Repository::fingerprint`] |
@@ -32,6 +33,7 @@ mod path;
 mod pattern;
 mod refs;
 mod repository;
+mod shallow;
 mod state;
 mod walk;
 
@@ -44,6 +46,7 @@ pub use list::{Entry, EntryKind, Listing, Warning, list};
 pub use objects::ObjectFile;
 pub use path::RelPath;
 pub use repository::Repository;
+pub use shallow::{Sent, Shallow};
 pub use state::{RepositoryState, StateFile};
 
 /// What every fallible function of this module returns.

@@ -1,6 +1,7 @@
 //! `banger` and `banger -- command`: the main job, from keystroke to exit status.
 
 mod environment;
+mod inherited;
 mod session;
 mod stdio;
 mod terminal;
@@ -15,13 +16,15 @@ use banger_agent::protocol::{Bytes, Readiness, Request};
 use banger_vmm::{Ready, Vm};
 use nix::sys::signal::Signal;
 
+use self::inherited::Inherited;
 use self::session::Outcome;
 use crate::agent::Call;
+use crate::certificates::{self, Certificates};
 use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::git::Workspace;
-use crate::machine::{Machines, Wanted};
+use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
 use crate::report::{Phase, Report, Target};
 use crate::sync::{self, GUEST_ROOT, Listed};
@@ -70,6 +73,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let machines = Machines::new(paths, ui).reported(account);
     let settings = Settings::of_process(paths, Some(&workspace.root), options)?;
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
+    let certificates = Certificates::read(&settings.ca_certificates(paths.home.as_deref()))?;
     let wanted = Wanted::from(&settings);
     // The workspace is listed while the VM is looked for, and boots.
     let (listed, machine) = thread::scope(|scope| {
@@ -89,15 +93,16 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             _ => Policy::Stop,
         };
         let files = listed.files();
-        let report = account.time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy))?;
+        let report =
+            account.time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy, settings.history()))?;
+        report.note.iter().for_each(|note| ui.warning(note));
         account.synced(files, &report);
         ui.status(&summary(&report, machine.boot));
         let ready = settings.ready().unwrap_or(machine.ready);
         if ready == Ready::System {
             account.time(Phase::Ready, || wait_for_system(&machine.vm, ui))?;
         }
-        let mut env = environment::of_settings(&settings);
-        env.extend(given);
+        let env = variables(&settings, &machine, given, &certificates, ui);
         let exec = exec(options, env, here, &workspace);
         account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
     });
@@ -105,6 +110,33 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         machines.remove(&machine.vm, REMOVE_LIMIT)?;
     }
     outcome
+}
+
+/// The variables of the command: what this machine gives, what the configuration says, and what was `given` on the command line. A
+/// later one of the same name wins.
+fn variables(
+    settings: &Settings,
+    machine: &Machine,
+    given: Vec<(Bytes, Bytes)>,
+    certificates: &Certificates,
+    ui: &Ui,
+) -> Vec<(Bytes, Bytes)> {
+    let mut said = environment::of_settings(settings);
+    said.extend(given);
+    let inherited = Inherited::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
+    inherited.warnings.iter().for_each(|warning| ui.warning(warning));
+    let mut all = inherited.variables;
+    match certificates.install(&machine.vm) {
+        Ok(()) if certificates.is_empty() => {}
+        Ok(()) => all.extend(certificates::VARIABLES.map(|(name, value)| (name.into(), value.into()))),
+        // The command may have no need of them.
+        Err(error) => {
+            let details: Vec<_> = std::iter::once(error.message).chain(error.details).collect();
+            ui.warning(&details.join(": "));
+        }
+    }
+    all.extend(said);
+    all
 }
 
 fn exec(options: &Run, env: Vec<(Bytes, Bytes)>, here: &Path, workspace: &Workspace) -> Exec {

@@ -4,6 +4,7 @@
 //! difference as a plan. The guest compares the plan with what it has; it alone knows what changed there. See
 //! `docs/architecture.md` for the three states and what becomes of them.
 
+mod history;
 mod manifest;
 mod plan;
 mod repository;
@@ -25,12 +26,14 @@ use banger_agent::protocol::sync::{
 use banger_agent::protocol::{Bytes, Failure, Request};
 use banger_vmm::Vm;
 
+use self::history::Histories;
 use self::manifest::{HostStat, Known, Manifest, kind};
 use self::plan::Plan;
 use self::repository::{Snapshot, git_path, reference_files};
 use self::seed::Seed;
 use self::source::{Sink, Source};
 use crate::agent::{AgentError, Call};
+use crate::config::History;
 use crate::git::{self, Entry, GitError, Listing, Repository, Workspace};
 
 /// Where the workspace is in the guest.
@@ -104,6 +107,8 @@ pub struct Report {
     pub bytes: u64,
     /// What changed in the guest alone, if that is known.
     pub guest_only: Option<Counts>,
+    /// What the user should know about git's history in the guest.
+    pub note: Option<String>,
     /// How long the listing took, when this sync made one.
     pub listing: Duration,
     /// How long all of it took.
@@ -141,18 +146,25 @@ impl Listed {
     }
 }
 
-/// Syncs the workspace into the VM. `listed` may be a listing made a moment ago.
+/// Syncs the workspace into the VM. `listed` may be a listing made a moment ago, `history` is how much of git's history the guest
+/// shall have, if somebody said it.
 ///
 /// # Errors
 /// See [`SyncError`]: nothing was changed in the guest.
-pub fn sync(vm: &Vm, workspace: &Workspace, mut listed: Listed, policy: Policy) -> Result<Report, SyncError> {
+pub fn sync(
+    vm: &Vm,
+    workspace: &Workspace,
+    mut listed: Listed,
+    policy: Policy,
+    history: Option<History>,
+) -> Result<Report, SyncError> {
     let start = Instant::now();
     let folder = vm.folder().join("sync");
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(SyncError::State)?;
     let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
     lock.lock().map_err(SyncError::State)?;
     for attempt in 1.. {
-        let engine = Engine { vm, workspace, listed: &listed, folder: &folder, policy };
+        let engine = Engine { vm, workspace, listed: &listed, folder: &folder, policy, history };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;
@@ -172,6 +184,7 @@ struct Engine<'a> {
     listed: &'a Listed,
     folder: &'a Path,
     policy: Policy,
+    history: Option<History>,
 }
 
 impl<'a> Engine<'a> {
@@ -181,6 +194,12 @@ impl<'a> Engine<'a> {
 
     fn repositories(&self) -> impl Iterator<Item = &'a Repository> {
         std::iter::once(&self.workspace.repository).chain(&self.listed.listing.repositories)
+    }
+
+    /// Those that the guest shall have.
+    fn sent_repositories(&self, histories: &Histories) -> impl Iterator<Item = &'a Repository> {
+        let has_any = histories.kind() != History::None;
+        self.repositories().filter(move |_| has_any)
     }
 
     fn run(&self) -> Result<Report, SyncError> {
@@ -197,37 +216,57 @@ impl<'a> Engine<'a> {
         let mut call = Call::open(self.vm, &Request::Sync(request))?;
         let begun: Begun = call.answer()?;
         let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
+        let mut histories = match begun.mode {
+            Mode::Fresh => Histories::fresh(self.folder, self.history, self.repositories())?,
+            mode => Histories::of(self.folder, self.history, mode == Mode::Complete)?,
+        };
+        report.note = histories.note.take();
+        let manifest = manifest.unwrap_or_default();
         match begun.mode {
-            Mode::Fresh => self.fresh(call, generation, begun.seed, &mut report)?,
-            Mode::Delta => self.difference(call, generation, manifest.unwrap_or_default(), false, &mut report)?,
-            Mode::Complete => self.difference(call, generation, manifest.unwrap_or_default(), true, &mut report)?,
+            Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
+            Mode::Delta => self.difference(call, generation, manifest, false, histories, &mut report)?,
+            Mode::Complete => self.difference(call, generation, manifest, true, histories, &mut report)?,
         }
         Ok(report)
     }
 
     /// Brings everything to a guest that has nothing: on a disk that it gets (`seed`), or over the link.
-    fn fresh(&self, mut call: Call, generation: String, seed: bool, report: &mut Report) -> Result<(), SyncError> {
+    fn fresh(
+        &self,
+        mut call: Call,
+        generation: String,
+        seed: bool,
+        histories: Histories,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let root = GUEST_ROOT.as_bytes();
+        let read = |repository| Snapshot::read(repository, self.listing(), root, &histories);
+        let snapshots = self.sent_repositories(&histories).map(read).collect::<Result<Vec<_>, _>>()?;
         call.say(&ToSync::PlanEnds { policy: self.policy })?;
         let manifest = if seed {
             let mut disk = Seed::create(&self.vm.workspace_disk())?;
-            let manifest = self.everything(&mut disk, generation, report)?;
+            let manifest = self.everything(&mut disk, generation, &snapshots, report)?;
             disk.finish()?;
             manifest
         } else {
             let mut out = call.data(CONTENT);
-            let manifest = self.everything(&mut out, generation, report)?;
+            let manifest = self.everything(&mut out, generation, &snapshots, report)?;
             out.flush()?;
             manifest
         };
         self.commit(&mut call, report)?;
+        histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
         manifest.save(self.folder).map_err(SyncError::State)
     }
 
     /// Puts all that the host has, and returns what was put.
-    fn everything(&self, out: &mut dyn Sink, generation: String, report: &mut Report) -> Result<Manifest, SyncError> {
-        let root = GUEST_ROOT.as_bytes();
-        let read = |repository| Snapshot::read(repository, self.listing(), root);
-        let snapshots = self.repositories().map(read).collect::<Result<Vec<_>, _>>()?;
+    fn everything(
+        &self,
+        out: &mut dyn Sink,
+        generation: String,
+        snapshots: &[Snapshot<'_>],
+        report: &mut Report,
+    ) -> Result<Manifest, SyncError> {
         let mut manifest = Manifest { generation, ..Manifest::default() };
         for entry in &self.listing().entries {
             let (record, source) = self.record(entry, entry.mtime_ns);
@@ -241,7 +280,7 @@ impl<'a> Engine<'a> {
             source::send(out, record, &Source::Bytes(Vec::new()))?;
         }
         manifest.folders = self.folders();
-        for snapshot in &snapshots {
+        for snapshot in snapshots {
             report.bytes += self.send_repository(out, snapshot, &manifest)?;
             manifest.repositories.insert(snapshot.git.clone(), snapshot.known());
         }
@@ -296,23 +335,24 @@ impl<'a> Engine<'a> {
         generation: String,
         manifest: Manifest,
         everything: bool,
+        histories: Histories,
         report: &mut Report,
     ) -> Result<(), SyncError> {
         let mut next = Manifest { generation, ..Manifest::default() };
         let mut plan = Plan::default();
         self.compare_files(&manifest, everything, &mut plan, &mut next)?;
         let mut snapshots = Vec::new();
-        for repository in self.repositories() {
+        for repository in self.sent_repositories(&histories) {
             let path = git_path(repository);
             let base = manifest.repositories.get(&path);
             if let Some(base) = base.filter(|_| !everything)
-                && base.fingerprint == repository.fingerprint()?.0
+                && base.fingerprint == histories.fingerprint(repository)?
             {
                 next.repositories.insert(path, base.clone());
                 continue;
             }
             let root = GUEST_ROOT.as_bytes();
-            let snapshot = Snapshot::read(repository, self.listing(), root)?;
+            let snapshot = Snapshot::read(repository, self.listing(), root, &histories)?;
             plan.extend(snapshot.changes(self.vm, root, base.unwrap_or(&Default::default()), everything)?);
             next.repositories.insert(path, snapshot.known());
             snapshots.push(snapshot);
@@ -324,6 +364,7 @@ impl<'a> Engine<'a> {
             // Stats may have moved without content; that is worth remembering, and nothing for the guest.
             next.generation = manifest.generation.clone();
             if next != manifest {
+                histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
                 next.save(self.folder).map_err(SyncError::State)?;
             }
             return Ok(());
@@ -331,6 +372,7 @@ impl<'a> Engine<'a> {
         let (needed, now_ns) = self.propose(&mut call, &plan)?;
         self.send_needed(&mut call, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
         self.commit(&mut call, report)?;
+        histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
         next.save(self.folder).map_err(SyncError::State)
     }
 

@@ -6,10 +6,12 @@ use banger_agent::protocol::sync::{Change, Digest, Item, Kind, Verdict};
 use banger_vmm::Vm;
 
 use super::SyncError;
+use super::history::Histories;
 use super::manifest::KnownRepository;
 use super::source::Source;
 use crate::agent::read_file;
-use crate::git::{Entry, GuestIndex, GuestStat, Listing, ObjectFile, Repository, RepositoryState};
+use crate::config::History;
+use crate::git::{Entry, GuestIndex, GuestStat, Listing, ObjectFile, Repository, RepositoryState, Sent, Shallow};
 
 /// The longest index that is fetched from a guest, in bytes.
 const MAX_INDEX: u64 = 256 << 20;
@@ -26,6 +28,8 @@ pub(super) struct Snapshot<'a> {
     config: Vec<u8>,
     excludes: Vec<u8>,
     index: Option<Digest>,
+    /// What the guest has of it then, where that is not all.
+    sent: Option<Sent>,
     fingerprint: [u8; 32],
 }
 
@@ -35,13 +39,26 @@ pub(super) fn git_path(repository: &Repository) -> Vec<u8> {
 }
 
 impl<'a> Snapshot<'a> {
-    /// Reads `repository`, whose files are in `listing`.
+    /// Reads as much of `repository`, whose files are in `listing`, as the guest shall have by `histories`.
     ///
     /// # Errors
     /// If git's own files cannot be read.
-    pub(super) fn read(repository: &'a Repository, listing: &Listing, root: &[u8]) -> Result<Self, SyncError> {
-        let fingerprint = repository.fingerprint()?.0;
+    pub(super) fn read(
+        repository: &'a Repository,
+        listing: &Listing,
+        root: &[u8],
+        histories: &Histories,
+    ) -> Result<Self, SyncError> {
+        let fingerprint = histories.fingerprint(repository)?;
         let git = git_path(repository);
+        let (state, objects, sent) = match histories.kind() {
+            History::Shallow => {
+                let folder = histories.packs().join(blake3::hash(&git).to_hex().as_str());
+                let Shallow { sent, state, objects } = repository.shallow(histories.sent(&git), &folder)?;
+                (state, objects, Some(sent))
+            }
+            History::Full | History::None => (repository.state()?, repository.object_files()?, None),
+        };
         let excludes = repository.global_excludes()?;
         let mut config = repository.guest_config()?;
         if !excludes.is_empty() {
@@ -51,16 +68,12 @@ impl<'a> Snapshot<'a> {
         }
         let index = repository.guest_index(listing, &|_| None)?;
         let index = index.map(|index| repository.index_digest(&index.bytes)).transpose()?;
-        Ok(Snapshot {
-            git,
-            state: repository.state()?,
-            objects: repository.object_files()?,
-            config,
-            excludes,
-            index,
-            fingerprint,
-            repository,
-        })
+        Ok(Snapshot { git, state, objects, sent, config, excludes, index, fingerprint, repository })
+    }
+
+    /// What the guest has after this sync, by the path of `.git`; none: all that there is.
+    pub(super) fn sent(&self) -> Option<(&[u8], &Sent)> {
+        self.sent.as_ref().map(|sent| (&self.git[..], sent))
     }
 
     /// `HEAD` and every reference, by name.

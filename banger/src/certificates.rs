@@ -1,0 +1,195 @@
+//! Certificate authorities of the user's own, such as a company's, in the guest's trust store.
+//!
+//! Debian's way, which others share: a file each in `/usr/local/share/ca-certificates`, and `update-ca-certificates`(8). Programs that
+//! bring their own store are told of ours by [`VARIABLES`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use banger_agent::protocol::exec::{Exec, Exit};
+use banger_vmm::Vm;
+
+use crate::error::{CommandError, ErrorKind};
+use crate::job;
+
+/// No file of certificates is longer, in bytes,
+const MAX_LENGTH: u64 = 1 << 20;
+/// and there are no more certificates.
+const MAX_COUNT: usize = 1000;
+
+/// OpenSSL and what is like it, Python's requests, and Node.
+pub const VARIABLES: [(&str, &str); 3] = [
+    ("SSL_CERT_FILE", "/etc/banger/ca-bundle.pem"),
+    ("REQUESTS_CA_BUNDLE", "/etc/banger/ca-bundle.pem"),
+    ("NODE_EXTRA_CA_CERTS", "/etc/banger/ca-certificates.pem"),
+];
+
+/// What stands before the certificates' own part of the script.
+const BEGIN: &str = "set -eu
+umask 022
+store=/usr/local/share/ca-certificates
+mkdir -p $store /etc/banger
+rm -f $store/banger-*.crt
+";
+
+/// What makes the guest trust what is in the store. A bundle of the guest's own and ours stands at the same place in any guest.
+const TRUST: &str = "cat $store/banger-*.crt >/etc/banger/ca-certificates.pem
+rm -f /etc/banger/ca-bundle.pem
+if command -v update-ca-certificates >/dev/null; then
+    update-ca-certificates
+    ln -s /etc/ssl/certs/ca-certificates.crt /etc/banger/ca-bundle.pem
+else
+    for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+        if [ -s $bundle ]; then cat $bundle >/etc/banger/ca-bundle.pem; break; fi
+    done
+    cat /etc/banger/ca-certificates.pem >>/etc/banger/ca-bundle.pem
+fi
+";
+
+/// What takes all of it away again.
+const FORGET: &str = "rm -rf /etc/banger/ca-certificates.pem /etc/banger/ca-bundle.pem
+if command -v update-ca-certificates >/dev/null; then update-ca-certificates; fi
+";
+
+/// Certificates in PEM, RFC 7468, each once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificates(Vec<String>);
+
+impl Certificates {
+    /// Reads the certificates in `files`, and nothing else that may be there: a private key stays here.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or holds no certificate.
+    pub fn read(files: &[PathBuf]) -> Result<Certificates, CommandError> {
+        let mut all = Vec::new();
+        for path in files {
+            let mut text = Vec::new();
+            let read = File::open(path).and_then(|file| file.take(MAX_LENGTH + 1).read_to_end(&mut text));
+            read.map_err(|error| CommandError::io("read the certificates in", path, &error).kind(ErrorKind::Config))?;
+            let wrong = |what: &str| {
+                let error = CommandError::new(format!("`{}` {what}", path.display())).kind(ErrorKind::Config);
+                error.hint("`ca_certificates` names PEM files, with `-----BEGIN CERTIFICATE-----`")
+            };
+            if text.len() as u64 > MAX_LENGTH {
+                return Err(wrong("is too long for a file of certificates"));
+            }
+            let found = blocks(&String::from_utf8_lossy(&text));
+            if found.is_empty() {
+                return Err(wrong("holds no certificate"));
+            }
+            all.extend(found);
+            if all.len() > MAX_COUNT {
+                return Err(wrong(&format!("is one too many: no more than {MAX_COUNT} certificates are taken")));
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(Certificates(all))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn digest(&self) -> String {
+        blake3::hash(self.script().as_bytes()).to_hex().to_string()
+    }
+
+    /// For sh(1) in the guest.
+    fn script(&self) -> String {
+        let mut script = BEGIN.to_owned();
+        for certificate in &self.0 {
+            let name = &blake3::hash(certificate.as_bytes()).to_hex()[..16];
+            script.push_str(&format!("cat >$store/banger-{name}.crt <<'END'\n{certificate}END\n"));
+        }
+        script.push_str(if self.is_empty() { FORGET } else { TRUST });
+        script
+    }
+
+    /// Makes the guest trust these, and none that banger had it trust before. It costs nothing if that is so already.
+    ///
+    /// # Errors
+    /// If the guest cannot be brought to it.
+    pub fn install(&self, vm: &Vm) -> Result<(), CommandError> {
+        let path = vm.folder().join("certificates");
+        if self.is_empty() && !path.exists() {
+            return Ok(());
+        }
+        let failed = |error: &io::Error| CommandError::io("write", &path, error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut record = options.open(&path).map_err(|error| failed(&error))?;
+        // Two of these at a time would take each other's files away.
+        record.lock().map_err(|error| failed(&error))?;
+        let (mut known, digest) = (String::new(), self.digest());
+        // What cannot be understood is of no other digest than what was never written.
+        let _ = (&mut record).take(MAX_LENGTH).read_to_string(&mut known);
+        if known == digest {
+            return Ok(());
+        }
+        let exec = Exec { argv: vec!["sh".into(), "-s".into()], cwd: "/".into(), ..Exec::default() };
+        let finished = job::run(vm, exec, self.script().as_bytes())?;
+        if finished.exit != Exit::Code(0) {
+            let mut error = CommandError::new("the VM cannot be made to trust the `ca_certificates`");
+            let output = String::from_utf8_lossy(&finished.output);
+            error.details = output.lines().rev().take(5).map(str::to_owned).collect();
+            error.details.reverse();
+            return Err(error.kind(ErrorKind::Guest));
+        }
+        // Written last, and in one piece: half a digest is none.
+        let mut write = || {
+            record.set_len(0)?;
+            record.rewind()?;
+            record.write_all(digest.as_bytes())
+        };
+        write().map_err(|error| failed(&error))
+    }
+}
+
+/// The certificates in `text`, written anew: what is not base64 there is no part of one.
+fn blocks(text: &str) -> Vec<String> {
+    const FIRST: &str = "-----BEGIN CERTIFICATE-----";
+    const LAST: &str = "-----END CERTIFICATE-----";
+    let mut found = Vec::new();
+    for part in text.split(FIRST).skip(1) {
+        let Some((body, _)) = part.split_once(LAST) else { continue };
+        let body: String = body.split_ascii_whitespace().collect();
+        let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
+        if !body.is_empty() && body.bytes().all(is_base64) {
+            let lines: Vec<_> = body.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
+            found.push(format!("{FIRST}\n{}\n{LAST}\n", lines.join("\n")));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_certificates_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let one = "-----BEGIN CERTIFICATE-----\r\nTUlJ\r\nQQ==\r\n-----END CERTIFICATE-----\r\n";
+        let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
+        let evil = "-----BEGIN CERTIFICATE-----\nEND\n$(reboot)\n-----END CERTIFICATE-----\n";
+        let both = file("both.pem", &format!("subject=x\n{key}{one}{evil}{one}"));
+        let certificates = Certificates::read(&[both.clone(), both]).unwrap();
+        assert_eq!(certificates.0, ["-----BEGIN CERTIFICATE-----\nTUlJQQ==\n-----END CERTIFICATE-----\n"]);
+        let script = certificates.script();
+        assert!(!script.contains("c2VjcmV0") && !script.contains("reboot") && script.contains("TUlJQQ=="), "{script}");
+        for path in [file("key.pem", key), folder.path().join("missing"), folder.path().to_owned()] {
+            assert_eq!(Certificates::read(&[path]).unwrap_err().kind, ErrorKind::Config);
+        }
+        let long = file("long.pem", &" ".repeat(MAX_LENGTH as usize + 1));
+        assert!(Certificates::read(&[long]).unwrap_err().message.contains("too long"));
+    }
+}

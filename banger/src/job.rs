@@ -1,0 +1,54 @@
+//! A command that banger itself runs in the guest: what it prints is kept, and not shown.
+
+use banger_agent::frame::{Frame, FrameError, MAX_DATA};
+use banger_agent::protocol::Request;
+use banger_agent::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
+use banger_vmm::Vm;
+
+use crate::agent::{AgentError, Call};
+
+/// How much of the output is kept: its end, in bytes.
+const KEPT: usize = 16 << 10;
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How.
+    pub exit: Exit,
+    /// The end of what it printed, on both streams.
+    pub output: Vec<u8>,
+}
+
+/// Runs `exec` to its end, with `input` on its standard input.
+///
+/// # Errors
+/// If it cannot be started, or the connection breaks.
+pub fn run(vm: &Vm, exec: Exec, input: &[u8]) -> Result<Finished, AgentError> {
+    let mut call = Call::open(vm, &Request::Exec(exec))?;
+    let _: Started = call.answer()?;
+    let (mut sent, mut taken, mut closed) = (0, 0, false);
+    let mut output = Vec::new();
+    loop {
+        while sent < input.len() && sent - taken < STDIN_WINDOW {
+            let end = input.len().min(sent + MAX_DATA.min(STDIN_WINDOW - (sent - taken)));
+            call.send(Frame::Data(STDIN, input[sent..end].to_vec().into()))?;
+            sent = end;
+        }
+        if sent == input.len() && !closed {
+            call.say(&ToCommand::StdinClosed)?;
+            closed = true;
+        }
+        match call.receive()?.ok_or(FrameError::Ended)? {
+            Frame::Data(STDOUT | STDERR, chunk) => {
+                output.extend_from_slice(&chunk);
+                output.drain(..output.len().saturating_sub(KEPT));
+            }
+            Frame::Data(..) => {}
+            frame => match frame.message()? {
+                FromCommand::StdinTaken { bytes } => taken = sent.min(taken.saturating_add(bytes)),
+                FromCommand::Stopped => {}
+                FromCommand::Exited(exit) => return Ok(Finished { exit, output }),
+            },
+        }
+    }
+}
