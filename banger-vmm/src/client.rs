@@ -32,6 +32,12 @@ impl Connection {
         Ok(self.stream)
     }
 
+    /// Uses the VM for as long as the returned stream is open.
+    pub(crate) fn hold(mut self, idle_timeout_ms: u64) -> Result<UnixStream> {
+        self.exchange::<()>(&Request::Use { idle_timeout_ms })?;
+        Ok(self.stream)
+    }
+
     /// Asks, and waits for the answer.
     pub(crate) fn ask<T: DeserializeOwned>(mut self, request: &Request) -> Result<T> {
         self.exchange(request)
@@ -42,6 +48,7 @@ impl Connection {
         let asked = self.stream.write_all(&wire::frame(request));
         match read_frame(&mut self.stream).map_err(|error| asked.err().unwrap_or(error)) {
             Ok(Reply::Ok(answer)) => Ok(answer),
+            Ok(Reply::Error(failure)) if failure.going_down => Err(Error::GoingDown(self.vm.clone())),
             Ok(Reply::Error(failure)) => Err(Error::Refused { name: self.vm.clone(), failure }),
             Err(error) => Err(Error::Supervisor { name: self.vm.clone(), reason: error.to_string() }),
         }

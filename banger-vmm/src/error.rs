@@ -73,6 +73,9 @@ pub enum Error {
     /// What was asked for needs a VM that is running.
     #[error("the VM `{0}` is not running")]
     NotRunning(String),
+    /// The VM is going down in order.
+    #[error("the VM `{0}` is going down")]
+    GoingDown(String),
     /// Another command works on the VM, and did not finish in time.
     #[error("another command has been working on the VM `{0}` for too long")]
     Busy(String),
@@ -121,12 +124,20 @@ pub struct Failure {
     /// The last lines of the guest's console, made printable.
     #[serde(default)]
     pub console_tail: Vec<String>,
+    /// The VM is on its way down, in order: when it is there, it can be started again.
+    #[serde(default)]
+    pub going_down: bool,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Failure { message: message.into(), ..Failure::default() }
+    }
+
+    /// The failure to serve somebody who came too late.
+    pub(crate) fn going_down() -> Self {
+        Failure { going_down: true, ..Failure::new("the VM is going down") }.with_hint("run it again")
     }
 
     /// The same with what to do next.
@@ -138,7 +149,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { message: error.to_string(), hint: error.hint(), console_tail: Vec::new() }
+        Failure { message: error.to_string(), hint: error.hint(), ..Failure::default() }
     }
 }
 
@@ -160,6 +171,7 @@ impl Error {
             Error::Damaged { .. } => Some("delete this VM; the next command makes a new one".into()),
             Error::Newer { .. } => Some("use the newer banger that made it, or delete this VM".into()),
             Error::Running(_) => Some("stop it first".into()),
+            Error::GoingDown(_) => Some("run it again".into()),
             Error::Busy(_) => Some("wait for the other command, or end it".into()),
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
             Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),

@@ -41,6 +41,14 @@ pub struct VmRecord {
     pub throwaway: bool,
     /// When the VM counts as started.
     pub ready: Ready,
+    /// After how many milliseconds without anybody using it the VM stops by itself; 0: never.
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout_ms: u64,
+}
+
+/// What a record of a version has that knew no idle time: half an hour.
+fn default_idle_timeout() -> u64 {
+    30 * 60 * 1000
 }
 
 /// How the guest reaches other machines.
@@ -66,7 +74,8 @@ pub enum Ready {
 }
 
 impl VmRecord {
-    /// A record of the current format with the defaults: 2 processors, 2 GiB of memory, a disk of 32 GiB, `user` networking.
+    /// A record of the current format with the defaults: 2 processors, 2 GiB of memory, a disk of 32 GiB, `user` networking, half an
+    /// hour of idle time.
     pub fn new(name: &str, image: &str, kernel: &str, created: u64) -> Self {
         VmRecord {
             format_version: FORMAT,
@@ -83,6 +92,7 @@ impl VmRecord {
             created,
             throwaway: false,
             ready: Ready::default(),
+            idle_timeout_ms: default_idle_timeout(),
         }
     }
 
@@ -142,6 +152,16 @@ mod tests {
         assert_eq!(VmRecord::read(&path).unwrap(), record);
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["vm.json"]);
+    }
+
+    #[test]
+    fn a_record_of_before_there_was_an_idle_time_has_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.json");
+        let mut old = serde_json::to_value(VmRecord::new("x", "i", "k", 0)).unwrap();
+        old.as_object_mut().unwrap().remove("idle_timeout_ms").unwrap();
+        std::fs::write(&path, old.to_string()).unwrap();
+        assert_eq!(VmRecord::read(&path).unwrap().idle_timeout_ms, 1_800_000);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -103,9 +103,17 @@ pub(crate) fn is_supervised(vm: &Path) -> Result<bool> {
 
 /// Waits for the supervisor to be gone.
 pub(crate) fn wait_until_unsupervised(name: &str, vm: &Path, patience: Duration) -> Result<()> {
-    let path = vm.join(LOCK);
-    if !vm.is_dir() || file::lock_within(&file::open_lock(&path)?, &path, patience)? {
-        return Ok(());
+    let (path, start) = (vm.join(LOCK), Instant::now());
+    let who = || RunInfo::read(vm).map(|info| info.map(|info| (info.pid, info.start_time)));
+    let before = who()?;
+    while start.elapsed() < patience {
+        if !vm.is_dir() || file::lock_within(&file::open_lock(&path)?, &path, Duration::from_millis(50))? {
+            return Ok(());
+        }
+        // Another command may have started it again before this one has seen it down.
+        if who()?.is_some_and(|now| before != Some(now)) {
+            return Ok(());
+        }
     }
     let reason = format!("it is still there {} s after its VM went down", patience.as_secs());
     Err(Error::Supervisor { name: name.to_owned(), reason })

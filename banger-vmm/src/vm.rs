@@ -12,6 +12,7 @@ use crate::console;
 use crate::error::{Error, IoContext, Result};
 use crate::file;
 use crate::kvm::Accelerator;
+use crate::last_use::LastUse;
 use crate::launch::{self, Running, StartEvent, StartOptions};
 use crate::program::Programs;
 use crate::record::VmRecord;
@@ -25,6 +26,8 @@ pub(crate) const OPERATION_LOCK: &str = "operation.lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(300);
 /// What a supervisor needs to leave after its VMM is gone.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+/// What an orderly shutdown that somebody else has asked for may take.
+const DOWN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A VM of a [`crate::VmStore`].
 #[derive(Clone, Debug)]
@@ -38,6 +41,10 @@ pub struct Vm {
 /// The right to start, change or delete a VM; given back when dropped.
 #[derive(Debug)]
 pub struct VmLock(#[expect(dead_code, reason = "closing the file is what unlocks it")] File);
+
+/// The use of a running VM, which does not stop for being idle meanwhile; ends when dropped.
+#[derive(Debug)]
+pub struct Hold(#[expect(dead_code, reason = "closing the connection is what ends it")] Option<UnixStream>);
 
 /// Where a VM is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,9 +154,12 @@ impl Vm {
     pub fn start(&self, _lock: &VmLock, options: &StartOptions, on_event: impl FnMut(StartEvent)) -> Result<Running> {
         if run::is_supervised(&self.folder)? {
             // Whoever started it is dead, or it would have the lock.
-            drop(self.connect_agent()?);
-            if let Status { accelerator: Some(accelerator), agent: Some(agent), .. } = self.status()? {
-                return Ok(Running { accelerator, agent });
+            match self.connect_agent().and_then(|_| self.status()) {
+                Ok(Status { accelerator: Some(accelerator), agent: Some(agent), .. }) => {
+                    return Ok(Running { accelerator, agent });
+                }
+                Ok(_) | Err(Error::GoingDown(_) | Error::NotRunning(_)) => self.wait_until_down()?,
+                Err(error) => return Err(error),
             }
         }
         launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
@@ -161,6 +171,45 @@ impl Vm {
     /// [`Error::NotRunning`], or [`Error::Refused`] when the agent is lost.
     pub fn connect_agent(&self) -> Result<UnixStream> {
         self.connect()?.agent()
+    }
+
+    /// Keeps a running VM from stopping for being idle, and says after what time it is that, in milliseconds (0: never). None: it
+    /// is going down, or down; see [`Vm::wait_until_down`].
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn hold(&self, idle_timeout_ms: u64) -> Result<Option<Hold>> {
+        match self.connect().and_then(|connection| connection.hold(idle_timeout_ms)) {
+            Ok(stream) => Ok(Some(Hold(Some(stream)))),
+            // One of a version without idle time does not stop; one that has failed says so to who wants more.
+            Err(Error::Refused { .. }) => Ok(Some(Hold(None))),
+            // The last of these is what one hears that ends at this moment.
+            Err(Error::GoingDown(_) | Error::NotRunning(_) | Error::Supervisor { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until nothing of a VM runs that is going down.
+    ///
+    /// # Errors
+    /// [`Error::Supervisor`] if it does not go.
+    pub fn wait_until_down(&self) -> Result<()> {
+        run::wait_until_unsupervised(&self.name, &self.folder, DOWN_PATIENCE)
+    }
+
+    /// What is known of the VM's last use; of its changes, nothing if it ended badly since.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn last_use(&self) -> Result<Option<LastUse>> {
+        let mut last_use = LastUse::read(&self.folder)?;
+        if let Some(last_use) = &mut last_use
+            && !run::is_supervised(&self.folder)?
+            && RunInfo::read(&self.folder)?.is_some()
+        {
+            last_use.guest_only = None;
+        }
+        Ok(last_use)
     }
 
     /// Asks the supervisor how the VM is.

@@ -24,6 +24,11 @@ pub(crate) enum Request {
     Agent,
     /// A [`Status`].
     Status,
+    /// The client uses the VM until it closes the connection; meanwhile, the VM is not idle. Answered at once.
+    Use {
+        /// See [`crate::VmRecord::idle_timeout_ms`]; from now on.
+        idle_timeout_ms: u64,
+    },
     /// Shut down, in order until the time is up. Answered when the VMM is gone.
     Stop { timeout_ms: u64 },
 }

@@ -74,6 +74,9 @@ pub enum Color {
 pub enum Command {
     /// Show this repository's VM
     Status,
+    /// List the VMs of all repositories; with `--quiet` names only
+    #[command(visible_alias = "ls")]
+    List,
     /// Stop this repository's VM; its disk stays
     Stop {
         /// Do not wait for the guest to shut down in order

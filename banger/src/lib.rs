@@ -6,7 +6,7 @@
 //! * [`dispatch`] finds out what the words mean: a command, an alias, or a [`plugin`]; [`completion`] proposes them;
 //! * [`config`] reads and merges what the user and the repository have written down;
 //! * [`git`] finds the workspace and lists what travels;
-//! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`;
+//! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
@@ -16,6 +16,7 @@
 pub use {banger_agent, banger_image, banger_vmm};
 
 pub mod agent;
+pub mod belonging;
 pub mod certificates;
 pub mod cli;
 pub mod commands;

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use banger_vmm::{
-    AcceleratorChoice, NetMode, Programs, Ready, StartEvent, StartOptions, StorePaths, Vm, VmLock, VmRecord, VmState,
-    VmStore, initramfs,
+    AcceleratorChoice, Hold, NetMode, Programs, Ready, StartEvent, StartOptions, StorePaths, Vm, VmLock, VmRecord,
+    VmState, VmStore, initramfs,
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,10 @@ pub const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";
 /// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is slower than most.
 const BOOT_TIMEOUT: &str = "BANGER_BOOT_TIMEOUT";
+/// After what time without a command a VM stops by itself, such as `2h`; `0`: never.
+const IDLE_TIMEOUT: &str = "BANGER_IDLE_TIMEOUT";
+/// The same for who does not say.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The most memory that a VM has by default, in MiB.
 const DEFAULT_MEMORY: u64 = 4096;
 
@@ -79,6 +83,16 @@ pub struct Machine {
     pub net: NetMode,
     /// How long it took to start, if it had to be.
     pub boot: Option<Duration>,
+    /// It does not stop for being idle before this is dropped.
+    _hold: Hold,
+}
+
+/// A VM that was found running, or started.
+struct Up {
+    ready: Ready,
+    net: NetMode,
+    boot: Option<Duration>,
+    idle_timeout_ms: u64,
 }
 
 /// The VMs of workspaces.
@@ -110,12 +124,20 @@ impl<'a> Machines<'a> {
         }
     }
 
+    /// All of them, by name.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn all(&self) -> Result<Vec<Vm>, CommandError> {
+        Ok(self.store.list()?)
+    }
+
     /// The names of all.
     ///
     /// # Errors
     /// If the store cannot be read.
     pub fn names(&self) -> Result<Vec<String>, CommandError> {
-        Ok(self.store.list()?.iter().map(|vm| vm.name().to_owned()).collect())
+        Ok(self.all()?.iter().map(|vm| vm.name().to_owned()).collect())
     }
 
     /// The VM of `workspace`, if it has one.
@@ -141,7 +163,7 @@ impl<'a> Machines<'a> {
                     Err(Made::Failed(error)) => return Err(error),
                 },
             };
-            match self.start(&vm, wanted) {
+            match self.machine(&vm, wanted) {
                 Err(Started::Deleted) => continue,
                 Err(Started::Failed(error)) => return Err(error),
                 Ok(machine) => return Ok(machine),
@@ -161,7 +183,7 @@ impl<'a> Machines<'a> {
             Made::Exists => CommandError::new("a throwaway VM of the same name exists").hint("run it again"),
             Made::Failed(error) => error,
         })?;
-        self.start(&vm, wanted).map_err(|started| {
+        self.machine(&vm, wanted).map_err(|started| {
             // What could not be started is of no use; that it could not be removed either is not the news.
             let _ = self.remove(&vm, Duration::ZERO);
             match started {
@@ -216,6 +238,8 @@ impl<'a> Machines<'a> {
         record.net = wanted.net.unwrap_or_default();
         record.hostname = host_name(&workspace.root);
         record.throwaway = throwaway;
+        // A throwaway VM goes with its command.
+        record.idle_timeout_ms = if throwaway { 0 } else { idle_timeout()? };
         record.ready = match image.manifest.ready {
             banger_image::Ready::Agent => Ready::Agent,
             banger_image::Ready::System => Ready::System,
@@ -227,15 +251,32 @@ impl<'a> Machines<'a> {
         }
     }
 
+    /// The VM, running, and in use. One that is going down comes up again.
+    fn machine(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, Started> {
+        let begin = Instant::now();
+        let mut went_down = false;
+        loop {
+            let up = self.start(vm, wanted)?;
+            if let Some(hold) = vm.hold(up.idle_timeout_ms).map_err(CommandError::from)? {
+                let boot = if went_down { Some(begin.elapsed()) } else { up.boot };
+                return Ok(Machine { vm: vm.clone(), ready: up.ready, net: up.net, boot, _hold: hold });
+            }
+            self.ui.detail("the VM is going down: waiting for it to start it again");
+            vm.wait_until_down().map_err(CommandError::from)?;
+            went_down = true;
+        }
+    }
+
     /// Starts the VM if it does not run.
-    fn start(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, Started> {
+    fn start(&self, vm: &Vm, wanted: &Wanted) -> Result<Up, Started> {
         if let Some(report) = self.report {
             report.vm(vm.name());
         }
         let mut record = vm.record().map_err(CommandError::from)?;
         let state = vm.state().map_err(CommandError::from)?;
         let running = matches!(state, VmState::Running { .. });
-        let changes = self.changes(&mut record, wanted, running);
+        let changes = self.changes(&mut record, wanted, running)?;
+        let up = |boot| Up { ready: record.ready, net: record.net, boot, idle_timeout_ms: record.idle_timeout_ms };
         if let VmState::Running { agent, .. } = &state {
             if changes {
                 let lock = lock(vm)?;
@@ -246,7 +287,7 @@ impl<'a> Machines<'a> {
                 let note = format!("the VM runs banger {}'s agent, this is banger {}", versions.0, versions.1);
                 self.ui.warning(&format!("{note}: `banger stop` brings it up to date"));
             }
-            return Ok(Machine { vm: vm.clone(), ready: record.ready, net: record.net, boot: None });
+            return Ok(up(None));
         }
         let begin = Instant::now();
         let lock = lock(vm)?;
@@ -255,9 +296,7 @@ impl<'a> Machines<'a> {
         }
         match vm.state().map_err(CommandError::from)? {
             // Another command has started it meanwhile.
-            VmState::Running { .. } => {
-                return Ok(Machine { vm: vm.clone(), ready: record.ready, net: record.net, boot: None });
-            }
+            VmState::Running { .. } => return Ok(up(None)),
             VmState::Failed { reason } => {
                 self.ui.warning(&format!("the VM failed ({reason}): starting it again"));
                 vm.stop(Duration::ZERO).map_err(CommandError::from)?;
@@ -279,11 +318,11 @@ impl<'a> Machines<'a> {
             }
         };
         self.time(Phase::Boot, || vm.start(&lock, &options, on_event)).map_err(CommandError::from)?;
-        Ok(Machine { vm: vm.clone(), ready: record.ready, net: record.net, boot: Some(begin.elapsed()) })
+        Ok(up(Some(begin.elapsed())))
     }
 
     /// Puts what is wanted into the record of an existing VM and says when it takes effect. True if the record is another now.
-    fn changes(&self, record: &mut VmRecord, wanted: &Wanted, running: bool) -> bool {
+    fn changes(&self, record: &mut VmRecord, wanted: &Wanted, running: bool) -> Result<bool, CommandError> {
         let new = |name: &str, what: &str, has: &str| {
             self.ui.warning(&format!(
                 "{name} `{what}` takes effect in a new VM, after `banger delete`: this one keeps `{has}`"
@@ -307,7 +346,9 @@ impl<'a> Machines<'a> {
         if changed && running {
             self.ui.warning("processors and memory take effect when the VM starts again, after `banger stop`");
         }
-        changed
+        let idle_timeout_ms = if record.throwaway { 0 } else { idle_timeout()? };
+        let idles = std::mem::replace(&mut record.idle_timeout_ms, idle_timeout_ms) == idle_timeout_ms;
+        Ok(changed || !idles)
     }
 
     fn start_options(&self, record: &VmRecord) -> Result<StartOptions, CommandError> {
@@ -395,6 +436,22 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
     let wrong =
         |error: String| CommandError::new(format!("{BOOT_TIMEOUT} is `{text}`")).kind(ErrorKind::Usage).hint(error);
     duration.map(Some).map_err(wrong)
+}
+
+/// In milliseconds; 0: never.
+fn idle_timeout() -> Result<u64, CommandError> {
+    let text = std::env::var_os(IDLE_TIMEOUT).unwrap_or_default();
+    let text = text.to_string_lossy();
+    let duration = match &*text {
+        "" => DEFAULT_IDLE_TIMEOUT,
+        "0" => Duration::ZERO,
+        text => units::duration(text).map_err(|error| {
+            CommandError::new(format!("{IDLE_TIMEOUT} is `{text}`"))
+                .kind(ErrorKind::Usage)
+                .hint(format!("{error}; `0` is never"))
+        })?,
+    };
+    Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The name of a workspace's VM: the folder's name, for people, and a digest of its path.

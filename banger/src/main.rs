@@ -95,6 +95,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths, ui)?,
         Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?,
         Command::Status => commands::status(&here, &paths, ui)?,
+        Command::List => commands::list(&paths, ui)?,
         Command::Stop { force } => commands::stop(force, &here, &paths, ui)?,
         Command::Delete { force } => commands::delete(force, &here, &paths, ui)?,
     }

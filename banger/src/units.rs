@@ -95,6 +95,16 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} TB")
 }
 
+/// `just now`, `5 min ago`, `3 h ago`, `12 days ago`.
+pub fn ago(duration: Duration) -> String {
+    match duration.as_secs() {
+        0..60 => "just now".to_owned(),
+        seconds @ 60..3600 => format!("{} min ago", seconds / 60),
+        seconds @ 3600..172_800 => format!("{} h ago", seconds / 3600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 /// `1 file`, `2 files`.
 pub fn count(number: u64, one: &str, more: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {more}") }
@@ -142,5 +152,7 @@ mod tests {
         assert_eq!(bytes(34_512), "34.5 kB");
         assert_eq!(bytes(999_999_999), "1.0 GB");
         assert_eq!(count(1, "file", "files"), "1 file");
+        let times = [59, 60, 3599, 3600, 172_799, 172_800].map(|seconds| ago(Duration::from_secs(seconds)));
+        assert_eq!(times, ["just now", "1 min ago", "59 min ago", "1 h ago", "47 h ago", "2 days ago"]);
     }
 }

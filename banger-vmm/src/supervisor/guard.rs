@@ -2,28 +2,34 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use banger_agent::frame::{Frame, FrameCodec};
 use banger_agent::link::{LinkError, Mux};
-use banger_agent::protocol;
-use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::codec::Encoder;
 
 use super::Report;
 use super::boot::Booted;
+use super::farewell::{ask_to_shut_down, take_stock};
 use super::life::{Ended, Shutdown};
 use super::state::State;
 use crate::backend::{Vmm, VmmEvent};
 use crate::error::Failure;
+use crate::last_use::LastUse;
 use crate::launch::{Running, StartEvent};
 use crate::run::{Phase, RunInfo};
 
 /// What could not be written down, for want of space, is tried again after this long.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
+/// How long after the last user has left the guest's changes are counted,
+const QUIET: Duration = Duration::from_secs(1);
+/// and how long that may take.
+const COUNT_LIMIT: Duration = Duration::from_secs(60);
+/// The same for a guest that is going down.
+const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an idle guest may take to go down.
+const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What it takes to watch over a VM.
 pub(super) struct Guard<'a> {
@@ -38,11 +44,22 @@ pub(super) struct Guard<'a> {
     lost: bool,
     /// The phase is written down: the next command goes by it.
     noted: bool,
+    /// What changed in the guest was counted when nobody could change it any more.
+    counted: Arc<AtomicBool>,
 }
 
 impl<'a> Guard<'a> {
     pub(super) fn new(folder: &'a Path, info: RunInfo, state: &'a Arc<State>) -> Self {
-        Guard { folder, info, state, deadline: None, stopping: false, lost: false, noted: true }
+        Guard {
+            folder,
+            info,
+            state,
+            deadline: None,
+            stopping: false,
+            lost: false,
+            noted: true,
+            counted: Arc::default(),
+        }
     }
 
     /// Reports that the VM is up, and returns when it is down.
@@ -78,6 +95,11 @@ impl<'a> Guard<'a> {
                     self.lose(Failure::new(error));
                 }
                 patience = shutdown.asked() => self.stop(patience, &mux, &mut vmm),
+                () = self.state.usage.idle(), if !self.stopping && !self.lost => self.stop(IDLE_PATIENCE, &mux, &mut vmm),
+                () = self.state.usage.quiet(QUIET), if !self.stopping && !self.lost => {
+                    let (mux, folder) = (mux.clone(), self.folder.to_owned());
+                    tokio::spawn(async move { take_stock(mux, &folder, COUNT_LIMIT).await });
+                }
                 () = sleep(NOTE_AGAIN), if !self.noted => self.write_note(),
                 () = sleep_until(self.deadline.unwrap_or_else(Instant::now)), if self.deadline.is_some() => {
                     self.deadline = None;
@@ -85,10 +107,15 @@ impl<'a> Guard<'a> {
                 }
             }
         };
-        self.state.down(Failure::new("the VM went down"));
+        if !self.counted.load(Ordering::Relaxed) {
+            // Not to be believed is enough: a disk that is full keeps nobody here.
+            let _ = LastUse::forget_changes(self.folder);
+        }
         if self.stopping {
+            self.state.leave();
             return Ended::Stopped;
         }
+        self.state.down(Failure::new("the VM went down"));
         let reason = reset.unwrap_or(exit);
         self.note(Phase::Failed { reason });
         Ended::Crashed
@@ -100,7 +127,16 @@ impl<'a> Guard<'a> {
             // Its agent is lost: there is nobody to ask.
             vmm.quit();
         } else if !self.stopping {
-            tokio::spawn(ask_to_shut_down(mux.clone()));
+            self.state.leave();
+            let (mux, folder, counted) = (mux.clone(), self.folder.to_owned(), Arc::clone(&self.counted));
+            tokio::spawn(async move {
+                // Who has no time for an orderly end has none for this either.
+                let limit = LAST_COUNT_LIMIT.min(patience / 2);
+                if !limit.is_zero() {
+                    counted.store(take_stock(mux.clone(), &folder, limit).await, Ordering::Relaxed);
+                }
+                ask_to_shut_down(mux).await;
+            });
         }
         self.stopping = true;
         let deadline = Instant::now().checked_add(patience);
@@ -134,23 +170,5 @@ async fn ended(link: &mut Option<JoinHandle<LinkError>>) -> String {
     match link {
         Some(link) => link.await.map_or_else(|error| error.to_string(), |error| error.to_string()),
         None => std::future::pending().await,
-    }
-}
-
-/// Asks the agent. Whether it does is seen by the VMM's exit.
-async fn ask_to_shut_down(mux: Mux) {
-    let mut request = BytesMut::new();
-    let encoded = FrameCodec.encode(Frame::control(&protocol::Request::Shutdown), &mut request);
-    if encoded.is_err() {
-        return;
-    }
-    if let Ok(mut stream) = mux.open().await {
-        let sent = async {
-            stream.write_all(&request).await?;
-            stream.flush().await?;
-            // The stream stays open until the agent has read it.
-            stream.read(&mut [0; 64]).await
-        };
-        let _ = sent.await;
     }
 }

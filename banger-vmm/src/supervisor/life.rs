@@ -22,6 +22,7 @@ use crate::backend::{Backend, Machine};
 use crate::console::ConsoleLog;
 use crate::error::{Error, Failure, IoContext, Result};
 use crate::kvm::{self, AcceleratorChoice};
+use crate::last_use::LastUse;
 use crate::launch::{Launch, StartEvent};
 use crate::record::VmRecord;
 use crate::run::{self, RunInfo};
@@ -49,6 +50,10 @@ fn claim_and_run(launch: &Launch, report: &mut Report) -> Result<(), Failure> {
     let folder = &launch.folder;
     let record = VmRecord::read(&folder.join(Vm::RECORD))?;
     let lock = run::supervise(folder)?.ok_or_else(|| Error::Running(record.name.clone()))?;
+    if RunInfo::read(folder)?.is_some() {
+        // It ended badly, and nobody has looked what is in it since.
+        LastUse::forget_changes(folder)?;
+    }
     // Nobody else writes: who starts a VM holds its lock, and there is no other supervisor.
     file::sweep_unfinished(folder)?;
     // One thread: the VMM's death is bound to the thread that starts it.
@@ -84,7 +89,7 @@ async fn run(launch: &Launch, record: VmRecord, report: &mut Report) -> Result<E
     let info = RunInfo::new(pid, host::start_time(pid)?, host::boot_id()?, backend.name(), now);
     info.write(folder)?;
 
-    let state = Arc::new(State::new(backend.name(), pid));
+    let state = Arc::new(State::new(backend.name(), pid, record.idle_timeout_ms));
     let (sender, stops) = mpsc::channel(4);
     let terminate = signal(SignalKind::terminate()).at("watch", folder)?;
     let mut shutdown = Shutdown {

@@ -6,16 +6,18 @@
 //! ```text
 //!   detach ──► boot ──► guard ──► tidy up, exit
 //!               │         │ the agent is lost: failed, until somebody stops it
-//!               └─────────┴ somebody wants it to stop; the VMM ends
+//!               └─────────┴ somebody wants it to stop; nobody has used it for long; the VMM ends
 //! ```
 
 mod boot;
 mod daemon;
+mod farewell;
 mod guard;
 mod life;
 mod owner;
 mod socket;
 mod state;
+mod usage;
 
 use std::fs::File;
 use std::io::Write;

@@ -89,13 +89,29 @@ async fn answer(
             let _ = stops.send(Stop { timeout, client }).await;
             Ok(())
         }
-        Ok(Request::Agent) => match open_stream(state).await {
-            Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
-            Ok(stream) => {
+        Ok(Request::Use { idle_timeout_ms }) => match state.failure() {
+            Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+            None => {
+                let _user = state.usage.enter();
+                state.usage.set_limit(idle_timeout_ms);
                 reply(&mut client, Reply::Ok(())).await?;
-                relay(client, stream).await
+                // It says nothing more. Where the VM goes first, who holds it may be the one that waits for that.
+                tokio::select! {
+                    ended = client.read_u8() => ended.map(drop),
+                    () = state.is_down() => Ok(()),
+                }
             }
         },
+        Ok(Request::Agent) => {
+            let _user = state.usage.enter();
+            match open_stream(state).await {
+                Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+                Ok(stream) => {
+                    reply(&mut client, Reply::Ok(())).await?;
+                    relay(client, stream).await
+                }
+            }
+        }
     }
 }
 
@@ -167,6 +183,7 @@ mod tests {
 
     use banger_agent::link::{self, Mux};
 
+    use super::super::state::MAX_CLIENTS;
     use super::*;
     use crate::client;
     use crate::error::Error;
@@ -175,7 +192,7 @@ mod tests {
 
     /// A supervisor without a VM, whose agent sends every stream back.
     async fn supervisor(folder: &Path) -> (Arc<State>, mpsc::Receiver<Stop>) {
-        let state = Arc::new(State::new("test", 1));
+        let state = Arc::new(State::new("test", 1, 0));
         let (sender, stops) = mpsc::channel(1);
         tokio::spawn(serve(bind(folder).unwrap(), Arc::clone(&state), sender));
         (state, stops)
@@ -249,7 +266,7 @@ mod tests {
         let connect = |path: std::path::PathBuf| {
             tokio::task::spawn_blocking(move || client::connect("vm", &path).unwrap().agent().map(drop))
         };
-        let waiting: Vec<_> = (0..32).map(|_| connect(folder.path().to_owned())).collect();
+        let waiting: Vec<_> = (0..MAX_CLIENTS).map(|_| connect(folder.path().to_owned())).collect();
         while state.clients.available_permits() > 0 {
             tokio::task::yield_now().await;
         }

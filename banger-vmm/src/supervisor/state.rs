@@ -6,13 +6,14 @@ use std::time::Instant;
 use banger_agent::link::Mux;
 use tokio::sync::{Semaphore, watch};
 
+use super::usage::Usage;
 use crate::error::Failure;
 use crate::host;
 use crate::kvm::Accelerator;
 use crate::wire::{AgentInfo, Status};
 
-/// Clients that may be connected at a time.
-const MAX_CLIENTS: usize = 32;
+/// Clients that may be connected at a time: a command that runs is two of them. How many have a stream is the link's to limit.
+pub(super) const MAX_CLIENTS: usize = 64;
 
 /// How far the VM is, for those who want to talk to its agent.
 #[derive(Clone)]
@@ -28,12 +29,14 @@ pub(super) struct State {
     phase: watch::Sender<Phase>,
     status: Mutex<Status>,
     started: Instant,
+    /// Who uses the VM.
+    pub(super) usage: Usage,
     /// A client holds a permit.
     pub(super) clients: Arc<Semaphore>,
 }
 
 impl State {
-    pub(super) fn new(backend: &str, pid: i32) -> Self {
+    pub(super) fn new(backend: &str, pid: i32, idle_timeout_ms: u64) -> Self {
         let status = Status {
             backend: backend.to_owned(),
             accelerator: None,
@@ -49,6 +52,7 @@ impl State {
             phase: watch::Sender::new(Phase::Booting),
             status: Mutex::new(status),
             started: Instant::now(),
+            usage: Usage::new(idle_timeout_ms),
             clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
         }
     }
@@ -60,7 +64,27 @@ impl State {
         status.vmm_pid = Some(vmm_pid);
         status.agent = Some(agent);
         drop(status);
+        self.usage.restart();
         self.phase.send_replace(Phase::Up(mux));
+    }
+
+    /// The VM goes down in order. Streams that are open may come to their end, if they are fast; there are no new ones.
+    pub(super) fn leave(&self) {
+        self.phase.send_replace(Phase::Down(Failure::going_down()));
+    }
+
+    /// Completes when nobody can use the VM any more.
+    pub(super) async fn is_down(&self) {
+        // The sender is in `self`.
+        let _ = self.phase.subscribe().wait_for(|phase| matches!(phase, Phase::Down(_))).await;
+    }
+
+    /// Why nobody can use the VM any more, if that is so.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        match &*self.phase.borrow() {
+            Phase::Down(failure) => Some(failure.clone()),
+            Phase::Booting | Phase::Up(_) => None,
+        }
     }
 
     /// The agent is lost, or was never there.

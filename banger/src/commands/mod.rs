@@ -2,6 +2,7 @@
 
 mod config;
 mod delete;
+mod list;
 mod overview;
 mod status;
 mod stop;
@@ -9,6 +10,7 @@ mod trust;
 
 pub use config::config;
 pub use delete::delete;
+pub use list::list;
 pub use overview::overview;
 pub use status::status;
 pub use stop::stop;

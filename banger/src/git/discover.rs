@@ -63,16 +63,26 @@ impl Workspace {
     fn of(repository: Repository) -> Result<Self> {
         let metadata =
             fs::metadata(&repository.git_dir).map_err(|error| GitError::io("look at", &repository.git_dir, error))?;
-        let birth_ns = metadata.created().ok().map(|time| match time.duration_since(std::time::UNIX_EPOCH) {
+        let root = repository.worktree.clone();
+        Ok(Self { identity: Identity::of(root.clone(), &metadata), root, repository })
+    }
+}
+
+impl Identity {
+    /// The identity of the workspace whose root is `root`, if there is one. Nothing is opened but a `.git` file.
+    pub fn at(root: &Path) -> Option<Identity> {
+        match probe(root) {
+            DotGit::Found { git_dir, .. } => Some(Identity::of(root.to_owned(), &fs::metadata(git_dir).ok()?)),
+            DotGit::Absent | DotGit::Broken(_) => None,
+        }
+    }
+
+    fn of(root: PathBuf, git_dir: &fs::Metadata) -> Identity {
+        let birth_ns = git_dir.created().ok().map(|time| match time.duration_since(std::time::UNIX_EPOCH) {
             Ok(since) => nanoseconds(since.as_secs() as i64, i64::from(since.subsec_nanos())),
             Err(_) => 0,
         });
-        let root = repository.worktree.clone();
-        Ok(Self {
-            identity: Identity { root: root.clone(), device: metadata.dev(), inode: metadata.ino(), birth_ns },
-            root,
-            repository,
-        })
+        Identity { root, device: git_dir.dev(), inode: git_dir.ino(), birth_ns }
     }
 }
 

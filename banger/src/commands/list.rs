@@ -1,0 +1,172 @@
+//! `banger list`.
+
+use std::time::{Duration, SystemTime};
+
+use banger_agent::protocol::sync::Counts;
+use banger_vmm::{Vm, VmState};
+use serde::Serialize;
+
+use crate::belonging::{self, Repository};
+use crate::error::CommandError;
+use crate::machine::Machines;
+use crate::paths::Paths;
+use crate::ui::Ui;
+use crate::units::{ago, bytes, count};
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct List {
+    vms: Vec<Entry>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Entry {
+    name: String,
+    /// The root of the workspace that it is for; none: not known.
+    workspace: Option<String>,
+    /// What has become of the workspace's repository.
+    repository: Option<Repository>,
+    /// `stopped`, `starting`, `running`, `failed`, or `damaged`: its record cannot be read.
+    state: &'static str,
+    /// Why it failed or is damaged.
+    reason: Option<String>,
+    image: Option<String>,
+    /// Whether it goes with its command.
+    throwaway: bool,
+    /// What the disk takes on this machine.
+    disk_bytes: Option<u64>,
+    /// When it was made, in seconds since 1970.
+    created: Option<u64>,
+    /// When the last command in it had ended, in seconds since 1970; none: not known.
+    last_use: Option<u64>,
+    /// What had changed in the VM alone by then; none: not known.
+    guest_only: Option<Counts>,
+}
+
+/// Shows the VMs of all workspaces on standard output. None of them is asked: what is shown is what is written down.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn list(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let vms = Machines::new(paths, ui).all()?;
+    let list = List { vms: vms.iter().map(entry).collect() };
+    ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list, now()) })
+}
+
+fn entry(vm: &Vm) -> Entry {
+    let mut entry = Entry { name: vm.name().to_owned(), disk_bytes: vm.disk_allocated().ok(), ..Entry::default() };
+    if let Err(error) = fill(&mut entry, vm) {
+        entry.state = "damaged";
+        entry.reason = Some(banger_vmm::printable(error.to_string().as_bytes()));
+    }
+    entry
+}
+
+fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
+    let record = vm.record()?;
+    if let Some(purpose) = belonging::purpose(&record) {
+        entry.repository = Some(belonging::repository(&purpose));
+        entry.workspace = Some(banger_vmm::printable(purpose.root.as_bytes()));
+    }
+    (entry.state, entry.reason) = match vm.state()? {
+        VmState::Stopped { .. } => ("stopped", None),
+        VmState::Starting => ("starting", None),
+        VmState::Running { .. } => ("running", None),
+        VmState::Failed { reason } => ("failed", Some(banger_vmm::printable(reason.as_bytes()))),
+    };
+    entry.image = Some(record.image);
+    entry.throwaway = record.throwaway;
+    entry.created = Some(record.created);
+    let last_use = vm.last_use()?;
+    entry.last_use = last_use.as_ref().map(|last_use| last_use.ended);
+    entry.guest_only = match belonging::was_synced(vm) {
+        true => last_use.and_then(|last_use| last_use.guest_only).map(|only| only.counts),
+        false => Some(Counts::default()),
+    };
+    Ok(())
+}
+
+fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
+}
+
+fn names(list: &List) -> String {
+    list.vms.iter().map(|entry| format!("{}\n", entry.name)).collect()
+}
+
+fn text(list: &List, now: u64) -> String {
+    if list.vms.is_empty() {
+        return String::new();
+    }
+    let heading = ["NAME", "STATE", "IMAGE", "DISK", "LAST USE", "ONLY THERE", "WORKSPACE"].map(str::to_owned);
+    let lines: Vec<_> = std::iter::once(heading).chain(list.vms.iter().map(|entry| line(entry, now))).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let mut text = String::new();
+    for line in &lines {
+        for (cell, width) in line.iter().zip(widths) {
+            text.push_str(&format!("{cell:<width$}  "));
+        }
+        text.push_str(&format!("{}\n", line[6]));
+    }
+    text
+}
+
+fn line(entry: &Entry, now: u64) -> [String; 7] {
+    let unknown = || "unknown".to_owned();
+    let since = |then: u64| ago(Duration::from_secs(now.saturating_sub(then)));
+    let only = entry.guest_only.map_or_else(unknown, |only| match (only.files, only.references) {
+        (0, 0) => "nothing".to_owned(),
+        (files, 0) => count(files, "file", "files"),
+        (0, refs) => count(refs, "ref", "refs"),
+        (files, refs) => format!("{}, {}", count(files, "file", "files"), count(refs, "ref", "refs")),
+    });
+    let workspace = entry.workspace.clone().unwrap_or_else(unknown);
+    let workspace = match (entry.repository, &entry.reason) {
+        (_, Some(reason)) => format!("{workspace} ({reason})"),
+        (Some(Repository::Gone), _) => format!("{workspace} (gone)"),
+        (Some(Repository::Replaced), _) => format!("{workspace} (another repository is there now)"),
+        _ => workspace,
+    };
+    [
+        entry.name.clone(),
+        entry.state.to_owned(),
+        entry.image.as_ref().map_or_else(unknown, |image| banger_vmm::printable(image.as_bytes())),
+        entry.disk_bytes.map_or_else(unknown, bytes),
+        entry.last_use.or(entry.created).map_or_else(unknown, since),
+        only,
+        workspace,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_not_nothing() {
+        let known = Entry {
+            name: "a".into(),
+            workspace: Some("/home/me/a".into()),
+            repository: Some(Repository::Gone),
+            state: "stopped",
+            image: Some("debian".into()),
+            disk_bytes: Some(1_500_000),
+            last_use: Some(1000),
+            guest_only: Some(Counts { files: 2, references: 0 }),
+            ..Entry::default()
+        };
+        let damaged = Entry {
+            name: "damaged-vm".into(),
+            state: "damaged",
+            reason: Some("vm.json is damaged".into()),
+            ..Entry::default()
+        };
+        assert_eq!(
+            text(&List { vms: vec![known, damaged] }, 8200),
+            "NAME        STATE    IMAGE    DISK     LAST USE  ONLY THERE  WORKSPACE\n\
+             a           stopped  debian   1.5 MB   2 h ago   2 files     /home/me/a (gone)\n\
+             damaged-vm  damaged  unknown  unknown  unknown   unknown     unknown (vm.json is damaged)\n"
+        );
+    }
+}
