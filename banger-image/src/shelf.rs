@@ -59,6 +59,35 @@ impl Shelf {
         })
     }
 
+    /// The folders that makers which were killed have left.
+    pub(crate) fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.left()?.into_iter().map(|(folder, _)| folder).collect())
+    }
+
+    /// Removes what [`Shelf::leftovers`] finds.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        self.left()?.iter().try_for_each(|(folder, _lock)| remove(folder))
+    }
+
+    /// What was left half-made, each with the lock that keeps another maker away.
+    fn left(&self) -> Result<Vec<(PathBuf, fs::File)>> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut left = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().and_then(|name| name.strip_prefix(".tmp-")) else { continue };
+            let lock = fs::File::create(self.root.join(format!(".{name}.lock")))?;
+            if lock.file().try_lock().is_ok() {
+                left.push((entry.path(), lock));
+            }
+        }
+        Ok(left)
+    }
+
     fn lock(&self, name: &str, progress: &dyn Progress) -> Result<fs::File> {
         let lock = fs::File::create(self.root.join(format!(".{name}.lock")))?;
         match lock.file().try_lock() {
@@ -154,6 +183,25 @@ mod tests {
 
     fn fill(folder: &Path) -> Result<()> {
         Ok(fs::write(folder.join("file"), "whole")?)
+    }
+
+    #[test]
+    fn what_a_dead_maker_left_is_swept_and_what_is_being_made_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(folder.path().join("things"));
+        assert!(shelf.leftovers().unwrap().is_empty());
+        let made = shelf.ensure(
+            "mine",
+            &Messages::default(),
+            || Ok(shelf.place("mine").exists().then_some(())),
+            |_| {
+                fs::create_dir(shelf.root.join(".tmp-other")).unwrap();
+                assert_eq!(shelf.leftovers()?, [shelf.root.join(".tmp-other")]);
+                shelf.sweep()
+            },
+        );
+        made.unwrap();
+        assert!(shelf.place("mine").exists() && !shelf.root.join(".tmp-other").exists());
     }
 
     #[test]

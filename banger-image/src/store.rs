@@ -56,6 +56,23 @@ impl Store {
         Store { images: Shelf::new(data_dir.join("images")), kernels: Shelf::new(data_dir.join("kernels")) }
     }
 
+    /// The folders that were left half-made by who was killed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        Ok([self.images.leftovers()?, self.kernels.leftovers()?].concat())
+    }
+
+    /// Removes what [`Store::leftovers`] finds. Making something anew removes what was left of it too.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sweep(&self) -> Result<()> {
+        self.images.sweep()?;
+        self.kernels.sweep()
+    }
+
     /// The image of that name; `None` when it is not there, or not whole.
     ///
     /// # Errors

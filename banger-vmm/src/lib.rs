@@ -27,7 +27,7 @@ pub mod supervisor;
 mod vm;
 mod wire;
 
-pub use console::printable;
+pub use console::{ConsoleLines, Followed, printable};
 pub use error::{Error, Failure, Result};
 pub use kvm::{Accelerator, AcceleratorChoice};
 pub use last_use::LastUse;

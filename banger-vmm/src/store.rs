@@ -103,32 +103,48 @@ impl VmStore {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Running`], [`Error::Busy`], or the file system's refusal.
     pub fn delete(&self, name: &str) -> Result<()> {
-        let vm = self.get(name)?.ok_or_else(|| Error::NotFound(name.to_owned()))?;
-        let _lock = vm.lock()?;
-        if !matches!(vm.state()?, VmState::Stopped { .. }) {
-            return Err(Error::Running(name.to_owned()));
+        match self.delete_if(name, |_| Ok(true))? {
+            true => Ok(()),
+            false => Err(Error::Running(name.to_owned())),
         }
-        discard(vm.folder())
     }
 
-    /// Removes what commands that died left half-made or half-deleted. [`VmStore::create`] does it too.
+    /// The same if `may_go` says so. It is asked when nobody can start the VM any more: what was seen before may not hold then. False
+    /// if it does not, or the VM runs.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Busy`], or the file system's refusal.
+    pub fn delete_if(&self, name: &str, may_go: impl FnOnce(&Vm) -> Result<bool>) -> Result<bool> {
+        let vm = self.get(name)?.ok_or_else(|| Error::NotFound(name.to_owned()))?;
+        let _lock = vm.lock()?;
+        if !matches!(vm.state()?, VmState::Stopped { .. }) || !may_go(&vm)? {
+            return Ok(false);
+        }
+        discard(vm.folder())?;
+        Ok(true)
+    }
+
+    /// The folders that commands which died left half-made or half-deleted.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let names = self.names()?.into_iter().filter(|name| name.starts_with(MAKING) || name.starts_with(DELETING));
+        let folders = names.map(|name| self.paths.vms.join(name));
+        let is_left = |folder: &PathBuf| {
+            let lock = File::open(folder.join(OPERATION_LOCK));
+            !lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)))
+        };
+        Ok(folders.filter(is_left).collect())
+    }
+
+    /// Removes what [`VmStore::leftovers`] finds. [`VmStore::create`] does it too.
     ///
     /// # Errors
     /// The file system's refusal.
     pub fn sweep(&self) -> Result<()> {
         let Ok(_store) = self.lock() else { return Ok(()) };
-        for name in self.names()? {
-            if !name.starts_with(MAKING) && !name.starts_with(DELETING) {
-                continue;
-            }
-            let leftover = self.paths.vms.join(name);
-            let lock = File::open(leftover.join(OPERATION_LOCK));
-            if lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock))) {
-                continue;
-            }
-            remove_folder(&leftover)?;
-        }
-        Ok(())
+        self.leftovers()?.iter().try_for_each(|leftover| remove_folder(leftover))
     }
 
     /// Makes a folder that starts with a dot, locked. The store's lock keeps a sweep away until that is so.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::client::{self, Connection};
-use crate::console;
+use crate::console::{self, ConsoleLines};
 use crate::error::{Error, IoContext, Result};
 use crate::file;
 use crate::kvm::Accelerator;
@@ -244,6 +244,14 @@ impl Vm {
     /// The disk for a workspace: blank in a new VM. Until the guest is told to take it, it is the host's to write.
     pub fn workspace_disk(&self) -> PathBuf {
         self.folder.join(Self::WORKSPACE)
+    }
+
+    /// All that is kept of the guest's console, as it was written, and a reader of what comes.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn console(&self) -> Result<(Vec<u8>, ConsoleLines)> {
+        ConsoleLines::open(&self.folder)
     }
 
     /// What the VM's disks take on the host, in bytes.

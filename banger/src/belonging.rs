@@ -44,6 +44,17 @@ pub fn repository(purpose: &Purpose) -> Repository {
     }
 }
 
+/// Whether the VM was for one command, which has ended without taking it along.
+pub fn is_abandoned(purpose: &Purpose) -> bool {
+    purpose.owner.is_some_and(|(pid, start)| start_time(pid) != Some(start))
+}
+
+/// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be another process by now.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
 /// Whether the VM has ever got the workspace's files. One that has not holds nothing of anybody's.
 pub fn was_synced(vm: &Vm) -> bool {
     vm.folder().join("sync/manifest").exists()
@@ -67,6 +78,12 @@ mod tests {
             fs::create_dir_all(root.join(".git").join(folder)).unwrap();
         }
         fs::write(root.join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    }
+
+    #[test]
+    fn a_process_has_a_start_and_a_dead_one_has_none() {
+        assert!(start_time(std::process::id()).is_some());
+        assert!(start_time(u32::MAX).is_none());
     }
 
     #[test]

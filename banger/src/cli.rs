@@ -77,15 +77,54 @@ pub enum Command {
     /// List the VMs of all repositories; with `--quiet` names only
     #[command(visible_alias = "ls")]
     List,
-    /// Stop this repository's VM; its disk stays
-    Stop {
+    /// Show what VMs, images, kernels and caches take of the disk
+    Du,
+    /// Print what a VM has said on its console, also after it has stopped
+    Logs {
+        /// The VM [default: this repository's]
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
+        /// Go on printing what it says, over stops and starts, until the VM is deleted
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<usize>,
+    },
+    /// Stop this repository's VM, and start it again
+    Restart {
         /// Do not wait for the guest to shut down in order
         #[arg(short, long)]
         force: bool,
     },
-    /// Delete this repository's VM and its disk
+    /// Stop a VM; its disk stays
+    Stop {
+        /// The VM [default: this repository's]
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
+        /// Do not wait for the guest to shut down in order
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Remove what nobody needs: stopped VMs whose repository is gone, and what killed commands left half-made. A VM with changes that
+    /// exist only there stays
+    Prune {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// VMs too that were not used for this long: `until=168h`
+        #[arg(long, value_name = "until=TIME", value_parser = until)]
+        filter: Option<Duration>,
+        /// Those too that have, or may have, changes of their own
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Delete a VM and its disk
     #[command(visible_alias = "rm")]
     Delete {
+        /// The VM [default: this repository's]
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
         /// Even if it runs, or holds changes that are not here
         #[arg(short, long)]
         force: bool,
@@ -147,6 +186,12 @@ pub enum ConfigCommand {
         #[arg(long)]
         repo: bool,
     },
+}
+
+/// Parses the filter of `prune`, which is written as docker(1) has it.
+fn until(text: &str) -> Result<Duration, String> {
+    let time = text.strip_prefix("until=").ok_or("a filter is `until=` and a time, such as `until=168h`")?;
+    crate::units::duration(time)
 }
 
 /// The shells that completions are made for.

@@ -6,11 +6,12 @@
 //! * [`dispatch`] finds out what the words mean: a command, an alias, or a [`plugin`]; [`completion`] proposes them;
 //! * [`config`] reads and merges what the user and the repository have written down;
 //! * [`git`] finds the workspace and lists what travels;
-//! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose;
+//! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose,
+//!   [`guest_work`] what would be lost with it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
-//! [`commands`] are the others. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
+//! [`commands`] are the others; [`disk_usage`] measures for them. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
 
 // What the types of this crate are made of: a plugin on this library needs no other.
 pub use {banger_agent, banger_image, banger_vmm};
@@ -22,10 +23,12 @@ pub mod cli;
 pub mod commands;
 pub mod completion;
 pub mod config;
+pub mod disk_usage;
 pub mod dispatch;
 pub mod error;
 mod file;
 pub mod git;
+pub mod guest_work;
 pub mod job;
 pub mod machine;
 pub mod paths;

@@ -11,6 +11,7 @@ use banger_vmm::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::belonging::{self, start_time};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, Workspace};
@@ -140,6 +141,19 @@ impl<'a> Machines<'a> {
         Ok(self.all()?.iter().map(|vm| vm.name().to_owned()).collect())
     }
 
+    /// The VM of this name, if there is one.
+    ///
+    /// # Errors
+    /// If it can be nobody's name, or the store cannot be read.
+    pub fn named(&self, name: &str) -> Result<Option<Vm>, CommandError> {
+        Ok(self.store.get(name)?)
+    }
+
+    /// The store that they are in.
+    pub fn store(&self) -> &VmStore {
+        &self.store
+    }
+
     /// The VM of `workspace`, if it has one.
     ///
     /// # Errors
@@ -207,9 +221,8 @@ impl<'a> Machines<'a> {
     /// Removes throwaway VMs whose command was killed.
     fn sweep(&self) {
         for vm in self.store.list().unwrap_or_default() {
-            let purpose = vm.record().ok().and_then(|record| serde_json::from_value::<Purpose>(record.workspace).ok());
-            let Some((pid, start)) = purpose.and_then(|purpose| purpose.owner) else { continue };
-            if start_time(pid) != Some(start) {
+            let purpose = vm.record().ok().and_then(|record| belonging::purpose(&record));
+            if purpose.is_some_and(|purpose| belonging::is_abandoned(&purpose)) {
                 self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));
                 // The next sweep tries again.
                 let _ = self.remove(&vm, Duration::ZERO);
@@ -482,12 +495,6 @@ pub(crate) fn default_memory() -> u64 {
     total.map_or(1024, |kib: u64| kib / 1024 / 2).clamp(512, DEFAULT_MEMORY)
 }
 
-/// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be another process by now.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -500,11 +507,5 @@ mod tests {
             assert_eq!(host_name(Path::new(root)), name);
         }
         assert_eq!(host_name(Path::new(&format!("/{}", "a".repeat(200)))).len(), 32);
-    }
-
-    #[test]
-    fn a_process_has_a_start_and_a_dead_one_has_none() {
-        assert!(start_time(std::process::id()).is_some());
-        assert!(start_time(u32::MAX).is_none());
     }
 }

@@ -95,9 +95,13 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths, ui)?,
         Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?,
         Command::Status => commands::status(&here, &paths, ui)?,
+        Command::Du => commands::du(&paths, ui)?,
+        Command::Logs { vm, follow, lines } => commands::logs(vm.as_deref(), follow, lines, &here, &paths, ui)?,
+        Command::Prune { dry_run, filter, force } => commands::prune(dry_run, filter, force, &paths, ui)?,
+        Command::Restart { force } => commands::restart(force, &here, &paths, ui)?,
         Command::List => commands::list(&paths, ui)?,
-        Command::Stop { force } => commands::stop(force, &here, &paths, ui)?,
-        Command::Delete { force } => commands::delete(force, &here, &paths, ui)?,
+        Command::Stop { vm, force } => commands::stop(vm.as_deref(), force, &here, &paths, ui)?,
+        Command::Delete { vm, force } => commands::delete(vm.as_deref(), force, &here, &paths, ui)?,
     }
     Ok(0)
 }

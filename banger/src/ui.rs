@@ -86,6 +86,11 @@ impl Ui {
         self.quiet
     }
 
+    /// Whether answers are JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// A command's answer, on standard output: with `--json` this object on a line, else `text`, which may be empty.
     ///
     /// # Errors

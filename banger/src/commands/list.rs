@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::belonging::{self, Repository};
 use crate::error::CommandError;
+use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::ui::Ui;
@@ -77,11 +78,10 @@ fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
     entry.image = Some(record.image);
     entry.throwaway = record.throwaway;
     entry.created = Some(record.created);
-    let last_use = vm.last_use()?;
-    entry.last_use = last_use.as_ref().map(|last_use| last_use.ended);
-    entry.guest_only = match belonging::was_synced(vm) {
-        true => last_use.and_then(|last_use| last_use.guest_only).map(|only| only.counts),
-        false => Some(Counts::default()),
+    entry.last_use = vm.last_use()?.map(|last_use| last_use.ended);
+    entry.guest_only = match GuestWork::noted(vm)? {
+        GuestWork::Known(only) => Some(only.counts),
+        GuestWork::Unknown => None,
     };
     Ok(())
 }

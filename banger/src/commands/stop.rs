@@ -12,7 +12,7 @@ use crate::paths::Paths;
 use crate::ui::Ui;
 
 /// How long services may take to stop.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]
@@ -23,14 +23,13 @@ struct Stopped {
     stopped: bool,
 }
 
-/// Stops the workspace's VM. One that does not run, or does not exist, is stopped.
+/// Stops the VM named `name`, or the workspace's. One that does not run, or that a workspace does not have, is stopped.
 ///
 /// # Errors
 /// If it does not stop.
-pub fn stop(force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+pub fn stop(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
-    let (_, vm) = super::vm_of(here, paths, &machines)?;
-    let Some(vm) = vm else {
+    let Some(vm) = super::chosen(name, here, paths, &machines)? else {
         ui.status("this repository has no VM");
         return ui.answer(&Stopped { vm: None, stopped: false }, String::new);
     };

@@ -1,5 +1,7 @@
 //! The guest's serial console: kept bounded, shown harmless.
 
+mod follow;
+
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -7,6 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+pub use self::follow::{ConsoleLines, Followed};
 use crate::error::{IoContext, Result};
 
 /// The console's file in the VM's folder.

@@ -1,0 +1,152 @@
+//! `banger prune`.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use banger_agent::protocol::sync::Counts;
+use banger_vmm::{Vm, VmState};
+use serde::Serialize;
+
+use crate::belonging::{self, Repository};
+use crate::disk_usage::allocated;
+use crate::error::CommandError;
+use crate::guest_work::GuestWork;
+use crate::machine::Machines;
+use crate::paths::Paths;
+use crate::ui::Ui;
+use crate::units::{bytes, count};
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Pruned {
+    /// Nothing was removed: this is what would be.
+    dry_run: bool,
+    removed: Vec<Removed>,
+    /// VMs that would have gone, but for what they have, or may have, alone.
+    kept: Vec<Kept>,
+    /// Of all that was removed.
+    freed_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Removed {
+    /// The VM, or a folder that a killed command has left.
+    name: String,
+    why: Why,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Why {
+    /// The repository is not there any more, or another one is in its place.
+    RepositoryGone,
+    /// Nobody has used it for as long as was said.
+    Unused,
+    /// A command that was killed has left it.
+    Leftover,
+}
+
+#[derive(Debug, Serialize)]
+struct Kept {
+    name: String,
+    why: Why,
+    /// What exists only there; none: not known.
+    guest_only: Option<Counts>,
+}
+
+/// Removes VMs that are stopped and belong to no repository any more, or were not used for `unused`, and what killed commands have
+/// left. A VM with changes that exist only there goes with `force` alone.
+///
+/// # Errors
+/// If the store cannot be read, or something cannot be removed.
+pub fn prune(dry_run: bool, unused: Option<Duration>, force: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let machines = Machines::new(paths, ui);
+    let mut pruned = Pruned { dry_run, removed: Vec::new(), kept: Vec::new(), freed_bytes: 0 };
+    for folder in leftovers(&machines, paths)? {
+        let name = banger_vmm::printable(folder.file_name().unwrap_or_default().as_encoded_bytes());
+        pruned.removed.push(Removed { name, why: Why::Leftover, bytes: allocated(&folder) });
+    }
+    if !dry_run {
+        machines.store().sweep()?;
+        banger_image::Store::new(&paths.data).sweep()?;
+    }
+    for vm in machines.all()? {
+        let Some(why) = reason(&vm, unused) else { continue };
+        let name = vm.name().to_owned();
+        let work = GuestWork::noted(&vm)?;
+        if !force && !work.is_nothing() {
+            let guest_only = match work {
+                GuestWork::Known(only) => Some(only.counts),
+                GuestWork::Unknown => None,
+            };
+            pruned.kept.push(Kept { name, why, guest_only });
+            continue;
+        }
+        let size = allocated(vm.folder());
+        // A command may have come meanwhile, with another repository or new work.
+        let still = |vm: &Vm| Ok(reason(vm, unused).is_some() && (force || GuestWork::noted(vm)?.is_nothing()));
+        let gone = dry_run
+            || match machines.store().delete_if(&name, still) {
+                // Somebody uses it, or has deleted it.
+                Err(banger_vmm::Error::Busy(_) | banger_vmm::Error::NotFound(_)) => false,
+                deleted => deleted?,
+            };
+        if gone {
+            pruned.removed.push(Removed { name, why, bytes: size });
+        }
+    }
+    pruned.freed_bytes = pruned.removed.iter().map(|removed| removed.bytes).sum();
+    report(&pruned, ui);
+    ui.answer(&pruned, || lines(&pruned))
+}
+
+/// Why the VM could go; none: it cannot, be it because nobody knows whose it is.
+fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
+    let Ok(VmState::Stopped { .. }) = vm.state() else { return None };
+    let record = vm.record().ok()?;
+    let purpose = belonging::purpose(&record)?;
+    if purpose.owner.is_some() {
+        return belonging::is_abandoned(&purpose).then_some(Why::Leftover);
+    }
+    if belonging::repository(&purpose) != Repository::Present {
+        return Some(Why::RepositoryGone);
+    }
+    let last_use = vm.last_use().ok()?.map_or(record.created, |last_use| last_use.ended.max(record.created));
+    let since = SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(Duration::from_secs(last_use))?;
+    unused.is_some_and(|unused| since >= unused).then_some(Why::Unused)
+}
+
+fn leftovers(machines: &Machines<'_>, paths: &Paths) -> Result<Vec<PathBuf>, CommandError> {
+    let mut folders = machines.store().leftovers()?;
+    folders.extend(banger_image::Store::new(&paths.data).leftovers()?);
+    Ok(folders)
+}
+
+fn lines(pruned: &Pruned) -> String {
+    let line = |removed: &Removed| {
+        let why = match removed.why {
+            Why::RepositoryGone => "its repository is gone",
+            Why::Unused => "it was not used for long",
+            Why::Leftover => "left by a command that was killed",
+        };
+        format!("{}  {} ({why})\n", removed.name, bytes(removed.bytes))
+    };
+    pruned.removed.iter().map(line).collect()
+}
+
+fn report(pruned: &Pruned, ui: &Ui) {
+    for kept in &pruned.kept {
+        let what = match kept.guest_only {
+            None => "it may have changes that exist only there".to_owned(),
+            Some(only) => {
+                let number = count(only.files + only.references, "change", "changes");
+                format!("it has {number} that exist only there")
+            }
+        };
+        ui.warning(&format!("`{}` stays: {what}; to remove it all the same: --force", kept.name));
+    }
+    let verb = if pruned.dry_run { "would be removed" } else { "removed" };
+    let things = count(pruned.removed.len() as u64, "thing", "things");
+    ui.status(&format!("{things} {verb}, {} freed", bytes(pruned.freed_bytes)));
+}

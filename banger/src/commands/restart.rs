@@ -1,0 +1,40 @@
+//! `banger restart`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::stop::LIMIT;
+use crate::error::{CommandError, ErrorKind};
+use crate::machine::{Machines, Wanted};
+use crate::paths::Paths;
+use crate::ui::Ui;
+use crate::units::elapsed;
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Restarted {
+    vm: String,
+    /// How long it took to start.
+    boot_ms: u128,
+}
+
+/// Stops the workspace's VM, and starts it with the banger, processors and memory of now.
+///
+/// # Errors
+/// If there is none, or it does not stop or start.
+pub fn restart(force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let machines = Machines::new(paths, ui);
+    let (workspace, vm) = super::vm_of(here, paths, &machines)?;
+    let Some(vm) = vm else {
+        let error = CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound);
+        return Err(error.hint("make it, and run something there: banger -- true"));
+    };
+    vm.stop(if force { Duration::ZERO } else { LIMIT })?;
+    let machine = machines.ensure(&workspace, &Wanted::default())?;
+    // Another command may have been faster.
+    let boot = machine.boot.unwrap_or_default();
+    ui.status(&format!("restarted `{}`; boot {}", vm.name(), elapsed(boot)));
+    ui.answer(&Restarted { vm: vm.name().to_owned(), boot_ms: boot.as_millis() }, String::new)
+}

@@ -1,0 +1,66 @@
+//! What a VM has that exists nowhere else: what stands between it and its deletion.
+
+use banger_agent::protocol::Request;
+use banger_agent::protocol::sync::GuestOnly;
+use banger_vmm::{Vm, VmState};
+
+use crate::agent::Call;
+use crate::belonging;
+use crate::error::{CommandError, ErrorKind};
+use crate::units::count;
+
+/// What changed in the guest alone.
+#[derive(Clone, Debug)]
+pub enum GuestWork {
+    /// This much, which may be nothing.
+    Known(GuestOnly),
+    /// Nobody knows: the VM was killed, or could not tell at its end.
+    Unknown,
+}
+
+impl GuestWork {
+    /// What the VM had when it was last looked at. It is not asked.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn noted(vm: &Vm) -> Result<GuestWork, banger_vmm::Error> {
+        if !belonging::was_synced(vm) {
+            return Ok(GuestWork::Known(GuestOnly::default()));
+        }
+        let only = vm.last_use()?.and_then(|last_use| last_use.guest_only);
+        Ok(only.map_or(GuestWork::Unknown, GuestWork::Known))
+    }
+
+    /// What the VM has now: one that runs is asked.
+    ///
+    /// # Errors
+    /// If a VM that runs does not answer, or the file system refuses.
+    pub fn now(vm: &Vm) -> Result<GuestWork, CommandError> {
+        if belonging::was_synced(vm) && matches!(vm.state()?, VmState::Running { .. }) {
+            return Ok(GuestWork::Known(Call::ask(vm, &Request::GuestOnly)?));
+        }
+        Ok(GuestWork::noted(vm)?)
+    }
+
+    /// Whether it is known that there is nothing.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, GuestWork::Known(only) if only.counts.files + only.counts.references == 0)
+    }
+
+    /// The VM named `name` has something that would be lost, in words.
+    pub fn error(&self, name: &str) -> CommandError {
+        let (message, named) = match self {
+            GuestWork::Unknown => {
+                (format!("`{name}` ended before it could be asked for changes that exist only there"), &[][..])
+            }
+            GuestWork::Known(only) => {
+                let files = count(only.counts.files, "file", "files");
+                let references = count(only.counts.references, "branch or tag", "branches and tags");
+                (format!("`{name}` has changes that exist only there: {files}, {references}"), &only.named[..])
+            }
+        };
+        let mut error = CommandError::new(message).kind(ErrorKind::GuestChanges);
+        error.details = named.iter().take(10).map(|path| banger_vmm::printable(&path.0)).collect();
+        error
+    }
+}
