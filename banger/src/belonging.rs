@@ -1,12 +1,62 @@
 //! Whose a VM is: the repository that it was made for, as its record knows it, and what has become of that.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use banger_vmm::{Vm, VmRecord};
-use serde::Serialize;
+use banger_agent::protocol::Bytes;
+use banger_vmm::{Vm, VmRecord, VmStore};
+use serde::{Deserialize, Serialize};
 
-use crate::git::Identity;
-use crate::machine::Purpose;
+use crate::git::{Identity, Workspace};
+
+/// What a VM is for, as its record keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Purpose {
+    /// The canonical root of the workspace.
+    pub root: Bytes,
+    /// Device, inode and birth of the git folder: what a moved workspace is known by.
+    pub git: (u64, u64, Option<i64>),
+    /// For a throwaway VM: the process whose end is its own, and when that started (`/proc/<pid>/stat`, field 22).
+    pub owner: Option<(u32, u64)>,
+}
+
+impl Purpose {
+    /// To serve `workspace`; a throwaway VM, for as long as this process lives.
+    pub fn new(workspace: &Workspace, throwaway: bool) -> Purpose {
+        let Identity { device, inode, birth_ns, .. } = workspace.identity;
+        let this = std::process::id();
+        let owner = throwaway.then(|| (this, start_time(this).unwrap_or_default()));
+        Purpose { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), owner }
+    }
+
+    /// What a record says the VM is for; none for what was not made for a workspace.
+    pub fn of(record: &VmRecord) -> Option<Purpose> {
+        serde_json::from_value(record.workspace.clone()).ok()
+    }
+
+    /// As a record has it.
+    pub fn to_value(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("plain data has a JSON form")
+    }
+
+    /// The root, as a path.
+    pub fn path(&self) -> &Path {
+        Path::new(self.root.as_os_str())
+    }
+}
+
+/// How a VM belongs to a workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Belongs {
+    /// It was made for it, or cannot be read.
+    Here,
+    /// It was made for it when it was elsewhere.
+    Moved {
+        /// Where it was.
+        from: PathBuf,
+    },
+    /// It was made for another repository, which was here before.
+    Replaced,
+}
 
 /// What has become of the repository that a VM was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,9 +70,42 @@ pub enum Repository {
     Replaced,
 }
 
-/// What a record says the VM is for; none for what was not made for a workspace.
-pub fn purpose(record: &VmRecord) -> Option<Purpose> {
-    serde_json::from_value(record.workspace.clone()).ok()
+/// The VM of `workspace`, which has the name `name` unless the repository was moved.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option<(Vm, Belongs)>, banger_vmm::Error> {
+    if let Some(vm) = store.get(name)? {
+        // One that cannot be read is found, so that this is said.
+        let Some(purpose) = vm.record().ok().and_then(|record| Purpose::of(&record)) else {
+            return Ok(Some((vm, Belongs::Here)));
+        };
+        if purpose.path() == workspace.root && is_same(&purpose, &workspace.identity) {
+            return Ok(Some((vm, Belongs::Here)));
+        }
+    }
+    let (mut moved, mut replaced) = (None, None);
+    for vm in store.list()? {
+        let Some(purpose) = vm.record().ok().and_then(|record| Purpose::of(&record)) else { continue };
+        if purpose.owner.is_some() {
+            continue;
+        }
+        match (purpose.path() == workspace.root, is_same(&purpose, &workspace.identity)) {
+            (true, true) => return Ok(Some((vm, Belongs::Here))),
+            // Where it can be seen in two places at once it was not moved.
+            (false, true) if repository(&purpose) != Repository::Present => {
+                moved = Some((vm, Belongs::Moved { from: purpose.path().to_owned() }));
+            }
+            (true, false) => replaced = Some((vm, Belongs::Replaced)),
+            _ => {}
+        }
+    }
+    Ok(moved.or(replaced))
+}
+
+/// Whether the VM is for a workspace at `root`, whichever that is.
+pub fn is_at(vm: &Vm, root: &Path) -> bool {
+    vm.record().ok().and_then(|record| Purpose::of(&record)).is_some_and(|purpose| purpose.path() == root)
 }
 
 /// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers when a machine starts, so they count
@@ -37,7 +120,7 @@ pub fn is_same(purpose: &Purpose, identity: &Identity) -> bool {
 
 /// What has become of the repository. Looks, but opens nothing.
 pub fn repository(purpose: &Purpose) -> Repository {
-    match Identity::at(Path::new(&purpose.root)) {
+    match Identity::at(purpose.path()) {
         None => Repository::Gone,
         Some(identity) if is_same(purpose, &identity) => Repository::Present,
         Some(_) => Repository::Replaced,
@@ -63,14 +146,15 @@ pub fn was_synced(vm: &Vm) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+
+    use banger_vmm::{Programs, StorePaths};
 
     use super::*;
 
     fn purpose_of(root: &Path) -> Purpose {
         let identity = Identity::at(root).unwrap();
         let git = (identity.device, identity.inode, identity.birth_ns);
-        Purpose { root: root.to_str().unwrap().to_owned(), git, owner: None }
+        Purpose { root: root.as_os_str().into(), git, owner: None }
     }
 
     fn init(root: &Path) {
@@ -112,5 +196,59 @@ mod tests {
         );
         purpose.git.2 = None;
         assert_eq!(repository(&purpose), Repository::Replaced);
+    }
+
+    fn workspace(root: &Path) -> Workspace {
+        let host =
+            crate::git::Host { home: None, xdg_config_home: None, system_config: None, path: None, sudo_uid: None };
+        Workspace::discover(root, host).unwrap()
+    }
+
+    #[test]
+    fn a_vm_goes_with_its_repository_and_with_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.join(name));
+        let store = VmStore::new(StorePaths { vms, host, cache }, Programs::new("/usr/bin:/bin"));
+        let make = |name: &str, root: &Path| {
+            let mut record = VmRecord::new(name, "image", "kernel", 0);
+            record.disk_bytes = 256 << 20;
+            record.workspace = Purpose::new(&workspace(root), false).to_value();
+            store.create(&record).unwrap()
+        };
+        let found = |name: &str, root: &Path| {
+            find(&store, name, &workspace(root)).unwrap().map(|(vm, belongs)| (vm.name().to_owned(), belongs))
+        };
+        let [one, two, three] = ["one", "two", "three"].map(|name| folder.join(name));
+        init(&one);
+        assert_eq!(found("one", &one), None);
+        make("one", &one);
+        assert_eq!(found("one", &one), Some(("one".into(), Belongs::Here)));
+
+        // A copy is another repository, and stays one when the first has moved.
+        init(&two);
+        assert_eq!(found("two", &two), None);
+        fs::rename(&one, &three).unwrap();
+        let moved = Some(("one".to_owned(), Belongs::Moved { from: one.clone() }));
+        assert_eq!(found("three", &three), moved);
+        assert_eq!(found("two", &two), None);
+
+        // In the place of the first there is another one now.
+        fs::rename(&two, &one).unwrap();
+        assert_eq!(found("one", &one), Some(("one".into(), Belongs::Replaced)));
+        assert_eq!(found("three", &three), moved);
+
+        // It has been adopted: its name is of the old place, which is another's now.
+        let vm = store.get("one").unwrap().unwrap();
+        let mut record = vm.record().unwrap();
+        record.workspace = Purpose::new(&workspace(&three), false).to_value();
+        vm.set_record(&vm.lock().unwrap(), &record).unwrap();
+        assert_eq!(found("three", &three), Some(("one".into(), Belongs::Here)));
+        assert_eq!(found("one", &one), None);
+        assert!(is_at(&vm, &three) && !is_at(&vm, &one));
+
+        fs::write(vm.folder().join("vm.json"), "").unwrap();
+        assert_eq!(found("one", &one), Some(("one".into(), Belongs::Here)));
+        assert_eq!(found("three", &three), None);
     }
 }

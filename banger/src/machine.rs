@@ -9,9 +9,8 @@ use banger_vmm::{
     AcceleratorChoice, Hold, NetMode, Programs, Ready, StartEvent, StartOptions, StorePaths, Vm, VmLock, VmRecord,
     VmState, VmStore, initramfs,
 };
-use serde::{Deserialize, Serialize};
 
-use crate::belonging::{self, start_time};
+use crate::belonging::{self, Belongs, Purpose};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, Workspace};
@@ -61,17 +60,6 @@ impl From<&Settings> for Wanted {
             net: settings.net(),
         }
     }
-}
-
-/// What a VM is for, as its record keeps it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Purpose {
-    /// The canonical root of the workspace.
-    pub root: String,
-    /// Device, inode and birth of the git folder: what a moved workspace is known by.
-    pub git: (u64, u64, Option<i64>),
-    /// For a throwaway VM: the process whose end is its own, and when that started (`/proc/<pid>/stat`, field 22).
-    pub owner: Option<(u32, u64)>,
 }
 
 /// A VM that runs.
@@ -159,7 +147,52 @@ impl<'a> Machines<'a> {
     /// # Errors
     /// If the store cannot be read.
     pub fn find(&self, workspace: &Workspace) -> Result<Option<Vm>, CommandError> {
-        Ok(self.store.get(&name(workspace))?)
+        Ok(belonging::find(&self.store, &name(workspace), workspace)?.map(|(vm, _)| vm))
+    }
+
+    /// The same; a VM whose repository was moved goes along, and one of a repository that was replaced is none.
+    fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, Started> {
+        let found = belonging::find(&self.store, &name(workspace), workspace).map_err(CommandError::from)?;
+        let Some((vm, belongs)) = found else { return Ok(None) };
+        match belongs {
+            Belongs::Here => {}
+            Belongs::Moved { from } => {
+                let lock = lock(&vm)?;
+                let mut record = vm.record().map_err(CommandError::from)?;
+                record.workspace = Purpose::new(workspace, false).to_value();
+                vm.set_record(&lock, &record).map_err(CommandError::from)?;
+                let (from, here) = (from.display(), workspace.root.display());
+                self.ui.status(&format!("this repository was at {from}: its VM `{}` comes along to {here}", vm.name()));
+            }
+            Belongs::Replaced => {
+                let message = format!(
+                    "the VM `{}` belongs to another repository, which was at {} before this one",
+                    vm.name(),
+                    workspace.root.display()
+                );
+                let error = CommandError::new(message).kind(ErrorKind::RepositoryReplaced);
+                return Err(error
+                    .hint("make a new VM, without what that one has: banger delete")
+                    .hint("get something out of it before: banger cp :PATH .")
+                    .into());
+            }
+        }
+        Ok(Some(vm))
+    }
+
+    /// A name for a new VM of `workspace`; none: there is one of it by now.
+    fn free_name(&self, workspace: &Workspace) -> Result<Option<String>, CommandError> {
+        let base = name(workspace);
+        // One of the same name is for a repository that was here and is elsewhere now.
+        for name in std::iter::once(base.clone()).chain((2..100).map(|number| format!("{base}-{number}"))) {
+            match self.store.get(&name)? {
+                None => return Ok(Some(name)),
+                Some(vm) if belonging::is_at(&vm, &workspace.root) => return Ok(None),
+                Some(_) => {}
+            }
+        }
+        Err(CommandError::new(format!("there are too many VMs named `{base}`"))
+            .hint("remove those nobody needs: banger prune"))
     }
 
     /// The VM of `workspace`, running: it is made and started if need be.
@@ -168,9 +201,11 @@ impl<'a> Machines<'a> {
     /// If it cannot be made or started.
     pub fn ensure(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
         loop {
-            let vm = match self.find(workspace)? {
-                Some(vm) => vm,
-                None => match self.create(workspace, wanted, name(workspace), false) {
+            let vm = match self.adopt(workspace) {
+                Ok(Some(vm)) => vm,
+                Err(Started::Deleted) => continue,
+                Err(Started::Failed(error)) => return Err(error),
+                Ok(None) => match self.make(workspace, wanted) {
                     Ok(vm) => vm,
                     // Another command was faster.
                     Err(Made::Exists) => continue,
@@ -183,6 +218,11 @@ impl<'a> Machines<'a> {
                 Ok(machine) => return Ok(machine),
             }
         }
+    }
+
+    fn make(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Vm, Made> {
+        let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
+        self.create(workspace, wanted, name, false)
     }
 
     /// A VM for one command.
@@ -221,7 +261,7 @@ impl<'a> Machines<'a> {
     /// Removes throwaway VMs whose command was killed.
     fn sweep(&self) {
         for vm in self.store.list().unwrap_or_default() {
-            let purpose = vm.record().ok().and_then(|record| belonging::purpose(&record));
+            let purpose = vm.record().ok().and_then(|record| Purpose::of(&record));
             if purpose.is_some_and(|purpose| belonging::is_abandoned(&purpose)) {
                 self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));
                 // The next sweep tries again.
@@ -238,13 +278,7 @@ impl<'a> Machines<'a> {
         let image = image.map_err(CommandError::from)?;
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
         let mut record = VmRecord::new(&name, &image.name, &image.manifest.kernel, now);
-        let identity = &workspace.identity;
-        let purpose = Purpose {
-            root: workspace.root.to_string_lossy().into_owned(),
-            git: (identity.device, identity.inode, identity.birth_ns),
-            owner: throwaway.then(|| (std::process::id(), start_time(std::process::id()).unwrap_or_default())),
-        };
-        record.workspace = serde_json::to_value(purpose).expect("plain data has a JSON form");
+        record.workspace = Purpose::new(workspace, throwaway).to_value();
         record.cpus = wanted.cpus.unwrap_or_else(default_cpus);
         record.memory_mib = wanted.memory_mib.unwrap_or_else(default_memory);
         record.disk_bytes = wanted.disk_bytes.unwrap_or(record.disk_bytes);

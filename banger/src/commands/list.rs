@@ -6,7 +6,7 @@ use banger_agent::protocol::sync::Counts;
 use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
-use crate::belonging::{self, Repository};
+use crate::belonging::{self, Purpose, Repository};
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::machine::Machines;
@@ -65,9 +65,9 @@ fn entry(vm: &Vm) -> Entry {
 
 fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
     let record = vm.record()?;
-    if let Some(purpose) = belonging::purpose(&record) {
+    if let Some(purpose) = Purpose::of(&record) {
         entry.repository = Some(belonging::repository(&purpose));
-        entry.workspace = Some(banger_vmm::printable(purpose.root.as_bytes()));
+        entry.workspace = Some(banger_vmm::printable(&purpose.root.0));
     }
     (entry.state, entry.reason) = match vm.state()? {
         VmState::Stopped { .. } => ("stopped", None),

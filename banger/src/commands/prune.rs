@@ -7,7 +7,7 @@ use banger_agent::protocol::sync::Counts;
 use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
-use crate::belonging::{self, Repository};
+use crate::belonging::{self, Purpose, Repository};
 use crate::disk_usage::allocated;
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
@@ -105,7 +105,7 @@ pub fn prune(dry_run: bool, unused: Option<Duration>, force: bool, paths: &Paths
 fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
     let Ok(VmState::Stopped { .. }) = vm.state() else { return None };
     let record = vm.record().ok()?;
-    let purpose = belonging::purpose(&record)?;
+    let purpose = Purpose::of(&record)?;
     if purpose.owner.is_some() {
         return belonging::is_abandoned(&purpose).then_some(Why::Leftover);
     }

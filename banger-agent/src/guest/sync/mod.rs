@@ -69,7 +69,8 @@ struct Held {
     /// The disk that the workspace comes on; none where it lives on the VM's own.
     seed: Option<SeedDisk>,
     shown: bool,
-    alias_bound: bool,
+    /// Where the workspace is visible too, at the host's own path.
+    alias: Option<PathBuf>,
 }
 
 impl Held {
@@ -148,7 +149,7 @@ impl Workspace {
         fs::create_dir_all(&folder)?;
         let (log, records) = Log::open(&folder)?;
         let (records, seed) = (records.map(Arc::new), seed.map(SeedDisk::new));
-        let mut held = Held { log, records, place, seed, shown: false, alias_bound: false };
+        let mut held = Held { log, records, place, seed, shown: false, alias: None };
         if !held.place.settings.root.0.is_empty() {
             // What is in the way is said at the next sync.
             let _ = held.find();
@@ -236,12 +237,22 @@ impl Workspace {
         Ok((if agreed { Mode::Delta } else { Mode::Complete }, false))
     }
 
-    /// Makes the workspace visible at the host's path too. Where that cannot be, it is not: nothing depends on it.
+    /// Makes the workspace visible at the host's path too, and no more where that was before. Where that cannot be, it is not: nothing
+    /// depends on it.
     fn bind_alias(&self, request: &Sync) {
         let mut held = self.held();
-        if let (Some(alias), false) = (&request.alias, held.alias_bound) {
-            held.alias_bound = bind(&held.place.root(), Path::new(alias.as_os_str())).is_ok();
+        let wanted = request.alias.as_ref().map(|alias| PathBuf::from(alias.as_os_str()));
+        if held.alias == wanted {
+            return;
         }
+        if let Some(before) = held.alias.take() {
+            // What still uses it may go on.
+            let unbound = nix::mount::umount2(&before, nix::mount::MntFlags::MNT_DETACH);
+            if unbound.is_ok() {
+                let _ = fs::remove_dir(&before);
+            }
+        }
+        held.alias = wanted.filter(|alias| bind(&held.place.root(), alias).is_ok());
     }
 }
 
