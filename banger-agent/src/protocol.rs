@@ -3,6 +3,7 @@
 //! One operation is one stream. Its first frame is a [`Request`]; what follows is the operation's own. The agent's first frame
 //! is the operation's answer, or a [`Failure`] in its place: every answer is a [`Reply`].
 
+pub mod copy;
 pub mod exec;
 pub mod sync;
 
@@ -27,6 +28,10 @@ pub enum Request {
         /// A longer file is an error, in bytes.
         limit: u64,
     },
+    /// Copies files of the guest to the host: [`copy`].
+    CopyOut(copy::CopyOut),
+    /// Copies files of the host into the guest: [`copy`].
+    CopyIn(copy::CopyIn),
     /// What changed in the guest alone since the last sync; the answer is [`sync::GuestOnly`].
     GuestOnly,
     /// Waits until the image's init has finished booting; the answer is [`Readiness`].

@@ -15,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Bytes;
+pub use crate::beneath::MAX_PATH;
 
 /// Data channel from the host: batches of the plan.
 pub const PLAN: u8 = 1;
@@ -24,8 +25,6 @@ pub const CONTENT: u8 = 2;
 pub const NEEDED: u8 = 1;
 /// The most items that a plan may have.
 pub const MAX_ITEMS: usize = 8 << 20;
-/// The longest path or link target, in bytes.
-pub const MAX_PATH: usize = 4096;
 /// How many conflicts are named; the rest are counted.
 pub const MAX_NAMED: usize = 100;
 

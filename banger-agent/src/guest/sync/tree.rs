@@ -1,17 +1,18 @@
 //! The workspace's folder tree: everything beneath one root, reached without following a link.
 
-use std::ffi::CString;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::protocol::sync::{Digest, Kind, MAX_PATH};
+use crate::beneath::{Beneath, c};
+pub(super) use crate::beneath::{is_plain, split};
+use crate::protocol::sync::{Digest, Kind};
 
 /// What is known of a file without reading it. An edit that leaves size and modification time alone still moves the change time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,83 +53,28 @@ pub(super) enum Found {
     Special,
 }
 
-/// A folder, and the way to what is beneath it. Remembers the folder used last: neighbours come in order.
-pub(super) struct Tree {
-    root: OwnedFd,
-    last: Option<(Vec<u8>, OwnedFd)>,
-}
-
-/// Splits a path into its folder and its name.
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b"", path),
-    }
-}
-
-/// Whether `path` is relative and names something beneath its root by plain components.
-pub(super) fn is_plain(path: &[u8]) -> bool {
-    path.len() <= MAX_PATH
-        && !path.contains(&0)
-        && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && part.len() <= 255)
-}
+/// The tree, and what is known of it.
+pub(super) struct Tree(Beneath);
 
 /// Whether `path` belongs to a repository itself, and not to its worktree.
 pub(super) fn is_git(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/').any(|part| part == b".git")
 }
 
-fn c(bytes: &[u8]) -> CString {
-    CString::new(bytes).unwrap_or_default()
-}
-
 impl Tree {
     /// The tree at `path`, which must be a folder.
     pub(super) fn open(path: &std::path::Path) -> io::Result<Tree> {
-        let root =
-            open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(Tree { root, last: None })
+        Ok(Tree(Beneath::open(path)?))
     }
 
-    fn open_beneath(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
-        if path.is_empty() {
-            return nix::fcntl::openat(self.root.as_fd(), c".", flags | OFlag::O_CLOEXEC, Mode::empty());
-        }
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        openat2(self.root.as_fd(), c(path).as_c_str(), how)
-    }
-
-    /// The folder at `path`, opened for use as a starting point.
-    ///
-    /// # Errors
-    /// ENOENT, ENOTDIR or ELOOP where it is not there.
+    /// See [`Beneath::folder`].
     pub(super) fn folder(&mut self, path: &[u8]) -> nix::Result<BorrowedFd<'_>> {
-        if self.last.as_ref().is_none_or(|(last, _)| last != path) {
-            let fd = self.open_beneath(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-            self.last = Some((path.to_vec(), fd));
-        }
-        Ok(self.last.as_ref().expect("just set").1.as_fd())
+        self.0.folder(path)
     }
 
-    /// The folder at `path`, made with its parents where it is missing.
+    /// See [`Beneath::make_folder`].
     pub(super) fn make_folder(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
-        if self.last.as_ref().is_some_and(|(last, _)| last == path) {
-            return Ok(self.last.as_ref().expect("just seen").1.as_fd());
-        }
-        if let Err(error) = self.open_beneath(path, OFlag::O_PATH | OFlag::O_DIRECTORY) {
-            if error != Errno::ENOENT {
-                return Err(error.into());
-            }
-            let (parent, name) = split(path);
-            let parent = self.make_folder(parent)?;
-            match mkdirat(parent, c(name).as_c_str(), Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(self.folder(path)?)
+        self.0.make_folder(path)
     }
 
     /// What is at `path`.
@@ -189,7 +135,7 @@ impl Tree {
             Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => {}
             Err(error) => return Err(error.into()),
         }
-        self.last = None;
+        self.0.forget();
         while !folder.is_empty() {
             let (parent, name) = split(folder);
             let removed = match self.folder(parent) {
@@ -209,8 +155,8 @@ impl Tree {
         if self.find(path)? != Found::Folder {
             return self.remove(path);
         }
-        self.last = None;
-        let root = std::path::PathBuf::from(format!("/proc/self/fd/{}", self.root.as_raw_fd()));
+        self.0.forget();
+        let root = std::path::PathBuf::from(format!("/proc/self/fd/{}", self.0.root().as_raw_fd()));
         std::fs::remove_dir_all(root.join(std::ffi::OsStr::from_bytes(path)))
     }
 
@@ -219,7 +165,7 @@ impl Tree {
         let mut found = Vec::new();
         let mut folders = vec![path.to_vec()];
         while let Some(folder) = folders.pop() {
-            let fd = self.open_beneath(&folder, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+            let fd = self.0.open_beneath(&folder, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
             for entry in nix::dir::Dir::from_fd(fd)?.iter() {
                 let entry = entry?;
                 let name = entry.file_name().to_bytes();

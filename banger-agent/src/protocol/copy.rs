@@ -1,0 +1,75 @@
+//! Copying files out of the guest, and into it. No sync: what is copied is nobody's record afterwards.
+//!
+//! Out: after [`CopyOut`] the agent answers with `Reply<Source>`, sends data on [`CONTENT`], and then [`FromCopy`].
+//!
+//! In: after [`CopyIn`] the agent answers with `Reply<()>`: there is a place for it. The host sends data on [`CONTENT`] and then
+//! [`ToCopy::Commit`]; the agent answers with [`FromCopy`].
+//!
+//! The data are, in both directions, what [`crate::copy`] writes and reads, without regard to frames.
+
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// Data channel: the entries.
+pub const CONTENT: u8 = 1;
+
+/// Copies from the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CopyOut {
+    /// Absolute. A link is copied as one, unless a slash follows it.
+    pub path: Bytes,
+}
+
+/// Copies into the guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CopyIn {
+    /// Where to, absolute.
+    pub path: Bytes,
+    /// What comes.
+    pub source: Source,
+}
+
+/// What is copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its name in its folder.
+    pub name: Bytes,
+    /// Whether it is a folder.
+    pub is_folder: bool,
+    /// Not the folder itself, but what is in it: the path ends with `/.`.
+    pub contents: bool,
+}
+
+/// Control frames from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToCopy {
+    /// All has been sent.
+    Commit,
+}
+
+/// The last control frame from the agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromCopy {
+    /// It is done.
+    Done(Copied),
+    /// It is not, or not whole.
+    Failed(super::Failure),
+}
+
+/// How much was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Regular files.
+    pub files: u64,
+    /// Folders.
+    pub folders: u64,
+    /// Symbolic links.
+    pub links: u64,
+    /// Bytes of content, holes apart.
+    pub bytes: u64,
+    /// Devices, FIFOs and sockets, which are left out.
+    pub skipped: u64,
+}
