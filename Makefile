@@ -6,7 +6,7 @@ HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
 DIST   := $(TARGET)/dist
 STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
 
-.PHONY: all setup build demo test bench install clean
+.PHONY: all setup build second demo test bench install clean
 all: build
 
 setup:
@@ -26,10 +26,14 @@ build: setup
 	@$(DIST)/bin/banger completions zsh >$(DIST)/share/zsh/site-functions/_banger
 	@$(DIST)/bin/banger completions fish >$(DIST)/share/fish/vendor_completions.d/banger.fish
 
+# The parts that stay with a VM while it runs, as another version: for the test of an upgrade.
+second:
+	BANGER_BUILD_VERSION=0.0.1-second cargo build --release --locked -p banger-vmm -p banger-agent --features banger-agent/guest --target $(HOST) --target-dir $(TARGET)/second $(STATIC)
+
 demo: build
 	@scripts/demo $(DIST)/bin/banger
 
-test: build
+test: build second
 	@scripts/test $(DIST)
 
 bench: build

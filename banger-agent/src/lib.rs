@@ -14,3 +14,10 @@ pub mod protocol;
 
 #[cfg(feature = "guest")]
 pub mod guest;
+
+/// The version of banger that this is built as, which a VM's agent and supervisor tell a command that may be newer. `BANGER_BUILD_VERSION`,
+/// set when it is built, is for builds that are no release, tests' among them.
+pub const VERSION: &str = match option_env!("BANGER_BUILD_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};

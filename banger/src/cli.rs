@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 #[derive(Debug, Parser)]
 #[command(
     name = "banger",
-    version,
+    version = banger_agent::VERSION,
     override_usage = "banger [OPTIONS] [-- <COMMAND>...]\n       banger [OPTIONS] <COMMAND> [ARGUMENTS]",
     after_help = "Examples:
   banger                     a shell in the VM, in the folder you stand in
@@ -77,6 +77,24 @@ pub enum Command {
     /// List the VMs of all repositories; with `--quiet` names only
     #[command(visible_alias = "ls")]
     List,
+    /// Copy files and folders out of this repository's VM, or into it
+    #[command(
+        after_help = "A place that starts with a colon is in the VM; there, a relative one is below the folder that matches where you stand.
+Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`.
+
+Examples:
+  banger cp :target/release/app .    a file out of the VM
+  banger cp data :/srv               a folder into it
+  banger cp :/var/log - | tar -t     as a tar archive"
+    )]
+    Cp {
+        /// What is copied
+        #[arg(value_name = "FROM", value_hint = ValueHint::AnyPath)]
+        from: OsString,
+        /// Where to
+        #[arg(value_name = "TO", value_hint = ValueHint::AnyPath)]
+        to: OsString,
+    },
     /// Show what VMs, images, kernels and caches take of the disk
     Du,
     /// Print what a VM has said on its console, also after it has stopped

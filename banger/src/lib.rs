@@ -9,6 +9,7 @@
 //! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose,
 //!   [`guest_work`] what would be lost with it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
+//! * [`copy`] copies files past the sync, both ways;
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
 //! [`commands`] are the others; [`disk_usage`] measures for them. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod commands;
 pub mod completion;
 pub mod config;
+pub mod copy;
 pub mod disk_usage;
 pub mod dispatch;
 pub mod error;

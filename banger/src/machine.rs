@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use banger_agent::VERSION;
 use banger_vmm::{
     AcceleratorChoice, Hold, NetMode, Programs, Ready, StartEvent, StartOptions, StorePaths, Vm, VmLock, VmRecord,
     VmState, VmStore, initramfs,
@@ -220,6 +221,17 @@ impl<'a> Machines<'a> {
         }
     }
 
+    /// A VM that [`Machines::find`] has found, running.
+    ///
+    /// # Errors
+    /// If it cannot be started, or is gone.
+    pub fn start_found(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, CommandError> {
+        self.machine(vm, wanted).map_err(|started| match started {
+            Started::Deleted => CommandError::new("another command deleted the VM").kind(ErrorKind::VmNotFound),
+            Started::Failed(error) => error,
+        })
+    }
+
     fn make(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Vm, Made> {
         let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
         self.create(workspace, wanted, name, false)
@@ -329,10 +341,9 @@ impl<'a> Machines<'a> {
                 let lock = lock(vm)?;
                 vm.set_record(&lock, &record).map_err(CommandError::from)?;
             }
-            if agent.version != env!("CARGO_PKG_VERSION") {
-                let versions = (&agent.version, env!("CARGO_PKG_VERSION"));
-                let note = format!("the VM runs banger {}'s agent, this is banger {}", versions.0, versions.1);
-                self.ui.warning(&format!("{note}: `banger stop` brings it up to date"));
+            if agent.version != VERSION {
+                let note = format!("the VM was started by banger {}, this is banger {VERSION}", agent.version);
+                self.ui.warning(&format!("{note}: `banger restart` brings it up to date"));
             }
             return Ok(up(None));
         }

@@ -95,6 +95,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths, ui)?,
         Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?,
         Command::Status => commands::status(&here, &paths, ui)?,
+        Command::Cp { from, to } => commands::cp(&from, &to, &here, &paths, ui)?,
         Command::Du => commands::du(&paths, ui)?,
         Command::Logs { vm, follow, lines } => commands::logs(vm.as_deref(), follow, lines, &here, &paths, ui)?,
         Command::Prune { dry_run, filter, force } => commands::prune(dry_run, filter, force, &paths, ui)?,

@@ -71,6 +71,16 @@ impl Home {
 
     /// A home in which `agent` is what runs in the guests: banger as installed, but for that.
     pub fn with_agent(agent: &Path) -> Home {
+        Home::with_parts(agent, &required("BANGER_TEST_DIST").join("lib/banger/banger-vmm"))
+    }
+
+    /// A home in which VMs are started with an agent and a supervisor of another version.
+    pub fn with_second_version() -> Home {
+        let parts = required("BANGER_TEST_SECOND");
+        Home::with_parts(&parts.join("banger-agent"), &parts.join("banger-vmm"))
+    }
+
+    fn with_parts(agent: &Path, supervisor: &Path) -> Home {
         let mut home = Home::new();
         let (from, to) = (required("BANGER_TEST_DIST"), home.path().join("installed"));
         for folder in ["bin", "lib/banger"] {
@@ -78,9 +88,14 @@ impl Home {
         }
         home.banger = to.join("bin/banger");
         fs::copy(from.join("bin/banger"), &home.banger).expect("a copy of banger");
-        fs::copy(from.join("lib/banger/banger-vmm"), to.join("lib/banger/banger-vmm")).expect("a copy of banger-vmm");
+        fs::copy(supervisor, to.join("lib/banger/banger-vmm")).expect("a copy of banger-vmm");
         fs::copy(agent, to.join("lib/banger/banger-agent")).expect("a copy of the agent");
         home
+    }
+
+    /// Installs banger anew, as a user does who upgrades it: the same command is another program from now on.
+    pub fn upgrade(&mut self) {
+        self.banger = banger_binary();
     }
 
     /// The folder.

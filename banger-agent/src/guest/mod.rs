@@ -3,6 +3,7 @@
 //! [`init`] makes a root file system and starts the image's own init; a forked child of it [`serve`]s the host.
 
 mod clock;
+mod copy;
 mod exec;
 mod files;
 pub mod init;

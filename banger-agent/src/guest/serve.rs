@@ -19,7 +19,7 @@ use super::clock::set_clock;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
 use super::sync::Workspace;
-use super::{Reader, Writer, exec, sync};
+use super::{Reader, Writer, copy, exec, sync};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
 use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Request, Stat};
@@ -82,7 +82,7 @@ fn hello(host: &HostHello) -> GuestHello {
     let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     GuestHello {
         nonce: host.nonce.clone(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: crate::VERSION.into(),
         protocol: PROTOCOL,
         uptime_ms: uptime.as_millis() as u64,
     }
@@ -120,6 +120,8 @@ impl Agent {
         match request {
             Request::Exec(request) => self.exec(request, reader, writer).await,
             Request::Sync(request) => sync::run(Arc::clone(&self.workspace), request, reader, writer).await,
+            Request::CopyOut(request) => copy::out(request, writer).await,
+            Request::CopyIn(request) => copy::into(request, reader, writer, self.settle()).await,
             Request::ReadFile { path, limit } => read_file(&path, limit, writer).await,
             Request::GuestOnly => {
                 let workspace = Arc::clone(&self.workspace);

@@ -140,7 +140,7 @@ async fn greet(pipe: &mut UnixStream, vmm: &mut Vmm, limit: Duration) -> Result<
     // Not before: the guest sets its clock by this.
     let ours = HostHello {
         nonce: file::random_hex(16),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: banger_agent::VERSION.to_owned(),
         protocol: PROTOCOL,
         clock_ns: now_ns(),
     };

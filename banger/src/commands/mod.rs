@@ -1,6 +1,7 @@
 //! The commands besides running one.
 
 mod config;
+mod cp;
 mod delete;
 mod du;
 mod list;
@@ -13,6 +14,7 @@ mod stop;
 mod trust;
 
 pub use config::config;
+pub use cp::cp;
 pub use delete::delete;
 pub use du::du;
 pub use list::list;

@@ -163,9 +163,9 @@ impl From<Failure> for CommandError {
             FailureKind::NoSpace => {
                 error.kind(ErrorKind::GuestFull).hint("free space in the VM, or start with a new one: banger delete")
             }
-            FailureKind::BadRequest => {
-                error.kind(ErrorKind::Guest).hint("the VM may run the agent of another version of banger: banger stop")
-            }
+            FailureKind::BadRequest => error
+                .kind(ErrorKind::Guest)
+                .hint("the VM may run the agent of another version of banger: banger restart"),
             FailureKind::NoSuchFile | FailureKind::Other => error.kind(ErrorKind::Guest),
         }
     }

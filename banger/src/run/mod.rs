@@ -155,7 +155,7 @@ fn exec(options: &Run, env: Vec<(Bytes, Bytes)>, here: &Path, workspace: &Worksp
 }
 
 /// The guest's folder that matches `here`, which is in the workspace at `root`.
-fn matching_folder(here: &Path, root: &Path) -> PathBuf {
+pub(crate) fn matching_folder(here: &Path, root: &Path) -> PathBuf {
     let here = here.canonicalize().unwrap_or_else(|_| here.to_owned());
     let below = here.strip_prefix(root).unwrap_or(Path::new(""));
     if below.as_os_str().is_empty() { GUEST_ROOT.into() } else { Path::new(GUEST_ROOT).join(below) }

@@ -1,0 +1,350 @@
+//! Tar archives from entries, and entries from tar archives.
+
+use std::collections::HashSet;
+use std::io::{self, Read, Write};
+
+use banger_agent::beneath::{MAX_PATH, is_plain, split};
+use banger_agent::copy::{CopyError, Entry, EntryKind, MAX_PIECE, read_piece, write_piece};
+use banger_agent::protocol::Bytes;
+use banger_agent::protocol::copy::{Copied, Source};
+use tar::{Archive, Builder, EntryType, Header};
+
+/// Writes what `input` brings as an archive, under the name of the copied thing.
+pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) -> Result<Copied, CopyError> {
+    let root = &source.name.0[..];
+    if !source.contents && !is_plain(root) {
+        return Err(CopyError::Malformed("what is copied has no name"));
+    }
+    let mut copied = Copied::default();
+    let mut builder = Builder::new(out);
+    while let Some(entry) = Entry::read(input)? {
+        let path = match (source.contents, entry.path.is_empty()) {
+            // The folder that is unpacked to.
+            (true, true) => continue,
+            (true, false) => entry.path,
+            (false, true) => root.to_vec(),
+            (false, false) => [root, b"/", &entry.path].concat(),
+        };
+        let mut header = Header::new_gnu();
+        header.set_mtime(u64::try_from(entry.mtime_ns / 1_000_000_000).unwrap_or(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        let shown = Bytes(path);
+        let name = std::path::Path::new(shown.as_os_str());
+        match entry.kind {
+            EntryKind::Folder { mode } => {
+                header.set_entry_type(EntryType::Directory);
+                header.set_mode(mode & 0o777);
+                header.set_size(0);
+                builder.append_data(&mut header, name, io::empty()).map_err(CopyError::Stream)?;
+                copied.folders += 1;
+            }
+            EntryKind::Link { target } => {
+                header.set_entry_type(EntryType::Symlink);
+                header.set_mode(0o777);
+                header.set_size(0);
+                let target = Bytes(target);
+                builder.append_link(&mut header, name, target.as_os_str()).map_err(CopyError::Stream)?;
+                copied.links += 1;
+            }
+            EntryKind::File { mode, size } => {
+                header.set_entry_type(EntryType::Regular);
+                header.set_mode(mode & 0o777);
+                header.set_size(size);
+                let mut content = Content::new(input, size);
+                let appended = builder.append_data(&mut header, name, &mut content);
+                if let Some(error) = content.failed.take() {
+                    return Err(error);
+                }
+                appended.map_err(CopyError::Stream)?;
+                content.drain()?;
+                copied.bytes += content.bytes;
+                copied.files += 1;
+            }
+        }
+    }
+    builder.into_inner().and_then(|out| out.flush()).map_err(CopyError::Stream)?;
+    Ok(copied)
+}
+
+/// A file's content with its holes, as long as its header has said: cut, or filled with zeros, where it changed meanwhile.
+struct Content<'a> {
+    input: &'a mut dyn Read,
+    size: u64,
+    /// Where the archive is.
+    at: u64,
+    /// Where the piece in the buffer begins, and what is in it; none: there are no more.
+    piece: Option<(u64, usize)>,
+    end: u64,
+    bytes: u64,
+    buffer: Box<[u8; MAX_PIECE]>,
+    failed: Option<CopyError>,
+}
+
+impl<'a> Content<'a> {
+    fn new(input: &'a mut dyn Read, size: u64) -> Self {
+        Content {
+            input,
+            size,
+            at: 0,
+            piece: Some((0, 0)),
+            end: 0,
+            bytes: 0,
+            buffer: Box::new([0; MAX_PIECE]),
+            failed: None,
+        }
+    }
+
+    fn next_piece(&mut self) -> Result<(), CopyError> {
+        let piece = read_piece(self.input, self.end, &mut self.buffer)?;
+        self.end = piece.offset + piece.length as u64;
+        self.bytes += piece.length as u64;
+        self.piece = (piece.length > 0).then_some((piece.offset, piece.length));
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), CopyError> {
+        while self.piece.is_some() {
+            self.next_piece()?;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Content<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.size - self.at).unwrap_or(usize::MAX));
+        if wanted == 0 {
+            return Ok(0);
+        }
+        while let Some((offset, length)) = self.piece
+            && offset + length as u64 <= self.at
+        {
+            if let Err(error) = self.next_piece() {
+                self.failed = Some(error);
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        let count = match self.piece {
+            Some((offset, length)) if offset <= self.at => {
+                let start = (self.at - offset) as usize;
+                let count = wanted.min(length - start);
+                buffer[..count].copy_from_slice(&self.buffer[start..start + count]);
+                count
+            }
+            piece => {
+                let hole = piece.map_or(u64::MAX, |(offset, _)| offset - self.at);
+                let count = wanted.min(usize::try_from(hole).unwrap_or(usize::MAX));
+                buffer[..count].fill(0);
+                count
+            }
+        };
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// Reads an archive and writes its entries, the folders to each before it. Devices and the like are left out.
+pub(super) fn read(input: &mut dyn Read, out: &mut dyn Write) -> Result<Copied, CopyError> {
+    let mut copied = Copied::default();
+    let mut made = HashSet::new();
+    Entry { path: Vec::new(), kind: EntryKind::Folder { mode: 0o755 }, mtime_ns: 0 }.write(out)?;
+    let mut archive = Archive::new(input);
+    for entry in archive.entries().map_err(unreadable)? {
+        let mut entry = entry.map_err(unreadable)?;
+        let header = entry.header();
+        let kind = header.entry_type();
+        let mode = header.mode().map_err(unreadable)? & 0o777;
+        let mtime_ns = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0).saturating_mul(1_000_000_000);
+        let path = plain(&entry.path_bytes())?;
+        if path.is_empty() {
+            continue;
+        }
+        let kind = match kind {
+            EntryType::Directory => EntryKind::Folder { mode },
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                EntryKind::File { mode, size: entry.size() }
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                if target.is_empty() || target.len() > MAX_PATH || target.contains(&0) {
+                    return Err(refused(path, "the link leads nowhere"));
+                }
+                EntryKind::Link { target }
+            }
+            EntryType::Link => return Err(refused(path, "hard links in an archive cannot be copied")),
+            _ => {
+                copied.skipped += 1;
+                continue;
+            }
+        };
+        parents(&path, &mut made, out)?;
+        match &kind {
+            EntryKind::Folder { .. } if !made.insert(path.clone()) => continue,
+            EntryKind::Folder { .. } => copied.folders += 1,
+            EntryKind::Link { .. } => copied.links += 1,
+            EntryKind::File { .. } => copied.files += 1,
+        }
+        let is_file = matches!(kind, EntryKind::File { .. });
+        Entry { path, kind, mtime_ns }.write(out)?;
+        if is_file {
+            copied.bytes += content(&mut entry, out)?;
+        }
+    }
+    out.flush().map_err(CopyError::Stream)?;
+    Ok(copied)
+}
+
+fn parents(path: &[u8], made: &mut HashSet<Vec<u8>>, out: &mut dyn Write) -> Result<(), CopyError> {
+    let parent = split(path).0;
+    if parent.is_empty() || made.contains(parent) {
+        return Ok(());
+    }
+    parents(parent, made, out)?;
+    made.insert(parent.to_vec());
+    Entry { path: parent.to_vec(), kind: EntryKind::Folder { mode: 0o755 }, mtime_ns: 0 }.write(out)
+}
+
+fn content(entry: &mut impl Read, out: &mut dyn Write) -> Result<u64, CopyError> {
+    let mut buffer = vec![0; MAX_PIECE];
+    let mut offset = 0;
+    loop {
+        let read = match entry.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(unreadable)?,
+        };
+        write_piece(out, offset, &buffer[..read])?;
+        if read == 0 {
+            return Ok(offset);
+        }
+        offset += read as u64;
+    }
+}
+
+/// A path of an archive without what means nothing: leading slashes, as tar(1) leaves them out, and dots.
+fn plain(path: &[u8]) -> Result<Vec<u8>, CopyError> {
+    let parts: Vec<_> = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    let plain = parts.join(&b'/');
+    if plain.is_empty() || is_plain(&plain) {
+        Ok(plain)
+    } else {
+        Err(refused(path.to_vec(), "the path leads elsewhere"))
+    }
+}
+
+fn refused(path: Vec<u8>, why: &'static str) -> CopyError {
+    CopyError::Io { action: "unpack", path: Bytes(path), source: io::Error::other(why) }
+}
+
+fn unreadable(source: io::Error) -> CopyError {
+    CopyError::Io { action: "read", path: "the archive".into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use banger_agent::copy::{Opened, Target, receive, send};
+
+    use super::*;
+
+    /// GNU tar, fed with `input`.
+    fn tar(folder: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut command = Command::new("tar");
+        command.args(arguments).current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let output = std::thread::scope(|scope| {
+            scope.spawn(move || stdin.write_all(input));
+            child.wait_with_output().unwrap()
+        });
+        assert!(output.status.success());
+        output.stdout
+    }
+
+    fn tree(root: &Path) {
+        fs::create_dir_all(root.join("src/a/b")).unwrap();
+        fs::write(root.join("src/a/b/file"), vec![3; 150_000]).unwrap();
+        fs::write(root.join("src").join("n".repeat(200)), "long name").unwrap();
+        std::os::unix::fs::symlink("a/b/file", root.join("src/link")).unwrap();
+        let sparse = fs::File::create(root.join("src/sparse")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&sparse, b"x", 300_000).unwrap();
+        sparse.set_len(500_000).unwrap();
+    }
+
+    fn archived(path: &Path) -> Vec<u8> {
+        let opened = Opened::new(path).unwrap();
+        let source = opened.source.clone();
+        let (mut wire, mut archive) = (Vec::new(), Vec::new());
+        send(opened, &mut wire).unwrap();
+        write(&source, &mut &wire[..], &mut archive).unwrap();
+        archive
+    }
+
+    fn assert_same(one: &Path, other: &Path) {
+        let output = Command::new("diff").arg("-r").arg("--no-dereference").args([one, other]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    #[test]
+    fn what_is_written_tar_reads_and_what_tar_writes_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        tree(root);
+        fs::create_dir(root.join("unpacked")).unwrap();
+        tar(&root.join("unpacked"), &["-x"], &archived(&root.join("src")));
+        assert_same(&root.join("src"), &root.join("unpacked/src"));
+        assert!(tar(root, &["-t"], &archived(&root.join("src/."))).starts_with(b"link\n"));
+        assert_eq!(tar(root, &["-t"], &archived(&root.join("src/link"))), b"link\n");
+
+        for options in
+            [&["-c", "src"][..], &["-c", "--format=pax", "./src"], &["-c", "-S", "src"], &["-c", "src/a/b/file"]]
+        {
+            let archive = tar(root, options, b"");
+            let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+            let into = tempfile::tempdir().unwrap();
+            let mut wire = Vec::new();
+            let sent = read(&mut &archive[..], &mut wire).unwrap();
+            let received = receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..]).unwrap();
+            assert_eq!((sent.files, sent.bytes), (received.files, received.bytes));
+            if options.contains(&"src/a/b/file") {
+                assert_eq!(fs::read(into.path().join("src/a/b/file")).unwrap().len(), 150_000);
+            } else {
+                assert_same(&root.join("src"), &into.path().join("src"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_changed_while_it_was_read_has_the_length_of_its_header() {
+        for pieces in [&[(0, 100)][..], &[(0, 3000), (5000, 3000)], &[]] {
+            let mut wire = Vec::new();
+            let kind = EntryKind::File { mode: 0o644, size: 4000 };
+            Entry { path: Vec::new(), kind, mtime_ns: 0 }.write(&mut wire).unwrap();
+            for (offset, length) in pieces {
+                write_piece(&mut wire, *offset, &vec![1; *length]).unwrap();
+            }
+            write_piece(&mut wire, 9000, &[]).unwrap();
+            let source = Source { name: "f".into(), is_folder: false, contents: false };
+            let mut archive = Vec::new();
+            write(&source, &mut &wire[..], &mut archive).unwrap();
+            let mut archive = Archive::new(&archive[..]);
+            let sizes: Vec<_> = archive.entries().unwrap().map(|entry| entry.unwrap().size()).collect();
+            assert_eq!(sizes, [4000]);
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_elsewhere_are_refused() {
+        for (path, plain_path) in [("/etc/x", "etc/x"), ("./a//b/", "a/b"), (".", ""), ("a/./b", "a/b")] {
+            assert_eq!(plain(path.as_bytes()).unwrap(), plain_path.as_bytes());
+        }
+        for path in ["../x", "a/../../x", "a/.."] {
+            assert!(plain(path.as_bytes()).is_err(), "{path}");
+        }
+        let nothing = read(&mut &b"this is no archive"[..], &mut Vec::new());
+        assert!(nothing.unwrap_err().to_string().contains("the archive"));
+    }
+}

@@ -1,0 +1,151 @@
+//! Copying between this machine and a VM: the host's side of [`banger_agent::protocol::copy`].
+
+mod archive;
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use banger_agent::copy::{CopyError, Opened, Target, receive, send};
+use banger_agent::frame::{Frame, FrameError};
+use banger_agent::protocol::copy::{CONTENT, Copied, CopyIn, CopyOut, FromCopy, Source, ToCopy};
+use banger_agent::protocol::{Bytes, Request};
+use banger_vmm::Vm;
+use bytes::Buf;
+
+use crate::agent::{AgentError, Call, DataWriter};
+use crate::error::{CommandError, ErrorKind};
+
+/// Copies `from` of the guest, an absolute path, to `to`.
+///
+/// # Errors
+/// If it cannot be read there or written here.
+pub fn to_host(vm: &Vm, from: Bytes, to: &Path) -> Result<Copied, CommandError> {
+    out(vm, from, |source, input| receive(Target::find(to, source)?, input))
+}
+
+/// Writes `from` of the guest, an absolute path, to `to` as a tar archive.
+///
+/// # Errors
+/// If it cannot be read there or written here.
+pub fn to_archive(vm: &Vm, from: Bytes, to: &mut dyn Write) -> Result<Copied, CommandError> {
+    out(vm, from, |source, input| archive::write(source, input, to))
+}
+
+/// Copies `from` to `to` in the guest, an absolute path.
+///
+/// # Errors
+/// If it cannot be read here or written there.
+pub fn to_guest(vm: &Vm, from: &Path, to: Bytes) -> Result<Copied, CommandError> {
+    let opened = Opened::new(from).map_err(error)?;
+    into(vm, to, opened.source.clone(), |out| send(opened, out))
+}
+
+/// Unpacks a tar archive to the folder `to` in the guest, an absolute path.
+///
+/// # Errors
+/// If it cannot be read here or written there.
+pub fn from_archive(vm: &Vm, from: &mut dyn Read, to: Bytes) -> Result<Copied, CommandError> {
+    let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+    into(vm, to, source, |out| archive::read(from, out))
+}
+
+fn out(
+    vm: &Vm,
+    path: Bytes,
+    take: impl FnOnce(&Source, &mut dyn Read) -> Result<Copied, CopyError>,
+) -> Result<Copied, CommandError> {
+    let mut call = Call::open(vm, &Request::CopyOut(CopyOut { path }))?;
+    let source: Source = call.answer()?;
+    let mut input = Input { call: &mut call, chunk: bytes::Bytes::new(), last: None };
+    let taken = take(&source, &mut input);
+    // What went wrong there says more than that the stream ended here.
+    match (input.last, taken) {
+        (Some(Err(broken)), _) => Err(broken.into()),
+        (Some(Ok(FromCopy::Failed(failure))), _) => Err(AgentError::from(failure).into()),
+        (_, Err(failed)) => Err(error(failed)),
+        (Some(Ok(FromCopy::Done(sent))), Ok(taken)) => Ok(Copied { skipped: sent.skipped, ..taken }),
+        (None, Ok(_)) => Err(AgentError::from(FrameError::Unexpected("more than what was announced")).into()),
+    }
+}
+
+fn into(
+    vm: &Vm,
+    path: Bytes,
+    source: Source,
+    give: impl FnOnce(&mut dyn Write) -> Result<Copied, CopyError>,
+) -> Result<Copied, CommandError> {
+    let mut call = Call::open(vm, &Request::CopyIn(CopyIn { path, source }))?;
+    call.answer::<()>()?;
+    let given = give(&mut Output(call.data(CONTENT)));
+    match &given {
+        Ok(_) => call.say(&ToCopy::Commit)?,
+        // Where the guest does not take any more it has said why.
+        Err(CopyError::Stream(_)) => {}
+        Err(_) => return given.map_err(error),
+    }
+    match call.receive()?.ok_or(AgentError::from(FrameError::Ended))?.message().map_err(AgentError::from)? {
+        FromCopy::Failed(failure) => Err(AgentError::from(failure).into()),
+        FromCopy::Done(taken) => Ok(Copied { skipped: given.map_err(error)?.skipped, ..taken }),
+    }
+}
+
+fn error(error: CopyError) -> CommandError {
+    let kind = match &error {
+        CopyError::Io { source, .. } => source.into(),
+        CopyError::Place { .. } => ErrorKind::Io,
+        CopyError::Stream(_) | CopyError::Malformed(_) => ErrorKind::Agent,
+    };
+    CommandError::new(error.to_string()).kind(kind)
+}
+
+/// The entries that the agent sends.
+struct Input<'a> {
+    call: &'a mut Call,
+    chunk: bytes::Bytes,
+    /// What came after them.
+    last: Option<Result<FromCopy, AgentError>>,
+}
+
+impl Input<'_> {
+    fn next(&mut self) -> Result<Option<bytes::Bytes>, AgentError> {
+        match self.call.receive()?.ok_or(FrameError::Ended)? {
+            Frame::Data(CONTENT, chunk) => Ok(Some(chunk)),
+            frame => {
+                self.last = Some(Ok(frame.message()?));
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && self.last.is_none() {
+            match self.next() {
+                Ok(Some(chunk)) => self.chunk = chunk,
+                Ok(None) => {}
+                Err(error) => self.last = Some(Err(error)),
+            }
+        }
+        if self.chunk.is_empty() && !matches!(self.last, Some(Ok(FromCopy::Done(_)))) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let count = self.chunk.len().min(buffer.len());
+        self.chunk.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// The entries that are sent to the agent.
+struct Output<'a>(DataWriter<'a>);
+
+impl Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
