@@ -274,3 +274,43 @@ impl Vm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::error::Failure;
+    use crate::wire::{self, Reply, SOCKET};
+
+    /// What comes of holding a VM whose supervisor gives this answer to everything, or none.
+    fn held(answer: Option<Failure>) -> Result<Option<Hold>> {
+        let folder = tempfile::tempdir().unwrap();
+        let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
+        let vm = Vm::new("vm".into(), &StorePaths { vms, host, cache }, Programs::new("/usr/bin"));
+        fs::create_dir_all(vm.folder()).unwrap();
+        let socket = UnixListener::bind(vm.folder().join(SOCKET)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut client, _) = socket.accept().unwrap();
+                if let Some(failure) = answer {
+                    client.write_all(&wire::frame(&Reply::<()>::Error(failure))).unwrap();
+                }
+            });
+            vm.hold(1000)
+        })
+    }
+
+    #[test]
+    fn a_supervisor_of_a_version_without_idle_time_need_not_be_held() {
+        let failure = Failure::new("its supervisor does not know this request: unknown variant `use`");
+        assert!(held(Some(failure)).unwrap().is_some());
+    }
+
+    #[test]
+    fn one_that_goes_down_cannot_be_held() {
+        assert!(held(Some(Failure::going_down())).unwrap().is_none());
+        assert!(held(None).unwrap().is_none());
+    }
+}

@@ -77,7 +77,7 @@ impl Report {
     pub fn new(command: &[OsString]) -> Report {
         let state = State {
             format_version: FORMAT_VERSION,
-            banger_version: env!("CARGO_PKG_VERSION"),
+            banger_version: banger_agent::VERSION,
             command: command.iter().map(|word| word.as_os_str().into()).collect(),
             ..State::default()
         };

@@ -272,3 +272,20 @@ fn the_terminal_is_restored_whatever_happens() {
     assert_eq!(next.text(), "next\n");
     assert!(next.stderr.contains("starting the VM again"), "{}", next.stderr);
 }
+
+#[test]
+fn deleting_what_exists_only_there_is_asked_about() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    repository.sh("echo work >made-there").ok();
+    repository.run(["stop"]).ok();
+    for (keys, is_left) in [("n\r", true), ("\r", true), ("y\r", false)] {
+        let mut terminal = Terminal::new(repository.banger().arg("delete"));
+        let asked = terminal.expect("Delete it all the same? [y/N]");
+        assert!(asked.contains("1 file, 0 branches and tags (made-there)"), "{asked}");
+        terminal.press(keys);
+        terminal.expect(if is_left { "nothing was deleted" } else { "deleted `" });
+        assert!(terminal.child.wait().unwrap().success());
+        assert_eq!(home.vms().len(), usize::from(is_left));
+    }
+}

@@ -44,7 +44,7 @@ impl Environment {
         let text = |value: &str| Some(OsString::from(value));
         let mut changes = vec![
             ("BANGER", Some(self.banger.clone().into())),
-            ("BANGER_VERSION", text(env!("CARGO_PKG_VERSION"))),
+            ("BANGER_VERSION", text(banger_agent::VERSION)),
             ("BANGER_PLUGIN_API", text(&API.to_string())),
             (DEPTH, text(&self.depth.to_string())),
             ("BANGER_WORKSPACE_ROOT", self.workspace.clone().map(OsString::from)),
