@@ -26,13 +26,13 @@ struct Restarted {
 /// If there is none, or it does not stop or start.
 pub fn restart(force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
-    let (workspace, vm) = super::vm_of(here, paths, &machines)?;
+    let (_, vm) = super::vm_of(here, paths, &machines)?;
     let Some(vm) = vm else {
         let error = CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound);
         return Err(error.hint("make it, and run something there: banger -- true"));
     };
     vm.stop(if force { Duration::ZERO } else { LIMIT })?;
-    let machine = machines.ensure(&workspace, &Wanted::default())?;
+    let machine = machines.start_found(&vm, &Wanted::default())?;
     // Another command may have been faster.
     let boot = machine.boot.unwrap_or_default();
     ui.status(&format!("restarted `{}`; boot {}", vm.name(), elapsed(boot)));

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::agent::Call;
 use crate::error::CommandError;
+use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::ui::Ui;
@@ -35,7 +36,7 @@ struct VmStatus {
     net: banger_vmm::NetMode,
     /// What the disk takes on this machine.
     disk_bytes: u64,
-    /// What changed in the VM alone; none: it does not run, so it cannot be asked.
+    /// What changed in the VM alone, as it says, or as it was when it stopped; none: not known.
     guest_only: Option<Counts>,
     /// Why it failed.
     reason: Option<String>,
@@ -59,7 +60,13 @@ pub fn status(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
             VmState::Failed { reason } => ("failed", None, Some(reason)),
         };
         let running = state == "running";
-        let only = if running { guest_only(&vm, ui) } else { None };
+        let only = match running {
+            true => guest_only(&vm, ui),
+            false => match GuestWork::noted(&vm)? {
+                GuestWork::Known(only) => Some(only),
+                GuestWork::Unknown => None,
+            },
+        };
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
             state,
@@ -96,9 +103,11 @@ fn text(status: &Status) -> String {
             lines.push(("image", vm.image.clone()));
             lines.push(("size", format!("{} processors, {} MiB of memory", vm.cpus, vm.memory_mib)));
             lines.push(("disk", bytes(vm.disk_bytes)));
-            if let Some(only) = &vm.guest_only {
-                lines.push(("only there", format!("{} files, {} branches and tags", only.files, only.references)));
-            }
+            let only = vm.guest_only.map_or_else(
+                || "unknown".to_owned(),
+                |only| format!("{} files, {} branches and tags", only.files, only.references),
+            );
+            lines.push(("only there", only));
         }
     }
     lines.iter().map(|(name, value)| format!("{name:<10}  {value}\n")).collect()
