@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use banger::git::{GitError, Host, Workspace, list};
+use support::shallow::ShallowTwin;
 use support::{Fixture, skipped, twin};
 
 fn paths(listing: &banger::git::Listing) -> Vec<String> {
@@ -993,5 +994,69 @@ mod generated {
             }
             fixture.assert_lists_as_git();
         }
+    }
+}
+
+#[test]
+fn a_shallow_history_is_sound_and_follows() {
+    for arguments in [&[][..], &["--object-format=sha256"]] {
+        let fixture = Fixture::init(arguments);
+        let mut twin = ShallowTwin::new(&fixture);
+        // A branch without a commit, and an index with something in it.
+        assert_eq!(twin.update(), 0);
+        for number in 0..5 {
+            fixture.write("sub/file", format!("{number}\n"));
+            fixture.write(format!("old{number}"), format!("of {number}\n"));
+            fixture.commit(&format!("commit {number}"));
+        }
+        fixture.git(&["tag", "-a", "-m", "a tag", "v1"]);
+        fixture.git(&["tag", "-a", "-m", "a tag of a tag", "v1-again", "v1"]);
+        fixture.git(&["tag", "old", "HEAD~2"]);
+        fixture.git(&["branch", "other", "HEAD~1"]);
+        fixture.write("staged", "staged\n");
+        fixture.git(&["add", "staged"]);
+        fixture.write("intended", "later\n");
+        fixture.git(&["add", "-N", "intended"]);
+        assert_eq!(twin.update(), 2);
+        twin.assert_same();
+        assert_eq!(twin.says(&["log", "--format=%s", "--all"]), "commit 4\n");
+        assert_eq!(twin.says(&["tag"]), "v1\nv1-again\n");
+        assert!(twin.says(&["describe"]).starts_with("v1"));
+        assert_eq!(twin.update(), 0, "nothing is sent twice");
+
+        fixture.write("empty", "");
+        fixture.commit("next");
+        twin.update();
+        twin.assert_same();
+        assert_eq!(twin.says(&["log", "--format=%s"]), "next\ncommit 4\n");
+        // Two steps at once: the one between is not sent, so the history is cut again. What was there stays whole.
+        fixture.git(&["branch", "before"]);
+        fixture.git(&["commit", "-q", "--allow-empty", "-m", "between"]);
+        fixture.git(&["commit", "-q", "--allow-empty", "-m", "tip"]);
+        twin.update();
+        twin.assert_same();
+        assert_eq!(twin.says(&["log", "--format=%s"]), "tip\n");
+        assert_eq!(twin.says(&["log", "--format=%s", "before"]), "next\ncommit 4\n");
+        // A branch that one has been on stays where it was seen last.
+        fixture.git(&["checkout", "-q", "other"]);
+        twin.update();
+        twin.assert_same();
+        assert_eq!(twin.says(&["branch", "--format=%(refname:short)"]), "before\nmain\nother\n");
+        fixture.git(&["branch", "-f", "before", "old"]);
+        fixture.git(&["branch", "-D", "main"]);
+        assert_eq!(twin.update(), 0);
+        assert_eq!(twin.says(&["log", "-1", "--format=%s", "before"]), "next\n");
+        assert_eq!(twin.says(&["branch", "--format=%(refname:short)"]), "before\nother\n");
+
+        // In the middle of a merge both commits are needed.
+        fixture.write("sub/file", "other\n");
+        fixture.commit("on other");
+        fixture.try_git_in(&fixture.root, &["merge", "v1"]);
+        twin.update();
+        assert!(twin.says(&["status"]).contains("both modified"), "{}", twin.says(&["status"]));
+        assert_eq!(twin.says(&["log", "-1", "--format=%s", "MERGE_HEAD"]), "commit 4\n");
+        let written = fixture.git(&["rev-parse", "--git-path", "objects/pack"]);
+        let packs = fixture.root.join(String::from_utf8(written).unwrap().trim());
+        assert_eq!(fs::read_dir(packs).unwrap().count(), 0, "nothing is written into the host's own repository");
     }
 }

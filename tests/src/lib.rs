@@ -108,6 +108,13 @@ impl Home {
         self.path().join(".local/share/banger")
     }
 
+    /// Writes the user's configuration file.
+    pub fn configure(&self, text: &str) {
+        let folder = self.path().join(".config/banger");
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join("config.toml"), text).expect("a configuration file");
+    }
+
     /// The folders of all VMs.
     pub fn vms(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.data().join("vms")).into_iter().flatten().flatten();

@@ -137,8 +137,8 @@ impl Repository {
         }
         let input: String = ids.iter().map(|id| format!("{id}\n")).collect();
         let checked = self.git_with(&["cat-file", "--batch-check"], input.as_bytes(), None)?;
-        // An empty file needs no object: git knows it by heart, and in an entry that is only intended there is none.
-        let is_there = |line: &&[u8]| !line.ends_with(b" missing") && !line.ends_with(b" blob 0");
+        // An entry that is only intended has none.
+        let is_there = |line: &&[u8]| !line.ends_with(b" missing");
         Ok(lines(&checked).filter(is_there).filter_map(first_id).collect())
     }
 

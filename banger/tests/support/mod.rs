@@ -1,5 +1,6 @@
 //! Repositories made with real git, and what git itself says about them.
 
+pub(crate) mod shallow;
 pub(crate) mod twin;
 
 use std::collections::BTreeSet;
