@@ -26,10 +26,6 @@ pub const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";
 /// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is slower than most.
 const BOOT_TIMEOUT: &str = "BANGER_BOOT_TIMEOUT";
-/// After what time without a command a VM stops by itself, such as `2h`; `0`: never.
-const IDLE_TIMEOUT: &str = "BANGER_IDLE_TIMEOUT";
-/// The same for who does not say.
-const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The most memory that a VM has by default, in MiB.
 const DEFAULT_MEMORY: u64 = 4096;
 
@@ -48,6 +44,8 @@ pub struct Wanted {
     pub disk_bytes: Option<u64>,
     /// Network of a new VM.
     pub net: Option<NetMode>,
+    /// After how long without a command it stops by itself; zero: never.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl From<&Settings> for Wanted {
@@ -59,6 +57,7 @@ impl From<&Settings> for Wanted {
             memory_mib: settings.memory_mib(),
             disk_bytes: settings.disk_bytes(),
             net: settings.net(),
+            idle_timeout: Some(settings.idle_timeout()),
         }
     }
 }
@@ -298,7 +297,7 @@ impl<'a> Machines<'a> {
         record.hostname = host_name(&workspace.root);
         record.throwaway = throwaway;
         // A throwaway VM goes with its command.
-        record.idle_timeout_ms = if throwaway { 0 } else { idle_timeout()? };
+        adjust(&mut record, wanted);
         record.ready = match image.manifest.ready {
             banger_image::Ready::Agent => Ready::Agent,
             banger_image::Ready::System => Ready::System,
@@ -331,30 +330,32 @@ impl<'a> Machines<'a> {
         if let Some(report) = self.report {
             report.vm(vm.name());
         }
+        check_memory(wanted)?;
         let mut record = vm.record().map_err(CommandError::from)?;
         let state = vm.state().map_err(CommandError::from)?;
-        let running = matches!(state, VmState::Running { .. });
-        let changes = self.changes(&mut record, wanted, running)?;
-        let up = |boot| Up { ready: record.ready, net: record.net, boot, idle_timeout_ms: record.idle_timeout_ms };
+        self.tell_changes(&record, wanted, matches!(state, VmState::Running { .. }));
+        let up = |record: &VmRecord, boot| Up {
+            ready: record.ready,
+            net: record.net,
+            boot,
+            idle_timeout_ms: record.idle_timeout_ms,
+        };
         if let VmState::Running { agent, .. } = &state {
-            if changes {
-                let lock = lock(vm)?;
-                vm.set_record(&lock, &record).map_err(CommandError::from)?;
+            if adjust(&mut record, wanted) {
+                record = change_record(vm, &lock(vm)?, wanted)?;
             }
             if agent.version != VERSION {
                 let note = format!("the VM was started by banger {}, this is banger {VERSION}", agent.version);
                 self.ui.warning(&format!("{note}: `banger restart` brings it up to date"));
             }
-            return Ok(up(None));
+            return Ok(up(&record, None));
         }
         let begin = Instant::now();
         let lock = lock(vm)?;
-        if changes {
-            vm.set_record(&lock, &record).map_err(CommandError::from)?;
-        }
+        let record = change_record(vm, &lock, wanted)?;
         match vm.state().map_err(CommandError::from)? {
             // Another command has started it meanwhile.
-            VmState::Running { .. } => return Ok(up(None)),
+            VmState::Running { .. } => return Ok(up(&record, None)),
             VmState::Failed { reason } => {
                 self.ui.warning(&format!("the VM failed ({reason}): starting it again"));
                 vm.stop(Duration::ZERO).map_err(CommandError::from)?;
@@ -376,11 +377,11 @@ impl<'a> Machines<'a> {
             }
         };
         self.time(Phase::Boot, || vm.start(&lock, &options, on_event)).map_err(CommandError::from)?;
-        Ok(up(Some(begin.elapsed())))
+        Ok(up(&record, Some(begin.elapsed())))
     }
 
-    /// Puts what is wanted into the record of an existing VM and says when it takes effect. True if the record is another now.
-    fn changes(&self, record: &mut VmRecord, wanted: &Wanted, running: bool) -> Result<bool, CommandError> {
+    /// Says when that takes effect which an existing VM has not.
+    fn tell_changes(&self, record: &VmRecord, wanted: &Wanted, running: bool) {
         let new = |name: &str, what: &str, has: &str| {
             self.ui.warning(&format!(
                 "{name} `{what}` takes effect in a new VM, after `banger delete`: this one keeps `{has}`"
@@ -397,16 +398,11 @@ impl<'a> Machines<'a> {
             let size = |bytes| units::size(bytes >> 20);
             new("disk", &size(disk), &size(record.disk_bytes));
         }
-        let before = (record.cpus, record.memory_mib);
-        record.cpus = wanted.cpus.unwrap_or(record.cpus);
-        record.memory_mib = wanted.memory_mib.unwrap_or(record.memory_mib);
-        let changed = before != (record.cpus, record.memory_mib);
-        if changed && running {
+        let other = wanted.cpus.is_some_and(|cpus| cpus != record.cpus)
+            || wanted.memory_mib.is_some_and(|memory| memory != record.memory_mib);
+        if other && running {
             self.ui.warning("processors and memory take effect when the VM starts again, after `banger stop`");
         }
-        let idle_timeout_ms = if record.throwaway { 0 } else { idle_timeout()? };
-        let idles = std::mem::replace(&mut record.idle_timeout_ms, idle_timeout_ms) == idle_timeout_ms;
-        Ok(changed || !idles)
     }
 
     fn start_options(&self, record: &VmRecord) -> Result<StartOptions, CommandError> {
@@ -496,20 +492,41 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
     duration.map(Some).map_err(wrong)
 }
 
-/// In milliseconds; 0: never.
-fn idle_timeout() -> Result<u64, CommandError> {
-    let text = std::env::var_os(IDLE_TIMEOUT).unwrap_or_default();
-    let text = text.to_string_lossy();
-    let duration = match &*text {
-        "" => DEFAULT_IDLE_TIMEOUT,
-        "0" => Duration::ZERO,
-        text => units::duration(text).map_err(|error| {
-            CommandError::new(format!("{IDLE_TIMEOUT} is `{text}`"))
-                .kind(ErrorKind::Usage)
-                .hint(format!("{error}; `0` is never"))
-        })?,
-    };
-    Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+/// Puts into a record what may change in the life of a VM. True if the record is another now.
+fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
+    let before = (record.cpus, record.memory_mib, record.idle_timeout_ms);
+    record.cpus = wanted.cpus.unwrap_or(record.cpus);
+    record.memory_mib = wanted.memory_mib.unwrap_or(record.memory_mib);
+    if record.throwaway {
+        record.idle_timeout_ms = 0;
+    } else if let Some(timeout) = wanted.idle_timeout {
+        record.idle_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    }
+    before != (record.cpus, record.memory_mib, record.idle_timeout_ms)
+}
+
+/// The same in the record on the disk, as it is under the lock: another command may have changed it.
+fn change_record(vm: &Vm, lock: &VmLock, wanted: &Wanted) -> Result<VmRecord, CommandError> {
+    let mut record = vm.record()?;
+    if adjust(&mut record, wanted) {
+        vm.set_record(lock, &record)?;
+    }
+    Ok(record)
+}
+
+/// A VM cannot have more memory than there is.
+fn check_memory(wanted: &Wanted) -> Result<(), CommandError> {
+    match (wanted.memory_mib, host_memory()) {
+        (Some(memory), Some(host)) if memory > host => {
+            let (memory, host) = (units::size(memory), units::size(host));
+            Err(CommandError::new(format!(
+                "a VM with {memory} of memory does not fit into this machine, which has {host}"
+            ))
+            .kind(ErrorKind::Usage)
+            .hint("ask for less: --memory, BANGER_MEMORY, or `memory` in banger.toml"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The name of a workspace's VM: the folder's name, for people, and a digest of its path.
@@ -534,10 +551,14 @@ pub(crate) fn default_cpus() -> u32 {
 
 /// Half of the host's memory, up to [`DEFAULT_MEMORY`].
 pub(crate) fn default_memory() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total =
-        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
-    total.map_or(1024, |kib: u64| kib / 1024 / 2).clamp(512, DEFAULT_MEMORY)
+    host_memory().map_or(1024, |total| total / 2).clamp(512, DEFAULT_MEMORY)
+}
+
+/// In MiB; none where the kernel does not say.
+fn host_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))?;
+    Some(total.parse::<u64>().ok()? / 1024)
 }
 
 #[cfg(test)]
