@@ -93,7 +93,7 @@ pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option
         match (purpose.path() == workspace.root, is_same(&purpose, &workspace.identity)) {
             (true, true) => return Ok(Some((vm, Belongs::Here))),
             // Where it can be seen in two places at once it was not moved.
-            (false, true) if repository(&purpose) != Repository::Present => {
+            (false, true) if !is_there(&purpose) => {
                 moved = Some((vm, Belongs::Moved { from: purpose.path().to_owned() }));
             }
             (true, false) => replaced = Some((vm, Belongs::Replaced)),
@@ -108,20 +108,26 @@ pub fn is_at(vm: &Vm, root: &Path) -> bool {
     vm.record().ok().and_then(|record| Purpose::of(&record)).is_some_and(|purpose| purpose.path() == root)
 }
 
-/// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers when a machine starts, so they count
-/// only where the file system records no births.
+/// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers when a machine starts, so they do
+/// not count.
 pub fn is_same(purpose: &Purpose, identity: &Identity) -> bool {
-    let (device, inode, birth_ns) = purpose.git;
-    match (birth_ns, identity.birth_ns) {
-        (Some(before), Some(now)) => (inode, before) == (identity.inode, now),
-        _ => (device, inode) == (identity.device, identity.inode),
-    }
+    let (_, inode, birth_ns) = purpose.git;
+    let born = birth_ns.zip(identity.birth_ns);
+    inode == identity.inode && born.is_none_or(|(before, now)| before == now)
 }
 
-/// What has become of the repository. Looks, but opens nothing.
+/// Whether the repository is where it was.
+fn is_there(purpose: &Purpose) -> bool {
+    Identity::at(purpose.path()).is_some_and(|identity| is_same(purpose, &identity))
+}
+
+/// What has become of the repository. Looks, but opens nothing. One that cannot be seen, such as on a disk that is not mounted, is not
+/// gone.
 pub fn repository(purpose: &Purpose) -> Repository {
-    match Identity::at(purpose.path()) {
-        None => Repository::Gone,
+    let root = purpose.path();
+    match Identity::at(root) {
+        None if root.exists() || root.parent().is_some_and(Path::exists) => Repository::Gone,
+        None => Repository::Present,
         Some(identity) if is_same(purpose, &identity) => Repository::Present,
         Some(_) => Repository::Replaced,
     }
@@ -187,15 +193,16 @@ mod tests {
         init(&root);
         assert_eq!(repository(&purpose), Repository::Replaced);
 
-        // The number of a device says nothing after the machine has started again, unless there is nothing better.
+        // The number of a device says nothing after the machine has started again.
         let mut purpose = purpose_of(&moved);
         purpose.git.0 += 1;
-        assert_eq!(
-            repository(&purpose),
-            if purpose.git.2.is_some() { Repository::Present } else { Repository::Replaced }
-        );
+        assert_eq!(repository(&purpose), Repository::Present);
+        // A file system may record no births.
         purpose.git.2 = None;
-        assert_eq!(repository(&purpose), Repository::Replaced);
+        assert_eq!(repository(&purpose), Repository::Present);
+        // Where the disk is not mounted, nothing is known to be gone.
+        purpose.root = folder.join("no-disk/repo").as_os_str().into();
+        assert_eq!(repository(&purpose), Repository::Present);
     }
 
     fn workspace(root: &Path) -> Workspace {

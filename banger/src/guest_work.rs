@@ -36,10 +36,13 @@ impl GuestWork {
     /// # Errors
     /// If a VM that runs does not answer, or the file system refuses.
     pub fn now(vm: &Vm) -> Result<GuestWork, CommandError> {
-        if belonging::was_synced(vm) && matches!(vm.state()?, VmState::Running { .. }) {
-            return Ok(GuestWork::Known(Call::ask(vm, &Request::GuestOnly)?));
+        match vm.state()? {
+            VmState::Running { .. } if belonging::was_synced(vm) => {
+                Ok(GuestWork::Known(Call::ask(vm, &Request::GuestOnly)?))
+            }
+            VmState::Failed { .. } if belonging::was_synced(vm) => Ok(GuestWork::Unknown),
+            _ => Ok(GuestWork::noted(vm)?),
         }
-        Ok(GuestWork::noted(vm)?)
     }
 
     /// Whether it is known that there is nothing.

@@ -27,13 +27,6 @@ impl Home {
     pub fn plugin(&self, name: &str, script: &str) -> PathBuf {
         self.program(&format!("banger-{name}"), format!("#!/bin/sh\n{script}\n"), 0o755)
     }
-
-    /// Writes the user's configuration.
-    pub fn configure(&self, toml: &str) {
-        let folder = self.path().join(".config/banger");
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join("config.toml"), toml).expect("a file");
-    }
 }
 
 impl Repository<'_> {

@@ -46,6 +46,8 @@ pub(super) struct Guard<'a> {
     noted: bool,
     /// What changed in the guest was counted when nobody could change it any more.
     counted: Arc<AtomicBool>,
+    /// One count at a time, so that an older one never comes last.
+    counting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<'a> Guard<'a> {
@@ -59,6 +61,7 @@ impl<'a> Guard<'a> {
             lost: false,
             noted: true,
             counted: Arc::default(),
+            counting: Arc::default(),
         }
     }
 
@@ -97,8 +100,11 @@ impl<'a> Guard<'a> {
                 patience = shutdown.asked() => self.stop(patience, &mux, &mut vmm),
                 () = self.state.usage.idle(), if !self.stopping && !self.lost => self.stop(IDLE_PATIENCE, &mux, &mut vmm),
                 () = self.state.usage.quiet(QUIET), if !self.stopping && !self.lost => {
-                    let (mux, folder) = (mux.clone(), self.folder.to_owned());
-                    tokio::spawn(async move { take_stock(mux, &folder, COUNT_LIMIT).await });
+                    let (mux, folder, turn) = (mux.clone(), self.folder.to_owned(), Arc::clone(&self.counting));
+                    tokio::spawn(async move {
+                        let _turn = turn.lock().await;
+                        take_stock(mux, &folder, COUNT_LIMIT).await
+                    });
                 }
                 () = sleep(NOTE_AGAIN), if !self.noted => self.write_note(),
                 () = sleep_until(self.deadline.unwrap_or_else(Instant::now)), if self.deadline.is_some() => {
@@ -129,10 +135,12 @@ impl<'a> Guard<'a> {
         } else if !self.stopping {
             self.state.leave();
             let (mux, folder, counted) = (mux.clone(), self.folder.to_owned(), Arc::clone(&self.counted));
+            let (turn, in_use) = (Arc::clone(&self.counting), self.state.usage.in_use());
             tokio::spawn(async move {
-                // Who has no time for an orderly end has none for this either.
+                // Who has no time for an orderly end has none for this either, and what still runs can write until its end.
                 let limit = LAST_COUNT_LIMIT.min(patience / 2);
-                if !limit.is_zero() {
+                if !limit.is_zero() && !in_use {
+                    let _turn = turn.lock().await;
                     counted.store(take_stock(mux.clone(), &folder, limit).await, Ordering::Relaxed);
                 }
                 ask_to_shut_down(mux).await;
@@ -149,6 +157,8 @@ impl<'a> Guard<'a> {
             return;
         }
         self.lost = true;
+        // It may have more than was last seen. A disk that is full loses this note, and the end makes up for it.
+        let _ = LastUse::forget_changes(self.folder);
         self.note(Phase::Failed { reason: failure.message.clone() });
         let hint = "stop the VM; the next command starts it anew";
         self.state.down(if failure.hint.is_none() { failure.with_hint(hint) } else { failure });

@@ -52,6 +52,11 @@ impl Usage {
         User(self.0.clone())
     }
 
+    /// Whether there is one at this moment.
+    pub(super) fn in_use(&self) -> bool {
+        self.0.borrow().users > 0
+    }
+
     /// From now on, this is how long the VM may be without users, in milliseconds; 0: for ever.
     pub(super) fn set_limit(&self, limit_ms: u64) {
         self.0.send_modify(|now| now.limit = limit(limit_ms));
