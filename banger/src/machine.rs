@@ -236,6 +236,22 @@ impl<'a> Machines<'a> {
         self.create(workspace, wanted, name, false)
     }
 
+    /// Whether the VM of `workspace` has ended without anybody's wish, a moment ago or just now.
+    pub fn has_died(&self, workspace: &Workspace) -> bool {
+        // What a supervisor needs to see that its VMM is gone; there is no event for who is not its child.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let Ok(Some(vm)) = self.find(workspace) else { return false };
+        loop {
+            match vm.state() {
+                Ok(VmState::Stopped { crash }) => return crash.is_some(),
+                Ok(VmState::Failed { .. }) => return true,
+                Err(_) => return false,
+                Ok(_) if Instant::now() > deadline => return false,
+                Ok(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
     /// A VM for one command.
     ///
     /// # Errors

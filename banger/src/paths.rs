@@ -37,6 +37,11 @@ impl Paths {
         Ok(Paths { data: folder("XDG_DATA_HOME", ".local/share")?, cache: folder("XDG_CACHE_HOME", ".cache")?, home })
     }
 
+    /// What is banger's own, and never a part of a workspace: a repository may be the home folder itself.
+    pub fn own(&self) -> [PathBuf; 2] {
+        [&self.data, &self.cache].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+    }
+
     /// The folder of all VMs.
     pub fn vms(&self) -> PathBuf {
         self.data.join("vms")

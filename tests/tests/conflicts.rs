@@ -63,6 +63,29 @@ fn files_changed_on_both_sides_stop_the_command() {
 }
 
 #[test]
+fn modes_are_as_exact_as_contents() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    let repository = home.repository("repo");
+    let chmod = |path: &str, mode: u32| {
+        std::fs::set_permissions(repository.root.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    repository.write("shared", "x");
+    chmod("shared", 0o664);
+    repository.run(["--", "true"]).ok();
+    repository.write("later", "x");
+    chmod("later", 0o777);
+    repository.assert_same_files();
+    assert_eq!(repository.guest_only(), (0, 0));
+    // A mode that the guest has changed is a change as any other.
+    repository.sh("chmod 755 README").ok();
+    repository.write("README", "host\n");
+    repository.run(["--", "true"]).refused(&["README"]);
+    repository.run(["--host-wins", "--", "true"]).ok();
+    repository.assert_same_files();
+}
+
+#[test]
 fn files_and_folders_in_each_others_way() {
     let home = Home::new();
     let repository = home.repository("repo");

@@ -23,6 +23,9 @@ const KVM_BOOT: Duration = Duration::from_secs(30);
 /// The same for the first guest under KVM since the host booted.
 const FIRST_KVM_BOOT: Duration = Duration::from_secs(10);
 
+/// What a guest does whose kernel panics.
+const RESET: &str = "the guest's kernel panicked, or the guest reset itself, before its agent answered";
+
 /// One way to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attempt {
@@ -95,6 +98,23 @@ pub(super) struct Booted {
     pub(super) agent: AgentInfo,
     /// The agent's pipe, after the handshake.
     pub(super) pipe: UnixStream,
+}
+
+/// The same for a guest that is to be translated: where its kernel panics it is started once more. Two translated processors now and then
+/// disagree about code that the kernel patches while they run it ("Oops: int3"), and nothing has been run yet.
+pub(super) async fn boot_translated(
+    backend: &dyn Backend,
+    machine: &Machine,
+    attempt: &Attempt,
+    console: &Console,
+    cancel: &CancellationToken,
+) -> Result<Booted, Failure> {
+    match boot(backend, machine, attempt, console, cancel).await {
+        Err(failure) if failure.message == RESET && !cancel.is_cancelled() => {
+            boot(backend, machine, attempt, console, cancel).await
+        }
+        booted => booted,
+    }
 }
 
 /// Starts the VMM, and waits for the agent. On failure nothing runs any more.
@@ -189,7 +209,7 @@ fn ended(event: Option<VmmEvent>, last: &mut Option<&'static str>) -> Option<Fai
     match event {
         Some(VmmEvent::AgentPort { .. }) => None,
         Some(VmmEvent::Reset) => {
-            *last = Some("the guest's kernel panicked, or the guest reset itself, before its agent answered");
+            *last = Some(RESET);
             None
         }
         Some(VmmEvent::PoweredOff) => {

@@ -21,7 +21,7 @@ use crate::backend::qemu::Qemu;
 use crate::backend::{Backend, Machine};
 use crate::console::ConsoleLog;
 use crate::error::{Error, Failure, IoContext, Result};
-use crate::kvm::{self, AcceleratorChoice};
+use crate::kvm::{self, Accelerator, AcceleratorChoice};
 use crate::last_use::LastUse;
 use crate::launch::{Launch, StartEvent};
 use crate::record::VmRecord;
@@ -195,12 +195,15 @@ async fn boot_somehow(
     let prospect = || kvm::prospect(&launch.host);
     let (first, trial) = boot::first_attempt(launch.accelerator, prospect, launch.boot_timeout);
     booting(&first);
+    if first.accelerator == Accelerator::Tcg {
+        return boot::boot_translated(backend, machine, &first, console, cancel).await;
+    }
     match boot::boot(backend, machine, &first, console, cancel).await {
         Err(failure) if trial && !cancel.is_cancelled() => {
             let problem = format!("a first guest under KVM failed: {}", failure.message);
             let second = boot::tcg_attempt(launch.boot_timeout, Some(problem.clone()));
             booting(&second);
-            let booted = boot::boot(backend, machine, &second, console, cancel).await?;
+            let booted = boot::boot_translated(backend, machine, &second, console, cancel).await?;
             // Only now: a guest that comes up under neither says nothing about KVM.
             boot::remember(&launch.host, Some(problem));
             Ok(booted)

@@ -30,6 +30,11 @@ macro_rules! kinds {
                 match self { $(ErrorKind::$kind => $name,)+ }
             }
 
+            /// Whether it may be the news that a VM has ended.
+            pub fn is_of_vm(self) -> bool {
+                matches!(self, ErrorKind::Agent | ErrorKind::VmFailed | ErrorKind::VmNotRunning)
+            }
+
             /// What it means, for the documentation.
             pub fn meaning(self) -> &'static str {
                 match self { $(ErrorKind::$kind => $meaning,)+ }

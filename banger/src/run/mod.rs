@@ -75,29 +75,43 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let certificates = Certificates::read(&settings.ca_certificates(paths.home.as_deref()))?;
     let wanted = Wanted::from(&settings);
-    // The workspace is listed while the VM is looked for, and boots.
-    let (listed, machine) = thread::scope(|scope| {
-        let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace)));
-        let machine =
-            if options.rm { machines.throwaway(&workspace, &wanted) } else { machines.ensure(&workspace, &wanted) };
-        (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
-    });
-    let machine = machine?;
-    // A boot takes long enough for an edit: what was listed before it is not what there is.
-    let listed = if machine.boot.is_some() { listed.and_then(|_| Listed::new(&workspace)) } else { listed };
-    let outcome = listed.map_err(CommandError::from).and_then(|listed| {
-        listed.warnings().for_each(|warning| ui.warning(&warning));
-        let policy = match (options.host_wins, options.guest_wins) {
-            (true, _) => Policy::HostWins,
-            (_, true) => Policy::GuestWins,
-            _ => Policy::Stop,
-        };
-        let files = listed.files();
-        let report =
-            account.time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy, settings.history()))?;
-        report.note.iter().for_each(|note| ui.warning(note));
-        account.synced(files, &report);
-        ui.status(&summary(&report, machine.boot));
+    let prepare = || -> Result<(Machine, Result<(), CommandError>), CommandError> {
+        // The workspace is listed while the VM is looked for, and boots.
+        let (listed, machine) = thread::scope(|scope| {
+            let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
+            let machine =
+                if options.rm { machines.throwaway(&workspace, &wanted) } else { machines.ensure(&workspace, &wanted) };
+            (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
+        });
+        let machine = machine?;
+        // A boot takes long enough for an edit: what was listed before it is not what there is.
+        let anew = machine.boot.is_some();
+        let listed = if anew { listed.and_then(|_| Listed::new(&workspace, &paths.own())) } else { listed };
+        let synced = listed.map_err(CommandError::from).and_then(|listed| {
+            listed.warnings().for_each(|warning| ui.warning(&warning));
+            let policy = match (options.host_wins, options.guest_wins) {
+                (true, _) => Policy::HostWins,
+                (_, true) => Policy::GuestWins,
+                _ => Policy::Stop,
+            };
+            let files = listed.files();
+            let report = account
+                .time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy, settings.history()))?;
+            report.note.iter().for_each(|note| ui.warning(note));
+            account.synced(files, &report);
+            ui.status(&summary(&report, machine.boot));
+            Ok(())
+        });
+        Ok((machine, synced))
+    };
+    let mut prepared = prepare();
+    // A VM that was killed may have looked alive. The command has not begun, so the VM may be started again for it.
+    let failure = prepared.as_ref().map_or_else(Some, |(_, synced)| synced.as_ref().err());
+    if failure.is_some_and(|error| error.kind.is_of_vm()) && !options.rm && machines.has_died(&workspace) {
+        prepared = prepare();
+    }
+    let (machine, synced) = prepared?;
+    let outcome = synced.and_then(|()| {
         let ready = settings.ready().unwrap_or(machine.ready);
         if ready == Ready::System {
             account.time(Phase::Ready, || wait_for_system(&machine.vm, ui))?;

@@ -120,16 +120,23 @@ pub struct Listed {
     listing: Listing,
     listed_ns: i64,
     took: Duration,
+    apart: Vec<PathBuf>,
 }
 
 impl Listed {
-    /// Lists the workspace.
+    /// Lists the workspace, without what is in one of the folders `apart`.
     ///
     /// # Errors
     /// If the repository cannot be read.
-    pub fn new(workspace: &Workspace) -> Result<Listed, SyncError> {
+    pub fn new(workspace: &Workspace, apart: &[PathBuf]) -> Result<Listed, SyncError> {
         let start = Instant::now();
-        Ok(Listed { listed_ns: now_ns(), listing: git::list(workspace)?, took: start.elapsed() })
+        let (listed_ns, mut listing) = (now_ns(), git::list(workspace)?);
+        let within = apart.iter().filter_map(|folder| folder.strip_prefix(&workspace.root).ok());
+        for folder in within.filter(|folder| !folder.as_os_str().is_empty()) {
+            let prefix = [folder.as_os_str().as_encoded_bytes(), b"/"].concat();
+            listing.entries.retain(|entry| !entry.path.as_bytes().starts_with(&prefix));
+        }
+        Ok(Listed { listed_ns, listing, took: start.elapsed(), apart: apart.to_vec() })
     }
 
     /// How many files and links travel.
@@ -171,7 +178,7 @@ pub fn sync(
                 report.total = start.elapsed();
                 return Ok(report);
             }
-            Err(SyncError::Changed(_)) if attempt < ATTEMPTS => listed = Listed::new(workspace)?,
+            Err(SyncError::Changed(_)) if attempt < ATTEMPTS => listed = Listed::new(workspace, &listed.apart)?,
             Err(error) => return Err(error),
         }
     }

@@ -128,12 +128,14 @@ impl<'a> Comparer<'a> {
                 Ok(self.conflict(&blocker, Side::Changed, Side::Changed, Decision::Put))
             }
             Found::Folder => {
+                // All that would be lost is named.
+                let mut decision = Decision::Put;
                 for path in self.tree.files_beneath(&item.path)? {
                     if !self.may_go(&path)? {
-                        return Ok(self.conflict(&path, Side::Changed, Side::Deleted, Decision::Put));
+                        decision = self.conflict(&path, Side::Changed, Side::Deleted, Decision::Put);
                     }
                 }
-                Ok(Decision::Put)
+                Ok(decision)
             }
             Found::Special => Ok(self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put)),
             Found::File(now, stamp) => {
@@ -147,7 +149,9 @@ impl<'a> Comparer<'a> {
                 if (current, now) == (digest, kind) {
                     return Ok(wanted(stamp));
                 }
-                if self.is_known_by_content(&item.path, now, current) || Some(current) == base {
+                // What the host says of the last sync knows nothing of modes.
+                let is_base = Some(current) == base && known.as_ref().is_none_or(|known| known.kind == now);
+                if self.is_known_by_content(&item.path, now, current) || is_base {
                     return Ok(if host_changed { Decision::Put } else { Decision::Keep });
                 }
                 if known.is_some() && !host_changed {

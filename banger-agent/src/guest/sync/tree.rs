@@ -195,7 +195,13 @@ impl Tree {
         let (folder, name) = split(path);
         let fd = self.make_folder(folder)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(nix::fcntl::openat(fd, c(name).as_c_str(), flags, Mode::from_bits_truncate(permissions))?.into())
+        let mode = Mode::from_bits_truncate(permissions);
+        let file = nix::fcntl::openat(fd, c(name).as_c_str(), flags, mode)?;
+        if permissions & 0o022 != 0 {
+            // The agent's own mask is no business of the host's files.
+            nix::sys::stat::fchmod(&file, mode)?;
+        }
+        Ok(file.into())
     }
 
     /// Makes the link `path`, which must not exist, with this modification time.
