@@ -1,6 +1,6 @@
 //! Certificate authorities of the user's own, such as a company's, in the guest's trust store.
 //!
-//! Debian's way, which others share: a file each in `/usr/local/share/ca-certificates`, and `update-ca-certificates`(8). Programs that
+//! Debian's way, which others share: a file each in `/usr/local/share/ca-certificates`, and what `update-ca-certificates`(8) makes of it. Programs that
 //! bring their own store are told of ours by [`VARIABLES`].
 
 use std::fs::{File, OpenOptions};
@@ -13,6 +13,7 @@ use banger_vmm::Vm;
 
 use crate::error::{CommandError, ErrorKind};
 use crate::job;
+use crate::ui::Ui;
 
 /// No file of certificates is longer, in bytes,
 const MAX_LENGTH: u64 = 1 << 20;
@@ -26,31 +27,60 @@ pub const VARIABLES: [(&str, &str); 3] = [
     ("NODE_EXTRA_CA_CERTS", "/etc/banger/ca-certificates.pem"),
 ];
 
-/// What stands before the certificates' own part of the script.
+/// The first part of the script: takes away what was put there before.
+///
+/// `update-ca-certificates` starts a thousand processes, which takes a translated guest a minute. So its work is done here for our
+/// certificates alone, and undone, wherever the result is the same: nothing of its own hangs on it (`update.d`), and the bundle is as
+/// we left it. Whenever it is run in the guest later, it finds ours in their place.
 const BEGIN: &str = "set -eu
 umask 022
 store=/usr/local/share/ca-certificates
-mkdir -p $store /etc/banger
+certs=/etc/ssl/certs
+ours=/etc/banger
+mkdir -p $store $ours
+whole=
+command -v openssl >/dev/null && [ -s $certs/ca-certificates.crt ] || whole=yes
+[ -z \"$(ls -A /etc/ca-certificates/update.d 2>/dev/null)\" ] || whole=yes
 rm -f $store/banger-*.crt
-";
-
-/// What makes the guest trust what is in the store. A bundle of the guest's own and ours stands at the same place in any guest.
-const TRUST: &str = "cat $store/banger-*.crt >/etc/banger/ca-certificates.pem
-rm -f /etc/banger/ca-bundle.pem
-if command -v update-ca-certificates >/dev/null; then
-    update-ca-certificates
-    ln -s /etc/ssl/certs/ca-certificates.crt /etc/banger/ca-bundle.pem
-else
-    for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
-        if [ -s $bundle ]; then cat $bundle >/etc/banger/ca-bundle.pem; break; fi
-    done
-    cat /etc/banger/ca-certificates.pem >>/etc/banger/ca-bundle.pem
+if [ -e $ours/ca-certificates.pem ]; then
+    if cat $ours/ca-before.pem $ours/ca-certificates.pem | cmp -s - $certs/ca-certificates.crt; then
+        cat $ours/ca-before.pem >$certs/ca-certificates.crt
+        find $certs -lname 'banger-*.pem' -delete
+        rm -f $certs/banger-*.pem
+    else
+        whole=yes
+    fi
 fi
+rm -f $ours/ca-*.pem
 ";
 
-/// What takes all of it away again.
-const FORGET: &str = "rm -rf /etc/banger/ca-certificates.pem /etc/banger/ca-bundle.pem
-if command -v update-ca-certificates >/dev/null; then update-ca-certificates; fi
+/// The last part, after the certificates were written into the store. Where there is no `update-ca-certificates`, [`VARIABLES`] lead to
+/// a bundle of the guest's own and ours.
+const END: &str = "bundle=
+for file in $certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+    if [ -s $file ]; then bundle=$file; break; fi
+done
+set -- $store/banger-*.crt
+if [ -e $1 ]; then cat \"$@\" >$ours/ca-certificates.pem; fi
+if ! command -v update-ca-certificates >/dev/null; then
+    if [ -e $1 ]; then cat $bundle $ours/ca-certificates.pem >$ours/ca-bundle.pem; fi
+    exit
+fi
+if [ $whole ]; then
+    update-ca-certificates
+elif [ -e $1 ]; then
+    cat $certs/ca-certificates.crt >$ours/ca-before.pem
+    for file; do
+        name=${file##*/}
+        ln -s $file $certs/${name%.crt}.pem
+        hash=$(openssl x509 -noout -hash -in $file)
+        number=0
+        while [ -e $certs/$hash.$number ]; do number=$((number + 1)); done
+        ln -s ${name%.crt}.pem $certs/$hash.$number
+    done
+    cat $ours/ca-certificates.pem >>$certs/ca-certificates.crt
+fi
+if [ -e $1 ]; then ln -s $certs/ca-certificates.crt $ours/ca-bundle.pem; fi
 ";
 
 /// Certificates in PEM, RFC 7468, each once.
@@ -105,7 +135,7 @@ impl Certificates {
             let name = &blake3::hash(certificate.as_bytes()).to_hex()[..16];
             script.push_str(&format!("cat >$store/banger-{name}.crt <<'END'\n{certificate}END\n"));
         }
-        script.push_str(if self.is_empty() { FORGET } else { TRUST });
+        script.push_str(END);
         script
     }
 
@@ -113,7 +143,7 @@ impl Certificates {
     ///
     /// # Errors
     /// If the guest cannot be brought to it.
-    pub fn install(&self, vm: &Vm) -> Result<(), CommandError> {
+    pub fn install(&self, vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
         let path = vm.folder().join("certificates");
         if self.is_empty() && !path.exists() {
             return Ok(());
@@ -130,6 +160,7 @@ impl Certificates {
         if known == digest {
             return Ok(());
         }
+        ui.status("the VM is brought to trust what `ca_certificates` says");
         let exec = Exec { argv: vec!["sh".into(), "-s".into()], cwd: "/".into(), ..Exec::default() };
         let finished = job::run(vm, exec, self.script().as_bytes())?;
         if finished.exit != Exit::Code(0) {

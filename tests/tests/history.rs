@@ -9,7 +9,7 @@ fn run(repository: &Repository<'_>, history: &str, script: &str) -> Output {
 }
 
 /// What git says of the current commit and the files, on either side.
-const ASK: &str = "git status --porcelain=v2 --branch; git log -1 --format='%H %s %an'; git describe --always; git diff; \
+const ASK: &str = "git status --porcelain=v2 --branch; git log -1 --format='%H %s %an'; git diff; \
     git diff --cached; git ls-files -s; git submodule status; git rev-parse --symbolic-full-name HEAD";
 
 #[track_caller]

@@ -140,7 +140,7 @@ fn variables(
     let inherited = Inherited::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
     inherited.warnings.iter().for_each(|warning| ui.warning(warning));
     let mut all = inherited.variables;
-    match certificates.install(&machine.vm) {
+    match certificates.install(&machine.vm, ui) {
         Ok(()) if certificates.is_empty() => {}
         Ok(()) => all.extend(certificates::VARIABLES.map(|(name, value)| (name.into(), value.into()))),
         // The command may have no need of them.
