@@ -260,7 +260,9 @@ impl Vm {
     /// The file system's refusal.
     pub fn disk_allocated(&self) -> Result<u64> {
         let allocated = |path: PathBuf| Ok(fs::metadata(&path).at("read", &path)?.blocks() * 512);
-        Ok(allocated(self.folder.join(Self::DISK))? + allocated(self.workspace_disk())?)
+        // A VM of a version before there was one has no disk for its workspace.
+        let workspace = fs::metadata(self.workspace_disk()).map_or(0, |metadata| metadata.blocks() * 512);
+        Ok(allocated(self.folder.join(Self::DISK))? + workspace)
     }
 
     fn connect(&self) -> Result<Connection> {
