@@ -6,8 +6,7 @@ use banger_tests::Home;
 fn a_vm_that_an_older_banger_has_started_is_of_use_and_brought_up_to_date() {
     let mut home = Home::with_second_version();
     let root = home.repository("r").root.clone();
-    let output = home.at(&root).sh("echo kept >/root/kept").ok();
-    assert!(output.stderr.contains("was started by banger 0.0.1-second"), "{}", output.stderr);
+    home.at(&root).sh("echo kept >/root/kept").ok();
     home.upgrade();
     let repository = home.at(&root);
     let version = repository.run(["--version"]).ok().text().trim().rsplit(' ').next().unwrap().to_owned();
