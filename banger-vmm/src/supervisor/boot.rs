@@ -100,7 +100,7 @@ pub(super) struct Booted {
     pub(super) pipe: UnixStream,
 }
 
-/// The same for a guest that is to be translated: where its kernel panics it is started once more. Two translated processors now and then
+/// [`boot`] for a guest that is to be translated: where its kernel panics it is started once more. Two translated processors now and then
 /// disagree about code that the kernel patches while they run it ("Oops: int3"), and nothing has been run yet.
 pub(super) async fn boot_translated(
     backend: &dyn Backend,

@@ -31,16 +31,13 @@ impl Seed {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(explain)?;
         let size = file.metadata().map_err(explain)?.len();
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let random = *blake3::hash(format!("{now:?} {}", path.display()).as_bytes()).as_bytes();
-        let (uuid, hash_seed) = random.split_at(16);
         let options = Options {
             label: "banger-work".to_owned(),
-            uuid: uuid.try_into().expect("a half of 32 bytes"),
-            hash_seed: hash_seed.try_into().expect("a half of 32 bytes"),
             time: Timestamp { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() },
             ..Options::disk(size)
         };
-        let mut writer = Writer::new(file, options)?;
+        let another = format!("{now:?} {}", path.display());
+        let mut writer = Writer::new(file, options.derived_from(another.as_bytes()))?;
         // What is beside the tree is the agent's alone.
         writer.directory(b"", Metadata { mode: 0o700, ..Metadata::default() })?;
         Ok(Seed { writer, list: Vec::new() })
