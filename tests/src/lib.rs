@@ -211,6 +211,12 @@ impl Output {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
+    /// The one JSON document on standard output.
+    #[track_caller]
+    pub fn document(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
     /// The same, having checked that the command succeeded.
     #[track_caller]
     pub fn ok(self) -> Self {

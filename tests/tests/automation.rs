@@ -13,16 +13,10 @@ fn output(command: &mut Command) -> Output {
     command.output().expect("banger runs").into()
 }
 
-/// The one document on standard output.
-#[track_caller]
-fn document(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
 /// Checks that an error is a JSON object, and nothing but that.
 #[track_caller]
 fn assert_error(output: &Output, kind: &str) {
-    let error = document(output);
+    let error = output.document();
     assert_eq!((error["kind"].as_str(), output.stderr.as_str()), (Some(kind), ""), "{error}");
     assert_eq!(error["exit_code"], output.status, "{error}");
     assert!(!error["message"].as_str().unwrap().is_empty() && error["hints"].is_array() && error["details"].is_array());
@@ -32,7 +26,7 @@ fn assert_error(output: &Output, kind: &str) {
 fn every_command_answers_with_one_document() {
     let home = Home::new();
     let repository = home.repository("r");
-    let list = document(&repository.run(["--list", "--json"]).ok());
+    let list = repository.run(["--list", "--json"]).ok().document();
     let names = list["commands"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "built_in");
     let names: Vec<_> = names.map(|entry| entry["name"].as_str().unwrap()).collect();
     assert!(names.contains(&"status") && names.len() >= 4, "{names:?}");
@@ -44,7 +38,7 @@ fn every_command_answers_with_one_document() {
             (&home.path().to_owned(), &["--json", name]),
         ] {
             let output = output(repository.banger().args(arguments).current_dir(folder));
-            let answer = document(&output);
+            let answer = output.document();
             if output.status != 0 {
                 assert_error(&output, answer["kind"].as_str().unwrap());
             }
@@ -54,8 +48,8 @@ fn every_command_answers_with_one_document() {
     assert_error(&repository.run(["--json", "--", "true"]), "usage");
     assert_error(&repository.run(["status", "extra", "--json"]), "usage");
     assert_error(&output(repository.banger().args(["stop", "--json"]).current_dir("/")), "no_workspace");
-    assert_eq!(document(&repository.run(["stop", "--json"]).ok()), json!({"vm": null, "stopped": false}));
-    assert_eq!(document(&repository.run(["rm", "--json"]).ok()), json!({"vm": null, "deleted": false}));
+    assert_eq!(repository.run(["stop", "--json"]).ok().document(), json!({"vm": null, "stopped": false}));
+    assert_eq!(repository.run(["rm", "--json"]).ok().document(), json!({"vm": null, "deleted": false}));
     assert!(home.vms().is_empty());
 
     // A config that cannot be read stops what needs it, and nothing else.
@@ -76,7 +70,7 @@ fn a_home_is_not_needed() {
     let xdg = |variable: &str| home.path().join(variable);
     let mut without = home.command(banger_binary());
     without.env_remove("HOME").env("XDG_DATA_HOME", xdg("data")).env("XDG_CACHE_HOME", xdg("cache"));
-    assert!(document(&status(&mut without).ok())["vm"].is_null());
+    assert!(status(&mut without).ok().document()["vm"].is_null());
     if !geteuid().is_root() {
         // Only root can be a user without a home.
         return;
@@ -96,10 +90,10 @@ fn a_home_is_not_needed() {
     };
     let nowhere = status(&mut unknown());
     assert_error(&nowhere, "no_home");
-    assert!(document(&nowhere)["hints"][0].as_str().unwrap().contains("HOME"));
+    assert!(nowhere.document()["hints"][0].as_str().unwrap().contains("HOME"));
     let mut somewhere = unknown();
     somewhere.env("XDG_DATA_HOME", xdg("data")).env("XDG_CACHE_HOME", xdg("cache"));
-    assert!(document(&status(&mut somewhere).ok())["vm"].is_null());
+    assert!(status(&mut somewhere).ok().document()["vm"].is_null());
     // Where nothing is kept, nothing is needed; and a run that failed for it has its report.
     assert!(output(unknown().arg("--list").current_dir("/")).ok().text().contains("status"));
     let report = repository.root.join("report.json");
@@ -177,7 +171,7 @@ fn a_report_tells_how_a_run_went() {
         assert_eq!(refused.status, 125, "{target}: {}", refused.stderr);
     }
     assert_eq!(repository.run(["--host-wins", "--", "test", "-e", "/root/ran"]).status, 1);
-    let stopped = document(&repository.run(["stop", "--json"]).ok());
+    let stopped = repository.run(["stop", "--json"]).ok().document();
     assert_eq!(stopped, json!({"vm": home.vm().file_name().unwrap().to_str(), "stopped": true}));
     assert_error(&repository.run(["delete", "--json"]), "guest_changes");
     repository.run(["delete", "--force", "--json"]).ok();

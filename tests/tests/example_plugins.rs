@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use banger_tests::{Home, Output, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/plugins")
@@ -24,14 +24,9 @@ fn output(command: &mut Command) -> Output {
 }
 
 #[track_caller]
-fn document(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-#[track_caller]
 fn assert_described(home: &Home, name: &str) {
     let repository = home.repository("described");
-    let list = document(&output(repository.with_plugins().args(["--list", "--json"])).ok());
+    let list = output(repository.with_plugins().args(["--list", "--json"])).ok().document();
     let entry = list["commands"].as_array().unwrap().iter().find(|entry| entry["name"] == name).expect("it is listed");
     assert!(entry["description"].is_string() && entry["problem"].is_null(), "{entry}");
 }
@@ -91,7 +86,7 @@ fn in_python_a_command_runs_under_each_combination() {
     let image = "debian-bookworm-minimal";
     let answer = matrix(&["--json", "--image", image, "-e", "A=1,2", "-e", "B=x"]);
     assert_eq!((answer.status, answer.stderr.as_str()), (1, "1x\n2x\n"));
-    let runs = &document(&answer)["runs"];
+    let runs = &answer.document()["runs"];
     assert!(runs[0]["run_ms"].is_number() && runs[0]["error"].is_null(), "{runs}");
     let summary: Vec<_> =
         runs.as_array().unwrap().iter().map(|run| (&run["image"], &run["variables"], &run["exit_status"])).collect();
@@ -138,13 +133,13 @@ fn in_rust_what_only_the_vm_has_is_named() {
     repository.sh("echo new >new; echo edited >README; git branch topic").ok();
     let answer = output(repository.with_plugins().args(["changed", "--json"]).current_dir(repository.root.join("sub")));
     assert_eq!(answer.status, 1, "{answer:?}");
-    let answer = document(&answer);
+    let answer = answer.document();
     assert_eq!((&answer["files"], &answer["references"]), (&json!(2), &json!(1)), "{answer}");
     let text = changed(&[]);
     assert_eq!(text.status, 1);
     assert!(["README", "new", "refs/heads/topic"].iter().all(|name| text.text().contains(name)), "{}", text.text());
     repository.run(["stop"]).ok();
     let stopped = changed(&["--json"]);
-    assert_eq!((stopped.status, document(&stopped)["kind"].as_str()), (125, Some("vm_not_running")));
+    assert_eq!((stopped.status, stopped.document()["kind"].as_str()), (125, Some("vm_not_running")));
     eventually("the VM is at rest", || home.processes().is_empty());
 }
