@@ -14,6 +14,9 @@ use super::BootError;
 /// The longest file of `/etc` that is worth reading.
 const READ_LIMIT: u64 = 1 << 20;
 
+/// How often a path is looked up before the kernel's "try again" is an error.
+const TRIES: u32 = 1000;
+
 /// A folder that stands for `/`.
 ///
 /// Images are full of links, absolute ones too (`/etc/resolv.conf`, `/lib`, `/var/run`). Every
@@ -109,7 +112,14 @@ impl Tree {
             .flags(flags | OFlag::O_CLOEXEC)
             .mode(mode)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        openat2(self.root.as_fd(), path, how)
+        // Where a path has `..`, any rename or mount that happens anywhere meanwhile makes the kernel ask to try again.
+        let mut tries = TRIES;
+        loop {
+            match openat2(self.root.as_fd(), path, how) {
+                Err(Errno::EAGAIN) if tries > 1 => tries -= 1,
+                other => return other,
+            }
+        }
     }
 
     fn outside(&self, path: &str) -> PathBuf {
@@ -156,6 +166,28 @@ mod tests {
         tree.create_folder("/etc", 0o755).unwrap();
         tree.write("/usr/etc/hostname", "inside\n", 0o644).unwrap();
         assert_eq!(tree.read("/etc/hostname").unwrap(), "inside\n");
+    }
+
+    #[test]
+    fn renames_elsewhere_do_not_disturb() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = Tree::open(folder.path()).unwrap();
+        fs::create_dir(folder.path().join("etc")).unwrap();
+        symlink("../../etc", folder.path().join("link")).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let names = ["one", "other"].map(|name| elsewhere.path().join(name));
+        fs::write(&names[0], "").unwrap();
+        std::thread::scope(|scope| {
+            let renamer = scope.spawn(|| {
+                for _ in 0..20_000 {
+                    fs::rename(&names[0], &names[1]).unwrap();
+                    fs::rename(&names[1], &names[0]).unwrap();
+                }
+            });
+            while !renamer.is_finished() {
+                tree.place("/link").unwrap();
+            }
+        });
     }
 
     #[test]
