@@ -206,8 +206,7 @@ mod tests {
     }
 
     fn workspace(root: &Path) -> Workspace {
-        let host =
-            crate::git::Host { home: None, xdg_config_home: None, system_config: None, path: None, sudo_uid: None };
+        let host = crate::git::Host::default();
         Workspace::discover(root, host).unwrap()
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::Home;
 
@@ -32,6 +33,27 @@ impl Home {
         let processes = self.processes();
         let of = |start| *processes.iter().find(|pid| name(pid).starts_with(start)).expect(start);
         (of("banger-vmm"), of("qemu"))
+    }
+
+    /// A VM as another command could have left it: stopped, without anybody's work, or with this.
+    pub fn fake_vm(&self, name: &str, root: &Path, guest_files: Option<u64>) {
+        let vm = self.data().join("vms").join(name);
+        let write = |file: &str, content: &[u8]| fs::write(vm.join(file), content).expect("a file");
+        fs::create_dir_all(vm.join("sync")).expect("a folder");
+        let record = json!({
+            "format_version": 1, "name": name, "workspace": {"root": root, "git": [1, 1, 1], "owner": null}, "image": "i",
+            "kernel": "k", "cpus": 1, "memory_mib": 512, "disk_bytes": 1 << 30, "net": "user",
+            "machine_id": "0123456789abcdef0123456789abcdef", "hostname": "h", "created": 1_700_000_000, "throwaway": false,
+            "ready": "agent",
+        });
+        write("vm.json", record.to_string().as_bytes());
+        write("disk.ext4", &[1; 64 << 10]);
+        write("sync/manifest", b"");
+        if let Some(files) = guest_files {
+            let only = json!({"counts": {"files": files, "references": 0}, "named": []});
+            let last_use = json!({"format_version": 1, "ended": 1_700_000_001, "guest_only": only});
+            write("use.json", last_use.to_string().as_bytes());
+        }
     }
 
     /// Checks that of the VM nothing is left but its files: no process, no socket, no note, nothing half-made.

@@ -108,6 +108,21 @@ fn a_user_without_rights_has_vms_too() {
 
     let output = as_nobody(&home, &repository.root, &["--", "sh", "-c", "id -u; git status --short; cat README"]).ok();
     assert_eq!(output.text(), "0\na repository\n", "{}", output.stderr);
+
+    // What this user may not read stays behind, and what was sent of it before stays in the guest.
+    repository.write("folder/file", "");
+    repository.write("closed", "before");
+    as_nobody(&home, &repository.root, &["--", "true"]).ok();
+    repository.write("closed", "after");
+    for (path, mode) in [("closed", 0o000), ("folder", 0o000)] {
+        fs::set_permissions(repository.root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let output = as_nobody(&home, &repository.root, &["--", "cat", "closed", "folder/file"]).ok();
+    assert_eq!(output.text(), "before");
+    for path in ["closed", "folder"] {
+        assert!(output.stderr.contains(&format!("`{path}` stays behind")), "{}", output.stderr);
+    }
+
     let stopped = as_nobody(&home, &repository.root, &["stop"]).ok();
     assert!(stopped.stderr.contains("stopped"), "{}", stopped.stderr);
     home.assert_at_rest();

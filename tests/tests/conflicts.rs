@@ -182,3 +182,55 @@ fn commits_of_the_guest_are_never_lost() {
     assert_eq!(repository.run(subject).ok().text(), "guest-3\n");
     assert_eq!(repository.sh("git log -1 --format=%s").ok().text(), "guest-3\n");
 }
+
+#[test]
+fn a_branch_goes_back_with_its_index() {
+    let home = Home::new();
+    let repository = home.repository("repo");
+    repository.sh("echo guest >guest; git add guest; git commit -qm guest").ok();
+    let tip = repository.sh("git rev-parse main").ok().text();
+    repository.write("staged", "");
+    repository.git(["add", "staged"]);
+    repository.sh("true").refused(&[".git/index ("]);
+    repository.run(["--host-wins", "--", "true"]).ok();
+    let script = "git status --porcelain; git rev-parse refs/banger/guest/1/refs/heads/main; git show $(git rev-parse main):README";
+    let expected = format!("A  staged\n?? guest\n{tip}a repository\n");
+    assert_eq!(repository.sh(script).ok().text(), expected);
+    assert_eq!(repository.guest_only(), (1, 1));
+}
+
+#[test]
+fn what_the_guest_deletes_can_come_back() {
+    let home = Home::new();
+    let repository = home.repository("repo");
+    repository.write("folder/file", "");
+    repository.commit("second");
+    let inner = home.at(repository.root.join("inner"));
+    fs::create_dir(&inner.root).unwrap();
+    inner.git(["init", "--quiet"]);
+    inner.write("file", "");
+    inner.commit("first");
+    repository.run(["--", "true"]).ok();
+
+    // Without git's folder nothing works in it, whoever removed that.
+    repository.sh("rm -rf .git inner/.git").ok();
+    let output = repository.run(["--", "git", "status", "--short"]).ok();
+    assert_eq!(output.text(), "?? inner/\n");
+    for path in ["/root/repo/.git", "/root/repo/inner/.git"] {
+        assert!(output.stderr.contains(&format!("`{path}` was gone")), "{}", output.stderr);
+    }
+    assert!(!repository.run(["--", "true"]).ok().stderr.contains("gone"));
+    repository.assert_same_git();
+    assert_eq!(
+        repository.sh("git -C inner log -1 --format=%s; git -C inner status --porcelain").ok().text(),
+        "first\n"
+    );
+
+    // Files may be deleted. They come back if the host is to have its way.
+    repository.sh("rm -rf .git * .gitignore").ok();
+    assert_eq!(repository.run(["--", "ls"]).ok().text(), "");
+    repository.run(["--host-wins", "--", "true"]).ok();
+    repository.assert_same_files();
+    repository.assert_same_git();
+    assert_eq!(repository.guest_only(), (0, 0));
+}

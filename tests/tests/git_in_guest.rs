@@ -43,6 +43,7 @@ fn through_a_day_of_work() {
         "git rm -rqf .; echo only >only; git add only; git commit -qm root",
         "git checkout -q main; git sparse-checkout set --cone sub",
         "git sparse-checkout disable; git rm -rq sub; git update-index --assume-unchanged a",
+        "rm .git/index",
         "git reset -q --hard HEAD~1; chmod +x README",
     ] {
         host(&repository, step);
@@ -80,6 +81,19 @@ fn what_concerns_git_alone_travels_too() {
     fs::write(repository.root.join(".git/index.lock"), "").unwrap();
     repository.sh("git add --all").ok();
     fs::remove_file(repository.root.join(".git/index.lock")).unwrap();
+    // In a hook of `git commit --all` the index is the one of the commit to be.
+    let hook = format!(
+        "#!/bin/sh\n{} -q -- git diff --cached --name-only >hook-said\n",
+        banger_tests::banger_binary().display()
+    );
+    fs::write(repository.root.join(".git/hooks/pre-commit"), hook).unwrap();
+    host(
+        &repository,
+        "chmod +x .git/hooks/pre-commit; echo edited >README; git commit -qam edited; rm .git/hooks/pre-commit",
+    );
+    assert_eq!(fs::read_to_string(repository.root.join("hook-said")).unwrap(), "README\n");
+    fs::remove_file(repository.root.join("hook-said")).unwrap();
+    repository.assert_same_git();
     // Another user of the guest may look.
     assert!(repository.run(["-u", "nobody", "--", "git", "log", "-1", "--format=%s"]).ok().text().contains("first"));
     // What git remembers of its last command only is nobody's work, and no conflict.

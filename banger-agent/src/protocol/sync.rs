@@ -50,13 +50,16 @@ pub struct Sync {
 }
 
 /// The answer: how the plan shall be made.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Begun {
     /// What the guest has.
     pub mode: Mode,
     /// A fresh workspace comes on its own disk: the host writes that before it commits, and sends no contents ([`SeedEntry`]).
     #[serde(default)]
     pub seed: bool,
+    /// Repositories, by the path of `.git`, that the guest was sent and does not have any more. Nothing of them is known to it now.
+    #[serde(default)]
+    pub lost: Vec<Bytes>,
     /// What is known to have changed in the guest alone, from the last time it was counted; none: not counted since a command ran.
     pub guest_only: Option<Counts>,
 }
@@ -80,7 +83,8 @@ pub enum Policy {
     /// Nobody: the sync stops and names them.
     #[default]
     Stop,
-    /// The host's state replaces the guest's.
+    /// The host's state replaces the guest's. Files that the guest deleted come back. Where the index is the host's, the branch that
+    /// is checked out is too.
     HostWins,
     /// The guest's state stays.
     GuestWins,

@@ -192,7 +192,7 @@ impl From<SyncError> for CommandError {
         match error {
             SyncError::Git(error) => error.into(),
             SyncError::Agent(error) => error.into(),
-            SyncError::Host(error) => {
+            SyncError::Host(error) | SyncError::Closed(error) => {
                 CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
             }
             SyncError::State(error) | SyncError::Disk(error) => CommandError::new(message).kind((&error).into()),

@@ -20,9 +20,8 @@ impl Repository {
     /// A git folder or configuration that cannot be read.
     pub fn fingerprint(&self) -> Result<Fingerprint> {
         let mut digest = Digest::default();
-        for name in ["HEAD", "index"] {
-            digest.stat(&self.git_dir.join(name));
-        }
+        digest.stat(&self.git_dir.join("HEAD"));
+        digest.stat(&self.index_file());
         digest.stat(&self.common_dir.join("packed-refs"));
         for (path, _) in self.state_paths()? {
             digest.stat(&path);

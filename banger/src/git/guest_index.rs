@@ -30,7 +30,7 @@ pub struct GuestIndex {
 }
 
 impl Repository {
-    /// Builds the index for the guest; `None` if the repository has none.
+    /// Builds the index for the guest; one without entries if the repository has none, which means the same to git.
     ///
     /// `listing` is the one whose files were sent. `stat_of` gives a file's stat in the guest, `None`
     /// for what is not there. It is used for the entries that are clean by their host stat; all others
@@ -38,12 +38,9 @@ impl Repository {
     ///
     /// # Errors
     /// An index that cannot be read, or a sparse one whose trees are missing.
-    pub fn guest_index(
-        &self,
-        listing: &Listing,
-        stat_of: &dyn Fn(&Entry) -> Option<GuestStat>,
-    ) -> Result<Option<GuestIndex>> {
-        let Some(Index { mut state, mtime_ns }) = self.index()? else { return Ok(None) };
+    pub fn guest_index(&self, listing: &Listing, stat_of: &dyn Fn(&Entry) -> Option<GuestStat>) -> Result<GuestIndex> {
+        let nothing = || Index { state: State::new(self.format.object_hash), mtime_ns: 0 };
+        let Index { mut state, mtime_ns } = self.index()?.unwrap_or_else(nothing);
         let empty_blob = gix::ObjectId::empty_blob(self.format.object_hash);
         for (entry, path) in state.entries_mut_with_paths() {
             let path = self.path.join(path);
@@ -59,7 +56,7 @@ impl Repository {
         };
         let mut bytes = Vec::new();
         File::from_state(state, "").write_to(&mut bytes, options).map_err(|error| self.malformed(error))?;
-        Ok(Some(GuestIndex { bytes, mtime_ns }))
+        Ok(GuestIndex { bytes, mtime_ns })
     }
 
     /// A digest of an index of this repository, or of its twin, by its entries (path, mode, object,
@@ -95,7 +92,7 @@ impl Repository {
     }
 
     fn malformed(&self, error: gix::Error) -> GitError {
-        GitError::malformed("the index", self.git_dir.join("index"), format!("{error:#}"))
+        GitError::malformed("the index", self.index_file(), format!("{error:#}"))
     }
 }
 

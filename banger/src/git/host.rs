@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The user's side of git. `GIT_*` variables are deliberately not part of it: the folder one stands
-/// in names the workspace, also inside a hook, where git sets `GIT_DIR` and `GIT_INDEX_FILE`.
+/// The user's side of git. Of the `GIT_*` variables only the index counts: the folder one stands in names the workspace, also inside a
+/// hook, where git sets `GIT_DIR` too.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// The home folder: `~/.gitconfig`, and `~` in configuration.
@@ -15,6 +15,8 @@ pub struct Host {
     pub system_config: Option<PathBuf>,
     /// `$PATH`, to find `git` for what gix cannot do.
     pub path: Option<OsString>,
+    /// `$GIT_INDEX_FILE`: in a hook of `git commit --all`, say, the index of the commit to be. Heeded in its own repository alone.
+    pub index_file: Option<PathBuf>,
     /// `$SUDO_UID`: root also trusts the repositories of the user who called sudo, as git does.
     pub sudo_uid: Option<u32>,
 }

@@ -1,5 +1,7 @@
 //! Reading the index into one flat, sorted list of files.
 
+use std::path::PathBuf;
+
 use gix::index::entry::{Flags, Mode};
 use gix::index::{File, State};
 use gix::objs::{FindExt, TreeRefIter};
@@ -14,9 +16,19 @@ pub(crate) struct Index {
 }
 
 impl Repository {
+    /// Where the index is.
+    pub(crate) fn index_file(&self) -> PathBuf {
+        // git takes a relative one from the root of the worktree.
+        let named = self.host.index_file.as_ref().map(|path| self.worktree.join(path));
+        let own = named.filter(|path| {
+            path.parent().is_some_and(|parent| parent.canonicalize().is_ok_and(|it| it == self.git_dir))
+        });
+        own.unwrap_or_else(|| self.git_dir.join("index"))
+    }
+
     /// Loads the index; `None` where nothing was ever staged.
     pub(crate) fn index(&self) -> Result<Option<Index>> {
-        let path = self.git_dir.join("index");
+        let path = self.index_file();
         if !path.exists() {
             return Ok(None);
         }

@@ -97,7 +97,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             let files = listed.files();
             let report = account
                 .time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy, settings.history()))?;
-            report.note.iter().for_each(|note| ui.warning(note));
+            report.notes.iter().for_each(|note| ui.warning(note));
             account.synced(files, &report);
             ui.status(&summary(&report, machine.boot));
             Ok(())

@@ -115,6 +115,11 @@ impl Histories {
         self.known.sent.get(git).cloned().unwrap_or_default()
     }
 
+    /// The guest has nothing any more of the repository whose `.git` was there at `git`.
+    pub(super) fn forget(&mut self, git: &[u8]) {
+        self.known.sent.remove(git);
+    }
+
     /// A repository's fingerprint: that of the same repository is another where the guest has less of it.
     ///
     /// # Errors

@@ -60,6 +60,9 @@ pub enum SyncError {
     /// The VM's side failed.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// A file of the host may not be read.
+    #[error("{0}")]
+    Closed(io::Error),
     /// A file changed while it was sent.
     #[error("`{}` changes faster than it can be sent", .0.display())]
     Changed(PathBuf),
@@ -107,8 +110,8 @@ pub struct Report {
     pub bytes: u64,
     /// What changed in the guest alone, if that is known.
     pub guest_only: Option<Counts>,
-    /// What the user should know about git's history in the guest.
-    pub note: Option<String>,
+    /// What the user should know about git in the guest.
+    pub notes: Vec<String>,
     /// How long the listing took, when this sync made one.
     pub listing: Duration,
     /// How long all of it took.
@@ -227,12 +230,17 @@ impl<'a> Engine<'a> {
             Mode::Fresh => Histories::fresh(self.folder, self.history, self.repositories())?,
             mode => Histories::of(self.folder, self.history, mode == Mode::Complete)?,
         };
-        report.note = histories.note.take();
-        let manifest = manifest.unwrap_or_default();
+        report.notes.extend(histories.note.take());
+        let mut manifest = manifest.unwrap_or_default();
+        for Bytes(git) in &begun.lost {
+            manifest.repositories.remove(git);
+            histories.forget(git);
+            let git = Bytes([GUEST_ROOT.as_bytes(), b"/", git].concat());
+            report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
+        }
         match begun.mode {
             Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
-            Mode::Delta => self.difference(call, generation, manifest, false, histories, &mut report)?,
-            Mode::Complete => self.difference(call, generation, manifest, true, histories, &mut report)?,
+            mode => self.difference(call, generation, manifest, mode, histories, &mut report)?,
         }
         Ok(report)
     }
@@ -277,7 +285,7 @@ impl<'a> Engine<'a> {
         let mut manifest = Manifest { generation, ..Manifest::default() };
         for entry in &self.listing().entries {
             let (record, source) = self.record(entry, entry.mtime_ns);
-            let sent = source::send(out, record, &source)?;
+            let Some(sent) = self.readable(entry, source::send(out, record, &source), report)? else { continue };
             report.bytes += sent.size;
             let guest_mtime_ns = sent.is(entry).then_some(entry.mtime_ns);
             manifest.entries.push(self.known(entry, sent.digest, guest_mtime_ns));
@@ -311,9 +319,7 @@ impl<'a> Engine<'a> {
             bytes += content.len() as u64;
             source::send(out, plain(path, RecordKind::Content(kind), 0), &Source::Bytes(content))?;
         }
-        if let Some(path) = snapshot.index_path() {
-            bytes += self.send_index(out, snapshot, path, manifest)?.0;
-        }
+        bytes += self.send_index(out, snapshot, snapshot.index_path(), manifest)?.0;
         // HEAD comes last: by it the guest sees that a repository is whole.
         for (path, content) in reference_files(snapshot) {
             source::send(out, plain(path, RecordKind::References, 0), &Source::Bytes(content))?;
@@ -341,13 +347,15 @@ impl<'a> Engine<'a> {
         mut call: Call,
         generation: String,
         manifest: Manifest,
-        everything: bool,
+        mode: Mode,
         histories: Histories,
         report: &mut Report,
     ) -> Result<(), SyncError> {
         let mut next = Manifest { generation, ..Manifest::default() };
         let mut plan = Plan::default();
-        self.compare_files(&manifest, everything, &mut plan, &mut next)?;
+        // The guest may have deleted what did not change here, and the host's state shall replace its.
+        let everything = mode == Mode::Complete || self.policy == Policy::HostWins;
+        self.compare_files(&manifest, everything, &mut plan, &mut next, mode, report)?;
         let mut snapshots = Vec::new();
         for repository in self.sent_repositories(&histories) {
             let path = git_path(repository);
@@ -390,6 +398,8 @@ impl<'a> Engine<'a> {
         everything: bool,
         plan: &mut Plan,
         next: &mut Manifest,
+        mode: Mode,
+        report: &mut Report,
     ) -> Result<(), SyncError> {
         let mut known = manifest.entries.iter().peekable();
         for entry in &self.listing().entries {
@@ -401,12 +411,17 @@ impl<'a> Engine<'a> {
             let is_same = before.is_some_and(|before| before.kind == kind(entry) && before.stat.matches(entry));
             let (_, source) = self.record(entry, 0);
             let digest = match before {
-                Some(before) if is_same => before.digest,
-                _ => source::digest(&source)?,
+                Some(before) if is_same => Some(before.digest),
+                _ => self.readable(entry, source::digest(&source), report)?,
+            };
+            let Some(digest) = digest else {
+                // The guest keeps what it has.
+                next.entries.extend(before.cloned());
+                continue;
             };
             let same_content = before.is_some_and(|before| (before.digest, before.kind) == (digest, kind(entry)));
-            let guest_mtime_ns =
-                before.filter(|_| same_content && !everything).and_then(|before| before.guest_mtime_ns);
+            let is_agreed = same_content && mode == Mode::Delta;
+            let guest_mtime_ns = before.filter(|_| is_agreed).and_then(|before| before.guest_mtime_ns);
             next.entries.push(self.known(entry, digest, guest_mtime_ns));
             if everything || !same_content {
                 let base = before.map(|before| before.digest);
@@ -421,6 +436,23 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// What was read of `entry`'s file; none, and a note, if that is not allowed: one file shall not stop all others.
+    fn readable<T>(
+        &self,
+        entry: &Entry,
+        read: Result<T, SyncError>,
+        report: &mut Report,
+    ) -> Result<Option<T>, SyncError> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(SyncError::Closed(error)) => {
+                report.notes.push(format!("`{}` stays behind: {error}", Bytes(entry.path.as_bytes().to_vec())));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn folders(&self) -> BTreeSet<Vec<u8>> {
         self.listing().submodule_folders.iter().map(|folder| folder.as_bytes().to_vec()).collect()
     }
@@ -432,7 +464,12 @@ impl<'a> Engine<'a> {
         let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let is_beneath_a_file = slashes.map(|(at, _)| &known.path[..at]).any(is_entry);
         let path = self.workspace.root.join(Bytes(known.path.clone()).as_os_str());
-        if is_beneath_a_file || !std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
+        let is_gone = match std::fs::symlink_metadata(path) {
+            Ok(metadata) => metadata.is_dir(),
+            // What cannot be looked at may well be there.
+            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        };
+        if is_beneath_a_file || is_gone {
             plan.delete(&known.path, known.digest);
         }
     }

@@ -27,7 +27,7 @@ pub(super) struct Snapshot<'a> {
     objects: Vec<ObjectFile>,
     config: Vec<u8>,
     excludes: Vec<u8>,
-    index: Option<Digest>,
+    index: Digest,
     /// What the guest has of it then, where that is not all.
     sent: Option<Sent>,
     fingerprint: [u8; 32],
@@ -67,7 +67,7 @@ impl<'a> Snapshot<'a> {
             config.extend(format!("[core]\n\texcludesFile = \"{quoted}\"\n").into_bytes());
         }
         let index = repository.guest_index(listing, &|_| None)?;
-        let index = index.map(|index| repository.index_digest(&index.bytes)).transpose()?;
+        let index = repository.index_digest(&index.bytes)?;
         Ok(Snapshot { git, state, objects, sent, config, excludes, index, fingerprint, repository })
     }
 
@@ -100,9 +100,9 @@ impl<'a> Snapshot<'a> {
         self.objects.iter().map(|object| ([&self.git[..], b"/objects/", object.name.as_bytes()].concat(), object))
     }
 
-    /// The path of the index in the guest, if the host has one.
-    pub(super) fn index_path(&self) -> Option<Vec<u8>> {
-        self.index.map(|_| [&self.git[..], b"/index"].concat())
+    /// The path of the index in the guest.
+    pub(super) fn index_path(&self) -> Vec<u8> {
+        [&self.git[..], b"/index"].concat()
     }
 
     /// The index for the guest, as it is now, and its digest by meaning.
@@ -115,7 +115,6 @@ impl<'a> Snapshot<'a> {
         stat_of: &dyn Fn(&Entry) -> Option<GuestStat>,
     ) -> Result<(GuestIndex, Digest), SyncError> {
         let index = self.repository.guest_index(listing, stat_of)?;
-        let index = index.ok_or_else(|| SyncError::Changed(self.repository.git_dir.join("index")))?;
         let digest = self.repository.index_digest(&index.bytes)?;
         Ok((index, digest))
     }
@@ -126,7 +125,7 @@ impl<'a> Snapshot<'a> {
             fingerprint: self.fingerprint,
             references: self.references(),
             files: self.files().into_iter().map(|(path, _, bytes)| (path, *blake3::hash(&bytes).as_bytes())).collect(),
-            index: self.index,
+            index: Some(self.index),
             objects: self.objects.iter().map(|object| object.name.clone()).collect(),
         }
     }
@@ -179,7 +178,7 @@ impl<'a> Snapshot<'a> {
         base: &KnownRepository,
         everything: bool,
     ) -> Result<Option<(Item, Source)>, SyncError> {
-        let (Some(digest), Some(path)) = (self.index, self.index_path()) else { return Ok(None) };
+        let (digest, path) = (self.index, self.index_path());
         if !everything && base.index == Some(digest) {
             return Ok(None);
         }

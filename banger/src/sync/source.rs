@@ -69,6 +69,7 @@ fn target(path: &Path) -> Result<Vec<u8>, SyncError> {
 fn changed(path: &Path, error: io::Error) -> SyncError {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL) => SyncError::Changed(path.to_owned()),
+        Some(libc::EACCES | libc::EPERM) => SyncError::Closed(error),
         _ => SyncError::Host(error),
     }
 }

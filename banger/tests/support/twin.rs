@@ -96,11 +96,10 @@ fn copy_repository(repository: &Repository, listing: &Listing, twin: &Path) {
         let metadata = fs::symlink_metadata(entry.path.under(twin)).ok()?;
         Some(GuestStat { mtime_s: metadata.mtime(), mtime_ns: metadata.mtime_nsec() as u32, size: metadata.size() })
     };
-    if let Some(index) = repository.guest_index(listing, &stat_of).unwrap() {
-        put(b"index", &index.bytes);
-        set_mtime(&git.join("index"), index.mtime_ns);
-        repository.index_digest(&index.bytes).unwrap();
-    }
+    let index = repository.guest_index(listing, &stat_of).unwrap();
+    put(b"index", &index.bytes);
+    set_mtime(&git.join("index"), index.mtime_ns);
+    repository.index_digest(&index.bytes).unwrap();
 }
 
 fn set_mtime(path: &Path, ns: i64) {

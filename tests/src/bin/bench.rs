@@ -25,6 +25,7 @@ fn main() -> Result<(), Failure> {
     rows.extend(large(&home, &floor)?);
     rows.push(version(&home)?);
     rows.push(plugin(&home)?);
+    rows.push(list()?);
     let mut out = std::io::stdout();
     writeln!(out, "| what | banger | floor or peer | ratio | aim |\n|---|---|---|---|---|")?;
     for row in rows {
@@ -199,6 +200,20 @@ fn plugin(home: &Home) -> Result<Vec<String>, Failure> {
     let floor = cpu(|| succeed(home.command(&plugin).current_dir(&repository.root)))?;
     let over = format!("+{}", tenths(ours.saturating_sub(floor)));
     Ok(row(["`banger foo` over `banger-foo`, CPU", &tenths(ours), &tenths(floor), &over, "≤ +3 ms"]))
+}
+
+/// Against the list of one VM.
+fn list() -> Result<Vec<String>, Failure> {
+    const VMS: usize = 200;
+    let home = Home::new();
+    let repository = home.repository("listed");
+    let absent = home.path().join("absent");
+    let run = || timed(|| succeed(repository.banger().arg("list")));
+    home.fake_vm("vm-0", &absent, Some(0));
+    let floor = run()?;
+    (1..VMS).for_each(|number| home.fake_vm(&format!("vm-{number}"), &absent, Some(0)));
+    let ours = run()?;
+    Ok(row(["`banger list`, 200 VMs, against one", &tenths(ours), &tenths(floor), &ratio(ours, floor), "≤ 30 ms"]))
 }
 
 fn tenths(duration: Duration) -> String {

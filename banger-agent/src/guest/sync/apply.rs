@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::compare::{Comparison, Decision};
 use super::content::Contents;
-use super::records::{Batch, Known, Log, Records};
+use super::records::{Batch, Known, Log, Records, is_within};
 use super::references::References;
 use super::tree::{Stamp, Tree, is_git, split};
 use super::{Place, reference};
@@ -181,8 +181,7 @@ fn put(
 
 /// The repository whose `.git` was at `path` is not known any more.
 fn forget(path: &[u8], records: &Records, done: &mut Batch) {
-    let within = |file: &[u8]| file.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
-    done.files.extend(records.files.keys().filter(|file| within(file)).map(|file| (file.clone(), None)));
+    done.files.extend(records.files.keys().filter(|file| is_within(file, path)).map(|file| (file.clone(), None)));
     let references = records.references.keys().filter(|(git, _)| git == path);
     done.references.extend(references.map(|name| (name.clone(), None)));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::records::{Known, Records};
 use super::references::References;
-use super::tree::{Found, Stamp, Tree};
+use super::tree::{Found, Stamp, Tree, split};
 use crate::protocol::Bytes;
 use crate::protocol::sync::{Change, Conflict, Digest, Item, Kind, Policy, Side, Verdict};
 
@@ -44,6 +44,7 @@ pub(super) fn compare(root: &Path, records: &Records, items: &[Item], policy: Po
         records,
         leaving: items.iter().filter(|item| leaves(item)).map(|item| &item.path[..]).collect(),
         removed: HashSet::new(),
+        overruled: HashSet::new(),
         policy,
         conflicts: Vec::new(),
     };
@@ -64,6 +65,8 @@ struct Comparer<'a> {
     leaving: HashSet<&'a [u8]>,
     /// References that will be gone, with their repository's path. Removals come first in a plan.
     removed: HashSet<(&'a [u8], &'a str)>,
+    /// Repositories, by the path of `.git`, whose index was changed by both sides and becomes the host's. It comes before the references.
+    overruled: HashSet<&'a [u8]>,
     policy: Policy,
     conflicts: Vec<Conflict>,
 }
@@ -96,7 +99,7 @@ impl<'a> Comparer<'a> {
 
     fn put(
         &mut self,
-        item: &Item,
+        item: &'a Item,
         digest: Digest,
         kind: Kind,
         base: Option<Digest>,
@@ -109,15 +112,20 @@ impl<'a> Comparer<'a> {
             Verdict::Found(found) => {
                 let is_known =
                     found.is_none() || found == base || self.candidates(&item.path).any(|k| Some(k.digest) == found);
-                return Ok(match is_known {
-                    true => Decision::Put,
-                    false => self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put),
-                });
+                if is_known {
+                    return Ok(Decision::Put);
+                }
+                let decision = self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put);
+                if decision == Decision::Put {
+                    self.overruled.insert(split(&item.path).0);
+                }
+                return Ok(decision);
             }
         }
         let host_changed = known.as_ref().is_none_or(|known| (known.digest, known.kind) != (digest, kind));
         match self.tree.find(&item.path)? {
             Found::Absent if known.is_none() => Ok(Decision::Put),
+            Found::Absent if !host_changed && self.policy == Policy::HostWins => Ok(Decision::Put),
             Found::Absent if !host_changed => Ok(Decision::Keep),
             Found::Absent => Ok(self.conflict(&item.path, Side::Deleted, Side::Changed, Decision::Put)),
             Found::Blocked(end) => {
@@ -187,7 +195,7 @@ impl<'a> Comparer<'a> {
         if current.as_deref() == new {
             return Ok(Decision::Adopt(None));
         }
-        if recorded == new && recorded.is_some() {
+        if recorded == new && recorded.is_some() && !self.is_overruled(&item.path, name) {
             return Ok(Decision::Keep);
         }
         let in_the_way = if current.is_none() { self.in_the_way(&references, item, name)? } else { Vec::new() };
@@ -207,6 +215,14 @@ impl<'a> Comparer<'a> {
         let path = [&item.path[..], b"/", name.as_bytes()].concat();
         let keep = current.map(|tip| (name.to_owned(), tip)).into_iter().collect();
         Ok(self.conflict(&path, guest, host, Decision::Move { keep }))
+    }
+
+    /// Whether a reference that the guest alone moved goes back, because the index is to be the host's: under another commit, its
+    /// entries would show the guest's work undone.
+    fn is_overruled(&self, git: &[u8], name: &str) -> bool {
+        let head = self.records.references.get(&(git.to_vec(), "HEAD".to_owned()));
+        let is_checked_out = || head.is_some_and(|head| head.strip_prefix("ref: ") == Some(name));
+        self.overruled.contains(git) && (name == "HEAD" || is_checked_out())
     }
 
     /// The guest's references that cannot be beside one of this name: a name is no folder of another's.

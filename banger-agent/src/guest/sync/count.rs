@@ -68,11 +68,10 @@ fn new_files(place: &Place) -> io::Result<Vec<Vec<u8>>> {
 
 /// References that the guest made, moved or removed.
 fn moved_references(place: &Place, records: &Records) -> io::Result<Vec<Bytes>> {
-    let repositories: BTreeSet<_> = records.references.keys().map(|(git, _)| git).collect();
     let mut moved = Vec::new();
-    for git in repositories {
-        let now = References::new(place.root().join(Bytes(git.clone()).as_os_str())).all()?;
-        let known = |name: &String| records.references.get(&(git.clone(), name.clone()));
+    for git in records.repositories() {
+        let now = References::new(place.root().join(Bytes(git.to_vec()).as_os_str())).all()?;
+        let known = |name: &String| records.references.get(&(git.to_vec(), name.clone()));
         let full = |name: &str| Bytes([git, &b"/"[..], name.as_bytes()].concat());
         moved.extend(now.iter().filter(|(name, value)| known(name) != Some(value)).map(|(name, _)| full(name)));
         let gone = records.references.keys().filter(|(of, name)| of == git && !now.contains_key(name));

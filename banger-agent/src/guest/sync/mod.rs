@@ -90,6 +90,25 @@ impl Held {
         self.show()
     }
 
+    /// Forgets the repositories that were sent and are none any more, and returns the paths of their `.git`. Those whose worktree is
+    /// gone too were removed by the guest, as it may.
+    fn forget_lost(&mut self) -> io::Result<Vec<protocol::Bytes>> {
+        let root = self.place.root();
+        let Some(records) = &mut self.records else { return Ok(Vec::new()) };
+        let at = |path: &[u8]| root.join(protocol::Bytes(path.to_vec()).as_os_str());
+        let is_lost = |git: &&[u8]| at(tree::split(git).0).is_dir() && !at(git).join("HEAD").exists();
+        let lost: Vec<_> = records.repositories().into_iter().filter(is_lost).map(<[u8]>::to_vec).collect();
+        if !lost.is_empty() {
+            let records = Arc::make_mut(records);
+            lost.iter().for_each(|git| records.forget_repository(git));
+            // Where a sync was cut short, the one that comes now settles everything.
+            if records.generation.is_some() {
+                self.log.replace(records)?;
+            }
+        }
+        Ok(lost.into_iter().map(protocol::Bytes).collect())
+    }
+
     /// Shows the workspace, if it has not been shown yet.
     fn show(&mut self) -> io::Result<()> {
         if !self.shown {
@@ -209,7 +228,7 @@ impl Workspace {
     }
 
     /// Prepares for a sync: says what the guest has, and removes what a former one left half done.
-    fn begin(&self, request: &Sync) -> Result<(Mode, bool), Failure> {
+    fn begin(&self, request: &Sync) -> Result<Begun, Failure> {
         let mut held = self.held();
         let settings = Settings { root: request.root.clone(), excludes: request.excludes.clone() };
         let explain = |error: &io::Error| failure("prepare", &request.root, error);
@@ -221,7 +240,9 @@ impl Workspace {
             held.place.settings = settings;
         }
         held.find().map_err(|error| failure("show the workspace at", &request.root, &error))?;
+        let lost = held.forget_lost().map_err(|error| explain(&error))?;
         let place = held.place.clone();
+        let guest_only = *self.counts();
         let Held { records, seed, .. } = &mut *held;
         let Some(records) = records else {
             let cleared = match seed {
@@ -230,11 +251,12 @@ impl Workspace {
                 None => remove_folder(&place.root()).and_then(|()| remove_folder(&place.stage())),
             };
             cleared.map_err(|error| explain(&error))?;
-            return Ok((Mode::Fresh, seed.is_some()));
+            return Ok(Begun { mode: Mode::Fresh, seed: seed.is_some(), lost, guest_only });
         };
         remove_folder(&place.stage()).map_err(|error| explain(&error))?;
         let agreed = records.generation.is_some() && records.generation == request.base;
-        Ok((if agreed { Mode::Delta } else { Mode::Complete }, false))
+        let mode = if agreed { Mode::Delta } else { Mode::Complete };
+        Ok(Begun { mode, seed: false, lost, guest_only })
     }
 
     /// Makes the workspace visible at the host's path too, and no more where that was before. Where that cannot be, it is not: nothing
@@ -324,18 +346,18 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
     // A host that slept leaves its guest with an old clock, which breaks signatures, TLS and make.
     set_clock(request.clock_ns);
     let begun = blocking(workspace, request.clone(), |workspace, request| workspace.begin(&request)).await;
-    let (mode, seed) = match begun {
+    let begun = match begun {
         Ok(begun) => begun,
         Err(failure) => {
             writer.send(Frame::control(&Reply::<Begun>::Error(failure))).await?;
             return Err(End::Over);
         }
     };
+    let (mode, seed) = (begun.mode, begun.seed);
     if mode != Mode::Fresh {
         workspace.bind_alias(&request);
     }
-    let guest_only = *workspace.counts();
-    writer.send(Frame::control(&Reply::Ok(Begun { mode, seed, guest_only }))).await?;
+    writer.send(Frame::control(&Reply::Ok(begun))).await?;
 
     let (mut items, policy) = receive_plan(reader).await?;
     let (records, place) = {

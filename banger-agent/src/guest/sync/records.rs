@@ -4,7 +4,7 @@
 //! small write. A batch whose changes were being applied when the power went comes as an intent without its completion; then either
 //! state is accepted for the paths it names, and the generation is unknown.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -73,6 +73,23 @@ impl Records {
             };
         }
     }
+
+    /// The repositories, by the path of `.git`.
+    pub(super) fn repositories(&self) -> BTreeSet<&[u8]> {
+        self.references.keys().map(|(git, _)| &git[..]).collect()
+    }
+
+    /// Knows nothing any more of the repository whose `.git` was at `git`.
+    pub(super) fn forget_repository(&mut self, git: &[u8]) {
+        self.files.retain(|path, _| !is_within(path, git));
+        self.perhaps.retain(|path, _| !is_within(path, git));
+        self.references.retain(|(of, _), _| of != git);
+    }
+}
+
+/// Whether `path` is beneath the folder `folder`.
+pub(super) fn is_within(path: &[u8], folder: &[u8]) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
 }
 
 /// The log on the disk.
