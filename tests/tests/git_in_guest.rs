@@ -58,6 +58,19 @@ fn what_concerns_git_alone_travels_too() {
     let home = Home::new();
     let repository = home.repository("repo");
     repository.run(["--", "true"]).ok();
+    // In a hook of `git commit --all` the index is the one of the commit to be.
+    let hook = format!(
+        "#!/bin/sh\n{} -q -- git diff --cached --name-only >hook-said\n",
+        banger_tests::banger_binary().display()
+    );
+    fs::write(repository.root.join(".git/hooks/pre-commit"), hook).unwrap();
+    host(
+        &repository,
+        "chmod +x .git/hooks/pre-commit; echo edited >README; git commit -qam edited; rm .git/hooks/pre-commit",
+    );
+    assert_eq!(fs::read_to_string(repository.root.join("hook-said")).unwrap(), "README\n");
+    fs::remove_file(repository.root.join("hook-said")).unwrap();
+    repository.assert_same_git();
     // The user's excludes file and name, made after the first sync.
     home_config(&repository, "core.excludesFile", "~/excludes");
     fs::write(home.path().join("excludes"), "*.mine\n").unwrap();
@@ -81,21 +94,8 @@ fn what_concerns_git_alone_travels_too() {
     fs::write(repository.root.join(".git/index.lock"), "").unwrap();
     repository.sh("git add --all").ok();
     fs::remove_file(repository.root.join(".git/index.lock")).unwrap();
-    // In a hook of `git commit --all` the index is the one of the commit to be.
-    let hook = format!(
-        "#!/bin/sh\n{} -q -- git diff --cached --name-only >hook-said\n",
-        banger_tests::banger_binary().display()
-    );
-    fs::write(repository.root.join(".git/hooks/pre-commit"), hook).unwrap();
-    host(
-        &repository,
-        "chmod +x .git/hooks/pre-commit; echo edited >README; git commit -qam edited; rm .git/hooks/pre-commit",
-    );
-    assert_eq!(fs::read_to_string(repository.root.join("hook-said")).unwrap(), "README\n");
-    fs::remove_file(repository.root.join("hook-said")).unwrap();
-    repository.assert_same_git();
     // Another user of the guest may look.
-    assert!(repository.run(["-u", "nobody", "--", "git", "log", "-1", "--format=%s"]).ok().text().contains("first"));
+    assert!(repository.run(["-u", "nobody", "--", "git", "log", "-1", "--format=%s"]).ok().text().contains("edited"));
     // What git remembers of its last command only is nobody's work, and no conflict.
     repository.sh("git update-ref ORIG_HEAD HEAD").ok();
     repository.git(["commit", "--quiet", "--allow-empty", "--message", "second"]);

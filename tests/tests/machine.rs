@@ -191,3 +191,24 @@ fn the_accelerator_is_said_once_and_can_be_forced() {
     // Whoever asks for it need not be told why.
     assert!(!output.stderr.contains("slower"), "{}", output.stderr);
 }
+
+#[test]
+fn a_translated_guest_whose_kernel_panics_is_started_once_more() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    // The first time, the kernel finds nothing to run.
+    let wrapper = "#!/bin/sh
+        echo started >>\"$HOME/starts\"
+        [ $(wc -l <\"$HOME/starts\") = 1 ] && without=' rdinit=/none'
+        for word; do
+            shift
+            [ \"$previous\" = -append ] && set -- \"$@\" \"$word$without\" || set -- \"$@\" \"$word\"
+            previous=$word
+        done
+        PATH=${PATH#*:} exec qemu-system-x86_64 \"$@\"";
+    home.program("qemu-system-x86_64", wrapper, 0o755);
+    let mut command = repository.with_plugins();
+    let output: Output = command.env("BANGER_ACCELERATOR", "tcg").args(["--", "echo", "up"]).output().unwrap().into();
+    assert_eq!(output.ok().text(), "up\n");
+    assert_eq!(fs::read_to_string(home.path().join("starts")).unwrap(), "started\nstarted\n");
+}

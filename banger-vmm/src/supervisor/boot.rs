@@ -19,6 +19,8 @@ use crate::wire::AgentInfo;
 
 /// How long a guest may take until its agent answers, if the caller does not say.
 const TCG_BOOT: Duration = Duration::from_secs(120);
+/// How long before a second one is started, which has the rest of the time.
+const FIRST_TCG_BOOT: Duration = Duration::from_secs(40);
 const KVM_BOOT: Duration = Duration::from_secs(30);
 /// The same for the first guest under KVM since the host booted.
 const FIRST_KVM_BOOT: Duration = Duration::from_secs(10);
@@ -100,8 +102,9 @@ pub(super) struct Booted {
     pub(super) pipe: UnixStream,
 }
 
-/// [`boot`] for a guest that is to be translated: where its kernel panics it is started once more. Two translated processors now and then
-/// disagree about code that the kernel patches while they run it ("Oops: int3"), and nothing has been run yet.
+/// [`boot`] for a guest that is to be translated: where its kernel panics, or is not up when it well could be, it is started once more.
+/// Two translated processors now and then disagree about code that the kernel patches while they run it ("Oops: int3"), or wait for each
+/// other without end, and nothing has been run yet.
 pub(super) async fn boot_translated(
     backend: &dyn Backend,
     machine: &Machine,
@@ -109,19 +112,27 @@ pub(super) async fn boot_translated(
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
-    match boot(backend, machine, attempt, console, cancel).await {
-        Err(failure) if failure.message == RESET && !cancel.is_cancelled() => {
-            boot(backend, machine, attempt, console, cancel).await
+    let start = Instant::now();
+    let first = attempt.limit.min(FIRST_TCG_BOOT);
+    match boot(backend, machine, attempt, first, console, cancel).await {
+        Err(failure) if !cancel.is_cancelled() => {
+            let left = attempt.limit.saturating_sub(start.elapsed());
+            let is_late = start.elapsed() >= first && !left.is_zero();
+            if !is_late && failure.message != RESET {
+                return Err(failure);
+            }
+            boot(backend, machine, attempt, left, console, cancel).await
         }
         booted => booted,
     }
 }
 
-/// Starts the VMM, and waits for the agent. On failure nothing runs any more.
+/// Starts the VMM, and waits so long for the agent. On failure nothing runs any more.
 pub(super) async fn boot(
     backend: &dyn Backend,
     machine: &Machine,
     attempt: &Attempt,
+    patience: Duration,
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
@@ -129,7 +140,7 @@ pub(super) async fn boot(
     let Launched { mut vmm, agent: mut pipe, console: stream } = backend.launch(machine, attempt.accelerator)?;
     let following = tokio::spawn(console.clone().follow(stream));
     let greeted = tokio::select! {
-        greeted = greet(&mut pipe, &mut vmm, attempt.limit) => greeted,
+        greeted = greet(&mut pipe, &mut vmm, start + patience, attempt.limit) => greeted,
         () = cancel.cancelled() => Err(Failure::new("it was stopped while it booted")),
     };
     match greeted {
@@ -149,8 +160,12 @@ pub(super) async fn boot(
 }
 
 /// Waits until the agent opens its port, and exchanges greetings.
-async fn greet(pipe: &mut UnixStream, vmm: &mut Vmm, limit: Duration) -> Result<GuestHello, Failure> {
-    let deadline = Instant::now() + limit;
+async fn greet(
+    pipe: &mut UnixStream,
+    vmm: &mut Vmm,
+    deadline: Instant,
+    limit: Duration,
+) -> Result<GuestHello, Failure> {
     let late = |_| {
         Failure::new(format!("the guest's agent did not answer within {} s", limit.as_secs_f32()))
             .with_hint("the console may tell why; if the machine is just slow, allow the boot more time")

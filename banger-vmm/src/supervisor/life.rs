@@ -198,7 +198,7 @@ async fn boot_somehow(
     if first.accelerator == Accelerator::Tcg {
         return boot::boot_translated(backend, machine, &first, console, cancel).await;
     }
-    match boot::boot(backend, machine, &first, console, cancel).await {
+    match boot::boot(backend, machine, &first, first.limit, console, cancel).await {
         Err(failure) if trial && !cancel.is_cancelled() => {
             let problem = format!("a first guest under KVM failed: {}", failure.message);
             let second = boot::tcg_attempt(launch.boot_timeout, Some(problem.clone()));

@@ -285,7 +285,7 @@ impl<'a> Engine<'a> {
         let mut manifest = Manifest { generation, ..Manifest::default() };
         for entry in &self.listing().entries {
             let (record, source) = self.record(entry, entry.mtime_ns);
-            let Some(sent) = self.readable(entry, source::send(out, record, &source), report)? else { continue };
+            let Some(sent) = readable(source::send(out, record, &source), report)? else { continue };
             report.bytes += sent.size;
             let guest_mtime_ns = sent.is(entry).then_some(entry.mtime_ns);
             manifest.entries.push(self.known(entry, sent.digest, guest_mtime_ns));
@@ -412,7 +412,7 @@ impl<'a> Engine<'a> {
             let (_, source) = self.record(entry, 0);
             let digest = match before {
                 Some(before) if is_same => Some(before.digest),
-                _ => self.readable(entry, source::digest(&source), report)?,
+                _ => readable(source::digest(&source), report)?,
             };
             let Some(digest) = digest else {
                 // The guest keeps what it has.
@@ -434,23 +434,6 @@ impl<'a> Engine<'a> {
             plan.folder(folder);
         }
         Ok(())
-    }
-
-    /// What was read of `entry`'s file; none, and a note, if that is not allowed: one file shall not stop all others.
-    fn readable<T>(
-        &self,
-        entry: &Entry,
-        read: Result<T, SyncError>,
-        report: &mut Report,
-    ) -> Result<Option<T>, SyncError> {
-        match read {
-            Ok(read) => Ok(Some(read)),
-            Err(SyncError::Closed(error)) => {
-                report.notes.push(format!("`{}` stays behind: {error}", Bytes(entry.path.as_bytes().to_vec())));
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     fn folders(&self) -> BTreeSet<Vec<u8>> {
@@ -592,6 +575,18 @@ impl<'a> Engine<'a> {
     fn known(&self, entry: &Entry, digest: [u8; 32], guest_mtime_ns: Option<i64>) -> Known {
         let stat = HostStat::of(entry, self.listed.listed_ns);
         Known { path: entry.path.as_bytes().to_vec(), kind: kind(entry), digest, stat, guest_mtime_ns }
+    }
+}
+
+/// What was read of a file of the host; none, and a note, if that is not allowed: one file shall not stop all others.
+fn readable<T>(read: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, SyncError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(SyncError::Closed(error)) => {
+            report.notes.push(format!("what cannot be read stays behind: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

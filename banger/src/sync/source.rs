@@ -1,14 +1,12 @@
 //! Where the content of a plan's item comes from, and sending it.
 
-use std::fs::Metadata;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::sync::{Digest, Record};
-use fs_err as fs;
-use fs_err::os::unix::fs::OpenOptionsExt;
 use nix::libc;
 
 use super::SyncError;
@@ -31,10 +29,10 @@ pub(super) enum Source {
 }
 
 /// Opens a regular file, whatever has become of it meanwhile: no link is followed, no FIFO waited for.
-fn open(path: &Path) -> io::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
+fn open(path: &Path) -> Result<File, SyncError> {
+    let mut options = File::options();
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY);
-    options.open(path)
+    options.open(path).map_err(unread(path))
 }
 
 /// The digest of a host's file or link.
@@ -44,11 +42,11 @@ fn open(path: &Path) -> io::Result<fs::File> {
 pub(super) fn digest(source: &Source) -> Result<Digest, SyncError> {
     Ok(match source {
         Source::File(path) => {
-            let mut file = open(path).map_err(|error| changed(path, error))?;
+            let mut file = open(path)?;
             let mut hasher = blake3::Hasher::new();
             let mut buffer = vec![0; 256 << 10];
             loop {
-                match file.read(&mut buffer).map_err(SyncError::Host)? {
+                match file.read(&mut buffer).map_err(unread(path))? {
                     0 => break *hasher.finalize().as_bytes(),
                     count => hasher.update(&buffer[..count]),
                 };
@@ -61,16 +59,19 @@ pub(super) fn digest(source: &Source) -> Result<Digest, SyncError> {
 }
 
 fn target(path: &Path) -> Result<Vec<u8>, SyncError> {
-    let target = fs::read_link(path).map_err(|error| changed(path, error))?;
+    let target = fs::read_link(path).map_err(unread(path))?;
     Ok(target.as_os_str().as_bytes().to_vec())
 }
 
-/// A file that was there a moment ago. What is unreadable for another reason stays so.
-fn changed(path: &Path, error: io::Error) -> SyncError {
-    match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL) => SyncError::Changed(path.to_owned()),
-        Some(libc::EACCES | libc::EPERM) => SyncError::Closed(error),
-        _ => SyncError::Host(error),
+/// Why a file, which was there a moment ago, cannot be read.
+fn unread(path: &Path) -> impl Fn(io::Error) -> SyncError {
+    move |error| {
+        let named = || io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL) => SyncError::Changed(path.to_owned()),
+            Some(libc::EACCES | libc::EPERM) => SyncError::Closed(named()),
+            _ => SyncError::Host(named()),
+        }
     }
 }
 
@@ -131,7 +132,7 @@ impl Content<'_> {
     /// [`SyncError::Changed`] if a file has become shorter.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SyncError> {
         let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let count = self.bytes.read(&mut buffer[..wanted]).map_err(SyncError::Host)?;
+        let count = self.bytes.read(&mut buffer[..wanted]).map_err(unread(self.path))?;
         if count == 0 && wanted > 0 {
             return Err(SyncError::Changed(self.path.to_owned()));
         }
@@ -158,13 +159,13 @@ impl Content<'_> {
 pub(super) fn send(out: &mut dyn Sink, mut record: Record, source: &Source) -> Result<Sent, SyncError> {
     match source {
         Source::File(path) => {
-            let mut file = open(path).map_err(|error| changed(path, error))?;
-            record.size = file.metadata().map_err(SyncError::Host)?.len();
+            let mut file = open(path)?;
+            record.size = file.metadata().map_err(unread(path))?.len();
             let soon = Known::Soon(Box::default());
             let mut content = Content { bytes: &mut file, left: record.size, digest: soon, path };
             out.put(&record, &mut content)?;
             let digest = content.digest();
-            Ok(Sent { digest, size: record.size, stat: Some(file.metadata().map_err(SyncError::Host)?) })
+            Ok(Sent { digest, size: record.size, stat: Some(file.metadata().map_err(unread(path))?) })
         }
         Source::Link(path) => {
             let target = target(path)?;
@@ -203,5 +204,28 @@ impl Sink for DataWriter<'_> {
             self.filled(count)?;
         }
         Ok(self.write(&content.digest())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_what_it_was_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), "").unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        for source in [
+            Source::File(path("gone")),
+            Source::File(path("file/below")),
+            Source::File(path("link")),
+            Source::Link(path("gone")),
+            Source::Link(path("file")),
+        ] {
+            let outcome = digest(&source);
+            assert!(matches!(outcome, Err(SyncError::Changed(_))), "{source:?}: {outcome:?}");
+        }
     }
 }
