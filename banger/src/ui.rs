@@ -94,10 +94,13 @@ impl Ui {
     /// A command's answer, on standard output: with `--json` this object on a line, else `text`, which may be empty.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If it cannot be written. A reader that is gone ends this process.
     pub fn answer(&self, object: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), CommandError> {
         let text = if self.json { json(object) } else { text() };
         let written = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            die_of_broken_pipe();
+        }
         written.map_err(|error| CommandError::new(format!("cannot print the answer: {error}")).kind((&error).into()))
     }
 
@@ -208,6 +211,15 @@ impl banger_image::Progress for Ui {
     fn message(&self, text: &str) {
         self.status(text);
     }
+}
+
+/// Ends this process as a write to a closed pipe ends one that knows nothing of it.
+pub(crate) fn die_of_broken_pipe() -> ! {
+    use nix::sys::signal::{SigHandler, Signal, raise, signal};
+    // SAFETY: the default action is no handler that could do anything.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let _ = raise(Signal::SIGPIPE);
+    std::process::exit(128 + Signal::SIGPIPE as i32)
 }
 
 #[cfg(test)]

@@ -176,3 +176,14 @@ fn a_report_tells_how_a_run_went() {
     assert_error(&repository.run(["delete", "--json"]), "guest_changes");
     repository.run(["delete", "--force", "--json"]).ok();
 }
+
+#[test]
+fn an_answer_that_nobody_reads_ends_quietly() {
+    use std::os::unix::process::ExitStatusExt;
+    let home = Home::new();
+    let repository = home.repository("r");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = repository.banger().args(["config"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.signal(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(13), ""));
+}

@@ -51,6 +51,9 @@ struct Entry {
 pub fn list(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let vms = Machines::new(paths, ui).all()?;
     let list = List { vms: vms.iter().map(entry).collect() };
+    if vms.is_empty() {
+        ui.status("there is no VM yet: `banger`, in a git repository, makes one");
+    }
     ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list, now()) })
 }
 

@@ -29,7 +29,10 @@ pub(super) fn variables(options: &[OsString], files: &[PathBuf]) -> Result<Vec<(
         }
     }
     for option in options {
-        all.extend(variable(option.as_bytes()).ok_or_else(|| not_a_variable("an option `--env`"))?);
+        all.extend(
+            variable(option.as_bytes())
+                .ok_or_else(|| not_a_variable(&format!("`{}` of `--env`", banger_vmm::printable(option.as_bytes()))))?,
+        );
     }
     Ok(all)
 }

@@ -28,7 +28,7 @@ use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
 use crate::report::{Phase, Report, Target};
 use crate::sync::{self, GUEST_ROOT, Listed};
-use crate::ui::Ui;
+use crate::ui::{Ui, die_of_broken_pipe};
 use crate::units::{bytes, count, elapsed};
 
 /// How long `--ready system` waits for services.
@@ -211,15 +211,6 @@ fn summary(report: &sync::Report, boot: Option<Duration>) -> String {
         line.push_str(&format!("; {} changed only in the VM", what.join(" and ")));
     }
     line
-}
-
-/// Ends this process as a write to a closed pipe would have ended the command.
-fn die_of_broken_pipe() -> ! {
-    use nix::sys::signal::{SigHandler, raise, signal};
-    // SAFETY: the default action is no handler that could do anything.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
-    let _ = raise(Signal::SIGPIPE);
-    std::process::exit(128 + Signal::SIGPIPE as i32)
 }
 
 #[cfg(test)]
