@@ -167,6 +167,7 @@ fn submodules_follow_the_host_and_are_workspaces() {
     // Gone and back again.
     repository.git(["submodule", "--quiet", "deinit", "--force", "lib/up"]);
     repository.assert_same_git();
+    assert_eq!(repository.guest_only(), (0, 0));
     repository.git(["submodule", "--quiet", "update", "--init"]);
     repository.assert_same_git();
     repository.assert_same_files();

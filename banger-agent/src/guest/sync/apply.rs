@@ -60,6 +60,11 @@ fn make_repository_folders(tree: &mut Tree, git: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+fn is_head_of_repository(path: &[u8]) -> bool {
+    let (git, name) = split(path);
+    name == b"HEAD" && split(git).1 == b".git"
+}
+
 /// Makes the staged tree the workspace.
 pub(super) fn apply_fresh(
     log: &mut Log,
@@ -78,7 +83,8 @@ pub(super) fn apply_fresh(
                 records.files.insert(path, known);
             }
             RecordKind::Object | RecordKind::Folder => {}
-            RecordKind::References if split(&path).1 == b"HEAD" => {
+            // A remote has one too (`refs/remotes/origin/HEAD`).
+            RecordKind::References if is_head_of_repository(&path) => {
                 let (git, _) = split(&path);
                 make_repository_folders(&mut tree, git)?;
                 let all = References::new(staged.stage.join(Bytes(git.to_vec()).as_os_str())).all()?;
