@@ -1,0 +1,227 @@
+//! A later sync: what is not as it was.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+
+use banger_agent::frame::{Frame, FrameError};
+use banger_agent::protocol::Bytes;
+use banger_agent::protocol::sync::{CONTENT, Change, FromSync, Mode, NEEDED, PLAN, Policy, RecordKind, ToSync};
+
+use super::engine::{Engine, plain, readable};
+use super::history::Histories;
+use super::manifest::{Known, Manifest, kind};
+use super::plan::Plan;
+use super::repository::{Snapshot, git_path};
+use super::source::{self, Source};
+use super::{GUEST_ROOT, Report, SyncError, Things};
+use crate::agent::{AgentError, Call};
+
+impl Engine<'_> {
+    /// Sends what is not as it was.
+    pub(super) fn difference(
+        &self,
+        mut call: Call,
+        generation: String,
+        manifest: Manifest,
+        mode: Mode,
+        histories: Histories,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let mut next = Manifest { generation, ..Manifest::default() };
+        let mut plan = Plan::default();
+        // The guest may have deleted what did not change here, and the host's state shall replace its.
+        let everything = mode == Mode::Complete || self.policy == Policy::HostWins;
+        self.compare_files(&manifest, everything, &mut plan, &mut next, mode, report)?;
+        let mut snapshots = Vec::new();
+        for repository in self.sent_repositories(&histories) {
+            let path = git_path(repository);
+            let base = manifest.repositories.get(&path);
+            if let Some(base) = base.filter(|_| !everything)
+                && base.fingerprint == histories.fingerprint(repository)?
+            {
+                next.repositories.insert(path, base.clone());
+                continue;
+            }
+            let root = GUEST_ROOT.as_bytes();
+            let snapshot = Snapshot::read(repository, self.listing(), root, &histories)?;
+            plan.extend(snapshot.changes(self.vm, root, base.unwrap_or(&Default::default()), everything)?);
+            next.repositories.insert(path, snapshot.known());
+            snapshots.push(snapshot);
+        }
+        for path in manifest.repositories.keys().filter(|path| !next.repositories.contains_key(*path)) {
+            plan.no_repository(path);
+        }
+        if plan.is_empty() {
+            // Stats may have moved without content; that is worth remembering, and nothing for the guest.
+            next.generation = manifest.generation.clone();
+            if next != manifest {
+                histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
+                next.save(self.folder).map_err(SyncError::State)?;
+            }
+            return Ok(());
+        }
+        let (needed, now_ns) = self.propose(&mut call, &plan)?;
+        self.send_needed(&mut call, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
+        self.commit(&mut call, report)?;
+        histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
+        next.save(self.folder).map_err(SyncError::State)
+    }
+
+    /// Finds which files of the worktree changed on the host.
+    fn compare_files(
+        &self,
+        manifest: &Manifest,
+        everything: bool,
+        plan: &mut Plan,
+        next: &mut Manifest,
+        mode: Mode,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let mut known = manifest.entries.iter().peekable();
+        for entry in &self.listing().entries {
+            let path = entry.path.as_bytes();
+            while let Some(gone) = known.next_if(|known| known.path.as_slice() < path) {
+                self.gone(gone, plan);
+            }
+            let before = known.next_if(|known| known.path == path);
+            let is_same = before.is_some_and(|before| before.kind == kind(entry) && before.stat.matches(entry));
+            let (_, source) = self.record(entry, 0);
+            let digest = match before {
+                Some(before) if is_same => Some(before.digest),
+                _ => readable(source::digest(&source), report)?,
+            };
+            let Some(digest) = digest else {
+                // The guest keeps what it has.
+                next.entries.extend(before.cloned());
+                continue;
+            };
+            let same_content = before.is_some_and(|before| (before.digest, before.kind) == (digest, kind(entry)));
+            let is_agreed = same_content && mode == Mode::Delta;
+            let guest_mtime_ns = before.filter(|_| is_agreed).and_then(|before| before.guest_mtime_ns);
+            next.entries.push(self.known(entry, digest, guest_mtime_ns));
+            if everything || !same_content {
+                let base = before.map(|before| before.digest);
+                plan.put(path, digest, kind(entry), base, source);
+            }
+        }
+        known.for_each(|gone| self.gone(gone, plan));
+        next.folders = self.folders();
+        for folder in next.folders.iter().filter(|folder| everything || !manifest.folders.contains(*folder)) {
+            plan.folder(folder);
+        }
+        Ok(())
+    }
+
+    pub(super) fn folders(&self) -> BTreeSet<Vec<u8>> {
+        self.listing().submodule_folders.iter().map(|folder| folder.as_bytes().to_vec()).collect()
+    }
+
+    /// A file that the listing does not have any more: deleted, or a folder now, or ignored. An ignored one is the guest's own affair.
+    fn gone(&self, known: &Known, plan: &mut Plan) {
+        let entries = &self.listing().entries;
+        let is_entry = |path: &[u8]| entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).is_ok();
+        let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let is_beneath_a_file = slashes.map(|(at, _)| &known.path[..at]).any(is_entry);
+        let path = self.workspace.root.join(Bytes(known.path.clone()).as_os_str());
+        let is_gone = match std::fs::symlink_metadata(path) {
+            Ok(metadata) => metadata.is_dir(),
+            // What cannot be looked at may well be there.
+            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        };
+        if is_beneath_a_file || is_gone {
+            plan.delete(&known.path, known.digest);
+        }
+    }
+
+    /// Sends the plan, and learns which items are needed, and the guest's clock.
+    fn propose(&self, call: &mut Call, plan: &Plan) -> Result<(Vec<usize>, i64), SyncError> {
+        for batch in plan.batches() {
+            call.send(Frame::Data(PLAN, batch.into()))?;
+        }
+        call.say(&ToSync::PlanEnds { policy: self.policy })?;
+        let mut needed = Vec::new();
+        loop {
+            match call.receive()?.ok_or(AgentError::from(FrameError::Ended))? {
+                Frame::Data(NEEDED, numbers) => {
+                    for number in numbers.chunks_exact(4) {
+                        let number = u32::from_le_bytes([number[0], number[1], number[2], number[3]]) as usize;
+                        if number >= plan.len() || needed.last().is_some_and(|last| *last >= number) {
+                            let error = FrameError::Unexpected("the agent asks for what was not offered");
+                            return Err(AgentError::from(error).into());
+                        }
+                        needed.push(number);
+                    }
+                }
+                frame => match frame.message().map_err(AgentError::from)? {
+                    FromSync::Compared { conflicts, conflict_count, .. }
+                        if conflict_count > 0 && self.policy == Policy::Stop =>
+                    {
+                        return Err(SyncError::Conflicts { count: Things(conflict_count), conflicts });
+                    }
+                    FromSync::Compared { now_ns, .. } => return Ok((needed, now_ns)),
+                    FromSync::Failed(failure) => return Err(failure.into()),
+                    FromSync::Applied(_) => {
+                        return Err(AgentError::from(FrameError::Unexpected(
+                            "the agent applied nothing that was sent",
+                        ))
+                        .into());
+                    }
+                },
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the whole state of a sync in progress")]
+    fn send_needed(
+        &self,
+        call: &mut Call,
+        plan: &Plan,
+        needed: &[usize],
+        now_ns: i64,
+        manifest: &Manifest,
+        next: &mut Manifest,
+        snapshots: &[Snapshot<'_>],
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let mut out = call.data(CONTENT);
+        let places: HashMap<&[u8], usize> =
+            self.listing().entries.iter().enumerate().map(|(place, entry)| (entry.path.as_bytes(), place)).collect();
+        for (item, source) in needed.iter().map(|number| plan.get(*number)) {
+            let record = match (&item.change, source) {
+                (_, Source::Index(_)) => continue,
+                (Change::Object { size }, _) => plain(item.path.clone(), RecordKind::Object, *size),
+                (Change::Put { kind, .. }, _) => {
+                    let mut record = plain(item.path.clone(), RecordKind::Content(*kind), 0);
+                    record.mtime_ns = now_ns;
+                    if let Some(place) = places.get(&item.path[..]) {
+                        // A file that replaces one must not be older than what was built from the former, or make skips it; none
+                        // may be newer than what will be built from it, whatever the clocks say.
+                        let replaces = manifest.entry(&item.path).is_some() || self.policy == Policy::HostWins;
+                        let mtime_ns = self.listing().entries[*place].mtime_ns;
+                        record.mtime_ns = if replaces { now_ns } else { mtime_ns.min(now_ns) };
+                    }
+                    record
+                }
+                _ => continue,
+            };
+            let mtime_ns = record.mtime_ns;
+            let sent = source::send(&mut out, record, source)?;
+            report.bytes += sent.size;
+            if let Some(place) = places.get(&item.path[..]) {
+                let is_as_listed = sent.is(&self.listing().entries[*place]);
+                next.entries[*place].guest_mtime_ns = is_as_listed.then_some(mtime_ns);
+                next.entries[*place].digest = sent.digest;
+            }
+        }
+        for (item, source) in needed.iter().map(|number| plan.get(*number)) {
+            let Source::Index(git) = source else { continue };
+            let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.git == *git) else { continue };
+            let (bytes, digest) = self.send_index(&mut out, snapshot, item.path.clone(), next)?;
+            report.bytes += bytes;
+            if let Some(known) = next.repositories.get_mut(git) {
+                known.index = Some(digest);
+            }
+        }
+        Ok(out.flush()?)
+    }
+}

@@ -1,0 +1,153 @@
+//! One sync, from the request to the last word: what a first one and a later one have in common.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use banger_agent::frame::FrameError;
+use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Policy, Record, RecordKind, Sync, ToSync};
+use banger_agent::protocol::{Bytes, Request};
+use banger_vmm::Vm;
+
+use super::history::Histories;
+use super::manifest::{HostStat, Known, Manifest, kind};
+use super::repository::Snapshot;
+use super::source::{self, Sink, Source};
+use super::{GUEST_ROOT, Listed, Report, SyncError};
+use crate::agent::{AgentError, Call};
+use crate::config::History;
+use crate::git::{Entry, Listing, Repository, Workspace};
+
+/// One attempt at a sync.
+pub(super) struct Engine<'a> {
+    pub(super) vm: &'a Vm,
+    pub(super) workspace: &'a Workspace,
+    pub(super) listed: &'a Listed,
+    pub(super) folder: &'a Path,
+    pub(super) policy: Policy,
+    pub(super) history: Option<History>,
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn listing(&self) -> &'a Listing {
+        &self.listed.listing
+    }
+
+    pub(super) fn repositories(&self) -> impl Iterator<Item = &'a Repository> {
+        std::iter::once(&self.workspace.repository).chain(&self.listed.listing.repositories)
+    }
+
+    /// Those that the guest shall have.
+    pub(super) fn sent_repositories(&self, histories: &Histories) -> impl Iterator<Item = &'a Repository> {
+        let has_any = histories.kind() != History::None;
+        self.repositories().filter(move |_| has_any)
+    }
+
+    pub(super) fn run(&self) -> Result<Report, SyncError> {
+        let manifest = Manifest::load(self.folder).map_err(SyncError::State)?;
+        let generation = new_generation();
+        let request = Sync {
+            root: GUEST_ROOT.into(),
+            alias: alias(&self.workspace.root),
+            base: manifest.as_ref().map(|manifest| manifest.generation.clone()),
+            generation: generation.clone(),
+            excludes: Bytes(self.workspace.repository.global_excludes()?),
+            clock_ns: now_ns(),
+        };
+        let mut call = Call::open(self.vm, &Request::Sync(request))?;
+        let begun: Begun = call.answer()?;
+        let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
+        let mut histories = match begun.mode {
+            Mode::Fresh => Histories::fresh(self.folder, self.history, self.repositories())?,
+            mode => Histories::of(self.folder, self.history, mode == Mode::Complete)?,
+        };
+        report.notes.extend(histories.note.take());
+        let mut manifest = manifest.unwrap_or_default();
+        for Bytes(git) in &begun.lost {
+            manifest.repositories.remove(git);
+            histories.forget(git);
+            let git = Bytes([GUEST_ROOT.as_bytes(), b"/", git].concat());
+            report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
+        }
+        match begun.mode {
+            Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
+            mode => self.difference(call, generation, manifest, mode, histories, &mut report)?,
+        }
+        Ok(report)
+    }
+
+    /// Sends the index, which may have moved since the snapshot. Returns its length and its digest.
+    pub(super) fn send_index(
+        &self,
+        out: &mut dyn Sink,
+        snapshot: &Snapshot<'_>,
+        path: Vec<u8>,
+        manifest: &Manifest,
+    ) -> Result<(u64, Digest), SyncError> {
+        let (index, digest) = snapshot.index(self.listing(), &|entry| manifest.guest_stat(entry))?;
+        let kind = RecordKind::Content(Kind::File(0o644));
+        let record = Record { mtime_ns: index.mtime_ns, ..plain(path, kind, 0) };
+        Ok((source::send_as(out, record, &index.bytes, digest)?.size, digest))
+    }
+
+    pub(super) fn commit(&self, call: &mut Call, report: &mut Report) -> Result<(), SyncError> {
+        call.say(&ToSync::Commit)?;
+        loop {
+            match call.receive()?.ok_or(AgentError::from(FrameError::Ended))?.message().map_err(AgentError::from)? {
+                FromSync::Applied(applied) => {
+                    report.applied = applied;
+                    return Ok(());
+                }
+                FromSync::Failed(failure) => return Err(failure.into()),
+                // In a fresh sync nobody waited for the comparison of the empty plan.
+                FromSync::Compared { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn record(&self, entry: &Entry, mtime_ns: i64) -> (Record, Source) {
+        let kind = kind(entry);
+        let path = entry.path.under(&self.workspace.root);
+        let source = if kind == Kind::Link { Source::Link(path) } else { Source::File(path) };
+        let kind = RecordKind::Content(kind);
+        (Record { path: entry.path.as_bytes().to_vec(), kind, mtime_ns, size: entry.size }, source)
+    }
+
+    pub(super) fn known(&self, entry: &Entry, digest: [u8; 32], guest_mtime_ns: Option<i64>) -> Known {
+        let stat = HostStat::of(entry, self.listed.listed_ns);
+        Known { path: entry.path.as_bytes().to_vec(), kind: kind(entry), digest, stat, guest_mtime_ns }
+    }
+}
+
+/// What was read of a file of the host; none, and a note, if that is not allowed: one file shall not stop all others.
+pub(super) fn readable<T>(read: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, SyncError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(SyncError::Closed(error)) => {
+            report.notes.push(format!("what cannot be read stays behind: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn plain(path: Vec<u8>, kind: RecordKind, size: u64) -> Record {
+    Record { path, kind, mtime_ns: 0, size }
+}
+
+/// The host's path, where the guest can have the workspace at it too.
+fn alias(root: &Path) -> Option<Bytes> {
+    const TAKEN: [&str; 8] = ["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/boot", "/lib"];
+    let is_taken = TAKEN.iter().any(|taken| root.starts_with(taken));
+    let overlaps = Path::new(GUEST_ROOT).starts_with(root) || root.starts_with(GUEST_ROOT);
+    (!is_taken && !overlaps).then(|| root.as_os_str().into())
+}
+
+/// The host's clock, in nanoseconds since 1970.
+pub(super) fn now_ns() -> i64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as i64)
+}
+
+fn new_generation() -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    format!("{}-{}", now.as_nanos(), std::process::id())
+}

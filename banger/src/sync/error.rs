@@ -1,0 +1,69 @@
+//! Why a sync did not happen.
+
+use std::io;
+use std::path::PathBuf;
+
+use banger_agent::protocol::Failure;
+use banger_agent::protocol::sync::Conflict;
+
+use crate::agent::AgentError;
+use crate::git::GitError;
+
+/// Why the guest was not brought to the host's state. Nothing was changed there.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The host's repository cannot be read.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// A file of the host cannot be read.
+    #[error("{0}")]
+    Host(io::Error),
+    /// The state of the last sync cannot be read or written.
+    #[error("cannot keep the state of the sync: {0}")]
+    State(io::Error),
+    /// The disk that the workspace comes on cannot be written.
+    #[error("cannot write the workspace's disk: {0}")]
+    Disk(io::Error),
+    /// The VM's side failed.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A file of the host may not be read.
+    #[error("{0}")]
+    Closed(io::Error),
+    /// A file changed while it was sent.
+    #[error("`{}` changes faster than it can be sent", .0.display())]
+    Changed(PathBuf),
+    /// Both sides changed the same things.
+    #[error("{count} changed both here and in the guest since the last sync")]
+    Conflicts {
+        /// How many things.
+        count: Things,
+        /// The first of them.
+        conflicts: Vec<Conflict>,
+    },
+}
+
+impl From<io::Error> for SyncError {
+    fn from(error: io::Error) -> Self {
+        AgentError::from(error).into()
+    }
+}
+
+impl From<Failure> for SyncError {
+    fn from(failure: Failure) -> Self {
+        AgentError::from(failure).into()
+    }
+}
+
+/// A number of things, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Things(pub u64);
+
+impl std::fmt::Display for Things {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 thing was"),
+            count => write!(f, "{count} things were"),
+        }
+    }
+}
