@@ -80,6 +80,10 @@ fn what_concerns_git_alone_travels_too() {
     assert_eq!(repository.guest_only(), (1, 0));
     fs::write(home.path().join("excludes"), "y\n").unwrap();
     assert_eq!(repository.sh("git status --porcelain").ok().text(), "?? x.mine\n");
+    // Their attributes file.
+    fs::create_dir_all(home.path().join(".config/git")).unwrap();
+    fs::write(home.path().join(".config/git/attributes"), "*.mine -diff\n").unwrap();
+    assert_eq!(repository.sh("git check-attr diff x.mine").ok().text(), "x.mine: diff: unset\n");
     // Hooks, helpers and the like stay behind.
     repository.git(["config", "alias.pwn", "!touch /tmp/pwned"]);
     repository.git(["config", "core.hooksPath", "/tmp/elsewhere"]);

@@ -9,7 +9,7 @@ use super::{Repository, Result};
 
 /// A digest of what stat says about a repository's git folder. Equal fingerprints mean that nothing
 /// in [`Repository::state`], [`Repository::object_files`], [`Repository::guest_config`],
-/// [`Repository::global_excludes`] or [`Repository::guest_index`] has changed, as far as stat can tell.
+/// [`Repository::global_excludes`], [`Repository::global_attributes`] or [`Repository::guest_index`] has changed, as far as stat can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
@@ -41,7 +41,8 @@ impl Repository {
         }
         // By content, since it is made from files in many places.
         digest.bytes(&self.guest_config()?);
-        if let Some(path) = self.global_excludes_file(&self.config()?) {
+        let config = self.config()?;
+        for path in [self.global_excludes_file(&config), self.global_attributes_file(&config)].into_iter().flatten() {
             digest.stat(&path);
         }
         Ok(Fingerprint(digest.0.finalize().into()))

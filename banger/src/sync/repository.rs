@@ -15,8 +15,9 @@ use crate::git::{Entry, GuestIndex, GuestStat, Listing, ObjectFile, Repository, 
 
 /// The longest index that is fetched from a guest, in bytes.
 const MAX_INDEX: u64 = 256 << 20;
-/// Where a repository's own copy of the user's excludes file is, below `.git`.
-const EXCLUDES: &str = "banger/excludes";
+/// Where a repository's own copies of the user's files are, below `.git`, and the keys that name them.
+const EXCLUDES: (&str, &str) = ("banger/excludes", "excludesFile");
+const ATTRIBUTES: (&str, &str) = ("banger/attributes", "attributesFile");
 
 /// A repository of the host, read for a sync.
 pub(super) struct Snapshot<'a> {
@@ -26,7 +27,8 @@ pub(super) struct Snapshot<'a> {
     state: RepositoryState,
     objects: Vec<ObjectFile>,
     config: Vec<u8>,
-    excludes: Vec<u8>,
+    /// Copies of the user's own files, by name below `.git`.
+    copies: Vec<(&'static str, Vec<u8>)>,
     index: Digest,
     /// What the guest has of it then, where that is not all.
     sent: Option<Sent>,
@@ -59,16 +61,21 @@ impl<'a> Snapshot<'a> {
             }
             History::Full | History::None => (repository.state()?, repository.object_files()?, None),
         };
-        let excludes = repository.global_excludes()?;
         let mut config = repository.guest_config()?;
-        if !excludes.is_empty() {
-            let path = String::from_utf8_lossy(&[root, b"/", &git, b"/", EXCLUDES.as_bytes()].concat()).into_owned();
-            let quoted = path.replace('\\', "\\\\").replace('"', "\\\"");
-            config.extend(format!("[core]\n\texcludesFile = \"{quoted}\"\n").into_bytes());
+        let mut copies = Vec::new();
+        for ((name, key), content) in
+            [(EXCLUDES, repository.global_excludes()?), (ATTRIBUTES, repository.global_attributes()?)]
+        {
+            if !content.is_empty() {
+                let path = String::from_utf8_lossy(&[root, b"/", &git, b"/", name.as_bytes()].concat()).into_owned();
+                let quoted = path.replace('\\', "\\\\").replace('"', "\\\"");
+                config.extend(format!("[core]\n\t{key} = \"{quoted}\"\n").into_bytes());
+                copies.push((name, content));
+            }
         }
         let index = repository.guest_index(listing, &|_| None)?;
         let index = repository.index_digest(&index.bytes)?;
-        Ok(Snapshot { git, state, objects, sent, config, excludes, index, fingerprint, repository })
+        Ok(Snapshot { git, state, objects, sent, config, copies, index, fingerprint, repository })
     }
 
     /// What the guest has after this sync, by the path of `.git`; none: all that there is.
@@ -88,9 +95,8 @@ impl<'a> Snapshot<'a> {
     pub(super) fn files(&self) -> Vec<(Vec<u8>, Kind, Vec<u8>)> {
         let path = |name: &[u8]| [&self.git[..], b"/", name].concat();
         let mut files = vec![(path(b"config"), Kind::File(0o644), self.config.clone())];
-        if !self.excludes.is_empty() {
-            files.push((path(EXCLUDES.as_bytes()), Kind::File(0o644), self.excludes.clone()));
-        }
+        let copies = self.copies.iter();
+        files.extend(copies.map(|(name, content)| (path(name.as_bytes()), Kind::File(0o644), content.clone())));
         files.extend(self.state.files.iter().map(|file| (path(&file.path), Kind::File(file.mode), file.bytes.clone())));
         files
     }
