@@ -102,6 +102,8 @@ impl Tool {
             match command.spawn() {
                 Ok(child) => return Ok(Running(child)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // A folder on the PATH that is closed to this user, as root's own is: execvp(3).
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_a_name(command.get_program()) => {}
                 Err(error) => {
                     return Err(io::Error::new(error.kind(), format!("cannot run `{}`: {error}", self.name)).into());
                 }
@@ -109,6 +111,11 @@ impl Tool {
         }
         Err(Error::MissingTool { tool: self.name, package: self.package })
     }
+}
+
+/// Whether the program is looked for on the PATH.
+fn is_a_name(program: &OsStr) -> bool {
+    !program.as_encoded_bytes().contains(&b'/')
 }
 
 /// Asks the kernel for a SIGKILL when the calling thread of `parent` is gone, however it went (prctl(2)).

@@ -8,6 +8,7 @@ use gix::config::file::{includes, init};
 use gix::config::path::interpolate as interpolation;
 use gix::config::{File, Source, file::Metadata};
 
+use super::error::words;
 use super::{GitError, Host, Repository, Result};
 
 impl Repository {
@@ -42,7 +43,7 @@ pub(crate) fn single(path: &Path) -> Result<File> {
         return Ok(File::default());
     }
     File::from_path_no_includes(path.to_owned(), Source::Local)
-        .map_err(|error| GitError::malformed("the configuration", path, format!("{error:#}")))
+        .map_err(|error| GitError::malformed("the configuration", path, words(&error)))
 }
 
 /// A path value: `~/` is the user's home, `~name/` is not supported.
@@ -85,6 +86,6 @@ fn load(
         ignore_io_errors: false,
     };
     let file = File::from_paths_metadata_buf(&mut files.into_iter(), &mut Vec::new(), false, options)
-        .map_err(|error| GitError::malformed("the configuration", anchor, format!("{error:#}")))?;
+        .map_err(|error| GitError::malformed("the configuration", anchor, words(&error)))?;
     Ok(file.unwrap_or_default())
 }

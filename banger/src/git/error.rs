@@ -133,6 +133,13 @@ impl GitError {
     }
 }
 
+/// What gix says of an error, from the outermost to its cause.
+pub(crate) fn words(error: &gix::Error) -> String {
+    let mut all: Vec<String> = error.iter_errors_with_locations().map(|error| format!("{error:#}")).collect();
+    all.dedup();
+    all.join(": ")
+}
+
 fn shell_quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use gix::index::entry::{Flags, Mode, Stage};
 use gix::index::{self, File, State, decode, write};
 
+use super::error::words;
 use super::index::Index;
 use super::{Entry, EntryKind, GitError, Listing, Repository, Result};
 
@@ -92,7 +93,7 @@ impl Repository {
     }
 
     fn malformed(&self, error: gix::Error) -> GitError {
-        GitError::malformed("the index", self.index_file(), format!("{error:#}"))
+        GitError::malformed("the index", self.index_file(), words(&error))
     }
 }
 

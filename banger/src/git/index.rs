@@ -6,6 +6,7 @@ use gix::index::entry::{Flags, Mode};
 use gix::index::{File, State};
 use gix::objs::{FindExt, TreeRefIter};
 
+use super::error::words;
 use super::{GitError, Repository, Result};
 
 /// The index of a repository, whole: a split one is joined, a sparse one expanded.
@@ -32,7 +33,7 @@ impl Repository {
         if !path.exists() {
             return Ok(None);
         }
-        let malformed = |error: gix::Error| GitError::malformed("the index", &path, format!("{error:#}"));
+        let malformed = |error: gix::Error| GitError::malformed("the index", &path, words(&error));
         let skip_hash = true; // git replaces the file atomically; the checksum costs more than all else
         let file = File::at(&path, self.format.object_hash, skip_hash, Default::default()).map_err(malformed)?;
         let mtime = file.timestamp();
