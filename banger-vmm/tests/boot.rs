@@ -181,7 +181,7 @@ fn a_guest_that_does_not_come_up_is_shown_and_removed() {
     let error = home.start_fails("babbles");
     assert!(error.to_string().contains("does not speak banger's protocol"), "{error}");
 
-    home.options.boot_timeout = Some(Duration::from_secs(6));
+    home.options.boot_timeout = Some(Duration::from_secs(10));
     for name in ["hangs", "keeps-silent"] {
         let error = home.start_fails(name);
         assert!(error.to_string().contains("did not"), "{error}");

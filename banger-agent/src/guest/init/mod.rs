@@ -1,9 +1,9 @@
 //! `/init` of the initramfs: from a bare kernel to a root that the agent serves.
 //!
 //! ```text
-//!  PID 1   modules ─ port, disks ─ overlay root ─ names, network ─ enter it ─┬─ exec the image's init
-//!                                                                         fork
-//!  child                                                                     └─ `@banger-agent` serves
+//!  PID 1   modules ─┬─ port, disks ─ overlay root ─ names ─┬─ enter it ─┬─ exec the image's init
+//!                   └─ network ────────────────────────────┘           fork
+//!  child                                                                └─ `@banger-agent` serves
 //! ```
 //!
 //! The image needs to hold nothing for this: no agent, no configuration, not even a shell.
@@ -30,13 +30,13 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
 
 use nix::sys::stat::{Mode, umask};
-use nix::time::{ClockId, clock_gettime};
 
-use cmdline::Settings;
+use cmdline::{Net, Settings};
 use devices::Disks;
+use modules::Modules;
 use tree::Tree;
 use uevent::Uevents;
 
@@ -62,17 +62,6 @@ pub struct ServeContext {
     pub boot: Boot,
     /// The disk is thrown away with the VM: nothing on it has to survive.
     pub volatile: bool,
-    /// When each step of the boot was done.
-    pub timings: Vec<BootStep>,
-}
-
-/// One step of the boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BootStep {
-    /// What was done.
-    pub name: &'static str,
-    /// When it was done, since the kernel started.
-    pub at: Duration,
 }
 
 /// Why a guest does not come up. It is written to the console, where the host finds it.
@@ -156,55 +145,62 @@ pub fn boot(serve: impl FnOnce(ServeContext)) -> ! {
     }
 }
 
-/// Everything before the fork. On return this process stands in the guest's root.
+/// Everything before the fork. On return this process has one thread, and stands in the guest's root.
 fn prepare() -> Result<ServeContext, BootError> {
-    let mut timings = Timings::default();
     // Every mode below is meant as it is written.
     umask(Mode::empty());
     filesystems::mount_all()?;
     filesystems::use_console()?;
-    timings.done("filesystems");
 
     let line = Path::new("/proc/cmdline");
     let line = fs::read_to_string(line).map_err(BootError::io("read", line))?;
     let settings = Settings::parse(&line)?;
-    let uevents = Uevents::subscribe()?;
-    modules::load_all(Path::new("/modules"))?;
-    timings.done("modules");
-
-    let agent_port = devices::open_agent_port(&uevents)?;
-    let disks = Disks::find(&uevents)?;
-    timings.done("devices");
-
-    let disk = root::mount(&disks, settings.volatile)?;
-    let tree = Tree::open(Path::new(root::NEW_ROOT))?;
-    root::add_modules(&disks, &tree)?;
-    timings.done("root");
-
-    identity::write(&settings, &tree, &disk)?;
-    let init = Init::find(&tree);
-    let boot = systemd::prepare(&init, &tree)?;
-    timings.done("identity");
-
-    if settings.net.is_some() {
-        devices::wait_for_interface(&uevents, network::INTERFACE)?;
-    }
-    network::configure(settings.net)?;
-    timings.done("network");
+    let modules = Modules::find(Path::new("/modules"))?;
+    modules::load(&modules.shared)?;
+    // The network is a quarter of the work, and nothing else waits for it.
+    let (root, network) = thread::scope(|scope| {
+        let network = scope.spawn(|| bring_up_network(&modules, settings.net));
+        let root = build_root(&modules, &settings);
+        (root, network.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let Root { agent_port, disks, disk, tree, init, boot } = root?;
+    network?;
 
     filesystems::enter(&tree)?;
     umask(Mode::from_bits_truncate(0o022));
-    timings.done("switched");
     let workspace_disk = disks.workspace;
-    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, volatile: settings.volatile, timings: timings.0 })
+    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, volatile: settings.volatile })
 }
 
-#[derive(Default)]
-struct Timings(Vec<BootStep>);
+/// What the guest is made of, but for its network.
+struct Root {
+    agent_port: OwnedFd,
+    disks: Disks,
+    disk: OwnedFd,
+    tree: Tree,
+    init: Init,
+    boot: Boot,
+}
 
-impl Timings {
-    fn done(&mut self, name: &'static str) {
-        let at = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
-        self.0.push(BootStep { name, at });
+fn build_root(modules: &Modules, settings: &Settings) -> Result<Root, BootError> {
+    let uevents = Uevents::subscribe()?;
+    modules::load(&modules.other)?;
+    let agent_port = devices::open_agent_port(&uevents)?;
+    let disks = Disks::find(&uevents)?;
+    let disk = root::mount(&disks, settings.volatile)?;
+    let tree = Tree::open(Path::new(root::NEW_ROOT))?;
+    root::add_modules(&disks, &tree)?;
+    identity::write(settings, &tree, &disk)?;
+    let init = Init::find(&tree);
+    let boot = systemd::prepare(&init, &tree)?;
+    Ok(Root { agent_port, disks, disk, tree, init, boot })
+}
+
+fn bring_up_network(modules: &Modules, net: Option<Net>) -> Result<(), BootError> {
+    let uevents = Uevents::subscribe()?;
+    modules::load(&modules.network)?;
+    if net.is_some() {
+        devices::wait_for_interface(&uevents, network::INTERFACE)?;
     }
+    network::configure(net)
 }
