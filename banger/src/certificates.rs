@@ -3,9 +3,8 @@
 //! Debian's way, which others share: a file each in `/usr/local/share/ca-certificates`, and what `update-ca-certificates`(8) makes of it. Programs that
 //! bring their own store are told of ours by [`VARIABLES`].
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 
 use banger_agent::protocol::exec::{Exec, Exit};
@@ -13,6 +12,7 @@ use banger_vmm::Vm;
 
 use crate::error::{CommandError, ErrorKind};
 use crate::job;
+use crate::prepare::Done;
 use crate::ui::Ui;
 
 /// No file of certificates is longer, in bytes,
@@ -144,39 +144,22 @@ impl Certificates {
     /// # Errors
     /// If the guest cannot be brought to it.
     pub fn install(&self, vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
-        let path = vm.folder().join("certificates");
-        if self.is_empty() && !path.exists() {
-            return Ok(());
-        }
-        let failed = |error: &io::Error| CommandError::io("write", &path, error);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut record = options.open(&path).map_err(|error| failed(&error))?;
-        // Two of these at a time would take each other's files away.
-        record.lock().map_err(|error| failed(&error))?;
-        let (mut known, digest) = (String::new(), self.digest());
-        // What cannot be understood is of no other digest than what was never written.
-        let _ = (&mut record).take(MAX_LENGTH).read_to_string(&mut known);
-        if known == digest {
+        let done =
+            if self.is_empty() { Done::find(vm, "certificates")? } else { Some(Done::open(vm, "certificates")?) };
+        let Some(mut done) = done else { return Ok(()) };
+        let digest = self.digest();
+        if done.is(&digest) {
             return Ok(());
         }
         ui.status("the VM is brought to trust what `ca_certificates` says");
         let exec = Exec { argv: vec!["sh".into(), "-s".into()], cwd: "/".into(), ..Exec::default() };
-        let finished = job::run(vm, exec, self.script().as_bytes())?;
+        let finished = job::run(vm, exec, self.script().as_bytes(), |_| {})?;
         if finished.exit != Exit::Code(0) {
-            let mut error = CommandError::new("the VM cannot be made to trust the `ca_certificates`");
-            let output = String::from_utf8_lossy(&finished.output);
-            error.details = output.lines().rev().take(5).map(str::to_owned).collect();
-            error.details.reverse();
-            return Err(error.kind(ErrorKind::Guest));
+            let error =
+                CommandError::new("the VM cannot be made to trust the `ca_certificates`").kind(ErrorKind::Guest);
+            return Err(error.details(finished.last_lines()));
         }
-        // Written last, and in one piece: half a digest is none.
-        let mut write = || {
-            record.set_len(0)?;
-            record.rewind()?;
-            record.write_all(digest.as_bytes())
-        };
-        write().map_err(|error| failed(&error))
+        done.note(&digest)
     }
 }
 

@@ -263,6 +263,9 @@ pub struct Run {
     /// Run once the VM's agent answers, or once its services have started too [default: the image's]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub ready: Option<Ready>,
+    /// Do not install the tools that the repository names for mise
+    #[arg(long)]
+    pub no_mise: bool,
     /// Do not use a terminal, even on one
     #[arg(short = 'T', long)]
     pub no_tty: bool,

@@ -1,4 +1,4 @@
-//! A command that banger itself runs in the guest: what it prints is kept, and not shown.
+//! A command that banger itself runs in the guest: the end of what it prints is kept.
 
 use banger_agent::frame::{Frame, FrameError, MAX_DATA};
 use banger_agent::protocol::Request;
@@ -9,6 +9,8 @@ use crate::agent::{AgentError, Call};
 
 /// How much of the output is kept: its end, in bytes.
 const KEPT: usize = 16 << 10;
+/// How many lines of it an error shows.
+const LINES: usize = 5;
 
 /// A command that has ended.
 #[derive(Debug)]
@@ -19,11 +21,21 @@ pub struct Finished {
     pub output: Vec<u8>,
 }
 
-/// Runs `exec` to its end, with `input` on its standard input.
+impl Finished {
+    /// The last lines of what it printed.
+    pub fn last_lines(&self) -> Vec<String> {
+        let output = String::from_utf8_lossy(&self.output);
+        let mut lines: Vec<_> = output.lines().rev().take(LINES).map(str::to_owned).collect();
+        lines.reverse();
+        lines
+    }
+}
+
+/// Runs `exec` to its end, with `input` on its standard input. `each` is given what it prints, as it comes.
 ///
 /// # Errors
 /// If it cannot be started, or the connection breaks.
-pub fn run(vm: &Vm, exec: Exec, input: &[u8]) -> Result<Finished, AgentError> {
+pub fn run(vm: &Vm, exec: Exec, input: &[u8], mut each: impl FnMut(&[u8])) -> Result<Finished, AgentError> {
     let mut call = Call::open(vm, &Request::Exec(exec))?;
     let _: Started = call.answer()?;
     let (mut sent, mut taken, mut closed) = (0, 0, false);
@@ -40,6 +52,7 @@ pub fn run(vm: &Vm, exec: Exec, input: &[u8]) -> Result<Finished, AgentError> {
         }
         match call.receive()?.ok_or(FrameError::Ended)? {
             Frame::Data(STDOUT | STDERR, chunk) => {
+                each(&chunk);
                 output.extend_from_slice(&chunk);
                 output.drain(..output.len().saturating_sub(KEPT));
             }

@@ -35,6 +35,7 @@ pub mod job;
 pub mod machine;
 pub mod paths;
 pub mod plugin;
+pub mod prepare;
 pub mod report;
 pub mod run;
 mod suggest;

@@ -29,6 +29,8 @@ pub enum Phase {
     Kernel,
     Boot,
     Sync,
+    Tools,
+    Setup,
     Ready,
     Run,
 }

@@ -19,6 +19,9 @@ pub const STDERR: u8 = 2;
 /// open for signals while the command does not read.
 pub const STDIN_WINDOW: usize = 256 << 10;
 
+/// The `PATH` of a command that is given none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What to run, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exec {

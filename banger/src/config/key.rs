@@ -139,16 +139,14 @@ pub const KEYS: &[Key] = &[
         name: "setup",
         shape: Shape::List(Kind::Text),
         without: "none",
-        about: "Commands that prepare the VM for this repository. They run in the VM.",
-        awaits: Some("set-up"),
+        about: "Commands that prepare the VM for this repository. They run in the VM, in the repository, before the command; a new VM runs them all.",
         ..PLAIN
     },
     Key {
         name: "setup_inputs",
         shape: Shape::List(Kind::InRepository),
         without: "none",
-        about: "Files of the repository: `setup` runs again when they change.",
-        awaits: Some("set-up"),
+        about: "Files, folders or patterns (`*/package.json`) of the repository: `setup` runs again when they change.",
         ..PLAIN
     },
     Key {
@@ -156,7 +154,7 @@ pub const KEYS: &[Key] = &[
         shape: Shape::One(Kind::Flag),
         default: Some("true"),
         about: "Whether the tools that the repository names for mise are installed in the VM.",
-        awaits: Some("set-up"),
+        flag: Some("--no-mise"),
         ..PLAIN
     },
     Key {

@@ -179,6 +179,7 @@ impl Settings {
             ("memory", options.memory.map(Value::Size)),
             ("disk", options.disk.map(Value::Size)),
             ("net", options.net.and_then(|net| name(net.to_possible_value()))),
+            ("mise", options.no_mise.then_some(Value::Flag(false))),
             ("ready", options.ready.and_then(|ready| name(ready.to_possible_value()))),
         ];
         for (key, value) in given {

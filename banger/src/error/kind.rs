@@ -79,6 +79,7 @@ kinds! {
     VmFailed, "vm_failed", FAILED, "The VM does not start, or its supervisor does not do what it is asked.";
     Agent, "agent", FAILED, "The VM's agent does not answer, or the connection to it broke.";
     Guest, "guest", FAILED, "The VM's agent could not do what it was asked.";
+    Setup, "setup", FAILED, "A command of `setup` failed in the VM; the command that was asked for was not run.";
     NoSuchFolder, "no_such_folder", FAILED, "The folder to run in does not exist in the VM.";
     NoSuchUser, "no_such_user", FAILED, "The user to run as does not exist in the VM.";
     GuestFull, "guest_full", FAILED, "The VM's disk is full.";

@@ -53,6 +53,13 @@ impl CommandError {
         self
     }
 
+    /// The same, with these lines of details.
+    #[must_use]
+    pub fn details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
+    }
+
     /// The same, with what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -26,6 +26,7 @@ use crate::error::CommandError;
 use crate::git::Workspace;
 use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
+use crate::prepare::Preparation;
 use crate::report::{Phase, Report, Target};
 use crate::sync::{self, GUEST_ROOT, Listed};
 use crate::ui::{Ui, die_of_broken_pipe};
@@ -75,7 +76,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let certificates = Certificates::read(&settings.ca_certificates(paths.home.as_deref()))?;
     let wanted = Wanted::from(&settings);
-    let prepare = || -> Result<(Machine, Result<(), CommandError>), CommandError> {
+    let prepare = || -> Result<(Machine, Result<Preparation, CommandError>), CommandError> {
         // The workspace is listed while the VM is looked for, and boots.
         let (listed, machine) = thread::scope(|scope| {
             let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
@@ -95,12 +96,13 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
                 _ => Policy::Stop,
             };
             let files = listed.files();
+            let preparation = Preparation::of(&workspace, &listed, &settings, paths, ui)?;
             let report = account
                 .time(Phase::Sync, || sync::sync(&machine.vm, &workspace, listed, policy, settings.history()))?;
             report.notes.iter().for_each(|note| ui.warning(note));
             account.synced(files, &report);
             ui.status(&summary(&report, machine.boot));
-            Ok(())
+            Ok(preparation)
         });
         Ok((machine, synced))
     };
@@ -111,12 +113,16 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         prepared = prepare();
     }
     let (machine, synced) = prepared?;
-    let outcome = synced.and_then(|()| {
+    let outcome = synced.and_then(|preparation| {
         let ready = settings.ready().unwrap_or(machine.ready);
         if ready == Ready::System {
             account.time(Phase::Ready, || wait_for_system(&machine.vm, ui))?;
         }
-        let env = variables(&settings, &machine, given, &certificates, ui);
+        let plain = variables(&settings, &machine, given, &certificates, ui);
+        let with_tools = [preparation.variables(), plain.clone()].concat();
+        preparation.run(&machine, &with_tools, account, ui)?;
+        // The tools are root's; another user has what the image has.
+        let env = if options.user.is_none() { with_tools } else { plain };
         let exec = exec(options, env, here, &workspace);
         account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
     });

@@ -106,8 +106,7 @@ impl<'a> Engine<'a> {
 
     pub(super) fn record(&self, entry: &Entry, mtime_ns: i64) -> (Record, Source) {
         let kind = kind(entry);
-        let path = entry.path.under(&self.workspace.root);
-        let source = if kind == Kind::Link { Source::Link(path) } else { Source::File(path) };
+        let source = Source::of(entry, &self.workspace.root);
         let kind = RecordKind::Content(kind);
         (Record { path: entry.path.as_bytes().to_vec(), kind, mtime_ns, size: entry.size }, source)
     }

@@ -17,7 +17,7 @@ mod source;
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use banger_agent::protocol::Bytes;
@@ -26,6 +26,7 @@ use banger_vmm::Vm;
 
 use self::engine::{Engine, now_ns};
 pub use self::error::{SyncError, Things};
+use self::source::Source;
 use crate::config::History;
 use crate::git::{self, Listing, Workspace};
 
@@ -79,6 +80,27 @@ impl Listed {
     /// How many files and links travel.
     pub fn files(&self) -> usize {
         self.listing.entries.len()
+    }
+
+    /// A digest of the names and contents of the files that are `wanted`, each by its path; none if none is.
+    ///
+    /// # Errors
+    /// If one cannot be read any more.
+    pub fn digest(&self, root: &Path, wanted: &mut dyn FnMut(&[u8]) -> bool) -> Result<Option<[u8; 32]>, SyncError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut found = false;
+        for entry in self.listing.entries.iter().filter(|entry| wanted(entry.path.as_bytes())) {
+            let path = entry.path.as_bytes();
+            hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
+            match source::digest(&Source::of(entry, root)) {
+                Ok(digest) => _ = hasher.update(&digest),
+                // It does not travel.
+                Err(SyncError::Closed(_) | SyncError::Changed(_)) => {}
+                Err(error) => return Err(error),
+            }
+            found = true;
+        }
+        Ok(found.then(|| *hasher.finalize().as_bytes()))
     }
 
     /// What could not be read, or does not travel: for the user to know.

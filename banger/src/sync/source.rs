@@ -11,7 +11,7 @@ use nix::libc;
 
 use super::SyncError;
 use crate::agent::DataWriter;
-use crate::git::Entry;
+use crate::git::{Entry, EntryKind};
 
 /// Where content comes from.
 #[derive(Clone, Debug)]
@@ -26,6 +26,17 @@ pub(super) enum Source {
     Index(Vec<u8>),
     /// Nothing has to be sent.
     None,
+}
+
+impl Source {
+    /// What is listed of the workspace at `root`.
+    pub(super) fn of(entry: &Entry, root: &Path) -> Source {
+        let path = entry.path.under(root);
+        match entry.kind {
+            EntryKind::File => Source::File(path),
+            EntryKind::Symlink => Source::Link(path),
+        }
+    }
 }
 
 /// Opens a regular file, whatever has become of it meanwhile: no link is followed, no FIFO waited for.

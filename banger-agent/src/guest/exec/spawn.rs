@@ -14,10 +14,8 @@ use nix::unistd::Pid;
 use super::cgroup::Cgroup;
 use super::pty::{self, Pty};
 use super::users::User;
-use crate::protocol::exec::Exec;
+use crate::protocol::exec::{DEFAULT_PATH, Exec};
 use crate::protocol::{Failure, FailureKind};
-
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command that runs.
 pub(super) struct Spawned {

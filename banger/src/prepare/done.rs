@@ -1,0 +1,91 @@
+//! What was done to a VM, as a digest of what asked for it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use banger_vmm::Vm;
+
+use crate::error::CommandError;
+
+/// No mark is longer, in bytes.
+const MAX_LENGTH: u64 = 4096;
+
+/// A file in the VM's folder that says what was done. Held while it is looked at, and while it is done: two commands at a time would
+/// be in each other's way.
+pub(crate) struct Done {
+    path: PathBuf,
+    file: File,
+    mark: String,
+}
+
+impl Done {
+    /// Reads the file called `name`, once nobody else has it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn open(vm: &Vm, name: &str) -> Result<Done, CommandError> {
+        Done::at(&vm.folder().join(name))
+    }
+
+    /// The same, of a file that need not be there: if it is not, nothing was ever done.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn find(vm: &Vm, name: &str) -> Result<Option<Done>, CommandError> {
+        let path = vm.folder().join(name);
+        if path.exists() { Done::at(&path).map(Some) } else { Ok(None) }
+    }
+
+    fn at(path: &Path) -> Result<Done, CommandError> {
+        let failed = |error: &io::Error| CommandError::io("write", path, error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(path).map_err(|error| failed(&error))?;
+        file.lock().map_err(|error| failed(&error))?;
+        let mut mark = String::new();
+        // What cannot be understood is another mark than any that was written.
+        let _ = (&mut file).take(MAX_LENGTH).read_to_string(&mut mark);
+        Ok(Done { path: path.to_owned(), file, mark })
+    }
+
+    /// Whether this is what was done last.
+    pub(crate) fn is(&self, mark: &str) -> bool {
+        self.mark == mark
+    }
+
+    /// Writes down what was done.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn note(&mut self, mark: &str) -> Result<(), CommandError> {
+        // In one piece: half a mark is none.
+        let mut write = || {
+            self.file.set_len(0)?;
+            self.file.rewind()?;
+            self.file.write_all(mark.as_bytes())
+        };
+        write().map_err(|error| CommandError::io("write", &self.path, &error))?;
+        mark.clone_into(&mut self.mark);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_mark_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("done");
+        assert!(!Done::at(&path).unwrap().is("a"));
+        Done::at(&path).unwrap().note("a longer mark").unwrap();
+        let mut done = Done::at(&path).unwrap();
+        assert!(done.is("a longer mark"));
+        done.note("b").unwrap();
+        drop(done);
+        assert!(Done::at(&path).unwrap().is("b"));
+    }
+}

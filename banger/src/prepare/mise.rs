@@ -1,0 +1,207 @@
+//! The tools that a repository names for mise (<https://mise.jdx.dev>), installed in the guest.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Instant;
+
+use banger_agent::protocol::Bytes;
+use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
+
+use super::Done;
+use crate::agent::AgentError;
+use crate::error::CommandError;
+use crate::git::Workspace;
+use crate::job;
+use crate::machine::Machine;
+use crate::paths::Paths;
+use crate::sync::{GUEST_ROOT, Listed};
+use crate::ui::Ui;
+use crate::units::elapsed;
+
+/// What an image gets that has no mise of its own: this version of the npm package `@jdxcode/mise-linux-x64`, whose archive has this digest.
+const VERSION: &str = "2026.9.15";
+const SHA512: &str = concat!(
+    "06eb4f146cb3b4dd1193f1ce1ef1ee7fe5bcd0292f4110236c3587be11897373",
+    "e72f77b62a10986483b28f1f303e486bf5525affbb09657a71b6de492e3b1f69"
+);
+/// Where npm packages come from, unless the user's npm says otherwise.
+const REGISTRY: &str = "https://registry.npmjs.org";
+/// Where mise puts a command for each of root's tools.
+const SHIMS: &str = "/root/.local/share/mise/shims";
+/// The longest `.npmrc` that is looked at, in bytes.
+const MAX_NPMRC: u64 = 1 << 20;
+
+/// For sh(1) in the guest: the log, the archive's address, its digest, and the folder of commands.
+///
+/// A login shell sets its PATH anew, so it is told of the folder too.
+const SCRIPT: &str = r#"set -u
+log=$1 address=$2 digest=$3 shims=$4
+mkdir -p "${log%/*}" && exec >"$log" 2>&1 </dev/null || exit
+if [ -d /etc/profile.d ]; then
+    printf 'case ":$PATH:" in *":%s:"*) ;; *) PATH="%s:$PATH" ;; esac\n' "$shims" "$shims" >/etc/profile.d/banger-mise.sh
+fi
+fetch() {
+    if command -v curl; then curl -fsSL --retry 2 -o "$2" "$1"; else wget -nv -O "$2" "$1"; fi
+}
+if ! command -v mise; then
+    echo "mise is not in this image; getting it from $address"
+    [ "$(uname -m)" = x86_64 ] || { echo "there is none for $(uname -m)"; exit 1; }
+    new=$(mktemp -d) && trap 'rm -rf "$new"' EXIT || exit
+    fetch "$address" "$new/archive" || { echo "it cannot be had from there"; exit 1; }
+    echo "$digest  $new/archive" | sha512sum -c - || { echo "it is not what it should be"; exit 1; }
+    mkdir -p /usr/local/bin && tar -xzf "$new/archive" -C "$new" package/bin/mise || exit
+    cp "$new/package/bin/mise" /usr/local/bin/.mise && chmod 755 /usr/local/bin/.mise && mv /usr/local/bin/.mise /usr/local/bin/mise || exit
+fi
+mise install --yes
+"#;
+
+/// What the repository asks of mise.
+pub(super) struct Mise {
+    /// Of the files that say it.
+    digest: String,
+    /// Where mise may believe them.
+    trusted: Vec<u8>,
+    log: String,
+    archive: String,
+}
+
+impl Mise {
+    /// What the listed files say; none if there is none for mise.
+    pub(super) fn of(workspace: &Workspace, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
+        let Some(files) = listed.digest(&workspace.root, &mut is_configuration)? else { return Ok(None) };
+        let digest = blake3::keyed_hash(&files, VERSION.as_bytes()).to_hex().to_string();
+        // The workspace may be at its own path in the guest too.
+        let trusted = [GUEST_ROOT.as_bytes(), b":", workspace.root.as_os_str().as_encoded_bytes()].concat();
+        let name = workspace.root.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
+        let log = format!("/root/.cache/banger/vm-run-tooling-{name}.log");
+        let registry = registry(&|name| std::env::var(name).ok(), paths.home.as_deref());
+        let archive = format!("{registry}/@jdxcode/mise-linux-x64/-/mise-linux-x64-{VERSION}.tgz");
+        Ok(Some(Mise { digest, trusted, log, archive }))
+    }
+
+    /// The tools are found, and mise asks nobody whether the files are to be believed.
+    pub(super) fn variables(&self) -> Vec<(Bytes, Bytes)> {
+        let path = format!("{SHIMS}:{DEFAULT_PATH}");
+        vec![("PATH".into(), path.as_str().into()), ("MISE_TRUSTED_CONFIG_PATHS".into(), Bytes(self.trusted.clone()))]
+    }
+
+    /// Installs what is not there, unless that was tried for just these files. Where it failed, it is tried again once the VM was started
+    /// anew.
+    ///
+    /// # Errors
+    /// The VM's.
+    pub(super) fn run(&self, machine: &Machine, variables: &[(Bytes, Bytes)], ui: &Ui) -> Result<(), CommandError> {
+        let mut done = Done::open(&machine.vm, "tools")?;
+        let failed = format!("failed {}", self.digest);
+        if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
+            return Ok(());
+        }
+        ui.status("installing the tools that the repository names for mise");
+        let start = Instant::now();
+        let words = ["sh", "-c", SCRIPT, "sh", &self.log, &self.archive, SHA512, SHIMS];
+        let exec = Exec {
+            argv: words.map(Into::into).into(),
+            env: variables.to_vec(),
+            cwd: GUEST_ROOT.into(),
+            ..Exec::default()
+        };
+        let log = &self.log;
+        match job::run(&machine.vm, exec, &[], |_| {}) {
+            Ok(finished) if finished.exit == Exit::Code(0) => {
+                ui.status(&format!("the tools are there; mise took {}", elapsed(start.elapsed())));
+                done.note(&self.digest)
+            }
+            // An image without a shell, say.
+            Err(AgentError::Refused(failure)) => {
+                ui.warning(&format!("the repository's tools cannot be installed: {}", failure.message));
+                done.note(&failed)
+            }
+            Ok(_) => {
+                ui.warning(&format!(
+                    "mise could not install all of the repository's tools: banger -q --no-mise -- cat {log}"
+                ));
+                done.note(&failed)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether mise reads its configuration from the file at `path`: <https://mise.jdx.dev/configuration.html>.
+fn is_configuration(path: &[u8]) -> bool {
+    let Ok(path) = std::str::from_utf8(path) else { return false };
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let is_of_kind = |stem: &str| {
+        let rest = name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(".toml").or(rest.strip_suffix(".lock")));
+        rest.is_some_and(|environment| environment.is_empty() || environment.starts_with('.'))
+    };
+    match folder {
+        "" => name == ".tool-versions" || is_of_kind("mise") || is_of_kind(".mise"),
+        ".config" => is_of_kind("mise"),
+        "mise" | ".mise" => is_of_kind("config"),
+        ".config/mise" | ".config/mise/conf.d" | ".mise/conf.d" | "mise/conf.d" => {
+            name.ends_with(".toml") || name.ends_with(".lock")
+        }
+        _ => false,
+    }
+}
+
+/// The registry that the user's npm takes packages from, without whatever proves who they are: npm-config(7).
+fn registry(variable: &dyn Fn(&str) -> Option<String>, home: Option<&Path>) -> String {
+    let file = || {
+        let mut text = String::new();
+        let file = File::open(home?.join(".npmrc")).ok()?;
+        file.take(MAX_NPMRC).read_to_string(&mut text).ok()?;
+        let lines = text.lines().filter_map(|line| line.split_once('='));
+        lines.filter(|(key, _)| key.trim() == "registry").map(|(_, value)| value.trim().to_owned()).next_back()
+    };
+    let named = ["npm_config_registry", "NPM_CONFIG_REGISTRY"].into_iter().find_map(variable).or_else(file);
+    let is_plain = |address: &String| address.starts_with("http") && !address.contains(['@', '$', ' ']);
+    named.filter(is_plain).map_or_else(|| REGISTRY.to_owned(), |address| address.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_mise_reads() {
+        for path in [
+            "mise.toml",
+            ".mise.toml",
+            "mise.local.toml",
+            "mise.ci.toml",
+            ".tool-versions",
+            "mise.lock",
+            ".config/mise.toml",
+            ".config/mise/config.toml",
+            ".config/mise/conf.d/a.toml",
+            "mise/config.toml",
+            ".mise/config.ci.toml",
+        ] {
+            assert!(is_configuration(path.as_bytes()), "{path}");
+        }
+        for path in ["misery.toml", "sub/mise.toml", "mise.txt", ".config/mise/tasks/build", "package.json"] {
+            assert!(!is_configuration(path.as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_registry_is_the_users() {
+        let home = tempfile::tempdir().unwrap();
+        let of = |value: Option<&str>| {
+            registry(&|name| value.filter(|_| name == "npm_config_registry").map(str::to_owned), Some(home.path()))
+        };
+        assert_eq!(of(None), REGISTRY);
+        std::fs::write(
+            home.path().join(".npmrc"),
+            "//npm.example/:_authToken=secret\nregistry = https://npm.example/all/\n",
+        )
+        .unwrap();
+        assert_eq!(of(None), "https://npm.example/all");
+        assert_eq!(of(Some("http://127.0.0.1:4873/")), "http://127.0.0.1:4873");
+        assert_eq!(of(Some("https://user:secret@npm.example/")), REGISTRY);
+    }
+}

@@ -1,0 +1,70 @@
+//! What is done to a VM before a command because the repository asks for it: its tools (mise), and its set-up.
+//!
+//! Each is done when what asks for it has changed since it was last done in this VM, and only then. All of it runs in the guest.
+
+mod done;
+mod mise;
+mod setup;
+
+use banger_agent::protocol::Bytes;
+
+pub(crate) use self::done::Done;
+use self::mise::Mise;
+use self::setup::Setup;
+use crate::config::Settings;
+use crate::error::CommandError;
+use crate::git::Workspace;
+use crate::machine::Machine;
+use crate::paths::Paths;
+use crate::report::{Phase, Report};
+use crate::sync::Listed;
+use crate::ui::Ui;
+
+/// What a repository asks for.
+pub struct Preparation {
+    mise: Option<Mise>,
+    setup: Option<Setup>,
+}
+
+impl Preparation {
+    /// Finds out what the workspace, whose files are `listed`, asks for.
+    ///
+    /// # Errors
+    /// If a file that has a say in it cannot be read.
+    pub fn of(
+        workspace: &Workspace,
+        listed: &Listed,
+        settings: &Settings,
+        paths: &Paths,
+        ui: &Ui,
+    ) -> Result<Preparation, CommandError> {
+        let mise = if settings.mise() { Mise::of(workspace, listed, paths)? } else { None };
+        let setup = Setup::of(workspace, listed, settings, ui)?;
+        Ok(Preparation { mise, setup })
+    }
+
+    /// Variables for what runs in the guest: where the tools are.
+    pub fn variables(&self) -> Vec<(Bytes, Bytes)> {
+        self.mise.as_ref().map(Mise::variables).unwrap_or_default()
+    }
+
+    /// Does what has to be done, with the variables that commands have.
+    ///
+    /// # Errors
+    /// If the set-up fails, or the VM. Tools that cannot be installed are only said.
+    pub fn run(
+        &self,
+        machine: &Machine,
+        variables: &[(Bytes, Bytes)],
+        account: &Report,
+        ui: &Ui,
+    ) -> Result<(), CommandError> {
+        if let Some(mise) = &self.mise {
+            account.time(Phase::Tools, || mise.run(machine, variables, ui))?;
+        }
+        if let Some(setup) = &self.setup {
+            account.time(Phase::Setup, || setup.run(machine, variables, ui))?;
+        }
+        Ok(())
+    }
+}
