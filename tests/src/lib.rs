@@ -5,6 +5,7 @@
 
 pub mod machine;
 mod plugins;
+pub mod python;
 pub mod readme;
 mod workspace;
 

@@ -79,7 +79,7 @@ impl Setup {
                 Exit::Signal(signal) => format!("was ended by signal {signal}"),
             };
             let error = CommandError::new(format!("`{command}`, of `setup`, {how}; the command was not run"));
-            let error = error.kind(ErrorKind::Setup).hint("for a shell without it: BANGER_SETUP= banger");
+            let error = error.kind(ErrorKind::Setup).hint("for a shell without it: BANGER_SETUP='[]' banger");
             return Err(if ui.is_quiet() { error.details(finished.last_lines()) } else { error });
         }
         done.note(&self.digest)

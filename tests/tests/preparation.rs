@@ -1,0 +1,143 @@
+//! What a repository asks of its VM: tools by mise, and set-up.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use banger_tests::{Home, Output, Repository};
+
+fn run(repository: &Repository<'_>, options: &[String], arguments: &[&str]) -> Output {
+    repository.banger().args(options).args(arguments).output().unwrap().into()
+}
+
+/// The outcomes of a run of Python's unittest: of each test if it says so, and how many there were.
+fn outcomes(text: &str) -> Vec<&str> {
+    let mut all: Vec<_> = text.lines().filter(|line| line.contains(" ... ") && !line.starts_with(' ')).collect();
+    all.sort_unstable();
+    all.extend(text.lines().filter_map(|line| line.strip_prefix("Ran ")?.split(' ').next()));
+    all
+}
+
+/// Two projects of PyPI in one workspace, and so in one VM: translated, it takes its time to install Python.
+#[test]
+fn projects_have_their_tools_and_dependencies_and_pass_their_tests() {
+    let home = Home::new();
+    let repository = home.repository("repo");
+    // Plain Python; and one whose tests make git repositories.
+    let projects = [
+        ("slugify", "python-slugify==9.2.0", &["-m", "unittest", "discover", "-v", "-s", "tests"][..]),
+        ("manifest", "check-manifest==0.51", &["-m", "unittest", "tests.TestGit"]),
+    ];
+    for (folder, release, _) in projects {
+        let project = home.at(repository.root.join(folder));
+        fs::create_dir(&project.root).unwrap();
+        project.git(["init", "--quiet"]);
+        project.fill_from_pypi(release);
+    }
+    let options = repository.client_options();
+    let packages =
+        "apt-get update -qq && apt-get install -qqy --no-install-recommends python3-venv pipx >/dev/null 2>&1";
+    run(&repository, &options, &["--", "sh", "-c", packages]).ok();
+
+    repository.write("mise.toml", "[tools]\n\"pipx:cowsay\" = \"6.1\"\n");
+    let setup = "setup = ['python3 -m venv /root/venv', '/root/venv/bin/pip install ./slugify ./manifest']\n\
+                 setup_inputs = ['*/pyproject.toml', '*/setup.py']\n";
+    repository.write("banger.toml", setup);
+    let python = repository.venv_here(&projects.map(|(folder, ..)| folder));
+    for (number, (folder, _, tests)) in projects.into_iter().enumerate() {
+        let command = [&["-w", folder, "--", "/root/venv/bin/python"], tests].concat();
+        let there = run(&repository, &options, &command).ok();
+        for note in ["installing the tools", "the tools are there", "set-up: python3 -m venv", "Successfully installed"]
+        {
+            assert_eq!(there.stderr.contains(note), number == 0, "`{note}`: {}", there.stderr);
+        }
+        let here = Command::new(&python).args(tests).current_dir(repository.root.join(folder)).output();
+        let here = Output::from(here.unwrap()).ok();
+        assert!(!outcomes(&here.stderr).is_empty(), "{}", here.stderr);
+        assert_eq!(outcomes(&there.stderr), outcomes(&here.stderr));
+    }
+    // Tools are there for commands and login shells.
+    let tools = run(&repository, &options, &["--", "sh", "-c", "cowsay -t hello; sh -lc 'command -v cowsay'"]).ok();
+    assert!(tools.text().contains("| hello |"), "{}", tools.text());
+    assert!(tools.text().ends_with("/root/.local/share/mise/shims/cowsay\n"), "{}", tools.text());
+}
+
+#[test]
+fn set_up_runs_when_its_inputs_change() {
+    let home = Home::new();
+    let repository = home.repository("repo");
+    repository.write("input", "1\n");
+    repository.write("more/2", "2\n");
+    let configuration = "setup = ['echo once more; sleep 2; cat input more/* >>/root/seen', 'test ! -e fail']\n\
+                         setup_inputs = ['input', 'more']\n";
+    repository.write("banger.toml", configuration);
+    // Two commands at a time: the second waits for what the first does.
+    let mut children = [(); 2].map(|()| {
+        let mut command = repository.banger();
+        command.args(["--", "cat", "/root/seen"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let [first, second] = children.each_mut().map(|child| child.id());
+    assert_ne!(first, second);
+    for child in children {
+        let output = Output::from(child.wait_with_output().unwrap()).ok();
+        assert_eq!(output.text(), "1\n2\n", "{}", output.stderr);
+    }
+    // Nothing that it depends on changes.
+    repository.write("other", "");
+    let output = repository.sh("cat /root/seen").ok();
+    assert_eq!(output.text(), "1\n2\n");
+    assert!(!output.stderr.contains("set-up"), "{}", output.stderr);
+    // A new file in a folder; what it prints is no part of the command's output.
+    repository.write("more/3", "3\n");
+    let output = repository.sh("cat /root/seen").ok();
+    assert_eq!(output.text(), "1\n2\n1\n2\n3\n");
+    assert!(output.stderr.contains("\nonce more\n"), "{}", output.stderr);
+
+    // The command is not run where it fails, and it is done all over the next time.
+    repository.write("input", "4\n");
+    repository.write("fail", "");
+    let output = repository.run(["--", "touch", "/root/ran"]);
+    assert_eq!(output.status, 125, "{}", output.stderr);
+    assert!(output.stderr.contains("`test ! -e fail`, of `setup`, ended with exit status 1"), "{}", output.stderr);
+    fs::remove_file(repository.root.join("fail")).unwrap();
+    let output = repository.run(["--quiet", "--", "sh", "-c", "test ! -e /root/ran && tail -n3 /root/seen"]).ok();
+    assert_eq!((output.text().as_str(), output.stderr.as_str()), ("4\n2\n3\n", ""));
+    // A way into a VM whose set-up does not work.
+    repository.write("input", "5\n");
+    repository.write("fail", "");
+    repository.banger().env("BANGER_SETUP", "[]").args(["--", "true"]).output().map(Output::from).unwrap().ok();
+}
+
+#[test]
+fn mise_is_asked_when_its_files_change_and_its_failure_stops_nothing() {
+    let home = Home::new();
+    let repository = home.repository("repo");
+    let options = repository.client_options();
+    let run =
+        |more: &[&str], script: &str| run(&repository, &options, &[more, &["--", "sh", "-c", script]].concat()).ok();
+
+    repository.write("mise.toml", "[tools\n");
+    let output = run(&[], "echo the command");
+    assert_eq!(output.text(), "the command\n");
+    let log = "/root/.cache/banger/vm-run-tooling-repo.log";
+    assert!(output.stderr.contains(log), "{}", output.stderr);
+    let output = run(&["--no-mise"], &format!("cat {log}"));
+    assert!(output.text().contains("mise.toml"), "{}", output.text());
+    // Not again for the same files, until the VM was started anew.
+    assert!(!run(&[], "true").stderr.contains("mise"));
+    repository.run(["stop"]).ok();
+    assert!(run(&[], "true").stderr.contains(log));
+
+    // What a file runs, it runs in the guest.
+    let mark = home.path().join("mark");
+    let mark = mark.to_str().unwrap();
+    let template = format!("[env]\nFROM_MISE = \"{{{{ exec(command='mkdir -p {mark}; echo there') }}}}\"\n");
+    repository.write("mise.toml", template);
+    assert!(!run(&["--no-mise"], "true").stderr.contains("tools"));
+    let output = run(&[], &format!("mise env; test -d {mark}"));
+    assert!(output.stderr.contains("the tools are there"), "{}", output.stderr);
+    assert!(output.text().contains("FROM_MISE=there"), "{}", output.text());
+    assert!(!fs::exists(mark).unwrap());
+    assert!(!run(&[], "true").stderr.contains("tools"));
+    repository.write(".tool-versions", "# nothing yet\n");
+    assert!(run(&[], "true").stderr.contains("the tools are there"));
+}
