@@ -86,6 +86,14 @@ impl Call {
         Call::open(vm, request)?.answer_within(limit + ANSWER_LIMIT)
     }
 
+    /// Lets the agent be silent for as long as it likes: what runs may have nothing to say.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn wait_without_limit(&mut self) -> Result<(), AgentError> {
+        Ok(self.stream.set_read_timeout(None)?)
+    }
+
     /// Sends one frame.
     ///
     /// # Errors

@@ -144,13 +144,14 @@ impl Certificates {
     /// # Errors
     /// If the guest cannot be brought to it.
     pub fn install(&self, vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
-        let done =
-            if self.is_empty() { Done::find(vm, "certificates")? } else { Some(Done::open(vm, "certificates")?) };
+        const NAME: &str = "certificates";
+        let done = if self.is_empty() { Done::find(vm, NAME, ui)? } else { Some(Done::open(vm, NAME, ui)?) };
         let Some(mut done) = done else { return Ok(()) };
         let digest = self.digest();
         if done.is(&digest) {
             return Ok(());
         }
+        done.begin()?;
         ui.status("the VM is brought to trust what `ca_certificates` says");
         let exec = Exec { argv: vec!["sh".into(), "-s".into()], cwd: "/".into(), ..Exec::default() };
         let finished = job::run(vm, exec, self.script().as_bytes(), |_| {})?;

@@ -3,7 +3,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use banger_tests::machine::{send, wait_until};
 use banger_tests::{Home, Output, Repository};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 fn run(repository: &Repository<'_>, options: &[String], arguments: &[&str]) -> Output {
     repository.banger().args(options).args(arguments).output().unwrap().into()
@@ -101,10 +104,21 @@ fn set_up_runs_when_its_inputs_change() {
     fs::remove_file(repository.root.join("fail")).unwrap();
     let output = repository.run(["--quiet", "--", "sh", "-c", "test ! -e /root/ran && tail -n3 /root/seen"]).ok();
     assert_eq!((output.text().as_str(), output.stderr.as_str()), ("4\n2\n3\n", ""));
-    // A way into a VM whose set-up does not work.
+    // An end by Ctrl-C is one for what runs in the guest, and not the set-up's.
     repository.write("input", "5\n");
-    repository.write("fail", "");
-    repository.banger().env("BANGER_SETUP", "[]").args(["--", "true"]).output().map(Output::from).unwrap().ok();
+    repository.write("banger.toml", configuration.replace("sleep 2", "sleep 4721"));
+    let child = repository.banger().args(["--", "true"]).stderr(Stdio::piped()).spawn().unwrap();
+    // A way into a VM whose set-up does not work.
+    let inside = |arguments: &[&str]| -> Output {
+        repository.banger().env("BANGER_SETUP", "[]").arg("--").args(arguments).output().unwrap().into()
+    };
+    let sleeps = || inside(&["pgrep", "-fx", "sleep 4721"]).status == 0;
+    wait_until("the set-up", sleeps);
+    send(Pid::from_raw(child.id() as i32), Signal::SIGINT);
+    assert_eq!(Output::from(child.wait_with_output().unwrap()).status, 130);
+    wait_until("the end of the set-up", || !sleeps());
+    repository.write("banger.toml", configuration);
+    assert!(repository.sh("true").ok().stderr.contains("set-up"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What was done to a VM, as a digest of what asked for it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use banger_vmm::Vm;
 
 use crate::error::CommandError;
+use crate::ui::Ui;
 
 /// No mark is longer, in bytes.
 const MAX_LENGTH: u64 = 4096;
@@ -25,24 +26,26 @@ impl Done {
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn open(vm: &Vm, name: &str) -> Result<Done, CommandError> {
-        Done::at(&vm.folder().join(name))
+    pub(crate) fn open(vm: &Vm, name: &str, ui: &Ui) -> Result<Done, CommandError> {
+        Done::at(&vm.folder().join(name), || ui.status("waiting for another command, which prepares the VM"))
     }
 
     /// The same, of a file that need not be there: if it is not, nothing was ever done.
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn find(vm: &Vm, name: &str) -> Result<Option<Done>, CommandError> {
-        let path = vm.folder().join(name);
-        if path.exists() { Done::at(&path).map(Some) } else { Ok(None) }
+    pub(crate) fn find(vm: &Vm, name: &str, ui: &Ui) -> Result<Option<Done>, CommandError> {
+        if vm.folder().join(name).exists() { Done::open(vm, name, ui).map(Some) } else { Ok(None) }
     }
 
-    fn at(path: &Path) -> Result<Done, CommandError> {
+    fn at(path: &Path, waits: impl FnOnce()) -> Result<Done, CommandError> {
         let failed = |error: &io::Error| CommandError::io("write", path, error);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(path).map_err(|error| failed(&error))?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            waits();
+        }
         file.lock().map_err(|error| failed(&error))?;
         let mut mark = String::new();
         // What cannot be understood is another mark than any that was written.
@@ -53,6 +56,14 @@ impl Done {
     /// Whether this is what was done last.
     pub(crate) fn is(&self, mark: &str) -> bool {
         self.mark == mark
+    }
+
+    /// It is about to be done. Should it not come to its end, neither this nor what was done before holds.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn begin(&mut self) -> Result<(), CommandError> {
+        self.note("")
     }
 
     /// Writes down what was done.
@@ -80,12 +91,15 @@ mod tests {
     fn the_last_mark_is_remembered() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("done");
-        assert!(!Done::at(&path).unwrap().is("a"));
-        Done::at(&path).unwrap().note("a longer mark").unwrap();
-        let mut done = Done::at(&path).unwrap();
+        let open = || Done::at(&path, || panic!("nobody has it")).unwrap();
+        assert!(!open().is("a"));
+        open().note("a longer mark").unwrap();
+        let mut done = open();
         assert!(done.is("a longer mark"));
         done.note("b").unwrap();
         drop(done);
-        assert!(Done::at(&path).unwrap().is("b"));
+        assert!(open().is("b"));
+        open().begin().unwrap();
+        assert!(!open().is("b"));
     }
 }

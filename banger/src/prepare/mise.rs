@@ -71,8 +71,12 @@ impl Mise {
     pub(super) fn of(workspace: &Workspace, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
         let Some(files) = listed.digest(&workspace.root, &mut is_configuration)? else { return Ok(None) };
         let digest = blake3::keyed_hash(&files, VERSION.as_bytes()).to_hex().to_string();
-        // The workspace may be at its own path in the guest too.
-        let trusted = [GUEST_ROOT.as_bytes(), b":", workspace.root.as_os_str().as_encoded_bytes()].concat();
+        // The workspace may be at its own path in the guest too. In a list of paths, a colon cannot be part of one.
+        let mut trusted = GUEST_ROOT.as_bytes().to_vec();
+        let own = workspace.root.as_os_str().as_encoded_bytes();
+        if !own.contains(&b':') {
+            trusted.extend([b":", own].concat());
+        }
         let name = workspace.root.file_name().unwrap_or_default().to_string_lossy();
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
         let log = format!("/root/.cache/banger/vm-run-tooling-{name}.log");
@@ -93,11 +97,12 @@ impl Mise {
     /// # Errors
     /// The VM's.
     pub(super) fn run(&self, machine: &Machine, variables: &[(Bytes, Bytes)], ui: &Ui) -> Result<(), CommandError> {
-        let mut done = Done::open(&machine.vm, "tools")?;
+        let mut done = Done::open(&machine.vm, "tools", ui)?;
         let failed = format!("failed {}", self.digest);
         if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
             return Ok(());
         }
+        done.begin()?;
         ui.status("installing the tools that the repository names for mise");
         let start = Instant::now();
         let words = ["sh", "-c", SCRIPT, "sh", &self.log, &self.archive, SHA512, SHIMS];

@@ -55,10 +55,11 @@ impl Setup {
     /// # Errors
     /// If one of them fails: what comes after it is not run, and the next time all are.
     pub(super) fn run(&self, machine: &Machine, variables: &[(Bytes, Bytes)], ui: &Ui) -> Result<(), CommandError> {
-        let mut done = Done::open(&machine.vm, "setup")?;
+        let mut done = Done::open(&machine.vm, "setup", ui)?;
         if done.is(&self.digest) {
             return Ok(());
         }
+        done.begin()?;
         for command in &self.commands {
             ui.status(&format!("set-up: {command}"));
             let exec = Exec {
