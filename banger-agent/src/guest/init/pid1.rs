@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, execve, fork, setsid};
 
@@ -138,19 +139,30 @@ fn exec(path: &Path, environment: String) -> nix::Result<Infallible> {
 
 /// For images without an init: reaps orphans until it is told to power off.
 fn minimal_init() -> ! {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
-        signals.add(signal);
-    }
-    // Blocked signals wait for us even though PID 1 ignores them by default.
-    let _ = signals.thread_block();
+    let signals = match blocked([Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT]) {
+        Ok(signals) => signals,
+        Err(errno) => {
+            write_to_console(&format!("banger: the guest cannot wait for signals: {errno}\n"));
+            power::power_off_now()
+        }
+    };
     loop {
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive) {}
-        match signals.wait() {
-            Ok(Signal::SIGTERM | Signal::SIGINT) => power::leave_and_finish(),
+        match signals.read_signal() {
+            Ok(Some(got)) if got.ssi_signo != Signal::SIGCHLD as u32 => power::leave_and_finish(),
             _ => continue,
         }
     }
+}
+
+/// Where these signals are read from. Blocked signals wait for us even though PID 1 ignores them by default.
+///
+/// Trap: in sigwait(3) they are not blocked as long as it waits, so nobody could see that they are waited for.
+pub(super) fn blocked<const N: usize>(signals: [Signal; N]) -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    signals.into_iter().for_each(|signal| set.add(signal));
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)
 }
 
 #[cfg(test)]

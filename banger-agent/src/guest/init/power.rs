@@ -1,6 +1,7 @@
 //! The end of a guest, orderly or at once.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ impl Init {
         };
         // An init that has only just been started does not know the signal yet, and the kernel spares PID 1 what it does not
         // know. There is no event for its learning.
-        while !takes(signal) && Instant::now() < deadline {
+        while !takes(Path::new("/proc/1/status"), signal) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
         // SAFETY: sends a signal; no memory is involved. (nix knows no real-time signals.)
@@ -50,9 +51,9 @@ impl Init {
     }
 }
 
-/// Whether PID 1 handles `signal`, or waits for it with the signal blocked: proc_pid_status(5).
-fn takes(signal: i32) -> bool {
-    let status = fs::read_to_string("/proc/1/status").unwrap_or_default();
+/// Whether the process of this `status` handles `signal`, or waits for it with the signal blocked: proc_pid_status(5).
+fn takes(status: &Path, signal: i32) -> bool {
+    let status = fs::read_to_string(status).unwrap_or_default();
     let masks = status.lines().filter_map(|line| line.strip_prefix("SigBlk:").or(line.strip_prefix("SigCgt:")));
     masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask >> (signal - 1) & 1 == 1)
 }
@@ -99,4 +100,33 @@ pub(super) fn finish() -> ! {
     // systemd takes /run along.
     let _ = umount2(WORKSPACE, MntFlags::MNT_DETACH);
     power_off_now()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{getpid, gettid};
+
+    use super::super::pid1::blocked;
+    use super::*;
+
+    #[test]
+    fn a_minimal_init_is_seen_to_wait_for_its_signal() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let init = thread::spawn(move || {
+            let signals = blocked([Signal::SIGUSR1]).unwrap();
+            tell.send(gettid()).unwrap();
+            signals.read_signal().unwrap().unwrap().ssi_signo
+        });
+        let id = told.recv().unwrap();
+        let status = format!("/proc/self/task/{id}");
+        // It has come to wait for them by then.
+        while !fs::read_to_string(format!("{status}/syscall")).unwrap().starts_with("0 ") {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let status = Path::new(&status).join("status");
+        assert!(takes(&status, libc::SIGUSR1) && !takes(&status, libc::SIGUSR2));
+        // SAFETY: sends a signal to a thread of this process, which has it blocked.
+        unsafe { libc::syscall(libc::SYS_tgkill, getpid().as_raw(), id.as_raw(), libc::SIGUSR1) };
+        assert_eq!(init.join().unwrap(), libc::SIGUSR1 as u32);
+    }
 }
