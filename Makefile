@@ -6,7 +6,7 @@ HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
 DIST   := $(TARGET)/dist
 STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
 
-.PHONY: all setup build second demo test bench install clean
+.PHONY: all setup build second process demo test bench install clean
 all: build
 
 setup:
@@ -30,10 +30,14 @@ build: setup
 second:
 	BANGER_BUILD_VERSION=0.0.1-second cargo build --release --locked -p banger-vmm -p banger-agent --features banger-agent/guest --target $(HOST) --target-dir $(TARGET)/second $(STATIC)
 
+# The same parts for guests that are processes of this host: for the tests that kill one at every step.
+process:
+	cargo build --release --locked -p banger-vmm -p banger-agent --features banger-vmm/process,banger-agent/process --bin banger-vmm-process --bin banger-agent-process --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
+
 demo: build
 	@scripts/demo $(DIST)/bin/banger
 
-test: build second
+test: build second process
 	@scripts/test $(DIST)
 
 bench: build

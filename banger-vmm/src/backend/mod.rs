@@ -1,5 +1,7 @@
 //! What runs a VM: one trait, so that the rest does not know which.
 
+#[cfg(feature = "process")]
+pub(crate) mod process;
 pub(crate) mod qemu;
 
 use std::path::PathBuf;

@@ -17,7 +17,6 @@ use super::guard::Guard;
 use super::owner;
 use super::socket::{self, Stop};
 use super::state::State;
-use crate::backend::qemu::Qemu;
 use crate::backend::{Backend, Machine};
 use crate::console::ConsoleLog;
 use crate::error::{Error, Failure, IoContext, Result};
@@ -36,8 +35,8 @@ const SIGNAL_PATIENCE: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs the VM. Returns when it is gone.
-pub(super) fn live(launch: &Launch, mut report: Report) -> ExitCode {
-    match claim_and_run(launch, &mut report) {
+pub(super) fn live(launch: &Launch, backend: &dyn Backend, mut report: Report) -> ExitCode {
+    match claim_and_run(launch, backend, &mut report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report.send(&StartEvent::Failed(failure));
@@ -46,7 +45,7 @@ pub(super) fn live(launch: &Launch, mut report: Report) -> ExitCode {
     }
 }
 
-fn claim_and_run(launch: &Launch, report: &mut Report) -> Result<(), Failure> {
+fn claim_and_run(launch: &Launch, backend: &dyn Backend, report: &mut Report) -> Result<(), Failure> {
     let folder = &launch.folder;
     let record = VmRecord::read(&folder.join(Vm::RECORD))?;
     let lock = run::supervise(folder)?.ok_or_else(|| Error::Running(record.name.clone()))?;
@@ -58,7 +57,7 @@ fn claim_and_run(launch: &Launch, report: &mut Report) -> Result<(), Failure> {
     file::sweep_unfinished(folder)?;
     // One thread: the VMM's death is bound to the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("watch", folder)?;
-    let ended = runtime.block_on(run(launch, record, report));
+    let ended = runtime.block_on(run(launch, record, backend, report));
     let removed = file::remove_if_there(&folder.join(SOCKET));
     match ended {
         Ok(Ended::Stopped) | Err(_) => RunInfo::remove(folder)?,
@@ -81,9 +80,8 @@ pub(super) enum Ended {
     Abandoned,
 }
 
-async fn run(launch: &Launch, record: VmRecord, report: &mut Report) -> Result<Ended, Failure> {
+async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &mut Report) -> Result<Ended, Failure> {
     let folder = &launch.folder;
-    let backend = Qemu { program: launch.qemu.clone() };
     let pid = process::id().cast_signed();
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
     let info = RunInfo::new(pid, host::start_time(pid)?, host::boot_id()?, backend.name(), now);
@@ -102,7 +100,7 @@ async fn run(launch: &Launch, record: VmRecord, report: &mut Report) -> Result<E
     let serving = tokio::spawn(socket::serve(socket::bind(folder)?, Arc::clone(&state), sender));
 
     let console = Console::new(ConsoleLog::start(folder)?);
-    let ended = match boot(launch, record, &backend, &console, report, &mut shutdown).await {
+    let ended = match boot(launch, record, backend, &console, report, &mut shutdown).await {
         Ok(booted) => Ok(Guard::new(folder, info, &state).watch(booted, report, &mut shutdown).await),
         Err(failure) => Err(failure),
     };

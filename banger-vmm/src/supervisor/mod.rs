@@ -23,15 +23,28 @@ use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::backend::Backend;
+use crate::backend::qemu::Qemu;
 use crate::error::Failure;
 use crate::launch::{Launch, StartEvent};
 
 /// The whole of the binary `banger-vmm`: returns when the VM is gone.
 pub fn run() -> ExitCode {
+    run_on(|launch| Qemu { program: launch.qemu.clone() })
+}
+
+/// The same, with guests that are processes of this host: see [`crate::backend::process`]. `agent` is the binary
+/// `banger-agent-process`.
+#[cfg(feature = "process")]
+pub fn run_as_processes(agent: std::path::PathBuf) -> ExitCode {
+    run_on(|_| crate::backend::process::Process { agent })
+}
+
+fn run_on<B: Backend>(backend: impl FnOnce(&Launch) -> B) -> ExitCode {
     let Ok((input, output)) = daemon::detach() else { return ExitCode::FAILURE };
     let mut report = Report(Some(output));
     match serde_json::from_slice::<Launch>(&input) {
-        Ok(launch) => life::live(&launch, report),
+        Ok(launch) => life::live(&launch, &backend(&launch), report),
         Err(error) => {
             let failure = Failure::new(format!("its supervisor was told what it does not understand: {error}"));
             report.send(&StartEvent::Failed(failure));

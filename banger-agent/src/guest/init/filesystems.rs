@@ -31,7 +31,7 @@ const NOSUID_NODEV: MsFlags = NOSUID.union(MsFlags::MS_NODEV);
 const HARDENED: MsFlags = NOSUID_NOEXEC.union(MsFlags::MS_NODEV);
 
 /// udev makes these too, but later than the first command may want them.
-const DEVICE_LINKS: [(&str, &str); 4] = [
+pub(super) const DEVICE_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
     ("/proc/self/fd/1", "/dev/stdout"),

@@ -20,6 +20,8 @@ mod modules;
 mod network;
 mod pid1;
 mod power;
+#[cfg(feature = "process")]
+pub mod process;
 mod ready;
 mod root;
 mod systemd;
