@@ -190,7 +190,8 @@ impl<'a> Snapshot<'a> {
         }
         let guest = read_file(vm, &[root, b"/", &path].concat(), MAX_INDEX)?;
         let guest = guest.map(|bytes| self.repository.index_digest(&bytes)).transpose()?;
-        if guest == Some(digest) {
+        // Where everything is asked for, what is not named is taken for deleted.
+        if guest == Some(digest) && !everything {
             return Ok(None);
         }
         let verdict = Verdict::Found(guest);
