@@ -2,7 +2,7 @@
 //!
 //! `mke2fs` makes one template per size; each VM gets a copy of what the template really holds.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -58,23 +58,8 @@ pub(crate) fn create_blank(bytes: u64, place: &Path) -> Result<()> {
 
 /// The template of this size; made if it is not there.
 fn template(programs: &Programs, cache: &Path, bytes: u64) -> Result<PathBuf> {
-    let folder = cache.join("disks");
-    let path = folder.join(format!("{TEMPLATE}-{bytes}"));
-    if path.exists() {
-        return Ok(path);
-    }
-    file::create_folder(&folder)?;
-    // One makes it, others wait; what one that was killed left is made anew.
-    let lock_path = folder.join(".lock");
-    let lock = file::open_lock(&lock_path)?;
-    lock.lock().at("lock", &lock_path)?;
-    if path.exists() {
-        return Ok(path);
-    }
-    let making = folder.join(".making");
-    file::remove_if_there(&making)?;
-    let made = make(programs, bytes, &making);
-    made.and_then(|()| fs::rename(&making, &path).at("make", &path)).inspect_err(|_| _ = fs::remove_file(&making))?;
+    let path = cache.join("disks").join(format!("{TEMPLATE}-{bytes}"));
+    file::ensure_cached(&path, |making| make(programs, bytes, making))?;
     Ok(path)
 }
 
@@ -138,6 +123,7 @@ fn copy_nonzero(source: &mut impl Read, target: &mut (impl Write + Seek)) -> io:
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     use super::*;

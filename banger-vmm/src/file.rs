@@ -28,6 +28,25 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
+/// Makes a file of a cache, if it is not there. One process makes it, others wait; what one that was killed left is made anew.
+pub(crate) fn ensure_cached(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    create_folder(folder)?;
+    let lock_path = folder.join(".lock");
+    let lock = open_lock(&lock_path)?;
+    lock.lock().at("lock", &lock_path)?;
+    if path.exists() {
+        return Ok(());
+    }
+    let making = folder.join(".making");
+    remove_if_there(&making)?;
+    let made = make(&making);
+    made.and_then(|()| fs::rename(&making, path).at("make", path)).inspect_err(|_| _ = fs::remove_file(&making))
+}
+
 /// Removes the state files that were being written in `folder` when their writers died. To be called by who alone writes there.
 pub(crate) fn sweep_unfinished(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).at("read", folder)? {

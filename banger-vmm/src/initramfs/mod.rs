@@ -4,6 +4,8 @@ mod cpio;
 mod elf;
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -43,8 +45,12 @@ pub fn ensure(agent: &Path, modules: &[PathBuf], cache: &Path) -> Result<PathBuf
         let _ = found.set_modified(SystemTime::now());
         return Ok(path);
     }
-    file::create_folder(&folder)?;
-    file::replace(&path, &pack(&init, &modules))?;
+    file::ensure_cached(&path, |making| {
+        let archive = pack(&init, &modules);
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(making).at("create", making)?;
+        file.write_all(&archive).and_then(|()| file.sync_all()).at("write", making)
+    })?;
     prune(&folder);
     Ok(path)
 }
@@ -74,10 +80,11 @@ fn pack(init: &[u8], modules: &[(String, Vec<u8>)]) -> Vec<u8> {
     archive.finish()
 }
 
-/// Removes what has not been used for long, and what was left half-written. A cache that cannot be pruned is no error.
+/// Removes what has not been used for long. A cache that cannot be pruned is no error.
 fn prune(folder: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries {
+    let is_lock = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+    for entry in entries.filter(|entry| !is_lock(entry)) {
         let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
         if age.is_some_and(|age| age > KEEP_UNUSED) {
             let _ = fs::remove_file(entry.path());
