@@ -94,6 +94,11 @@ impl Histories {
     fn with(folder: &Path, known: Known, note: Option<String>) -> Result<Histories, SyncError> {
         let histories = Histories { folder: folder.to_owned(), known, note };
         // What a sync left that did not come to its end.
+        for entry in fs::read_dir(folder).map_err(SyncError::State)?.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b".history.") {
+                fs::remove_file(entry.path()).map_err(SyncError::State)?;
+            }
+        }
         match fs::remove_dir_all(histories.packs()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SyncError::State(error)),
             _ => Ok(histories),
