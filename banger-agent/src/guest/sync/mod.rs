@@ -31,6 +31,7 @@ use self::apply::{Staged, apply, apply_fresh};
 use self::compare::{Comparison, Decision, compare};
 use self::content::Contents;
 use self::records::{Log, Records};
+use self::references::References;
 use self::seed::SeedDisk;
 use super::clock::set_clock;
 use super::init::WORKSPACE;
@@ -109,6 +110,15 @@ impl Held {
         Ok(lost.into_iter().map(protocol::Bytes).collect())
     }
 
+    /// Removes references' locks that nobody holds: the guest has only just been started.
+    fn break_locks(&self) -> io::Result<()> {
+        let Some(records) = &self.records else { return Ok(()) };
+        let root = self.place.root();
+        let gits = records.repositories().into_iter();
+        let references = gits.map(|git| root.join(protocol::Bytes(git.to_vec()).as_os_str()));
+        references.map(References::new).try_for_each(|references| references.break_locks())
+    }
+
     /// Shows the workspace, if it has not been shown yet.
     fn show(&mut self) -> io::Result<()> {
         if !self.shown {
@@ -171,7 +181,7 @@ impl Workspace {
         let mut held = Held { log, records, place, seed, shown: false, alias: None };
         if !held.place.settings.root.0.is_empty() {
             // What is in the way is said at the next sync.
-            let _ = held.find();
+            let _ = held.find().and_then(|()| held.break_locks());
         }
         Ok(Workspace {
             folder,

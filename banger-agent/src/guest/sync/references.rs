@@ -75,6 +75,28 @@ impl References {
         lock.commit(format!("{value}\n").as_bytes())
     }
 
+    /// Removes the locks of processes that went down with an earlier guest. To be called while nobody of this one can have any.
+    pub(super) fn break_locks(&self) -> io::Result<()> {
+        let mut folders = vec![self.git.join("refs")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten() {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                } else if entry.file_name().as_encoded_bytes().ends_with(b".lock") {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+        }
+        for name in ["HEAD.lock", "packed-refs.lock"] {
+            match fs::remove_file(self.git.join(name)) {
+                Err(error) if !is_absent(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// What `packed-refs` holds.
     fn packed(&self) -> io::Result<BTreeMap<String, String>> {
         let text = match fs::read_to_string(self.git.join("packed-refs")) {
@@ -134,6 +156,8 @@ struct Lock {
     path: PathBuf,
     target: PathBuf,
     file: File,
+    /// Not renamed into place: whatever has its name after that is another's.
+    held: bool,
 }
 
 impl Lock {
@@ -146,19 +170,22 @@ impl Lock {
             let what = if held { "another git process in the guest holds".into() } else { format!("{error}:") };
             io::Error::new(error.kind(), format!("{what} `{}`", path.display()))
         })?;
-        Ok(Lock { path, target: target.to_owned(), file })
+        Ok(Lock { path, target: target.to_owned(), file, held: true })
     }
 
     fn commit(mut self, content: &[u8]) -> io::Result<()> {
         self.file.write_all(content)?;
-        fs::rename(&self.path, &self.target)
+        fs::rename(&self.path, &self.target)?;
+        self.held = false;
+        Ok(())
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Renamed away after a commit.
-        let _ = fs::remove_file(&self.path);
+        if self.held {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -205,5 +232,20 @@ mod tests {
         fs::write(folder.path().join("HEAD.lock"), "").unwrap();
         assert!(references.write("HEAD", Some(A)).is_err());
         assert!(folder.path().join("HEAD.lock").exists());
+    }
+
+    #[test]
+    fn locks_of_the_dead_are_broken() {
+        let (folder, references) = repository();
+        for lock in ["HEAD.lock", "packed-refs.lock", "refs/heads/main.lock"] {
+            fs::write(folder.path().join(lock), "").unwrap();
+        }
+        references.break_locks().unwrap();
+        assert_eq!(references.all().unwrap().len(), 4);
+        for name in ["HEAD", "refs/heads/main"] {
+            references.write(name, Some(A)).unwrap();
+            assert!(!folder.path().join(format!("{name}.lock")).exists());
+        }
+        references.write("refs/tags/v2", None).unwrap();
     }
 }
