@@ -229,6 +229,10 @@ impl Vm {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         match self.connect().and_then(|connection| connection.ask(&Request::Stop { timeout_ms })) {
             Ok(()) | Err(Error::NotRunning(_)) => run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE),
+            // One whose VM has just died goes without an answer.
+            Err(error @ Error::Supervisor { .. }) => {
+                run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE).map_err(|_| error)
+            }
             Err(error) => Err(error),
         }
     }
