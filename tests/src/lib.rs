@@ -5,8 +5,10 @@
 
 pub mod machine;
 mod plugins;
+mod process_guests;
 pub mod python;
 pub mod readme;
+pub mod strike;
 mod workspace;
 
 use std::env;
@@ -48,12 +50,17 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 pub struct Home {
     folder: TempDir,
     banger: PathBuf,
+    process_guests: bool,
 }
 
 impl Home {
     /// A fresh home that shares images and kernels.
     pub fn new() -> Home {
-        let folder = tempfile::Builder::new().prefix("banger-test-").tempdir().expect("a temporary folder");
+        Home::beneath(&env::temp_dir())
+    }
+
+    fn beneath(place: &Path) -> Home {
+        let folder = tempfile::Builder::new().prefix("banger-test-").tempdir_in(place).expect("a temporary folder");
         let data = folder.path().join(".local/share/banger");
         fs::create_dir_all(&data).expect("a data folder");
         for store in ["images", "kernels"] {
@@ -64,7 +71,7 @@ impl Home {
         if host.is_dir() {
             std::os::unix::fs::symlink(host, data.join("host")).expect("a link");
         }
-        let home = Home { folder, banger: banger_binary() };
+        let home = Home { folder, banger: banger_binary(), process_guests: false };
         fs::write(home.path().join(".gitconfig"), "[user]\n\tname = T\n\temail = t@example.com\n[init]\n\tdefaultBranch = main\n[protocol \"file\"]\n\tallow = always\n")
             .expect("a git configuration");
         home
@@ -83,15 +90,20 @@ impl Home {
 
     fn with_parts(agent: &Path, supervisor: &Path) -> Home {
         let mut home = Home::new();
-        let (from, to) = (required("BANGER_TEST_DIST"), home.path().join("installed"));
+        home.install(agent, supervisor);
+        home
+    }
+
+    /// Installs banger with these parts in this home.
+    fn install(&mut self, agent: &Path, supervisor: &Path) {
+        let (from, to) = (required("BANGER_TEST_DIST"), self.path().join("installed"));
         for folder in ["bin", "lib/banger"] {
             fs::create_dir_all(to.join(folder)).expect("a folder");
         }
-        home.banger = to.join("bin/banger");
-        fs::copy(from.join("bin/banger"), &home.banger).expect("a copy of banger");
+        self.banger = to.join("bin/banger");
+        fs::copy(from.join("bin/banger"), &self.banger).expect("a copy of banger");
         fs::copy(supervisor, to.join("lib/banger/banger-vmm")).expect("a copy of banger-vmm");
         fs::copy(agent, to.join("lib/banger/banger-agent")).expect("a copy of the agent");
-        home
     }
 
     /// Installs banger anew, as a user does who upgrades it: the same command is another program from now on.
@@ -268,6 +280,10 @@ impl Repository<'_> {
     /// `banger` in the repository's root.
     pub fn banger(&self) -> Command {
         let mut command = self.home.command(&self.home.banger);
+        if self.home.process_guests {
+            // They say nothing about KVM.
+            command.env("BANGER_ACCELERATOR", "tcg");
+        }
         command.current_dir(&self.root);
         command
     }

@@ -1,0 +1,83 @@
+//! Homes whose VMs are processes of this host: a real agent in namespaces of its own, which starts in milliseconds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Pid, geteuid};
+
+use crate::{Home, required};
+
+impl Home {
+    /// A home of such VMs, in memory where that can be: a guest that syncs its disk does not wait for everybody else's.
+    ///
+    /// None without root, which alone may give a namespace the users that commands in the guest are run as.
+    pub fn with_process_guests() -> Option<Home> {
+        if !geteuid().is_root() {
+            return None;
+        }
+        let parts = required("BANGER_TEST_PROCESS");
+        let memory = Path::new("/dev/shm");
+        let mut home = if memory.is_dir() { Home::beneath(memory) } else { Home::new() };
+        home.install(&parts.join("banger-agent-process"), &parts.join("banger-vmm-process"));
+        home.process_guests = true;
+        let _ = fs::remove_file(home.data().join("host"));
+        Some(home)
+    }
+
+    /// The processes of banger's own programs, and those in a guest that are the agent's.
+    pub fn own_processes(&self, program: &str) -> Vec<Pid> {
+        let all = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let runs = |pid: &i32| {
+            let program = self.path().join("installed").join(program);
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.starts_with(program))
+        };
+        pids.filter(runs).map(Pid::from_raw).collect()
+    }
+
+    /// Whether nothing of any VM runs, nor any program of banger's.
+    pub fn nothing_runs(&self) -> bool {
+        self.processes().is_empty() && self.own_processes("").is_empty()
+    }
+
+    /// What is nobody's, in the folders of all VMs and in the cache: half-made, half-deleted, half-written.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let vms = self.data().join("vms");
+        let mut found: Vec<_> =
+            files(&vms).filter(|path| name(path).starts_with('.') && name(path) != ".lock").collect();
+        for vm in self.vms() {
+            found.extend(files(&vm).filter(|path| !OF_A_VM.contains(&&*name(path))));
+            found.extend(files(&vm.join("sync")).filter(|path| !OF_A_SYNC.contains(&&*name(path))));
+        }
+        let cache = self.path().join(".cache/banger");
+        let cached = files(&cache.join("disks")).chain(files(&cache.join("initramfs")));
+        let is_made = |name: &str| name == ".lock" || name.starts_with("ext4-") || name.ends_with(".cpio");
+        found.extend(cached.filter(|path| !is_made(&name(path))));
+        found
+    }
+}
+
+/// All that a VM's folder may hold.
+const OF_A_VM: [&str; 12] = [
+    "vm.json",
+    "disk.ext4",
+    "workspace.ext4",
+    "sync",
+    "use.json",
+    "operation.lock",
+    "supervisor.lock",
+    "run.json",
+    "s",
+    "console.log",
+    "console.log.1",
+    "guest",
+];
+const OF_A_SYNC: [&str; 3] = ["manifest", "history", "lock"];
+
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

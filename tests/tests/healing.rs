@@ -1,0 +1,207 @@
+//! Command, supervisor and VMM are killed at every step of what they do to a VM, and the next command finds everything right.
+//!
+//! The guests are processes of this host. What a step is, `strike` says. `BANGER_TEST_FIRST_STEP` may name another than 1.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use banger_tests::machine::wait_until;
+use banger_tests::strike::{Struck, Victim};
+use banger_tests::{Home, Output, Repository};
+
+/// As many steps as nothing has.
+const MANY: u64 = 1000;
+
+/// Something that is done to a VM.
+struct Operation {
+    arguments: &'static [&'static str],
+    /// There is a VM before, and it runs.
+    before: Before,
+    /// Nothing is there that can be made again.
+    without_cache: bool,
+    /// The host's repository gets a commit before each step. A deletion would take ever more steps.
+    commits: bool,
+    linger: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Stopped,
+    Running,
+}
+
+impl Operation {
+    fn new(arguments: &'static [&'static str], before: Before) -> Operation {
+        Operation { arguments, before, without_cache: false, commits: false, linger: Duration::ZERO }
+    }
+}
+
+/// Everything in the folder of a workspace, `.git` too: mode, and content or target.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut all = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().flatten() {
+            let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+            let content = if metadata.is_dir() {
+                folders.push(path.clone());
+                Vec::new()
+            } else if metadata.is_symlink() {
+                fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+            } else {
+                fs::read(&path).unwrap()
+            };
+            all.insert(path, (metadata.permissions().mode(), content));
+        }
+    }
+    all
+}
+
+/// The host's state in this round: an edit, a new file for an old one, and perhaps a commit of all but the edit.
+fn edit(repository: &Repository<'_>, round: u64, commits: bool) {
+    let old = fs::read_dir(&repository.root).unwrap().flatten().map(|entry| entry.path());
+    let is_new = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"new-"));
+    old.filter(is_new).for_each(|path| fs::remove_file(path).unwrap());
+    repository.write(&format!("new-{round}"), format!("{round}\n"));
+    repository.write("sub/folder/file", format!("written in {round}\n"));
+    if commits {
+        repository.commit(&format!("round {round}"));
+    }
+    repository.write("README", format!("edited in {round}\n"));
+}
+
+/// What the guest shows of the host's state, and of what was written in it.
+const SHOW: &str =
+    "cat README sub/folder/file; ls; git status --short -uall; git rev-parse HEAD; cat only-here /root/kept";
+
+fn shown(repository: &Repository<'_>, round: u64, kept: Option<u64>) -> String {
+    let (status, head) =
+        (repository.git(["--no-optional-locks", "status", "--short", "-uall"]), repository.git(["rev-parse", "HEAD"]));
+    let host = format!("edited in {round}\nwritten in {round}\nREADME\nnew-{round}\n");
+    match kept {
+        Some(kept) => {
+            // Untracked ones come last, by name.
+            let status = format!("{status}?? only-here\n");
+            format!("{host}only-here\nsub\n{status}{head}guest {kept}\nkept {kept}\n")
+        }
+        None => format!("{host}sub\n{status}{head}"),
+    }
+}
+
+/// Brings everything to where the operation begins. Returns what was written in the guest.
+fn prepare(repository: &Repository<'_>, operation: &Operation, round: u64) -> Option<u64> {
+    match operation.before {
+        Before::Nothing => {
+            repository.run(["delete", "--force"]).ok();
+            if operation.without_cache {
+                let _ = fs::remove_dir_all(repository.home.path().join(".cache/banger"));
+            }
+            edit(repository, round, operation.commits);
+            return None;
+        }
+        Before::Running | Before::Stopped => {}
+    }
+    repository.sh(&format!("echo guest {round} >only-here; echo kept {round} >/root/kept")).ok();
+    if operation.before == Before::Stopped {
+        repository.run(["stop"]).ok();
+    }
+    edit(repository, round, operation.commits);
+    Some(round)
+}
+
+/// The next command, and what it has to find.
+fn check(repository: &Repository<'_>, operation: &Operation, round: u64, kept: Option<u64>, struck: &Struck) {
+    let home = repository.home;
+    let deletes = operation.arguments.first() == Some(&"delete");
+    let context = || format!("killed at step {round}, {:?}; the command ended so: {:?}", struck.at, struck.output);
+    let next: Output = repository.sh(SHOW);
+    let (all, none) = (shown(repository, round, kept), shown(repository, round, None));
+    // What `cat` does not find makes the status.
+    let is_right = match (next.status, kept) {
+        (0, Some(_)) => next.text() == all,
+        (1, None) => next.text() == none,
+        (1, Some(_)) => deletes && next.text() == none,
+        _ => false,
+    };
+    let (status, text, stderr) = (next.status, next.text(), &next.stderr);
+    assert!(is_right, "status {status}, {stderr}\n{text}\ninstead of:\n{all}\n{}", context());
+    let left = home.leftovers();
+    assert!(left.is_empty(), "left over: {left:?}\n{}", context());
+    // One whose start failed may be on its way out.
+    wait_until("the end of all other supervisors", || home.own_processes("lib/banger/banger-vmm").len() == 1);
+    assert_eq!(home.vms().len(), 1, "{}", context());
+}
+
+/// Kills `victim` at each step of the operation.
+fn at_every_step(operation: &Operation, victim: Victim) {
+    let Some(home) = Home::with_process_guests() else { return };
+    let repository = home.repository("r");
+    edit(&repository, 0, true);
+    repository.run(["--", "true"]).ok();
+    let first = std::env::var("BANGER_TEST_FIRST_STEP").ok().map_or(1, |step| step.parse().expect("a number"));
+    for step in first..MANY {
+        let kept = prepare(&repository, operation, step);
+        let before = contents(&repository.root);
+        let strike = OsStr::new(env!("CARGO_BIN_EXE_strike"));
+        let struck = repository.strike(strike, victim, step, operation.linger, operation.arguments);
+        check(&repository, operation, step, kept, &struck);
+        assert!(contents(&repository.root) == before, "files of the host changed at step {step}: {struck:?}");
+        if struck.at.is_none() {
+            assert!(step > 1, "{victim:?} takes no step: {struck:?}");
+            assert_eq!(struck.status, 0, "{struck:?}");
+            repository.run(["delete", "--force"]).ok();
+            assert!(home.leftovers().is_empty() && home.vms().is_empty());
+            wait_until("the end of all processes", || home.nothing_runs());
+            return;
+        }
+    }
+    panic!("there is no end of steps");
+}
+
+#[test]
+fn a_creation_may_be_killed_at_every_step() {
+    let mut operation = Operation::new(&["--", "true"], Before::Nothing);
+    Victim::ALL.into_iter().for_each(|victim| {
+        operation.without_cache = victim == Victim::Command;
+        at_every_step(&operation, victim);
+    });
+}
+
+#[test]
+fn a_start_may_be_killed_at_every_step() {
+    let operation = Operation::new(&["--", "true"], Before::Stopped);
+    Victim::ALL.into_iter().for_each(|victim| at_every_step(&operation, victim));
+}
+
+#[test]
+fn a_sync_may_be_killed_at_every_step() {
+    let mut operation = Operation::new(&["--", "true"], Before::Running);
+    operation.commits = true;
+    at_every_step(&operation, Victim::Command);
+    at_every_step(&operation, Victim::Vmm);
+}
+
+#[test]
+fn what_follows_a_command_may_be_killed_at_every_step() {
+    let mut operation = Operation::new(&["--", "true"], Before::Running);
+    // In that time the guest's changes are counted, and the count is written down.
+    operation.linger = Duration::from_millis(1300);
+    at_every_step(&operation, Victim::Supervisor);
+}
+
+#[test]
+fn a_stop_may_be_killed_at_every_step() {
+    let operation = Operation::new(&["stop"], Before::Running);
+    Victim::ALL.into_iter().for_each(|victim| at_every_step(&operation, victim));
+}
+
+#[test]
+fn a_deletion_may_be_killed_at_every_step() {
+    let operation = Operation::new(&["delete", "--force"], Before::Running);
+    Victim::ALL.into_iter().for_each(|victim| at_every_step(&operation, victim));
+}
