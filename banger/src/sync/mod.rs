@@ -126,7 +126,11 @@ pub fn sync(
 ) -> Result<Report, SyncError> {
     let start = Instant::now();
     let folder = vm.folder().join("sync");
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(SyncError::State)?;
+    // Not the VM's folder with it: one that was deleted meanwhile would come back empty.
+    match DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(SyncError::State(error)),
+        _ => {}
+    }
     let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
     lock.lock().map_err(SyncError::State)?;
     for attempt in 1.. {
