@@ -6,11 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use banger_agent::VERSION;
+use banger_agent::protocol::{Request, Stat};
 use banger_vmm::{
     AcceleratorChoice, Hold, NetMode, Programs, Ready, StartEvent, StartOptions, StorePaths, Vm, VmLock, VmRecord,
     VmState, VmStore, initramfs,
 };
 
+use crate::agent::Call;
 use crate::belonging::{self, Belongs, Purpose};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
@@ -72,6 +74,8 @@ pub struct Machine {
     pub net: NetMode,
     /// How long it took to start, if it had to be.
     pub boot: Option<Duration>,
+    /// Its supervisor, if it was seen.
+    supervisor: Option<i32>,
     /// It does not stop for being idle before this is dropped.
     _hold: Hold,
 }
@@ -225,10 +229,18 @@ impl<'a> Machines<'a> {
     /// # Errors
     /// If it cannot be started, or is gone.
     pub fn start_found(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, CommandError> {
-        self.machine(vm, wanted).map_err(|started| match started {
-            Started::Deleted => CommandError::new("another command deleted the VM").kind(ErrorKind::VmNotFound),
-            Started::Failed(error) => error,
-        })
+        let start = || {
+            self.machine(vm, wanted).map_err(|started| match started {
+                Started::Deleted => CommandError::new("another command deleted the VM").kind(ErrorKind::VmNotFound),
+                Started::Failed(error) => error,
+            })
+        };
+        let machine = start()?;
+        // One that was killed may have looked alive.
+        match Call::ask::<Stat>(vm, &Request::Stat).map_err(CommandError::from) {
+            Err(error) if error.kind.is_of_vm() && has_died(vm, Some(&machine)) => start(),
+            _ => Ok(machine),
+        }
     }
 
     fn make(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Vm, Made> {
@@ -236,20 +248,10 @@ impl<'a> Machines<'a> {
         self.create(workspace, wanted, name, false)
     }
 
-    /// Whether the VM of `workspace` has ended without anybody's wish, a moment ago or just now.
-    pub fn has_died(&self, workspace: &Workspace) -> bool {
-        // What a supervisor needs to see that its VMM is gone; there is no event for who is not its child.
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let Ok(Some(vm)) = self.find(workspace) else { return false };
-        loop {
-            match vm.state() {
-                Ok(VmState::Stopped { crash }) => return crash.is_some(),
-                Ok(VmState::Failed { .. }) => return true,
-                Err(_) => return false,
-                Ok(_) if Instant::now() > deadline => return false,
-                Ok(_) => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
+    /// Whether the VM of `workspace` has ended without anybody's wish, a moment ago or just now; or has been started again since it
+    /// was `used`.
+    pub fn has_died(&self, workspace: &Workspace, used: Option<&Machine>) -> bool {
+        self.find(workspace).ok().flatten().is_some_and(|vm| has_died(&vm, used))
     }
 
     /// A VM for one command.
@@ -333,7 +335,8 @@ impl<'a> Machines<'a> {
             let up = self.start(vm, wanted)?;
             if let Some(hold) = vm.hold(up.idle_timeout_ms).map_err(CommandError::from)? {
                 let boot = if went_down { Some(begin.elapsed()) } else { up.boot };
-                return Ok(Machine { vm: vm.clone(), ready: up.ready, net: up.net, boot, _hold: hold });
+                let supervisor = supervisor(vm);
+                return Ok(Machine { vm: vm.clone(), ready: up.ready, net: up.net, boot, supervisor, _hold: hold });
             }
             self.ui.detail("the VM is going down: waiting for it to start it again");
             vm.wait_until_down().map_err(CommandError::from)?;
@@ -466,6 +469,30 @@ enum Started {
 impl From<CommandError> for Started {
     fn from(error: CommandError) -> Self {
         Started::Failed(error)
+    }
+}
+
+/// The supervisor of a VM that runs.
+fn supervisor(vm: &Vm) -> Option<i32> {
+    match vm.state() {
+        Ok(VmState::Running { pid, .. }) => Some(pid),
+        _ => None,
+    }
+}
+
+fn has_died(vm: &Vm, used: Option<&Machine>) -> bool {
+    let used = used.and_then(|machine| machine.supervisor);
+    // What a supervisor needs to see that its VMM is gone; there is no event for who is not its child.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match vm.state() {
+            Ok(VmState::Stopped { crash }) => return crash.is_some(),
+            Ok(VmState::Failed { .. } | VmState::Starting) => return true,
+            Ok(VmState::Running { pid, .. }) if used != Some(pid) => return true,
+            Ok(VmState::Running { .. }) if Instant::now() > deadline => return false,
+            Ok(VmState::Running { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            Err(_) => return false,
+        }
     }
 }
 

@@ -108,8 +108,11 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     };
     let mut prepared = prepare();
     // A VM that was killed may have looked alive. The command has not begun, so the VM may be started again for it.
-    let failure = prepared.as_ref().map_or_else(Some, |(_, synced)| synced.as_ref().err());
-    if failure.is_some_and(|error| error.kind.is_of_vm()) && !options.rm && machines.has_died(&workspace) {
+    let (used, failure) = match &prepared {
+        Ok((machine, synced)) => (Some(machine), synced.as_ref().err()),
+        Err(error) => (None, Some(error)),
+    };
+    if failure.is_some_and(|error| error.kind.is_of_vm()) && !options.rm && machines.has_died(&workspace, used) {
         prepared = prepare();
     }
     let (machine, synced) = prepared?;
