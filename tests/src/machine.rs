@@ -26,6 +26,14 @@ impl Home {
         pids.filter(|&pid| open_files(pid).any(|file| file.starts_with(&vms))).map(Pid::from_raw).collect()
     }
 
+    /// Those of a VM's processes, and of banger's own in this home, that have one of these names.
+    pub fn named(&self, names: &[&str]) -> Vec<Pid> {
+        let name = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let all: std::collections::BTreeSet<_> =
+            self.processes().into_iter().chain(self.own_processes("")).map(Pid::as_raw).collect();
+        all.into_iter().map(Pid::from_raw).filter(|pid| names.contains(&name(pid).trim_end())).collect()
+    }
+
     /// The supervisor of the only VM, and the VMM.
     #[track_caller]
     pub fn supervisor_and_vmm(&self) -> (Pid, Pid) {

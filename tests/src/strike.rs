@@ -15,7 +15,7 @@ pub enum Victim {
     Command,
     /// The VM's supervisor.
     Supervisor,
-    /// The VMM, at a step of its guest.
+    /// The VMM: at a step of its own, or of a guest that is a process.
     Vmm,
 }
 
@@ -28,15 +28,7 @@ impl Victim {
         match self {
             Victim::Command => &["banger"],
             Victim::Supervisor => &["banger-vmm"],
-            Victim::Vmm => &["banger-agent", "@banger-agent"],
-        }
-    }
-
-    fn program(self) -> &'static str {
-        match self {
-            Victim::Command => "bin/banger",
-            Victim::Supervisor => "lib/banger/banger-vmm",
-            Victim::Vmm => "lib/banger/banger-agent",
+            Victim::Vmm => &["banger-agent", "@banger-agent", "qemu-system-x86"],
         }
     }
 }
@@ -67,7 +59,7 @@ impl Repository<'_> {
         if victim == Victim::Vmm {
             command.args(["--kill", "vmm"]);
         }
-        for pid in self.home.own_processes(victim.program()) {
+        for pid in self.home.named(victim.names()) {
             command.arg("--seize").arg(pid.to_string());
         }
         command.arg("--at").arg(step.to_string()).arg("--linger").arg(linger.as_millis().to_string());

@@ -133,8 +133,27 @@ fn check(repository: &Repository<'_>, operation: &Operation, round: u64, kept: O
     let left = home.leftovers();
     assert!(left.is_empty(), "left over: {left:?}\n{}", context());
     // One whose start failed may be on its way out.
-    wait_until("the end of all other supervisors", || home.own_processes("lib/banger/banger-vmm").len() == 1);
+    wait_until("the end of all other supervisors", || home.named(&["banger-vmm"]).len() == 1);
     assert_eq!(home.vms().len(), 1, "{}", context());
+}
+
+/// Kills `victim` at one step of the operation, and sees what the next command finds.
+fn at_step(repository: &Repository<'_>, operation: &Operation, victim: Victim, step: u64) -> Struck {
+    let kept = prepare(repository, operation, step);
+    let before = contents(&repository.root);
+    let strike = OsStr::new(env!("CARGO_BIN_EXE_strike"));
+    let struck = repository.strike(strike, victim, step, operation.linger, operation.arguments);
+    check(repository, operation, step, kept, &struck);
+    assert!(contents(&repository.root) == before, "files of the host changed at step {step}: {struck:?}");
+    struck
+}
+
+/// Deletes the VM: nothing is left.
+fn assert_nothing_is_left(repository: &Repository<'_>) {
+    let home = repository.home;
+    repository.run(["delete", "--force"]).ok();
+    assert!(home.leftovers().is_empty() && home.vms().is_empty());
+    wait_until("the end of all processes", || home.nothing_runs());
 }
 
 /// Kills `victim` at each step of the operation.
@@ -145,31 +164,60 @@ fn at_every_step(operation: &Operation, victim: Victim) {
     repository.run(["--", "true"]).ok();
     let first = std::env::var("BANGER_TEST_FIRST_STEP").ok().map_or(1, |step| step.parse().expect("a number"));
     for step in first..MANY {
-        let kept = prepare(&repository, operation, step);
-        let before = contents(&repository.root);
-        let strike = OsStr::new(env!("CARGO_BIN_EXE_strike"));
-        let struck = repository.strike(strike, victim, step, operation.linger, operation.arguments);
-        check(&repository, operation, step, kept, &struck);
-        assert!(contents(&repository.root) == before, "files of the host changed at step {step}: {struck:?}");
+        let struck = at_step(&repository, operation, victim, step);
         if struck.at.is_none() {
             assert!(step > 1, "{victim:?} takes no step: {struck:?}");
             assert_eq!(struck.status, 0, "{struck:?}");
-            repository.run(["delete", "--force"]).ok();
-            assert!(home.leftovers().is_empty() && home.vms().is_empty());
-            wait_until("the end of all processes", || home.nothing_runs());
-            return;
+            return assert_nothing_is_left(&repository);
         }
     }
     panic!("there is no end of steps");
 }
 
 #[test]
+fn a_real_machine_may_be_killed_too() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    edit(&repository, 0, true);
+    repository.run(["--", "true"]).ok();
+    let operation = |arguments: &'static [&'static str], before| Operation::new(arguments, before);
+    let sync = Operation { commits: true, ..operation(&["--", "true"], Before::Running) };
+    let samples: [(Operation, Victim, &[u64]); 11] = [
+        (sync, Victim::Command, &[2, 5, 9, 12, 15]),
+        (operation(&["--", "true"], Before::Running), Victim::Supervisor, &[2, 9]),
+        (operation(&["--", "true"], Before::Running), Victim::Vmm, &[1, 4]),
+        (operation(&["stop"], Before::Running), Victim::Command, &[2, 4]),
+        (operation(&["stop"], Before::Running), Victim::Supervisor, &[2]),
+        (operation(&["--", "true"], Before::Stopped), Victim::Command, &[8]),
+        (operation(&["--", "true"], Before::Stopped), Victim::Supervisor, &[12]),
+        (operation(&["delete", "--force"], Before::Running), Victim::Command, &[4, 8]),
+        (operation(&["--", "true"], Before::Nothing), Victim::Command, &[12, 40]),
+        (operation(&["--", "true"], Before::Nothing), Victim::Supervisor, &[20]),
+        (operation(&["--", "true"], Before::Nothing), Victim::Vmm, &[3]),
+    ];
+    for (operation, victim, steps) in samples {
+        for step in steps {
+            let struck = at_step(&repository, &operation, victim, *step);
+            assert!(struck.at.is_some(), "{victim:?} takes no step {step} of {:?}: {struck:?}", operation.arguments);
+        }
+    }
+    assert_nothing_is_left(&repository);
+}
+
+#[test]
 fn a_creation_may_be_killed_at_every_step() {
-    let mut operation = Operation::new(&["--", "true"], Before::Nothing);
-    Victim::ALL.into_iter().for_each(|victim| {
-        operation.without_cache = victim == Victim::Command;
-        at_every_step(&operation, victim);
-    });
+    let operation = Operation { without_cache: true, ..Operation::new(&["--", "true"], Before::Nothing) };
+    at_every_step(&operation, Victim::Command);
+}
+
+#[test]
+fn the_supervisor_of_a_new_vm_may_be_killed_at_every_step() {
+    at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Victim::Supervisor);
+}
+
+#[test]
+fn a_new_vm_may_be_killed_at_every_step() {
+    at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Victim::Vmm);
 }
 
 #[test]
@@ -180,17 +228,16 @@ fn a_start_may_be_killed_at_every_step() {
 
 #[test]
 fn a_sync_may_be_killed_at_every_step() {
-    let mut operation = Operation::new(&["--", "true"], Before::Running);
-    operation.commits = true;
+    let operation = Operation { commits: true, ..Operation::new(&["--", "true"], Before::Running) };
     at_every_step(&operation, Victim::Command);
     at_every_step(&operation, Victim::Vmm);
 }
 
 #[test]
 fn what_follows_a_command_may_be_killed_at_every_step() {
-    let mut operation = Operation::new(&["--", "true"], Before::Running);
     // In that time the guest's changes are counted, and the count is written down.
-    operation.linger = Duration::from_millis(1300);
+    let linger = Duration::from_millis(1300);
+    let operation = Operation { linger, ..Operation::new(&["--", "true"], Before::Running) };
     at_every_step(&operation, Victim::Supervisor);
 }
 

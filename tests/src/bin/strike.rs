@@ -125,6 +125,10 @@ impl Strike {
                     self.syscall(pid);
                     let _ = ptrace::syscall(pid, None);
                 }
+                // Nobody cares for what others do, and to be followed is slow.
+                Ok(WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC)) if !self.cares_for(&name(pid)) => {
+                    let _ = ptrace::detach(pid, None);
+                }
                 Ok(WaitStatus::PtraceEvent(pid, ..)) => {
                     self.known.insert(pid.as_raw());
                     let _ = ptrace::syscall(pid, None);
@@ -140,6 +144,10 @@ impl Strike {
                 Err(_) => return ended.map_or(2, |(status, _)| status),
             }
         }
+    }
+
+    fn cares_for(&self, name: &str) -> bool {
+        name.starts_with("banger") || self.of.iter().any(|of| of == name)
     }
 
     fn syscall(&mut self, thread: Pid) {
