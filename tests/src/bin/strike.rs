@@ -12,9 +12,7 @@
 //!
 //! FILE gets one line of JSON: the command's `status`, the `steps` that were counted, and where it was `struck`.
 
-use std::collections::HashSet;
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -46,8 +44,6 @@ struct Strike {
     struck: Option<String>,
     /// What was written to last: a process and its descriptor.
     written: Option<(i32, u64)>,
-    /// Those that were seen stopped for the first time.
-    known: HashSet<i32>,
 }
 
 impl Strike {
@@ -68,8 +64,9 @@ impl Strike {
                 _ => return None,
             }
         }
-        let mut command = Command::new(arguments.next()?);
-        command.args(arguments);
+        // It waits until it is followed.
+        let mut command = Command::new("sh");
+        command.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).args(arguments);
         Some((strike, command))
     }
 
@@ -82,23 +79,17 @@ impl Strike {
         for pid in &self.seize {
             for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
                 let thread = thread.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw);
-                if let Some(thread) = thread
-                    && ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)).is_ok()
-                {
-                    self.known.insert(thread.as_raw());
-                }
+                // One that has ended is no matter.
+                let _ = thread.map(|thread| ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)));
             }
         }
-        // SAFETY: ptrace(2) with PTRACE_TRACEME has no memory effects.
-        unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
         let Ok(child) = command.spawn() else { return ExitCode::from(2) };
         let main = Pid::from_raw(child.id().cast_signed());
-        // It has stopped at its first instruction.
-        if !matches!(waitpid(main, None), Ok(WaitStatus::Stopped(..))) || ptrace::setoptions(main, options).is_err() {
+        // Those that are seized leave nothing behind, when they are let go of, that would stop their children for ever.
+        let stopped = matches!(waitpid(main, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..)));
+        if !stopped || ptrace::seize(main, options).and_then(|()| kill(main, Signal::SIGCONT)).is_err() {
             return ExitCode::from(2);
         }
-        self.known.insert(main.as_raw());
-        let _ = ptrace::syscall(main, None);
         let status = self.follow(main);
         let line = serde_json::json!({ "status": status, "steps": self.steps, "struck": self.struck }).to_string();
         // What still runs is let go of by this process's end.
@@ -129,15 +120,8 @@ impl Strike {
                 Ok(WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC)) if !self.cares_for(&name(pid)) => {
                     let _ = ptrace::detach(pid, None);
                 }
-                Ok(WaitStatus::PtraceEvent(pid, ..)) => {
-                    self.known.insert(pid.as_raw());
-                    let _ = ptrace::syscall(pid, None);
-                }
-                Ok(WaitStatus::Stopped(pid, signal)) => {
-                    // A new one starts with a stop of ptrace's own.
-                    let new = self.known.insert(pid.as_raw()) && signal == Signal::SIGSTOP;
-                    let _ = ptrace::syscall(pid, (!new).then_some(signal));
-                }
+                Ok(WaitStatus::PtraceEvent(pid, ..)) => _ = ptrace::syscall(pid, None),
+                Ok(WaitStatus::Stopped(pid, signal)) => _ = ptrace::syscall(pid, signal),
                 Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
                 Ok(_) | Err(Errno::EINTR) => {}
                 // Nobody is left.
@@ -174,7 +158,8 @@ impl Strike {
         if self.steps == self.at {
             self.struck = Some(step.what);
             let victim = if self.vmm { vmm_of(process) } else { Some(process) };
-            if let Some(victim) = victim {
+            // The one that stands before its step dies at once, whenever the news of its VMM's death comes to the guest.
+            for victim in victim.into_iter().chain(self.vmm.then_some(process)) {
                 let _ = kill(victim, Signal::SIGKILL);
             }
         }
