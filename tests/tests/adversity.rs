@@ -1,0 +1,125 @@
+//! State files that are cut short or of a newer version, and a file system without room: nothing is lost, and what to do is said.
+//!
+//! The guests are processes of this host.
+
+use std::fs;
+use std::path::Path;
+
+use banger_tests::machine::wait_until;
+use banger_tests::{Home, Output, Repository};
+
+const SHOW: [&str; 5] = ["--", "sh", "-c", "cat README only-here /root/kept; git status --short", "sh"];
+const SHOWN: &str = "a repository\nin the workspace\non the disk\n?? only-here\n";
+
+fn prepare<'a>(home: &'a Home) -> Repository<'a> {
+    let repository = home.repository("r");
+    repository.sh("echo in the workspace >only-here; echo on the disk >/root/kept").ok();
+    repository.run(["stop"]).ok();
+    repository
+}
+
+#[test]
+fn state_files_that_were_cut_short_are_made_anew() {
+    let Some(home) = Home::with_process_guests() else { return };
+    let repository = prepare(&home);
+    let files = ["use.json", "sync/manifest", "sync/history", "guest/agent/sync/settings", "run.json", "console.log"];
+    for (name, keep) in files.into_iter().flat_map(|name| [(name, 0), (name, 1), (name, 20)]) {
+        let file = home.vm().join(name);
+        let whole = fs::read(&file).unwrap_or_default();
+        fs::write(&file, &whole[..keep.min(whole.len())]).unwrap();
+        repository.run(["status"]).ok();
+        repository.run(["list", "--json"]).ok();
+        let output = repository.run(SHOW).ok();
+        assert_eq!(output.text(), SHOWN, "{name} of {keep} bytes: {}", output.stderr);
+        repository.run(["stop"]).ok();
+        assert!(home.leftovers().is_empty(), "{:?}", home.leftovers());
+    }
+}
+
+#[test]
+fn a_guest_that_forgot_the_last_sync_overwrites_nothing() {
+    let Some(home) = Home::with_process_guests() else { return };
+    let repository = prepare(&home);
+    repository.sh("echo edited there >>README").ok();
+    repository.run(["stop"]).ok();
+    let log = home.vm().join("guest/agent/sync/log");
+    let whole = fs::read(&log).unwrap();
+    for keep in [0, 4, 8, 60, whole.len() - 1] {
+        fs::write(&log, &whole[..keep]).unwrap();
+        let output = repository.run(["--", "true"]);
+        // It may be known still that only the guest has changed it; if not, that is a conflict.
+        assert!(output.status == 0 || output.stderr.contains("README"), "{keep} bytes: {output:?}");
+        let there = repository.run(["--guest-wins", "-q", "--", "cat", "README", "only-here"]).ok();
+        assert_eq!(there.text(), "a repository\nedited there\nin the workspace\n", "{keep} bytes: {}", there.stderr);
+        repository.run(["stop"]).ok();
+    }
+    assert_eq!(fs::read_to_string(repository.root.join("README")).unwrap(), "a repository\n");
+}
+
+#[test]
+fn state_of_a_newer_version_is_named_and_stays() {
+    let Some(home) = Home::with_process_guests() else { return };
+    let repository = prepare(&home);
+    let newer = r#"{"format_version": 999, "what": "nobody knows"}"#;
+    for name in ["vm.json", "run.json"] {
+        let file = home.vm().join(name);
+        let before = fs::read(&file).ok();
+        fs::write(&file, newer).unwrap();
+        let output = repository.run(["--", "true"]);
+        assert_eq!(output.status, 125, "{name}: {output:?}");
+        assert!(output.stderr.contains(name) && output.stderr.contains("999"), "{}", output.stderr);
+        assert_eq!(fs::read_to_string(&file).unwrap(), newer);
+        match before {
+            Some(before) => fs::write(&file, before).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+    }
+    // That is no more than what is known of its last use.
+    fs::write(home.vm().join("use.json"), newer).unwrap();
+    assert_eq!(repository.run(SHOW).ok().text(), SHOWN);
+}
+
+/// Runs `script` where the VMs' folder is a file system of its own; `$1` is that folder, `$2` banger.
+fn with_own_file_system(repository: &Repository<'_>, script: &str) -> Output {
+    let vms = repository.home.data().join("vms");
+    fs::create_dir_all(&vms).unwrap();
+    let banger = repository.banger();
+    let mut command = repository.home.command("unshare");
+    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(&vms).arg(Path::new(banger.get_program()));
+    command.env("BANGER_ACCELERATOR", "tcg").current_dir(&repository.root).output().unwrap().into()
+}
+
+#[test]
+fn a_file_system_may_be_full_at_every_file_and_block() {
+    let Some(home) = Home::with_process_guests() else { return };
+    let repository = home.repository("r");
+    // From one that holds nothing to one that holds all, the first command fails, or it does not. The next has room.
+    let script = r#"
+        vms=$1; banger=$2
+        for limit in $LIMITS; do
+            mount -t tmpfs -o "size=64M,nr_inodes=4096,$limit,mode=700" tmpfs "$vms"
+            "$banger" -q -- true 2>"$vms/../error"; first=$?
+            mount -o remount,size=64M,nr_inodes=4096 "$vms"
+            "$banger" -q -- cat README >"$vms/../text" 2>>"$vms/../error"; next=$?
+            "$banger" -q delete --force 2>>"$vms/../error"
+            echo "$limit $first $next $? $(cat "$vms/../text") $(ls -A "$vms" | tr '\n' ' ')"
+            [ "$first$next" = 00 ] || [ "$first$next" = 1250 ] || cat "$vms/../error"
+            umount -l "$vms"
+        done
+    "#;
+    let inodes = (2..70).map(|count| format!("nr_inodes={count}"));
+    let sizes = (0..60).map(|count| format!("size={}k", 4 + count * count));
+    for limits in [inodes.collect::<Vec<_>>(), sizes.collect()] {
+        let script = script.replace("$LIMITS", &limits.join(" "));
+        let output = with_own_file_system(&repository, &script).ok();
+        let text = output.text();
+        let right = |limit: &str| {
+            let end = "0 0 a repository .lock ";
+            [0, 125].iter().any(|first| text.contains(&format!("{limit} {first} {end}\n")))
+        };
+        let wrong: Vec<_> = limits.iter().filter(|limit| !right(limit)).collect();
+        assert!(wrong.is_empty(), "{wrong:?}\n{text}{}", output.stderr);
+        assert!(text.contains(&format!("{} 125 ", limits[0])) && text.contains(" 0 0 0 "), "{text}");
+    }
+    wait_until("the end of all processes", || home.nothing_runs());
+}
