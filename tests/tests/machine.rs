@@ -171,6 +171,40 @@ fn files_of_a_vm_that_lie_are_noticed() {
 }
 
 #[test]
+fn a_clock_that_jumps_and_a_host_that_stands_still_are_survived() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    repository.run(["--", "true"]).ok();
+    // The next command finds the guest's clock where the host's is, to the seconds that it may take.
+    let on_time = || {
+        let there: i64 = repository.run(["-q", "--", "date", "+%s"]).ok().text().trim().parse().unwrap();
+        let here = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64;
+        assert!((here - 10..=here + 2).contains(&there), "it is {here} here, and {there} there");
+    };
+    for jump in ["1 hour ago", "1 hour", "2001-01-01", "2037-01-01"] {
+        repository.run(["-q", "--", "date", "-s", jump]).ok();
+        on_time();
+        repository.write("changed", jump);
+        assert_eq!(repository.run(["-q", "--", "cat", "changed"]).ok().text(), jump);
+    }
+
+    // Supervisor and VMM stand still under a command.
+    let script = "touch started; sleep 2; echo done";
+    let child = repository.banger().args(["-q", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_until("the command's start", || repository.run(["-q", "--", "test", "-e", "started"]).status == 0);
+    let (supervisor, vmm) = home.supervisor_and_vmm();
+    for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
+        send(supervisor, signal);
+        send(vmm, signal);
+        std::thread::sleep(std::time::Duration::from_secs(4));
+    }
+    let output = end(child).ok();
+    assert_eq!(output.text(), "done\n");
+    on_time();
+    assert_eq!(home.supervisor_and_vmm(), (supervisor, vmm));
+}
+
+#[test]
 fn the_accelerator_is_said_once_and_can_be_forced() {
     let home = Home::new();
     let repository = home.repository("r");
