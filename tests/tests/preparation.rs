@@ -48,15 +48,16 @@ fn projects_have_their_tools_and_dependencies_and_pass_their_tests() {
     let python = repository.venv_here(&projects.map(|(folder, ..)| folder));
     for (number, (folder, _, tests)) in projects.into_iter().enumerate() {
         let command = [&["-w", folder, "--", "/root/venv/bin/python"], tests].concat();
-        let there = run(&repository, &options, &command).ok();
+        let there = run(&repository, &options, &command);
         for note in ["installing the tools", "the tools are there", "set-up: python3 -m venv", "Successfully installed"]
         {
             assert_eq!(there.stderr.contains(note), number == 0, "`{note}`: {}", there.stderr);
         }
         let here = Command::new(&python).args(tests).current_dir(repository.root.join(folder)).output();
-        let here = Output::from(here.unwrap()).ok();
+        let here = Output::from(here.unwrap());
         assert!(!outcomes(&here.stderr).is_empty(), "{}", here.stderr);
-        assert_eq!(outcomes(&there.stderr), outcomes(&here.stderr));
+        // Some may fail, in what was released. Then they fail there too.
+        assert_eq!((there.status, outcomes(&there.stderr)), (here.status, outcomes(&here.stderr)));
     }
     // Tools are there for commands and login shells.
     let tools = run(&repository, &options, &["--", "sh", "-c", "cowsay -t hello; sh -lc 'command -v cowsay'"]).ok();
