@@ -10,18 +10,17 @@ use crate::{Home, required};
 impl Home {
     /// A home of such VMs, in memory where that can be: a guest that syncs its disk does not wait for everybody else's.
     ///
-    /// None without root, which alone may give a namespace the users that commands in the guest are run as.
-    pub fn with_process_guests() -> Option<Home> {
-        if !geteuid().is_root() {
-            return None;
-        }
+    /// # Panics
+    /// Without root, which alone may give a namespace the users that commands in the guest are run as.
+    pub fn with_process_guests() -> Home {
+        assert!(geteuid().is_root(), "guests that are processes need root");
         let parts = required("BANGER_TEST_PROCESS");
         let memory = Path::new("/dev/shm");
         let mut home = if memory.is_dir() { Home::beneath(memory) } else { Home::new() };
         home.install(&parts.join("banger-agent-process"), &parts.join("banger-vmm-process"));
         home.process_guests = true;
         let _ = fs::remove_file(home.data().join("host"));
-        Some(home)
+        home
     }
 
     /// The processes of banger's own programs, and those in a guest that are the agent's.

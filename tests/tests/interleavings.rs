@@ -180,7 +180,7 @@ fn commands_in_any_order_lose_nothing_and_leave_nothing() {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let (commands, seed) = (number("BANGER_TEST_COMMANDS").unwrap_or(300), number("BANGER_TEST_SEED").unwrap_or(now));
     eprintln!("BANGER_TEST_SEED={seed}");
-    let Some(home) = Home::with_process_guests() else { return };
+    let home = Home::with_process_guests();
     let play = Play {
         repository: home.repository("r"),
         git: Mutex::default(),

@@ -42,6 +42,7 @@ struct Strike {
 
     steps: u64,
     struck: Option<String>,
+    victims: Vec<Pid>,
     /// What was written to last: a process and its descriptor.
     written: Option<(i32, u64)>,
 }
@@ -91,6 +92,11 @@ impl Strike {
             return ExitCode::from(2);
         }
         let status = self.follow(main);
+        // A signal is sent before it is taken: the next command shall not meet who is as good as dead.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.victims.iter().any(|victim| is_alive(*victim)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let line = serde_json::json!({ "status": status, "steps": self.steps, "struck": self.struck }).to_string();
         // What still runs is let go of by this process's end.
         if fs::write(&self.report, line).is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) }
@@ -161,6 +167,7 @@ impl Strike {
             // The one that stands before its step dies at once, whenever the news of its VMM's death comes to the guest.
             for victim in victim.into_iter().chain(self.vmm.then_some(process)) {
                 let _ = kill(victim, Signal::SIGKILL);
+                self.victims.push(victim);
             }
         }
     }
@@ -269,6 +276,12 @@ fn read_path(thread: Pid, address: u64) -> String {
 fn status_field(pid: Pid, field: &str) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix(field))?.trim().parse().ok()
+}
+
+/// Whether it is there, and no zombie: proc_pid_status(5).
+fn is_alive(process: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains(['Z', 'X']))
 }
 
 fn process_of(thread: Pid) -> Option<Pid> {
