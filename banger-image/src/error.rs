@@ -80,6 +80,76 @@ pub enum Error {
     #[error(transparent)]
     FileSystem(#[from] ext4::Error),
 
+    /// A text is no reference of an image.
+    #[error("`{}` is no reference of an image: {reason}", text.escape_debug())]
+    Reference {
+        /// The text as it was given.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// An image of a registry or an archive is not as it should be.
+    #[error("the image cannot be used: {what}: {reason}")]
+    Image {
+        /// Which part of it.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// An image's layers have more than they may.
+    #[error("the image is larger than {limit} bytes when it is unpacked")]
+    ImageTooLarge {
+        /// The most that it may have, in bytes.
+        limit: u64,
+    },
+
+    /// A registry refuses, or cannot be reached.
+    #[error("{what}: {reason}")]
+    Registry {
+        /// What was tried.
+        what: String,
+        /// Why that did not work.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+
+    /// A registry does not have an image.
+    #[error("the registry has no `{reference}`")]
+    NotInRegistry {
+        /// The image.
+        reference: String,
+    },
+
+    /// A pulled image cannot have this name.
+    #[error("a pulled image cannot be named `{name}`: {reason}")]
+    PullName {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+
+    /// The store has no such image.
+    #[error("no image named `{name}` is here")]
+    NotHere {
+        /// The name as it was given.
+        name: String,
+        /// The one that was probably meant.
+        nearest: Option<String>,
+    },
+
+    /// VMs were made from an image that is to be deleted.
+    #[error("the image `{name}` is in use by {}", vms.iter().map(|vm| format!("`{vm}`")).collect::<Vec<_>>().join(", "))]
+    InUse {
+        /// The image.
+        name: String,
+        /// The VMs.
+        vms: Vec<String>,
+    },
+
     /// What is stored is not what was written there.
     #[error("{}: {reason}", path.display())]
     Damaged {
@@ -120,7 +190,22 @@ impl Error {
                 }
                 _ => None,
             },
-            Error::Catalog { .. } | Error::Archive { .. } | Error::FileSystem(_) => None,
+            Error::Reference { .. } => Some(
+                "a reference is [REGISTRY/]REPOSITORY[:TAG][@DIGEST], such as debian:12 or ghcr.io/owner/name:v1"
+                    .into(),
+            ),
+            Error::ImageTooLarge { .. } => {
+                Some("if it is meant to be so large: banger image pull --max-size SIZE".into())
+            }
+            Error::Registry { hint, .. } => hint.clone(),
+            Error::NotInRegistry { .. } => Some("check its name and tag; a private one may need `docker login`".into()),
+            Error::PullName { .. } => Some("give it another one: --name NAME".into()),
+            Error::NotHere { nearest, .. } => Some(match nearest {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => "for a list: banger image list".into(),
+            }),
+            Error::InUse { .. } => Some("delete the VMs before: banger delete VM".into()),
+            Error::Catalog { .. } | Error::Archive { .. } | Error::FileSystem(_) | Error::Image { .. } => None,
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::oci::Origin;
 
 /// The version of both formats. Fields may be added without a new one; a reader skips what it does not know.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -45,6 +46,9 @@ pub struct ImageManifest {
     pub created: u64,
     /// Length of `rootfs.ext4`.
     pub rootfs_bytes: u64,
+    /// If it was pulled: from where, and what it says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<Origin>,
 }
 
 /// Describes a kernel.

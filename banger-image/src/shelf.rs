@@ -4,6 +4,7 @@
 //! <root>/<name>/        finished
 //! <root>/.<name>.lock   held (flock) by whoever makes <name>
 //! <root>/.tmp-<name>/   being made, or left by a maker that was killed
+//! <root>/<alias>        a symbolic link to <name>
 //! ```
 
 use std::fs::TryLockError;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use crate::error::Result;
+use crate::name::{self, Kind};
 use crate::namespace;
 use crate::progress::Progress;
 
@@ -31,6 +33,68 @@ impl Shelf {
     /// Where `name` is, if it is there.
     pub(crate) fn place(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// What a name leads to, if it is an alias; else the name itself, whatever is there.
+    pub(crate) fn resolve(&self, name: &str) -> String {
+        let target = std::fs::read_link(self.place(name)).ok();
+        let target = target.and_then(|target| target.into_os_string().into_string().ok());
+        target.filter(|target| name::check(Kind::Image, target).is_ok()).unwrap_or_else(|| name.to_owned())
+    }
+
+    /// Makes `alias` lead to `name`, in the place of what it led to.
+    pub(crate) fn point(&self, alias: &str, name: &str) -> Result<()> {
+        let temporary = self.root.join(format!(".link-{alias}-{}", std::process::id()));
+        remove_file(&temporary)?;
+        fs::os::unix::fs::symlink(name, &temporary)?;
+        fs::rename(&temporary, self.place(alias))?;
+        Ok(fs::File::open(&self.root)?.sync_all()?)
+    }
+
+    /// Removes an alias if it leads to `name`.
+    pub(crate) fn unpoint(&self, alias: &str, name: &str) -> Result<()> {
+        match self.resolve(alias) == name && alias != name {
+            true => remove_file(&self.place(alias)),
+            false => Ok(()),
+        }
+    }
+
+    /// All finished things, by name, and without aliases.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().into_string().ok().filter(|name| name::check(Kind::Image, name).is_ok());
+            names.extend(name.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Keeps everything from being removed while the returned file is open; `alone` waits for all others who have one.
+    pub(crate) fn hold(&self, alone: bool) -> Result<fs::File> {
+        create_private(&self.root)?;
+        let folder = fs::File::open(&self.root)?;
+        if alone {
+            folder.file().lock()?
+        } else {
+            folder.file().lock_shared()?
+        }
+        Ok(folder)
+    }
+
+    /// Removes a finished thing. It is gone at once, or not at all.
+    pub(crate) fn remove(&self, name: &str, progress: &dyn Progress) -> Result<()> {
+        let _lock = self.lock(name, progress)?;
+        let temporary = self.root.join(format!(".tmp-{name}"));
+        remove(&temporary)?;
+        fs::rename(self.place(name), &temporary)?;
+        fs::File::open(&self.root)?.sync_all()?;
+        remove(&temporary)
     }
 
     /// What `find` finds, after `make` has filled an empty folder with it if need be.
@@ -129,6 +193,14 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| io::Error::new(error.kind(), format!("cannot create folder `{}`: {error}", path.display())))?;
     Ok(())
+}
+
+/// Removes a file if it is there.
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => Ok(removed?),
+    }
 }
 
 /// Removes a tree if it is there.

@@ -15,7 +15,8 @@ use crate::{kernel, rootfs};
 /// An image of the store, ready to be used as a read-only disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The image's name.
+    /// The name of its folder. Of a pulled image that is not the name that it is called by, which is in the manifest: a later pull
+    /// of the same name makes a folder of its own.
     pub name: String,
     /// Its folder.
     pub dir: PathBuf,
@@ -45,7 +46,7 @@ pub struct Kernel {
 /// Images and kernels, kept in a folder and made when they are first wanted.
 #[derive(Debug, Clone)]
 pub struct Store {
-    images: Shelf,
+    pub(crate) images: Shelf,
     kernels: Shelf,
 }
 
@@ -79,13 +80,15 @@ impl Store {
     /// [`Error::InvalidName`], [`Error::Damaged`], [`Error::Io`].
     pub fn image(&self, name: &str) -> Result<Option<Image>> {
         name::check(Kind::Image, name)?;
-        let dir = self.images.place(name);
+        // A pulled image's name leads to what was pulled last.
+        let name = self.images.resolve(name);
+        let dir = self.images.place(&name);
         let Some(manifest) = manifest::read::<ImageManifest>(&dir)? else { return Ok(None) };
         let rootfs = dir.join("rootfs.ext4");
         if !has_length(&rootfs, manifest.rootfs_bytes) {
             return Ok(None);
         }
-        Ok(Some(Image { name: name.to_owned(), dir, rootfs, manifest }))
+        Ok(Some(Image { name, dir, rootfs, manifest }))
     }
 
     /// The kernel of that name; `None` when it is not there, or not whole.
@@ -128,6 +131,7 @@ impl Store {
                     source: source.to_string(),
                     created: manifest::now(),
                     rootfs_bytes,
+                    oci: None,
                 };
                 manifest::write(dir, &manifest)
             };
@@ -173,7 +177,7 @@ fn has_length(path: &Path, bytes: u64) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
 }
 
-fn unknown<'a>(kind: Kind, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+pub(crate) fn unknown<'a>(kind: Kind, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
     let known: Vec<String> = known.cloned().collect();
     let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
     Error::Unknown { kind, name: name.to_owned(), known, nearest }
@@ -216,6 +220,7 @@ mod tests {
             source: String::new(),
             created: 0,
             rootfs_bytes: 3,
+            oci: None,
         }
     }
 

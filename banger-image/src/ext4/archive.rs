@@ -98,7 +98,7 @@ fn metadata<R: Read>(entry: &mut Entry<'_, R>, path: &Path) -> Result<Metadata> 
 }
 
 /// A time in a pax header: seconds since 1970, perhaps with a fraction (POSIX, pax, "mtime").
-fn timestamp(text: &str) -> Option<Timestamp> {
+pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();

@@ -5,5 +5,5 @@ mod archive;
 mod tests;
 mod writer;
 
-pub(crate) use archive::{add, relative, unpack};
+pub(crate) use archive::{add, relative, timestamp as pax_timestamp, unpack};
 pub use writer::{Entry, Error, Kind, Metadata, Options, Special, Timestamp, Writer};

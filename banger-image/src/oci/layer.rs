@@ -1,0 +1,235 @@
+//! Applies layers to a file system, bottom-up, each in one pass over its stream (OCI image specification, "Image Layer Filesystem
+//! Changeset").
+//!
+//! Nothing but the image file is written. A path is only ever looked up in the tree that was built so far, by names: there is no
+//! folder of the host that `..` or a link could lead to. What would lead through a link is refused all the same, since what it
+//! means differs from one runtime to the next.
+
+use std::collections::HashSet;
+use std::io::Read;
+
+use super::tar::{Entry, Reader, Type};
+use crate::error::{Error, Result};
+use crate::ext4::{self, Kind, Metadata, Special, Writer};
+
+/// A file's name that begins so says that the file of the rest is gone.
+const WHITEOUT: &[u8] = b".wh.";
+/// The name that says that nothing is left of what lower layers have in this folder.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What else begins so is AUFS's own, and no part of an image.
+const AUFS: &[u8] = b".wh..wh.";
+/// The longest path of the kernel's interfaces, with its NUL: path_resolution(7).
+const MAX_PATH: usize = 4096;
+/// Attributes of these names are an image's. Others are the builder's file system's, and no Linux file system takes them.
+const XATTRS: [&[u8]; 5] =
+    [b"user.", b"security.", b"trusted.", b"system.posix_acl_access", b"system.posix_acl_default"];
+/// How an overlay keeps whiteouts and the like: they would be taken for orders by the guest's.
+const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
+
+/// What is left of what an image may have: entries, bytes of their names and attributes, and bytes of its layers.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    pub(super) entries: u64,
+    pub(super) metadata: u64,
+    /// Of layers without their compression, and of files with their holes.
+    pub(super) bytes: u64,
+    /// What the latter was.
+    pub(super) limit: u64,
+}
+
+impl Budget {
+    pub(super) fn new(limit: u64) -> Budget {
+        Budget { entries: 2_000_000, metadata: 512 << 20, bytes: limit, limit }
+    }
+
+    pub(super) fn take_bytes(&mut self, bytes: u64) -> Result<()> {
+        self.bytes = self.bytes.checked_sub(bytes).ok_or(Error::ImageTooLarge { limit: self.limit })?;
+        Ok(())
+    }
+
+    fn take_entry(&mut self, entry: &Entry) -> Result<()> {
+        let length: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let metadata = (entry.path.len() + entry.link.len() + length) as u64;
+        match (self.entries.checked_sub(1), self.metadata.checked_sub(metadata)) {
+            (Some(entries), Some(metadata)) => (self.entries, self.metadata) = (entries, metadata),
+            _ => {
+                let reason = "the image has more than 2 million entries, or 512 MiB of names".to_owned();
+                return Err(Error::Archive { entry: shown(&entry.path), reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies the layer whose tar stream this is, and returns the stream's rest: what is behind the archive's end.
+pub(super) fn apply<R: Read>(stream: R, writer: &mut Writer, budget: &mut Budget) -> Result<R> {
+    let mut reader = Reader::new(stream);
+    let mut layer = Layer { writer, own: HashSet::new(), links: Vec::new() };
+    while let Some(entry) = reader.next()? {
+        budget.take_entry(&entry)?;
+        if entry.size > 0 {
+            // Stored bytes count where the stream is decompressed; what a sparse file adds counts here.
+            budget.take_bytes(entry.size.saturating_sub(reader.stored()))?;
+        }
+        layer.add(entry, &mut reader)?;
+    }
+    layer.link_later()?;
+    Ok(reader.into_inner())
+}
+
+struct Layer<'a> {
+    writer: &'a mut Writer,
+    /// Paths that this layer has brought, and all folders above them: its own whiteouts spare them, in whatever order they come.
+    own: HashSet<Box<[u8]>>,
+    /// Hard links to what was not there yet.
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Layer<'_> {
+    fn add<R: Read>(&mut self, entry: Entry, content: &mut Reader<R>) -> Result<()> {
+        let path = normal(&entry.path).map_err(|reason| refuse(&entry.path, reason))?;
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let parent = path.strip_suffix(name).map_or(&path[..0], |parent| parent.strip_suffix(b"/").unwrap_or(parent));
+        if path.split(|&byte| byte == b'/').any(|component| component.starts_with(AUFS) && component != OPAQUE) {
+            return Ok(());
+        }
+        if parent.split(|&byte| byte == b'/').any(|component| component.starts_with(WHITEOUT)) {
+            return Err(refuse(&path, "it is below a whiteout"));
+        }
+        if name == OPAQUE {
+            return self.hide_below(parent);
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(refuse(&path, "a whiteout of no name"));
+            }
+            return self.hide(join(parent, hidden));
+        }
+        self.put(&entry, &path, content)?;
+        self.own(&path);
+        Ok(())
+    }
+
+    fn put<R: Read>(&mut self, entry: &Entry, path: &[u8], content: &mut Reader<R>) -> Result<()> {
+        let is_wanted =
+            |name: &[u8]| XATTRS.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with(OVERLAY_XATTRS);
+        let metadata = Metadata {
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            xattrs: entry.xattrs.iter().filter(|(name, _)| is_wanted(name)).cloned().collect(),
+        };
+        let (major, minor) = entry.device;
+        match entry.kind {
+            Type::File => {
+                if self.writer.file(path, metadata, content)? != entry.size {
+                    return Err(refuse(path, "it is shorter than announced"));
+                }
+            }
+            Type::Directory => self.writer.directory(path, metadata)?,
+            Type::Symlink if entry.link.is_empty() => return Err(refuse(path, "a symbolic link to nothing")),
+            Type::Symlink => self.writer.symlink(path, metadata, &entry.link)?,
+            Type::CharacterDevice => self.writer.special(path, metadata, Special::CharacterDevice { major, minor })?,
+            Type::BlockDevice => self.writer.special(path, metadata, Special::BlockDevice { major, minor })?,
+            Type::Fifo => self.writer.special(path, metadata, Special::Fifo)?,
+            Type::HardLink => {
+                let target = normal(&entry.link).map_err(|reason| refuse(path, &format!("a hard link: {reason}")))?;
+                if self.writer.entry(&target)?.is_none() {
+                    self.links.push((path.to_vec(), target));
+                } else {
+                    self.writer.hard_link(path, &target)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the hard links that came before their targets. One may be the target of another.
+    fn link_later(&mut self) -> Result<()> {
+        let mut waiting = std::mem::take(&mut self.links);
+        loop {
+            let before = waiting.len();
+            let mut still = Vec::new();
+            for (path, target) in waiting {
+                match self.writer.entry(&target)? {
+                    Some(_) => self.writer.hard_link(&path, &target)?,
+                    None => still.push((path, target)),
+                }
+            }
+            match still.first() {
+                None => return Ok(()),
+                Some((path, target)) if still.len() == before => {
+                    let reason = format!("a hard link to `{}`, which the image does not have", shown(target));
+                    return Err(refuse(path, &reason));
+                }
+                Some(_) => waiting = still,
+            }
+        }
+    }
+
+    fn own(&mut self, path: &[u8]) {
+        let mut path = path;
+        while !path.is_empty() && self.own.insert(path.into()) {
+            path = path.iter().rposition(|&byte| byte == b'/').map_or(&path[..0], |slash| &path[..slash]);
+        }
+    }
+
+    /// Takes away what lower layers have at a path.
+    fn hide(&mut self, path: Vec<u8>) -> Result<()> {
+        let mut pending = vec![path];
+        while let Some(path) = pending.pop() {
+            if !self.own.contains(&path[..]) {
+                self.writer.remove(&path)?;
+            } else if matches!(self.writer.entry(&path)?, Some(ext4::Entry { kind: Kind::Directory, .. })) {
+                pending.extend(self.children(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what lower layers have in a folder.
+    fn hide_below(&mut self, folder: &[u8]) -> Result<()> {
+        self.children(folder)?.into_iter().try_for_each(|child| self.hide(child))
+    }
+
+    fn children(&self, folder: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Ok(self.writer.children(folder)?.map(|(name, _)| join(folder, name)).collect())
+    }
+}
+
+fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
+}
+
+/// A path of a layer as the writer wants it: `./a//b/` and `/a/b` are `a/b`.
+fn normal(path: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
+    if path.len() >= MAX_PATH {
+        return Err("a path of more than 4095 bytes");
+    }
+    let mut normal = Vec::with_capacity(path.len());
+    for name in path.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => return Err("it leads upwards"),
+            name => {
+                if !normal.is_empty() {
+                    normal.push(b'/');
+                }
+                normal.extend_from_slice(name);
+            }
+        }
+    }
+    Ok(normal)
+}
+
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+fn refuse(path: &[u8], reason: &str) -> Error {
+    Error::Archive { entry: shown(path), reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+//! Layers as builders write them, and as attackers do.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ext4::Options;
+use crate::oci::tar::tests::{Tar, entry};
+
+/// Applies layers, the lowest first, and has e2fsck look at what comes of it.
+fn apply_all(layers: &[Vec<u8>]) -> Result<(tempfile::TempDir, PathBuf, Writer)> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rootfs.ext4");
+    let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    let mut writer = Writer::new(file, Options::image())?;
+    let mut budget = Budget::new(1 << 40);
+    for layer in layers {
+        apply(&layer[..], &mut writer, &mut budget)?;
+    }
+    Ok((folder, path, writer))
+}
+
+/// All paths with what is there: `/` for a folder, `@target` for a link, else the content.
+fn listing(layers: &[Vec<u8>]) -> Result<Vec<String>> {
+    let (_folder, path, mut writer) = apply_all(layers)?;
+    let mut lines = Vec::new();
+    let mut pending = vec![Vec::new()];
+    while let Some(folder) = pending.pop() {
+        let children: Vec<_> =
+            writer.children(&folder)?.map(|(name, entry)| (join(&folder, name), format!("{:?}", entry.kind))).collect();
+        for (path, kind) in children {
+            let name = shown(&path);
+            if kind == "Directory" {
+                lines.push(format!("{name}/"));
+                pending.push(path);
+            } else if kind.starts_with("File") {
+                let mut content = String::new();
+                writer.content(&path)?.unwrap().read_to_string(&mut content)?;
+                lines.push(format!("{name}={content}"));
+            } else {
+                lines.push(format!("{name} {kind}"));
+            }
+        }
+    }
+    writer.finish()?;
+    let output = std::process::Command::new("/usr/sbin/e2fsck").arg("-fn").arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    lines.sort();
+    Ok(lines)
+}
+
+fn lower() -> Vec<u8> {
+    let mut tar = Tar::default();
+    tar.folder("etc/").file("etc/a", b"a").file("etc/b", b"b").folder("etc/deep").file("etc/deep/x", b"x");
+    tar.symlink("link", "etc").file("one", b"1").hard_link("two", "one");
+    tar.end()
+}
+
+fn over(add: impl Fn(&mut Tar)) -> Result<Vec<String>> {
+    let mut tar = Tar::default();
+    add(&mut tar);
+    listing(&[lower(), tar.end()])
+}
+
+fn has(lines: &[String], path: &str) -> bool {
+    lines.iter().any(|line| line.split(['=', ' ']).next() == Some(path))
+}
+
+#[test]
+fn a_whiteout_takes_away_what_is_below_and_spares_its_own_layer() {
+    let lines =
+        over(|tar| _ = tar.file("etc/.wh.a", b"").file("etc/.wh.deep", b"").file("etc/.wh.absent", b"")).unwrap();
+    assert!(!has(&lines, "etc/a") && !has(&lines, "etc/deep/") && !has(&lines, "etc/deep/x") && has(&lines, "etc/b"));
+    // A layer's own entries stay, before and behind the whiteout.
+    for order in [true, false] {
+        let lines = over(|tar| {
+            if order {
+                tar.file("etc/.wh.deep", b"").file("etc/deep/own", b"");
+            } else {
+                tar.file("etc/deep/own", b"").file("etc/.wh.deep", b"");
+            }
+        });
+        let lines = lines.unwrap();
+        assert!(has(&lines, "etc/deep/own") && !has(&lines, "etc/deep/x"), "{lines:?}");
+    }
+    // Of a hard link only the name goes.
+    assert!(over(|tar| _ = tar.file(".wh.one", b"")).unwrap().contains(&"two=1".to_owned()));
+}
+
+#[test]
+fn an_opaque_folder_has_only_what_its_layer_brings() {
+    for order in [true, false] {
+        let lines = over(|tar| {
+            if order {
+                tar.file("etc/.wh..wh..opq", b"").folder("etc").file("etc/deep/own", b"");
+            } else {
+                tar.folder("etc").file("etc/deep/own", b"").file("etc/.wh..wh..opq", b"");
+            }
+        });
+        assert_eq!(
+            lines.unwrap(),
+            ["etc/", "etc/deep/", "etc/deep/own=", "link Symlink([101, 116, 99])", "one=1", "two=1"]
+        );
+    }
+    assert_eq!(over(|tar| _ = tar.file(".wh..wh..opq", b"")).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_later_layer_replaces_whatever_was_there() {
+    let lines = over(|tar| _ = tar.file("link", b"no link").file("etc", b"no folder").folder("one").file("two", b"2"));
+    assert_eq!(lines.unwrap(), ["etc=no folder", "link=no link", "one/", "two=2"]);
+    // A folder in the place of a link is a folder, and the link's target stays as it is.
+    let lines = over(|tar| _ = tar.folder("link").file("link/new", b"")).unwrap();
+    assert!(has(&lines, "link/new") && !has(&lines, "etc/new"), "{lines:?}");
+    // A duplicate in one layer: the later counts.
+    assert!(over(|tar| _ = tar.file("n", b"1").symlink("n", "x").file("n", b"3")).unwrap().contains(&"n=3".to_owned()));
+}
+
+#[test]
+fn hard_links_reach_across_layers_and_may_come_first() {
+    let lines = over(|tar| {
+        tar.hard_link("c", "b").hard_link("b", "./later").file("later", b"L").hard_link("etc/again", "/etc/a");
+    });
+    let lines = lines.unwrap();
+    for line in ["b=L", "c=L", "later=L", "etc/again=a"] {
+        assert!(lines.contains(&line.to_owned()), "{line}: {lines:?}");
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_image_however_they_are_written() {
+    let lines = over(|tar| _ = tar.folder("./").file("/ko-app/app", b"ko").file("./a//./b", b"b")).unwrap();
+    assert!(lines.contains(&"ko-app/app=ko".to_owned()) && lines.contains(&"a/b=b".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn tricks_are_refused_with_what_they_are() {
+    type Case = fn(&mut Tar);
+    let cases: [(&str, Case, &str); 17] = [
+        ("up", |tar| _ = tar.file("../evil", b""), "leads upwards"),
+        ("up from within", |tar| _ = tar.file("etc/../../evil", b""), "leads upwards"),
+        ("below a link", |tar| _ = tar.file("link/evil", b""), "`link` is not a folder"),
+        ("below an own link", |tar| _ = tar.symlink("way", "/").file("way/evil", b""), "`way` is not a folder"),
+        ("below a file", |tar| _ = tar.file("one/evil", b""), "`one` is not a folder"),
+        ("a whiteout through a link", |tar| _ = tar.file("link/.wh.a", b""), "`link` is not a folder"),
+        (
+            "an opaque folder through a link",
+            |tar| _ = tar.file("link/deep/.wh..wh..opq", b""),
+            "`link` is not a folder",
+        ),
+        ("a hard link through a link", |tar| _ = tar.hard_link("h", "link/a"), "`link` is not a folder"),
+        ("a hard link up", |tar| _ = tar.hard_link("h", "../../etc/shadow"), "leads upwards"),
+        ("a hard link to nothing", |tar| _ = tar.hard_link("h", "absent"), "does not have"),
+        ("a hard link to itself", |tar| _ = tar.hard_link("h", "h"), "does not have"),
+        ("a hard link to a folder", |tar| _ = tar.hard_link("h", "etc"), "another name"),
+        ("a root that is a link", |tar| _ = tar.symlink("./", "/etc"), "stays one"),
+        ("a whiteout of no name", |tar| _ = tar.file("etc/.wh.", b""), "whiteout"),
+        ("a whiteout of the folder", |tar| _ = tar.file("etc/.wh..", b""), "whiteout"),
+        ("a whiteout of the one above", |tar| _ = tar.file("etc/.wh...", b""), "whiteout"),
+        ("below a whiteout", |tar| _ = tar.file("etc/.wh.a/b", b""), "below a whiteout"),
+    ];
+    for (name, case, reason) in cases {
+        let error = over(case).expect_err(name).to_string();
+        assert!(error.contains(reason), "{name}: {error}");
+    }
+    let long = [b"x/".repeat(2048), b"x".to_vec()].concat();
+    assert!(over(|tar| _ = tar.pax(&[("path", &long)]).file("x", b"")).unwrap_err().to_string().contains("4095"));
+    assert!(over(|tar| _ = tar.file(&"x".repeat(99), b"").pax(&[("path", &b"y".repeat(256))]).file("x", b"")).is_err());
+}
+
+#[test]
+fn devices_owners_modes_and_attributes_arrive_in_the_image_alone() {
+    let capability = [1, 0, 0, 2, b'\n', 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut tar = Tar::default();
+    tar.add(entry("dev/null", b'3').mode(0o666).device(1, 3), b"");
+    tar.add(entry("fifo", b'6').mode(0o600), b"");
+    tar.add(entry("su", b'0').mode(0o4755).owner(0, 7), b"setuid");
+    tar.pax(&[("uid", b"70000"), ("gid", b"4294967294"), ("mtime", b"12.5")]);
+    tar.pax(&[
+        ("uid", b"70000"),
+        ("gid", b"4294967294"),
+        ("mtime", b"12.5"),
+        ("SCHILY.xattr.security.capability", &capability),
+        ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+        ("SCHILY.xattr.com.apple.provenance", b"x"),
+    ]);
+    tar.file("ping", b"p");
+    let (_folder, _path, writer) = apply_all(&[tar.end()]).unwrap();
+    let at = |path: &str| writer.entry(path.as_bytes()).unwrap().unwrap();
+    assert_eq!(at("dev/null").kind, Kind::Special(Special::CharacterDevice { major: 1, minor: 3 }));
+    assert_eq!(at("fifo").kind, Kind::Special(Special::Fifo));
+    assert_eq!((at("su").metadata.mode, at("su").metadata.gid), (0o4755, 7));
+    let ping = at("ping").metadata;
+    assert_eq!(
+        (ping.uid, ping.gid, ping.mtime.seconds, ping.mtime.nanoseconds),
+        (70_000, u32::MAX - 1, 12, 500_000_000)
+    );
+    // An attribute's value may have a line break; what an overlay or another system would make of attributes is left out.
+    assert_eq!(ping.xattrs, [(b"security.capability".to_vec(), capability.to_vec())]);
+}
+
+#[test]
+fn what_an_image_may_have_has_an_end() {
+    let mut budget = Budget { entries: 2, metadata: 1 << 20, ..Budget::new(10) };
+    let mut tar = Tar::default();
+    tar.file("a", b"").file("b", b"").file("c", b"");
+    let file = tempfile::tempfile().unwrap();
+    let mut writer = Writer::new(file.try_clone().unwrap(), Options::image()).unwrap();
+    let many = apply(&tar.end()[..], &mut writer, &mut budget).map(drop).unwrap_err();
+    assert!(many.to_string().contains("2 million"), "{many}");
+    // A hole of a terabyte counts, though nothing of it is stored.
+    let mut tar = Tar::default();
+    tar.pax(&[("GNU.sparse.size", b"1099511627776"), ("GNU.sparse.numblocks", b"1"), ("GNU.sparse.map", b"0,1")]);
+    let sparse = tar.file("sparse", b"x").end();
+    let mut budget = Budget::new(1 << 30);
+    assert!(matches!(apply(&sparse[..], &mut writer, &mut budget), Err(Error::ImageTooLarge { .. })));
+}
+
+/// A step of a layer: an entry, or a whiteout.
+#[derive(Debug, Clone)]
+enum Step {
+    File(usize),
+    Folder(usize),
+    Whiteout(usize),
+    Opaque(usize),
+}
+
+const PATHS: [&str; 7] = ["a", "b", "a/x", "a/y", "b/x", "a/x/p", "a/x/q"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let path = || 0..PATHS.len();
+    prop_oneof![
+        path().prop_map(Step::File),
+        path().prop_map(Step::Folder),
+        path().prop_map(Step::Whiteout),
+        path().prop_map(Step::Opaque)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The model: whiteouts of a layer first, then its entries, as the specification has it.
+    #[test]
+    fn whiteouts_mean_the_same_wherever_they_stand_in_their_layer(
+        layers in proptest::collection::vec(proptest::collection::vec(step(), 1..6), 1..4),
+    ) {
+        let tar = |steps: &[&Step]| {
+            let mut tar = Tar::default();
+            for step in steps {
+                let whiteout = |path: &str| match path.rsplit_once('/') {
+                    Some((parent, name)) => format!("{parent}/.wh.{name}"),
+                    None => format!(".wh.{path}"),
+                };
+                match step {
+                    Step::File(path) => tar.file(PATHS[*path], b"f"),
+                    Step::Folder(path) => tar.folder(PATHS[*path]),
+                    Step::Whiteout(path) => tar.file(&whiteout(PATHS[*path]), b""),
+                    Step::Opaque(path) => tar.file(&format!("{}/.wh..wh..opq", PATHS[*path]), b""),
+                };
+            }
+            tar.end()
+        };
+        let is_whiteout = |step: &&Step| matches!(step, Step::Whiteout(_) | Step::Opaque(_));
+        let as_is: Vec<_> = layers.iter().map(|layer| tar(&layer.iter().collect::<Vec<_>>())).collect();
+        let sorted: Vec<_> = layers.iter().map(|layer| {
+            let (first, then): (Vec<_>, Vec<_>) = layer.iter().partition(is_whiteout);
+            tar(&[first, then].concat())
+        }).collect();
+        if let (Ok(as_is), Ok(sorted)) = (listing(&as_is), listing(&sorted)) {
+            prop_assert_eq!(as_is, sorted);
+        }
+    }
+}

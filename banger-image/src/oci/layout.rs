@@ -1,0 +1,180 @@
+//! Images in files: OCI layouts, as folders and as tar archives, and archives of `docker save`.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fs_err as fs;
+use serde::Deserialize;
+
+use super::blob::Blob;
+use super::digest::Digest;
+use super::model::{Descriptor, MAX_CONFIG, MAX_MANIFEST, json};
+use super::tar::{Reader, Type};
+use crate::error::{Error, Result};
+
+/// The annotation that names an image of a layout (OCI image specification, "Annotations").
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The most files of an archive.
+const MAX_FILES: usize = 100_000;
+
+/// A folder, or a tar archive, of files.
+pub(super) enum Files {
+    Folder(PathBuf),
+    Archive(PathBuf, HashMap<Vec<u8>, Blob>),
+}
+
+impl Files {
+    pub(super) fn folder(path: &Path) -> Files {
+        Files::Folder(path.to_owned())
+    }
+
+    /// Reads where the files of an archive are. Nothing is unpacked.
+    pub(super) fn archive(path: &Path) -> Result<Files> {
+        let file = Arc::new(fs::File::open(path)?);
+        let wrong = |reason: String| Error::Image { what: format!("`{}`", path.display()), reason };
+        let length = file.metadata()?.len();
+        let mut magic = [0; 4];
+        let read = Blob::new(Arc::clone(&file), 0, length.min(4)).read(&mut magic)?;
+        if magic[..read].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
+            return Err(wrong("it is compressed as a whole: decompress it first, with `gunzip` or `zstd -d`".into()));
+        }
+        let mut files = HashMap::new();
+        let mut links = Vec::new();
+        let mut reader = Reader::new(Blob::new(Arc::clone(&file), 0, length));
+        while let Some(entry) = reader.next().map_err(|error| wrong(format!("it is no tar archive: {error}")))? {
+            let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path).to_vec();
+            match entry.kind {
+                Type::File if reader.stored() == entry.size => {
+                    let start = length - reader.inner().len();
+                    files.insert(path, Blob::new(Arc::clone(&file), start, entry.size));
+                }
+                // `docker save` links layers that are the same.
+                Type::HardLink | Type::Symlink => links.push((path, entry.link)),
+                _ => {}
+            }
+            if files.len() + links.len() > MAX_FILES {
+                return Err(wrong(format!("it has more than {MAX_FILES} files")));
+            }
+        }
+        for (path, link) in links {
+            let folder = path.iter().rposition(|&byte| byte == b'/').map_or(&b""[..], |slash| &path[..slash]);
+            let target = beside(folder, &link);
+            if let Some(blob) = files.get(&target).or_else(|| files.get(&link)).cloned() {
+                files.insert(path, blob);
+            }
+        }
+        Ok(Files::Archive(path.to_owned(), files))
+    }
+
+    /// A file of this path, which no stranger has written.
+    fn open(&self, path: &str) -> Result<Option<Blob>> {
+        match self {
+            Files::Folder(folder) => {
+                let file = match fs::File::open(folder.join(path)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    file => file?,
+                };
+                let length = file.metadata()?.len();
+                Ok(Some(Blob::new(Arc::new(file), 0, length)))
+            }
+            Files::Archive(_, files) => Ok(files.get(path.as_bytes()).cloned()),
+        }
+    }
+
+    fn required(&self, path: &str) -> Result<Blob> {
+        self.open(path)?.ok_or_else(|| self.wrong(&format!("there is no `{path}` in it")))
+    }
+
+    fn wrong(&self, reason: &str) -> Error {
+        let (Files::Folder(path) | Files::Archive(path, _)) = self;
+        Error::Image { what: format!("`{}`", path.display()), reason: reason.to_owned() }
+    }
+
+    /// What a descriptor of a layout names, checked.
+    pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
+        let path = format!("blobs/sha256/{}", descriptor.digest.hex());
+        self.required(&path)?.verify(&path, descriptor.digest, descriptor.size)
+    }
+
+    /// The manifest or index of a layout that has this name; without one, the only one.
+    pub(super) fn root(&self, name: Option<&str>) -> Result<Descriptor> {
+        #[derive(Deserialize)]
+        struct Index {
+            manifests: Vec<Descriptor>,
+        }
+
+        let bytes = self.required("index.json")?.bytes("index.json", MAX_MANIFEST)?;
+        let Index { manifests } = json("index.json", &bytes)?;
+        let named = |descriptor: &&Descriptor| {
+            name.is_none() || descriptor.annotations.get(REF_NAME).map(String::as_str) == name
+        };
+        let mut found = manifests.iter().filter(named);
+        match (found.next(), found.next()) {
+            (Some(descriptor), None) => Ok(descriptor.clone()),
+            (first, _) => {
+                let names: Vec<_> = manifests.iter().filter_map(|one| one.annotations.get(REF_NAME)).cloned().collect();
+                Err(self.choose(first.is_some(), &names))
+            }
+        }
+    }
+
+    fn choose(&self, many: bool, names: &[String]) -> Error {
+        let names = if names.is_empty() { "none that has a name".to_owned() } else { names.join(", ") };
+        let reason = if many { "it has more than one image: name one behind a colon" } else { "it has no such image" };
+        self.wrong(&format!("{reason}; there is {names}"))
+    }
+
+    /// The image of an archive of `docker save` that has this name; without one, the only one.
+    pub(super) fn docker_image(&self, name: Option<&str>) -> Result<DockerImage> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Entry {
+            config: String,
+            #[serde(default)]
+            repo_tags: Option<Vec<String>>,
+            layers: Vec<String>,
+        }
+
+        let bytes = self.required("manifest.json")?.bytes("manifest.json", MAX_MANIFEST)?;
+        let entries: Vec<Entry> = json("manifest.json", &bytes)?;
+        let has = |entry: &&Entry| {
+            name.is_none_or(|name| {
+                entry.repo_tags.iter().flatten().any(|tag| tag == name || tag.ends_with(&format!("/{name}")))
+            })
+        };
+        let mut found = entries.iter().filter(has);
+        let entry = match (found.next(), found.next()) {
+            (Some(entry), None) => entry,
+            (first, _) => {
+                let names: Vec<_> = entries.iter().filter_map(|one| one.repo_tags.clone()).flatten().collect();
+                return Err(self.choose(first.is_some(), &names));
+            }
+        };
+        let config = self.required(&entry.config)?.bytes("its configuration", MAX_CONFIG)?;
+        let layers = entry.layers.iter().map(|path| self.required(path)).collect::<Result<_>>()?;
+        Ok(DockerImage { digest: Digest::of(&config), config, layers })
+    }
+}
+
+/// An image of `docker save`. Its layers have no digests of their own: those in its configuration are of what they unpack to.
+pub(super) struct DockerImage {
+    /// The configuration's, which Docker calls the image's id.
+    pub(super) digest: Digest,
+    pub(super) config: Vec<u8>,
+    pub(super) layers: Vec<Blob>,
+}
+
+/// The path that a link in `folder` leads to, as far as names tell.
+fn beside(folder: &[u8], link: &[u8]) -> Vec<u8> {
+    let mut names: Vec<&[u8]> = folder.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).collect();
+    for name in link.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => _ = names.pop(),
+            name => names.push(name),
+        }
+    }
+    names.join(&b'/')
+}

@@ -1,0 +1,376 @@
+//! The JSON of images: indexes, manifests and configurations, of the OCI image specification 1.1 and Docker's schema 2.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use crate::error::{Error, Result};
+
+pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// The longest manifest or index, as registries have it (OCI distribution specification, "Pushing Manifests"), and the longest
+/// configuration, in bytes.
+pub(super) const MAX_MANIFEST: u64 = 4 << 20;
+pub(super) const MAX_CONFIG: u64 = 8 << 20;
+/// The most layers. Overlays of other runtimes end at 127.
+const MAX_LAYERS: usize = 512;
+
+/// What names other content.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    #[serde(default)]
+    pub(super) platform: Option<PlatformFields>,
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// Whether a layer is meant to be had from elsewhere than the registry (Docker's "foreign" and OCI's "nondistributable" ones).
+    fn is_foreign(&self) -> bool {
+        self.media_type.contains("foreign") || self.media_type.contains("nondistributable")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct PlatformFields {
+    #[serde(default)]
+    pub(super) os: String,
+    #[serde(default)]
+    pub(super) architecture: String,
+    #[serde(default)]
+    pub(super) variant: Option<String>,
+}
+
+/// An index or a manifest.
+#[derive(Debug)]
+pub(super) enum Document {
+    Index(Vec<Descriptor>),
+    Manifest(Manifest),
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) config: Descriptor,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+impl Document {
+    /// Reads one. `named` is the type that whoever named it gave, if any: a document that is of another is refused.
+    pub(super) fn parse(bytes: &[u8], named: &str) -> Result<Document> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Form {
+            schema_version: u32,
+            #[serde(default)]
+            media_type: Option<String>,
+            #[serde(default)]
+            manifests: Option<serde_json::Value>,
+            #[serde(default)]
+            config: Option<serde_json::Value>,
+            #[serde(default)]
+            layers: Option<serde_json::Value>,
+        }
+
+        let wrong = |reason: &str| Error::Image { what: "its manifest".into(), reason: reason.to_owned() };
+        let form: Form = json("its manifest", bytes)?;
+        if form.schema_version != 2 {
+            return Err(wrong("it is of the old schema 1, which has no digests that could be checked"));
+        }
+        let is_index = |media_type: &str| matches!(media_type, OCI_INDEX | DOCKER_LIST);
+        let is_manifest = |media_type: &str| matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST);
+        let said: Vec<&str> = [named, form.media_type.as_deref().unwrap_or_default()]
+            .into_iter()
+            .filter(|media_type| is_index(media_type) || is_manifest(media_type))
+            .collect();
+        match (form.manifests, form.config, form.layers) {
+            (Some(manifests), None, None) if !said.iter().copied().any(is_manifest) => {
+                Ok(Document::Index(value("its index", manifests)?))
+            }
+            (None, Some(config), Some(layers)) if !said.iter().copied().any(is_index) => {
+                let manifest =
+                    Manifest { config: value("its manifest", config)?, layers: value("its manifest", layers)? };
+                manifest.check()?;
+                Ok(Document::Manifest(manifest))
+            }
+            _ => Err(wrong("it is not what its type says, neither manifest nor index")),
+        }
+    }
+}
+
+impl Manifest {
+    fn check(&self) -> Result<()> {
+        if let Some(layer) = self.layers.iter().find(|layer| layer.is_foreign()) {
+            let reason = "it is to be had from elsewhere than the registry, and is not fetched".to_owned();
+            return Err(Error::Image { what: format!("layer {}", layer.digest), reason });
+        }
+        if self.layers.len() > MAX_LAYERS {
+            let reason = format!("it has {} layers, and {MAX_LAYERS} are the most", self.layers.len());
+            return Err(Error::Image { what: "its manifest".into(), reason });
+        }
+        Ok(())
+    }
+}
+
+/// The part of a configuration that counts here.
+#[derive(Debug, Deserialize)]
+pub(super) struct ConfigFile {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    config: Option<RunFields>,
+    rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RunFields {
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    env: Option<Vec<String>>,
+    #[serde(default)]
+    entrypoint: Option<Vec<String>>,
+    #[serde(default)]
+    cmd: Option<Vec<String>>,
+    #[serde(default)]
+    working_dir: Option<String>,
+}
+
+/// What an image says about how it is run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// Variables, each `NAME=VALUE`: every command in the VM has them.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// The user that it wants to run as.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The folder that it wants to run in.
+    #[serde(default)]
+    pub working_dir: Option<String>,
+    /// What it runs.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// Arguments for that, or what it runs if there is no entrypoint.
+    #[serde(default)]
+    pub cmd: Vec<String>,
+}
+
+impl ConfigFile {
+    pub(super) fn parse(bytes: &[u8]) -> Result<ConfigFile> {
+        json("its configuration", bytes)
+    }
+
+    /// The digests of the layers without their compression.
+    pub(super) fn diff_ids(&self) -> &[Digest] {
+        &self.rootfs.diff_ids
+    }
+
+    /// What it is for, if it says so.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        (!self.os.is_empty() && !self.architecture.is_empty()).then(|| Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: None,
+        })
+    }
+
+    pub(super) fn into_run(self) -> Result<ImageConfig> {
+        let fields = self.config.unwrap_or_default();
+        let env = fields.env.unwrap_or_default();
+        if let Some(bad) = env.iter().find(|entry| entry.contains('\0') || entry.find('=').is_none_or(|at| at == 0)) {
+            let reason = format!("{bad:?} is no variable");
+            return Err(Error::Image { what: "its configuration".into(), reason });
+        }
+        let said = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Ok(ImageConfig {
+            env,
+            user: said(fields.user),
+            working_dir: said(fields.working_dir),
+            entrypoint: fields.entrypoint.unwrap_or_default(),
+            cmd: fields.cmd.unwrap_or_default(),
+        })
+    }
+}
+
+/// What an image is for: `linux/amd64`, `linux/arm/v7`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// The operating system, as Go calls it.
+    pub os: String,
+    /// The processor, as Go calls it.
+    pub architecture: String,
+    /// Its variant.
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// That of this machine.
+    #[must_use]
+    pub fn host() -> Platform {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Platform { os: "linux".into(), architecture: architecture.into(), variant: None }
+    }
+
+    /// The first of an index's entries that is for this platform; in one that tells no platforms, the only one.
+    pub(super) fn choose<'a>(&self, index: &'a [Descriptor]) -> Result<&'a Descriptor> {
+        let fits = |entry: &&Descriptor| {
+            entry.platform.as_ref().is_some_and(|platform| {
+                platform.os == self.os
+                    && platform.architecture == self.architecture
+                    && (self.variant.is_none() || platform.variant == self.variant)
+            })
+        };
+        if let Some(entry) = index.iter().find(fits) {
+            return Ok(entry);
+        }
+        let mut silent = index.iter().filter(|entry| entry.platform.is_none());
+        if let (Some(entry), None) = (silent.next(), silent.next()) {
+            return Ok(entry);
+        }
+        let shown = |platform: &PlatformFields| match &platform.variant {
+            Some(variant) => format!("{}/{}/{variant}", platform.os, platform.architecture),
+            None => format!("{}/{}", platform.os, platform.architecture),
+        };
+        let there: Vec<String> = index.iter().filter_map(|entry| entry.platform.as_ref()).map(shown).take(20).collect();
+        let there = if there.is_empty() { "nothing that says its platform".to_owned() } else { there.join(", ") };
+        Err(Error::Image { what: "its index".into(), reason: format!("it has nothing for {self}: there is {there}") })
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Platform, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let is_word = |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        match parts[..] {
+            [os, architecture] | [os, architecture, _] if parts.iter().all(is_word) => Ok(Platform {
+                os: os.to_owned(),
+                architecture: architecture.to_owned(),
+                variant: parts.get(2).map(|&variant| variant.to_owned()),
+            }),
+            _ => Err("a platform is OS/ARCHITECTURE, such as linux/amd64".to_owned()),
+        }
+    }
+}
+
+/// Reads a JSON document of an image.
+pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| Error::Image { what: what.into(), reason: error.to_string() })
+}
+
+fn value<T: DeserializeOwned>(what: &str, value: serde_json::Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|error| Error::Image { what: what.into(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(media_type: &str) -> String {
+        format!(r#"{{"mediaType": "{media_type}", "digest": "{}", "size": 3}}"#, Digest::of(b"abc"))
+    }
+
+    fn manifest(layer: &str) -> String {
+        let (config, layer) = (descriptor("application/vnd.oci.image.config.v1+json"), descriptor(layer));
+        format!(r#"{{"schemaVersion": 2, "mediaType": "{OCI_MANIFEST}", "config": {config}, "layers": [{layer}]}}"#)
+    }
+
+    #[test]
+    fn a_document_is_what_all_say_that_it_is() {
+        let good = manifest("application/vnd.oci.image.layer.v1.tar+gzip");
+        assert!(matches!(Document::parse(good.as_bytes(), ""), Ok(Document::Manifest(_))));
+        assert!(matches!(Document::parse(good.as_bytes(), DOCKER_MANIFEST), Ok(Document::Manifest(_))));
+        assert!(Document::parse(good.as_bytes(), OCI_INDEX).is_err());
+        let both = good.replace("\"layers\"", "\"manifests\": [], \"layers\"");
+        let old = good.replace("\"schemaVersion\": 2", "\"schemaVersion\": 1");
+        let confused = good.replace(OCI_MANIFEST, DOCKER_LIST);
+        for bad in [&both, &old, &confused, "", "[]", "{}", "{\"schemaVersion\": 2}", &"[".repeat(100_000)] {
+            assert!(Document::parse(bad.as_bytes(), "").is_err(), "{bad:.100}");
+        }
+    }
+
+    #[test]
+    fn foreign_layers_are_refused_and_their_addresses_not_looked_at() {
+        for foreign in [
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        ] {
+            let error = Document::parse(manifest(foreign).as_bytes(), "").unwrap_err();
+            assert!(error.to_string().contains("not fetched"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_index_gives_the_platform_that_is_wanted() {
+        let entry = |os: &str, architecture: &str, variant: Option<&str>| Descriptor {
+            media_type: OCI_MANIFEST.into(),
+            digest: Digest::of(architecture.as_bytes()),
+            size: 1,
+            platform: Some(PlatformFields {
+                os: os.into(),
+                architecture: architecture.into(),
+                variant: variant.map(str::to_owned),
+            }),
+            annotations: BTreeMap::new(),
+        };
+        let index =
+            [entry("unknown", "unknown", None), entry("linux", "arm", Some("v7")), entry("linux", "amd64", None)];
+        let choose = |platform: &str| platform.parse::<Platform>().unwrap().choose(&index).cloned();
+        assert_eq!(choose("linux/amd64").unwrap(), index[2]);
+        assert_eq!(choose("linux/arm/v7").unwrap(), index[1]);
+        let error = choose("linux/arm/v6").unwrap_err().to_string();
+        assert!(error.contains("linux/arm/v6") && error.contains("linux/arm/v7, linux/amd64"), "{error}");
+        let silent = [Descriptor { platform: None, ..index[0].clone() }];
+        assert_eq!(Platform::host().choose(&silent).unwrap(), &silent[0]);
+        for bad in ["", "linux", "linux/", "a/b/c/d", "linux/amd 64"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_may_leave_all_out_but_its_layers() {
+        let config = ConfigFile::parse(br#"{"rootfs": {"type": "layers", "diff_ids": []}}"#).unwrap();
+        assert_eq!(config.platform(), None);
+        assert_eq!(config.into_run().unwrap(), ImageConfig::default());
+        let text = br#"{"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": []},
+            "config": {"Env": ["PATH=/bin", "EMPTY="], "User": "", "Cmd": null, "Entrypoint": ["/app"], "WorkingDir": "/srv"}}"#;
+        let config = ConfigFile::parse(text).unwrap();
+        assert_eq!(config.platform().unwrap().to_string(), "linux/amd64");
+        let run = config.into_run().unwrap();
+        assert_eq!((run.env.len(), run.user, run.working_dir.as_deref()), (2, None, Some("/srv")));
+        let bad = br#"{"rootfs": {"diff_ids": []}, "config": {"Env": ["=x"]}}"#;
+        assert!(ConfigFile::parse(bad).unwrap().into_run().is_err());
+    }
+}

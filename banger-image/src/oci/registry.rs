@@ -1,0 +1,472 @@
+//! A repository of a registry (OCI distribution specification 1.1; Docker Registry HTTP API V2).
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE};
+use reqwest::{StatusCode, Url};
+use serde::Deserialize;
+
+use super::blob::Blob;
+use super::cache::Cache;
+use super::challenge::Challenge;
+use super::credentials::{Credential, Credentials};
+use super::digest::{Digest, Hasher};
+use super::http::{Failure, Http, Response, origin};
+use super::model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use super::reference::Reference;
+use crate::error::{Error, Result};
+
+/// How often something is tried, and how long the first pause is; each is twice as long as the one before.
+const ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause that a registry may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest token, and the longest message of an error, in bytes.
+const MAX_TOKEN: u64 = 1 << 20;
+const MAX_ERROR: u64 = 64 << 10;
+
+/// What comes of asking a registry.
+enum Asked<'a> {
+    Response(Response<'a>),
+    /// It has no such thing.
+    Missing,
+}
+
+/// See the module.
+pub(super) struct Registry<'a> {
+    http: Http,
+    reference: &'a Reference,
+    credentials: &'a Credentials,
+    base: Url,
+    /// What a request is sent with, once the registry has asked for it.
+    authorization: Mutex<Option<HeaderValue>>,
+    /// Called with what a user should know.
+    tell: &'a (dyn Fn(&str) + Sync),
+}
+
+impl<'a> Registry<'a> {
+    /// Finds out how the registry is spoken to. HTTP without encryption is for loopback addresses, unless `plain_http` asks for it.
+    pub(super) fn new(
+        reference: &'a Reference,
+        credentials: &'a Credentials,
+        plain_http: bool,
+        tell: &'a (dyn Fn(&str) + Sync),
+    ) -> Result<Registry<'a>> {
+        let host = if reference.registry == "docker.io" { "registry-1.docker.io" } else { &reference.registry };
+        let url = |scheme: &str| {
+            Url::parse(&format!("{scheme}://{host}/v2/{}/", reference.repository))
+                .map_err(|error| Error::Reference { text: reference.to_string(), reason: error.to_string() })
+        };
+        let mut base = url(if plain_http { "http" } else { "https" })?;
+        let is_loopback = is_loopback(&base);
+        let http = Http::new(is_loopback)?;
+        if is_loopback && !plain_http {
+            // A registry for trying things out has no certificate.
+            let probe = base.join("/v2/").unwrap_or_else(|_| base.clone());
+            if matches!(http.get(&probe, &HeaderMap::new(), None), Err(Failure::Transport(_))) {
+                base = url("http")?;
+            }
+        }
+        Ok(Registry { http, reference, credentials, base, authorization: Mutex::default(), tell })
+    }
+
+    /// The manifest or index that the reference names: its bytes, type and digest.
+    pub(super) fn root(&self) -> Result<(Vec<u8>, String, Digest)> {
+        let wanted = self.reference.wanted();
+        let (bytes, media_type, announced) = self.manifest(&wanted)?;
+        let digest = Digest::of(&bytes);
+        if self.reference.digest.or(announced).is_some_and(|expected| expected != digest) {
+            let reason = format!("its content is {digest}, which is not what was asked for or announced");
+            return Err(Error::Image { what: "its manifest".into(), reason });
+        }
+        Ok((bytes, media_type, digest))
+    }
+
+    /// A manifest or index that another names.
+    pub(super) fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let (bytes, ..) = self.manifest(&descriptor.digest.to_string())?;
+        let digest = Digest::of(&bytes);
+        if digest != descriptor.digest || bytes.len() as u64 != descriptor.size {
+            let reason =
+                format!("its content is {digest} of {} bytes, and should be {}", bytes.len(), descriptor.digest);
+            return Err(Error::Image { what: "its manifest".into(), reason });
+        }
+        Ok(bytes)
+    }
+
+    fn manifest(&self, name: &str) -> Result<(Vec<u8>, String, Option<Digest>)> {
+        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
+        let accept = HeaderValue::from_str(&accept).expect("media types are text");
+        let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
+        let what = format!("cannot get the manifest of `{}`", self.reference);
+        let mut pause = Pause::new();
+        loop {
+            let response = match self.ask(&what, &format!("manifests/{name}"), &headers)? {
+                Asked::Response(response) => response,
+                Asked::Missing => return Err(Error::NotInRegistry { reference: self.reference.to_string() }),
+            };
+            let media_type = response.header("content-type").next().unwrap_or_default();
+            let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
+            let announced = response.header("docker-content-digest").next().and_then(|digest| digest.parse().ok());
+            match response.bytes(MAX_MANIFEST) {
+                Ok(bytes) => return Ok((bytes, media_type, announced)),
+                Err(failure) => pause.after(&what, failure)?,
+            }
+        }
+    }
+
+    /// A blob, from the cache or into it. `advance` is told how many bytes have come, or with a negative number how many have to come
+    /// again; when `stop` is set, the download is given up.
+    pub(super) fn blob(
+        &self,
+        descriptor: &Descriptor,
+        cache: &Cache,
+        advance: &dyn Fn(i64),
+        stop: &AtomicBool,
+    ) -> Result<Blob> {
+        let Descriptor { digest, size, .. } = *descriptor;
+        let what = format!("cannot get {digest} of `{}`", self.reference);
+        if let Some(blob) = cache.open(digest, size)? {
+            advance(size.cast_signed());
+            return Ok(blob);
+        }
+        let mut partial = cache.partial(digest)?;
+        // Another process may have been faster.
+        if let Some(blob) = cache.open(digest, size)? {
+            partial.discard()?;
+            advance(size.cast_signed());
+            return Ok(blob);
+        }
+        let mut hasher = Hasher::default();
+        let mut have = partial.file.metadata()?.len();
+        let mut is_resumed = have > 0;
+        if have > size {
+            (have, is_resumed) = (0, false);
+            partial.file.set_len(0)?;
+        }
+        // What a process that was killed had received.
+        let read =
+            hasher.update_from(Blob::new(std::sync::Arc::new(fs_err::File::open(partial.file.path())?), 0, have))?;
+        advance(read.cast_signed());
+        let mut pause = Pause::new();
+        loop {
+            if have == size {
+                let is = std::mem::take(&mut hasher).finish();
+                if is == digest {
+                    return partial.finish();
+                }
+                if !is_resumed {
+                    partial.discard()?;
+                    let reason = format!("what came is {is}");
+                    return Err(Error::Registry { what, reason, hint: Some(WRONG_CONTENT.into()) });
+                }
+                // What was there before may have been cut by a crash of the machine.
+                is_resumed = false;
+                advance(-have.cast_signed());
+                have = 0;
+                partial.file.set_len(0)?;
+            }
+            let mut headers = HeaderMap::new();
+            if have > 0 {
+                let range = HeaderValue::from_str(&format!("bytes={have}-")).expect("digits are text");
+                headers.insert(RANGE, range);
+            }
+            let mut response = match self.ask(&what, &format!("blobs/{digest}"), &headers)? {
+                Asked::Response(response) => response,
+                Asked::Missing => {
+                    let reason = "the registry does not have it, though its manifest names it".to_owned();
+                    return Err(Error::Registry { what, reason, hint: None });
+                }
+            };
+            let starts_at_ours = response.status() == StatusCode::PARTIAL_CONTENT
+                && response.header("content-range").any(|range| range.starts_with(&format!("bytes {have}-")));
+            if have > 0 && !starts_at_ours {
+                // It does not know ranges, or this one: all from the start.
+                advance(-have.cast_signed());
+                (have, is_resumed, hasher) = (0, false, Hasher::default());
+                partial.file.set_len(0)?;
+                if response.status() != StatusCode::OK {
+                    pause.after(&what, Failure::Transport("a range of bytes was answered with another".into()))?;
+                    continue;
+                }
+            }
+            let before = have;
+            let failure = loop {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::Registry {
+                        what,
+                        reason: "another part of the image failed".into(),
+                        hint: None,
+                    });
+                }
+                match response.chunk() {
+                    Ok(Some(chunk)) => {
+                        let chunk = chunk.as_ref();
+                        if chunk.len() as u64 > size - have {
+                            partial.discard()?;
+                            let reason = format!("more came than the {size} bytes that its manifest announces");
+                            return Err(Error::Registry { what, reason, hint: Some(WRONG_CONTENT.into()) });
+                        }
+                        partial.file.write_all(chunk)?;
+                        hasher.update(chunk);
+                        have += chunk.len() as u64;
+                        advance(chunk.len() as i64);
+                    }
+                    Ok(None) if have == size => break None,
+                    Ok(None) => break Some(Failure::Transport(format!("it ended after {have} of {size} bytes"))),
+                    Err(failure) => break Some(failure),
+                }
+            };
+            if let Some(failure) = failure {
+                if have > before {
+                    // It goes on, however often it is interrupted.
+                    pause = Pause::new();
+                }
+                pause.after(&what, failure)?;
+            }
+        }
+    }
+
+    /// Asks for something of the repository until there is an answer, or too much has gone wrong.
+    fn ask(&self, what: &str, path: &str, headers: &HeaderMap) -> Result<Asked<'_>> {
+        let url = self.base.join(path).expect("names and digests are parts of URLs");
+        let fail = |reason: String, hint: Option<&str>| {
+            Err(Error::Registry { what: what.to_owned(), reason, hint: hint.map(str::to_owned) })
+        };
+        let mut pause = Pause::new();
+        let mut was_refused = false;
+        loop {
+            let sent = self.authorization.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+            let response = match self.http.get(&url, headers, sent.as_ref()) {
+                Ok(response) => response,
+                Err(failure) => {
+                    pause.after(what, failure)?;
+                    continue;
+                }
+            };
+            match response.status().as_u16() {
+                200 | 206 | 416 => return Ok(Asked::Response(response)),
+                401 if !was_refused => {
+                    was_refused = true;
+                    let challenge = Challenge::find(response.header("www-authenticate"));
+                    drop(response);
+                    self.authorize(what, challenge)?;
+                }
+                401 | 403 => {
+                    let hint = if sent.is_some() { CHECK_ACCESS } else { LOG_IN };
+                    return fail(format!("the registry refuses it{}", said(response)), Some(hint));
+                }
+                404 => return Ok(Asked::Missing),
+                408 | 429 | 500..=599 => {
+                    let status = response.status();
+                    let wanted = response.retry_after();
+                    pause.wanted(wanted);
+                    pause
+                        .after(what, Failure::Transport(format!("the registry answers {status}{}", said(response))))?;
+                }
+                _ => {
+                    let status = response.status();
+                    return fail(format!("the registry answers {status}{}", said(response)), None);
+                }
+            }
+        }
+    }
+
+    /// Gets what the registry's challenge asks for.
+    fn authorize(&self, what: &str, challenge: Option<Challenge>) -> Result<()> {
+        let Reference { registry, repository, .. } = self.reference;
+        let credential = self.credentials.find(registry, repository).unwrap_or_else(|reason| {
+            (self.tell)(&format!("{reason}; trying without credentials"));
+            None
+        });
+        let fail = |reason: &str, hint: &str| {
+            Err(Error::Registry { what: what.to_owned(), reason: reason.to_owned(), hint: Some(hint.to_owned()) })
+        };
+        let authorization = match (challenge, credential) {
+            (Some(Challenge::Basic), Some(Credential::Password { user, password })) => basic(&user, &password),
+            (Some(Challenge::Basic), _) => return fail("the registry wants a user name and password", LOG_IN),
+            (Some(Challenge::Bearer { realm, service }), credential) => {
+                let token = self.token(what, &realm, service.as_deref(), credential)?;
+                format!("Bearer {token}")
+            }
+            (None, _) => return fail("the registry wants something that banger does not know", CHECK_ACCESS),
+        };
+        let Ok(mut value) = HeaderValue::from_str(&authorization) else {
+            return fail("the credential or token has characters that no header may have", CHECK_ACCESS);
+        };
+        value.set_sensitive(true);
+        *self.authorization.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(value);
+        Ok(())
+    }
+
+    /// A token for reading the repository, and for nothing else, whatever the registry proposes.
+    fn token(&self, what: &str, realm: &str, service: Option<&str>, credential: Option<Credential>) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Answer {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+
+        let fail = |reason: String, hint: Option<&str>| Error::Registry {
+            what: what.to_owned(),
+            reason,
+            hint: hint.map(str::to_owned),
+        };
+        let mut url =
+            Url::parse(realm).map_err(|_| fail("the registry names no valid place for tokens".into(), None))?;
+        let is_encrypted = url.scheme() == "https";
+        if !is_encrypted && (self.base.scheme() == "https" || url.scheme() != "http") {
+            return Err(fail(format!("tokens are to come from {}, which is not encrypted", origin(&url)), None));
+        }
+        let credential = match credential {
+            Some(credential) if is_trusted(&self.base, &url) => Some(credential),
+            Some(_) => {
+                (self.tell)(&format!(
+                    "tokens for {} come from {}, which is not told your credentials",
+                    self.reference.registry,
+                    origin(&url)
+                ));
+                None
+            }
+            None => None,
+        };
+        let scope = format!("repository:{}:pull", self.reference.repository);
+        let mut pause = Pause::new();
+        let bytes = loop {
+            let response = match &credential {
+                Some(Credential::IdentityToken(token)) => {
+                    let mut form = url.clone();
+                    form.query_pairs_mut()
+                        .clear()
+                        .append_pair("grant_type", "refresh_token")
+                        .append_pair("service", service.unwrap_or_default())
+                        .append_pair("client_id", "banger")
+                        .append_pair("scope", &scope)
+                        .append_pair("refresh_token", token);
+                    self.http.post(&url, form.query().unwrap_or_default().to_owned())
+                }
+                other => {
+                    let mut query = url.clone();
+                    if let Some(service) = service {
+                        query.query_pairs_mut().append_pair("service", service);
+                    }
+                    query.query_pairs_mut().append_pair("scope", &scope);
+                    let authorization = match other {
+                        Some(Credential::Password { user, password }) => {
+                            HeaderValue::from_str(&basic(user, password)).ok()
+                        }
+                        _ => None,
+                    };
+                    self.http.get(&query, &HeaderMap::new(), authorization.as_ref())
+                }
+            };
+            let response = match response {
+                Ok(response) => response,
+                Err(failure) => {
+                    pause.after(what, failure)?;
+                    continue;
+                }
+            };
+            match response.status().as_u16() {
+                200 => match response.bytes(MAX_TOKEN) {
+                    Ok(bytes) => break bytes,
+                    Err(failure) => pause.after(what, failure)?,
+                },
+                429 | 500..=599 => {
+                    let status = response.status();
+                    pause.wanted(response.retry_after());
+                    pause.after(what, Failure::Transport(format!("{} answers {status}", origin(&url))))?;
+                }
+                _ => {
+                    let hint = if credential.is_some() { CHECK_ACCESS } else { LOG_IN };
+                    return Err(fail(format!("{} gives no token{}", origin(&url), said(response)), Some(hint)));
+                }
+            }
+        };
+        url.set_query(None);
+        let answer: Option<Answer> = serde_json::from_slice(&bytes).ok();
+        let token = answer.and_then(|answer| answer.token.or(answer.access_token)).filter(|token| !token.is_empty());
+        token.ok_or_else(|| fail(format!("{} answers without a token", origin(&url)), None))
+    }
+}
+
+const LOG_IN: &str = "log in with `docker login` or `podman login`; is the name right?";
+const CHECK_ACCESS: &str = "may this user read the repository? log in anew with `docker login` or `podman login`";
+const WRONG_CONTENT: &str = "the registry, or something on the way to it, sends wrong content";
+const UNREACHABLE: &str =
+    "check the network, the registry's name, and HTTPS_PROXY; for a registry without encryption: --plain-http";
+
+/// The pauses between attempts.
+struct Pause {
+    attempts: u32,
+    wanted: Option<Duration>,
+}
+
+impl Pause {
+    fn new() -> Pause {
+        Pause { attempts: 0, wanted: None }
+    }
+
+    /// What the registry asks for.
+    fn wanted(&mut self, wanted: Option<Duration>) {
+        self.wanted = wanted;
+    }
+
+    /// Waits, if another attempt makes sense.
+    fn after(&mut self, what: &str, failure: Failure) -> Result<()> {
+        let fail = |reason: String, hint: Option<String>| Err(Error::Registry { what: what.to_owned(), reason, hint });
+        let reason = match failure {
+            Failure::Transport(reason) => reason,
+            Failure::Refused(reason) => return fail(reason, None),
+        };
+        self.attempts += 1;
+        let wanted = self.wanted.take();
+        if let Some(wanted) = wanted.filter(|wanted| *wanted > LONGEST_PAUSE) {
+            return fail(reason, Some(format!("the registry wants to be left alone for {} s", wanted.as_secs())));
+        }
+        if self.attempts == ATTEMPTS {
+            return fail(reason, Some(UNREACHABLE.to_owned()));
+        }
+        std::thread::sleep(wanted.unwrap_or(FIRST_PAUSE * 2u32.pow(self.attempts - 1)));
+        Ok(())
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// What a registry says about a failure: `{"errors": [{"message": …}]}`, or nothing.
+fn said(response: Response<'_>) -> String {
+    let bytes = response.bytes(MAX_ERROR).unwrap_or_default();
+    let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let message = document["errors"][0]["message"].as_str().or_else(|| document["details"].as_str());
+    message.map_or_else(String::new, |message| format!(": {message:.200}"))
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a place that gives tokens may be told the credentials for a registry: it is the same host, or of the same domain, as
+/// `auth.docker.io` is for `registry-1.docker.io`, and `gitlab.com` for `registry.gitlab.com`.
+fn is_trusted(registry: &Url, realm: &Url) -> bool {
+    let (Some(registry_host), Some(realm_host)) = (registry.host_str(), realm.host_str()) else { return false };
+    if registry_host == realm_host {
+        return true;
+    }
+    let domain = registry.domain().and_then(|domain| domain.split_once('.')).map(|(_, domain)| domain);
+    let is_within =
+        |domain: &str| realm_host == domain || realm_host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    domain.is_some_and(|domain| domain.contains('.') && is_within(domain))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! A layer's tar stream: decompressed on a thread of its own, counted, and checked.
+
+use std::io::{self, BufReader, Read};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::blob::Blob;
+use super::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+
+/// Bytes that are handed over at a time, and how many times that may wait.
+const PIECE: usize = 256 << 10;
+const WAITING: usize = 8;
+/// The largest window of zstd's that is kept in memory, as a power of two: what its own tools take without being asked to.
+const MAX_WINDOW: u32 = 27;
+
+/// Reads a compressed or plain stream.
+fn decoder(blob: Blob) -> io::Result<Box<dyn Read + Send>> {
+    let mut magic = [0; 6];
+    let length = blob.clone().take(6).read(&mut magic)?;
+    Ok(match &magic[..length] {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, blob))),
+        // A frame, or one to skip before it (RFC 8878).
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            let mut decoder = zstd::Decoder::new(blob)?;
+            decoder.window_log_max(MAX_WINDOW)?;
+            Box::new(decoder)
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] | [b'B', b'Z', b'h', ..] => {
+            let reason = "it is compressed with xz or bzip2, which layers of images may not be";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        _ => Box::new(blob),
+    })
+}
+
+/// Lets `read` read what `blob` unpacks to, and then reads it to its end. It must have at most `limit` bytes and, if it is given,
+/// this digest. Returns what `read` returned, and the number of bytes.
+pub(super) fn unpacked<T>(
+    blob: Blob,
+    limit: u64,
+    too_large: impl Fn() -> Error,
+    digest: Option<Digest>,
+    read: impl FnOnce(&mut dyn Read) -> Result<T>,
+) -> Result<(T, u64)> {
+    let (full, to_read) = sync_channel(WAITING);
+    let (empty, to_fill) = sync_channel::<Vec<u8>>(WAITING);
+    thread::scope(|scope| {
+        let unpacking = scope.spawn(move || unpack(blob, limit, digest.is_some(), &full, &to_fill));
+        let mut pieces = Pieces { full: to_read, empty, current: Vec::new(), at: 0, bytes: 0, ended: false };
+        let done = read(&mut pieces).and_then(|done| {
+            io::copy(&mut pieces, &mut io::sink())?;
+            Ok(done)
+        });
+        let bytes = pieces.bytes;
+        drop(pieces);
+        let unpacked = unpacking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if matches!(unpacked, Ok(Unpacked::TooLarge)) {
+            return Err(too_large());
+        }
+        let done = done?;
+        match (unpacked?, digest) {
+            (Unpacked::Whole(Some(is)), Some(digest)) if is != digest => {
+                let reason = format!("it unpacks to {is}, and should to {digest}");
+                Err(Error::Image { what: "a layer".into(), reason })
+            }
+            _ => Ok((done, bytes)),
+        }
+    })
+}
+
+enum Unpacked {
+    Whole(Option<Digest>),
+    TooLarge,
+    /// Nobody reads any more.
+    Abandoned,
+}
+
+fn unpack(
+    blob: Blob,
+    limit: u64,
+    hashes: bool,
+    full: &SyncSender<io::Result<Vec<u8>>>,
+    to_fill: &Receiver<Vec<u8>>,
+) -> io::Result<Unpacked> {
+    let mut hasher = hashes.then(Hasher::default);
+    let mut total = 0;
+    let mut fill = || -> io::Result<Option<Unpacked>> {
+        let mut reader = decoder(blob.clone())?;
+        loop {
+            let mut piece = to_fill.try_recv().unwrap_or_default();
+            piece.clear();
+            let read = (&mut reader).take(PIECE as u64).read_to_end(&mut piece)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            total += read as u64;
+            if total > limit {
+                return Ok(Some(Unpacked::TooLarge));
+            }
+            if let Some(hasher) = &mut hasher {
+                hasher.update(&piece);
+            }
+            if full.send(Ok(piece)).is_err() {
+                return Ok(Some(Unpacked::Abandoned));
+            }
+        }
+    };
+    match fill() {
+        Ok(Some(unpacked)) => Ok(unpacked),
+        Ok(None) => Ok(Unpacked::Whole(hasher.map(Hasher::finish))),
+        Err(error) => {
+            // The reader must not take what it has for all.
+            let _ = full.send(Err(io::Error::new(error.kind(), error.to_string())));
+            Err(error)
+        }
+    }
+}
+
+/// The reading end.
+struct Pieces {
+    full: Receiver<io::Result<Vec<u8>>>,
+    empty: SyncSender<Vec<u8>>,
+    current: Vec<u8>,
+    at: usize,
+    bytes: u64,
+    ended: bool,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.current.len() && !self.ended {
+            match self.full.recv() {
+                Ok(piece) => {
+                    let used = std::mem::replace(&mut self.current, piece?);
+                    // One too many is let go.
+                    let _ = self.empty.try_send(used);
+                    self.at = 0;
+                    self.bytes += self.current.len() as u64;
+                }
+                Err(_) => self.ended = true,
+            }
+        }
+        let length = buffer.len().min(self.current.len() - self.at);
+        buffer[..length].copy_from_slice(&self.current[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn blob(bytes: &[u8]) -> Blob {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let file = fs_err::File::from_parts(file, "blob");
+        Blob::new(Arc::new(file), 0, bytes.len() as u64)
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read(bytes: &[u8], limit: u64, digest: Option<Digest>) -> Result<Vec<u8>> {
+        let too_large = || Error::ImageTooLarge { limit };
+        let all = |stream: &mut dyn Read| {
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all)?;
+            Ok(all)
+        };
+        unpacked(blob(bytes), limit, too_large, digest, all).map(|(all, _)| all)
+    }
+
+    #[test]
+    fn all_compressions_give_the_same() {
+        let content: Vec<u8> = (0..600_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        let (first, second) = content.split_at(200_000);
+        let forms = [
+            content.clone(),
+            gzip(&content),
+            [gzip(first), gzip(second)].concat(),
+            zstd::encode_all(&content[..], 3).unwrap(),
+            [zstd::encode_all(first, 1).unwrap(), zstd::encode_all(second, 1).unwrap()].concat(),
+        ];
+        for form in &forms {
+            assert!(read(form, content.len() as u64, Some(Digest::of(&content))).unwrap() == content);
+        }
+        assert_eq!(read(b"", 0, None).unwrap(), b"");
+        assert!(read(&forms[1], 1 << 30, Some(Digest::of(b""))).unwrap_err().to_string().contains("unpacks to"));
+        for form in &forms[1..] {
+            read(&form[..form.len() - 5], 1 << 30, None).unwrap_err();
+        }
+        assert!(read(b"\xfd7zXZ\0...", 10, None).unwrap_err().to_string().contains("xz"));
+    }
+
+    #[test]
+    fn a_bomb_ends_at_the_limit() {
+        let bomb = gzip(&vec![0; 8 << 20]);
+        assert!(bomb.len() < 100 << 10);
+        let error = read(&bomb, 1 << 20, None).unwrap_err();
+        assert!(matches!(error, Error::ImageTooLarge { limit: 1_048_576 }), "{error}");
+        // A window of 2 GiB: a frame's header without anything in it (RFC 8878, 3.1.1.1).
+        let error = read(&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00], 1 << 20, None).unwrap_err();
+        assert!(matches!(error, Error::Io(_)), "{error}");
+    }
+}

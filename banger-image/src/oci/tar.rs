@@ -1,0 +1,471 @@
+//! Reads the tar streams of layers, in the dialects that builders of images write: ustar and pax (POSIX.1-2017, pax), and GNU tar's long
+//! names, large numbers and sparse files (GNU tar manual, "Basic Tar Format" and "Storing Sparse Files").
+//!
+//! Own code, because a layer's extended attributes may hold any byte (file capabilities do), because sparse files come in four
+//! formats, and because every length in a header is a stranger's.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+
+use crate::ext4::{Timestamp, pax_timestamp};
+
+const BLOCK: usize = 512;
+/// The longest extended header or long name, in bytes: a path has at most 4096, an ext4 block of attributes as many.
+const MAX_EXTENSION: u64 = 1 << 20;
+/// The most pieces of a sparse file.
+const MAX_PIECES: usize = 1 << 20;
+/// The prefix of extended attributes in pax headers, as GNU tar, star, libarchive and Go write them.
+const XATTR: &[u8] = b"SCHILY.xattr.";
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Type {
+    File,
+    HardLink,
+    Symlink,
+    CharacterDevice,
+    BlockDevice,
+    Directory,
+    Fifo,
+}
+
+/// An entry's header. Its content is read from the [`Reader`].
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// As it is written, without slashes at the end.
+    pub(super) path: Vec<u8>,
+    pub(super) kind: Type,
+    /// What a link leads to.
+    pub(super) link: Vec<u8>,
+    pub(super) mode: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: Timestamp,
+    /// Of a file, holes included.
+    pub(super) size: u64,
+    pub(super) device: (u32, u32),
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A tar stream. Errors of the stream's form have the kind [`io::ErrorKind::InvalidData`].
+pub(super) struct Reader<R> {
+    inner: R,
+    /// Bytes of the current entry that are stored and not read yet, and how many fill up their last block.
+    stored: u64,
+    padding: u64,
+    /// Where the current entry's stored bytes belong: pieces of offset and length, the next one last.
+    pieces: Vec<(u64, u64)>,
+    at: u64,
+    size: u64,
+    /// Values of the stream's global headers.
+    global: Records,
+}
+
+/// The records of pax headers. Of two with one keyword the later counts.
+#[derive(Debug, Clone, Default)]
+struct Records {
+    values: HashMap<Vec<u8>, Vec<u8>>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Pieces of GNU's sparse format 0.0, which repeats its keywords.
+    offsets: Vec<u64>,
+    lengths: Vec<u64>,
+}
+
+impl<R: Read> Reader<R> {
+    pub(super) fn new(inner: R) -> Reader<R> {
+        Reader { inner, stored: 0, padding: 0, pieces: Vec::new(), at: 0, size: 0, global: Records::default() }
+    }
+
+    /// Bytes that are stored of the current entry.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// What it reads from, which is where the current entry's content begins if nothing of that was read.
+    pub(super) fn inner(&self) -> &R {
+        &self.inner
+    }
+
+    /// The stream behind the archive.
+    pub(super) fn into_inner(self) -> R {
+        self.inner
+    }
+
+    /// The next entry; what is left of the one before is passed over.
+    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+        let mut long_path = None;
+        let mut long_link = None;
+        let mut records = self.global.clone();
+        loop {
+            self.skip()?;
+            let mut block = [0; BLOCK];
+            if !self.read_header(&mut block)? {
+                return match (long_path, long_link) {
+                    (None, None) => Ok(None),
+                    _ => Err(wrong("it ends behind a long name")),
+                };
+            }
+            let header = Header(&block);
+            let stored = header.size()?;
+            match header.type_flag() {
+                b'L' => long_path = Some(text(self.extension(stored)?)),
+                b'K' => long_link = Some(text(self.extension(stored)?)),
+                b'x' => records.add(&self.extension(stored)?)?,
+                b'g' => {
+                    let extension = self.extension(stored)?;
+                    self.global.add(&extension)?;
+                    records.add(&extension)?;
+                }
+                flag => return self.entry(header, flag, records, long_path, long_link).map(Some),
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        header: Header<'_>,
+        flag: u8,
+        records: Records,
+        long_path: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> io::Result<Entry> {
+        let value = |key: &str| records.values.get(key.as_bytes()).filter(|value| !value.is_empty());
+        let number = |key: &str| value(key).map(|value| decimal(value)).transpose();
+        let mut path = match (value("GNU.sparse.name").or_else(|| value("path")), long_path) {
+            (Some(path), _) => path.clone(),
+            (None, Some(path)) => path,
+            (None, None) => header.path(),
+        };
+        let named_as_folder = path.ends_with(b"/");
+        while path.ends_with(b"/") {
+            path.pop();
+        }
+        let kind = match flag {
+            // What writers before POSIX did.
+            b'0' | 0 if named_as_folder => Type::Directory,
+            b'0' | 0 | b'7' | b'S' => Type::File,
+            b'1' => Type::HardLink,
+            b'2' => Type::Symlink,
+            b'3' => Type::CharacterDevice,
+            b'4' => Type::BlockDevice,
+            b'5' => Type::Directory,
+            b'6' => Type::Fifo,
+            other => return Err(wrong(&format!("it has an entry of the unknown type `{}`", other.escape_ascii()))),
+        };
+        let id = |key: &str, field: io::Result<i64>| -> io::Result<u32> {
+            let id = match number(key)? {
+                Some(id) => i64::try_from(id).unwrap_or(i64::MAX),
+                None => field?,
+            };
+            u32::try_from(id).map_err(|_| wrong("an entry's owner is negative, or beyond 32 bits"))
+        };
+        let mtime = match value("mtime") {
+            Some(value) => {
+                str::from_utf8(value).ok().and_then(pax_timestamp).ok_or_else(|| wrong("a time is no number"))?
+            }
+            None => Timestamp { seconds: header.number(136, 12)?, nanoseconds: 0 },
+        };
+        let entry = Entry {
+            kind,
+            link: value("linkpath").cloned().or(long_link).unwrap_or_else(|| text(block_field(header.0, 157, 100))),
+            mode: (header.number(100, 8)? & 0o7777) as u16,
+            uid: id("uid", header.number(108, 8))?,
+            gid: id("gid", header.number(116, 8))?,
+            mtime,
+            size: 0,
+            device: match kind {
+                Type::CharacterDevice | Type::BlockDevice => (header.device(329)?, header.device(337)?),
+                _ => (0, 0),
+            },
+            path,
+            xattrs: Vec::new(),
+        };
+        if kind == Type::File {
+            let stored = number("size")?.map_or_else(|| header.size(), Ok)?;
+            self.begin(stored)?;
+            self.place(header, flag, &records)?;
+        }
+        Ok(Entry { size: self.size, xattrs: records.xattrs, ..entry })
+    }
+
+    /// Says where the stored bytes of a file belong.
+    fn place(&mut self, header: Header<'_>, flag: u8, records: &Records) -> io::Result<()> {
+        let number = |key: &str| records.values.get(key.as_bytes()).map(|value| decimal(value)).transpose();
+        let version = (number("GNU.sparse.major")?, number("GNU.sparse.minor")?);
+        let real_size = match number("GNU.sparse.realsize")? {
+            None => number("GNU.sparse.size")?,
+            size => size,
+        };
+        let (mut pieces, size) = if flag == b'S' {
+            let size = u64::try_from(header.number(483, 12)?).map_err(|_| wrong("a negative size"))?;
+            (self.old_gnu_pieces(header)?, size)
+        } else if let (Some(1), Some(size)) = (version.0, real_size) {
+            (self.pieces_before_content()?, size)
+        } else if let (Some(map), Some(size)) = (records.values.get(&b"GNU.sparse.map"[..]), real_size) {
+            let numbers = map.split(|&byte| byte == b',').map(decimal).collect::<io::Result<Vec<_>>>()?;
+            (numbers.chunks(2).map(|pair| (pair[0], pair.get(1).copied().unwrap_or(0))).collect(), size)
+        } else if let (false, Some(size)) = (records.offsets.is_empty(), real_size) {
+            (records.offsets.iter().copied().zip(records.lengths.iter().copied()).collect(), size)
+        } else {
+            self.size = self.stored;
+            self.pieces = vec![(0, self.stored)];
+            return Ok(());
+        };
+        pieces.retain(|piece| piece.1 > 0);
+        let mut end = 0u64;
+        let mut sum = 0u64;
+        for &(offset, length) in &pieces {
+            let next = offset.checked_add(length).filter(|next| offset >= end && *next <= size);
+            end = next.ok_or_else(|| wrong("the pieces of a sparse file overlap, or lie outside of it"))?;
+            sum += length;
+        }
+        if sum != self.stored {
+            return Err(wrong("a sparse file has more or fewer bytes than its pieces"));
+        }
+        pieces.reverse();
+        self.pieces = pieces;
+        self.size = size;
+        Ok(())
+    }
+
+    /// The map of GNU's old sparse format: four pieces in the header, and blocks of 21 behind it.
+    fn old_gnu_pieces(&mut self, header: Header<'_>) -> io::Result<Vec<(u64, u64)>> {
+        let mut pieces = Vec::new();
+        let mut read = |block: &[u8; BLOCK], start: usize, count: usize| -> io::Result<()> {
+            for index in 0..count {
+                let number = |at: usize| {
+                    u64::try_from(Header(block).number(at, 12)?).map_err(|_| wrong("a negative place in a sparse file"))
+                };
+                let at = start + index * 24;
+                if block[at] != 0 {
+                    pieces.push((number(at)?, number(at + 12)?));
+                }
+            }
+            if pieces.len() > MAX_PIECES {
+                return Err(wrong("a sparse file of too many pieces"));
+            }
+            Ok(())
+        };
+        read(header.0, 386, 4)?;
+        let mut more = header.0[482] != 0;
+        while more {
+            let mut block = [0; BLOCK];
+            self.inner.read_exact(&mut block)?;
+            read(&block, 0, 21)?;
+            more = block[504] != 0;
+        }
+        Ok(pieces)
+    }
+
+    /// The map of GNU's sparse format 1.0: decimal numbers, a line each, in whole blocks before the content.
+    fn pieces_before_content(&mut self) -> io::Result<Vec<(u64, u64)>> {
+        let mut numbers = Vec::new();
+        let mut digits = Vec::new();
+        let mut wanted = 1;
+        while numbers.len() < wanted {
+            let mut block = [0; BLOCK];
+            self.stored = self.stored.checked_sub(BLOCK as u64).ok_or_else(|| wrong("a sparse file without a map"))?;
+            self.inner.read_exact(&mut block)?;
+            for byte in block {
+                match byte {
+                    b'\n' if numbers.len() < wanted => {
+                        numbers.push(decimal(&digits)?);
+                        digits.clear();
+                        if numbers.len() == 1 {
+                            let pieces = usize::try_from(numbers[0]).ok().filter(|pieces| *pieces <= MAX_PIECES);
+                            wanted = 1 + 2 * pieces.ok_or_else(|| wrong("a sparse file of too many pieces"))?;
+                        }
+                    }
+                    byte if numbers.len() < wanted && digits.len() < 20 => digits.push(byte),
+                    _ if numbers.len() < wanted => return Err(wrong("a sparse file's map is not made of numbers")),
+                    _ => {}
+                }
+            }
+        }
+        Ok(numbers[1..].chunks(2).map(|pair| (pair[0], pair[1])).collect())
+    }
+
+    /// The whole content of an extended header or long name.
+    fn extension(&mut self, size: u64) -> io::Result<Vec<u8>> {
+        if size > MAX_EXTENSION {
+            return Err(wrong("an extended header of more than 1 MiB"));
+        }
+        self.begin(size)?;
+        let mut content = vec![0; size as usize];
+        self.inner.read_exact(&mut content)?;
+        self.stored = 0;
+        Ok(content)
+    }
+
+    fn begin(&mut self, stored: u64) -> io::Result<()> {
+        let whole = stored.checked_next_multiple_of(BLOCK as u64).filter(|whole| i64::try_from(*whole).is_ok());
+        self.padding = whole.ok_or_else(|| wrong("an entry larger than a file can be"))? - stored;
+        self.stored = stored;
+        Ok(())
+    }
+
+    /// Passes over what is left of an entry.
+    fn skip(&mut self) -> io::Result<()> {
+        let mut pass = |left: u64| io::copy(&mut (&mut self.inner).take(left), &mut io::sink());
+        if pass(self.stored)? < self.stored {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // umoci 0.4 leaves out what fills up the last block of all, and other readers do not mind.
+        pass(self.padding)?;
+        (self.stored, self.padding, self.at, self.size) = (0, 0, 0, 0);
+        self.pieces.clear();
+        Ok(())
+    }
+
+    /// Reads a header; false at the end, which is a block of zeros or just the end.
+    fn read_header(&mut self, block: &mut [u8; BLOCK]) -> io::Result<bool> {
+        let mut read = 0;
+        while read < BLOCK {
+            match self.inner.read(&mut block[read..]) {
+                Ok(0) if read == 0 => return Ok(false),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if block.iter().all(|&byte| byte == 0) {
+            return Ok(false);
+        }
+        let sum = |byte: fn(u8) -> i64| -> i64 {
+            let field = 148..156;
+            block.iter().enumerate().map(|(at, &b)| if field.contains(&at) { 32 } else { byte(b) }).sum()
+        };
+        let written = Header(block).number(148, 8)?;
+        // Some writers summed up signed characters.
+        if written != sum(i64::from) && written != sum(|b| i64::from(b.cast_signed())) {
+            return Err(wrong("a header's checksum is not its checksum"));
+        }
+        Ok(true)
+    }
+}
+
+impl<R: Read> Read for Reader<R> {
+    /// The content of the current entry, holes included.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = usize::try_from(self.size - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let buffer = &mut buffer[..length];
+        let read = match self.pieces.last_mut() {
+            Some((offset, left)) if *offset <= self.at => {
+                let length = usize::try_from(*left).unwrap_or(usize::MAX).min(length);
+                let read = self.inner.read(&mut buffer[..length])?;
+                self.stored -= read as u64;
+                *left -= read as u64;
+                *offset += read as u64;
+                if *left == 0 {
+                    self.pieces.pop();
+                }
+                read
+            }
+            next => {
+                let hole = next.map_or(self.size, |(offset, _)| *offset) - self.at;
+                let length = usize::try_from(hole).unwrap_or(usize::MAX).min(length);
+                buffer[..length].fill(0);
+                length
+            }
+        };
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// A header block.
+#[derive(Clone, Copy)]
+struct Header<'a>(&'a [u8; BLOCK]);
+
+impl Header<'_> {
+    fn type_flag(self) -> u8 {
+        self.0[156]
+    }
+
+    fn path(self) -> Vec<u8> {
+        let name = text(block_field(self.0, 0, 100));
+        // GNU's headers have other things in the place of the prefix.
+        let prefix = text(block_field(self.0, 345, 155));
+        if &self.0[257..263] == b"ustar\0" && !prefix.is_empty() { [&prefix[..], b"/", &name].concat() } else { name }
+    }
+
+    fn size(self) -> io::Result<u64> {
+        u64::try_from(self.number(124, 12)?).map_err(|_| wrong("an entry with a negative size"))
+    }
+
+    fn device(self, at: usize) -> io::Result<u32> {
+        u32::try_from(self.number(at, 8)?).map_err(|_| wrong("a device's number is negative, or beyond 32 bits"))
+    }
+
+    /// A number in octal digits, or with the first bit set in binary (GNU).
+    fn number(self, at: usize, length: usize) -> io::Result<i64> {
+        let field = &self.0[at..at + length];
+        if field[0] & 0x80 != 0 {
+            let is_negative = field[0] & 0x40 != 0;
+            let first = if is_negative { i128::from(field[0]) - 256 } else { i128::from(field[0] & 0x7f) };
+            let number = field[1..].iter().try_fold(first, |number, &byte| {
+                number.checked_mul(256).and_then(|number| number.checked_add(i128::from(byte)))
+            });
+            return number
+                .and_then(|number| i64::try_from(number).ok())
+                .ok_or_else(|| wrong("a number beyond 63 bits"));
+        }
+        let end = field.iter().position(|&byte| byte == 0).unwrap_or(length);
+        let digits = field[..end].trim_ascii();
+        if digits.is_empty() {
+            return Ok(0);
+        }
+        let number = str::from_utf8(digits).ok().and_then(|digits| i64::from_str_radix(digits, 8).ok());
+        number.ok_or_else(|| wrong("a number in a header is none"))
+    }
+}
+
+fn block_field(block: &[u8; BLOCK], at: usize, length: usize) -> Vec<u8> {
+    block[at..at + length].to_vec()
+}
+
+/// What stands before the first NUL.
+fn text(mut bytes: Vec<u8>) -> Vec<u8> {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    bytes.truncate(end);
+    bytes
+}
+
+impl Records {
+    /// Adds the records of a header, each `<length> <keyword>=<value>\n`.
+    fn add(&mut self, mut content: &[u8]) -> io::Result<()> {
+        while !content.is_empty() {
+            let malformed = || wrong("an extended header is malformed");
+            let space = content.iter().take(20).position(|&byte| byte == b' ').ok_or_else(malformed)?;
+            let length = decimal(&content[..space])?;
+            let length = usize::try_from(length).ok().filter(|length| (space + 2..=content.len()).contains(length));
+            let (record, rest) = content.split_at(length.ok_or_else(malformed)?);
+            content = rest;
+            let record = record[space + 1..].strip_suffix(b"\n").ok_or_else(malformed)?;
+            let equals = record.iter().position(|&byte| byte == b'=').ok_or_else(malformed)?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            match key {
+                b"GNU.sparse.offset" => self.offsets.push(decimal(value)?),
+                b"GNU.sparse.numbytes" => self.lengths.push(decimal(value)?),
+                _ => match key.strip_prefix(XATTR) {
+                    Some(name) => self.xattrs.push((name.to_owned(), value.to_owned())),
+                    None => _ = self.values.insert(key.to_owned(), value.to_owned()),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decimal(digits: &[u8]) -> io::Result<u64> {
+    let number = str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    number.and_then(|digits| digits.parse().ok()).ok_or_else(|| wrong("a number is none, or beyond 64 bits"))
+}
+
+fn wrong(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason.to_owned())
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,201 @@
+//! Pulled images in the store. What was pulled once is never written again: a VM's disk is an overlay over it.
+//!
+//! ```text
+//! images/<name>               a link to the one that was pulled last
+//! images/<name>.<12 digits>/  what was pulled, by its content; as long as a VM needs it
+//! ```
+
+use std::path::Path;
+
+use fs_err::File;
+
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::manifest::{self, FORMAT_VERSION, ImageManifest, Ready};
+use crate::name::{self, Kind};
+use crate::oci::{self, Origin, PullOptions, Source};
+use crate::progress::Progress;
+use crate::store::{Image, Store, unknown};
+
+/// Digits of a content's digest in a folder's name.
+const DIGITS: usize = 12;
+
+/// What came of a pull.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// What it is called.
+    pub name: String,
+    /// What is new.
+    pub change: Change,
+}
+
+/// What a pull has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing was called so before.
+    New,
+    /// It is what was there before.
+    None,
+    /// What was there before was another image, or for another kernel.
+    Refreshed {
+        /// What is known of that; none: it was damaged.
+        before: Option<Box<Origin>>,
+    },
+}
+
+impl Store {
+    /// Pulls an image, to be called `name`, for the kernel of that name. What was called so before stays as long as it is not
+    /// deleted: see [`Store::outdated`].
+    ///
+    /// # Errors
+    /// What keeps it from being found, downloaded, checked or written. Then nothing has changed.
+    pub fn pull(
+        &self,
+        source: &Source,
+        name: &str,
+        kernel: &str,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Pulled> {
+        self.check_pull_name(name)?;
+        let catalog = Catalog::embedded()?;
+        if self.kernel(kernel)?.is_none() && !catalog.kernels.contains_key(kernel) {
+            return Err(unknown(Kind::Kernel, kernel, catalog.kernels.keys()));
+        }
+        progress.phase("reading the manifest");
+        let tell = |text: &str| progress.message(text);
+        let found = oci::find(source, options, &tell)?;
+        let content = blake3::hash(format!("{}\n{kernel}", found.origin.digest).as_bytes()).to_hex();
+        let folder = format!("{name}.{}", &content[..DIGITS]);
+        let make = |dir: &Path| {
+            let rootfs_bytes = found.write(&dir.join("rootfs.ext4"), progress)?;
+            let manifest = ImageManifest {
+                format_version: FORMAT_VERSION,
+                name: name.to_owned(),
+                description: String::new(),
+                kernel: kernel.to_owned(),
+                ready: Ready::Agent,
+                source: source.to_string(),
+                created: manifest::now(),
+                rootfs_bytes,
+                oci: Some(found.origin.clone()),
+            };
+            manifest::write(dir, &manifest)
+        };
+        loop {
+            self.images.ensure(&folder, progress, || self.image(&folder), make)?;
+            let _hold = self.images.hold(false)?;
+            // Somebody may have deleted it meanwhile.
+            let Some(image) = self.image(&folder)? else { continue };
+            let before = self.images.resolve(name);
+            let change = if before == folder {
+                Change::None
+            } else if before == name {
+                Change::New
+            } else {
+                let before = self.image(&before).ok().flatten().and_then(|image| image.manifest.oci);
+                Change::Refreshed { before: before.map(Box::new) }
+            };
+            if change != Change::None {
+                self.images.point(name, &folder)?;
+            }
+            return Ok(Pulled { image, name: name.to_owned(), change });
+        }
+    }
+
+    /// Makes sure that a pulled image may have this name.
+    fn check_pull_name(&self, name: &str) -> Result<()> {
+        name::check(Kind::Image, name)?;
+        let refuse = |reason: &str| Err(Error::PullName { name: name.to_owned(), reason: reason.to_owned() });
+        if name::check(Kind::Image, &format!("{name}.{}", "0".repeat(DIGITS))).is_err() {
+            return refuse("it has more than 51 characters");
+        }
+        if Catalog::embedded()?.images.contains_key(name) {
+            return refuse("an image of the catalog has this name");
+        }
+        if self.images.place(name).is_dir() && self.images.resolve(name) == name {
+            return refuse("an image that was not pulled has this name");
+        }
+        Ok(())
+    }
+
+    /// All images that are there and whole, by the names of their folders.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn images(&self) -> Result<Vec<Image>> {
+        Ok(self.images.names()?.iter().filter_map(|name| self.image(name).ok().flatten()).collect())
+    }
+
+    /// What was pulled as `name` before what is called so now.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn outdated(&self, name: &str) -> Result<Vec<Image>> {
+        let current = self.images.resolve(name);
+        let is_outdated = |image: &Image| image.manifest.name == name && image.name != name && image.name != current;
+        Ok(self.images()?.into_iter().filter(is_outdated).collect())
+    }
+
+    /// The error that there is no image of that name, with the one that was probably meant.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn not_here(&self, name: &str) -> Result<Error> {
+        let known: Vec<_> = self.images()?.into_iter().map(|image| image.manifest.name).collect();
+        let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+        Ok(Error::NotHere { name: name.to_owned(), nearest })
+    }
+
+    /// Keeps images from being deleted as long as what is returned lives: from looking for one until a VM's record names it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn hold_images(&self) -> Result<File> {
+        self.images.hold(false)
+    }
+
+    /// Deletes an image: the folder of that name, or all that was pulled as `name`. `users` tells which VMs were made from a
+    /// folder. Returns the names of what was deleted.
+    ///
+    /// # Errors
+    /// [`Error::NotHere`]; [`Error::InUse`]: then nothing was deleted.
+    pub fn delete_image<E: From<Error>>(
+        &self,
+        name: &str,
+        users: impl FnOnce(&[String]) -> std::result::Result<Vec<String>, E>,
+        progress: &dyn Progress,
+    ) -> std::result::Result<Vec<String>, E> {
+        name::check(Kind::Image, name)?;
+        let _alone = self.images.hold(true)?;
+        let there = self.images.names()?;
+        let is_pulled_as = |folder: &&String| {
+            let digits = folder.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+            digits.is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+        };
+        let is_there = |folder: &&String| *folder == name;
+        let mut folders: Vec<String> = there.iter().filter(is_there).cloned().collect();
+        if folders.is_empty() {
+            folders = there.iter().filter(is_pulled_as).cloned().collect();
+        }
+        if folders.is_empty() {
+            return Err(self.not_here(name)?.into());
+        }
+        let vms = users(&folders)?;
+        if !vms.is_empty() {
+            return Err(Error::InUse { name: name.to_owned(), vms }.into());
+        }
+        for folder in &folders {
+            if let Some((alias, _)) = folder.rsplit_once('.') {
+                self.images.unpoint(alias, folder)?;
+            }
+            self.images.remove(folder, progress)?;
+        }
+        Ok(folders)
+    }
+}
+
+#[cfg(test)]
+mod tests;

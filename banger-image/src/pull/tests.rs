@@ -1,0 +1,383 @@
+//! From a layout on the disk to an image of the store.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fs_err as fs;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::oci::{Credentials, DEFAULT_MAX_BYTES, Digest, Platform};
+
+struct Silent;
+
+impl Progress for Silent {
+    fn phase(&self, _: &str) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn message(&self, _: &str) {}
+}
+
+/// A store, and a layout beside it.
+struct Place {
+    folder: tempfile::TempDir,
+    store: Store,
+}
+
+const OCI: &str = "application/vnd.oci.image";
+
+impl Place {
+    fn new() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("layout/blobs/sha256")).unwrap();
+        fs::write(folder.path().join("layout/oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
+        let store = Store::new(&folder.path().join("data"));
+        Place { folder, store }
+    }
+
+    fn layout(&self) -> PathBuf {
+        self.folder.path().join("layout")
+    }
+
+    /// Puts a blob into the layout, and returns what names it.
+    fn blob(&self, media_type: &str, bytes: &[u8]) -> Value {
+        let digest = Digest::of(bytes);
+        fs::write(self.layout().join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+        json!({"mediaType": format!("{OCI}.{media_type}"), "digest": digest, "size": bytes.len()})
+    }
+
+    /// An image of layers with one file each.
+    fn image(&self, files: &[(&str, &str)], config: Value) -> Value {
+        let tars: Vec<_> = files.iter().map(|(path, content)| tar(path, content)).collect();
+        let layers: Vec<_> = tars.iter().map(|tar| self.blob("layer.v1.tar+gzip", &gzip(tar))).collect();
+        let diff_ids: Vec<_> = tars.iter().map(|tar| Digest::of(tar)).collect();
+        let config = json!({"os": "linux", "architecture": Platform::host().architecture, "config": config,
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+        let config = self.blob("config.v1+json", config.to_string().as_bytes());
+        self.blob(
+            "manifest.v1+json",
+            json!({"schemaVersion": 2, "config": config, "layers": layers}).to_string().as_bytes(),
+        )
+    }
+
+    fn index(&self, manifests: &[Value]) {
+        let index = json!({"schemaVersion": 2, "manifests": manifests});
+        fs::write(self.layout().join("index.json"), index.to_string()).unwrap();
+    }
+
+    fn options(&self) -> PullOptions {
+        PullOptions {
+            platform: None,
+            plain_http: false,
+            max_bytes: DEFAULT_MAX_BYTES,
+            credentials: Credentials::default(),
+            cache: self.folder.path().join("cache"),
+        }
+    }
+
+    fn source(&self) -> Source {
+        Source::Layout(self.layout(), None)
+    }
+
+    fn pull(&self, name: &str) -> Result<Pulled> {
+        self.store.pull(&self.source(), name, "generic-6.12", &self.options(), &Silent)
+    }
+
+    /// What the store's folder has.
+    fn stored(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path().join("data/images")).map(|entries| {
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| !name.ends_with(".lock"))
+                .collect();
+            names.sort();
+            names
+        });
+        entries.unwrap_or_default()
+    }
+}
+
+fn tar(path: &str, content: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(content.len() as u64);
+    builder.append_data(&mut header, path, content.as_bytes()).unwrap();
+    builder.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// The content of a file of an image.
+fn read(image: &Image, path: &str) -> Option<String> {
+    let ext4 = ext4_view::Ext4::load_from_path(&image.rootfs).unwrap();
+    ext4.read_to_string(path).ok()
+}
+
+#[test]
+fn a_name_leads_to_what_was_pulled_last_and_the_one_before_stays_while_it_is_used() {
+    let place = Place::new();
+    place.index(&[place.image(&[("a", "1"), ("b", "1")], json!({"Env": ["X=1"], "Cmd": ["/a"]}))]);
+    let first = place.pull("app").unwrap();
+    assert_eq!((first.change.clone(), read(&first.image, "/b").as_deref()), (Change::New, Some("1")));
+    let origin = first.image.manifest.oci.clone().unwrap();
+    assert_eq!((&origin.config.env[..], &origin.config.cmd[..]), (&["X=1".to_owned()][..], &["/a".to_owned()][..]));
+    assert_eq!(place.store.image("app").unwrap().unwrap(), first.image);
+    assert_eq!(place.pull("app").unwrap().change, Change::None);
+
+    place.index(&[place.image(&[("a", "1"), ("b", "2")], json!({}))]);
+    let second = place.pull("app").unwrap();
+    assert_eq!(second.change, Change::Refreshed { before: Some(Box::new(origin)) });
+    let found = place.store.image("app").unwrap().unwrap();
+    assert_eq!((read(&found, "/b").unwrap(), read(&first.image, "/b").unwrap()), ("2".to_owned(), "1".to_owned()));
+    assert_eq!(place.store.image(&first.image.name).unwrap().unwrap(), first.image);
+    assert_eq!(place.store.outdated("app").unwrap(), std::slice::from_ref(&first.image));
+
+    let users = |folders: &[String]| -> Result<Vec<String>> {
+        Ok(if folders.contains(&first.image.name) { vec!["vm".into()] } else { Vec::new() })
+    };
+    let error = place.store.delete_image("app", users, &Silent).unwrap_err();
+    assert_eq!(error.to_string(), "the image `app` is in use by `vm`");
+    assert_eq!(place.stored().len(), 3);
+    let unused = |_: &[String]| -> Result<Vec<String>> { Ok(Vec::new()) };
+    assert_eq!(
+        place.store.delete_image(&first.image.name, unused, &Silent).unwrap(),
+        std::slice::from_ref(&first.image.name)
+    );
+    assert_eq!(place.store.image("app").unwrap().unwrap(), second.image);
+    assert_eq!(place.store.delete_image("app", unused, &Silent).unwrap(), [second.image.name]);
+    assert_eq!(place.stored(), [""; 0]);
+    let error = place.store.delete_image("app", unused, &Silent).unwrap_err();
+    assert!(matches!(error, Error::NotHere { .. }), "{error}");
+}
+
+#[test]
+fn a_refreshed_image_takes_the_next_pull_up_where_it_was_deleted() {
+    let place = Place::new();
+    place.index(&[place.image(&[("a", "1")], json!({}))]);
+    let first = place.pull("app").unwrap();
+    let unused = |_: &[String]| -> Result<Vec<String>> { Ok(Vec::new()) };
+    place.store.delete_image(&first.image.name, unused, &Silent).unwrap();
+    assert!(place.store.image("app").unwrap().is_none() && place.stored().is_empty());
+    assert_eq!(place.pull("app").unwrap().change, Change::New);
+}
+
+#[test]
+fn the_same_image_is_the_same_bytes() {
+    let sums: Vec<_> = (0..2)
+        .map(|_| {
+            let place = Place::new();
+            place.index(&[place.image(&[("a", "1"), ("b/c", "2")], json!({}))]);
+            Digest::of(&fs::read(place.pull("app").unwrap().image.rootfs).unwrap())
+        })
+        .collect();
+    assert_eq!(sums[0], sums[1]);
+}
+
+#[test]
+fn names_of_others_are_not_taken() {
+    let place = Place::new();
+    place.index(&[place.image(&[("a", "1")], json!({}))]);
+    fs::create_dir_all(place.folder.path().join("data/images/made")).unwrap();
+    for name in ["debian-bookworm-minimal", "made", "../x", "", &"x".repeat(52)] {
+        place.pull(name).unwrap_err();
+    }
+    let unknown = place.store.pull(&place.source(), "app", "no-kernel", &place.options(), &Silent).unwrap_err();
+    assert!(matches!(unknown, Error::Unknown { .. }), "{unknown}");
+    assert_eq!(place.stored(), ["made"]);
+    assert!(place.pull(&"x".repeat(51)).is_ok());
+}
+
+#[test]
+fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
+    type Break = fn(&Place) -> Vec<Value>;
+    let image = |place: &Place| place.image(&[("a", "1")], json!({}));
+    let cases: [(&str, Break, &str); 8] = [
+        (
+            "a layer of another content",
+            |place| {
+                let image = place.image(&[("a", "1")], json!({}));
+                let layer = place.layout().join("blobs/sha256").join(Digest::of(&gzip(&tar("a", "1"))).hex());
+                let length = fs::metadata(&layer).unwrap().len();
+                fs::write(&layer, vec![0; length as usize]).unwrap();
+                vec![image]
+            },
+            "its content is",
+        ),
+        (
+            "a size that is another",
+            |place| {
+                let mut image = place.image(&[("a", "1")], json!({}));
+                image["size"] = json!(3);
+                vec![image]
+            },
+            "should have 3",
+        ),
+        (
+            "a manifest that is not there",
+            |place| {
+                let image = place.image(&[("a", "1")], json!({}));
+                fs::remove_dir_all(place.layout().join("blobs/sha256")).unwrap();
+                vec![image]
+            },
+            "there is no `blobs",
+        ),
+        (
+            "a manifest that is an index",
+            |place| {
+                let mut image = place.image(&[("a", "1")], json!({}));
+                image["mediaType"] = json!(format!("{OCI}.index.v1+json"));
+                vec![image]
+            },
+            "not what its type says",
+        ),
+        (
+            "indexes without end",
+            |place| {
+                let mut inner = place.image(&[("a", "1")], json!({}));
+                for _ in 0..6 {
+                    let index = json!({"schemaVersion": 2, "manifests": [inner]}).to_string();
+                    inner = place.blob("index.v1+json", index.as_bytes());
+                }
+                vec![inner]
+            },
+            "more than 4 times",
+        ),
+        (
+            "another platform",
+            |place| {
+                let mut image = place.image(&[("a", "1")], json!({}));
+                image["platform"] = json!({"os": "plan9", "architecture": "mips"});
+                let index = json!({"schemaVersion": 2, "manifests": [image]}).to_string();
+                vec![place.blob("index.v1+json", index.as_bytes())]
+            },
+            "there is plan9/mips",
+        ),
+        (
+            "fewer layers than its configuration says",
+            |place| {
+                let config = json!({"os": "linux", "architecture": Platform::host().architecture,
+                "rootfs": {"diff_ids": [Digest::of(b"")]}});
+                let config = place.blob("config.v1+json", config.to_string().as_bytes());
+                let manifest = json!({"schemaVersion": 2, "config": config, "layers": []});
+                vec![place.blob("manifest.v1+json", manifest.to_string().as_bytes())]
+            },
+            "it is of 1 layers, and there are 0",
+        ),
+        (
+            "two images and no name",
+            |place| vec![place.image(&[("a", "1")], json!({})), place.image(&[("a", "2")], json!({}))],
+            "more than one image",
+        ),
+    ];
+    for (name, make, reason) in cases {
+        let place = Place::new();
+        place.index(&make(&place));
+        let error = place.pull("app").expect_err(name).to_string();
+        assert!(error.contains(reason), "{name}: {error}");
+        assert_eq!(place.stored(), [""; 0], "{name}");
+        assert!(place.store.image("app").unwrap().is_none());
+    }
+    // A limit on what layers unpack to.
+    let place = Place::new();
+    place.index(&[image(&place)]);
+    let options = PullOptions { max_bytes: 1000, ..place.options() };
+    let error = place.store.pull(&place.source(), "app", "generic-6.12", &options, &Silent).unwrap_err();
+    assert!(matches!(error, Error::ImageTooLarge { limit: 1000 }), "{error}");
+    assert_eq!(place.stored(), [""; 0]);
+}
+
+#[test]
+fn an_archive_of_either_kind_gives_the_same_tree() {
+    let place = Place::new();
+    let mut image = place.image(&[("a", "1"), ("b", "2")], json!({}));
+    image["annotations"] = json!({"org.opencontainers.image.ref.name": "v1"});
+    place.index(&[image]);
+    let archive = place.folder.path().join("image.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&archive).unwrap());
+    builder.append_dir_all(".", place.layout()).unwrap();
+    builder.finish().unwrap();
+
+    let layers = [tar("a", "1"), tar("b", "2")];
+    let config = json!({"os": "linux", "architecture": Platform::host().architecture,
+        "rootfs": {"diff_ids": layers.each_ref().map(|layer| Digest::of(layer))}});
+    let manifest = json!([{"Config": "c.json", "RepoTags": ["x/app:v1"], "Layers": ["one/layer.tar", "two.tar"]}]);
+    let saved = place.folder.path().join("saved.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&saved).unwrap());
+    for (path, content) in [
+        ("manifest.json", manifest.to_string().as_bytes()),
+        ("c.json", config.to_string().as_bytes()),
+        ("one/layer.tar", &layers[0]),
+        ("two.tar", &layers[1]),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, path, content).unwrap();
+    }
+    builder.finish().unwrap();
+    let sources = [
+        Source::OciArchive(archive.clone(), Some("v1".into())),
+        Source::parse(&format!("oci-archive:{}", archive.display())).unwrap(),
+        Source::parse(&format!("docker-archive:{}:x/app:v1", saved.display())).unwrap(),
+        Source::DockerArchive(saved.clone(), None),
+    ];
+    for source in &sources {
+        let pulled = place.store.pull(source, &source.store_name(), "generic-6.12", &place.options(), &Silent).unwrap();
+        assert_eq!(read(&pulled.image, "/a").as_deref(), Some("1"), "{source}");
+        assert_eq!(read(&pulled.image, "/b").as_deref(), Some("2"), "{source}");
+    }
+    let missing = Source::OciArchive(archive.clone(), Some("v2".into()));
+    let error = place.store.pull(&missing, "x", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    assert!(error.to_string().contains("there is v1"), "{error}");
+    // What an archive's layers unpack to is checked, having no other digest.
+    let mut bytes = fs::read(&saved).unwrap();
+    let at = bytes.windows(5).rposition(|window| window == b"ustar").unwrap();
+    bytes[at + 255] ^= 1;
+    fs::write(&saved, bytes).unwrap();
+    let error = place.store.pull(&sources[3], "y", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    assert!(error.to_string().contains("unpacks to"), "{error}");
+    let compressed = place.folder.path().join("image.tar.gz");
+    fs::write(&compressed, gzip(b"tar")).unwrap();
+    let source = Source::OciArchive(compressed, None);
+    let error = place.store.pull(&source, "z", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    assert!(error.to_string().contains("gunzip"), "{error}");
+}
+
+#[test]
+fn two_that_pull_at_once_get_the_same() {
+    let place = Place::new();
+    place.index(&[place.image(&[("a", "1")], json!({}))]);
+    let pulled: Vec<_> = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| place.pull("app").unwrap())).collect();
+        pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
+    });
+    assert!(pulled.iter().all(|one| one.image == pulled[0].image));
+    assert_eq!(pulled.iter().filter(|one| one.change == Change::New).count(), 1);
+    assert_eq!(place.stored().len(), 2);
+}
+
+#[test]
+fn an_image_that_is_held_is_not_deleted_meanwhile() {
+    let place = Place::new();
+    place.index(&[place.image(&[("a", "1")], json!({}))]);
+    place.pull("app").unwrap();
+    let hold = place.store.hold_images().unwrap();
+    let asked = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| {
+            let users = |_: &[String]| -> Result<Vec<String>> {
+                asked.store(true, Ordering::SeqCst);
+                Ok(vec!["new".into()])
+            };
+            place.store.delete_image("app", users, &Silent)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!asked.load(Ordering::SeqCst));
+        drop(hold);
+        assert!(matches!(deleting.join().unwrap(), Err(Error::InUse { .. })));
+    });
+}
