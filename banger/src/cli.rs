@@ -245,8 +245,8 @@ pub struct Run {
     /// Use a VM of its own and delete it afterwards
     #[arg(long)]
     pub rm: bool,
-    /// Image of a new VM
-    #[arg(long, value_name = "NAME")]
+    /// Image of a new VM: a name, or a reference in a registry, such as `debian:12`
+    #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// Processors of the VM
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]

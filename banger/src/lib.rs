@@ -6,6 +6,7 @@
 //! * [`dispatch`] finds out what the words mean: a command, an alias, or a [`plugin`]; [`completion`] proposes them;
 //! * [`config`] reads and merges what the user and the repository have written down;
 //! * [`git`] finds the workspace and lists what travels;
+//! * [`images`] has the images that VMs are made from, and pulls them;
 //! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose,
 //!   [`guest_work`] what would be lost with it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
@@ -31,6 +32,7 @@ pub mod error;
 mod file;
 pub mod git;
 pub mod guest_work;
+pub mod images;
 pub mod job;
 pub mod machine;
 pub mod paths;

@@ -17,6 +17,7 @@ use crate::belonging::{self, Belongs, Purpose};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, Workspace};
+use crate::images::Images;
 use crate::paths::{Paths, helper, search_path};
 use crate::report::{Phase, Report};
 use crate::ui::Ui;
@@ -24,6 +25,8 @@ use crate::units;
 
 /// The image that a new VM has if nothing else is said.
 pub const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
+/// The kernel that a pulled image boots if nothing else is said.
+pub const DEFAULT_KERNEL: &str = "generic-6.12";
 /// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";
 /// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is slower than most.
@@ -300,11 +303,16 @@ impl<'a> Machines<'a> {
     }
 
     fn create(&self, workspace: &Workspace, wanted: &Wanted, name: String, throwaway: bool) -> Result<Vm, Made> {
-        let images = banger_image::Store::new(&self.paths.data);
+        let images = Images::new(self.paths, self.ui);
         let named = wanted.image.as_deref().or(wanted.default_image.as_deref()).unwrap_or(DEFAULT_IMAGE);
-        let image = self.time(Phase::Image, || images.ensure_image(named, self.ui));
-        self.ui.finish();
-        let image = image.map_err(CommandError::from)?;
+        // From here on it cannot be deleted before the VM's record names it.
+        let (image, _hold) = loop {
+            let image = self.time(Phase::Image, || images.ensure(named))?;
+            let hold = images.store().hold_images().map_err(CommandError::from)?;
+            if images.store().image(&image.name).map_err(CommandError::from)?.is_some() {
+                break (image, hold);
+            }
+        };
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
         let mut record = VmRecord::new(&name, &image.name, &image.manifest.kernel, now);
         record.workspace = Purpose::new(workspace, throwaway).to_value();
@@ -406,7 +414,8 @@ impl<'a> Machines<'a> {
                 "{name} `{what}` takes effect in a new VM, after `banger delete`: this one keeps `{has}`"
             ));
         };
-        if let Some(image) = wanted.image.as_deref().filter(|image| *image != record.image) {
+        let images = Images::new(self.paths, self.ui);
+        if let Some(image) = wanted.image.as_deref().filter(|image| !images.is_called(&record.image, image)) {
             new("image", image, &record.image);
         }
         if wanted.net.is_some_and(|net| net != record.net) {

@@ -41,10 +41,10 @@ pub fn du(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     ui.answer(&usage, || text(&usage))
 }
 
-/// The folders in `folder`. Locks and the like beside them are no things of anybody's.
+/// The folders in `folder`, without links to them. Locks and the like beside them are no things of anybody's.
 fn items(folder: &Path) -> Vec<Item> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let folders = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
     let name = |path: &Path| banger_vmm::printable(path.file_name().unwrap_or_default().as_encoded_bytes());
     let mut items: Vec<_> = folders.map(|path| Item { name: name(&path), bytes: allocated(&path) }).collect();
     items.sort_by(|one, other| one.name.cmp(&other.name));

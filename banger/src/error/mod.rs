@@ -147,8 +147,10 @@ impl From<banger_image::Error> for CommandError {
     fn from(error: banger_image::Error) -> Self {
         use banger_image::Error;
         let kind = match &error {
-            Error::InvalidName { .. } => ErrorKind::Usage,
-            Error::Unknown { .. } => ErrorKind::UnknownImage,
+            Error::InvalidName { .. } | Error::Reference { .. } | Error::PullName { .. } => ErrorKind::Usage,
+            Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
+            Error::InUse { .. } => ErrorKind::ImageInUse,
+            Error::Registry { .. } => ErrorKind::Registry,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,
             Error::Damaged { .. } => ErrorKind::StateDamaged,
             Error::Io(source) => source.into(),

@@ -86,9 +86,10 @@ impl Mise {
     }
 
     /// The tools are found, and mise asks nobody whether the files are to be believed.
-    pub(super) fn variables(&self) -> Vec<(Bytes, Bytes)> {
-        let path = format!("{SHIMS}:{DEFAULT_PATH}");
-        vec![("PATH".into(), path.as_str().into()), ("MISE_TRUSTED_CONFIG_PATHS".into(), Bytes(self.trusted.clone()))]
+    pub(super) fn variables(&self, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+        let of_image = of_image.iter().rev().find(|(name, _)| name.0 == b"PATH").map(|(_, path)| &path.0[..]);
+        let path = [SHIMS.as_bytes(), b":", of_image.unwrap_or(DEFAULT_PATH.as_bytes())].concat();
+        vec![("PATH".into(), Bytes(path)), ("MISE_TRUSTED_CONFIG_PATHS".into(), Bytes(self.trusted.clone()))]
     }
 
     /// Installs what is not there, unless that was tried for just these files. Where it failed, it is tried again once the VM was started

@@ -44,8 +44,8 @@ impl Preparation {
     }
 
     /// Variables for what runs in the guest: where the tools are.
-    pub fn variables(&self) -> Vec<(Bytes, Bytes)> {
-        self.mise.as_ref().map(Mise::variables).unwrap_or_default()
+    pub fn variables(&self, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+        self.mise.as_ref().map(|mise| mise.variables(of_image)).unwrap_or_default()
     }
 
     /// Does what has to be done, with the variables that commands have.

@@ -24,6 +24,7 @@ use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::git::Workspace;
+use crate::images::Images;
 use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
 use crate::prepare::Preparation;
@@ -36,6 +37,9 @@ use crate::units::{bytes, count, elapsed};
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long a throwaway VM may take to go.
 const REMOVE_LIMIT: Duration = Duration::ZERO;
+
+/// Names and values.
+type Variables = Vec<(Bytes, Bytes)>;
 
 /// Runs the command of `options` in the workspace around the folder that `place` says, and returns the exit status. With `--report`
 /// there is a report, whatever comes of it.
@@ -121,11 +125,12 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         if ready == Ready::System {
             account.time(Phase::Ready, || wait_for_system(&machine.vm, ui))?;
         }
-        let plain = variables(&settings, &machine, given, &certificates, ui);
-        let with_tools = [preparation.variables(), plain.clone()].concat();
+        let of_image = Images::new(paths, ui).variables(&machine.vm);
+        let (inherited, said) = variables(&settings, &machine, given, &certificates, ui);
+        let with_tools = [inherited.clone(), of_image.clone(), preparation.variables(&of_image), said.clone()].concat();
         preparation.run(&machine, &with_tools, account, ui)?;
         // The tools are root's; another user has what the image has.
-        let env = if options.user.is_none() { with_tools } else { plain };
+        let env = if options.user.is_none() { with_tools } else { [inherited, of_image, said].concat() };
         let exec = exec(options, env, here, &workspace);
         account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
     });
@@ -135,20 +140,20 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     outcome
 }
 
-/// The variables of the command: what this machine gives, what the configuration says, and what was `given` on the command line. A
-/// later one of the same name wins.
+/// Variables for the command, in two parts: what this machine gives, and what the configuration says and was `given` on the command
+/// line. What the image has goes between them. A later one of the same name wins.
 fn variables(
     settings: &Settings,
     machine: &Machine,
     given: Vec<(Bytes, Bytes)>,
     certificates: &Certificates,
     ui: &Ui,
-) -> Vec<(Bytes, Bytes)> {
+) -> (Variables, Variables) {
     let mut said = environment::of_settings(settings);
     said.extend(given);
     let inherited = Inherited::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
     inherited.warnings.iter().for_each(|warning| ui.warning(warning));
-    let mut all = inherited.variables;
+    let mut all = Vec::new();
     match certificates.install(&machine.vm, ui) {
         Ok(()) if certificates.is_empty() => {}
         Ok(()) => all.extend(certificates::VARIABLES.map(|(name, value)| (name.into(), value.into()))),
@@ -159,7 +164,7 @@ fn variables(
         }
     }
     all.extend(said);
-    all
+    (inherited.variables, all)
 }
 
 fn exec(options: &Run, env: Vec<(Bytes, Bytes)>, here: &Path, workspace: &Workspace) -> Exec {

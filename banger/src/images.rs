@@ -1,0 +1,193 @@
+//! The user's images: by name, or by a reference in a registry, which is pulled when it is first wanted.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use banger_agent::protocol::Bytes;
+use banger_image::oci::{Credentials, DEFAULT_MAX_BYTES, PullOptions, Reference, Source};
+use banger_image::{Image, Pulled, Store};
+use banger_vmm::Vm;
+
+use crate::error::CommandError;
+use crate::machine::{DEFAULT_KERNEL, Machines};
+use crate::paths::{Paths, search_path};
+use crate::ui::Ui;
+
+/// See the module.
+pub struct Images<'a> {
+    store: Store,
+    paths: &'a Paths,
+    ui: &'a Ui,
+}
+
+impl<'a> Images<'a> {
+    /// Those below the user's folders.
+    pub fn new(paths: &'a Paths, ui: &'a Ui) -> Images<'a> {
+        Images { store: Store::new(&paths.data), paths, ui }
+    }
+
+    /// The store that they are in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// How to pull if nothing else is said: with the user's own credentials.
+    pub fn pull_options(&self) -> PullOptions {
+        let files = credential_files(self.paths.home.as_deref(), &|name| {
+            env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+        });
+        PullOptions {
+            platform: None,
+            plain_http: false,
+            max_bytes: DEFAULT_MAX_BYTES,
+            credentials: Credentials { files, search_path: search_path() },
+            cache: self.paths.cache.clone(),
+        }
+    }
+
+    /// The image that is named, or referred to; it is made or pulled if it is not here.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub fn ensure(&self, named: &str) -> Result<Image, CommandError> {
+        let image = if Reference::is_meant_by(named) {
+            let reference: Reference = named.parse()?;
+            match self.store.image(&reference.store_name())? {
+                Some(image) => Ok(image),
+                None => {
+                    let source = Source::Registry(reference);
+                    self.pull(&source, &source.store_name(), DEFAULT_KERNEL, &self.pull_options())
+                        .map(|pulled| pulled.image)
+                }
+            }
+        } else {
+            self.store.ensure_image(named, self.ui).map_err(|error| hint_at_registries(named, error))
+        };
+        self.ui.finish();
+        image
+    }
+
+    /// Pulls an image. What was called so before goes, unless a VM was made from it.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub fn pull(
+        &self,
+        source: &Source,
+        name: &str,
+        kernel: &str,
+        options: &PullOptions,
+    ) -> Result<Pulled, CommandError> {
+        let pulled = self.store.pull(source, name, kernel, options, self.ui);
+        self.ui.finish();
+        let pulled = pulled?;
+        let machines = Machines::new(self.paths, self.ui);
+        for old in self.store.outdated(name)? {
+            // One that a VM needs stays, and goes with a later pull.
+            match self.store.delete_image(&old.name, |folders| users(&machines, folders), self.ui) {
+                Ok(_) => self.ui.detail(&format!("removed `{}`, which no VM was made from", old.name)),
+                Err(error) => self.ui.detail(&error.message),
+            }
+        }
+        Ok(pulled)
+    }
+
+    /// Deletes an image, and returns what was deleted.
+    ///
+    /// # Errors
+    /// If it is not there, or VMs were made from it.
+    pub fn delete(&self, name: &str) -> Result<Vec<String>, CommandError> {
+        let machines = Machines::new(self.paths, self.ui);
+        self.store.delete_image(name, |folders| users(&machines, folders), self.ui)
+    }
+
+    /// What an image that is named, or referred to, is called in the store.
+    pub fn store_name(named: &str) -> String {
+        match named.parse::<Reference>() {
+            Ok(reference) if Reference::is_meant_by(named) => reference.store_name(),
+            _ => named.to_owned(),
+        }
+    }
+
+    /// Whether what a VM was made from is called so, or was.
+    pub fn is_called(&self, folder: &str, named: &str) -> bool {
+        let name = Self::store_name(named);
+        folder == name || self.store.image(folder).ok().flatten().is_some_and(|image| image.manifest.name == name)
+    }
+
+    /// The variables that the image of a VM has for every command.
+    pub fn variables(&self, vm: &Vm) -> Vec<(Bytes, Bytes)> {
+        let image = vm.record().ok().and_then(|record| self.store.image(&record.image).ok()?);
+        let entries = image.and_then(|image| image.manifest.oci).map(|origin| origin.config.env).unwrap_or_default();
+        let pairs = entries.iter().filter_map(|entry| entry.split_once('='));
+        pairs.map(|(name, value)| (name.into(), value.into())).collect()
+    }
+}
+
+/// The VMs that were made from these images. One whose record cannot be read may have been.
+///
+/// # Errors
+/// If the store of VMs cannot be read.
+pub fn users(machines: &Machines<'_>, folders: &[String]) -> Result<Vec<String>, CommandError> {
+    let vms = machines.all()?;
+    let uses = |vm: &&Vm| vm.record().map_or(true, |record| folders.contains(&record.image));
+    Ok(vms.iter().filter(uses).map(|vm| vm.name().to_owned()).collect())
+}
+
+/// Where Podman and Docker keep credentials, in the order in which containers-auth.json(5) has them.
+fn credential_files(home: Option<&Path>, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    if let Some(file) = variable("REGISTRY_AUTH_FILE") {
+        return vec![file];
+    }
+    let below = |folder: Option<PathBuf>, file: &str| folder.map(|folder| folder.join(file));
+    let config = variable("XDG_CONFIG_HOME").or_else(|| home.map(|home| home.join(".config")));
+    let docker = variable("DOCKER_CONFIG").or_else(|| home.map(|home| home.join(".docker")));
+    let files = [
+        below(variable("XDG_RUNTIME_DIR"), "containers/auth.json"),
+        below(config, "containers/auth.json"),
+        below(docker, "config.json"),
+    ];
+    files.into_iter().flatten().collect()
+}
+
+/// A name of one word is none of a registry's: who mistypes a name must not get what a stranger called so.
+fn hint_at_registries(named: &str, error: banger_image::Error) -> CommandError {
+    let is_unknown = matches!(error, banger_image::Error::Unknown { .. });
+    let error = CommandError::from(error);
+    match format!("{named}:latest").parse::<Reference>() {
+        Ok(reference) if is_unknown => error.hint(format!("for {reference}, name it with its tag: `{named}:latest`")),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_where_docker_and_podman_keep_them() {
+        let none = |_: &str| None;
+        let home = Some(Path::new("/home/me"));
+        assert_eq!(
+            credential_files(home, &none),
+            [Path::new("/home/me/.config/containers/auth.json"), Path::new("/home/me/.docker/config.json")]
+        );
+        let set = |name: &str| (name != "REGISTRY_AUTH_FILE").then(|| PathBuf::from("/set").join(name));
+        assert_eq!(
+            credential_files(home, &set),
+            [
+                Path::new("/set/XDG_RUNTIME_DIR/containers/auth.json"),
+                Path::new("/set/XDG_CONFIG_HOME/containers/auth.json"),
+                Path::new("/set/DOCKER_CONFIG/config.json")
+            ]
+        );
+        assert_eq!(credential_files(None, &|name| Some(name.into())), [Path::new("REGISTRY_AUTH_FILE")]);
+    }
+
+    #[test]
+    fn a_reference_has_a_tag_and_a_word_is_a_name() {
+        assert_eq!(Images::store_name("debian-bookworm-minimal"), "debian-bookworm-minimal");
+        assert!(Images::store_name("debian:12").starts_with("debian-12-"));
+        assert_eq!(Images::store_name("debian:12"), Images::store_name("docker.io/library/debian:12"));
+    }
+}

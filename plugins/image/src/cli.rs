@@ -1,0 +1,69 @@
+//! The command line, as clap sees it: types only.
+
+use banger::banger_image::oci::Platform;
+use banger::cli::Global;
+use banger::machine::DEFAULT_KERNEL;
+use clap::{Parser, Subcommand};
+
+/// What `banger --list` says.
+pub(crate) const DESCRIPTION: &str = "Pull, list, show and delete images";
+
+/// Pull, list, show and delete images
+#[derive(Debug, Parser)]
+#[command(name = "banger image", bin_name = "banger image", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Get an image, or refresh it
+    #[command(after_help = "Examples:
+  banger image pull debian-bookworm-minimal        of the catalog
+  banger image pull debian:12                      of Docker Hub
+  banger image pull ghcr.io/owner/name:v1 --name mine
+  banger image pull oci:build/layout               a folder, as skopeo and umoci write it
+  banger image pull docker-archive:image.tar       a file, as docker save writes it
+
+Credentials are those of docker login and podman login. VMs that were made from an image keep it when its name is pulled again.")]
+    Pull {
+        /// A name of the catalog; a reference, with its tag; or oci:FOLDER, oci-archive:FILE, docker-archive:FILE, each with :NAME behind it if there is more than one image
+        #[arg(value_name = "IMAGE")]
+        image: String,
+        /// What to call it [default: made from the reference, which goes for it too]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// The kernel that it boots
+        #[arg(long, value_name = "NAME", default_value = DEFAULT_KERNEL)]
+        kernel_ref: String,
+        /// What to take of an image that there is for several platforms [default: this machine's]
+        #[arg(long, value_name = "OS/ARCHITECTURE")]
+        platform: Option<Platform>,
+        /// Speak to the registry without encryption; to this machine itself, that is done anyway
+        #[arg(long)]
+        plain_http: bool,
+        /// The most that an image's layers may have, unpacked (`100G`)
+        #[arg(long, value_name = "SIZE", value_parser = banger::units::mebibytes)]
+        max_size: Option<u64>,
+    },
+    /// List the images that are here; with `--quiet` names only
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show what is known of an image
+    #[command(visible_alias = "inspect")]
+    Show {
+        /// Its name, or its reference
+        #[arg(value_name = "IMAGE")]
+        image: String,
+    },
+    /// Delete an image that no VM was made from
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Its name, or its reference
+        #[arg(value_name = "IMAGE")]
+        image: String,
+    },
+}

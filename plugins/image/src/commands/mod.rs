@@ -1,0 +1,80 @@
+//! What `banger image` does.
+
+mod delete;
+mod list;
+mod pull;
+mod show;
+
+use banger::banger_image::Image;
+use banger::banger_image::oci::Origin;
+use banger::disk_usage::allocated;
+use banger::error::CommandError;
+use banger::images::Images;
+use banger::paths::Paths;
+use banger::ui::Ui;
+use serde::Serialize;
+
+use crate::cli::Command;
+
+/// Does it, and answers.
+pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let images = Images::new(paths, ui);
+    match command {
+        Command::Pull { image, name, kernel_ref, platform, plain_http, max_size } => {
+            let mut options = images.pull_options();
+            options.platform = platform.clone();
+            options.plain_http = *plain_http;
+            options.max_bytes = max_size.map_or(options.max_bytes, |mebibytes| mebibytes << 20);
+            pull::pull(image, name.as_deref(), kernel_ref, &options, &images, ui)
+        }
+        Command::List => list::list(&images, paths, ui),
+        Command::Show { image } => show::show(image, &images, paths, ui),
+        Command::Delete { image } => delete::delete(image, &images, ui),
+    }
+}
+
+/// An image, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Shown {
+    /// What it is called.
+    name: String,
+    /// The name of its folder, which VMs know it by.
+    folder: String,
+    /// Whether its name has been pulled again since.
+    outdated: bool,
+    /// What it was made of.
+    source: String,
+    /// The digest of its manifest, if it was pulled.
+    digest: Option<String>,
+    platform: Option<String>,
+    kernel: String,
+    /// What it takes on this machine's disks.
+    disk_bytes: u64,
+    /// The length of its file system.
+    rootfs_bytes: u64,
+    /// In seconds since 1970.
+    created: u64,
+    /// The VMs that were made from it.
+    vms: Vec<String>,
+}
+
+impl Shown {
+    fn new(image: &Image, images: &Images<'_>, vms: Vec<String>) -> Result<Shown, CommandError> {
+        let manifest = &image.manifest;
+        let origin: Option<&Origin> = manifest.oci.as_ref();
+        let current = images.store().image(&manifest.name)?;
+        Ok(Shown {
+            name: manifest.name.clone(),
+            folder: image.name.clone(),
+            outdated: current.is_none_or(|current| current.name != image.name),
+            source: manifest.source.clone(),
+            digest: origin.map(|origin| origin.digest.to_string()),
+            platform: origin.map(|origin| origin.platform.clone()),
+            kernel: manifest.kernel.clone(),
+            disk_bytes: allocated(&image.dir),
+            rootfs_bytes: manifest.rootfs_bytes,
+            created: manifest.created,
+            vms,
+        })
+    }
+}
