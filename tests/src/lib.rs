@@ -8,6 +8,7 @@ mod plugins;
 mod process_guests;
 pub mod python;
 pub mod readme;
+pub mod registry;
 pub mod strike;
 mod workspace;
 
@@ -74,6 +75,14 @@ impl Home {
         let home = Home { folder, banger: banger_binary(), process_guests: false };
         fs::write(home.path().join(".gitconfig"), "[user]\n\tname = T\n\temail = t@example.com\n[init]\n\tdefaultBranch = main\n[protocol \"file\"]\n\tallow = always\n")
             .expect("a git configuration");
+        home
+    }
+
+    /// A home that has no image, and keeps its own.
+    pub fn with_own_images() -> Home {
+        let home = Home::new();
+        fs::remove_file(home.data().join("images")).expect("a link");
+        fs::create_dir(home.data().join("images")).expect("a folder");
         home
     }
 

@@ -1,0 +1,135 @@
+//! Real images, made by umoci, and a real registry on loopback, filled by skopeo.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::{Output, eventually};
+
+/// Who may read the registry, and the password as htpasswd(1) keeps it.
+pub const USER: &str = "user:secret";
+const HTPASSWD: &str = "user:$2y$05$LaB3otJSIpiMTSjyNHsqqeM1pNtW42G6K5RCAen1CfldLcTBNtCsC\n";
+
+/// A registry that ends with this value.
+pub struct Registry {
+    /// Host and port.
+    pub address: String,
+    process: Child,
+    _folder: TempDir,
+}
+
+impl Registry {
+    /// Starts one that [`USER`] may use, and nobody else.
+    pub fn new() -> Registry {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let address = free.to_string();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("htpasswd"), HTPASSWD).expect("a file");
+        let configuration = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n\
+             auth: {{htpasswd: {{realm: r, path: {}}}}}\n",
+            at("store").display(),
+            at("htpasswd").display()
+        );
+        fs::write(at("config.yml"), configuration).expect("a file");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(at("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().expect("docker-registry is installed");
+        eventually("the registry answers", || TcpStream::connect(&address).is_ok());
+        Registry { address, process, _folder: folder }
+    }
+
+    /// Puts an image of a layout there, and returns its reference.
+    #[track_caller]
+    pub fn push(&self, layout: &Layout, image: &str, repository: &str) -> String {
+        let reference = format!("{}/{repository}", self.address);
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", USER]);
+        run(skopeo.arg(layout.source(image)).arg(format!("docker://{reference}")));
+        reference
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry::new()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// An OCI layout in a folder.
+pub struct Layout(PathBuf);
+
+impl Layout {
+    /// An empty one, made at `folder`.
+    #[track_caller]
+    pub fn new(folder: PathBuf) -> Layout {
+        run(Command::new("umoci").args(["init", "--layout"]).arg(&folder));
+        Layout(folder)
+    }
+
+    /// As banger and skopeo name an image of it.
+    pub fn source(&self, image: &str) -> String {
+        format!("oci:{}:{image}", self.0.display())
+    }
+
+    fn image(&self, image: &str) -> String {
+        format!("{}:{image}", self.0.display())
+    }
+
+    /// Makes an image without anything in it.
+    #[track_caller]
+    pub fn add(&self, image: &str) {
+        run(Command::new("umoci").args(["new", "--image", &self.image(image)]));
+    }
+
+    /// Adds a layer with a file or a folder of this machine.
+    #[track_caller]
+    pub fn insert(&self, image: &str, from: &Path, to: &str) {
+        run(Command::new("umoci").args(["insert", "--rootless", "--image", &self.image(image)]).arg(from).arg(to));
+    }
+
+    /// Adds a layer in which a path of lower ones is gone.
+    #[track_caller]
+    pub fn whiteout(&self, image: &str, path: &str) {
+        run(Command::new("umoci").args(["insert", "--rootless", "--image", &self.image(image), "--whiteout", path]));
+    }
+
+    /// Sets something of an image's configuration.
+    #[track_caller]
+    pub fn configure(&self, image: &str, options: &[&str]) {
+        run(Command::new("umoci").args(["config", "--image", &self.image(image)]).args(options));
+    }
+
+    /// Makes an image of busybox: a shell and its tools, and no init.
+    #[track_caller]
+    pub fn busybox(&self, image: &str, scratch: &Path) {
+        let bin = scratch.join("busybox-bin");
+        if !bin.exists() {
+            fs::create_dir(&bin).expect("a folder");
+            fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
+            for applet in ["cat", "echo", "env", "ls", "pwd", "sh", "stat", "test", "uname"] {
+                std::os::unix::fs::symlink("busybox", bin.join(applet)).expect("a link");
+            }
+        }
+        self.add(image);
+        self.insert(image, &bin, "/bin");
+    }
+}
+
+/// Runs a program of this machine; it must succeed.
+#[track_caller]
+pub fn run(command: &mut Command) {
+    Output::from(command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))).ok();
+}

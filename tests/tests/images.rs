@@ -1,0 +1,155 @@
+//! Images of registries and layouts, from `banger image pull` to a command that runs in them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use banger_tests::registry::{Layout, Registry, run};
+use banger_tests::{Home, Output, Repository};
+
+/// A user's credentials as `docker login` leaves them.
+fn log_in(home: &Home, registry: &Registry) {
+    let folder = home.path().join(".docker");
+    fs::create_dir_all(&folder).unwrap();
+    let auths = format!(r#"{{"auths": {{"{}": {{"auth": "dXNlcjpzZWNyZXQ="}}}}}}"#, registry.address);
+    fs::write(folder.join("config.json"), auths).unwrap();
+}
+
+/// A static program that needs nothing, and says what it finds.
+fn program(home: &Home) -> PathBuf {
+    let source = home.path().join("app.rs");
+    let text = "fn main() { let word = std::env::args().nth(1).unwrap_or_default(); let readme = std::fs::read_to_string(\"README\").unwrap();\n\
+         print!(\"{} {} {}\", std::env::current_dir().unwrap().display(), word, readme); if let Ok(x) = std::env::var(\"OF_IMAGE\") { println!(\"{x}\") } }";
+    fs::write(&source, text).unwrap();
+    let program = home.path().join("app");
+    run(Command::new("rustc").args(["-C", "target-feature=+crt-static", "-O", "-o"]).arg(&program).arg(&source));
+    program
+}
+
+fn json(repository: &Repository<'_>, arguments: &[&str]) -> serde_json::Value {
+    let output = repository.banger().arg("image").args(arguments).arg("--json").output().unwrap();
+    Output::from(output).document()
+}
+
+#[test]
+fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
+    let home = Home::with_own_images();
+    let registry = Registry::new();
+    let layout = Layout::new(home.path().join("layout"));
+    let write = |name: &str, content: &str| {
+        fs::write(home.path().join(name), content).unwrap();
+        home.path().join(name)
+    };
+    layout.busybox("box", home.path());
+    layout.insert("box", &write("one", "first\n"), "/version");
+    layout.insert("box", &write("gone", ""), "/gone");
+    layout.whiteout("box", "/gone");
+    let options = ["--config.env", "OF_IMAGE=its own", "--config.entrypoint", "/bin/false", "--config.user", "7"];
+    layout.configure("box", &options);
+    let reference = registry.push(&layout, "box", "team/box:1");
+    let repository = home.repository("r");
+
+    let refused = json(&repository, &["pull", &reference]);
+    assert_eq!((&refused["kind"], &refused["exit_code"]), (&"registry".into(), &125.into()), "{refused}");
+    assert!(refused["hints"][0].as_str().unwrap().contains("docker login"), "{refused}");
+    log_in(&home, &registry);
+    let missing = json(&repository, &["pull", &format!("{}/team/absent:1", registry.address)]);
+    assert_eq!(missing["kind"], "unknown_image", "{missing}");
+
+    // On first use it is pulled. Its variables are there, and its entrypoint, user and folder are not heeded in a workspace.
+    let script = "echo $OF_IMAGE; pwd; cat README /version; test ! -e /gone; echo $? $(stat -c %u /proc/self)";
+    let first = repository.run(["--image", &reference, "-e", "A=1", "--", "sh", "-c", script]).ok();
+    assert_eq!(first.text(), "its own\n/root/repo\na repository\nfirst\n0 0\n");
+    let given =
+        repository.run(["-e", "OF_IMAGE=given", "--image", &reference, "--", "sh", "-c", "echo $OF_IMAGE"]).ok();
+    assert_eq!(given.text(), "given\n");
+    assert!(!given.stderr.contains("takes effect in a new VM"), "{}", given.stderr);
+
+    let list = json(&repository, &["list"]);
+    let [image] = &list["images"].as_array().unwrap()[..] else { panic!("{list}") };
+    let vm = image["vms"][0].as_str().expect("the VM is named").to_owned();
+    assert_eq!(image["source"].as_str(), Some(reference.as_str()));
+    let shown = json(&repository, &["show", &reference]);
+    assert_eq!((&shown["config"]["user"], &shown["folder"]), (&"7".into(), &image["folder"]), "{shown}");
+    let in_use = json(&repository, &["delete", &reference]);
+    assert_eq!(in_use["kind"], "image_in_use", "{in_use}");
+    assert!(in_use["message"].as_str().unwrap().contains(&vm), "{in_use}");
+
+    assert_eq!(json(&repository, &["pull", &reference])["change"], "unchanged");
+    layout.insert("box", &write("two", "second\n"), "/version");
+    registry.push(&layout, "box", "team/box:1");
+    let refreshed = json(&repository, &["pull", &reference]);
+    assert_eq!(
+        (&refreshed["change"], &refreshed["previous_digest"]),
+        (&"refreshed".into(), &shown["digest"]),
+        "{refreshed}"
+    );
+    assert_eq!(refreshed["new_layers"], 1, "{refreshed}");
+    // The VM keeps what it was made from, and a new one has the new.
+    repository.run(["stop"]).ok();
+    assert_eq!(repository.run(["--image", &reference, "--", "cat", "/version"]).ok().text(), "first\n");
+    assert_eq!(repository.run(["--rm", "--image", &reference, "--", "cat", "/version"]).ok().text(), "second\n");
+
+    repository.run(["delete", "--force"]).ok();
+    let deleted = json(&repository, &["rm", &reference]);
+    assert_eq!(deleted["deleted"].as_array().map(Vec::len), Some(2), "{deleted}");
+    assert_eq!(json(&repository, &["ls"])["images"].as_array().map(Vec::len), Some(0));
+    assert_eq!(json(&repository, &["show", &reference])["kind"], "unknown_image");
+}
+
+#[test]
+fn one_static_program_runs_with_nothing_else_in_its_image_and_with_nothing_at_all() {
+    let home = Home::with_own_images();
+    let layout = Layout::new(home.path().join("layout"));
+    let program = program(&home);
+    layout.add("single");
+    layout.insert("single", &program, "/app");
+    layout.configure("single", &["--config.env", "OF_IMAGE=one file"]);
+    layout.add("scratch");
+    let repository = home.repository("r");
+    fs::copy(&program, repository.root.join("app")).unwrap();
+    for image in ["single", "scratch"] {
+        repository.run(["-q", "image", "pull", &layout.source(image), "--name", image]).ok();
+    }
+    let output = repository.run(["--rm", "--image", "single", "--", "/app", "word"]).ok();
+    assert_eq!(output.text(), "/root/repo word a repository\none file\n");
+    let output = repository.run(["--image", "scratch", "--", "./app", "word"]).ok();
+    assert_eq!(output.text(), "/root/repo word a repository\n");
+    assert_eq!(repository.run(["--image", "scratch", "--", "sh"]).status, 127);
+
+    // The same from archives, as others write them.
+    let from_archive = |kind: &str, file: &Path| {
+        let archive = format!("{kind}:{}", file.display());
+        run(Command::new("skopeo").args([
+            "copy",
+            "--quiet",
+            &layout.source("single"),
+            &format!("{archive}:x/single:1"),
+        ]));
+        let pulled = json(&repository, &["pull", &archive]);
+        assert_eq!(pulled["change"], "new", "{pulled}");
+        pulled["folder"].as_str().unwrap().to_owned()
+    };
+    for (kind, file) in [("docker-archive", "d.tar"), ("oci-archive", "o.tar")] {
+        let folder = home.data().join("images").join(from_archive(kind, &home.path().join(file)));
+        run(Command::new("/usr/sbin/e2fsck").arg("-fn").arg(folder.join("rootfs.ext4")));
+    }
+}
+
+#[test]
+fn a_word_is_a_name_and_what_is_wrong_with_a_reference_is_said() {
+    let home = Home::with_own_images();
+    let repository = home.repository("r");
+    let unknown = json(&repository, &["pull", "debian-bokworm-minimal"]);
+    assert_eq!(unknown["kind"], "unknown_image", "{unknown}");
+    let hints = unknown["hints"].to_string();
+    assert!(hints.contains("debian-bookworm-minimal") && hints.contains("debian-bokworm-minimal:latest"), "{hints}");
+    assert_eq!(json(&repository, &["pull", "Debian:12"])["kind"], "usage");
+    assert_eq!(json(&repository, &["pull", "oci:/no/such/layout", "--name", "x"])["kind"], "image");
+    assert_eq!(json(&repository, &["pull"])["kind"], "usage");
+    assert_eq!(repository.run(["--image", "a b:1", "--", "true"]).status, 125);
+    let list = repository.run(["image", "list"]).ok();
+    assert!(list.text().is_empty() && list.stderr.contains("no image yet"), "{list:?}");
+    let described = repository.run(["--list"]).ok();
+    assert!(described.text().contains("Pull, list, show and delete images"), "{}", described.text());
+}
