@@ -89,6 +89,8 @@ impl Store {
             let _hold = self.images.hold(false)?;
             // Somebody may have deleted it meanwhile.
             let Some(image) = self.image(&folder)? else { continue };
+            // Of those who pull it at a time, one makes it new.
+            let _turn = self.images.lock(name, progress)?;
             let before = self.images.resolve(name);
             let change = if before == folder {
                 Change::None

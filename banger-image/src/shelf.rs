@@ -42,9 +42,9 @@ impl Shelf {
         target.filter(|target| name::check(Kind::Image, target).is_ok()).unwrap_or_else(|| name.to_owned())
     }
 
-    /// Makes `alias` lead to `name`, in the place of what it led to.
+    /// Makes `alias` lead to `name`, in the place of what it led to. The caller holds the alias's lock.
     pub(crate) fn point(&self, alias: &str, name: &str) -> Result<()> {
-        let temporary = self.root.join(format!(".link-{alias}-{}", std::process::id()));
+        let temporary = self.root.join(format!(".link-{alias}"));
         remove_file(&temporary)?;
         fs::os::unix::fs::symlink(name, &temporary)?;
         fs::rename(&temporary, self.place(alias))?;
@@ -152,7 +152,8 @@ impl Shelf {
         Ok(left)
     }
 
-    fn lock(&self, name: &str, progress: &dyn Progress) -> Result<fs::File> {
+    /// Waits until nobody else makes, removes or renames `name`, and keeps it so for as long as the file is held.
+    pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<fs::File> {
         let lock = fs::File::create(self.root.join(format!(".{name}.lock")))?;
         match lock.file().try_lock() {
             Ok(()) => return Ok(lock),
