@@ -158,11 +158,10 @@ impl Agent {
         }
         let Ok(disk) = self.disk.try_clone() else { return };
         let workspace = Arc::clone(&self.workspace);
-        let settle = move || {
-            sync_file_system(&disk);
-            workspace.settle();
-        };
-        let _ = tokio::task::spawn_blocking(settle).await;
+        // Each waits for a disk of its own.
+        let disk = tokio::task::spawn_blocking(move || sync_file_system(&disk));
+        let workspace = tokio::task::spawn_blocking(move || workspace.settle());
+        let _ = tokio::join!(disk, workspace);
     }
 
     fn stat(&self) -> Result<Stat, Failure> {

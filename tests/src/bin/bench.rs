@@ -73,6 +73,8 @@ fn running(home: &Home) -> Result<Vec<Vec<String>>, Failure> {
     succeed(repository.banger().args(["--ready", "system", "--", "true"]))?;
     let memory = supervisor_memory(home)?;
     let disk = home.vms().iter().map(|vm| allocated(&vm.join("disk.ext4"))).sum::<Result<u64, _>>()?;
+    // Services that have just started still have something to do.
+    std::thread::sleep(Duration::from_secs(5));
     let ours = timed(|| succeed(repository.banger().args(["--", "true"])))?;
     let git = timed(|| succeed(home.command("git").arg("status").current_dir(&repository.root)))?;
     let over = ours.saturating_sub(git);
