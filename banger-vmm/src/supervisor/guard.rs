@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use banger_agent::link::{LinkError, Mux};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Report;
 use super::boot::Booted;
@@ -28,6 +28,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// The same for a guest that is going down.
 const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
+/// How long its users have to be gone before that.
+const LEAVING: Duration = Duration::from_millis(500);
 /// How long an idle guest may take to go down.
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -135,11 +137,12 @@ impl<'a> Guard<'a> {
         } else if !self.stopping {
             self.state.leave();
             let (mux, folder, counted) = (mux.clone(), self.folder.to_owned(), Arc::clone(&self.counted));
-            let (turn, in_use) = (Arc::clone(&self.counting), self.state.usage.in_use());
+            let (turn, state) = (Arc::clone(&self.counting), Arc::clone(self.state));
             tokio::spawn(async move {
                 // Who has no time for an orderly end has none for this either, and what still runs can write until its end.
                 let limit = LAST_COUNT_LIMIT.min(patience / 2);
-                if !limit.is_zero() && !in_use {
+                // A command that has just ended may still be on its way out.
+                if !limit.is_zero() && timeout(LEAVING.min(limit), state.usage.unused()).await.is_ok() {
                     let _turn = turn.lock().await;
                     counted.store(take_stock(mux.clone(), &folder, limit).await, Ordering::Relaxed);
                 }

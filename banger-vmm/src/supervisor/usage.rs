@@ -52,9 +52,10 @@ impl Usage {
         User(self.0.clone())
     }
 
-    /// Whether there is one at this moment.
-    pub(super) fn in_use(&self) -> bool {
-        self.0.borrow().users > 0
+    /// Completes when there is none.
+    pub(super) async fn unused(&self) {
+        // The sender is in `self`.
+        let _ = self.0.subscribe().wait_for(|now| now.users == 0).await;
     }
 
     /// From now on, this is how long the VM may be without users, in milliseconds; 0: for ever.
@@ -122,6 +123,20 @@ mod tests {
 
     async fn idle_within(usage: &Usage, time: Duration) -> bool {
         timeout(time, usage.idle()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_that_leaves_leaves_none() {
+        let usage = Usage::new(0);
+        usage.unused().await;
+        let user = usage.enter();
+        let (left, ()) = tokio::join!(timeout(MINUTE, usage.unused()), async {
+            sleep(Duration::from_secs(1)).await;
+            drop(user);
+        });
+        assert!(left.is_ok());
+        let _user = usage.enter();
+        assert!(timeout(MINUTE, usage.unused()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
