@@ -59,15 +59,18 @@ impl Shelf {
         }
     }
 
+    /// All that is there, by whatever name.
+    fn entries(&self) -> Result<Vec<fs::DirEntry>> {
+        match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => Ok(entries?.collect::<io::Result<_>>()?),
+        }
+    }
+
     /// All finished things, by name, and without aliases.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
-        let entries = match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
         let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry?;
+        for entry in self.entries()? {
             let name = entry.file_name().into_string().ok().filter(|name| name::check(Kind::Image, name).is_ok());
             names.extend(name.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())));
         }
@@ -135,13 +138,8 @@ impl Shelf {
 
     /// What was left half-made, each with the lock that keeps another maker away.
     fn left(&self) -> Result<Vec<(PathBuf, fs::File)>> {
-        let entries = match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
         let mut left = Vec::new();
-        for entry in entries {
-            let entry = entry?;
+        for entry in self.entries()? {
             let name = entry.file_name();
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(".tmp-")) else { continue };
             let lock = fs::File::create(self.root.join(format!(".{name}.lock")))?;

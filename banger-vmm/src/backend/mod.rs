@@ -4,8 +4,13 @@
 pub(crate) mod process;
 pub(crate) mod qemu;
 
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getppid};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,6 +40,19 @@ pub(crate) trait Backend {
 
     /// Starts a VMM that dies when this thread's process does. To be called on the main thread, in a tokio runtime.
     fn launch(&self, machine: &Machine, accelerator: Accelerator) -> Result<Launched>;
+}
+
+/// Between fork and exec: has this process die with its supervisor. It makes only system calls that signal-safety(7) allows.
+fn die_with(supervisor: Pid) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // Had the supervisor died before that, nobody would tell this process.
+    if getppid() == supervisor { Ok(()) } else { Err(nix::Error::ESRCH.into()) }
+}
+
+/// This end of a socket pair, for tokio.
+fn ours(stream: StdUnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 /// A VMM that was started, with what it says.

@@ -7,14 +7,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
-use nix::unistd::{getpid, getppid};
-use tokio::net::UnixStream;
+use nix::unistd::getpid;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Backend, Launched, Machine, Vmm, VmmEvent};
+use super::{Backend, Launched, Machine, Vmm, VmmEvent, die_with, ours};
 use crate::error::{Failure, IoContext, Result};
 use crate::file;
 use crate::kvm::Accelerator;
@@ -44,23 +41,10 @@ impl Backend for Process {
         command.stderr(OwnedFd::from(error)).kill_on_drop(true);
         let supervisor = getpid();
         // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows, and no allocation.
-        unsafe {
-            command.pre_exec(move || {
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
-                // Had the supervisor died before that, nobody would tell this process.
-                if getppid() != supervisor {
-                    return Err(nix::Error::ESRCH.into());
-                }
-                Ok(())
-            });
-        }
+        unsafe { command.pre_exec(move || die_with(supervisor)) };
         let child = command.spawn().at("run", &self.agent)?;
         // With the command go this end's copies of the guest's descriptors.
         drop(command);
-        let ours = |stream: StdUnixStream| {
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)
-        };
         let pid = child.id().map_or(0, u32::cast_signed);
         let (sender, events) = mpsc::channel(16);
         let (quit, quit_asked) = oneshot::channel();

@@ -11,14 +11,11 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
-use nix::unistd::{getpid, getppid};
-use tokio::net::UnixStream;
+use nix::unistd::getpid;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Backend, Launched, Machine, Vmm, kernel_command_line};
+use super::{Backend, Launched, Machine, Vmm, die_with, kernel_command_line, ours};
 use crate::error::{IoContext, Result};
 use crate::kvm::Accelerator;
 use command_line::Descriptors;
@@ -57,11 +54,7 @@ impl Backend for Qemu {
         // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows, and no allocation.
         unsafe {
             command.pre_exec(move || {
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
-                // Had the supervisor died before that, nobody would tell this process.
-                if getppid() != supervisor {
-                    return Err(nix::Error::ESRCH.into());
-                }
+                die_with(supervisor)?;
                 for descriptor in &theirs {
                     fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
                 }
@@ -72,10 +65,6 @@ impl Backend for Qemu {
         // With the command go this end's copies of QEMU's descriptors: when QEMU dies, reading from ours ends.
         drop(command);
 
-        let ours = |stream: StdUnixStream| {
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream)
-        };
         let pid = child.id().map_or(0, u32::cast_signed);
         let (sender, events) = mpsc::channel(16);
         let (quit, quit_asked) = oneshot::channel();
