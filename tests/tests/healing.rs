@@ -166,7 +166,9 @@ fn at_every_step(operation: &Operation, victim: Victim) {
     for step in first..MANY {
         let struck = at_step(&repository, operation, victim, step);
         if struck.at.is_none() {
-            assert!(step > 1, "{victim:?} takes no step: {struck:?}");
+            // A guest that is killed with its VM may come to a step before, or not.
+            let by_chance = victim == Victim::Vmm && operation.arguments.contains(&"--force");
+            assert!(step > 1 || by_chance, "{victim:?} takes no step: {struck:?}");
             assert_eq!(struck.status, 0, "{struck:?}");
             return assert_nothing_is_left(&repository);
         }

@@ -107,11 +107,12 @@ fn signals_reach_the_command_and_what_it_started() {
     assert_eq!(started.wait().status, 137);
     eventually("the command was hung up", || repository.run(["-q", "--", "test", "-s", "/tmp/hung-up"]).status == 0);
     let started = Started::new(&repository, &[], "echo ready; exec sleep 4707");
-    started.send(Signal::SIGTSTP);
     let state = |state: &str| {
-        let shown = repository.run(["-q", "--", "ps", "-o", "stat=", "-C", "sleep"]).text();
-        shown.starts_with(state)
+        let pid = repository.run(["-q", "--", "pgrep", "-fx", "sleep 4707"]).text();
+        pid.lines().any(|pid| repository.run(["-q", "--", "ps", "-o", "stat=", "-p", pid]).text().starts_with(state))
     };
+    eventually("the shell has become the command", || state("S"));
+    started.send(Signal::SIGTSTP);
     eventually("the command is stopped", || state("T"));
     started.send(Signal::SIGCONT);
     eventually("the command is continued", || state("S"));
