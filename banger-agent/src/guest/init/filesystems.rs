@@ -22,9 +22,11 @@ const FILESYSTEMS: [(&str, &str, MsFlags, &str); 7] = [
     ("sysfs", "/sys", HARDENED, ""),
     ("devpts", "/dev/pts", NOSUID_NOEXEC, "mode=620,gid=5,ptmxmode=666"),
     ("tmpfs", "/dev/shm", NOSUID_NODEV, "mode=1777"),
-    ("cgroup2", "/sys/fs/cgroup", HARDENED, "nsdelegate,memory_recursiveprot"),
+    ("cgroup2", CGROUPS, HARDENED, CGROUP_OPTIONS),
     ("tmpfs", "/run", NOSUID_NODEV, "mode=755,size=20%"),
 ];
+const CGROUPS: &str = "/sys/fs/cgroup";
+const CGROUP_OPTIONS: &str = "nsdelegate,memory_recursiveprot";
 const NOSUID: MsFlags = MsFlags::MS_NOSUID;
 const NOSUID_NOEXEC: MsFlags = NOSUID.union(MsFlags::MS_NOEXEC);
 const NOSUID_NODEV: MsFlags = NOSUID.union(MsFlags::MS_NODEV);
@@ -47,6 +49,10 @@ pub(super) fn mount_all() -> Result<(), BootError> {
         create_folder(Path::new(place), 0o755)?;
         mount_new(kind, Path::new(place), kind, flags, options)?;
     }
+    // A process that enters a group, as each command does, then waits for no RCU grace period: 20 ms less in a translated guest.
+    // Kernels before 6.0 do not know the option, and are as slow as they were.
+    let options = format!("{CGROUP_OPTIONS},favordynmods");
+    let _ = mount(None::<&str>, CGROUPS, None::<&str>, HARDENED | MsFlags::MS_REMOUNT, Some(options.as_str()));
     for (target, link) in DEVICE_LINKS {
         symlink(target, link).map_err(BootError::io("create", Path::new(link)))?;
     }
