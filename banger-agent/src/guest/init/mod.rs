@@ -158,13 +158,14 @@ fn prepare() -> Result<ServeContext, BootError> {
     let line = fs::read_to_string(line).map_err(BootError::io("read", line))?;
     let settings = Settings::parse(&line)?;
     let modules = Modules::find(Path::new("/modules"))?;
-    modules::load(&modules.shared)?;
-    // The network is a quarter of the work, and nothing else waits for it.
+    // The network is a quarter of the work, and nothing else waits for it; nor for the groups.
     let (root, network) = thread::scope(|scope| {
+        scope.spawn(filesystems::favour_groups);
+        modules::load(&modules.shared)?;
         let network = scope.spawn(|| bring_up_network(&modules, settings.net));
         let root = build_root(&modules, &settings);
-        (root, network.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
+        Ok((root, network.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
+    })?;
     let Root { agent_port, disks, disk, tree, init, boot } = root?;
     network?;
 
