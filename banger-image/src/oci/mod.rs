@@ -269,7 +269,7 @@ fn origin(source: &Source, digest: Digest, config: &[u8], layers: usize, options
         digest,
         platform: platform.to_string(),
         layers: config.diff_ids().to_vec(),
-        config: config.into_run()?,
+        config: config.into_run(),
     })
 }
 

@@ -194,21 +194,19 @@ impl ConfigFile {
         })
     }
 
-    pub(super) fn into_run(self) -> Result<ImageConfig> {
+    pub(super) fn into_run(self) -> ImageConfig {
         let fields = self.config.unwrap_or_default();
-        let env = fields.env.unwrap_or_default();
-        if let Some(bad) = env.iter().find(|entry| entry.contains('\0') || entry.find('=').is_none_or(|at| at == 0)) {
-            let reason = format!("{bad:?} is no variable");
-            return Err(Error::Image { what: "its configuration".into(), reason });
-        }
+        // Other runtimes pass over what is no variable, and such images are about.
+        let is_variable = |entry: &String| !entry.contains('\0') && entry.find('=').is_some_and(|at| at > 0);
+        let env = fields.env.unwrap_or_default().into_iter().filter(is_variable).collect();
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
-        Ok(ImageConfig {
+        ImageConfig {
             env,
             user: said(fields.user),
             working_dir: said(fields.working_dir),
             entrypoint: fields.entrypoint.unwrap_or_default(),
             cmd: fields.cmd.unwrap_or_default(),
-        })
+        }
     }
 }
 
@@ -363,14 +361,12 @@ mod tests {
     fn a_configuration_may_leave_all_out_but_its_layers() {
         let config = ConfigFile::parse(br#"{"rootfs": {"type": "layers", "diff_ids": []}}"#).unwrap();
         assert_eq!(config.platform(), None);
-        assert_eq!(config.into_run().unwrap(), ImageConfig::default());
+        assert_eq!(config.into_run(), ImageConfig::default());
         let text = br#"{"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": []},
-            "config": {"Env": ["PATH=/bin", "EMPTY="], "User": "", "Cmd": null, "Entrypoint": ["/app"], "WorkingDir": "/srv"}}"#;
+            "config": {"Env": ["PATH=/bin", "EMPTY=", "=x", "NONE"], "User": "", "Cmd": null, "Entrypoint": ["/app"], "WorkingDir": "/srv"}}"#;
         let config = ConfigFile::parse(text).unwrap();
         assert_eq!(config.platform().unwrap().to_string(), "linux/amd64");
-        let run = config.into_run().unwrap();
+        let run = config.into_run();
         assert_eq!((run.env.len(), run.user, run.working_dir.as_deref()), (2, None, Some("/srv")));
-        let bad = br#"{"rootfs": {"diff_ids": []}, "config": {"Env": ["=x"]}}"#;
-        assert!(ConfigFile::parse(bad).unwrap().into_run().is_err());
     }
 }
