@@ -153,3 +153,31 @@ fn a_word_is_a_name_and_what_is_wrong_with_a_reference_is_said() {
     let described = repository.run(["--list"]).ok();
     assert!(described.text().contains("Pull, list, show and delete images"), "{}", described.text());
 }
+
+#[test]
+fn a_whole_debian_is_an_image_like_any() {
+    let home = Home::with_own_images();
+    let layout = Layout::new(home.path().join("layout"));
+    layout.debian("debian", home.path());
+    fs::write(home.path().join("motd"), "from a layer above\n").unwrap();
+    layout.insert("debian", &home.path().join("motd"), "/etc/motd");
+    layout.configure("debian", &["--config.workingdir", "/srv", "--config.cmd", "/bin/bash"]);
+    let repository = home.repository("r");
+    repository.run(["image", "pull", &layout.source("debian"), "--name", "mine"]).ok();
+    let script = "cat README /etc/motd; readlink /lib; stat -c '%a %u' /tmp /usr/bin/passwd; cat /proc/1/comm; \
+                  systemctl is-system-running; systemctl list-units --failed --no-legend --plain; git status --short; \
+                  make --version | head -n 1 | cut -d' ' -f1,2; pwd";
+    let output = repository.run(["--image", "mine", "--ready", "system", "--", "sh", "-c", script]).ok();
+    let mut lines: Vec<_> = output.text().lines().map(str::to_owned).collect();
+    // debugfs(8), which took the files out of an image for this one, leaves out special bits.
+    lines.retain(|line| !line.ends_with(" 0"));
+    let expected = ["a repository", "from a layer above", "usr/lib", "systemd", "running", "GNU Make", "/root/repo"]
+        .map(String::from);
+    assert_eq!(lines, expected, "{}", output.stderr);
+    // `/lib` is what it is in an image: here a folder.
+    layout.busybox("box", home.path());
+    layout.insert("box", &home.path().join("motd"), "/lib/word");
+    repository.run(["image", "pull", &layout.source("box"), "--name", "box"]).ok();
+    let output = repository.run(["--rm", "--image", "box", "--", "sh", "-c", "cat /lib/word; ls /lib"]);
+    assert_eq!(output.ok().text(), "from a layer above\nmodules\nword\n");
+}

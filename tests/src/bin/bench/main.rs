@@ -1,5 +1,7 @@
 //! `make bench`: what banger takes, beside a floor or a peer measured in the same run. Prints a table in Markdown.
 
+mod images;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -26,6 +28,7 @@ fn main() -> Result<(), Failure> {
     rows.push(version(&home)?);
     rows.push(plugin(&home)?);
     rows.push(list()?);
+    rows.extend(images::import()?);
     let mut out = std::io::stdout();
     writeln!(out, "| what | banger | floor or peer | ratio | aim |\n|---|---|---|---|---|")?;
     for row in rows {
