@@ -105,9 +105,9 @@ pub enum Error {
         limit: u64,
     },
 
-    /// A registry refuses, or cannot be reached.
+    /// A server refuses, or cannot be reached.
     #[error("{what}: {reason}")]
-    Registry {
+    Server {
         /// What was tried.
         what: String,
         /// Why that did not work.
@@ -161,7 +161,14 @@ pub enum Error {
 
     /// The operating system refused; the message names the operation and the path.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Error {
+    /// An error of this crate that went through a reader is itself again.
+    fn from(error: io::Error) -> Error {
+        error.downcast().unwrap_or_else(Error::Io)
+    }
 }
 
 impl Error {
@@ -197,7 +204,7 @@ impl Error {
             Error::ImageTooLarge { .. } => {
                 Some("if it is meant to be so large: banger image pull --max-size SIZE".into())
             }
-            Error::Registry { hint, .. } => hint.clone(),
+            Error::Server { hint, .. } => hint.clone(),
             Error::NotInRegistry { .. } => Some("check its name and tag; a private one may need `docker login`".into()),
             Error::PullName { .. } => Some("give it another one: --name NAME".into()),
             Error::NotHere { nearest, .. } => Some(match nearest {

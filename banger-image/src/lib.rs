@@ -11,9 +11,12 @@
 //! Everything here is blocking: call it from a thread that may wait. It reads no environment and
 //! prints nothing; what there is to tell goes to a [`Progress`].
 
+mod archive;
 mod catalog;
+mod digest;
 mod error;
 pub mod ext4;
+mod http;
 mod kernel;
 mod manifest;
 mod mmdebstrap;
@@ -26,6 +29,7 @@ mod rootfs;
 mod shelf;
 mod store;
 mod tool;
+mod unpack;
 
 pub use catalog::{Catalog, ImageEntry, KernelEntry, Source};
 pub use error::{Error, Result};

@@ -150,7 +150,7 @@ impl From<banger_image::Error> for CommandError {
             Error::InvalidName { .. } | Error::Reference { .. } | Error::PullName { .. } => ErrorKind::Usage,
             Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
             Error::InUse { .. } => ErrorKind::ImageInUse,
-            Error::Registry { .. } => ErrorKind::Registry,
+            Error::Server { .. } => ErrorKind::Registry,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,
             Error::Damaged { .. } => ErrorKind::StateDamaged,
             Error::Io(source) => source.into(),

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -136,6 +136,14 @@ fn a_download_that_is_cut_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(get(&server, None, folder.path()).unwrap(), BODY);
     assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn a_download_that_is_always_cut_at_the_same_place_ends() {
+    let server = Server::new(|_, _| cut("", BODY.len(), &BODY[..5]));
+    let folder = tempfile::tempdir().unwrap();
+    let error = get(&server, None, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("cannot get") && server.requests().len() == 5, "{error}");
 }
 
 #[test]
