@@ -27,6 +27,7 @@ mod progress;
 mod pull;
 mod rootfs;
 mod shelf;
+mod sparse;
 mod store;
 mod tool;
 mod unpack;
