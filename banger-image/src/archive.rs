@@ -81,6 +81,23 @@ impl<R: Read> Reader<R> {
         self.stored
     }
 
+    /// How many bytes of a hole of the current entry come next.
+    fn hole(&self) -> u64 {
+        self.pieces.last().map_or(self.size, |(offset, _)| *offset) - self.at
+    }
+
+    /// Whether the current entry goes on with a hole.
+    pub(crate) fn is_at_hole(&self) -> bool {
+        self.hole() > 0
+    }
+
+    /// Passes over a hole, if one comes next, and returns its length.
+    pub(crate) fn skip_hole(&mut self) -> u64 {
+        let hole = self.hole();
+        self.at += hole;
+        hole
+    }
+
     /// What it reads from, which is where the current entry's content begins if nothing of that was read.
     pub(crate) fn inner(&self) -> &R {
         &self.inner
@@ -362,9 +379,8 @@ impl<R: Read> Read for Reader<R> {
                 }
                 read
             }
-            next => {
-                let hole = next.map_or(self.size, |(offset, _)| *offset) - self.at;
-                let length = usize::try_from(hole).unwrap_or(usize::MAX).min(length);
+            _ => {
+                let length = usize::try_from(self.hole()).unwrap_or(usize::MAX).min(length);
                 buffer[..length].fill(0);
                 length
             }

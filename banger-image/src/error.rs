@@ -123,13 +123,20 @@ pub enum Error {
         reference: String,
     },
 
-    /// A pulled image cannot have this name.
-    #[error("a pulled image cannot be named `{name}`: {reason}")]
-    PullName {
+    /// An image that is pulled or registered cannot have this name.
+    #[error("the image cannot be named `{name}`: {reason}")]
+    BadName {
         /// The name.
         name: String,
         /// Why not.
         reason: String,
+    },
+
+    /// An image has this name already.
+    #[error("an image named `{name}` is here already")]
+    Exists {
+        /// The name.
+        name: String,
     },
 
     /// The store has no such image.
@@ -206,7 +213,10 @@ impl Error {
             }
             Error::Server { hint, .. } => hint.clone(),
             Error::NotInRegistry { .. } => Some("check its name and tag; a private one may need `docker login`".into()),
-            Error::PullName { .. } => Some("give it another one: --name NAME".into()),
+            Error::BadName { .. } => Some("give it another one: --name NAME".into()),
+            Error::Exists { name } => {
+                Some(format!("delete it before, `banger image delete {name}`, or give the new one another name"))
+            }
             Error::NotHere { nearest, .. } => Some(match nearest {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => "for a list: banger image list".into(),

@@ -1,7 +1,10 @@
 //! GET and POST over HTTP, with redirects that take no credentials along.
 
 mod download;
+mod fetch;
 mod pause;
+#[cfg(test)]
+pub(crate) mod server;
 
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use reqwest::{Client, Method, StatusCode, Url};
 use tokio::runtime::Runtime;
 
 pub(crate) use self::download::{Download, Part};
+pub(crate) use self::fetch::{UNREACHABLE, fetch, fetch_bytes};
 pub(crate) use self::pause::Pause;
 use crate::error::{Error, Result};
 

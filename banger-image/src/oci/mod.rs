@@ -150,6 +150,20 @@ pub struct PullOptions {
     pub cache: PathBuf,
 }
 
+impl PullOptions {
+    /// Nothing but what must be said; nobody's credentials.
+    #[must_use]
+    pub fn new(cache: &Path) -> PullOptions {
+        PullOptions {
+            platform: None,
+            plain_http: false,
+            max_bytes: DEFAULT_MAX_BYTES,
+            credentials: Credentials::default(),
+            cache: cache.to_owned(),
+        }
+    }
+}
+
 /// An image that was found: its parts are still where they are.
 pub(crate) struct Found<'a> {
     pub(crate) origin: Origin,

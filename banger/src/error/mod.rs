@@ -147,7 +147,7 @@ impl From<banger_image::Error> for CommandError {
     fn from(error: banger_image::Error) -> Self {
         use banger_image::Error;
         let kind = match &error {
-            Error::InvalidName { .. } | Error::Reference { .. } | Error::PullName { .. } => ErrorKind::Usage,
+            Error::InvalidName { .. } | Error::Reference { .. } | Error::BadName { .. } => ErrorKind::Usage,
             Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
             Error::InUse { .. } => ErrorKind::ImageInUse,
             Error::Server { .. } => ErrorKind::Registry,
