@@ -88,3 +88,6 @@ impl Store {
         Ok(Pulled { image, name: name.to_owned(), change: if before { Change::None } else { Change::New } })
     }
 }
+
+#[cfg(test)]
+mod tests;
