@@ -45,10 +45,14 @@ impl Store {
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<Pulled> {
-        let entry = catalog.images.get(name).ok_or_else(|| unknown(Kind::Image, name, catalog.images.keys()))?;
+        let here = self.image(name)?;
+        let Some(entry) = catalog.images.get(name) else {
+            let image = here.ok_or_else(|| unknown(Kind::Image, name, catalog.images.keys()))?;
+            return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
+        };
         self.check_kernel(&entry.kernel, catalog)?;
         let about = About { name, description: &entry.description, kernel: &entry.kernel, ready: entry.ready };
-        if let Some(image) = self.image(name)?.filter(|image| image.name == name) {
+        if let Some(image) = here.filter(|image| image.name == name) {
             return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
         }
         first_working(&entry.sources, progress, |source| match source {

@@ -151,6 +151,8 @@ impl From<banger_image::Error> for CommandError {
             Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
             Error::InUse { .. } => ErrorKind::ImageInUse,
             Error::Server { .. } => ErrorKind::Registry,
+            Error::Catalog { .. } => ErrorKind::Catalog,
+            Error::Exists { .. } => ErrorKind::ImageExists,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,
             Error::Damaged { .. } => ErrorKind::StateDamaged,
             Error::Io(source) => source.into(),
