@@ -155,7 +155,7 @@ impl From<banger_image::Error> for CommandError {
             Error::Exists { .. } => ErrorKind::ImageExists,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,
             Error::Damaged { .. } => ErrorKind::StateDamaged,
-            Error::Io(source) => source.into(),
+            Error::Io(source) | Error::FileSystem(banger_image::ext4::Error::Image(source)) => source.into(),
             _ => ErrorKind::Image,
         };
         let hints = error.hint().into_iter().collect();
