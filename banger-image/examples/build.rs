@@ -9,7 +9,8 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use banger_image::{Progress, Store};
+use banger_image::oci::PullOptions;
+use banger_image::{Catalog, Progress, Store};
 
 struct Lines(Instant);
 
@@ -29,7 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let progress = Lines(Instant::now());
     let kernel = store.ensure_kernel("generic-6.12", &progress)?;
     println!("{}: {}", kernel.dir.display(), kernel.manifest.version);
-    let image = store.ensure_image("debian-bookworm-minimal", &progress)?;
+    // A recipe needs no cache of downloads.
+    let options = PullOptions::new(Path::new(&data_dir));
+    let image = store.ensure_image("debian-bookworm-minimal", &Catalog::embedded()?, &options, &progress)?;
     println!("{}: {} bytes", image.dir.display(), image.manifest.rootfs_bytes);
     Ok(())
 }

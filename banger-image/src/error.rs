@@ -105,9 +105,9 @@ pub enum Error {
         limit: u64,
     },
 
-    /// A registry refuses, or cannot be reached.
+    /// A server refuses, or cannot be reached.
     #[error("{what}: {reason}")]
-    Registry {
+    Server {
         /// What was tried.
         what: String,
         /// Why that did not work.
@@ -123,13 +123,20 @@ pub enum Error {
         reference: String,
     },
 
-    /// A pulled image cannot have this name.
-    #[error("a pulled image cannot be named `{name}`: {reason}")]
-    PullName {
+    /// An image that is pulled or registered cannot have this name.
+    #[error("the image cannot be named `{name}`: {reason}")]
+    BadName {
         /// The name.
         name: String,
         /// Why not.
         reason: String,
+    },
+
+    /// An image has this name already.
+    #[error("an image named `{name}` is here already")]
+    Exists {
+        /// The name.
+        name: String,
     },
 
     /// The store has no such image.
@@ -161,7 +168,14 @@ pub enum Error {
 
     /// The operating system refused; the message names the operation and the path.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Error {
+    /// An error of this crate that went through a reader is itself again.
+    fn from(error: io::Error) -> Error {
+        error.downcast().unwrap_or_else(Error::Io)
+    }
 }
 
 impl Error {
@@ -197,9 +211,12 @@ impl Error {
             Error::ImageTooLarge { .. } => {
                 Some("if it is meant to be so large: banger image pull --max-size SIZE".into())
             }
-            Error::Registry { hint, .. } => hint.clone(),
+            Error::Server { hint, .. } => hint.clone(),
             Error::NotInRegistry { .. } => Some("check its name and tag; a private one may need `docker login`".into()),
-            Error::PullName { .. } => Some("give it another one: --name NAME".into()),
+            Error::BadName { .. } => Some("give it another one: --name NAME".into()),
+            Error::Exists { name } => {
+                Some(format!("delete it before, `banger image delete {name}`, or give the new one another name"))
+            }
             Error::NotHere { nearest, .. } => Some(match nearest {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => "for a list: banger image list".into(),

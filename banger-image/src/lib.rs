@@ -11,10 +11,15 @@
 //! Everything here is blocking: call it from a thread that may wait. It reads no environment and
 //! prints nothing; what there is to tell goes to a [`Progress`].
 
+mod archive;
+mod bundle;
 mod catalog;
+mod digest;
 mod error;
 pub mod ext4;
+mod http;
 mod kernel;
+mod location;
 mod manifest;
 mod mmdebstrap;
 mod name;
@@ -22,15 +27,21 @@ mod namespace;
 pub mod oci;
 mod progress;
 mod pull;
+mod register;
 mod rootfs;
 mod shelf;
+mod sparse;
 mod store;
 mod tool;
+mod unpack;
 
-pub use catalog::{Catalog, ImageEntry, KernelEntry, Source};
+pub use bundle::Bundle;
+pub use catalog::{Catalog, ImageEntry, ImageSource, KernelEntry, Source};
 pub use error::{Error, Result};
+pub use location::Location;
 pub use manifest::{ImageManifest, KernelManifest, Ready};
 pub use name::Kind;
 pub use progress::Progress;
 pub use pull::{Change, Pulled};
+pub use register::Exported;
 pub use store::{Image, Kernel, Store};

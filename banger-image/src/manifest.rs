@@ -8,6 +8,7 @@ use fs_err as fs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::oci::Origin;
 
@@ -49,6 +50,9 @@ pub struct ImageManifest {
     /// If it was pulled: from where, and what it says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Origin>,
+    /// If it is of a catalog's bundle: the bundle's SHA-256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Digest>,
 }
 
 /// Describes a kernel.

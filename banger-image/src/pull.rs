@@ -5,6 +5,8 @@
 //! images/<name>.<12 digits>/  what was pulled, by its content; as long as a VM needs it
 //! ```
 
+mod named;
+
 use std::path::Path;
 
 use fs_err::File;
@@ -13,12 +15,50 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::manifest::{self, FORMAT_VERSION, ImageManifest, Ready};
 use crate::name::{self, Kind};
-use crate::oci::{self, Origin, PullOptions, Source};
+use crate::oci::{self, PullOptions, Source};
 use crate::progress::Progress;
 use crate::store::{Image, Store, unknown};
 
 /// Digits of a content's digest in a folder's name.
 const DIGITS: usize = 12;
+
+/// The folder of what is pulled as `name`, if `content` says what that is.
+pub(crate) fn folder_name(name: &str, content: &str) -> String {
+    format!("{name}.{}", &blake3::hash(content.as_bytes()).to_hex()[..DIGITS])
+}
+
+/// What an image is, wherever it comes from.
+pub(crate) struct About<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) description: &'a str,
+    pub(crate) kernel: &'a str,
+    pub(crate) ready: Ready,
+}
+
+impl About<'_> {
+    /// What makes it another image than one that has the same content.
+    fn identity(&self, content: &str) -> String {
+        match self.ready {
+            Ready::Agent => format!("{content}\n{}", self.kernel),
+            Ready::System => format!("{content}\n{}\nsystem", self.kernel),
+        }
+    }
+
+    pub(crate) fn manifest(&self, source: String, rootfs_bytes: u64) -> ImageManifest {
+        ImageManifest {
+            format_version: FORMAT_VERSION,
+            name: self.name.to_owned(),
+            description: self.description.to_owned(),
+            kernel: self.kernel.to_owned(),
+            ready: self.ready,
+            source,
+            created: manifest::now(),
+            rootfs_bytes,
+            oci: None,
+            bundle: None,
+        }
+    }
+}
 
 /// What came of a pull.
 #[derive(Debug, Clone)]
@@ -40,8 +80,8 @@ pub enum Change {
     None,
     /// What was there before was another image, or for another kernel.
     Refreshed {
-        /// What is known of that; none: it was damaged.
-        before: Option<Box<Origin>>,
+        /// What it was; none: it was damaged.
+        before: Option<Box<ImageManifest>>,
     },
 }
 
@@ -60,30 +100,50 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Pulled> {
         self.check_pull_name(name)?;
-        let catalog = Catalog::embedded()?;
+        self.check_kernel(kernel, &Catalog::embedded()?)?;
+        let about = About { name, description: "", kernel, ready: Ready::Agent };
+        self.pull_oci(source, &about, options, progress)
+    }
+
+    /// Makes sure that there is a kernel of that name, or can be.
+    pub(crate) fn check_kernel(&self, kernel: &str, catalog: &Catalog) -> Result<()> {
         if self.kernel(kernel)?.is_none() && !catalog.kernels.contains_key(kernel) {
             return Err(unknown(Kind::Kernel, kernel, catalog.kernels.keys()));
         }
+        Ok(())
+    }
+
+    /// Pulls from a registry, or an archive.
+    fn pull_oci(
+        &self,
+        source: &Source,
+        about: &About<'_>,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Pulled> {
         progress.phase("reading the manifest");
         let tell = |text: &str| progress.message(text);
         let found = oci::find(source, options, &tell)?;
-        let content = blake3::hash(format!("{}\n{kernel}", found.origin.digest).as_bytes()).to_hex();
-        let folder = format!("{name}.{}", &content[..DIGITS]);
         let make = |dir: &Path| {
             let rootfs_bytes = found.write(&dir.join("rootfs.ext4"), progress)?;
-            let manifest = ImageManifest {
-                format_version: FORMAT_VERSION,
-                name: name.to_owned(),
-                description: String::new(),
-                kernel: kernel.to_owned(),
-                ready: Ready::Agent,
-                source: source.to_string(),
-                created: manifest::now(),
-                rootfs_bytes,
-                oci: Some(found.origin.clone()),
-            };
-            manifest::write(dir, &manifest)
+            let oci = Some(found.origin.clone());
+            manifest::write(dir, &ImageManifest { oci, ..about.manifest(source.to_string(), rootfs_bytes) })
         };
+        self.put(about, &found.origin.digest.to_string(), &make, progress)
+    }
+
+    /// Makes what `content` identifies, if it is not here, and lets the name lead to it.
+    fn put(
+        &self,
+        about: &About<'_>,
+        content: &str,
+        make: &dyn Fn(&Path) -> Result<()>,
+        progress: &dyn Progress,
+    ) -> Result<Pulled> {
+        let name = about.name;
+        let folder = folder_name(name, &about.identity(content));
+        // What pulls that were killed have left, of whatever they were.
+        self.images.sweep()?;
         loop {
             self.images.ensure(&folder, progress, || self.image(&folder), make)?;
             let _hold = self.images.hold(false)?;
@@ -97,7 +157,7 @@ impl Store {
             } else if before == name {
                 Change::New
             } else {
-                let before = self.image(&before).ok().flatten().and_then(|image| image.manifest.oci);
+                let before = self.image(&before).ok().flatten().map(|image| image.manifest);
                 Change::Refreshed { before: before.map(Box::new) }
             };
             if change != Change::None {
@@ -110,8 +170,8 @@ impl Store {
     /// Makes sure that a pulled image may have this name.
     fn check_pull_name(&self, name: &str) -> Result<()> {
         name::check(Kind::Image, name)?;
-        let refuse = |reason: &str| Err(Error::PullName { name: name.to_owned(), reason: reason.to_owned() });
-        if name::check(Kind::Image, &format!("{name}.{}", "0".repeat(DIGITS))).is_err() {
+        let refuse = |reason: &str| Err(Error::BadName { name: name.to_owned(), reason: reason.to_owned() });
+        if name::check(Kind::Image, &folder_name(name, "")).is_err() {
             return refuse("it has more than 51 characters");
         }
         if Catalog::embedded()?.images.contains_key(name) {
@@ -119,6 +179,9 @@ impl Store {
         }
         if self.images.place(name).is_dir() && self.images.resolve(name) == name {
             return refuse("an image that was not pulled has this name");
+        }
+        if self.image(name).ok().flatten().is_some_and(|image| image.manifest.bundle.is_some()) {
+            return refuse("an image of a catalog has this name");
         }
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! The user's images and kernels: `<data>/images/<name>` and `<data>/kernels/<name>`.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
 use crate::catalog::{self, Catalog, Source};
 use crate::error::{Error, Result};
+use crate::kernel;
 use crate::manifest::{self, FORMAT_VERSION, ImageManifest, KernelManifest};
 use crate::name::{self, Kind};
 use crate::progress::Progress;
 use crate::shelf::Shelf;
-use crate::{kernel, rootfs};
 
 /// An image of the store, ready to be used as a read-only disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,37 +109,6 @@ impl Store {
         Ok(Some(Kernel { name: name.to_owned(), dir, vmlinuz, boot_modules, modules_disk, manifest }))
     }
 
-    /// The image of that name, made first if the store does not have it.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from being made.
-    pub fn ensure_image(&self, name: &str, progress: &dyn Progress) -> Result<Image> {
-        if let Some(image) = self.image(name)? {
-            return Ok(image);
-        }
-        let catalog = Catalog::embedded()?;
-        let entry = catalog.images.get(name).ok_or_else(|| unknown(Kind::Image, name, catalog.images.keys()))?;
-        first_working(&entry.sources, progress, |source| {
-            let Source::Recipe(recipe) = source;
-            let make = |dir: &Path| {
-                let rootfs_bytes = rootfs::build(&catalog::recipe(recipe)?, dir, progress)?;
-                let manifest = ImageManifest {
-                    format_version: FORMAT_VERSION,
-                    name: name.to_owned(),
-                    description: entry.description.clone(),
-                    kernel: entry.kernel.clone(),
-                    ready: entry.ready,
-                    source: source.to_string(),
-                    created: manifest::now(),
-                    rootfs_bytes,
-                    oci: None,
-                };
-                manifest::write(dir, &manifest)
-            };
-            self.images.ensure(name, progress, || self.image(name), make)
-        })
-    }
-
     /// The kernel of that name, made first if the store does not have it.
     ///
     /// # Errors
@@ -184,14 +154,22 @@ pub(crate) fn unknown<'a>(kind: Kind, name: &str, known: impl Iterator<Item = &'
 }
 
 /// What `make` makes of the first source that works; the error of the last one if none does.
-fn first_working<T>(sources: &[Source], progress: &dyn Progress, make: impl Fn(&Source) -> Result<T>) -> Result<T> {
+pub(crate) fn first_working<S: Display, T>(
+    sources: &[S],
+    progress: &dyn Progress,
+    make: impl Fn(&S) -> Result<T>,
+) -> Result<T> {
     let Some((last, earlier)) = sources.split_last() else {
         return Err(Error::Catalog { what: "sources".into(), reason: "there are none".into() });
     };
     for source in earlier {
         match make(source) {
             Ok(made) => return Ok(made),
-            Err(error) => progress.message(&format!("{source}: {error}; the next source is tried")),
+            Err(error) => {
+                let text = error.to_string();
+                let reason = text.lines().next().unwrap_or_default();
+                progress.message(&format!("{source}: {reason}; the next source is tried"));
+            }
         }
     }
     make(last)
@@ -201,6 +179,7 @@ fn first_working<T>(sources: &[Source], progress: &dyn Progress, make: impl Fn(&
 mod tests {
     use super::*;
     use crate::manifest::Ready;
+    use crate::oci::PullOptions;
 
     struct Silent;
 
@@ -221,6 +200,7 @@ mod tests {
             created: 0,
             rootfs_bytes: 3,
             oci: None,
+            bundle: None,
         }
     }
 
@@ -228,10 +208,12 @@ mod tests {
     fn an_unknown_name_leaves_no_trace() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
-        let error = store.ensure_image("debian-bokworm-minimal", &Silent).unwrap_err();
+        let catalog = Catalog::embedded().unwrap();
+        let ensure = |name: &str| store.ensure_image(name, &catalog, &PullOptions::new(dir.path()), &Silent);
+        let error = ensure("debian-bokworm-minimal").unwrap_err();
         assert_eq!(error.to_string(), "no image is named `debian-bokworm-minimal`");
         assert_eq!(error.hint().unwrap(), "did you mean `debian-bookworm-minimal`?");
-        let hint = store.ensure_image("alpine", &Silent).unwrap_err().hint().unwrap();
+        let hint = ensure("alpine").unwrap_err().hint().unwrap();
         assert!(hint.contains("the catalog has: ") && hint.contains("debian-bookworm-minimal"), "{hint}");
         assert!(store.ensure_kernel("../x", &Silent).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -248,7 +230,8 @@ mod tests {
         assert_eq!(store.image("a").unwrap(), None);
         manifest::write(&place, &manifest()).unwrap();
         assert_eq!(store.image("a").unwrap().unwrap().manifest, manifest());
-        assert_eq!(store.ensure_image("a", &Silent).unwrap().rootfs, place.join("rootfs.ext4"));
+        let (catalog, options) = (Catalog::embedded().unwrap(), PullOptions::new(dir.path()));
+        assert_eq!(store.ensure_image("a", &catalog, &options, &Silent).unwrap().rootfs, place.join("rootfs.ext4"));
         fs::write(place.join("rootfs.ext4"), "ab").unwrap();
         assert_eq!(store.image("a").unwrap(), None);
     }

@@ -4,10 +4,12 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::Bytes;
-use banger_image::oci::{Credentials, DEFAULT_MAX_BYTES, PullOptions, Reference, Source};
-use banger_image::{Image, Pulled, Store};
+use banger_image::oci::{Credentials, PullOptions, Reference, Source};
+use banger_image::{Catalog, Image, Pulled, Store};
 use banger_vmm::Vm;
 
+use crate::cli::Run;
+use crate::config::Settings;
 use crate::error::CommandError;
 use crate::machine::{DEFAULT_KERNEL, Machines};
 use crate::paths::{Paths, search_path};
@@ -36,13 +38,8 @@ impl<'a> Images<'a> {
         let files = credential_files(self.paths.home.as_deref(), &|name| {
             env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
         });
-        PullOptions {
-            platform: None,
-            plain_http: false,
-            max_bytes: DEFAULT_MAX_BYTES,
-            credentials: Credentials { files, search_path: search_path() },
-            cache: self.paths.cache.clone(),
-        }
+        let credentials = Credentials { files, search_path: search_path() };
+        PullOptions { credentials, ..PullOptions::new(&self.paths.cache) }
     }
 
     /// The image that is named, or referred to; it is made or pulled if it is not here.
@@ -61,10 +58,41 @@ impl<'a> Images<'a> {
                 }
             }
         } else {
-            self.store.ensure_image(named, self.ui).map_err(|error| hint_at_registries(named, error))
+            match self.store.image(named)? {
+                Some(image) => Ok(image),
+                None => self.pull_named(named, &self.pull_options()).map(|pulled| pulled.image),
+            }
         };
         self.ui.finish();
         image
+    }
+
+    /// What there is by name: banger's own catalog, with the team's that the user's configuration names.
+    fn catalog(&self) -> Result<Catalog, CommandError> {
+        let catalog = Catalog::embedded()?;
+        let settings = Settings::of_process(self.paths, None, &Run::default())?;
+        let Some(location) = settings.catalog_url(self.paths.home.as_deref()) else { return Ok(catalog) };
+        let catalog = catalog.with_team(&location, &self.paths.cache, self.ui);
+        catalog.map_err(|error| {
+            CommandError::from(error)
+                .hint("`catalog_url` of your configuration names it: `banger config get catalog_url`")
+        })
+    }
+
+    /// Gets an image of a catalog, or brings it up to date.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub fn pull_named(&self, name: &str, options: &PullOptions) -> Result<Pulled, CommandError> {
+        let catalog = self.catalog();
+        let pulled = catalog.and_then(|catalog| {
+            let pulled = self.store.pull_named(name, &catalog, options, self.ui);
+            pulled.map_err(|error| hint_at_registries(name, error))
+        });
+        self.ui.finish();
+        let pulled = pulled?;
+        self.remove_outdated(name)?;
+        Ok(pulled)
     }
 
     /// Pulls an image. What was called so before goes, unless a VM was made from it.
@@ -81,6 +109,12 @@ impl<'a> Images<'a> {
         let pulled = self.store.pull(source, name, kernel, options, self.ui);
         self.ui.finish();
         let pulled = pulled?;
+        self.remove_outdated(name)?;
+        Ok(pulled)
+    }
+
+    /// Deletes what was called so before, unless a VM was made from it.
+    fn remove_outdated(&self, name: &str) -> Result<(), CommandError> {
         let machines = Machines::new(self.paths, self.ui);
         for old in self.store.outdated(name)? {
             // One that a VM needs stays, and goes with a later pull.
@@ -89,7 +123,7 @@ impl<'a> Images<'a> {
                 Err(error) => self.ui.detail(&error.message),
             }
         }
-        Ok(pulled)
+        Ok(())
     }
 
     /// Deletes an image, and returns what was deleted.

@@ -10,6 +10,7 @@ pub mod python;
 pub mod readme;
 pub mod registry;
 pub mod strike;
+pub mod web;
 mod workspace;
 
 use std::env;

@@ -1,9 +1,10 @@
-//! The README's examples, to be run.
+//! The documentation's examples, to be run.
 
 use std::fs;
 use std::path::Path;
 
-/// A command of an example, and what the README shows of its output: a line `…` stands for any lines, a number for any number.
+/// A command of an example, and what the page shows of its output: a line `…` stands for any lines, `…` in a word for
+/// anything, a number for any number.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Example {
     /// For a shell.
@@ -12,14 +13,14 @@ pub struct Example {
     pub output: Vec<String>,
 }
 
-/// The examples of a section of the README: what follows `$ ` in its blocks of `console`.
+/// The examples of a section of a page, such as `README.md`: what follows `$ ` in its blocks of `console`.
 ///
 /// # Panics
 /// If there is no such section, or nothing to run in it.
 #[track_caller]
-pub fn examples(section: &str) -> Vec<Example> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("a README");
-    let start = readme.split_once(&format!("\n## {section}\n")).expect("the section is there").1;
+pub fn examples(page: &str, section: &str) -> Vec<Example> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page)).expect("a page");
+    let start = page.split_once(&format!("\n## {section}\n")).expect("the section is there").1;
     let section = start.split("\n## ").next().unwrap_or_default();
     let mut examples: Vec<Example> = Vec::new();
     for block in section.split("```console\n").skip(1).filter_map(|block| block.split("```").next()) {
@@ -36,7 +37,7 @@ pub fn examples(section: &str) -> Vec<Example> {
 }
 
 impl Example {
-    /// Checks that a command's output is what the README shows.
+    /// Checks that a command's output is what the page shows.
     ///
     /// # Panics
     /// If it is not.
@@ -61,10 +62,14 @@ impl Example {
     }
 }
 
-/// Whether the words are the same; a number is like any other.
+/// Whether the words are the same; a number is like any other, and `…` like anything.
 fn is_like(shown: &str, line: &str) -> bool {
     let is_number = |word: &str| word.parse::<f64>().is_ok();
     let (shown, line): (Vec<_>, Vec<_>) = (shown.split_whitespace().collect(), line.split_whitespace().collect());
     shown.len() == line.len()
-        && shown.iter().zip(&line).all(|(shown, word)| shown == word || (is_number(shown) && is_number(word)))
+        && shown.iter().zip(&line).all(|(shown, word)| {
+            let is_any =
+                shown.split_once('…').is_some_and(|(start, end)| word.starts_with(start) && word.ends_with(end));
+            shown == word || is_any || (is_number(shown) && is_number(word))
+        })
 }

@@ -79,13 +79,13 @@ fn state_of_a_newer_version_is_named_and_stays() {
     assert_eq!(repository.run(SHOW).ok().text(), SHOWN);
 }
 
-/// Runs `script` where the VMs' folder is a file system of its own; `$1` is that folder, `$2` banger.
-fn with_own_file_system(repository: &Repository<'_>, script: &str) -> Output {
-    let vms = repository.home.data().join("vms");
-    fs::create_dir_all(&vms).unwrap();
+/// Runs `script` where a folder of banger's data is a file system of its own; `$1` is that folder, `$2` banger.
+fn with_own_file_system(repository: &Repository<'_>, folder: &str, script: &str) -> Output {
+    let folder = repository.home.data().join(folder);
+    fs::create_dir_all(&folder).unwrap();
     let banger = repository.banger();
     let mut command = repository.home.command("unshare");
-    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(&vms).arg(Path::new(banger.get_program()));
+    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(&folder).arg(Path::new(banger.get_program()));
     command.env("BANGER_ACCELERATOR", "tcg").current_dir(&repository.root).output().unwrap().into()
 }
 
@@ -111,7 +111,7 @@ fn a_file_system_may_be_full_at_every_file_and_block() {
     let sizes = (0..60).map(|count| format!("size={}k", 4 + count * count));
     for limits in [inodes.collect::<Vec<_>>(), sizes.collect()] {
         let script = script.replace("$LIMITS", &limits.join(" "));
-        let output = with_own_file_system(&repository, &script).ok();
+        let output = with_own_file_system(&repository, "vms", &script).ok();
         let text = output.text();
         let right = |limit: &str| {
             let end = "0 0 a repository .lock ";
@@ -122,4 +122,45 @@ fn a_file_system_may_be_full_at_every_file_and_block() {
         assert!(text.contains(&format!("{} 125 ", limits[0])) && text.contains(" 0 0 0 "), "{text}");
     }
     wait_until("the end of all processes", || home.nothing_runs());
+}
+
+#[test]
+fn a_file_system_may_be_full_at_every_block_of_an_image() {
+    let home = Home::with_own_images();
+    let repository = home.repository("r");
+    // Two megabytes that do not compress, in a registered image, in its bundle, and in a layer.
+    let script = r#"
+        images=$1; banger=$2; cd "$images/.."
+        mkdir tree && head -c 2M /dev/urandom >tree/noise && /usr/sbin/mke2fs -q -t ext4 -d tree rootfs.ext4 8M >/dev/null
+        "$banger" image register -q --name base --rootfs rootfs.ext4 || exit
+        "$banger" image export -q base -o base.tar.zst >catalog.toml || exit
+        umoci init --layout layout && umoci new --image layout:x && umoci insert --rootless --image layout:x tree /tree || exit
+        export BANGER_CATALOG_URL=$PWD/catalog.toml
+        fill() {
+            mount -t tmpfs -o "size=$1,mode=700" tmpfs "$images"; shift
+            "$@" --json >answer 2>error; first=$?
+            left=$(ls -A "$images" | grep -v '^\..*\.lock$' | tr '\n' ' ')
+            mount -o remount,size=64M "$images"
+            "$@" -q 2>>error; next=$?
+            case "$first $left" in
+                "125 ") grep -q '"kind":"no_space".*free some disk space' answer && echo "full $next" ;;
+                "0 "*) echo "room $next" ;;
+                *) cat answer error; echo "left: $left" ;;
+            esac
+            umount -l "$images"
+        }
+        for kilobytes in $(seq 40 197 4000); do
+            echo "bundle $(fill "${kilobytes}k" "$banger" image pull base)"
+            echo "layer $(fill "${kilobytes}k" "$banger" image pull oci:layout:x --name x)"
+        done
+        fill 1M "$banger" image register --name base --rootfs rootfs.ext4
+    "#;
+    let output = with_own_file_system(&repository, "images", script).ok();
+    let text = output.text();
+    for part in ["bundle full 0\n", "bundle room 0\n", "layer full 0\n", "layer room 0\n", "full 0\n"] {
+        assert!(text.contains(part), "{part}: {text}{}", output.stderr);
+    }
+    let is_right = |line: &&str| line.ends_with(" 0");
+    let wrong: Vec<_> = text.lines().filter(|line| !is_right(line)).collect();
+    assert!(wrong.is_empty() && text.ends_with("\nfull 0\n"), "{text}{}", output.stderr);
 }

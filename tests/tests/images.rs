@@ -151,7 +151,7 @@ fn a_word_is_a_name_and_what_is_wrong_with_a_reference_is_said() {
     let list = repository.run(["image", "list"]).ok();
     assert!(list.text().is_empty() && list.stderr.contains("no image yet"), "{list:?}");
     let described = repository.run(["--list"]).ok();
-    assert!(described.text().contains("Pull, list, show and delete images"), "{}", described.text());
+    assert!(described.text().contains("Pull, list, show, export and delete images"), "{}", described.text());
 }
 
 #[test]

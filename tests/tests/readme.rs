@@ -16,7 +16,7 @@ fn the_section_on_plugins_is_true() {
     path.push(":");
     path.push(banger_binary().parent().unwrap());
     let tilde = home.path().to_str().unwrap();
-    for example in readme::examples("Plugins") {
+    for example in readme::examples("README.md", "Plugins") {
         let mut shell = home.command("sh");
         shell.args(["-c", &example.command]).env("PATH", &path).current_dir(&repository.root);
         let output = Output::from(shell.output().unwrap()).ok();

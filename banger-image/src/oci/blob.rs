@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fs_err::File;
 
-use super::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 
 /// A part of a file, which is read from its start.

@@ -11,7 +11,7 @@ use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
 use super::blob::Blob;
-use super::digest::Digest;
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::shelf::create_private;
 

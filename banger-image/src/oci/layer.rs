@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::io::Read;
 
-use super::tar::{Entry, Reader, Type};
+use crate::archive::{Entry, Reader, Type};
 use crate::error::{Error, Result};
 use crate::ext4::{self, Kind, Metadata, Special, Writer};
 

@@ -9,9 +9,9 @@ use fs_err as fs;
 use serde::Deserialize;
 
 use super::blob::Blob;
-use super::digest::Digest;
 use super::model::{Descriptor, MAX_CONFIG, MAX_MANIFEST, json};
-use super::tar::{Reader, Type};
+use crate::archive::{Reader, Type};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// The annotation that names an image of a layout (OCI image specification, "Annotations").

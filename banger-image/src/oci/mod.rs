@@ -13,15 +13,11 @@ mod blob;
 mod cache;
 mod challenge;
 mod credentials;
-mod digest;
-mod http;
 mod layer;
 mod layout;
 mod model;
 mod reference;
 mod registry;
-mod stream;
-mod tar;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -33,9 +29,9 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 pub use self::credentials::Credentials;
-pub use self::digest::Digest;
 pub use self::model::{ImageConfig, Platform};
 pub use self::reference::Reference;
+pub use crate::digest::Digest;
 
 use self::blob::Blob;
 use self::cache::Cache;
@@ -46,6 +42,7 @@ use self::registry::Registry;
 use crate::error::{Error, Result};
 use crate::ext4::{Options, Writer};
 use crate::progress::Progress;
+use crate::unpack;
 
 /// How many layers are downloaded at the same time.
 const DOWNLOADS: usize = 4;
@@ -151,6 +148,20 @@ pub struct PullOptions {
     pub credentials: Credentials,
     /// banger's cache folder.
     pub cache: PathBuf,
+}
+
+impl PullOptions {
+    /// Nothing but what must be said; nobody's credentials.
+    #[must_use]
+    pub fn new(cache: &Path) -> PullOptions {
+        PullOptions {
+            platform: None,
+            plain_http: false,
+            max_bytes: DEFAULT_MAX_BYTES,
+            credentials: Credentials::default(),
+            cache: cache.to_owned(),
+        }
+    }
 }
 
 /// An image that was found: its parts are still where they are.
@@ -361,7 +372,7 @@ fn apply(blob: Blob, digest: Option<Digest>, writer: &mut Writer, budget: &mut B
     let limit = budget.limit;
     let too_large = || Error::ImageTooLarge { limit };
     let left = budget.bytes;
-    let ((), bytes) = stream::unpacked(blob, left, too_large, digest, |stream| {
+    let ((), bytes) = unpack::unpacked(blob, left, too_large, digest, |stream| {
         layer::apply(stream, writer, budget)?;
         Ok(())
     })?;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::digest::Digest;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::digest::Digest;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 
 /// What is meant when no registry is named.

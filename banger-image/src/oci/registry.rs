@@ -3,29 +3,23 @@
 use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE};
-use reqwest::{StatusCode, Url};
+use reqwest::Url;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use serde::Deserialize;
 
 use super::blob::Blob;
 use super::cache::Cache;
 use super::challenge::Challenge;
 use super::credentials::{Credential, Credentials};
-use super::digest::{Digest, Hasher};
-use super::http::{Failure, Http, Response, origin};
 use super::model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Reference;
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
+use crate::http::{Download, Failure, Http, Part, Pause, Response, is_loopback, origin};
 
-/// How often something is tried, and how long the first pause is; each is twice as long as the one before.
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause that a registry may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest token, and the longest message of an error, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
 const MAX_ERROR: u64 = 64 << 10;
@@ -104,7 +98,7 @@ impl<'a> Registry<'a> {
         let accept = HeaderValue::from_str(&accept).expect("media types are text");
         let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
         let what = format!("cannot get the manifest of `{}`", self.reference);
-        let mut pause = Pause::new();
+        let mut pause = Pause::new(UNREACHABLE);
         loop {
             let response = match self.ask(&what, &format!("manifests/{name}"), &headers)? {
                 Asked::Response(response) => response,
@@ -153,82 +147,51 @@ impl<'a> Registry<'a> {
         let read =
             hasher.update_from(Blob::new(std::sync::Arc::new(fs_err::File::open(partial.file.path())?), 0, have))?;
         advance(read.cast_signed());
-        let mut pause = Pause::new();
+        let path = format!("blobs/{digest}");
+        let ask = |headers: &HeaderMap| match self.ask(&what, &path, headers)? {
+            Asked::Response(response) => Ok(response),
+            Asked::Missing => {
+                let reason = "the registry does not have it, though its manifest names it".to_owned();
+                Err(Error::Server { what: what.clone(), reason, hint: None })
+            }
+        };
+        let mut download = Download::new(&what, size, have, UNREACHABLE);
+        let wrong =
+            |reason: String| Err(Error::Server { what: what.clone(), reason, hint: Some(WRONG_CONTENT.into()) });
         loop {
-            if have == size {
-                let is = std::mem::take(&mut hasher).finish();
-                if is == digest {
-                    return partial.finish();
-                }
-                if !is_resumed {
-                    partial.discard()?;
-                    let reason = format!("what came is {is}");
-                    return Err(Error::Registry { what, reason, hint: Some(WRONG_CONTENT.into()) });
-                }
-                // What was there before may have been cut by a crash of the machine.
-                is_resumed = false;
-                advance(-have.cast_signed());
-                have = 0;
-                partial.file.set_len(0)?;
+            if stop.load(Ordering::Relaxed) {
+                let reason = "another part of the image failed".into();
+                return Err(Error::Server { what, reason, hint: None });
             }
-            let mut headers = HeaderMap::new();
-            if have > 0 {
-                let range = HeaderValue::from_str(&format!("bytes={have}-")).expect("digits are text");
-                headers.insert(RANGE, range);
-            }
-            let mut response = match self.ask(&what, &format!("blobs/{digest}"), &headers)? {
-                Asked::Response(response) => response,
-                Asked::Missing => {
-                    let reason = "the registry does not have it, though its manifest names it".to_owned();
-                    return Err(Error::Registry { what, reason, hint: None });
-                }
-            };
-            let starts_at_ours = response.status() == StatusCode::PARTIAL_CONTENT
-                && response.header("content-range").any(|range| range.starts_with(&format!("bytes {have}-")));
-            if have > 0 && !starts_at_ours {
-                // It does not know ranges, or this one: all from the start.
-                advance(-have.cast_signed());
-                (have, is_resumed, hasher) = (0, false, Hasher::default());
-                partial.file.set_len(0)?;
-                if response.status() != StatusCode::OK {
-                    pause.after(&what, Failure::Transport("a range of bytes was answered with another".into()))?;
+            let before = download.have();
+            match download.next(ask)? {
+                Part::Bytes(bytes) => {
+                    partial.file.write_all(&bytes)?;
+                    hasher.update(&bytes);
+                    advance(bytes.len() as i64);
                     continue;
                 }
-            }
-            let before = have;
-            let failure = loop {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(Error::Registry {
-                        what,
-                        reason: "another part of the image failed".into(),
-                        hint: None,
-                    });
+                Part::TooMuch => {
+                    partial.discard()?;
+                    return wrong(format!("more came than the {size} bytes that its manifest announces"));
                 }
-                match response.chunk() {
-                    Ok(Some(chunk)) => {
-                        let chunk = chunk.as_ref();
-                        if chunk.len() as u64 > size - have {
-                            partial.discard()?;
-                            let reason = format!("more came than the {size} bytes that its manifest announces");
-                            return Err(Error::Registry { what, reason, hint: Some(WRONG_CONTENT.into()) });
-                        }
-                        partial.file.write_all(chunk)?;
-                        hasher.update(chunk);
-                        have += chunk.len() as u64;
-                        advance(chunk.len() as i64);
+                Part::End => {
+                    let is = std::mem::take(&mut hasher).finish();
+                    if is == digest {
+                        return partial.finish();
                     }
-                    Ok(None) if have == size => break None,
-                    Ok(None) => break Some(Failure::Transport(format!("it ended after {have} of {size} bytes"))),
-                    Err(failure) => break Some(failure),
+                    if !is_resumed {
+                        partial.discard()?;
+                        return wrong(format!("what came is {is}"));
+                    }
+                    // What was there before may have been cut by a crash of the machine.
+                    download.restart();
                 }
-            };
-            if let Some(failure) = failure {
-                if have > before {
-                    // It goes on, however often it is interrupted.
-                    pause = Pause::new();
-                }
-                pause.after(&what, failure)?;
+                Part::Restart => {}
             }
+            advance(-before.cast_signed());
+            (is_resumed, hasher) = (false, Hasher::default());
+            partial.file.set_len(0)?;
         }
     }
 
@@ -236,9 +199,9 @@ impl<'a> Registry<'a> {
     fn ask(&self, what: &str, path: &str, headers: &HeaderMap) -> Result<Asked<'_>> {
         let url = self.base.join(path).expect("names and digests are parts of URLs");
         let fail = |reason: String, hint: Option<&str>| {
-            Err(Error::Registry { what: what.to_owned(), reason, hint: hint.map(str::to_owned) })
+            Err(Error::Server { what: what.to_owned(), reason, hint: hint.map(str::to_owned) })
         };
-        let mut pause = Pause::new();
+        let mut pause = Pause::new(UNREACHABLE);
         let mut was_refused = false;
         loop {
             let sent = self.authorization.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
@@ -285,7 +248,7 @@ impl<'a> Registry<'a> {
             None
         });
         let fail = |reason: &str, hint: &str| {
-            Err(Error::Registry { what: what.to_owned(), reason: reason.to_owned(), hint: Some(hint.to_owned()) })
+            Err(Error::Server { what: what.to_owned(), reason: reason.to_owned(), hint: Some(hint.to_owned()) })
         };
         let authorization = match (challenge, credential) {
             (Some(Challenge::Basic), Some(Credential::Password { user, password })) => basic(&user, &password),
@@ -312,7 +275,7 @@ impl<'a> Registry<'a> {
             access_token: Option<String>,
         }
 
-        let fail = |reason: String, hint: Option<&str>| Error::Registry {
+        let fail = |reason: String, hint: Option<&str>| Error::Server {
             what: what.to_owned(),
             reason,
             hint: hint.map(str::to_owned),
@@ -336,7 +299,7 @@ impl<'a> Registry<'a> {
             None => None,
         };
         let scope = format!("repository:{}:pull", self.reference.repository);
-        let mut pause = Pause::new();
+        let mut pause = Pause::new(UNREACHABLE);
         let bytes = loop {
             let response = match &credential {
                 Some(Credential::IdentityToken(token)) => {
@@ -401,42 +364,6 @@ const WRONG_CONTENT: &str = "the registry, or something on the way to it, sends 
 const UNREACHABLE: &str =
     "check the network, the registry's name, and HTTPS_PROXY; for a registry without encryption: --plain-http";
 
-/// The pauses between attempts.
-struct Pause {
-    attempts: u32,
-    wanted: Option<Duration>,
-}
-
-impl Pause {
-    fn new() -> Pause {
-        Pause { attempts: 0, wanted: None }
-    }
-
-    /// What the registry asks for.
-    fn wanted(&mut self, wanted: Option<Duration>) {
-        self.wanted = wanted;
-    }
-
-    /// Waits, if another attempt makes sense.
-    fn after(&mut self, what: &str, failure: Failure) -> Result<()> {
-        let fail = |reason: String, hint: Option<String>| Err(Error::Registry { what: what.to_owned(), reason, hint });
-        let reason = match failure {
-            Failure::Transport(reason) => reason,
-            Failure::Refused(reason) => return fail(reason, None),
-        };
-        self.attempts += 1;
-        let wanted = self.wanted.take();
-        if let Some(wanted) = wanted.filter(|wanted| *wanted > LONGEST_PAUSE) {
-            return fail(reason, Some(format!("the registry wants to be left alone for {} s", wanted.as_secs())));
-        }
-        if self.attempts == ATTEMPTS {
-            return fail(reason, Some(UNREACHABLE.to_owned()));
-        }
-        std::thread::sleep(wanted.unwrap_or(FIRST_PAUSE * 2u32.pow(self.attempts - 1)));
-        Ok(())
-    }
-}
-
 fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
@@ -447,12 +374,6 @@ fn said(response: Response<'_>) -> String {
     let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let message = document["errors"][0]["message"].as_str().or_else(|| document["details"].as_str());
     message.map_or_else(String::new, |message| format!(": {message:.200}"))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether a place that gives tokens may be told the credentials for a registry: it is the same host, or of the same domain, as

@@ -8,7 +8,7 @@ use fs_err as fs;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::oci::{Credentials, DEFAULT_MAX_BYTES, Digest, Platform};
+use crate::oci::{Digest, Platform};
 
 struct Silent;
 
@@ -66,13 +66,7 @@ impl Place {
     }
 
     fn options(&self) -> PullOptions {
-        PullOptions {
-            platform: None,
-            plain_http: false,
-            max_bytes: DEFAULT_MAX_BYTES,
-            credentials: Credentials::default(),
-            cache: self.folder.path().join("cache"),
-        }
+        PullOptions::new(&self.folder.path().join("cache"))
     }
 
     fn source(&self) -> Source {
@@ -131,7 +125,7 @@ fn a_name_leads_to_what_was_pulled_last_and_the_one_before_stays_while_it_is_use
 
     place.index(&[place.image(&[("a", "1"), ("b", "2")], json!({}))]);
     let second = place.pull("app").unwrap();
-    assert_eq!(second.change, Change::Refreshed { before: Some(Box::new(origin)) });
+    assert_eq!(second.change, Change::Refreshed { before: Some(Box::new(first.image.manifest.clone())) });
     let found = place.store.image("app").unwrap().unwrap();
     assert_eq!((read(&found, "/b").unwrap(), read(&first.image, "/b").unwrap()), ("2".to_owned(), "1".to_owned()));
     assert_eq!(place.store.image(&first.image.name).unwrap().unwrap(), first.image);

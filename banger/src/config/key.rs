@@ -173,6 +173,14 @@ pub const KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "catalog_url",
+        shape: Shape::One(Kind::Location),
+        stands: Stands::User,
+        without: "none",
+        about: "A team's own catalog of images, beside banger's own: where both have a name, the team's image counts.",
+        ..PLAIN
+    },
+    Key {
         name: "ssh_key_path",
         shape: Shape::One(Kind::Path),
         stands: Stands::User,

@@ -73,6 +73,7 @@ fn one(kind: Kind) -> Json {
         Kind::Choice(choices) => json!({ "enum": choices }),
         Kind::Variable => json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" }),
         Kind::Path => json!({ "type": "string", "pattern": "^(/|~/)" }),
+        Kind::Location => json!({ "type": "string", "pattern": "^(/|~/|https?:|file:)" }),
         Kind::InRepository => json!({ "type": "string", "pattern": "^[^/]" }),
         Kind::Ip | Kind::Socket | Kind::Cidr => json!({ "type": "string" }),
         Kind::Interface => json!({ "type": "string", "minLength": 1, "maxLength": 15 }),

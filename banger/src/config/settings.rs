@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use banger_image::Location;
 use banger_vmm::{NetMode, Ready};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -397,11 +398,22 @@ impl Settings {
 
     /// PEM files of certificate authorities. `home` is what `~` stands for.
     pub fn ca_certificates(&self, home: Option<&Path>) -> Vec<PathBuf> {
-        let path = |text: &String| match (text.strip_prefix("~/"), home) {
-            (Some(below), Some(home)) => home.join(below),
-            _ => PathBuf::from(text),
-        };
-        self.list("ca_certificates").iter().map(path).collect()
+        self.list("ca_certificates").iter().map(|text| expanded(text, home)).collect()
+    }
+
+    /// Where a team's own catalog is. `home` is what `~` stands for.
+    pub fn catalog_url(&self, home: Option<&Path>) -> Option<Location> {
+        let text = self.text("catalog_url")?;
+        // What is no path was read as a URL when it was set.
+        expanded(text, home).to_str().and_then(|text| text.parse().ok())
+    }
+}
+
+/// A path of the configuration.
+fn expanded(text: &str, home: Option<&Path>) -> PathBuf {
+    match (text.strip_prefix("~/"), home) {
+        (Some(below), Some(home)) => home.join(below),
+        _ => PathBuf::from(text),
     }
 }
 
@@ -521,6 +533,21 @@ mod tests {
         let [warning] = &settings.warnings[..] else { panic!("{:?}", settings.warnings) };
         assert!(warning.contains("`cidr`") && warning.contains("`tap_pool_size`"), "{warning}");
         assert_eq!(answer(&settings, "tap_pool_size"), ("4".into(), Origin::User));
+    }
+
+    #[test]
+    fn a_teams_catalog_is_a_url_or_a_path_and_the_users_affair() {
+        let location = |text: &str| {
+            let settings = Given::new(&format!("catalog_url = \"{text}\"\n"), "").load().unwrap();
+            settings.catalog_url(Some(Path::new("/home/me"))).map(|location| location.to_string())
+        };
+        assert_eq!(location("https://x.example/c.toml").unwrap(), "https://x.example/c.toml");
+        assert_eq!(location("~/c.toml").unwrap(), "/home/me/c.toml");
+        assert_eq!(location("file:///srv/c.toml").unwrap(), "/srv/c.toml");
+        assert!(Given::new("", "").load().unwrap().catalog_url(None).is_none());
+        for (user, repo) in [("catalog_url = \"c.toml\"\n", ""), ("", "catalog_url = \"https://x.example\"\n")] {
+            assert_eq!(Given::new(user, repo).load().unwrap_err().kind, ErrorKind::Config);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Component, Path};
 use std::time::Duration;
 
+use banger_image::Location;
 use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -45,6 +46,8 @@ pub enum Kind {
     Variable,
     /// A path of this machine, absolute or beginning with `~/`.
     Path,
+    /// The same, or a URL: `http:`, `https:` or `file:`.
+    Location,
     /// A path in the repository, relative to its root.
     InRepository,
     /// An address of the Internet Protocol.
@@ -207,7 +210,8 @@ fn check(kind: Kind, text: &str) -> Result<(), String> {
             let is_start = |c: char| c.is_ascii_alphabetic() || c == '_';
             text.starts_with(is_start) && text.chars().all(|c| is_start(c) || c.is_ascii_digit())
         }
-        Kind::Path => (text.starts_with('/') || text.starts_with("~/")) && !text.contains('\0'),
+        Kind::Path => is_path(text),
+        Kind::Location => is_path(text) || text.parse::<Location>().is_ok(),
         Kind::InRepository => {
             let parts = Path::new(text).components();
             !text.is_empty()
@@ -229,6 +233,10 @@ fn check(kind: Kind, text: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(expected(&Shape::One(kind))) }
 }
 
+fn is_path(text: &str) -> bool {
+    (text.starts_with('/') || text.starts_with("~/")) && !text.contains('\0')
+}
+
 /// What a value may be, in words.
 pub(super) fn expected(shape: &Shape) -> String {
     match shape {
@@ -243,6 +251,9 @@ pub(super) fn expected(shape: &Shape) -> String {
         }
         Shape::One(Kind::Variable) => "a variable's name: letters, digits and `_`".to_owned(),
         Shape::One(Kind::Path) => "a path that begins with `/` or `~/`".to_owned(),
+        Shape::One(Kind::Location) => {
+            "a URL, http:, https: or file:, or a path that begins with `/` or `~/`".to_owned()
+        }
         Shape::One(Kind::InRepository) => "a path in the repository, relative to its root, without `..`".to_owned(),
         Shape::One(Kind::Ip) => "an IP address".to_owned(),
         Shape::One(Kind::Socket) => "an IP address and a port, such as `127.0.0.1:7777`".to_owned(),
@@ -268,6 +279,7 @@ fn example(kind: Kind) -> &'static str {
         },
         Kind::Variable => "\"NAME\"",
         Kind::Path => "\"/etc/file\"",
+        Kind::Location => "\"https://images.example.com/catalog.toml\"",
         Kind::InRepository => "\"package-lock.json\"",
         Kind::Ip => "\"10.77.0.1\"",
         Kind::Socket => "\"127.0.0.1:7777\"",

@@ -73,7 +73,9 @@ kinds! {
     UnknownImage, "unknown_image", FAILED, "There is no image or kernel of this name.";
     Image, "image", FAILED, "An image or a kernel cannot be had.";
     ImageInUse, "image_in_use", FAILED, "VMs were made from the image.";
-    Registry, "registry", FAILED, "A registry cannot be reached, or refuses.";
+    ImageExists, "image_exists", FAILED, "An image has this name already.";
+    Catalog, "catalog", FAILED, "A catalog of images is not as it may be.";
+    Registry, "registry", FAILED, "A registry, or a server of catalogs and bundles, cannot be reached, or refuses.";
     VmNotFound, "vm_not_found", FAILED, "There is no such VM, or not any more.";
     VmRunning, "vm_running", FAILED, "It needs a VM that does not run.";
     VmNotRunning, "vm_not_running", FAILED, "It needs a VM that runs.";

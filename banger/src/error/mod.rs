@@ -147,13 +147,15 @@ impl From<banger_image::Error> for CommandError {
     fn from(error: banger_image::Error) -> Self {
         use banger_image::Error;
         let kind = match &error {
-            Error::InvalidName { .. } | Error::Reference { .. } | Error::PullName { .. } => ErrorKind::Usage,
+            Error::InvalidName { .. } | Error::Reference { .. } | Error::BadName { .. } => ErrorKind::Usage,
             Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
             Error::InUse { .. } => ErrorKind::ImageInUse,
-            Error::Registry { .. } => ErrorKind::Registry,
+            Error::Server { .. } => ErrorKind::Registry,
+            Error::Catalog { .. } => ErrorKind::Catalog,
+            Error::Exists { .. } => ErrorKind::ImageExists,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,
             Error::Damaged { .. } => ErrorKind::StateDamaged,
-            Error::Io(source) => source.into(),
+            Error::Io(source) | Error::FileSystem(banger_image::ext4::Error::Image(source)) => source.into(),
             _ => ErrorKind::Image,
         };
         let hints = error.hint().into_iter().collect();

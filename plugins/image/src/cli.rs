@@ -1,14 +1,16 @@
 //! The command line, as clap sees it: types only.
 
+use std::path::PathBuf;
+
 use banger::banger_image::oci::Platform;
 use banger::cli::Global;
 use banger::machine::DEFAULT_KERNEL;
 use clap::{Parser, Subcommand};
 
 /// What `banger --list` says.
-pub(crate) const DESCRIPTION: &str = "Pull, list, show and delete images";
+pub(crate) const DESCRIPTION: &str = "Pull, list, show, export and delete images";
 
-/// Pull, list, show and delete images
+/// Pull, list, show, export and delete images
 #[derive(Debug, Parser)]
 #[command(name = "banger image", bin_name = "banger image", version)]
 pub(crate) struct Cli {
@@ -48,6 +50,35 @@ Credentials are those of docker login and podman login. VMs that were made from 
         /// The most that an image's layers may have, unpacked (`100G`)
         #[arg(long, value_name = "SIZE", value_parser = banger::units::mebibytes)]
         max_size: Option<u64>,
+    },
+    /// Take a copy of a root file system as an image
+    #[command(after_help = "Example:
+  banger image register --name base --rootfs build/rootfs.ext4
+
+The file is an ext4 file system, whole and unmounted, such as mke2fs -d or mkosi makes one. It is only read.")]
+    Register {
+        /// What to call it
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        rootfs: PathBuf,
+        /// The kernel that it boots
+        #[arg(long, value_name = "NAME", default_value = DEFAULT_KERNEL)]
+        kernel_ref: String,
+    },
+    /// Write an image into a file that a catalog can name
+    #[command(after_help = "Example:
+  banger image export base --output public/base.tar.zst >public/catalog.toml
+
+What is printed is the image's entry of a catalog, with the file beside it. The same image gives the same bytes.")]
+    Export {
+        /// Its name, or its reference
+        #[arg(value_name = "IMAGE")]
+        image: String,
+        /// The file; - is standard output, and the entry goes to standard error then
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
     },
     /// List the images that are here; with `--quiet` names only
     #[command(visible_alias = "ls")]

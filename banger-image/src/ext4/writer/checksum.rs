@@ -4,7 +4,7 @@
 //! (Documentation/filesystems/ext4/checksums.rst).
 
 /// What a chain of CRC-32C, or of CRC-16, starts with.
-pub(super) const START: u32 = !0;
+pub(in crate::ext4) const START: u32 = !0;
 
 /// Reversed polynomials.
 const CASTAGNOLI: u32 = 0x82f6_3b78;
@@ -58,7 +58,7 @@ const fn table_16() -> [u16; 256] {
 }
 
 /// Goes on with the CRC-32C `crc` over `bytes`.
-pub(super) fn crc32c(mut crc: u32, bytes: &[u8]) -> u32 {
+pub(in crate::ext4) fn crc32c(mut crc: u32, bytes: &[u8]) -> u32 {
     let (chunks, rest) = bytes.as_chunks::<8>();
     for chunk in chunks {
         let word = u64::from_le_bytes(*chunk) ^ u64::from(crc);
@@ -74,7 +74,7 @@ pub(super) fn crc32c(mut crc: u32, bytes: &[u8]) -> u32 {
 }
 
 /// Goes on with the CRC-16 `crc` over `bytes`.
-pub(super) fn crc16(crc: u16, bytes: &[u8]) -> u16 {
+pub(in crate::ext4) fn crc16(crc: u16, bytes: &[u8]) -> u16 {
     bytes.iter().fold(crc, |crc, &byte| (crc >> 8) ^ TABLE_16[usize::from(crc as u8 ^ byte)])
 }
 

@@ -7,7 +7,7 @@
 //! The format is that of the kernel's Documentation/filesystems/ext4; each module names its page.
 
 mod bytes;
-mod checksum;
+pub(super) mod checksum;
 mod directory;
 mod error;
 mod extent;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::*;
+use crate::archive::tests::{Tar, entry};
 use crate::ext4::Options;
-use crate::oci::tar::tests::{Tar, entry};
 
 /// Applies layers, the lowest first, and has e2fsck look at what comes of it.
 fn apply_all(layers: &[Vec<u8>]) -> Result<(tempfile::TempDir, PathBuf, Writer)> {

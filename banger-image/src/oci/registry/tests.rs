@@ -1,85 +1,16 @@
 //! Registries that behave as registries do, and worse. Each is a real server on loopback.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
-
-/// What a server was asked.
-#[derive(Debug, Clone, Default)]
-struct Request {
-    path: String,
-    headers: Vec<(String, String)>,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
-    }
-}
-
-/// A server that answers with what `answer` makes of a request, the how-many'th it is, and then closes the connection.
-struct Server {
-    address: String,
-    requests: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    fn new(answer: impl Fn(&Request, usize) -> Vec<u8> + Send + 'static) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&requests);
-        // It ends with the test's process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let Some(request) = read_request(&stream) else { continue };
-                let number = {
-                    let mut seen = seen.lock().unwrap();
-                    seen.push(request.clone());
-                    seen.len()
-                };
-                let _ = (&stream).write_all(&answer(&request, number));
-            }
-        });
-        Server { address, requests }
-    }
-
-    fn reference(&self) -> Reference {
-        format!("{}/team/app:v1", self.address).parse().unwrap()
-    }
-
-    fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
-    }
-}
-
-fn read_request(stream: &TcpStream) -> Option<Request> {
-    let mut lines = BufReader::new(stream).lines();
-    let first = lines.next()?.ok()?;
-    let path = first.split(' ').nth(1)?.to_owned();
-    let mut headers = Vec::new();
-    while let Some(line) = lines.next().and_then(std::result::Result::ok).filter(|line| !line.is_empty()) {
-        let (name, value) = line.split_once(": ")?;
-        headers.push((name.to_ascii_lowercase(), value.to_owned()));
-    }
-    Some(Request { path, headers })
-}
-
-fn response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
-    [head.as_bytes(), body].concat()
-}
-
-/// The start of a longer response.
-fn cut(headers: &str, whole: usize, body: &[u8]) -> Vec<u8> {
-    [format!("HTTP/1.1 200 OK\r\ncontent-length: {whole}\r\n{headers}\r\n").as_bytes(), body].concat()
-}
+use crate::http::server::{Request, Server, cut, response};
 
 const BODY: &[u8] = b"the content of a layer";
+
+fn at(server: &Server) -> Reference {
+    format!("{}/team/app:v1", server.address).parse().unwrap()
+}
 
 fn descriptor() -> Descriptor {
     Descriptor {
@@ -100,7 +31,7 @@ fn get(server: &Server, password: Option<&str>, folder: &std::path::Path) -> Res
         fs_err::write(&file, format!(r#"{{"auths": {{"{}": {{"auth": "{auth}"}}}}}}"#, server.address)).unwrap();
         credentials.files.push(file);
     }
-    let reference = server.reference();
+    let reference = at(server);
     let registry = Registry::new(&reference, &credentials, true, &|_| ())?;
     let blob = registry.blob(&descriptor(), &Cache::new(folder), &|_| (), &AtomicBool::new(false))?;
     blob.bytes("it", 100)
@@ -136,6 +67,14 @@ fn a_download_that_is_cut_goes_on_where_it_was() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(get(&server, None, folder.path()).unwrap(), BODY);
     assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn a_download_that_is_always_cut_at_the_same_place_ends() {
+    let server = Server::new(|_, _| cut("", BODY.len(), &BODY[..5]));
+    let folder = tempfile::tempdir().unwrap();
+    let error = get(&server, None, folder.path()).unwrap_err();
+    assert!(error.to_string().contains("cannot get") && server.requests().len() == 5, "{error}");
 }
 
 #[test]
@@ -211,7 +150,7 @@ fn refusals_are_told_as_what_they_are() {
         assert!(error.to_string().contains(reason), "{status}: {error}");
     }
     let server = Server::new(|_, _| response("404 Not Found", "", b""));
-    let (reference, credentials) = (server.reference(), Credentials::default());
+    let (reference, credentials) = (at(&server), Credentials::default());
     let root = Registry::new(&reference, &credentials, true, &|_| ()).unwrap().root();
     assert!(matches!(root, Err(Error::NotInRegistry { .. })));
 }
@@ -295,11 +234,11 @@ fn redirects_end_and_a_manifest_is_what_was_asked_for() {
 
     let announced = format!("docker-content-digest: {}\r\n", Digest::of(b"another"));
     let server = Server::new(move |_, _| response("200 OK", &announced, b"{}"));
-    let (reference, credentials) = (server.reference(), Credentials::default());
+    let (reference, credentials) = (at(&server), Credentials::default());
     let root = Registry::new(&reference, &credentials, true, &|_| ()).unwrap().root();
     assert!(root.unwrap_err().to_string().contains("not what was asked for"));
     let server = Server::new(|_, _| response("200 OK", "", &vec![b' '; 5 << 20]));
-    let reference = server.reference();
+    let reference = at(&server);
     let root = Registry::new(&reference, &credentials, true, &|_| ()).unwrap().root();
     assert!(root.unwrap_err().to_string().contains("more than"), "a manifest without an end");
 }

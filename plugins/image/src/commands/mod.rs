@@ -1,12 +1,14 @@
 //! What `banger image` does.
 
 mod delete;
+mod export;
 mod list;
 mod pull;
+mod register;
 mod show;
 
-use banger::banger_image::Image;
 use banger::banger_image::oci::Origin;
+use banger::banger_image::{Image, ImageManifest};
 use banger::disk_usage::allocated;
 use banger::error::CommandError;
 use banger::images::Images;
@@ -27,10 +29,18 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<(), Comma
             options.max_bytes = max_size.map_or(options.max_bytes, |mebibytes| mebibytes << 20);
             pull::pull(image, name.as_deref(), kernel_ref, &options, &images, ui)
         }
+        Command::Register { name, rootfs, kernel_ref } => register::register(name, rootfs, kernel_ref, &images, ui),
+        Command::Export { image, output } => export::export(image, output, &images, ui),
         Command::List => list::list(&images, paths, ui),
         Command::Show { image } => show::show(image, &images, paths, ui),
         Command::Delete { image } => delete::delete(image, &images, ui),
     }
+}
+
+/// The digest of what an image was pulled as.
+fn digest(manifest: &ImageManifest) -> Option<String> {
+    let of_origin = || manifest.oci.as_ref().map(|origin| origin.digest);
+    manifest.bundle.or_else(of_origin).map(|digest| digest.to_string())
 }
 
 /// An image, as `--json` has it.
@@ -44,7 +54,7 @@ struct Shown {
     outdated: bool,
     /// What it was made of.
     source: String,
-    /// The digest of its manifest, if it was pulled.
+    /// The digest of its manifest if it was pulled from a registry or an archive, of its bundle if it is of a catalog's.
     digest: Option<String>,
     platform: Option<String>,
     kernel: String,
@@ -68,7 +78,7 @@ impl Shown {
             folder: image.name.clone(),
             outdated: current.is_none_or(|current| current.name != image.name),
             source: manifest.source.clone(),
-            digest: origin.map(|origin| origin.digest.to_string()),
+            digest: digest(manifest),
             platform: origin.map(|origin| origin.platform.clone()),
             kernel: manifest.kernel.clone(),
             disk_bytes: allocated(&image.dir),

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use banger::banger_image::oci::{Digest, Origin, PullOptions, Reference, Source};
-use banger::banger_image::{Change, Image};
+use banger::banger_image::oci::{Digest, PullOptions, Reference, Source};
+use banger::banger_image::{Change, Image, ImageManifest};
 use banger::error::CommandError;
 use banger::images::Images;
 use banger::ui::Ui;
@@ -17,7 +17,7 @@ struct Answer {
     /// The name of its folder, which VMs know it by.
     folder: String,
     source: String,
-    /// The digest of its manifest, if it was pulled.
+    /// The digest of its manifest if it was pulled from a registry or an archive, of its bundle if it is of a catalog's.
     digest: Option<String>,
     /// `new`, `unchanged` or `refreshed`.
     change: &'static str,
@@ -36,44 +36,30 @@ pub(super) fn pull(
     images: &Images<'_>,
     ui: &Ui,
 ) -> Result<(), CommandError> {
-    if !Reference::is_meant_by(named) {
-        if name.is_some() {
-            return Err(crate::usage("an image of the catalog keeps its name: `--name` is for those that are pulled"));
-        }
-        let before = images.store().image(named)?.is_some();
-        let image = images.ensure(named)?;
-        let answer = answer(named, &image, if before { "unchanged" } else { "new" }, None);
-        ui.status(&match before {
-            true => format!("`{named}` is here already"),
-            false => format!("`{named}` is here ({})", bytes(image.manifest.rootfs_bytes)),
-        });
-        return ui.answer(&answer, String::new);
-    }
-    let source = Source::parse(named)?;
-    let name = name.map_or_else(|| source.store_name(), str::to_owned);
-    let pulled = images.pull(&source, &name, kernel, options)?;
-    let image = &pulled.image;
-    let answer = match &pulled.change {
-        Change::New => answer(&name, image, "new", None),
-        Change::None => answer(&name, image, "unchanged", image.manifest.oci.as_ref()),
-        Change::Refreshed { before } => answer(&name, image, "refreshed", before.as_deref()),
+    let (name, pulled) = if Reference::is_meant_by(named) {
+        let source = Source::parse(named)?;
+        let name = name.map_or_else(|| source.store_name(), str::to_owned);
+        let pulled = images.pull(&source, &name, kernel, options)?;
+        (name, pulled)
+    } else if name.is_some() {
+        return Err(crate::usage("an image of the catalog keeps its name: `--name` is for those that are pulled"));
+    } else {
+        (named.to_owned(), images.pull_named(named, options)?)
     };
-    let size = bytes(image.manifest.rootfs_bytes);
-    ui.status(&match (&pulled.change, &answer) {
-        (Change::New, _) => format!("`{name}` is here ({size}): {source}"),
-        (Change::None, _) => format!("`{name}` is up to date: {source}"),
-        (
-            Change::Refreshed { .. },
-            Answer { previous_digest: Some(before), digest: Some(now), layers, new_layers, .. },
-        ) => {
-            let layers = count(layers.unwrap_or_default() as u64, "layer", "layers");
-            let what = match new_layers {
-                Some(new) if before != now => format!("{new} of {layers} changed; it was {before}, and is {now}"),
-                _ => "the same content, for another kernel".to_owned(),
-            };
-            format!("`{name}` is refreshed ({size}): {what}")
+    let manifest = &pulled.image.manifest;
+    let answer = match &pulled.change {
+        Change::New => answer(&name, &pulled.image, "new", None),
+        Change::None => answer(&name, &pulled.image, "unchanged", Some(manifest)),
+        Change::Refreshed { before } => answer(&name, &pulled.image, "refreshed", before.as_deref()),
+    };
+    let (size, source) = (bytes(manifest.rootfs_bytes), &manifest.source);
+    ui.status(&match &pulled.change {
+        Change::New => format!("`{name}` is here ({size}): {source}"),
+        Change::None if manifest.oci.is_none() && manifest.bundle.is_none() => {
+            format!("`{name}` is here already: {source}")
         }
-        (Change::Refreshed { .. }, _) => format!("`{name}` is refreshed ({size}): {source}"),
+        Change::None => format!("`{name}` is up to date: {source}"),
+        Change::Refreshed { .. } => format!("`{name}` is refreshed ({size}): {}", answer.difference()),
     });
     let vms: usize = images.store().outdated(&name)?.len();
     if vms > 0 {
@@ -82,17 +68,33 @@ pub(super) fn pull(
     ui.answer(&answer, String::new)
 }
 
-fn answer(name: &str, image: &Image, change: &'static str, before: Option<&Origin>) -> Answer {
+impl Answer {
+    /// What is another, in words.
+    fn difference(&self) -> String {
+        match (&self.previous_digest, &self.digest, self.new_layers, self.layers) {
+            (Some(before), Some(now), Some(new), Some(all)) if before != now => {
+                let layers = count(all as u64, "layer", "layers");
+                format!("{new} of {layers} changed; it was {before}, and is {now}")
+            }
+            (Some(before), Some(now), ..) if before != now => format!("it was {before}, and is {now}"),
+            (Some(_), Some(_), ..) => "the same content, for another kernel or start".to_owned(),
+            _ => self.source.clone(),
+        }
+    }
+}
+
+fn answer(name: &str, image: &Image, change: &'static str, before: Option<&ImageManifest>) -> Answer {
     let origin = image.manifest.oci.as_ref();
-    let had: HashSet<&Digest> = before.iter().flat_map(|before| &before.layers).collect();
+    let had = before.and_then(|before| before.oci.as_ref()).map(|before| before.layers.iter().collect::<HashSet<_>>());
+    let is_new = |layer: &&Digest| had.as_ref().is_none_or(|had| !had.contains(layer));
     Answer {
         name: name.to_owned(),
         folder: image.name.clone(),
         source: image.manifest.source.clone(),
-        digest: origin.map(|origin| origin.digest.to_string()),
+        digest: super::digest(&image.manifest),
         change,
-        previous_digest: before.map(|before| before.digest.to_string()),
+        previous_digest: before.and_then(super::digest),
         layers: origin.map(|origin| origin.layers.len()),
-        new_layers: origin.map(|origin| origin.layers.iter().filter(|layer| !had.contains(layer)).count()),
+        new_layers: origin.map(|origin| origin.layers.iter().filter(is_new).count()),
     }
 }

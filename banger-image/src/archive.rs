@@ -19,7 +19,7 @@ const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Type {
+pub(crate) enum Type {
     File,
     HardLink,
     Symlink,
@@ -31,24 +31,24 @@ pub(super) enum Type {
 
 /// An entry's header. Its content is read from the [`Reader`].
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// As it is written, without slashes at the end.
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Type,
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Type,
     /// What a link leads to.
-    pub(super) link: Vec<u8>,
-    pub(super) mode: u16,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: Timestamp,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Timestamp,
     /// Of a file, holes included.
-    pub(super) size: u64,
-    pub(super) device: (u32, u32),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) size: u64,
+    pub(crate) device: (u32, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A tar stream. Errors of the stream's form have the kind [`io::ErrorKind::InvalidData`].
-pub(super) struct Reader<R> {
+pub(crate) struct Reader<R> {
     inner: R,
     /// Bytes of the current entry that are stored and not read yet, and how many fill up their last block.
     stored: u64,
@@ -72,27 +72,44 @@ struct Records {
 }
 
 impl<R: Read> Reader<R> {
-    pub(super) fn new(inner: R) -> Reader<R> {
+    pub(crate) fn new(inner: R) -> Reader<R> {
         Reader { inner, stored: 0, padding: 0, pieces: Vec::new(), at: 0, size: 0, global: Records::default() }
     }
 
     /// Bytes that are stored of the current entry.
-    pub(super) fn stored(&self) -> u64 {
+    pub(crate) fn stored(&self) -> u64 {
         self.stored
     }
 
+    /// How many bytes of a hole of the current entry come next.
+    fn hole(&self) -> u64 {
+        self.pieces.last().map_or(self.size, |(offset, _)| *offset) - self.at
+    }
+
+    /// Whether the current entry goes on with a hole.
+    pub(crate) fn is_at_hole(&self) -> bool {
+        self.hole() > 0
+    }
+
+    /// Passes over a hole, if one comes next, and returns its length.
+    pub(crate) fn skip_hole(&mut self) -> u64 {
+        let hole = self.hole();
+        self.at += hole;
+        hole
+    }
+
     /// What it reads from, which is where the current entry's content begins if nothing of that was read.
-    pub(super) fn inner(&self) -> &R {
+    pub(crate) fn inner(&self) -> &R {
         &self.inner
     }
 
     /// The stream behind the archive.
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.inner
     }
 
     /// The next entry; what is left of the one before is passed over.
-    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut long_path = None;
         let mut long_link = None;
         let mut records = self.global.clone();
@@ -362,9 +379,8 @@ impl<R: Read> Read for Reader<R> {
                 }
                 read
             }
-            next => {
-                let hole = next.map_or(self.size, |(offset, _)| *offset) - self.at;
-                let length = usize::try_from(hole).unwrap_or(usize::MAX).min(length);
+            _ => {
+                let length = usize::try_from(self.hole()).unwrap_or(usize::MAX).min(length);
                 buffer[..length].fill(0);
                 length
             }
@@ -468,4 +484,4 @@ fn wrong(reason: &str) -> io::Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

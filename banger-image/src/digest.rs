@@ -63,15 +63,15 @@ impl<'de> Deserialize<'de> for Digest {
 
 /// Computes a digest piece by piece.
 #[derive(Default)]
-pub(super) struct Hasher(Sha256);
+pub(crate) struct Hasher(Sha256);
 
 impl Hasher {
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     /// Takes in all that can be read, and returns how much that was.
-    pub(super) fn update_from(&mut self, mut reader: impl Read) -> io::Result<u64> {
+    pub(crate) fn update_from(&mut self, mut reader: impl Read) -> io::Result<u64> {
         let mut buffer = vec![0; 256 << 10];
         let mut total = 0;
         loop {
@@ -87,7 +87,7 @@ impl Hasher {
         }
     }
 
-    pub(super) fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
 }

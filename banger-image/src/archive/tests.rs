@@ -5,11 +5,11 @@ use std::process::Command;
 use super::*;
 
 /// A header to be.
-pub(in crate::oci) struct Raw {
+pub(crate) struct Raw {
     block: [u8; BLOCK],
 }
 
-pub(in crate::oci) fn entry(path: &str, kind: u8) -> Raw {
+pub(crate) fn entry(path: &str, kind: u8) -> Raw {
     let mut block = [0; BLOCK];
     block[..path.len()].copy_from_slice(path.as_bytes());
     block[156] = kind;
@@ -24,15 +24,15 @@ impl Raw {
         self
     }
 
-    pub(in crate::oci) fn mode(self, mode: u64) -> Raw {
+    pub(crate) fn mode(self, mode: u64) -> Raw {
         self.octal(100, 8, mode)
     }
 
-    pub(in crate::oci) fn owner(self, uid: u64, gid: u64) -> Raw {
+    pub(crate) fn owner(self, uid: u64, gid: u64) -> Raw {
         self.octal(108, 8, uid).octal(116, 8, gid)
     }
 
-    pub(in crate::oci) fn device(self, major: u64, minor: u64) -> Raw {
+    pub(crate) fn device(self, major: u64, minor: u64) -> Raw {
         self.octal(329, 8, major).octal(337, 8, minor)
     }
 
@@ -50,38 +50,38 @@ impl Raw {
 
 /// A tar stream under construction, as no library would write it.
 #[derive(Default)]
-pub(in crate::oci) struct Tar(Vec<u8>);
+pub(crate) struct Tar(Vec<u8>);
 
 impl Tar {
-    pub(in crate::oci) fn add(&mut self, raw: Raw, content: &[u8]) -> &mut Tar {
+    pub(crate) fn add(&mut self, raw: Raw, content: &[u8]) -> &mut Tar {
         self.0.extend(raw.octal(124, 12, content.len() as u64).done());
         self.0.extend(content);
         self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
         self
     }
 
-    pub(in crate::oci) fn file(&mut self, path: &str, content: &[u8]) -> &mut Tar {
+    pub(crate) fn file(&mut self, path: &str, content: &[u8]) -> &mut Tar {
         self.add(entry(path, b'0'), content)
     }
 
-    pub(in crate::oci) fn folder(&mut self, path: &str) -> &mut Tar {
+    pub(crate) fn folder(&mut self, path: &str) -> &mut Tar {
         self.add(entry(path, b'5').mode(0o755), b"")
     }
 
-    pub(in crate::oci) fn symlink(&mut self, path: &str, target: &str) -> &mut Tar {
+    pub(crate) fn symlink(&mut self, path: &str, target: &str) -> &mut Tar {
         self.add(entry(path, b'2').bytes(157, target.as_bytes()), b"")
     }
 
-    pub(in crate::oci) fn hard_link(&mut self, path: &str, target: &str) -> &mut Tar {
+    pub(crate) fn hard_link(&mut self, path: &str, target: &str) -> &mut Tar {
         self.add(entry(path, b'1').bytes(157, target.as_bytes()), b"")
     }
 
-    pub(in crate::oci) fn pax(&mut self, records: &[(&str, &[u8])]) -> &mut Tar {
+    pub(crate) fn pax(&mut self, records: &[(&str, &[u8])]) -> &mut Tar {
         self.add(entry("pax", b'x'), &pax(records))
     }
 
     /// With the two blocks of zeros.
-    pub(in crate::oci) fn end(&mut self) -> Vec<u8> {
+    pub(crate) fn end(&mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
         std::mem::take(&mut self.0)
     }

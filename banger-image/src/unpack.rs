@@ -1,13 +1,12 @@
-//! A layer's tar stream: decompressed on a thread of its own, counted, and checked.
+//! A compressed stream: decompressed on a thread of its own, counted, and checked.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::blob::Blob;
-use super::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 
 /// Bytes that are handed over at a time, and how many times that may wait.
@@ -17,29 +16,30 @@ const WAITING: usize = 8;
 const MAX_WINDOW: u32 = 27;
 
 /// Reads a compressed or plain stream.
-fn decoder(blob: Blob) -> io::Result<Box<dyn Read + Send>> {
-    let mut magic = [0; 6];
-    let length = blob.clone().take(6).read(&mut magic)?;
-    Ok(match &magic[..length] {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, blob))),
+fn decoder<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut magic = Vec::with_capacity(6);
+    stream.by_ref().take(6).read_to_end(&mut magic)?;
+    let stream = Cursor::new(magic.clone()).chain(stream);
+    Ok(match &magic[..] {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, stream))),
         // A frame, or one to skip before it (RFC 8878).
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            let mut decoder = zstd::Decoder::new(blob)?;
+            let mut decoder = zstd::Decoder::new(stream)?;
             decoder.window_log_max(MAX_WINDOW)?;
             Box::new(decoder)
         }
         [0xfd, b'7', b'z', b'X', b'Z', 0] | [b'B', b'Z', b'h', ..] => {
-            let reason = "it is compressed with xz or bzip2, which layers of images may not be";
+            let reason = "it is compressed with xz or bzip2; gzip and zstd are known";
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
-        _ => Box::new(blob),
+        _ => Box::new(stream),
     })
 }
 
-/// Lets `read` read what `blob` unpacks to, and then reads it to its end. It must have at most `limit` bytes and, if it is given,
+/// Lets `read` read what `packed` unpacks to, and then reads it to its end. It must have at most `limit` bytes and, if it is given,
 /// this digest. Returns what `read` returned, and the number of bytes.
-pub(super) fn unpacked<T>(
-    blob: Blob,
+pub(crate) fn unpacked<T>(
+    packed: impl Read + Send,
     limit: u64,
     too_large: impl Fn() -> Error,
     digest: Option<Digest>,
@@ -48,7 +48,7 @@ pub(super) fn unpacked<T>(
     let (full, to_read) = sync_channel(WAITING);
     let (empty, to_fill) = sync_channel::<Vec<u8>>(WAITING);
     thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack(blob, limit, digest.is_some(), &full, &to_fill));
+        let unpacking = scope.spawn(move || unpack(packed, limit, digest.is_some(), &full, &to_fill));
         let mut pieces = Pieces { full: to_read, empty, current: Vec::new(), at: 0, bytes: 0, ended: false };
         let done = read(&mut pieces).and_then(|done| {
             io::copy(&mut pieces, &mut io::sink())?;
@@ -60,8 +60,10 @@ pub(super) fn unpacked<T>(
         if matches!(unpacked, Ok(Unpacked::TooLarge)) {
             return Err(too_large());
         }
+        // What the reader says of a stream that broke is a consequence.
+        let unpacked = unpacked?;
         let done = done?;
-        match (unpacked?, digest) {
+        match (unpacked, digest) {
             (Unpacked::Whole(Some(is)), Some(digest)) if is != digest => {
                 let reason = format!("it unpacks to {is}, and should to {digest}");
                 Err(Error::Image { what: "a layer".into(), reason })
@@ -79,7 +81,7 @@ enum Unpacked {
 }
 
 fn unpack(
-    blob: Blob,
+    packed: impl Read + Send,
     limit: u64,
     hashes: bool,
     full: &SyncSender<io::Result<Vec<u8>>>,
@@ -87,8 +89,8 @@ fn unpack(
 ) -> io::Result<Unpacked> {
     let mut hasher = hashes.then(Hasher::default);
     let mut total = 0;
-    let mut fill = || -> io::Result<Option<Unpacked>> {
-        let mut reader = decoder(blob.clone())?;
+    let fill = || -> io::Result<Option<Unpacked>> {
+        let mut reader = decoder(packed)?;
         loop {
             let mut piece = to_fill.try_recv().unwrap_or_default();
             piece.clear();
@@ -153,16 +155,8 @@ impl Read for Pieces {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Arc;
 
     use super::*;
-
-    fn blob(bytes: &[u8]) -> Blob {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        let file = fs_err::File::from_parts(file, "blob");
-        Blob::new(Arc::new(file), 0, bytes.len() as u64)
-    }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -177,7 +171,7 @@ mod tests {
             stream.read_to_end(&mut all)?;
             Ok(all)
         };
-        unpacked(blob(bytes), limit, too_large, digest, all).map(|(all, _)| all)
+        unpacked(bytes, limit, too_large, digest, all).map(|(all, _)| all)
     }
 
     #[test]

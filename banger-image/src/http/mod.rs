@@ -1,12 +1,22 @@
 //! GET and POST over HTTP, with redirects that take no credentials along.
 
+mod download;
+mod fetch;
+mod pause;
+#[cfg(test)]
+pub(crate) mod server;
+
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode, Url};
 use tokio::runtime::Runtime;
 
+pub(crate) use self::download::{Download, Part};
+pub(crate) use self::fetch::{UNREACHABLE, fetch, fetch_bytes};
+pub(crate) use self::pause::Pause;
 use crate::error::{Error, Result};
 
 /// How long a connection may take, and how long nothing may come.
@@ -15,14 +25,14 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 10;
 
 /// An HTTP client for threads that may wait.
-pub(super) struct Http {
+pub(crate) struct Http {
     runtime: Runtime,
     client: Client,
 }
 
 /// Why a request has no response.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// Nothing was reached: another attempt may.
     Transport(String),
     /// It must not be done.
@@ -30,15 +40,15 @@ pub(super) enum Failure {
 }
 
 /// A response whose body is still to come.
-pub(super) struct Response<'a> {
+pub(crate) struct Response<'a> {
     http: &'a Http,
     inner: reqwest::Response,
 }
 
 impl Http {
     /// A client; `is_loopback`: proxies are for elsewhere.
-    pub(super) fn new(is_loopback: bool) -> Result<Http> {
-        let cannot = |reason: String| Error::Registry {
+    pub(crate) fn new(is_loopback: bool) -> Result<Http> {
+        let cannot = |reason: String| Error::Server {
             what: "cannot start an HTTP client".into(),
             reason,
             hint: Some("certificates of authorities are needed: `sudo apt-get install ca-certificates`".into()),
@@ -64,7 +74,7 @@ impl Http {
     }
 
     /// Gets `url`. `authorization` goes to its own origin only, wherever a redirect leads; none leads from https to http.
-    pub(super) fn get(
+    pub(crate) fn get(
         &self,
         url: &Url,
         headers: &HeaderMap,
@@ -93,7 +103,7 @@ impl Http {
     }
 
     /// Posts a form. A redirect is an answer like others.
-    pub(super) fn post(&self, url: &Url, form: String) -> std::result::Result<Response<'_>, Failure> {
+    pub(crate) fn post(&self, url: &Url, form: String) -> std::result::Result<Response<'_>, Failure> {
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(reqwest::header::CONTENT_TYPE, kind)]);
         self.send(Method::POST, url, headers, Some(form))
@@ -116,31 +126,31 @@ impl Http {
 }
 
 impl Response<'_> {
-    pub(super) fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.inner.status()
     }
 
     /// The values of a header that are text.
-    pub(super) fn header(&self, name: &str) -> impl Iterator<Item = &str> {
+    pub(crate) fn header(&self, name: &str) -> impl Iterator<Item = &str> {
         self.inner.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
     }
 
     /// After how long the server wants to be asked again, if it says so in seconds.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.header(RETRY_AFTER.as_str()).next()?.trim().parse().ok().map(Duration::from_secs)
     }
 
     /// The next part of the body; none at its end.
-    pub(super) fn chunk(&mut self) -> std::result::Result<Option<impl AsRef<[u8]> + use<>>, Failure> {
+    pub(crate) fn chunk(&mut self) -> std::result::Result<Option<Bytes>, Failure> {
         let chunk = self.http.runtime.block_on(self.inner.chunk());
         chunk.map_err(|error| Failure::Transport(chain(&error)))
     }
 
     /// The whole body, of at most `most` bytes.
-    pub(super) fn bytes(mut self, most: u64) -> std::result::Result<Vec<u8>, Failure> {
+    pub(crate) fn bytes(mut self, most: u64) -> std::result::Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.chunk()? {
-            bytes.extend_from_slice(chunk.as_ref());
+            bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > most {
                 return Err(Failure::Refused(format!(
                     "{} answers with more than {most} bytes",
@@ -153,8 +163,15 @@ impl Response<'_> {
 }
 
 /// Scheme, host and port of a URL: the rest may have secrets in it.
-pub(super) fn origin(url: &Url) -> String {
+pub(crate) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
+}
+
+/// Whether a URL leads to this machine itself.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// An error with its causes. reqwest's own text leaves them out; the URL in it may be signed, and is not shown.
@@ -169,9 +186,9 @@ fn chain(error: &reqwest::Error) -> String {
         }
         source = error.source();
     }
-    let host = error.url().map_or_else(String::new, origin);
     if texts.is_empty() {
         texts.push(if error.is_timeout() { "it does not answer in time".into() } else { "the request failed".into() });
     }
-    format!("{host}: {}", texts.join(": "))
+    texts.splice(..0, error.url().map(origin));
+    texts.join(": ")
 }

@@ -1,26 +1,32 @@
-//! The catalog: which images and kernels there are, and where each comes from.
+//! The catalog: which images and kernels there are, and where each comes from. A team's own is added to the embedded one.
+
+mod image;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+pub use self::image::{ImageEntry, ImageSource};
 use crate::error::{Error, Result};
-use crate::manifest::Ready;
+use crate::location::Location;
 use crate::mmdebstrap::Recipe;
 use crate::name::{self, Kind};
+use crate::progress::Progress;
 
-const IMAGES: &str = include_str!("../../catalog/images.toml");
-const KERNELS: &str = include_str!("../../catalog/kernels.toml");
+const IMAGES: &str = include_str!("../../../catalog/images.toml");
+const KERNELS: &str = include_str!("../../../catalog/kernels.toml");
 
 /// The recipes that ship with the catalog, by name.
 const RECIPES: [(&str, &str); 2] = [
-    ("debian-bookworm-minimal", include_str!("../../catalog/debian-bookworm-minimal/recipe.toml")),
-    ("generic-6.12", include_str!("../../catalog/generic-6.12/recipe.toml")),
+    ("debian-bookworm-minimal", include_str!("../../../catalog/debian-bookworm-minimal/recipe.toml")),
+    ("generic-6.12", include_str!("../../../catalog/generic-6.12/recipe.toml")),
 ];
 
-/// A place that an image or a kernel can come from.
+/// A place that a kernel can come from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -33,20 +39,6 @@ impl fmt::Display for Source {
         let Source::Recipe(name) = self;
         write!(f, "recipe {name}")
     }
-}
-
-/// An image of the catalog.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageEntry {
-    /// One line for people.
-    pub description: String,
-    /// The kernel it boots.
-    pub kernel: String,
-    /// When commands may run in it.
-    pub ready: Ready,
-    /// Where it comes from; the first that works is used.
-    pub sources: Vec<Source>,
 }
 
 /// A kernel of the catalog.
@@ -80,28 +72,33 @@ impl Catalog {
     }
 
     fn parse(images: &str, kernels: &str) -> Result<Catalog> {
-        let catalog: Catalog =
-            Catalog { images: toml("images.toml", images)?, kernels: toml("kernels.toml", kernels)? };
-        for (name, entry) in &catalog.images {
-            check_entry(Kind::Image, name, &entry.sources)?;
-            if !catalog.kernels.contains_key(&entry.kernel) {
+        let kernels: BTreeMap<String, KernelEntry> = toml("kernels.toml", kernels)?;
+        for (name, entry) in &kernels {
+            name::check(Kind::Kernel, name)?;
+            if entry.sources.is_empty() {
+                return Err(Error::Catalog { what: format!("kernel `{name}`"), reason: "it has no sources".into() });
+            }
+            entry.sources.iter().try_for_each(|Source::Recipe(recipe)| self::recipe(recipe).map(drop))?;
+        }
+        let images = image::parse("images.toml", images, None)?;
+        for (name, entry) in &images {
+            if !kernels.contains_key(&entry.kernel) {
                 let reason = format!("there is no kernel `{}`", entry.kernel);
                 return Err(Error::Catalog { what: format!("image `{name}`"), reason });
             }
         }
-        for (name, entry) in &catalog.kernels {
-            check_entry(Kind::Kernel, name, &entry.sources)?;
-        }
-        Ok(catalog)
+        Ok(Catalog { images, kernels })
     }
-}
 
-fn check_entry(kind: Kind, name: &str, sources: &[Source]) -> Result<()> {
-    name::check(kind, name)?;
-    if sources.is_empty() {
-        return Err(Error::Catalog { what: format!("{kind} `{name}`"), reason: "it has no sources".into() });
+    /// The same with the images of a team's own catalog, which is at `location`. Of two images with one name the team's counts. A
+    /// copy of what comes from the web is kept in `cache`, banger's cache folder, for when the web cannot be reached.
+    ///
+    /// # Errors
+    /// [`Error::Server`] when it cannot be had, [`Error::Catalog`] when it is wrong.
+    pub fn with_team(mut self, location: &Location, cache: &Path, progress: &dyn Progress) -> Result<Catalog> {
+        self.images.extend(remote::images(location, cache, progress)?);
+        Ok(self)
     }
-    sources.iter().try_for_each(|Source::Recipe(recipe)| self::recipe(recipe).map(drop))
 }
 
 /// The embedded recipe of that name.
@@ -120,6 +117,7 @@ fn toml<T: DeserializeOwned>(what: &str, text: &str) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Ready;
 
     const KERNEL: &str = "[k]\ndescription = ''\nboot_modules = []\nsources = [{ recipe = 'generic-6.12' }]\n";
 

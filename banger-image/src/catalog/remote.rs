@@ -1,0 +1,93 @@
+//! A team's catalog, from wherever it is.
+//!
+//! ```text
+//! <cache>/catalogs/<16 digits>.toml   the last good one of a URL, for when the web cannot be reached
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::image::{self, ImageEntry};
+use crate::error::{Error, Result};
+use crate::http::{Http, fetch_bytes, is_loopback};
+use crate::location::{Location, Place};
+use crate::progress::Progress;
+use crate::shelf::create_private;
+
+/// The longest catalog, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// The images of a team's catalog.
+pub(super) fn images(
+    location: &Location,
+    cache: &Path,
+    progress: &dyn Progress,
+) -> Result<BTreeMap<String, ImageEntry>> {
+    let what = location.to_string();
+    let parse = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).map_err(|_| wrong(&what, "it is no UTF-8 text"))?;
+        Ok::<_, Error>((image::parse(&what, &text, Some(location))?, text))
+    };
+    let url = match location.place() {
+        Place::File(path) => {
+            let bytes = read(path).map_err(|error| wrong(&what, &error.to_string()))?;
+            return Ok(parse(bytes)?.0);
+        }
+        Place::Web(url) => url,
+    };
+    let copy = copy_of(location, cache);
+    let got = Http::new(is_loopback(url))
+        .and_then(|http| fetch_bytes(&http, &format!("cannot get the catalog {what}"), url, MAX_BYTES));
+    match (got, fs::read(&copy)) {
+        (Ok(bytes), former) => {
+            let (images, text) = parse(bytes)?;
+            if former.ok().as_deref() != Some(text.as_bytes()) {
+                keep(&copy, &text)?;
+            }
+            Ok(images)
+        }
+        (Err(error), Ok(former)) => {
+            progress.message(&format!("{error}; the copy of when it was last got is used"));
+            Ok(parse(former)?.0)
+        }
+        (Err(error), Err(_)) => Err(error),
+    }
+}
+
+fn copy_of(location: &Location, cache: &Path) -> PathBuf {
+    let digest = blake3::hash(location.in_full().as_bytes()).to_hex();
+    cache.join("catalogs").join(format!("{}.toml", &digest[..16]))
+}
+
+/// Replaces the copy as a whole.
+fn keep(copy: &Path, text: &str) -> Result<()> {
+    let folder = copy.parent().unwrap_or(copy);
+    create_private(folder)?;
+    let beside = copy.with_extension(format!("{}.tmp", std::process::id()));
+    let written = fs::write(&beside, text).and_then(|()| fs::File::open(&beside)?.sync_all());
+    written.and_then(|()| fs::rename(&beside, copy)).inspect_err(|_| {
+        // The first failure is the one to tell.
+        let _ = fs::remove_file(&beside);
+    })?;
+    Ok(())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening what is no file, such as a FIFO, may take forever.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn wrong(what: &str, reason: &str) -> Error {
+    Error::Catalog { what: what.to_owned(), reason: reason.to_owned() }
+}

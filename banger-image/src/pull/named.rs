@@ -1,0 +1,97 @@
+//! Images of a catalog in the store: bundles and images of registries by their content, as other pulled images; what a recipe built
+//! in a folder of its name.
+
+use std::path::Path;
+
+use super::{About, Change, Pulled};
+use crate::bundle::Bundle;
+use crate::catalog::{self, Catalog, ImageSource};
+use crate::error::Result;
+use crate::manifest::{self, ImageManifest};
+use crate::name::Kind;
+use crate::oci::{PullOptions, Source};
+use crate::progress::Progress;
+use crate::rootfs;
+use crate::store::{Image, Store, first_working, unknown};
+
+impl Store {
+    /// The image of that name, got from the catalog first if the store does not have it.
+    ///
+    /// # Errors
+    /// As [`Store::pull_named`].
+    pub fn ensure_image(
+        &self,
+        name: &str,
+        catalog: &Catalog,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        match self.image(name)? {
+            Some(image) => Ok(image),
+            None => Ok(self.pull_named(name, catalog, options, progress)?.image),
+        }
+    }
+
+    /// Gets the image that the catalog has under that name, from the first of its sources that works; or brings it up to
+    /// date. What was built on this host, or registered, stays.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`](crate::Error::Unknown) when the catalog does not have it, or its kernel; else whatever keeps the last
+    /// of its sources from being used. Then nothing has changed.
+    pub fn pull_named(
+        &self,
+        name: &str,
+        catalog: &Catalog,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Pulled> {
+        let here = self.image(name)?;
+        let Some(entry) = catalog.images.get(name) else {
+            let image = here.ok_or_else(|| unknown(Kind::Image, name, catalog.images.keys()))?;
+            return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
+        };
+        self.check_kernel(&entry.kernel, catalog)?;
+        let about = About { name, description: &entry.description, kernel: &entry.kernel, ready: entry.ready };
+        if let Some(image) = here.filter(|image| image.name == name) {
+            return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
+        }
+        first_working(&entry.sources, progress, |source| match source {
+            ImageSource::Bundle(bundle) => self.pull_bundle(bundle, &about, options, progress),
+            ImageSource::Recipe(recipe) => self.build(recipe, &about, progress),
+            ImageSource::Oci(reference) => {
+                self.pull_oci(&Source::Registry(reference.clone()), &about, options, progress)
+            }
+        })
+    }
+
+    fn pull_bundle(
+        &self,
+        bundle: &Bundle,
+        about: &About<'_>,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Pulled> {
+        let make = |dir: &Path| {
+            let says = bundle.unpack(dir, options.max_bytes, progress)?;
+            let mut manifest = about.manifest(bundle.to_string(), says.rootfs_bytes());
+            (manifest.oci, manifest.bundle) = (says.into_origin(bundle), Some(bundle.sha256));
+            manifest::write(dir, &manifest)
+        };
+        self.put(about, &bundle.sha256.to_string(), &make, progress)
+    }
+
+    fn build(&self, recipe: &str, about: &About<'_>, progress: &dyn Progress) -> Result<Pulled> {
+        let name = about.name;
+        let before = self.image(name)?.is_some();
+        let make = |dir: &Path| {
+            let rootfs_bytes = rootfs::build(&catalog::recipe(recipe)?, dir, progress)?;
+            let manifest: ImageManifest = about.manifest(format!("recipe {recipe}"), rootfs_bytes);
+            manifest::write(dir, &manifest)
+        };
+        let image = self.images.ensure(name, progress, || self.image(name), make)?;
+        Ok(Pulled { image, name: name.to_owned(), change: if before { Change::None } else { Change::New } })
+    }
+}
+
+#[cfg(test)]
+mod tests;

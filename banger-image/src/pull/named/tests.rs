@@ -1,0 +1,244 @@
+//! From a team's catalog to an image of the store.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fs_err as fs;
+
+use super::*;
+use crate::bundle::tests::{Silent, bundle_of, rootfs};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::http::server::{Server, cut, response};
+use crate::location::Location;
+
+/// Keeps what is said.
+#[derive(Default)]
+struct Said(Mutex<Vec<String>>);
+
+impl Progress for Said {
+    fn phase(&self, _: &str) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn message(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+/// A store, and a team's files beside it.
+struct Place {
+    folder: tempfile::TempDir,
+    store: Store,
+}
+
+impl Place {
+    fn new() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(&folder.path().join("data"));
+        Place { folder, store }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Makes the bundle `<name>.tar.zst`, and returns its bytes.
+    fn bundle(&self, name: &str) -> Vec<u8> {
+        let bytes = bundle_of(&rootfs(self.folder.path(), name));
+        fs::write(self.path(&format!("{name}.tar.zst")), &bytes).unwrap();
+        bytes
+    }
+
+    fn options(&self) -> PullOptions {
+        PullOptions::new(&self.path("cache"))
+    }
+
+    fn catalog(&self, location: &str, progress: &dyn Progress) -> Result<Catalog> {
+        let location: Location = location.parse().unwrap();
+        Catalog::embedded()?.with_team(&location, &self.path("cache"), progress)
+    }
+
+    /// What comes of pulling `base`, of a catalog with these sources.
+    fn pull(&self, sources: &str, progress: &dyn Progress) -> Result<Pulled> {
+        fs::write(self.path("catalog.toml"), entry("base", sources)).unwrap();
+        let catalog = self.catalog(self.path("catalog.toml").to_str().unwrap(), progress)?;
+        self.store.pull_named("base", &catalog, &self.options(), progress)
+    }
+
+    /// What the store's folder has.
+    fn stored(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("data/images")).into_iter().flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| !name.ends_with(".lock")).collect();
+        names.sort();
+        names
+    }
+}
+
+fn entry(name: &str, sources: &str) -> String {
+    format!("[{name}]\ndescription = 'ours'\nkernel = 'generic-6.12'\nready = 'system'\nsources = [{sources}]\n")
+}
+
+fn source(url: &str, bytes: &[u8]) -> String {
+    format!("{{ url = '{url}', sha256 = '{}', size = {} }}", Digest::of(bytes).hex(), bytes.len())
+}
+
+fn host_name(image: &Image) -> String {
+    ext4_view::Ext4::load_from_path(&image.rootfs).unwrap().read_to_string("/etc/hostname").unwrap()
+}
+
+#[test]
+fn a_bundle_of_a_teams_catalog_is_pulled_refreshed_and_kept_while_it_is_used() {
+    let place = Place::new();
+    let (first, second) = (place.bundle("one"), place.bundle("two"));
+    let pulled = place.pull(&source("one.tar.zst", &first), &Silent).unwrap();
+    let manifest = &pulled.image.manifest;
+    assert_eq!((&pulled.change, manifest.ready), (&Change::New, crate::manifest::Ready::System));
+    assert_eq!(manifest.source, format!("bundle {}", place.path("one.tar.zst").display()));
+    assert_eq!((manifest.description.as_str(), manifest.bundle), ("ours", Some(Digest::of(&first))));
+    assert_eq!(host_name(&place.store.image("base").unwrap().unwrap()), "one");
+    // It is here: nothing is read again.
+    fs::remove_file(place.path("one.tar.zst")).unwrap();
+    assert_eq!(place.pull(&source("one.tar.zst", &first), &Silent).unwrap().change, Change::None);
+
+    let refreshed = place.pull(&source("two.tar.zst", &second), &Silent).unwrap();
+    assert_eq!(refreshed.change, Change::Refreshed { before: Some(Box::new(manifest.clone())) });
+    assert_eq!(host_name(&place.store.image("base").unwrap().unwrap()), "two");
+    assert_eq!(place.store.outdated("base").unwrap(), [pulled.image.clone()]);
+    assert_eq!(host_name(&pulled.image), "one");
+    // Other pulls do not take the name.
+    let archive = crate::oci::Source::OciArchive(place.path("none"), None);
+    let error = place.store.pull(&archive, "base", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    assert!(matches!(error, Error::BadName { .. }), "{error}");
+}
+
+#[test]
+fn sources_are_tried_in_order_and_each_failure_is_a_line() {
+    let place = Place::new();
+    let bytes = place.bundle("one");
+    let other = place.bundle("two");
+    let server = Server::new(|_, _| response("404 Not Found", "", b""));
+    let sources = [
+        source(&format!("http://{}/gone", server.address), &bytes),
+        source("missing.tar.zst", &bytes),
+        source("two.tar.zst", &bytes),
+        source("one.tar.zst", &bytes),
+        source("never", &other),
+    ];
+    let said = Said::default();
+    let pulled = place.pull(&sources.join(", "), &said).unwrap();
+    assert_eq!(host_name(&pulled.image), "one");
+    let said = said.0.into_inner().unwrap();
+    assert_eq!(said.len(), 3, "{said:#?}");
+    for (line, part) in said.iter().zip(["404", "missing.tar.zst", "its content is"]) {
+        assert!(line.contains(part) && line.ends_with("the next source is tried") && !line.contains('\n'), "{line}");
+    }
+    // When none is left, the last one's failure is the error, and nothing is to be seen.
+    let place = Place::new();
+    let error = place.pull(&sources[..2].join(", "), &Silent).unwrap_err();
+    assert!(error.to_string().contains("missing.tar.zst"), "{error}");
+    assert_eq!(place.stored(), [""; 0]);
+    // A refresh that fails changes nothing.
+    let place = Place::new();
+    let bytes = place.bundle("one");
+    let pulled = place.pull(&source("one.tar.zst", &bytes), &Silent).unwrap();
+    place.pull(&source("missing.tar.zst", &other), &Silent).unwrap_err();
+    assert_eq!(place.store.image("base").unwrap().unwrap(), pulled.image);
+    assert_eq!(place.stored().len(), 2);
+}
+
+#[test]
+fn a_teams_entry_takes_the_place_of_the_embedded_one() {
+    let place = Place::new();
+    let bytes = place.bundle("one");
+    let text = entry("debian-bookworm-minimal", &source("one.tar.zst", &bytes));
+    fs::write(place.path("catalog.toml"), text).unwrap();
+    let catalog = place.catalog(place.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
+    let name = "debian-bookworm-minimal";
+    let image = place.store.ensure_image(name, &catalog, &place.options(), &Silent).unwrap();
+    assert_eq!((host_name(&image).as_str(), catalog.images.len()), ("one", Catalog::embedded().unwrap().images.len()));
+    // A kernel must be known.
+    let text = entry("base", "{ recipe = 'debian-bookworm-minimal' }").replace("generic-6.12", "generic-9");
+    fs::write(place.path("catalog.toml"), text).unwrap();
+    let catalog = place.catalog(place.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
+    let error = place.store.ensure_image("base", &catalog, &place.options(), &Silent).unwrap_err();
+    assert!(matches!(error, Error::Unknown { kind: Kind::Kernel, .. }), "{error}");
+}
+
+#[test]
+fn a_catalog_of_the_web_is_kept_for_when_that_is_not_there() {
+    let place = Place::new();
+    let bytes = place.bundle("one");
+    let text = entry("base", &source("files/one.tar.zst", &bytes));
+    let phase = std::sync::Arc::new(AtomicUsize::new(0));
+    let now = std::sync::Arc::clone(&phase);
+    let server = Server::new(move |request, _| match (now.load(Ordering::Relaxed), request.path.as_str()) {
+        (0, "/team/catalog.toml?key=secret") => response("200 OK", "", text.as_bytes()),
+        (0, "/team/files/one.tar.zst") => response("200 OK", "", &bytes),
+        (1, _) => response("200 OK", "", b"[base]\nkernal = 1\n"),
+        (2, _) => response("200 OK", "", &vec![b'#'; 5 << 20]),
+        (3, _) => response("200 OK", "", b"\xff"),
+        _ => response("404 Not Found", "", b""),
+    });
+    let url = format!("http://{}/team/catalog.toml?key=secret", server.address);
+    let catalog = place.catalog(&url, &Silent).unwrap();
+    let pulled = place.store.pull_named("base", &catalog, &place.options(), &Silent).unwrap();
+    assert_eq!(pulled.image.manifest.source, format!("bundle http://{}/team/files/one.tar.zst", server.address));
+
+    // What is wrong is said, and not kept.
+    for (number, reason) in [(1, "kernal"), (3, "UTF-8")] {
+        phase.store(number, Ordering::Relaxed);
+        let error = place.catalog(&url, &Silent).unwrap_err();
+        assert!(matches!(error, Error::Catalog { .. }) && error.to_string().contains(reason), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+    for (number, reason) in [(2, "more than"), (4, "404")] {
+        phase.store(number, Ordering::Relaxed);
+        let said = Said::default();
+        assert_eq!(place.catalog(&url, &said).unwrap(), catalog);
+        let said = said.0.into_inner().unwrap();
+        assert!(said.len() == 1 && said[0].contains(reason) && said[0].contains("the copy"), "{said:?}");
+    }
+    let elsewhere = format!("http://{}/other.toml", server.address);
+    assert!(matches!(place.catalog(&elsewhere, &Silent), Err(Error::Server { .. })));
+    for path in ["none.toml", "cache"] {
+        let error = place.catalog(place.path(path).to_str().unwrap(), &Silent).unwrap_err();
+        assert!(matches!(error, Error::Catalog { .. }), "{error}");
+    }
+}
+
+#[test]
+fn of_two_that_pull_a_bundle_at_once_one_downloads_it() {
+    let place = Place::new();
+    let bytes = place.bundle("one");
+    let whole = bytes.clone();
+    let server = Server::new(move |request, _| match request.header("range") {
+        None => cut("", whole.len(), &whole[..whole.len() / 2]),
+        Some(_) => {
+            let half = whole.len() / 2;
+            let header = format!("content-range: bytes {half}-{}/{}\r\n", whole.len() - 1, whole.len());
+            response("206 Partial Content", &header, &whole[half..])
+        }
+    });
+    fs::write(place.path("catalog.toml"), entry("base", &source(&format!("http://{}/b", server.address), &bytes)))
+        .unwrap();
+    let catalog = place.catalog(place.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
+    let pull = || place.store.pull_named("base", &catalog, &place.options(), &Silent).unwrap();
+    let pulled: Vec<_> = std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..3).map(|_| scope.spawn(pull)).collect();
+        pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
+    });
+    assert!(pulled.iter().all(|one| one.image == pulled[0].image));
+    assert_eq!(pulled.iter().filter(|one| one.change == Change::New).count(), 1);
+    assert_eq!((server.requests().len(), place.stored().len()), (2, 2));
+}
+
+#[test]
+fn what_is_built_here_or_registered_stays() {
+    let place = Place::new();
+    let bytes = place.bundle("one");
+    let registered =
+        place.store.register("base", &rootfs(place.folder.path(), "own"), "generic-6.12", &Silent).unwrap();
+    let pulled = place.pull(&source("one.tar.zst", &bytes), &Silent).unwrap();
+    assert_eq!((pulled.change, pulled.image), (Change::None, registered));
+}

@@ -1,0 +1,25 @@
+//! `banger image register`.
+
+use std::path::{Path, absolute};
+
+use banger::error::CommandError;
+use banger::images::Images;
+use banger::ui::Ui;
+use banger::units::bytes;
+
+use super::Shown;
+
+pub(super) fn register(
+    name: &str,
+    rootfs: &Path,
+    kernel: &str,
+    images: &Images<'_>,
+    ui: &Ui,
+) -> Result<(), CommandError> {
+    let rootfs = absolute(rootfs).map_err(|error| CommandError::io("find", rootfs, &error))?;
+    let registered = images.store().register(name, &rootfs, kernel, ui);
+    ui.finish();
+    let image = registered?;
+    ui.status(&format!("`{name}` is here ({}): {}", bytes(image.manifest.rootfs_bytes), image.manifest.source));
+    ui.answer(&Shown::new(&image, images, Vec::new())?, String::new)
+}

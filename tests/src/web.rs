@@ -1,0 +1,116 @@
+//! A web server on loopback: files of a folder, with ranges; and what interrupts a download.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What it was asked for: a path, and the range of bytes if it was of one.
+pub type Request = (String, Option<String>);
+
+/// A server that ends with the test's process.
+pub struct Web {
+    /// Host and port.
+    pub address: String,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    requests: Vec<Request>,
+    /// Of what ends so, only so many bytes are sent, and then nothing more comes.
+    held: Option<(String, usize)>,
+    /// Whether that has come to pass.
+    is_holding: bool,
+}
+
+impl Web {
+    /// Serves the files below `folder`.
+    pub fn new(folder: PathBuf) -> Web {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let state: Arc<Mutex<State>> = Arc::default();
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (folder, state) = (folder.clone(), Arc::clone(&shared));
+                // Who has had enough closes the connection.
+                thread::spawn(move || _ = serve(&stream, &folder, &state));
+            }
+        });
+        Web { address, state }
+    }
+
+    /// What is at this path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.address)
+    }
+
+    /// From now on only the first `bytes` of what ends in `path` come, and the connection stays open; or all of it comes.
+    pub fn hold(&self, what: Option<(&str, usize)>) {
+        let mut state = self.state();
+        state.held = what.map(|(path, bytes)| (path.to_owned(), bytes));
+        state.is_holding = false;
+    }
+
+    /// Whether somebody waits for what does not come.
+    pub fn is_holding(&self) -> bool {
+        self.state().is_holding
+    }
+
+    /// All that it was asked for so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.state().requests.clone()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while it was held")
+    }
+}
+
+fn serve(mut stream: &TcpStream, folder: &std::path::Path, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream).lines();
+    let first = lines.next().transpose()?.unwrap_or_default();
+    let Some(path) = first.split(' ').nth(1).filter(|_| first.starts_with("GET /")).map(|path| path[1..].to_owned())
+    else {
+        return Ok(());
+    };
+    let mut range = None;
+    while let Some(line) = lines.next().transpose()?.filter(|line| !line.is_empty()) {
+        if let Some(bytes) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            range = Some(bytes.to_owned());
+        }
+    }
+    let held = {
+        let mut state = state.lock().expect("no panic while it was held");
+        state.requests.push((path.clone(), range.clone()));
+        state.held.clone().filter(|(held, _)| path.ends_with(held.as_str()))
+    };
+    let Ok(content) = fs::read(folder.join(&path)) else {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    };
+    let start =
+        range.and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok()).filter(|start| *start < content.len());
+    let kind = if path.contains("/manifests/") { "application/vnd.oci.image.manifest.v1+json" } else { "text/plain" };
+    let (status, more) = match start {
+        Some(start) => {
+            ("206 Partial Content", format!("content-range: bytes {start}-{}/{}\r\n", content.len() - 1, content.len()))
+        }
+        None => ("200 OK", String::new()),
+    };
+    let body = &content[start.unwrap_or(0)..];
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n{more}\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    let Some((_, bytes)) = held else { return stream.write_all(body) };
+    stream.write_all(&body[..bytes.min(body.len())])?;
+    state.lock().expect("no panic while it was held").is_holding = true;
+    // Until the other side is gone.
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    std::io::copy(&mut { stream }, &mut std::io::sink()).map(drop)
+}
