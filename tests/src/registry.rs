@@ -18,20 +18,40 @@ pub struct Registry {
     /// Host and port.
     pub address: String,
     process: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Registry {
     /// Starts one that [`USER`] may use, and nobody else.
     pub fn new() -> Registry {
+        Registry::start(false)
+    }
+
+    /// The same, encrypted, with a certificate of the authority [`Registry::authority`], which nobody knows.
+    pub fn with_certificate() -> Registry {
+        Registry::start(true)
+    }
+
+    /// The certificate of its authority.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("authority.pem")
+    }
+
+    fn start(encrypted: bool) -> Registry {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let address = free.to_string();
         let at = |name: &str| folder.path().join(name);
         fs::write(at("htpasswd"), HTPASSWD).expect("a file");
+        let tls = if encrypted {
+            make_certificate(folder.path());
+            format!(", tls: {{certificate: {}, key: {}}}", at("its.pem").display(), at("its.key").display())
+        } else {
+            String::new()
+        };
         let configuration = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n\
-             auth: {{htpasswd: {{realm: r, path: {}}}}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http: {{addr: \"{address}\"{tls}}}\nauth: {{htpasswd: {{realm: r, path: {}}}}}\n",
             at("store").display(),
             at("htpasswd").display()
         );
@@ -40,7 +60,7 @@ impl Registry {
         command.arg("serve").arg(at("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().expect("docker-registry is installed");
         eventually("the registry answers", || TcpStream::connect(&address).is_ok());
-        Registry { address, process, _folder: folder }
+        Registry { address, process, folder }
     }
 
     /// Puts an image of a layout there, and returns its reference.
@@ -66,6 +86,17 @@ impl Drop for Registry {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Makes an authority in `folder`, and a certificate of it for loopback.
+fn make_certificate(folder: &Path) {
+    let openssl = |arguments: &str| run(Command::new("openssl").args(arguments.split(' ')).current_dir(folder));
+    let new = "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("{new} -x509 -days 2 -subj /CN=authority -keyout authority.key -out authority.pem"));
+    openssl(&format!("{new} -subj /CN=its -addext subjectAltName=IP:127.0.0.1 -keyout its.key -out its.csr"));
+    openssl(
+        "x509 -req -days 2 -in its.csr -CA authority.pem -CAkey authority.key -CAcreateserial -copy_extensions copy -out its.pem",
+    );
 }
 
 /// An OCI layout in a folder.

@@ -98,6 +98,28 @@ fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
 }
 
 #[test]
+fn a_registry_with_a_certificate_has_to_be_known() {
+    let home = Home::with_own_images();
+    let registry = Registry::with_certificate();
+    log_in(&home, &registry);
+    let layout = Layout::new(home.path().join("layout"));
+    layout.add("empty");
+    layout.insert("empty", &home.path().join(".gitconfig"), "/word");
+    let reference = registry.push(&layout, "empty", "team/empty:1");
+    let repository = home.repository("r");
+    let pull = |with: &[(&str, &Path)]| {
+        let mut command = repository.banger();
+        command.args(["image", "pull", &reference, "--json"]).envs(with.iter().copied());
+        Output::from(command.output().unwrap()).document()
+    };
+    // A loopback registry may have no encryption. One that has, and is somebody else, gets no credentials in the clear.
+    let unknown = pull(&[]);
+    assert_eq!(unknown["kind"], "registry", "{unknown}");
+    assert!(unknown["message"].as_str().unwrap().contains("certificate"), "{unknown}");
+    assert_eq!(pull(&[("SSL_CERT_FILE", &registry.authority())])["change"], "new");
+}
+
+#[test]
 fn one_static_program_runs_with_nothing_else_in_its_image_and_with_nothing_at_all() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));

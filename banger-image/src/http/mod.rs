@@ -37,6 +37,8 @@ pub(crate) enum Failure {
     Transport(String),
     /// It must not be done.
     Refused(String),
+    /// The server's certificate is none that this machine trusts.
+    Untrusted(String),
 }
 
 /// A response whose body is still to come.
@@ -121,7 +123,7 @@ impl Http {
             request = request.body(body);
         }
         let inner = self.runtime.block_on(async { request.send().await });
-        inner.map(|inner| Response { http: self, inner }).map_err(|error| Failure::Transport(chain(&error)))
+        inner.map(|inner| Response { http: self, inner }).map_err(|error| failure(&error))
     }
 }
 
@@ -143,7 +145,7 @@ impl Response<'_> {
     /// The next part of the body; none at its end.
     pub(crate) fn chunk(&mut self) -> std::result::Result<Option<Bytes>, Failure> {
         let chunk = self.http.runtime.block_on(self.inner.chunk());
-        chunk.map_err(|error| Failure::Transport(chain(&error)))
+        chunk.map_err(|error| failure(&error))
     }
 
     /// The whole body, of at most `most` bytes.
@@ -172,6 +174,20 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn failure(error: &reqwest::Error) -> Failure {
+    if is_untrusted(error) { Failure::Untrusted(chain(error)) } else { Failure::Transport(chain(error)) }
+}
+
+/// Whether TLS has failed for the server's certificate, somewhere below `error`.
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_it = |error: &(dyn std::error::Error + 'static)| {
+        matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+    };
+    // An I/O error shows what is below what it holds, and not what it holds.
+    let held = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+    is_it(error) || held.is_some_and(|held| is_untrusted(held)) || error.source().is_some_and(is_untrusted)
 }
 
 /// An error with its causes. reqwest's own text leaves them out; the URL in it may be signed, and is not shown.

@@ -12,6 +12,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// What to do about a server whose certificate is not trusted.
+const UNTRUSTED: &str =
+    "if you trust its authority, install that one's certificate on this machine, or name it in SSL_CERT_FILE";
+
 /// See the module.
 pub(crate) struct Pause {
     attempts: u32,
@@ -41,6 +45,7 @@ impl Pause {
         let reason = match failure {
             Failure::Transport(reason) => reason,
             Failure::Refused(reason) => return fail(reason, None),
+            Failure::Untrusted(reason) => return fail(reason, Some(UNTRUSTED.to_owned())),
         };
         self.attempts += 1;
         let wanted = self.wanted.take();
