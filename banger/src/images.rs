@@ -1,4 +1,4 @@
-//! The user's images: by name, or by a reference in a registry, which is pulled when it is first wanted.
+//! The user's images: by name, or by a reference in a registry or to files, which is pulled when it is first wanted.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -48,14 +48,11 @@ impl<'a> Images<'a> {
     /// If it cannot be had.
     pub fn ensure(&self, named: &str) -> Result<Image, CommandError> {
         let image = if Reference::is_meant_by(named) {
-            let reference: Reference = named.parse()?;
-            match self.store.image(&reference.store_name())? {
+            let source = Source::parse(named)?;
+            let name = source.store_name();
+            match self.store.image(&name)? {
                 Some(image) => Ok(image),
-                None => {
-                    let source = Source::Registry(reference);
-                    self.pull(&source, &source.store_name(), DEFAULT_KERNEL, &self.pull_options())
-                        .map(|pulled| pulled.image)
-                }
+                None => self.pull(&source, &name, DEFAULT_KERNEL, &self.pull_options()).map(|pulled| pulled.image),
             }
         } else {
             match self.store.image(named)? {
@@ -137,8 +134,8 @@ impl<'a> Images<'a> {
 
     /// What an image that is named, or referred to, is called in the store.
     pub fn store_name(named: &str) -> String {
-        match named.parse::<Reference>() {
-            Ok(reference) if Reference::is_meant_by(named) => reference.store_name(),
+        match Source::parse(named) {
+            Ok(source) if Reference::is_meant_by(named) => source.store_name(),
             _ => named.to_owned(),
         }
     }

@@ -66,18 +66,23 @@ pub enum Source {
 }
 
 impl Source {
+    /// How what is in files is named.
+    #[expect(clippy::type_complexity, reason = "each is a constructor")]
+    const IN_FILES: [(&str, fn(PathBuf, Option<String>) -> Source); 3] =
+        [("oci:", Source::Layout), ("oci-archive:", Source::OciArchive), ("docker-archive:", Source::DockerArchive)];
+
+    /// Whether this names files of this machine.
+    #[must_use]
+    pub fn is_in_files(text: &str) -> bool {
+        Source::IN_FILES.iter().any(|(prefix, _)| text.starts_with(prefix))
+    }
+
     /// Reads a reference, or `oci:FOLDER[:NAME]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME]`, as skopeo(1) has them.
     ///
     /// # Errors
     /// [`Error::Reference`].
     pub fn parse(text: &str) -> Result<Source> {
-        type Make = fn(PathBuf, Option<String>) -> Source;
-        let forms: [(&str, Make); 3] = [
-            ("oci:", Source::Layout),
-            ("oci-archive:", Source::OciArchive),
-            ("docker-archive:", Source::DockerArchive),
-        ];
-        for (prefix, make) in forms {
+        for (prefix, make) in Source::IN_FILES {
             let Some(rest) = text.strip_prefix(prefix) else { continue };
             // A path may have colons of its own.
             return match rest.split_once(':').filter(|_| !Path::new(rest).exists()) {

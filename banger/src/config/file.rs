@@ -70,10 +70,19 @@ impl ConfigFile {
                 let error = source.error(&wrong.span, &format!("`{}`: this {}", key.name, wrong.what));
                 error.hint(format!("it may be {}", wrong.may_be))
             })?;
+            // It would have what is in the file read in its own VM.
+            if owner == Owner::Repository && matches!(&value, Value::Text(text) if is_image_in_files(key, text)) {
+                let error = source.error(&name.span(), "a repository may not name files of this machine");
+                return Err(error.hint("name an image, or one of a registry; files are for `--image`"));
+            }
             values.insert(key.name, value);
         }
         Ok(ConfigFile { path: path.to_owned(), owner, text, values })
     }
+}
+
+fn is_image_in_files(key: &Key, text: &str) -> bool {
+    key.name == "image" && banger_image::oci::Source::is_in_files(text)
 }
 
 /// The text of the file at `path`; none if there is none.
@@ -202,6 +211,16 @@ mod tests {
         let long = error(Owner::User, &format!("image = \"{}\" x\n", "ä".repeat(500)));
         assert!(long.message.starts_with("c.toml:1:512: "), "{}", long.message);
         assert!(long.details.iter().all(|line| line.chars().count() < 120), "{:?}", long.details);
+    }
+
+    #[test]
+    fn a_repository_names_no_files_of_the_machine_as_its_image() {
+        for image in ["oci:/srv/layout", "docker-archive:/etc/shadow", "oci-archive:x:y"] {
+            let text = format!("image = \"{image}\"\n");
+            assert!(error(Owner::Repository, &text).message.ends_with("may not name files of this machine"), "{image}");
+            ConfigFile::parse(Path::new("c.toml"), Owner::User, text).unwrap();
+        }
+        ConfigFile::parse(Path::new("c.toml"), Owner::Repository, "image = \"oci/layout:1\"\n".to_owned()).unwrap();
     }
 
     #[test]
