@@ -1,9 +1,9 @@
 //! A web server on loopback: files of a folder, with ranges; and what interrupts a download.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Web {
 struct State {
     requests: Vec<Request>,
     /// Of what ends so, only so many bytes are sent, and then nothing more comes.
-    held: Option<(String, usize)>,
+    held: Option<(String, u64)>,
     /// Whether that has come to pass.
     is_holding: bool,
 }
@@ -50,7 +50,7 @@ impl Web {
     }
 
     /// From now on only the first `bytes` of what ends in `path` come, and the connection stays open; or all of it comes.
-    pub fn hold(&self, what: Option<(&str, usize)>) {
+    pub fn hold(&self, what: Option<(&str, u64)>) {
         let mut state = self.state();
         state.held = what.map(|(path, bytes)| (path.to_owned(), bytes));
         state.is_holding = false;
@@ -71,7 +71,7 @@ impl Web {
     }
 }
 
-fn serve(mut stream: &TcpStream, folder: &std::path::Path, state: &Mutex<State>) -> std::io::Result<()> {
+fn serve(mut stream: &TcpStream, folder: &Path, state: &Mutex<State>) -> io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let Some(path) = first.split(' ').nth(1).filter(|_| first.starts_with("GET /")).map(|path| path[1..].to_owned())
@@ -89,28 +89,28 @@ fn serve(mut stream: &TcpStream, folder: &std::path::Path, state: &Mutex<State>)
         state.requests.push((path.clone(), range.clone()));
         state.held.clone().filter(|(held, _)| path.ends_with(held.as_str()))
     };
-    let Ok(content) = fs::read(folder.join(&path)) else {
+    // Not into memory: that would count as what a child takes, where that is measured.
+    let Ok(mut file) = File::open(folder.join(&path)) else {
         return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     };
-    let start =
-        range.and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok()).filter(|start| *start < content.len());
-    let kind = if path.contains("/manifests/") { "application/vnd.oci.image.manifest.v1+json" } else { "text/plain" };
+    let whole = file.metadata()?.len();
+    let start = range.and_then(|range| range.strip_suffix('-')?.parse().ok()).filter(|start| *start < whole);
     let (status, more) = match start {
-        Some(start) => {
-            ("206 Partial Content", format!("content-range: bytes {start}-{}/{}\r\n", content.len() - 1, content.len()))
-        }
+        Some(start) => ("206 Partial Content", format!("content-range: bytes {start}-{}/{whole}\r\n", whole - 1)),
         None => ("200 OK", String::new()),
     };
-    let body = &content[start.unwrap_or(0)..];
+    let kind = if path.contains("/manifests/") { "application/vnd.oci.image.manifest.v1+json" } else { "text/plain" };
+    let length = whole - file.seek(SeekFrom::Start(start.unwrap_or(0)))?;
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n{more}\r\n",
-        body.len()
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n{more}\r\n"
     );
     stream.write_all(head.as_bytes())?;
-    let Some((_, bytes)) = held else { return stream.write_all(body) };
-    stream.write_all(&body[..bytes.min(body.len())])?;
-    state.lock().expect("no panic while it was held").is_holding = true;
-    // Until the other side is gone.
-    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-    std::io::copy(&mut { stream }, &mut std::io::sink()).map(drop)
+    io::copy(&mut file.take(held.as_ref().map_or(length, |(_, bytes)| *bytes)), &mut { stream })?;
+    if held.is_some() {
+        state.lock().expect("no panic while it was held").is_holding = true;
+        // Until the other side is gone.
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        io::copy(&mut { stream }, &mut io::sink())?;
+    }
+    Ok(())
 }

@@ -177,7 +177,7 @@ fn a_pull_that_is_killed_leaves_nothing_to_be_seen_and_the_next_one_works() {
         assert!(stored(&home).iter().all(|name| name.starts_with(".tmp-")), "{:?}", stored(&home));
         web.hold(None);
     };
-    let size = fs::metadata(public.join("one.tar.zst")).unwrap().len() as usize;
+    let size = fs::metadata(public.join("one.tar.zst")).unwrap().len();
     web.hold(Some(("one.tar.zst", size / 2)));
     kill(&["base"]);
     assert_eq!(stored(&home).len(), 1, "{:?}", stored(&home));
@@ -211,7 +211,7 @@ fn a_pull_that_is_killed_leaves_nothing_to_be_seen_and_the_next_one_works() {
     }
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     let layer = manifest["layers"].as_array().unwrap().last().unwrap();
-    web.hold(Some((layer["digest"].as_str().unwrap(), layer["size"].as_u64().unwrap() as usize / 2)));
+    web.hold(Some((layer["digest"].as_str().unwrap(), layer["size"].as_u64().unwrap() / 2)));
     let reference = format!("{}/team/app:1", web.address);
     kill(&[&reference, "--name", "app"]);
     assert_eq!(json(&repository, &["pull", &reference, "--name", "app"])["change"], "new");

@@ -49,7 +49,7 @@ impl<'a> Transport<'a> {
 /// See the module. At its end it is what the catalog says, or reading fails.
 pub(super) struct Packed<'a> {
     bundle: &'a Bundle,
-    from: From<'a>,
+    from: Feed<'a>,
     what: String,
     progress: &'a dyn Progress,
     hasher: Hasher,
@@ -59,11 +59,11 @@ pub(super) struct Packed<'a> {
     is_whole: bool,
 }
 
-enum From<'a> {
+enum Feed<'a> {
     Web {
         http: &'a Http,
         url: &'a Url,
-        download: Download<'a>,
+        download: Box<Download<'a>>,
         /// How much comes again, since the server does not know ranges.
         again: u64,
     },
@@ -79,11 +79,12 @@ impl<'a> Packed<'a> {
         let what = format!("cannot get the {bundle}");
         let from = match transport {
             Transport::Web(http, url) => {
-                From::Web { http, url, download: Download::new(&what, bundle.size, 0, UNREACHABLE), again: 0 }
+                let download = Download::new(&what, bundle.size, 0, UNREACHABLE);
+                Feed::Web { http, url, download: Box::new(download), again: 0 }
             }
             Transport::File(file) => {
                 check_size(bundle, &what, file.metadata()?.len())?;
-                From::File(file)
+                Feed::File(file)
             }
         };
         let (hasher, waiting) = (Hasher::default(), Bytes::new());
@@ -98,13 +99,13 @@ impl<'a> Packed<'a> {
     /// The next bytes; none at the end.
     fn next(&mut self) -> Result<Option<Bytes>> {
         match &mut self.from {
-            From::File(file) => {
+            Feed::File(file) => {
                 let mut piece = Vec::with_capacity(PIECE);
                 let left = self.bundle.size - self.received;
                 file.take(left.min(PIECE as u64)).read_to_end(&mut piece)?;
                 Ok(Some(Bytes::from(piece)).filter(|piece| !piece.is_empty()))
             }
-            From::Web { http, url, download, again } => loop {
+            Feed::Web { http, url, download, again } => loop {
                 let ask = |headers: &HeaderMap| {
                     let response = fetch(http, &self.what, url, headers)?;
                     let length = response.header("content-length").next().and_then(|length| length.parse().ok());

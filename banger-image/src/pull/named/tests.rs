@@ -104,7 +104,7 @@ fn a_bundle_of_a_teams_catalog_is_pulled_refreshed_and_kept_while_it_is_used() {
     let refreshed = place.pull(&source("two.tar.zst", &second), &Silent).unwrap();
     assert_eq!(refreshed.change, Change::Refreshed { before: Some(Box::new(manifest.clone())) });
     assert_eq!(host_name(&place.store.image("base").unwrap().unwrap()), "two");
-    assert_eq!(place.store.outdated("base").unwrap(), [pulled.image.clone()]);
+    assert_eq!(place.store.outdated("base").unwrap(), std::slice::from_ref(&pulled.image));
     assert_eq!(host_name(&pulled.image), "one");
     // Other pulls do not take the name.
     let archive = crate::oci::Source::OciArchive(place.path("none"), None);
@@ -205,6 +205,28 @@ fn a_catalog_of_the_web_is_kept_for_when_that_is_not_there() {
         let error = place.catalog(place.path(path).to_str().unwrap(), &Silent).unwrap_err();
         assert!(matches!(error, Error::Catalog { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_user_in_the_catalogs_url_is_known_to_its_server_alone() {
+    let place = Place::new();
+    let (bytes, other) = (place.bundle("one"), Server::new(|_, _| response("404 Not Found", "", b"")));
+    let elsewhere = format!("http://{}/one.tar.zst", other.address);
+    let text = entry("base", &[source(&elsewhere, &bytes), source("one.tar.zst", &bytes)].join(", "));
+    let server = Server::new(move |request, _| match request.path.as_str() {
+        "/catalog.toml" => response("200 OK", "", text.as_bytes()),
+        _ => response("200 OK", "", &bytes),
+    });
+    let said = Said::default();
+    let catalog = place.catalog(&format!("http://user:secret@{}/catalog.toml", server.address), &said).unwrap();
+    let pulled = place.store.pull_named("base", &catalog, &place.options(), &said).unwrap();
+    let authorizations: Vec<_> =
+        server.requests().iter().map(|request| request.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(authorizations, [Some("Basic dXNlcjpzZWNyZXQ=".to_owned()), Some("Basic dXNlcjpzZWNyZXQ=".to_owned())]);
+    assert!(other.requests()[0].header("authorization").is_none());
+    assert!(
+        !pulled.image.manifest.source.contains("secret") && !said.0.into_inner().unwrap().concat().contains("secret")
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What it takes to make an ext4 image of an OCI image.
+//! What it takes to make an ext4 image of an OCI image, and to get one that was published.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader};
@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use banger_tests::Home;
 use banger_tests::registry::Layout;
+use banger_tests::web::Web;
 use flate2::bufread::MultiGzDecoder;
 use nix::libc;
 
 use super::{Failure, allocated, median, ms, ratio, row, succeed};
 
+/// The image that every home shares.
+const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
 /// Rounds, in each of which everybody has one turn.
 const ROUNDS: usize = 3;
 /// Room for what mke2fs keeps beside the files, in blocks of 4096 bytes: as a file's size has to be known beforehand.
@@ -65,6 +68,46 @@ pub(super) fn import() -> Result<Vec<Vec<String>>, Failure> {
             &format!("{:.2}×", blocks as f64 / theirs as f64),
             "≤ 1.05×",
         ]),
+    ])
+}
+
+/// The minimal image as a bundle, from a web server on loopback: against the tools that do the same by hand.
+pub(super) fn bundle(shared: &Home) -> Result<Vec<Vec<String>>, Failure> {
+    let home = Home::with_own_images();
+    let (public, by_hand) = (home.path().join("public"), home.path().join("by-hand"));
+    fs::create_dir(&public)?;
+    let file = public.join("base.tar.zst");
+    let mut export = shared.repository("publisher").banger();
+    let output = export.args(["-q", "image", "export", DEFAULT_IMAGE, "--output"]).arg(&file).output()?;
+    // In a catalog of one's own it is the one image of this name.
+    fs::write(public.join("catalog.toml"), &output.stdout)?;
+    let web = Web::new(public);
+    home.configure(&format!("catalog_url = \"{}\"\n", web.url("catalog.toml")));
+    let repository = home.repository("r");
+    let script = "mkdir $1; curl -sS $2 | zstd -dc | tar -x --sparse -C $1; sync $1/rootfs.ext4";
+    let (mut ours, mut theirs, mut memory) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..ROUNDS {
+        let (took, peak) = measured(repository.banger().args(["-q", "image", "pull", DEFAULT_IMAGE]))?;
+        ours.push(took);
+        memory = memory.max(peak);
+        succeed(repository.banger().args(["image", "delete", DEFAULT_IMAGE]))?;
+        let start = Instant::now();
+        let mut tools = Command::new("sh");
+        succeed(tools.args(["-euc", script, "sh"]).arg(&by_hand).arg(web.url("base.tar.zst")))?;
+        theirs.push(start.elapsed());
+        fs::remove_dir_all(&by_hand)?;
+    }
+    let (ours, theirs) = (median(ours), median(theirs));
+    let what = format!("bundle of {:.0} MB from a web server", fs::metadata(&file)?.len() as f64 / 1e6);
+    Ok(vec![
+        row([
+            &format!("{what}, against `curl \\| zstd -d \\| tar -x --sparse`"),
+            &ms(ours),
+            &ms(theirs),
+            &ratio(ours, theirs),
+            "≤ 1.2×",
+        ]),
+        row([&format!("{what}, memory"), &format!("{:.0} MB", memory as f64 / 1e6), "", "", "≤ 150 MB"]),
     ])
 }
 

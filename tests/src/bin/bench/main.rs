@@ -29,6 +29,7 @@ fn main() -> Result<(), Failure> {
     rows.push(plugin(&home)?);
     rows.push(list()?);
     rows.extend(images::import()?);
+    rows.extend(images::bundle(&home)?);
     let mut out = std::io::stdout();
     writeln!(out, "| what | banger | floor or peer | ratio | aim |\n|---|---|---|---|---|")?;
     for row in rows {
