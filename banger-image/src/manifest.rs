@@ -47,6 +47,9 @@ pub struct ImageManifest {
     pub created: u64,
     /// Length of `rootfs.ext4`.
     pub rootfs_bytes: u64,
+    /// Whether a VM of it gets an SSH server when it starts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_sshd: bool,
     /// If it was pulled: from where, and what it says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Origin>,

@@ -33,15 +33,20 @@ pub(crate) struct About<'a> {
     pub(crate) description: &'a str,
     pub(crate) kernel: &'a str,
     pub(crate) ready: Ready,
+    pub(crate) with_sshd: bool,
 }
 
 impl About<'_> {
     /// What makes it another image than one that has the same content.
     fn identity(&self, content: &str) -> String {
-        match self.ready {
-            Ready::Agent => format!("{content}\n{}", self.kernel),
-            Ready::System => format!("{content}\n{}\nsystem", self.kernel),
+        let mut identity = format!("{content}\n{}", self.kernel);
+        if self.ready == Ready::System {
+            identity.push_str("\nsystem");
         }
+        if self.with_sshd {
+            identity.push_str("\nsshd");
+        }
+        identity
     }
 
     pub(crate) fn manifest(&self, source: String, rootfs_bytes: u64) -> ImageManifest {
@@ -54,6 +59,7 @@ impl About<'_> {
             source,
             created: manifest::now(),
             rootfs_bytes,
+            with_sshd: self.with_sshd,
             oci: None,
             bundle: None,
         }
@@ -101,7 +107,7 @@ impl Store {
     ) -> Result<Pulled> {
         self.check_pull_name(name)?;
         self.check_kernel(kernel, &Catalog::embedded()?)?;
-        let about = About { name, description: "", kernel, ready: Ready::Agent };
+        let about = About { name, description: "", kernel, ready: Ready::Agent, with_sshd: options.with_sshd };
         self.pull_oci(source, &about, options, progress)
     }
 

@@ -70,7 +70,7 @@ impl Store {
                 return Err(wrong("it was written to while it was copied".to_owned()));
             }
             fit(&copy)?;
-            let about = About { name, description: "", kernel, ready: manifest::Ready::Agent };
+            let about = About { name, description: "", kernel, ready: manifest::Ready::Agent, with_sshd: false };
             manifest::write(dir, &about.manifest(format!("file {}", rootfs.display()), after.len()))?;
             is_made = true;
             Ok(())

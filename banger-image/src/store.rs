@@ -191,6 +191,7 @@ mod tests {
 
     fn manifest() -> ImageManifest {
         ImageManifest {
+            with_sshd: false,
             format_version: FORMAT_VERSION,
             name: "a".into(),
             description: String::new(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::Bytes;
 use banger_image::oci::{Credentials, PullOptions, Reference, Source};
-use banger_image::{Catalog, Image, Pulled, Store};
+use banger_image::{Catalog, Image, ImageManifest, Pulled, Store};
 use banger_vmm::Vm;
 
 use crate::cli::Run;
@@ -146,13 +146,17 @@ impl<'a> Images<'a> {
         folder == name || self.store.image(folder).ok().flatten().is_some_and(|image| image.manifest.name == name)
     }
 
-    /// The variables that the image of a VM has for every command.
-    pub fn variables(&self, vm: &Vm) -> Vec<(Bytes, Bytes)> {
+    /// What a VM was made from, if that can be read.
+    pub fn of(&self, vm: &Vm) -> Option<ImageManifest> {
         let image = vm.record().ok().and_then(|record| self.store.image(&record.image).ok()?);
-        let entries = image.and_then(|image| image.manifest.oci).map(|origin| origin.config.env).unwrap_or_default();
-        let pairs = entries.iter().filter_map(|entry| entry.split_once('='));
-        pairs.map(|(name, value)| (name.into(), value.into())).collect()
+        image.map(|image| image.manifest)
     }
+}
+
+/// The variables that an image has for every command.
+pub fn variables(image: &ImageManifest) -> Vec<(Bytes, Bytes)> {
+    let entries = image.oci.iter().flat_map(|origin| &origin.config.env);
+    entries.filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
 }
 
 /// The VMs that were made from these images. One whose record cannot be read may have been.

@@ -40,10 +40,19 @@ pub fn banger_binary() -> PathBuf {
 /// # Panics
 /// If it is not so after a minute.
 #[track_caller]
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+pub fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    within(Duration::from_secs(60), what, is_so);
+}
+
+/// The same, for what may take longer.
+///
+/// # Panics
+/// If it is not so by then.
+#[track_caller]
+pub fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not so after a minute: {what}");
+        assert!(Instant::now() < deadline, "not so after {} s: {what}", limit.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::Home;
+use crate::{Home, eventually};
 
 impl Home {
     /// The folder of the only VM.
@@ -67,7 +66,7 @@ impl Home {
     /// Checks that of the VM nothing is left but its files: no process, no socket, no note, nothing half-made.
     #[track_caller]
     pub fn assert_at_rest(&self) {
-        wait_until("the end of the VM's processes", || self.processes().is_empty());
+        eventually("the end of the VM's processes", || self.processes().is_empty());
         let vm = self.vm();
         for name in ["s", "run.json"] {
             assert!(!vm.join(name).exists(), "`{name}` is left");
@@ -100,16 +99,4 @@ pub fn allocated(path: &Path) -> u64 {
 #[track_caller]
 pub fn send(pid: Pid, signal: Signal) {
     kill(pid, signal).expect("the process lives");
-}
-
-/// Waits, for a minute at most, until `condition` holds.
-#[track_caller]
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..1200 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("{what} did not come");
 }

@@ -5,8 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use banger_tests::machine::wait_until;
-use banger_tests::{Home, Output, Repository};
+use banger_tests::{Home, Output, Repository, eventually};
 
 const SHOW: [&str; 5] = ["--", "sh", "-c", "cat README only-here /root/kept; git status --short", "sh"];
 const SHOWN: &str = "a repository\nin the workspace\non the disk\n?? only-here\n";
@@ -121,7 +120,7 @@ fn a_file_system_may_be_full_at_every_file_and_block() {
         assert!(wrong.is_empty(), "{wrong:?}\n{text}{}", output.stderr);
         assert!(text.contains(&format!("{} 125 ", limits[0])) && text.contains(" 0 0 0 "), "{text}");
     }
-    wait_until("the end of all processes", || home.nothing_runs());
+    eventually("the end of all processes", || home.nothing_runs());
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use banger_tests::machine::{peak_memory, wait_until};
-use banger_tests::{Home, Output, banger_binary};
+use banger_tests::machine::peak_memory;
+use banger_tests::{Home, Output, banger_binary, eventually};
 use nix::unistd::{Pid, geteuid};
 
 /// A folder for PATH with these programs, and no others.
@@ -178,7 +178,7 @@ fn a_full_disk_of_the_host_loses_nothing() {
     assert_eq!(step("freed"), "\nkept\nstatus 0\n", "{}", output.stderr);
     assert_eq!(step("stop"), "\nstatus 0\n", "{}", output.stderr);
     assert_eq!(step("delete"), "\nstatus 0\n.lock\n", "{}", output.stderr);
-    wait_until("the end of the VM's processes", || home.processes().is_empty());
+    eventually("the end of the VM's processes", || home.processes().is_empty());
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn output_without_end_waits_for_its_reader() {
     stdout.read_exact(&mut vec![0; 30_000_000]).unwrap();
     // Nobody reads any more, so the guest's writer comes to a stop.
     let asleep = "read -r _ _ state _ </proc/$(pgrep -x yes)/stat; test \"$state\" = S";
-    wait_until("the writer's stop", || repository.run(["-q", "--", "sh", "-c", asleep]).status == 0);
+    eventually("the writer's stop", || repository.run(["-q", "--", "sh", "-c", asleep]).status == 0);
     let (supervisor, _) = home.supervisor_and_vmm();
     assert!(peak_memory(supervisor) < 10 << 20, "{} KiB", peak_memory(supervisor) >> 10);
     let own = peak_memory(Pid::from_raw(child.id() as i32));

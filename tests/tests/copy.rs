@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Stdio;
 
-use banger_tests::machine::{send, wait_until};
-use banger_tests::{Home, Output};
+use banger_tests::machine::send;
+use banger_tests::{Home, Output, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -82,7 +82,7 @@ fn files_are_copied_both_ways() {
     fs::create_dir(host.join("killed")).unwrap();
     let child =
         repository.banger().args(["cp", ":/srv/big", &path("killed/big")]).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("the beginning of the copy", || fs::read_dir(host.join("killed")).unwrap().count() > 0);
+    eventually("the beginning of the copy", || fs::read_dir(host.join("killed")).unwrap().count() > 0);
     send(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     child.wait_with_output().unwrap();
     assert!(!host.join("killed/big").exists());

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use banger_tests::machine::{allocated, wait_until};
-use banger_tests::{Home, Repository};
+use banger_tests::machine::allocated;
+use banger_tests::{Home, Repository, eventually};
 
 /// What a VM could leave behind.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ fn cycle(repository: &Repository<'_>, number: usize) {
             repository.run(["delete", "--force"]).ok();
         }
     }
-    wait_until("the end of the VM's processes", || repository.home.processes().is_empty());
+    eventually("the end of the VM's processes", || repository.home.processes().is_empty());
 }
 
 #[test]

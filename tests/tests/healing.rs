@@ -9,9 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use banger_tests::machine::wait_until;
 use banger_tests::strike::{Struck, Victim};
-use banger_tests::{Home, Output, Repository};
+use banger_tests::{Home, Output, Repository, eventually};
 
 /// As many steps as nothing has.
 const MANY: u64 = 1000;
@@ -133,7 +132,7 @@ fn check(repository: &Repository<'_>, operation: &Operation, round: u64, kept: O
     let left = home.leftovers();
     assert!(left.is_empty(), "left over: {left:?}\n{}", context());
     // One whose start failed may be on its way out.
-    wait_until("the end of all other supervisors", || home.named(&["banger-vmm"]).len() == 1);
+    eventually("the end of all other supervisors", || home.named(&["banger-vmm"]).len() == 1);
     assert_eq!(home.vms().len(), 1, "{}", context());
 }
 
@@ -153,7 +152,7 @@ fn assert_nothing_is_left(repository: &Repository<'_>) {
     let home = repository.home;
     repository.run(["delete", "--force"]).ok();
     assert!(home.leftovers().is_empty() && home.vms().is_empty());
-    wait_until("the end of all processes", || home.nothing_runs());
+    eventually("the end of all processes", || home.nothing_runs());
 }
 
 /// Kills `victim` at each step of the operation.

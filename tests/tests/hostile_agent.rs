@@ -4,8 +4,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use banger_tests::machine::{peak_memory, wait_until};
-use banger_tests::{Home, Output, Repository};
+use banger_tests::machine::peak_memory;
+use banger_tests::{Home, Output, Repository, eventually};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -51,7 +51,7 @@ fn a_guest_that_does_not_come_up_ends_in_a_clear_error() {
         let said = if name == "panics" { "Kernel panic".into() } else { format!("^[]0;a guest that {name}^G") };
         assert!(output.stderr.contains(&said), "{}", output.stderr);
         assert!(!output.stderr.contains('\x1b'), "{}", output.stderr);
-        wait_until("the end of the VM's processes", || home.processes().is_empty());
+        eventually("the end of the VM's processes", || home.processes().is_empty());
         assert!(home.vms().is_empty(), "{:?}", home.vms());
     }
 }
@@ -134,7 +134,7 @@ fn a_guest_that_breaks_the_rules_of_the_link_harms_itself() {
     // Only the host opens streams: this one ends the link, and the next command starts the VM anew.
     fails(&repository, &["opens-a-stream"]);
     let failed = || repository.run(["status"]).text().contains("failed");
-    wait_until("the failure", failed);
+    eventually("the failure", failed);
     let output = repository.run(["--", "true"]).ok();
     assert!(output.stderr.contains("the guest opened a stream): starting it again"), "{}", output.stderr);
     repository.run(["stop"]).ok();

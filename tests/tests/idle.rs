@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use banger_tests::machine::{send, wait_until};
-use banger_tests::{Home, Output, Repository};
+use banger_tests::machine::send;
+use banger_tests::{Home, Output, Repository, eventually};
 use nix::sys::signal::Signal;
 
 fn with_idle_timeout(repository: &Repository<'_>, time: &str, script: &str) -> Command {
@@ -30,7 +30,7 @@ fn a_vm_that_nobody_uses_stops_and_starts_again_for_the_next_command() {
     run(&repository, "2s", "(sleep 1000 &) >/dev/null 2>&1; echo kept >/root/kept; sleep 7");
     assert!(begin.elapsed() > Duration::from_secs(7));
     assert_eq!(home.processes().len(), 2);
-    wait_until("the idle VM's end", || home.processes().is_empty());
+    eventually("the idle VM's end", || home.processes().is_empty());
     home.assert_at_rest();
     assert!(repository.run(["status"]).ok().text().contains("stopped"));
 
@@ -52,7 +52,7 @@ fn a_vm_that_nobody_uses_stops_and_starts_again_for_the_next_command() {
     send(supervisor, Signal::SIGCONT);
     sleep(Duration::from_secs(1));
     assert_eq!(home.processes().len(), 2);
-    wait_until("the idle VM's end", || home.processes().is_empty());
+    eventually("the idle VM's end", || home.processes().is_empty());
     home.assert_at_rest();
 
     let output: Output = with_idle_timeout(&repository, "soon", "true").output().unwrap().into();

@@ -11,8 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use banger_tests::machine::wait_until;
-use banger_tests::{Home, Output, Repository};
+use banger_tests::{Home, Output, Repository, eventually};
 use nix::sys::signal::{Signal, kill};
 
 /// No command takes longer.
@@ -205,5 +204,5 @@ fn commands_in_any_order_lose_nothing_and_leave_nothing() {
     assert_eq!(home.vms().len(), 1);
     play.repository.run(["delete", "--force"]).ok();
     assert!(home.vms().is_empty() && home.leftovers().is_empty());
-    wait_until("the end of all processes", || home.nothing_runs());
+    eventually("the end of all processes", || home.nothing_runs());
 }

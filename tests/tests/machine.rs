@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use banger_tests::machine::{allocated, peak_memory, send, wait_until};
-use banger_tests::{Home, Output, Repository, banger_binary};
+use banger_tests::machine::{allocated, peak_memory, send};
+use banger_tests::{Home, Output, Repository, banger_binary, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -13,7 +13,7 @@ fn endless(repository: &Repository<'_>) -> Child {
     let script = "date >/root/written; echo $$ >/root/pid; touch started; exec sleep 86400";
     let child = repository.banger().args(["--", "sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();
     let started = || repository.run(["-q", "--", "test", "-e", "started"]).status == 0;
-    wait_until("the command's start", started);
+    eventually("the command's start", started);
     child
 }
 
@@ -33,7 +33,7 @@ fn killed_processes_are_healed_by_the_next_command() {
     send(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     end(child);
     let gone = || repository.sh("! kill -0 $(cat /root/pid)").status == 0;
-    wait_until("the end of the command in the guest", gone);
+    eventually("the end of the command in the guest", gone);
     assert_eq!(home.supervisor_and_vmm().0, supervisor);
 
     // The VMM, under a command.
@@ -42,7 +42,7 @@ fn killed_processes_are_healed_by_the_next_command() {
     send(vmm, Signal::SIGKILL);
     let output = end(child);
     assert_eq!(output.status, 125, "{output:?}");
-    wait_until("the supervisor's end", || home.processes().is_empty());
+    eventually("the supervisor's end", || home.processes().is_empty());
     let output = repository.run(["--", "cat", "/root/kept"]).ok();
     assert_eq!(output.text(), "kept\n");
     assert_eq!(output.stderr.matches("starting the VM again").count(), 1, "{}", output.stderr);
@@ -53,7 +53,7 @@ fn killed_processes_are_healed_by_the_next_command() {
     let (supervisor, _) = home.supervisor_and_vmm();
     send(supervisor, Signal::SIGKILL);
     assert_eq!(end(child).status, 125);
-    wait_until("QEMU's end", || home.processes().is_empty());
+    eventually("QEMU's end", || home.processes().is_empty());
     // The socket and the note that it left are still there, and in nobody's way.
     assert!(home.vm().join("s").exists() && home.vm().join("run.json").exists());
     let output = repository.sh("cat /root/kept; sleep 1 & exit 3");
@@ -63,7 +63,7 @@ fn killed_processes_are_healed_by_the_next_command() {
     // SIGTERM is an orderly stop.
     let (supervisor, _) = home.supervisor_and_vmm();
     send(supervisor, Signal::SIGTERM);
-    wait_until("the supervisor's end", || home.processes().is_empty());
+    eventually("the supervisor's end", || home.processes().is_empty());
     home.assert_at_rest();
     assert_clean(&home);
 }
@@ -191,7 +191,7 @@ fn a_clock_that_jumps_and_a_host_that_stands_still_are_survived() {
     // Supervisor and VMM stand still under a command.
     let script = "touch started; sleep 2; echo done";
     let child = repository.banger().args(["-q", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
-    wait_until("the command's start", || repository.run(["-q", "--", "test", "-e", "started"]).status == 0);
+    eventually("the command's start", || repository.run(["-q", "--", "test", "-e", "started"]).status == 0);
     let (supervisor, vmm) = home.supervisor_and_vmm();
     for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
         send(supervisor, signal);

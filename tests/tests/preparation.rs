@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use banger_tests::machine::{send, wait_until};
-use banger_tests::{Home, Output, Repository};
+use banger_tests::machine::send;
+use banger_tests::{Home, Output, Repository, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -114,10 +114,10 @@ fn set_up_runs_when_its_inputs_change() {
         repository.banger().env("BANGER_SETUP", "[]").arg("--").args(arguments).output().unwrap().into()
     };
     let sleeps = || inside(&["pgrep", "-fx", "sleep 4721"]).status == 0;
-    wait_until("the set-up", sleeps);
+    eventually("the set-up", sleeps);
     send(Pid::from_raw(child.id() as i32), Signal::SIGINT);
     assert_eq!(Output::from(child.wait_with_output().unwrap()).status, 130);
-    wait_until("the end of the set-up", || !sleeps());
+    eventually("the end of the set-up", || !sleeps());
     repository.write("banger.toml", configuration);
     assert!(repository.sh("true").ok().stderr.contains("set-up"));
 }

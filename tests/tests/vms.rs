@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use banger_tests::machine::{allocated, send, wait_until};
-use banger_tests::{Home, Repository};
+use banger_tests::machine::{allocated, send};
+use banger_tests::{Home, Repository, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -35,12 +35,12 @@ fn a_vm_is_judged_by_what_was_last_seen_in_it() {
     let repository = home.repository("r");
     let counts = || listed(&repository, &repository.root)["guest_only"].clone();
     repository.run(["--", "true"]).ok();
-    wait_until("the count after a command", || counts() == json!({"files": 0, "references": 0}));
+    eventually("the count after a command", || counts() == json!({"files": 0, "references": 0}));
     repository
         .sh("echo work >made-there; git branch made-there; printf '\\033]0;evil\\007console\\n' >/dev/console")
         .ok();
     let changes = json!({"files": 1, "references": 1});
-    wait_until("the count after another", || counts() == changes);
+    eventually("the count after another", || counts() == changes);
     let vm = listed(&repository, &repository.root);
     assert_eq!((&vm["state"], &vm["repository"]), (&json!("running"), &json!("present")));
 
@@ -88,7 +88,7 @@ fn a_vm_is_judged_by_what_was_last_seen_in_it() {
     assert!(restarted["boot_ms"].as_u64().unwrap() > 0, "{restarted}");
     refused("1 file, 1 branch or tag");
     send(home.supervisor_and_vmm().0, Signal::SIGKILL);
-    wait_until("QEMU's end", || home.processes().is_empty());
+    eventually("QEMU's end", || home.processes().is_empty());
     assert_eq!(counts(), Value::Null);
     refused("ended before it could be asked");
 

@@ -149,6 +149,8 @@ pub struct PullOptions {
     pub plain_http: bool,
     /// The most that all layers may have without their compression, in bytes.
     pub max_bytes: u64,
+    /// Give its VMs an SSH server.
+    pub with_sshd: bool,
     /// Who the user is.
     pub credentials: Credentials,
     /// banger's cache folder.
@@ -163,6 +165,7 @@ impl PullOptions {
             platform: None,
             plain_http: false,
             max_bytes: DEFAULT_MAX_BYTES,
+            with_sshd: false,
             credentials: Credentials::default(),
             cache: cache.to_owned(),
         }

@@ -51,7 +51,13 @@ impl Store {
             return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
         };
         self.check_kernel(&entry.kernel, catalog)?;
-        let about = About { name, description: &entry.description, kernel: &entry.kernel, ready: entry.ready };
+        let about = About {
+            name,
+            description: &entry.description,
+            kernel: &entry.kernel,
+            ready: entry.ready,
+            with_sshd: false,
+        };
         if let Some(image) = here.filter(|image| image.name == name) {
             return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
         }

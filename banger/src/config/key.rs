@@ -158,6 +158,13 @@ pub const KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "first_boot_sshd",
+        shape: Shape::One(Kind::Flag),
+        default: Some("false"),
+        about: "Whether a VM without an SSH server gets one when it starts, by its own package manager and beside the first command.",
+        ..PLAIN
+    },
+    Key {
         name: "ca_certificates",
         shape: Shape::List(Kind::Path),
         stands: Stands::User,

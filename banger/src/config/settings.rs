@@ -396,6 +396,11 @@ impl Settings {
         matches!(self.values.get("mise"), Some((Value::Flag(true), _)))
     }
 
+    /// Whether VMs get an SSH server.
+    pub fn first_boot_sshd(&self) -> bool {
+        matches!(self.values.get("first_boot_sshd"), Some((Value::Flag(true), _)))
+    }
+
     /// PEM files of certificate authorities. `home` is what `~` stands for.
     pub fn ca_certificates(&self, home: Option<&Path>) -> Vec<PathBuf> {
         self.list("ca_certificates").iter().map(|text| expanded(text, home)).collect()

@@ -5,12 +5,14 @@
 mod done;
 mod mise;
 mod setup;
+mod sshd;
 
 use banger_agent::protocol::Bytes;
 
 pub(crate) use self::done::Done;
 use self::mise::Mise;
 use self::setup::Setup;
+pub(crate) use self::sshd::start as start_sshd;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::git::Workspace;

@@ -24,10 +24,10 @@ use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::git::Workspace;
-use crate::images::Images;
+use crate::images::{self, Images};
 use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
-use crate::prepare::Preparation;
+use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report, Target};
 use crate::sync::{self, GUEST_ROOT, Listed};
 use crate::ui::{Ui, die_of_broken_pipe};
@@ -125,9 +125,13 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         if ready == Ready::System {
             account.time(Phase::Ready, || wait_for_system(&machine.vm, ui))?;
         }
-        let of_image = Images::new(paths, ui).variables(&machine.vm);
+        let image = Images::new(paths, ui).of(&machine.vm);
+        let of_image = image.as_ref().map(images::variables).unwrap_or_default();
         let (inherited, said) = variables(&settings, &machine, given, &certificates, ui);
         let with_tools = [inherited.clone(), of_image.clone(), preparation.variables(&of_image), said.clone()].concat();
+        if settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
+            prepare::start_sshd(&machine, &with_tools, ui)?;
+        }
         preparation.run(&machine, &with_tools, account, ui)?;
         // The tools are root's; another user has what the image has.
         let env = if options.user.is_none() { with_tools } else { [inherited, of_image, said].concat() };

@@ -47,6 +47,9 @@ Credentials are those of docker login and podman login. VMs that were made from 
         /// Speak to the registry without encryption; to this machine itself, that is done anyway
         #[arg(long)]
         plain_http: bool,
+        /// Install an SSH server when a VM of it starts, by its own package manager and beside the first command
+        #[arg(long)]
+        with_sshd: bool,
         /// The most that an image's layers may have, unpacked (`100G`)
         #[arg(long, value_name = "SIZE", value_parser = banger::units::mebibytes)]
         max_size: Option<u64>,

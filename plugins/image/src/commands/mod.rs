@@ -22,10 +22,11 @@ use crate::cli::Command;
 pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let images = Images::new(paths, ui);
     match command {
-        Command::Pull { image, name, kernel_ref, platform, plain_http, max_size } => {
+        Command::Pull { image, name, kernel_ref, platform, plain_http, with_sshd, max_size } => {
             let mut options = images.pull_options();
             options.platform = platform.clone();
             options.plain_http = *plain_http;
+            options.with_sshd = *with_sshd;
             options.max_bytes = max_size.map_or(options.max_bytes, |mebibytes| mebibytes << 20);
             pull::pull(image, name.as_deref(), kernel_ref, &options, &images, ui)
         }

@@ -43,6 +43,10 @@ pub(super) fn pull(
         (name, pulled)
     } else if name.is_some() {
         return Err(crate::usage("an image of the catalog keeps its name: `--name` is for those that are pulled"));
+    } else if options.with_sshd {
+        return Err(crate::usage(
+            "`--with-sshd` is for images of a registry; for any: `banger config set first_boot_sshd true`",
+        ));
     } else {
         (named.to_owned(), images.pull_named(named, options)?)
     };
