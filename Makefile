@@ -14,10 +14,10 @@ setup:
 
 # The agent runs in any image, so it is static. It has a target folder of its own, since its flags differ.
 build: setup
-	cargo build --release --locked -p banger -p banger-vmm -p banger-plugin-image
+	cargo build --release --locked -p banger -p banger-vmm -p banger-plugin-image -p banger-plugin-kernel
 	cargo build --release --locked -p banger-agent --features guest --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
 	@install -d $(DIST)/bin $(DIST)/lib/banger
-	@install -m 755 $(TARGET)/release/banger $(TARGET)/release/banger-image $(DIST)/bin/
+	@install -m 755 $(addprefix $(TARGET)/release/,banger banger-image banger-kernel) $(DIST)/bin/
 	@install -m 755 $(TARGET)/release/banger-vmm $(TARGET)/static/$(HOST)/release/banger-agent $(DIST)/lib/banger/
 	@rm -rf $(DIST)/share
 	@install -d $(addprefix $(DIST)/share/,man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d)

@@ -20,6 +20,7 @@ mod error;
 pub mod ext4;
 mod http;
 mod kernel;
+mod kernels;
 mod location;
 mod manifest;
 mod mmdebstrap;

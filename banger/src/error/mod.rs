@@ -147,9 +147,12 @@ impl From<banger_image::Error> for CommandError {
     fn from(error: banger_image::Error) -> Self {
         use banger_image::Error;
         let kind = match &error {
-            Error::InvalidName { .. } | Error::Reference { .. } | Error::BadName { .. } => ErrorKind::Usage,
+            Error::InvalidName { .. } | Error::Reference { .. } | Error::BadName { .. } | Error::KernelName { .. } => {
+                ErrorKind::Usage
+            }
             Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
             Error::InUse { .. } => ErrorKind::ImageInUse,
+            Error::KernelInUse { .. } => ErrorKind::KernelInUse,
             Error::Server { .. } => ErrorKind::Registry,
             Error::Catalog { .. } => ErrorKind::Catalog,
             Error::Exists { .. } => ErrorKind::ImageExists,

@@ -13,13 +13,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Environment;
 use crate::cli::Global;
 
 /// The argument that asks a plugin to describe itself.
-const ARGUMENT: &str = "--banger-describe";
+pub(super) const ARGUMENT: &str = "--banger-describe";
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(1);
 /// How much it may say, in bytes.
@@ -30,7 +30,7 @@ const MAX_SHOWN: usize = 200;
 const AT_A_TIME: usize = 32;
 
 /// A plugin's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// The version of the contract that it needs.
     pub api: u32,

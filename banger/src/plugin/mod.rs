@@ -3,6 +3,7 @@
 mod describe;
 mod environment;
 mod exec;
+mod program;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -14,6 +15,7 @@ use nix::unistd::{AccessFlags, access};
 pub use self::describe::{Description, describe};
 pub use self::environment::Environment;
 pub use self::exec::exec;
+pub use self::program::{Program, main};
 
 /// The version of the contract. A plugin that needs more than it offers says so in its description.
 pub const API: u32 = 1;
