@@ -124,13 +124,13 @@ Examples:
         #[arg(short, long)]
         force: bool,
     },
-    /// Remove what nobody needs: stopped VMs whose repository is gone, and what killed commands left half-made. A VM with changes that
-    /// exist only there stays
+    /// Remove what nobody needs: stopped VMs whose repository is gone, what killed commands left half-made, and what was downloaded
+    /// from registries. A VM with changes that exist only there stays
     Prune {
         /// Only say what would be removed
         #[arg(long)]
         dry_run: bool,
-        /// VMs too that were not used for this long: `until=168h`
+        /// VMs too that were not used for this long, and of downloads these only: `until=168h`
         #[arg(long, value_name = "until=TIME", value_parser = until)]
         filter: Option<Duration>,
         /// Those too that have, or may have, changes of their own

@@ -1,5 +1,7 @@
 //! The user's images: by name, or by a reference in a registry or to files, which is pulled when it is first wanted.
 
+mod prune;
+
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,8 @@ use crate::error::CommandError;
 use crate::machine::{DEFAULT_KERNEL, Machines};
 use crate::paths::{Paths, search_path};
 use crate::ui::Ui;
+
+pub use self::prune::Removed;
 
 /// See the module.
 pub struct Images<'a> {

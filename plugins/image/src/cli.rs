@@ -8,9 +8,9 @@ use banger::machine::DEFAULT_KERNEL;
 use clap::{Parser, Subcommand};
 
 /// What `banger --list` says.
-pub(crate) const DESCRIPTION: &str = "Pull, list, show, export and delete images";
+pub(crate) const DESCRIPTION: &str = "Pull, list, show, export, delete and prune images";
 
-/// Pull, list, show, export and delete images
+/// Pull, list, show, export, delete and prune images
 #[derive(Debug, Parser)]
 #[command(name = "banger image", bin_name = "banger image", version)]
 pub(crate) struct Cli {
@@ -89,6 +89,12 @@ What is printed is the image's entry of a catalog, with the file beside it. The 
         /// Its name, or its reference
         #[arg(value_name = "IMAGE")]
         image: String,
+    },
+    /// Remove all images that no VM was made from, but for the default one
+    Prune {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Delete an image that no VM was made from
     #[command(visible_alias = "rm")]
