@@ -1,5 +1,5 @@
 //! The command line, as clap sees it: types only. Help, manual pages, `docs/reference/cli.md` and completions are all made of it; an
-//! argument whose value name is `VM` is completed with the names of VMs.
+//! argument whose value name is `VM` or `IMAGE` is completed with the names of these.
 
 use std::ffi::OsString;
 use std::time::Duration;

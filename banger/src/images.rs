@@ -2,6 +2,7 @@
 
 mod prune;
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,26 @@ impl<'a> Images<'a> {
     /// The store that they are in.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The names of those that are here, each once.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, CommandError> {
+        let mut names: Vec<_> = self.store.images()?.into_iter().map(|image| image.manifest.name).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The names that a VM can be made from: of those that are here, and of the catalog's.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names_to_use(&self) -> Result<Vec<String>, CommandError> {
+        let here = self.names()?.into_iter();
+        Ok(here.chain(Catalog::embedded()?.images.into_keys()).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     /// How to pull if nothing else is said: with the user's own credentials.

@@ -1,8 +1,9 @@
 //! The user's kernels, which images name and VMs boot.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use banger_image::{Kernel, Store};
+use banger_image::{Catalog, Kernel, Store};
 use banger_vmm::Vm;
 
 use crate::error::CommandError;
@@ -35,6 +36,23 @@ impl<'a> Kernels<'a> {
     /// The store that they are in.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The names of those that are here.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, CommandError> {
+        Ok(self.store.kernels()?.into_iter().map(|kernel| kernel.name).collect())
+    }
+
+    /// The names that an image may name: of those that are here, and of the catalog's.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names_for_images(&self) -> Result<Vec<String>, CommandError> {
+        let here = self.names()?.into_iter();
+        Ok(here.chain(Catalog::embedded()?.kernels.into_keys()).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     /// The kernel of that name; it is made if it is one of the catalog and not here.

@@ -5,16 +5,24 @@ mod commands;
 
 use std::process::ExitCode;
 
+use banger::banger_image::Catalog;
 use banger::cli::Global;
 use banger::error::{CommandError, ErrorKind};
+use banger::images::Images;
+use banger::kernels::Kernels;
 use banger::paths::Paths;
-use banger::plugin::{self, Program};
+use banger::plugin::{self, Program, Values};
 use banger::ui::Ui;
 
 use crate::cli::{Cli, DESCRIPTION};
 
 impl Program for Cli {
     const DESCRIPTION: &str = DESCRIPTION;
+    const VALUES: &[(&str, Values)] = &[
+        ("IMAGE", |paths, ui| Images::new(paths, ui).names()),
+        ("SOURCE", |_, _| Ok(Catalog::embedded()?.images.into_keys().collect())),
+        ("KERNEL", |paths, ui| Kernels::new(paths, ui).names_for_images()),
+    ];
 
     fn global(&self) -> &Global {
         &self.global

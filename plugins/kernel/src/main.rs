@@ -5,16 +5,22 @@ mod commands;
 
 use std::process::ExitCode;
 
+use banger::banger_image::Catalog;
 use banger::cli::Global;
 use banger::error::CommandError;
+use banger::kernels::Kernels;
 use banger::paths::Paths;
-use banger::plugin::{self, Program};
+use banger::plugin::{self, Program, Values};
 use banger::ui::Ui;
 
 use crate::cli::{Cli, DESCRIPTION};
 
 impl Program for Cli {
     const DESCRIPTION: &str = DESCRIPTION;
+    const VALUES: &[(&str, Values)] = &[
+        ("KERNEL", |paths, ui| Kernels::new(paths, ui).names()),
+        ("CATALOG-NAME", |_, _| Ok(Catalog::embedded()?.kernels.into_keys().collect())),
+    ];
 
     fn global(&self) -> &Global {
         &self.global
