@@ -26,6 +26,7 @@ mod manifest;
 mod mmdebstrap;
 mod name;
 mod namespace;
+mod npm;
 pub mod oci;
 mod progress;
 mod pull;
