@@ -281,9 +281,12 @@ impl Error {
     }
 }
 
-/// What a known complaint of `mmdebstrap` or `apt` calls for.
+/// What a known complaint of `mmdebstrap`, `apt` or `npm` calls for.
 pub(crate) fn hint_for(line: &str) -> Option<String> {
-    const KNOWN: [(&str, &str); 5] = [
+    const NPM: &str = "check the network, and where npm is set up to look: npm config list";
+    const KNOWN: [(&str, &str); 7] = [
+        ("npm error code E", NPM),
+        ("npm ERR! code E", NPM),
         ("No space left on device", "free some disk space"),
         ("Temporary failure resolving", "check the network: Debian's archive was not reachable"),
         ("Could not connect", "check the network: Debian's archive was not reachable"),

@@ -53,7 +53,7 @@ impl Package {
         fs::write(folder.join("package.json"), "{}\n")?;
         let wrapper = [OsString::from("env"), OsString::from("--chdir"), folder.into()];
         let what = format!("{}@{}", self.name, self.version);
-        let arguments = ["pack", "--ignore-scripts", "--silent", "--", &what];
+        let arguments = ["pack", "--ignore-scripts", "--loglevel=error", "--", &what];
         let drain = |stdout: &mut dyn Read| Ok(io::copy(stdout, &mut io::sink())?);
         NPM.stream(&wrapper, &arguments, |_| (), drain)?;
         let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?.into_iter().map(|entry| entry.path());

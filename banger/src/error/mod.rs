@@ -162,7 +162,12 @@ impl From<banger_image::Error> for CommandError {
             _ => ErrorKind::Image,
         };
         let hints = error.hint().into_iter().collect();
-        CommandError { kind, hints, ..CommandError::new(error.to_string()) }
+        // What a program of the host said comes below.
+        let text = error.to_string();
+        let mut lines = text.lines();
+        let message = lines.next().unwrap_or_default().to_owned();
+        let details = lines.map(|line| line.trim_start().to_owned()).collect();
+        CommandError { kind, hints, details, ..CommandError::new(message) }
     }
 }
 
