@@ -1,4 +1,4 @@
-# make demo | test | bench | install PREFIX=… | clean
+# make demo | test | golden | bench | install PREFIX=… | clean
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
@@ -6,7 +6,10 @@ HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
 DIST   := $(TARGET)/dist
 STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
 
-.PHONY: all setup build second process demo test bench install clean
+# Each is a program banger-*, and a link to it that completes its command line.
+PLUGINS := image kernel
+
+.PHONY: all setup build second process demo test golden bench install clean
 all: build
 
 setup:
@@ -14,10 +17,11 @@ setup:
 
 # The agent runs in any image, so it is static. It has a target folder of its own, since its flags differ.
 build: setup
-	cargo build --release --locked -p banger -p banger-vmm -p banger-plugin-image
+	cargo build --release --locked -p banger -p banger-vmm $(PLUGINS:%=-p banger-plugin-%)
 	cargo build --release --locked -p banger-agent --features guest --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
 	@install -d $(DIST)/bin $(DIST)/lib/banger
-	@install -m 755 $(TARGET)/release/banger $(TARGET)/release/banger-image $(DIST)/bin/
+	@install -m 755 $(addprefix $(TARGET)/release/,banger $(PLUGINS:%=banger-%)) $(DIST)/bin/
+	@for plugin in $(PLUGINS); do ln -sf banger-$$plugin $(DIST)/bin/banger_complete-$$plugin; done
 	@install -m 755 $(TARGET)/release/banger-vmm $(TARGET)/static/$(HOST)/release/banger-agent $(DIST)/lib/banger/
 	@rm -rf $(DIST)/share
 	@install -d $(addprefix $(DIST)/share/,man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d)
@@ -40,12 +44,18 @@ demo: build
 test: build second process
 	@scripts/test $(DIST)
 
+# Builds the image with everything, and uses it: minutes and downloads of its own.
+golden: build
+	@set -eu; set -- $(DIST); . scripts/test-store; \
+	    BANGER_TEST_GOLDEN=1 cargo test --locked -p banger-tests --test golden -- --nocapture
+
 bench: build
 	@scripts/bench $(DIST)
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/banger
-	install -m 755 $(DIST)/bin/* $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(DIST)/bin/banger $(PLUGINS:%=$(DIST)/bin/banger-%) $(DESTDIR)$(PREFIX)/bin/
+	for plugin in $(PLUGINS); do ln -sf banger-$$plugin $(DESTDIR)$(PREFIX)/bin/banger_complete-$$plugin; done
 	install -m 755 $(DIST)/lib/banger/* $(DESTDIR)$(PREFIX)/lib/banger/
 	find $(DIST)/share -type f -printf '%P\n' | while read -r file; do \
 	    install -D -m 644 "$(DIST)/share/$$file" "$(DESTDIR)$(PREFIX)/share/$$file"; done

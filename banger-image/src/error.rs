@@ -139,9 +139,11 @@ pub enum Error {
         name: String,
     },
 
-    /// The store has no such image.
-    #[error("no image named `{name}` is here")]
+    /// The store has no such image or kernel.
+    #[error("no {kind} named `{name}` is here")]
     NotHere {
+        /// What was named.
+        kind: Kind,
         /// The name as it was given.
         name: String,
         /// The one that was probably meant.
@@ -149,12 +151,53 @@ pub enum Error {
     },
 
     /// VMs were made from an image that is to be deleted.
-    #[error("the image `{name}` is in use by {}", vms.iter().map(|vm| format!("`{vm}`")).collect::<Vec<_>>().join(", "))]
+    #[error("the image `{name}` is in use by {}", quoted_names(vms))]
     InUse {
         /// The image.
         name: String,
         /// The VMs.
         vms: Vec<String>,
+    },
+
+    /// Images or VMs need a kernel that is to be deleted.
+    #[error("the kernel `{name}` is in use by {}", users.join(", "))]
+    KernelInUse {
+        /// The kernel.
+        name: String,
+        /// What needs it, such as ``VM `a` ``.
+        users: Vec<String>,
+    },
+
+    /// A kernel cannot have this name.
+    #[error("a kernel cannot be imported as `{name}`: {reason}")]
+    KernelName {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+
+    /// A file is no kernel that a VM can boot.
+    #[error("`{}` cannot be used as a kernel: {reason}", path.display())]
+    NoKernel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A kernel's modules are not as they should be.
+    #[error("the kernel's modules cannot be used: {reason}")]
+    Modules {
+        /// What is wrong with them.
+        reason: String,
+    },
+
+    /// A kernel lacks what a VM needs to boot.
+    #[error("the kernel has no {}, neither built in nor as modules", quoted_names(names))]
+    MissingModules {
+        /// The names of modules.
+        names: Vec<String>,
     },
 
     /// What is stored is not what was written there.
@@ -217,19 +260,33 @@ impl Error {
             Error::Exists { name } => {
                 Some(format!("delete it before, `banger image delete {name}`, or give the new one another name"))
             }
-            Error::NotHere { nearest, .. } => Some(match nearest {
+            Error::NotHere { kind, nearest, .. } => Some(match nearest {
                 Some(name) => format!("did you mean `{name}`?"),
-                None => "for a list: banger image list".into(),
+                None => format!("for a list: banger {kind} list"),
             }),
             Error::InUse { .. } => Some("delete the VMs before: banger delete VM".into()),
+            Error::KernelInUse { .. } => {
+                Some("delete these before: banger delete VM, banger image delete IMAGE".into())
+            }
+            Error::KernelName { .. } => Some("give it another one: --name NAME".into()),
+            Error::NoKernel { .. } => {
+                Some("a kernel is a bzImage for x86-64, or a vmlinux with an entry for PVH".into())
+            }
+            Error::Modules { .. } => {
+                Some("modules are a folder as `make modules_install` and depmod leave it: …/lib/modules/RELEASE".into())
+            }
+            Error::MissingModules { .. } => Some("build the kernel with these, best not as modules".into()),
             Error::Catalog { .. } | Error::Archive { .. } | Error::FileSystem(_) | Error::Image { .. } => None,
         }
     }
 }
 
-/// What a known complaint of `mmdebstrap` or `apt` calls for.
+/// What a known complaint of `mmdebstrap`, `apt` or `npm` calls for.
 pub(crate) fn hint_for(line: &str) -> Option<String> {
-    const KNOWN: [(&str, &str); 5] = [
+    const NPM: &str = "check the network, and where npm is set up to look: npm config list";
+    const KNOWN: [(&str, &str); 7] = [
+        ("npm error code E", NPM),
+        ("npm ERR! code E", NPM),
         ("No space left on device", "free some disk space"),
         ("Temporary failure resolving", "check the network: Debian's archive was not reachable"),
         ("Could not connect", "check the network: Debian's archive was not reachable"),
@@ -240,6 +297,11 @@ pub(crate) fn hint_for(line: &str) -> Option<String> {
         ),
     ];
     KNOWN.iter().find(|(text, _)| line.contains(text)).map(|(_, hint)| (*hint).to_owned())
+}
+
+/// `a`, `b`
+fn quoted_names(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// The lines, indented, below whatever precedes them.

@@ -17,7 +17,7 @@ use crate::manifest::{self, FORMAT_VERSION, ImageManifest, Ready};
 use crate::name::{self, Kind};
 use crate::oci::{self, PullOptions, Source};
 use crate::progress::Progress;
-use crate::store::{Image, Store, unknown};
+use crate::store::{Image, Store};
 
 /// Digits of a content's digest in a folder's name.
 const DIGITS: usize = 12;
@@ -111,14 +111,6 @@ impl Store {
         self.pull_oci(source, &about, options, progress)
     }
 
-    /// Makes sure that there is a kernel of that name, or can be.
-    pub(crate) fn check_kernel(&self, kernel: &str, catalog: &Catalog) -> Result<()> {
-        if self.kernel(kernel)?.is_none() && !catalog.kernels.contains_key(kernel) {
-            return Err(unknown(Kind::Kernel, kernel, catalog.kernels.keys()));
-        }
-        Ok(())
-    }
-
     /// Pulls from a registry, or an archive.
     fn pull_oci(
         &self,
@@ -155,6 +147,8 @@ impl Store {
             let _hold = self.images.hold(false)?;
             // Somebody may have deleted it meanwhile.
             let Some(image) = self.image(&folder)? else { continue };
+            // Nor may its kernel have been deleted.
+            self.check_kernel(about.kernel, &Catalog::embedded()?)?;
             // Of those who pull it at a time, one makes it new.
             let _turn = self.images.lock(name, progress)?;
             let before = self.images.resolve(name);
@@ -217,7 +211,7 @@ impl Store {
     pub fn not_here(&self, name: &str) -> Result<Error> {
         let known: Vec<_> = self.images()?.into_iter().map(|image| image.manifest.name).collect();
         let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
-        Ok(Error::NotHere { name: name.to_owned(), nearest })
+        Ok(Error::NotHere { kind: Kind::Image, name: name.to_owned(), nearest })
     }
 
     /// Keeps images from being deleted as long as what is returned lives: from looking for one until a VM's record names it.

@@ -35,13 +35,15 @@ impl Store {
     pub fn register(&self, name: &str, rootfs: &Path, kernel: &str, progress: &dyn Progress) -> Result<Image> {
         name::check(Kind::Image, name)?;
         let catalog = Catalog::embedded()?;
-        self.check_kernel(kernel, &catalog)?;
         if catalog.images.contains_key(name) {
             return Err(Error::BadName {
                 name: name.to_owned(),
                 reason: "an image of the catalog has this name".to_owned(),
             });
         }
+        // From here on its kernel is not deleted.
+        let _hold = self.images.hold(false)?;
+        self.check_kernel(kernel, &catalog)?;
         let exists = || Error::Exists { name: name.to_owned() };
         if self.image(name)?.is_some() {
             return Err(exists());

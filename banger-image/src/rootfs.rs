@@ -13,9 +13,11 @@ use crate::progress::Progress;
 pub(crate) fn build(recipe: &Recipe, dir: &Path, progress: &dyn Progress) -> Result<u64> {
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
+    let programs = recipe.fetch(&scratch, progress)?;
     let rootfs = dir.join("rootfs.ext4");
     let mut writer = recipe.start_image(&rootfs)?;
     recipe.run(&scratch, progress, |stream| ext4::unpack(stream, &mut writer))?;
+    programs.iter().try_for_each(|program| program.add(&mut writer))?;
     progress.phase("writing the file system");
     let file = writer.finish()?;
     fs::remove_dir_all(&scratch)?;

@@ -34,7 +34,7 @@ pub struct Kernel {
     pub name: String,
     /// Its folder.
     pub dir: PathBuf,
-    /// The kernel, as a bzImage.
+    /// The kernel: a bzImage, or an ELF with an entry for PVH.
     pub vmlinuz: PathBuf,
     /// Modules for the initramfs, uncompressed, in the order to load them.
     pub boot_modules: Vec<PathBuf>,
@@ -48,7 +48,7 @@ pub struct Kernel {
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) images: Shelf,
-    kernels: Shelf,
+    pub(crate) kernels: Shelf,
 }
 
 impl Store {

@@ -1,5 +1,5 @@
 //! The command line, as clap sees it: types only. Help, manual pages, `docs/reference/cli.md` and completions are all made of it; an
-//! argument whose value name is `VM` is completed with the names of VMs.
+//! argument whose value name is `VM` or `IMAGE` is completed with the names of these.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -124,13 +124,13 @@ Examples:
         #[arg(short, long)]
         force: bool,
     },
-    /// Remove what nobody needs: stopped VMs whose repository is gone, and what killed commands left half-made. A VM with changes that
-    /// exist only there stays
+    /// Remove what nobody needs: stopped VMs whose repository is gone, what killed commands left half-made, and what was downloaded
+    /// from registries. A VM with changes that exist only there stays
     Prune {
         /// Only say what would be removed
         #[arg(long)]
         dry_run: bool,
-        /// VMs too that were not used for this long: `until=168h`
+        /// VMs too that were not used for this long, and of downloads these only: `until=168h`
         #[arg(long, value_name = "until=TIME", value_parser = until)]
         filter: Option<Duration>,
         /// Those too that have, or may have, changes of their own

@@ -1,9 +1,11 @@
 //! Completions: what a shell proposes when TAB is pressed behind `banger`.
 //!
 //! `banger completions bash` prints a script that has the shell ask banger itself, each time, through the variable [`VARIABLE`]: so
-//! the proposals are of this moment, plugins, aliases and VMs among them. Nothing of a plugin is run for that.
+//! the proposals are of this moment, plugins, aliases and VMs among them. For words behind a plugin's name a program that the plugin brings for
+//! that is asked (see [`plugin::propose`](crate::plugin::propose)); nothing else of a plugin is run.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -15,9 +17,13 @@ use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use crate::cli::{Cli, Shell};
 use crate::dispatch::{self, Aliases, is_built_in};
 use crate::error::{CommandError, ErrorKind};
+use crate::plugin::{Proposal, with_values};
 
 /// Holds the name of the shell that asks; the words so far are banger's arguments.
 pub const VARIABLE: &str = "BANGER_COMPLETE";
+
+/// Which of the words is being typed, from 0: set by the scripts for bash and zsh.
+const INDEX: &str = "_CLAP_COMPLETE_INDEX";
 
 fn completer(shell: Shell) -> &'static dyn EnvCompleter {
     match shell {
@@ -49,10 +55,13 @@ pub struct Names {
     pub plugins: BTreeSet<String>,
     /// VMs, where an argument is one.
     pub vms: Vec<String>,
+    /// Images, where an argument is one.
+    pub images: Vec<String>,
 }
 
 /// What `shell`, by its name, shows for `words`: banger's arguments as the script gives them, `--` and then the words of the command
-/// line, `banger` being the first.
+/// line, `banger` being the first. `of_plugin` tells what the plugin that words without the first lead to proposes for the last of them; none:
+/// they lead to none, or it proposes nothing.
 ///
 /// # Errors
 /// If the shell is not known, or the words are not what the script gives.
@@ -60,21 +69,53 @@ pub fn complete(
     shell: &str,
     words: Vec<OsString>,
     names: &Names,
+    of_plugin: impl FnOnce(&[OsString]) -> Option<Vec<Proposal>>,
     here: Option<&Path>,
 ) -> Result<Vec<u8>, CommandError> {
     let wrong = |what: String| CommandError::new(what).kind(ErrorKind::Usage);
     let shell = Shell::from_str(shell, false).map_err(|_| wrong(format!("{VARIABLE} is `{shell}`: no known shell")))?;
-    let words: Vec<_> = words.into_iter().skip_while(|word| word != "--").skip(1).collect();
+    let mut words: Vec<_> = words.into_iter().skip_while(|word| word != "--").skip(1).collect();
+    // bash and zsh give the words behind the one that is typed too, and say which that is.
+    let typed = env::var(INDEX).ok().and_then(|index| index.parse::<usize>().ok()).filter(|_| shell != Shell::Fish);
+    words.truncate(typed.map_or(words.len(), |typed| typed.saturating_add(1)));
     let mut answer = Vec::new();
-    let mut cli = command_line(Cli::command(), &words, names);
+    let mut cli = match words.get(1..).and_then(of_plugin) {
+        Some(proposals) => {
+            // Whatever the words before mean to the plugin, here they mean nothing.
+            let last = words.len() - 1;
+            words[1..last].fill("word".into());
+            only(proposals)
+        }
+        None => command_line(Cli::command(), &words, names),
+    };
     let completed = completer(shell).write_complete(&mut cli, words, here, &mut answer);
     completed.map_err(|error: io::Error| wrong(format!("cannot complete this: {error}")))?;
     Ok(answer)
 }
 
-/// `cli` with aliases and plugins as if they were built in, whose own arguments may be paths, and with the names of VMs.
+/// A command line in which each word may be one of these.
+fn only(proposals: Vec<Proposal>) -> Command {
+    let candidates = move || {
+        let candidate = |proposal: &Proposal| {
+            CompletionCandidate::new(&proposal.value).help(proposal.about.clone().map(Into::into))
+        };
+        proposals.iter().map(candidate).collect()
+    };
+    let words = Arg::new("words").num_args(0..).allow_hyphen_values(true).add(ArgValueCandidates::new(candidates));
+    Command::new("banger").disable_help_flag(true).arg(words)
+}
+
+/// `cli` with aliases and plugins as if they were built in, whose own arguments may be paths, and with the names of VMs and images.
 fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
-    let mut cli = with_vms(cli, &names.vms);
+    let values = |name: &str| {
+        let values = match name {
+            "VM" => names.vms.clone(),
+            "IMAGE" => names.images.clone(),
+            _ => return None,
+        };
+        Some(move || values.clone())
+    };
+    let mut cli = with_values(cli, &values);
     if dispatch::name(words.iter().skip(1).cloned().collect(), &cli).is_some_and(|name| !is_built_in(&cli, &name)) {
         // Behind another's name banger's options are not banger's.
         cli = cli.mut_args(|argument| argument.global(false));
@@ -89,18 +130,6 @@ fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
         }
     }
     cli
-}
-
-fn with_vms(command: Command, vms: &[String]) -> Command {
-    let candidates = |argument: Arg| {
-        let is_vm = argument.get_value_names().is_some_and(|names| names == ["VM"]);
-        if !is_vm {
-            return argument;
-        }
-        let vms = vms.to_vec();
-        argument.add(ArgValueCandidates::new(move || vms.iter().map(CompletionCandidate::new).collect()))
-    };
-    command.mut_args(candidates).mut_subcommands(|command| with_vms(command, vms))
 }
 
 #[cfg(test)]
@@ -118,15 +147,37 @@ mod tests {
     }
 
     #[test]
+    fn what_a_plugin_proposes_is_all_that_is_proposed() {
+        let proposal = |value: &str| Proposal { value: value.to_owned(), about: Some("what it is".to_owned()) };
+        let propose = |words: &[&str]| {
+            let given: Vec<OsString> = ["--", "banger"].iter().chain(words).map(OsString::from).collect();
+            let names = Names { plugins: ["image".to_owned()].into(), ..Names::default() };
+            let of_plugin = |typed: &[OsString]| {
+                assert_eq!(typed, words);
+                (typed[0] == "image").then(|| ["pull", "--json", "debian:12"].map(proposal).to_vec())
+            };
+            String::from_utf8(complete("fish", given, &names, of_plugin, None).unwrap()).unwrap()
+        };
+        assert_eq!(propose(&["image", "--x", "--", "p"]), "pull\twhat it is\n");
+        assert_eq!(propose(&["image", "--"]), "--json\twhat it is\n");
+        assert_eq!(propose(&["image", ""]).lines().count(), 3);
+        assert_eq!(propose(&["image", "pull", "debian:"]), "debian:12\twhat it is\n");
+        assert_eq!(propose(&["image", "x"]), "");
+        assert!(propose(&["stat"]).starts_with("status\t"));
+    }
+
+    #[test]
     fn names_of_all_kinds_are_proposed_where_they_fit() {
         let names = Names {
             aliases: [("status".to_owned(), vec![]), ("stand-up".to_owned(), vec![])].into(),
             plugins: ["state".to_owned(), "stop".to_owned(), "stand-up".to_owned()].into(),
             vms: vec!["some-vm".to_owned(), "other".to_owned()],
+            images: vec!["debian".to_owned()],
         };
         assert_eq!(shown(Cli::command(), &["banger", "sta"], &names), ["status", "stand-up", "state"]);
         assert_eq!(shown(Cli::command(), &["banger", "-q", "sto"], &names), ["stop"]);
         assert_eq!(shown(Cli::command(), &["banger", "--host"], &names), ["--host-wins"]);
+        assert_eq!(shown(Cli::command(), &["banger", "--image", "de"], &names), ["debian"]);
         assert_eq!(shown(Cli::command(), &["banger", "completions", "z"], &names), ["zsh"]);
         assert_eq!(shown(Cli::command(), &["banger", "stop", "--js"], &names), ["--json"]);
         assert!(shown(Cli::command(), &["banger", "state", "--js"], &names).is_empty());

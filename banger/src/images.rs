@@ -1,5 +1,8 @@
 //! The user's images: by name, or by a reference in a registry or to files, which is pulled when it is first wanted.
 
+mod prune;
+
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,8 @@ use crate::error::CommandError;
 use crate::machine::{DEFAULT_KERNEL, Machines};
 use crate::paths::{Paths, search_path};
 use crate::ui::Ui;
+
+pub use self::prune::Removed;
 
 /// See the module.
 pub struct Images<'a> {
@@ -31,6 +36,26 @@ impl<'a> Images<'a> {
     /// The store that they are in.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The names of those that are here, each once.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, CommandError> {
+        let mut names: Vec<_> = self.store.images()?.into_iter().map(|image| image.manifest.name).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The names that a VM can be made from: of those that are here, and of the catalog's.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names_to_use(&self) -> Result<Vec<String>, CommandError> {
+        let here = self.names()?.into_iter();
+        Ok(here.chain(Catalog::embedded()?.images.into_keys()).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     /// How to pull if nothing else is said: with the user's own credentials.

@@ -6,14 +6,14 @@
 //! * [`dispatch`] finds out what the words mean: a command, an alias, or a [`plugin`]; [`completion`] proposes them;
 //! * [`config`] reads and merges what the user and the repository have written down;
 //! * [`git`] finds the workspace and lists what travels;
-//! * [`images`] has the images that VMs are made from, and pulls them;
+//! * [`images`] has the images that VMs are made from, and pulls them; [`kernels`] what they boot;
 //! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose,
 //!   [`guest_work`] what would be lost with it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`copy`] copies files past the sync, both ways;
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
-//! [`commands`] are the others; [`disk_usage`] measures for them. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
+//! [`commands`] are the others; [`disk_usage`] measures for them, [`table`] lays out their lists. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
 
 // What the types of this crate are made of: a plugin on this library needs no other.
 pub use {banger_agent, banger_image, banger_vmm};
@@ -34,6 +34,7 @@ pub mod git;
 pub mod guest_work;
 pub mod images;
 pub mod job;
+pub mod kernels;
 pub mod machine;
 pub mod paths;
 pub mod plugin;
@@ -42,5 +43,6 @@ pub mod report;
 pub mod run;
 mod suggest;
 pub mod sync;
+pub mod table;
 pub mod ui;
 pub mod units;

@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{Write, stdout};
 use std::iter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use banger::cli::{Cli, Command, Global, Run};
@@ -12,6 +12,7 @@ use banger::completion::{self, Names};
 use banger::dispatch::{self, Aliases, Meaning, Unclear};
 use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
+use banger::images::Images;
 use banger::machine::{Machines, git_host};
 use banger::paths::{self, Paths};
 use banger::plugin::{self, Environment, Plugins};
@@ -49,7 +50,9 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
     let banger = paths::program()?;
     let plugins = Plugins::new(&paths::search_path(), banger.parent());
     if let Ok(shell) = env::var(completion::VARIABLE) {
-        let answer = completion::complete(&shell, words, &names(&plugins, ui), env::current_dir().ok().as_deref())?;
+        let here = env::current_dir().ok();
+        let of_plugin = |words: &[OsString]| proposals(words, &plugins, banger, here.as_deref());
+        let answer = completion::complete(&shell, words, &names(&plugins, ui), of_plugin, here.as_deref())?;
         // A shell that does not listen needs no answer.
         let _ = stdout().write_all(&answer);
         return Ok(0);
@@ -122,8 +125,32 @@ fn aliases() -> Result<Aliases, CommandError> {
 
 /// What a shell may propose. What cannot be read is left out: a line that is being typed is no place for errors.
 fn names(plugins: &Plugins, ui: &Ui) -> Names {
-    let vms = Paths::from_env().ok().and_then(|paths| Machines::new(&paths, ui).names().ok());
-    Names { aliases: aliases().unwrap_or_default(), plugins: plugins.names(), vms: vms.unwrap_or_default() }
+    let paths = Paths::from_env().ok();
+    let vms = paths.as_ref().and_then(|paths| Machines::new(paths, ui).names().ok());
+    let images = paths.as_ref().and_then(|paths| Images::new(paths, ui).names_to_use().ok());
+    Names {
+        aliases: aliases().unwrap_or_default(),
+        plugins: plugins.names(),
+        vms: vms.unwrap_or_default(),
+        images: images.unwrap_or_default(),
+    }
+}
+
+/// What the plugin that `words` lead to proposes for the last of them.
+fn proposals(
+    words: &[OsString],
+    plugins: &Plugins,
+    banger: PathBuf,
+    here: Option<&Path>,
+) -> Option<Vec<plugin::Proposal>> {
+    match dispatch::meaning(words.to_vec(), aliases, plugins).ok()? {
+        // The name itself may still be typed.
+        Meaning::Plugin { plugin, arguments, .. } if !arguments.is_empty() => {
+            let environment = Environment::new(banger, workspace_root()).ok()?;
+            plugin::propose(&plugin, &arguments, here, &environment)
+        }
+        Meaning::Plugin { .. } | Meaning::BuiltIn(_) => None,
+    }
 }
 
 /// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is theirs to mind.

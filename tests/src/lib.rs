@@ -35,6 +35,11 @@ pub fn banger_binary() -> PathBuf {
     required("BANGER_TEST_DIST").join("bin/banger")
 }
 
+/// The folder of the kernel that tests share.
+pub fn shared_kernel() -> PathBuf {
+    required("BANGER_TEST_KERNEL_DIR")
+}
+
 /// Waits for what will be so in a while.
 ///
 /// # Panics
@@ -91,9 +96,21 @@ impl Home {
     /// A home that has no image, and keeps its own.
     pub fn with_own_images() -> Home {
         let home = Home::new();
-        fs::remove_file(home.data().join("images")).expect("a link");
-        fs::create_dir(home.data().join("images")).expect("a folder");
+        home.own("images");
         home
+    }
+
+    /// A home that has neither an image nor a kernel, and keeps its own.
+    pub fn with_own_kernels() -> Home {
+        let home = Home::with_own_images();
+        home.own("kernels");
+        home
+    }
+
+    /// Puts an empty folder in the place of one that is shared.
+    fn own(&self, store: &str) {
+        fs::remove_file(self.data().join(store)).expect("a link");
+        fs::create_dir(self.data().join(store)).expect("a folder");
     }
 
     /// A home in which `agent` is what runs in the guests: banger as installed, but for that.

@@ -90,11 +90,41 @@ fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
     assert_eq!(repository.run(["--image", &reference, "--", "cat", "/version"]).ok().text(), "first\n");
     assert_eq!(repository.run(["--rm", "--image", &reference, "--", "cat", "/version"]).ok().text(), "second\n");
 
+    // What a VM was made from is not pruned, nor the default; of the rest it is said what it would free.
+    let would = json(&repository, &["prune", "--dry-run"]);
+    assert_eq!(would["removed"][0]["folder"], refreshed["folder"], "{would}");
+    assert_eq!(would["removed"].as_array().map(Vec::len), Some(1), "{would}");
+    assert!(would["freed_bytes"].as_u64() > Some(1 << 20), "{would}");
+    home.configure(&format!("default_image_name = '{reference}'\n"));
+    assert_eq!(json(&repository, &["prune"])["removed"].as_array().map(Vec::len), Some(0));
+    home.configure("");
+
     repository.run(["delete", "--force"]).ok();
     let deleted = json(&repository, &["rm", &reference]);
     assert_eq!(deleted["deleted"].as_array().map(Vec::len), Some(2), "{deleted}");
     assert_eq!(json(&repository, &["ls"])["images"].as_array().map(Vec::len), Some(0));
     assert_eq!(json(&repository, &["show", &reference])["kind"], "unknown_image");
+
+    // What was downloaded is still there, is measured, and goes by its age, or all of it.
+    let answer = |arguments: &[&str]| {
+        let output = repository.banger().args(arguments).arg("--json").output().unwrap();
+        Output::from(output).ok().document()
+    };
+    let cached = || {
+        let usage = answer(&["du"]);
+        let caches = usage["caches"].as_array().unwrap();
+        caches.iter().find(|cache| cache["name"] == "oci").expect("a cache")["bytes"].as_u64().unwrap()
+    };
+    let before = cached();
+    assert_eq!(answer(&["prune", "--filter", "until=1h"])["blobs"]["count"], 0);
+    let would = answer(&["prune", "--dry-run"]);
+    assert!(would["blobs"]["count"].as_u64() >= Some(4) && cached() == before, "{would}");
+    assert_eq!(answer(&["prune"])["blobs"], would["blobs"]);
+    assert_eq!(cached() + would["blobs"]["bytes"].as_u64().unwrap(), before);
+    assert_eq!(json(&repository, &["pull", &reference])["change"], "new");
+    let pruned = repository.run(["image", "prune"]).ok();
+    assert!(pruned.text().starts_with("box-1-") && pruned.stderr.contains("1 image removed"), "{pruned:?}");
+    assert_eq!(json(&repository, &["ls"])["images"].as_array().map(Vec::len), Some(0));
 }
 
 #[test]
@@ -173,7 +203,7 @@ fn a_word_is_a_name_and_what_is_wrong_with_a_reference_is_said() {
     let list = repository.run(["image", "list"]).ok();
     assert!(list.text().is_empty() && list.stderr.contains("no image yet"), "{list:?}");
     let described = repository.run(["--list"]).ok();
-    assert!(described.text().contains("Pull, list, show, export and delete images"), "{}", described.text());
+    assert!(described.text().contains("Pull, list, show, export, delete and prune images"), "{}", described.text());
 }
 
 #[test]

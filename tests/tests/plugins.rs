@@ -226,7 +226,7 @@ fn completing(shell: &str, home: &Home, arguments: &[&str]) -> Option<Output> {
         return None;
     }
     home.plugin("watch", "touch \"$HOME/ran\"");
-    home.configure("[alias]\nwax = 'status'\n");
+    home.configure("[alias]\nwax = 'status'\npictures = '-q image'\n");
     let repository = home.repository("r");
     let mut path = path_with(&home.bin());
     path.push(":");
@@ -237,7 +237,7 @@ fn completing(shell: &str, home: &Home, arguments: &[&str]) -> Option<Output> {
 }
 
 /// Command lines, and what is proposed for each.
-const PROPOSED: [(&str, &[&str]); 7] = [
+const PROPOSED: [(&str, &[&str]); 14] = [
     ("banger wa", &["wax", "watch"]),
     ("banger sta", &["status"]),
     ("banger -q wat", &["watch"]),
@@ -245,6 +245,13 @@ const PROPOSED: [(&str, &[&str]); 7] = [
     ("banger completions fi", &["fish"]),
     ("banger watch READ", &["README"]),
     ("banger -- READ", &["README"]),
+    ("banger image pul", &["pull"]),
+    ("banger -q image pull debian-bookworm-m", &["debian-bookworm-minimal"]),
+    ("banger image delete debian-b", &["debian-bookworm-minimal"]),
+    ("banger image ls --js", &["--json"]),
+    ("banger pictures rm debian-b", &["debian-bookworm-minimal"]),
+    ("banger kernel imp", &["import"]),
+    ("banger kernel show gen", &["generic-6.12"]),
 ];
 
 #[test]

@@ -21,7 +21,8 @@ const IMAGES: &str = include_str!("../../../catalog/images.toml");
 const KERNELS: &str = include_str!("../../../catalog/kernels.toml");
 
 /// The recipes that ship with the catalog, by name.
-const RECIPES: [(&str, &str); 2] = [
+const RECIPES: [(&str, &str); 3] = [
+    ("debian-bookworm", include_str!("../../../catalog/debian-bookworm/recipe.toml")),
     ("debian-bookworm-minimal", include_str!("../../../catalog/debian-bookworm-minimal/recipe.toml")),
     ("generic-6.12", include_str!("../../../catalog/generic-6.12/recipe.toml")),
 ];

@@ -1,11 +1,14 @@
 //! Blobs that were downloaded, by digest: `<cache>/oci/blobs/sha256/<hex>`, and what is not whole yet in `<cache>/oci/partial/`.
 //!
-//! All of it may be deleted at any time when nothing is being pulled. A blob is there only after its digest was checked.
+//! A blob is there only after its digest was checked. Whoever uses one holds a lock (flock) on it, shared, or alone while it is not whole; so
+//! [`prune`] leaves what a pull is using. Its time of change is that of its last use.
 
+use std::fs::TryLockError;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
@@ -33,12 +36,18 @@ impl Cache {
 
     /// A blob of that length, if it is there.
     pub(super) fn open(&self, digest: Digest, size: u64) -> Result<Option<Blob>> {
-        let file = match fs::File::open(self.place(digest)) {
+        let path = self.place(digest);
+        let file = match fs::File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        let whole = file.metadata()?.len() == size;
-        Ok(whole.then(|| Blob::new(Arc::new(file), 0, size)))
+        file.file().lock_shared()?;
+        let is_usable = is_at(&file, &path) && file.metadata()?.len() == size;
+        if is_usable {
+            // It only keeps its age where that cannot be set.
+            let _ = file.file().set_modified(SystemTime::now());
+        }
+        Ok(is_usable.then(|| Blob::new(Arc::new(file), 0, size)))
     }
 
     /// What there is of a blob. Of several processes that want it one has it, and the others wait.
@@ -53,10 +62,7 @@ impl Cache {
             let file = options.open(&path)?;
             file.file().lock()?;
             // Whoever had it before may have finished or removed it.
-            let is_the_same = fs::metadata(&path).is_ok_and(|there| {
-                file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino()))
-            });
-            if is_the_same {
+            if is_at(&file, &path) {
                 return Ok(Partial { file, path, place: self.place(digest) });
             }
         }
@@ -78,11 +84,167 @@ impl Partial {
         self.file.sync_all()?;
         fs::rename(&self.path, &self.place)?;
         let length = self.file.metadata()?.len();
+        // From now on others may use it too.
+        self.file.file().lock_shared()?;
         Ok(Blob::new(Arc::new(self.file), 0, length))
     }
 
     /// Removes it.
     pub(super) fn discard(self) -> Result<()> {
         Ok(fs::remove_file(&self.path)?)
+    }
+}
+
+/// Whether an open file is still the one at its path.
+fn is_at(file: &fs::File, path: &Path) -> bool {
+    fs::metadata(path)
+        .is_ok_and(|there| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino())))
+}
+
+/// What [`prune`] has removed, or would.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// How many blobs, whole or not.
+    pub blobs: u64,
+    /// What they took of the disk, in bytes.
+    pub bytes: u64,
+}
+
+/// Removes the blobs in the cache folder `cache` that no pull is using and that none has used for `unused`, or only counts them.
+///
+/// # Errors
+/// [`crate::Error::Io`].
+pub fn prune(cache: &Path, unused: Duration, dry_run: bool) -> Result<Freed> {
+    let folder = Cache::new(cache).folder;
+    let mut freed = Freed::default();
+    for folder in [folder.join("blobs/sha256"), folder.join("partial")] {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?.collect::<io::Result<Vec<_>>>()?,
+        };
+        for entry in entries {
+            freed.take(&entry.path(), unused, dry_run)?;
+        }
+    }
+    Ok(freed)
+}
+
+impl Freed {
+    fn take(&mut self, path: &Path, unused: Duration, dry_run: bool) -> Result<()> {
+        let file = match fs::File::open(path) {
+            // A pull has finished or removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
+        let metadata = file.metadata()?;
+        // A clock that was set back makes it no older.
+        let age = metadata.modified()?.elapsed().unwrap_or_default();
+        if !metadata.is_file() || age < unused {
+            return Ok(());
+        }
+        match file.file().try_lock() {
+            Ok(()) if is_at(&file, path) => {}
+            Ok(()) | Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        if !dry_run {
+            fs::remove_file(path)?;
+        }
+        self.blobs += 1;
+        self.bytes += metadata.blocks() * 512;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Puts a blob there, last used that long ago.
+    fn put(cache: &Cache, content: &[u8], age: Duration) -> Digest {
+        use std::io::Write;
+        let digest = Digest::of(content);
+        let mut partial = cache.partial(digest).unwrap();
+        partial.file.write_all(content).unwrap();
+        drop(partial.finish().unwrap());
+        let file = fs::File::open(cache.place(digest)).unwrap();
+        file.file().set_modified(SystemTime::now() - age).unwrap();
+        digest
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn what_was_not_used_for_long_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path());
+        assert_eq!(prune(folder.path(), Duration::ZERO, false).unwrap(), Freed::default());
+        let old = put(&cache, b"old", 3 * HOUR);
+        let new = put(&cache, b"new", HOUR);
+        drop(cache.partial(Digest::of(b"cut")).unwrap());
+        let again = put(&cache, b"again", 3 * HOUR);
+        assert!(cache.open(again, 5).unwrap().is_some());
+
+        assert_eq!(prune(folder.path(), 2 * HOUR, true).unwrap().blobs, 1);
+        assert!(cache.open(old, 3).unwrap().is_some(), "and so it is used");
+        assert_eq!(prune(folder.path(), 2 * HOUR, false).unwrap(), Freed::default());
+        let all = prune(folder.path(), Duration::ZERO, false).unwrap();
+        assert_eq!(all.blobs, 4);
+        assert!(all.bytes >= 3 * 512, "{all:?}");
+        assert!(cache.open(new, 3).unwrap().is_none() && cache.open(old, 3).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_pull_is_using_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path());
+        let digest = put(&cache, b"layer", HOUR);
+        let [one, other] = [(); 2].map(|()| cache.open(digest, 5).unwrap().unwrap());
+        let partial = cache.partial(Digest::of(b"coming")).unwrap();
+        let left = || prune(folder.path(), Duration::ZERO, false).unwrap().blobs;
+        assert_eq!(left(), 0);
+        drop(one);
+        assert_eq!(left(), 0);
+        let finished = partial.finish().unwrap();
+        drop(other);
+        assert_eq!(left(), 1);
+        drop(finished);
+        assert_eq!(left(), 1);
+    }
+
+    #[test]
+    fn blobs_come_and_go_while_others_are_pulled() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path());
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let pruning = scope.spawn(|| {
+                let mut freed = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    freed += prune(folder.path(), Duration::ZERO, false).unwrap().blobs;
+                }
+                freed
+            });
+            let pull = || {
+                for round in 0..300 {
+                    let content = [round as u8 % 3; 64];
+                    let digest = Digest::of(&content);
+                    let blob = match cache.open(digest, 64).unwrap() {
+                        Some(blob) => blob,
+                        None => {
+                            let mut partial = cache.partial(digest).unwrap();
+                            partial.file.set_len(0).unwrap();
+                            std::io::Write::write_all(&mut partial.file, &content).unwrap();
+                            partial.finish().unwrap()
+                        }
+                    };
+                    assert_eq!(blob.bytes("it", 64).unwrap(), content);
+                }
+            };
+            let pulls = [scope.spawn(pull), scope.spawn(pull)];
+            pulls.into_iter().for_each(|pull| pull.join().unwrap());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(pruning.join().unwrap() > 0);
+        });
     }
 }

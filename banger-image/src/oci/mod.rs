@@ -28,6 +28,7 @@ use std::thread;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+pub use self::cache::{Freed, prune as prune_cache};
 pub use self::credentials::Credentials;
 pub use self::model::{ImageConfig, Platform};
 pub use self::reference::Reference;

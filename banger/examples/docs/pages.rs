@@ -1,4 +1,5 @@
-//! The pages of documentation that are made from the code: manual pages, the reference of the command line, the table of errors.
+//! The pages of documentation that are made from the code: manual pages, the reference of the command line, the table of errors. banger's plugins
+//! are in them too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,6 +12,14 @@ use banger::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory};
 use clap_mangen::Man;
 
+/// The command lines of plugins in this repository.
+#[path = "../../../plugins/image/src/cli.rs"]
+#[expect(dead_code, reason = "here it is only what clap makes of it")]
+mod image;
+#[path = "../../../plugins/kernel/src/cli.rs"]
+#[expect(dead_code, reason = "here it is only what clap makes of it")]
+mod kernel;
+
 /// Around what is generated in a page that is written by hand.
 const BEGIN: &str = "<!-- generated: cargo run -p banger --example docs -->\n";
 const END: &str = "<!-- end -->\n";
@@ -21,15 +30,25 @@ const END: &str = "<!-- end -->\n";
 /// If a page that is generated in part cannot be read, or has no place for it.
 pub(crate) fn pages() -> io::Result<BTreeMap<PathBuf, String>> {
     let docs = docs();
-    let mut cli = Cli::command().disable_help_subcommand(true);
-    cli.build();
+    let mut all = vec![Cli::command()];
+    for plugin in [image::Cli::command(), kernel::Cli::command()] {
+        // Of its manual pages, as with those of git's commands.
+        let name = plugin.get_name().replace(' ', "-");
+        all.push(plugin.display_name(name));
+    }
+    let all: Vec<_> = all.into_iter().map(|cli| built(cli.disable_help_subcommand(true))).collect();
     let mut pages = BTreeMap::new();
-    manuals(&cli, &manuals_folder(), &mut pages)?;
-    pages.insert(docs.join("reference/cli.md"), reference(&cli));
+    all.iter().try_for_each(|cli| manuals(cli, &manuals_folder(), &mut pages))?;
+    pages.insert(docs.join("reference/cli.md"), reference(&all));
     let exit_codes = docs.join("reference/exit-codes.md");
     let page = with_generated(&fs::read_to_string(&exit_codes)?, &kinds())?;
     pages.insert(exit_codes, page);
     Ok(pages)
+}
+
+fn built(mut cli: Command) -> Command {
+    cli.build();
+    cli
 }
 
 fn docs() -> PathBuf {
@@ -54,9 +73,9 @@ fn manuals(command: &Command, folder: &Path, pages: &mut BTreeMap<PathBuf, Strin
     shown(command).try_for_each(|command| manuals(command, folder, pages))
 }
 
-fn reference(cli: &Command) -> String {
+fn reference(all: &[Command]) -> String {
     let mut page = format!("# The command line\n\n{BEGIN}");
-    section(cli, &mut page);
+    all.iter().for_each(|cli| section(cli, &mut page));
     page.push_str(END);
     page
 }

@@ -11,6 +11,7 @@ use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::paths::Paths;
+use crate::table::table;
 use crate::ui::Ui;
 use crate::units::{ago, bytes, count};
 
@@ -101,18 +102,8 @@ fn text(list: &List, now: u64) -> String {
     if list.vms.is_empty() {
         return String::new();
     }
-    let heading = ["NAME", "STATE", "IMAGE", "DISK", "LAST USE", "ONLY THERE", "WORKSPACE"].map(str::to_owned);
-    let lines: Vec<_> = std::iter::once(heading).chain(list.vms.iter().map(|entry| line(entry, now))).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let mut text = String::new();
-    for line in &lines {
-        for (cell, width) in line.iter().zip(widths) {
-            text.push_str(&format!("{cell:<width$}  "));
-        }
-        text.push_str(&format!("{}\n", line[6]));
-    }
-    text
+    let headings = ["NAME", "STATE", "IMAGE", "DISK", "LAST USE", "ONLY THERE", "WORKSPACE"];
+    table(headings, list.vms.iter().map(|entry| line(entry, now)))
 }
 
 fn line(entry: &Entry, now: u64) -> [String; 7] {

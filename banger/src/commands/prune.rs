@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use banger_agent::protocol::sync::Counts;
+use banger_image::oci;
 use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
@@ -24,6 +25,8 @@ struct Pruned {
     removed: Vec<Removed>,
     /// VMs that would have gone, but for what they have, or may have, alone.
     kept: Vec<Kept>,
+    /// Of what was downloaded from registries.
+    blobs: Blobs,
     /// Of all that was removed.
     freed_bytes: u64,
 }
@@ -33,6 +36,13 @@ struct Removed {
     /// The VM, or a folder that a killed command has left.
     name: String,
     why: Why,
+    bytes: u64,
+}
+
+/// What can be downloaded again, and no pull is using.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Blobs {
+    count: u64,
     bytes: u64,
 }
 
@@ -56,13 +66,15 @@ struct Kept {
 }
 
 /// Removes VMs that are stopped and belong to no repository any more, or were not used for `unused`, and what killed commands have
-/// left. A VM with changes that exist only there goes with `force` alone.
+/// left, and blobs of registries that no pull is using, of which `unused` spares the others. A VM with changes that exist only there goes with `force` alone.
 ///
 /// # Errors
 /// If the store cannot be read, or something cannot be removed.
 pub fn prune(dry_run: bool, unused: Option<Duration>, force: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
-    let mut pruned = Pruned { dry_run, removed: Vec::new(), kept: Vec::new(), freed_bytes: 0 };
+    let freed = oci::prune_cache(&paths.cache, unused.unwrap_or_default(), dry_run)?;
+    let blobs = Blobs { count: freed.blobs, bytes: freed.bytes };
+    let mut pruned = Pruned { dry_run, removed: Vec::new(), kept: Vec::new(), blobs, freed_bytes: 0 };
     for folder in leftovers(&machines, paths)? {
         let name = banger_vmm::printable(folder.file_name().unwrap_or_default().as_encoded_bytes());
         pruned.removed.push(Removed { name, why: Why::Leftover, bytes: allocated(&folder) });
@@ -96,7 +108,7 @@ pub fn prune(dry_run: bool, unused: Option<Duration>, force: bool, paths: &Paths
             pruned.removed.push(Removed { name, why, bytes: size });
         }
     }
-    pruned.freed_bytes = pruned.removed.iter().map(|removed| removed.bytes).sum();
+    pruned.freed_bytes = blobs.bytes + pruned.removed.iter().map(|removed| removed.bytes).sum::<u64>();
     report(&pruned, ui);
     ui.answer(&pruned, || lines(&pruned))
 }
@@ -132,7 +144,12 @@ fn lines(pruned: &Pruned) -> String {
         };
         format!("{}  {} ({why})\n", removed.name, bytes(removed.bytes))
     };
-    pruned.removed.iter().map(line).collect()
+    let mut lines: String = pruned.removed.iter().map(line).collect();
+    if pruned.blobs.count > 0 {
+        let blobs = count(pruned.blobs.count, "blob", "blobs");
+        lines.push_str(&format!("{blobs}  {} (can be downloaded again)\n", bytes(pruned.blobs.bytes)));
+    }
+    lines
 }
 
 fn report(pruned: &Pruned, ui: &Ui) {
@@ -147,6 +164,6 @@ fn report(pruned: &Pruned, ui: &Ui) {
         ui.warning(&format!("`{}` stays: {what}; to remove it all the same: --force", kept.name));
     }
     let verb = if pruned.dry_run { "would be removed" } else { "removed" };
-    let things = count(pruned.removed.len() as u64, "thing", "things");
+    let things = count(pruned.removed.len() as u64 + pruned.blobs.count, "thing", "things");
     ui.status(&format!("{things} {verb}, {} freed", bytes(pruned.freed_bytes)));
 }

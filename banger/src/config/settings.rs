@@ -317,6 +317,11 @@ impl Settings {
         self.text("image").or_else(|| self.text("default_image_name")).unwrap_or(crate::machine::DEFAULT_IMAGE)
     }
 
+    /// The images that new VMs are made from if nobody says otherwise: here, and elsewhere.
+    pub fn default_images(&self) -> [&str; 2] {
+        [self.image(), self.text("default_image_name").unwrap_or(crate::machine::DEFAULT_IMAGE)]
+    }
+
     /// The image that a VM of this workspace shall have, if somebody said which.
     pub fn wanted_image(&self) -> Option<&str> {
         self.said("image").and(self.text("image"))

@@ -74,6 +74,7 @@ kinds! {
     Image, "image", FAILED, "An image or a kernel cannot be had.";
     ImageInUse, "image_in_use", FAILED, "VMs were made from the image.";
     ImageExists, "image_exists", FAILED, "An image has this name already.";
+    KernelInUse, "kernel_in_use", FAILED, "Images or VMs need the kernel.";
     Catalog, "catalog", FAILED, "A catalog of images is not as it may be.";
     Registry, "registry", FAILED, "A registry, or a server of catalogs and bundles, cannot be reached, or refuses.";
     VmNotFound, "vm_not_found", FAILED, "There is no such VM, or not any more.";

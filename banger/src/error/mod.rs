@@ -147,9 +147,12 @@ impl From<banger_image::Error> for CommandError {
     fn from(error: banger_image::Error) -> Self {
         use banger_image::Error;
         let kind = match &error {
-            Error::InvalidName { .. } | Error::Reference { .. } | Error::BadName { .. } => ErrorKind::Usage,
+            Error::InvalidName { .. } | Error::Reference { .. } | Error::BadName { .. } | Error::KernelName { .. } => {
+                ErrorKind::Usage
+            }
             Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
             Error::InUse { .. } => ErrorKind::ImageInUse,
+            Error::KernelInUse { .. } => ErrorKind::KernelInUse,
             Error::Server { .. } => ErrorKind::Registry,
             Error::Catalog { .. } => ErrorKind::Catalog,
             Error::Exists { .. } => ErrorKind::ImageExists,
@@ -159,7 +162,12 @@ impl From<banger_image::Error> for CommandError {
             _ => ErrorKind::Image,
         };
         let hints = error.hint().into_iter().collect();
-        CommandError { kind, hints, ..CommandError::new(error.to_string()) }
+        // What a program of the host said comes below.
+        let text = error.to_string();
+        let mut lines = text.lines();
+        let message = lines.next().unwrap_or_default().to_owned();
+        let details = lines.map(|line| line.trim_start().to_owned()).collect();
+        CommandError { kind, hints, details, ..CommandError::new(message) }
     }
 }
 

@@ -1,27 +1,16 @@
 //! What plugins say of themselves.
 
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Environment;
-use crate::cli::Global;
+use super::question::Question;
 
 /// The argument that asks a plugin to describe itself.
-const ARGUMENT: &str = "--banger-describe";
-/// How long it may take.
-const LIMIT: Duration = Duration::from_secs(1);
+pub(super) const ARGUMENT: &str = "--banger-describe";
 /// How much it may say, in bytes.
 const MAX_ANSWER: usize = 4 << 10;
 /// How much of it is shown, in characters.
@@ -30,7 +19,7 @@ const MAX_SHOWN: usize = 200;
 const AT_A_TIME: usize = 32;
 
 /// A plugin's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// The version of the contract that it needs.
     pub api: u32,
@@ -59,53 +48,11 @@ pub fn describe(programs: &[&Path], environment: &Environment) -> Vec<Option<Des
 }
 
 fn ask(program: &Path, environment: &Environment) -> Option<Description> {
-    let mut command = Command::new(program);
-    command.arg(ARGUMENT).current_dir("/").process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    for (name, value) in environment.changes(&Global::default()) {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    // SAFETY: between fork and exec it makes this one system call.
-    unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
-    let mut child = command.spawn().ok()?;
-    let answer = read_answer(&mut child, Instant::now() + LIMIT);
-    // Whatever it has started goes with it.
-    let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-    let _ = child.wait();
-    let mut description: Description = serde_json::from_slice(&answer.ok()??).ok()?;
+    let question = Question { arguments: &[ARGUMENT.into()], folder: Path::new("/"), most: MAX_ANSWER };
+    let mut description: Description = serde_json::from_slice(&question.ask(program, environment)?).ok()?;
     let line = description.description.lines().next().unwrap_or_default().trim();
     description.description = banger_vmm::printable(line.as_bytes()).chars().take(MAX_SHOWN).collect();
     Some(description)
-}
-
-/// All that the plugin prints, if it then ends with success.
-fn read_answer(child: &mut Child, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
-    let mut stdout = child.stdout.take().expect("it is piped");
-    let mut answer = Vec::new();
-    let mut chunk = [0; MAX_ANSWER];
-    while answer.len() <= MAX_ANSWER {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        if poll(&mut [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
-            return Ok(None);
-        }
-        match stdout.read(&mut chunk)? {
-            0 => {
-                while Instant::now() < deadline {
-                    if let Some(status) = child.try_wait()? {
-                        return Ok(status.success().then_some(answer));
-                    }
-                    thread::sleep(Duration::from_millis(1));
-                }
-                return Ok(None);
-            }
-            count => answer.extend_from_slice(&chunk[..count]),
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -113,8 +60,10 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
+    use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::plugin::question::LIMIT;
 
     fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
         let path = folder.join(name);

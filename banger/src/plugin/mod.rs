@@ -3,6 +3,9 @@
 mod describe;
 mod environment;
 mod exec;
+mod program;
+mod propose;
+mod question;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -14,6 +17,9 @@ use nix::unistd::{AccessFlags, access};
 pub use self::describe::{Description, describe};
 pub use self::environment::Environment;
 pub use self::exec::exec;
+pub(crate) use self::program::with_values;
+pub use self::program::{Program, Values, main};
+pub use self::propose::{Proposal, propose};
 
 /// The version of the contract. A plugin that needs more than it offers says so in its description.
 pub const API: u32 = 1;

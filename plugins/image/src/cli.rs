@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use banger::banger_image::oci::Platform;
 use banger::cli::Global;
 use banger::machine::DEFAULT_KERNEL;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueHint};
 
 /// What `banger --list` says.
-pub(crate) const DESCRIPTION: &str = "Pull, list, show, export and delete images";
+pub(crate) const DESCRIPTION: &str = "Pull, list, show, export, delete and prune images";
 
-/// Pull, list, show, export and delete images
+/// Pull, list, show, export, delete and prune images
 #[derive(Debug, Parser)]
 #[command(name = "banger image", bin_name = "banger image", version)]
 pub(crate) struct Cli {
@@ -33,13 +33,13 @@ pub(crate) enum Command {
 Credentials are those of docker login and podman login. VMs that were made from an image keep it when its name is pulled again.")]
     Pull {
         /// A name of the catalog; a reference, with its tag; or oci:FOLDER, oci-archive:FILE, docker-archive:FILE, each with :NAME behind it if there is more than one image
-        #[arg(value_name = "IMAGE")]
+        #[arg(value_name = "SOURCE")]
         image: String,
         /// What to call it [default: made from the reference, which goes for it too]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
         /// The kernel that it boots
-        #[arg(long, value_name = "NAME", default_value = DEFAULT_KERNEL)]
+        #[arg(long, value_name = "KERNEL", default_value = DEFAULT_KERNEL)]
         kernel_ref: String,
         /// What to take of an image that there is for several platforms [default: this machine's]
         #[arg(long, value_name = "OS/ARCHITECTURE")]
@@ -64,10 +64,10 @@ The file is an ext4 file system, whole and unmounted, such as mke2fs -d or mkosi
         #[arg(long, value_name = "NAME")]
         name: String,
         /// The file
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         rootfs: PathBuf,
         /// The kernel that it boots
-        #[arg(long, value_name = "NAME", default_value = DEFAULT_KERNEL)]
+        #[arg(long, value_name = "KERNEL", default_value = DEFAULT_KERNEL)]
         kernel_ref: String,
     },
     /// Write an image into a file that a catalog can name
@@ -80,7 +80,7 @@ What is printed is the image's entry of a catalog, with the file beside it. The 
         #[arg(value_name = "IMAGE")]
         image: String,
         /// The file; - is standard output, and the entry goes to standard error then
-        #[arg(short, long, value_name = "FILE")]
+        #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         output: PathBuf,
     },
     /// List the images that are here; with `--quiet` names only
@@ -92,6 +92,12 @@ What is printed is the image's entry of a catalog, with the file beside it. The 
         /// Its name, or its reference
         #[arg(value_name = "IMAGE")]
         image: String,
+    },
+    /// Remove all images that no VM was made from, but for the default one
+    Prune {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Delete an image that no VM was made from
     #[command(visible_alias = "rm")]

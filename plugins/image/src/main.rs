@@ -3,48 +3,38 @@
 mod cli;
 mod commands;
 
-use std::env;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
+use banger::banger_image::Catalog;
 use banger::cli::Global;
-use banger::error::{CommandError, ErrorKind, FAILED};
+use banger::error::{CommandError, ErrorKind};
+use banger::images::Images;
+use banger::kernels::Kernels;
 use banger::paths::Paths;
-use banger::plugin::API;
+use banger::plugin::{self, Program, Values};
 use banger::ui::Ui;
-use clap::Parser;
 
 use crate::cli::{Cli, DESCRIPTION};
 
-fn main() -> io::Result<ExitCode> {
-    let words: Vec<_> = env::args_os().skip(1).collect();
-    if words.first().is_some_and(|word| word == "--banger-describe") {
-        writeln!(io::stdout(), r#"{{"api": {API}, "description": "{DESCRIPTION}"}}"#)?;
-        return Ok(ExitCode::SUCCESS);
+impl Program for Cli {
+    const DESCRIPTION: &str = DESCRIPTION;
+    const VALUES: &[(&str, Values)] = &[
+        ("IMAGE", |paths, ui| Images::new(paths, ui).names()),
+        ("SOURCE", |_, _| Ok(Catalog::embedded()?.images.into_keys().collect())),
+        ("KERNEL", |paths, ui| Kernels::new(paths, ui).names_for_images()),
+    ];
+
+    fn global(&self) -> &Global {
+        &self.global
     }
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        // `--help` and `--version` are answers, and no errors.
-        Err(answer) if !answer.use_stderr() => {
-            let _ = answer.print();
-            return Ok(ExitCode::SUCCESS);
-        }
-        Err(error) => {
-            match words.iter().any(|word| word == "--json") {
-                true => Ui::new(&Global { json: true, ..Global::default() }).error(&CommandError::from(&error)),
-                false => _ = error.print(),
-            }
-            return Ok(ExitCode::from(FAILED));
-        }
-    };
-    let ui = Ui::new(&cli.global);
-    Ok(match Paths::from_env().and_then(|paths| commands::run(&cli.command, &paths, &ui)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            ui.error(&error);
-            ExitCode::from(error.status())
-        }
-    })
+
+    fn run(&self, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+        commands::run(&self.command, paths, ui)
+    }
+}
+
+fn main() -> ExitCode {
+    plugin::main::<Cli>()
 }
 
 /// A usage error of this command's own.

@@ -55,6 +55,26 @@ fn a_blob_comes_once_and_then_from_the_cache() {
 }
 
 #[test]
+fn a_cache_that_is_pruned_during_a_download_loses_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().to_owned();
+    let server = Server::new(move |request, number| {
+        // In the middle of it, and before its end.
+        assert_eq!(super::super::prune_cache(&cache, std::time::Duration::ZERO, false).unwrap().blobs, 0);
+        match (number, request.header("range")) {
+            (1, None) => cut("", BODY.len(), &BODY[..5]),
+            (2, Some("bytes=5-")) => {
+                let range = format!("content-range: bytes 5-{}/{}\r\n", BODY.len() - 1, BODY.len());
+                response("206 Partial Content", &range, &BODY[5..])
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(get(&server, None, folder.path()).unwrap(), BODY);
+    assert_eq!(super::super::prune_cache(folder.path(), std::time::Duration::ZERO, false).unwrap().blobs, 1);
+}
+
+#[test]
 fn a_download_that_is_cut_goes_on_where_it_was() {
     let server = Server::new(|request, number| match (number, request.header("range")) {
         (1, None) => cut("", BODY.len(), &BODY[..5]),

@@ -7,6 +7,7 @@ use banger::error::CommandError;
 use banger::images::{Images, users};
 use banger::machine::Machines;
 use banger::paths::Paths;
+use banger::table::table;
 use banger::ui::Ui;
 use banger::units::{ago, bytes};
 use serde::Serialize;
@@ -41,8 +42,10 @@ fn names(list: &List) -> String {
 
 fn text(list: &List) -> String {
     let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
-    let mut lines = vec![["NAME", "DISK", "MADE", "VMS", "SOURCE"].map(str::to_owned)];
-    lines.extend(list.images.iter().map(|image| {
+    if list.images.is_empty() {
+        return String::new();
+    }
+    let lines = list.images.iter().map(|image| {
         let name = if image.outdated { format!("{} (outdated)", image.folder) } else { image.name.clone() };
         [
             name,
@@ -51,15 +54,6 @@ fn text(list: &List) -> String {
             image.vms.len().to_string(),
             printable(image.source.as_bytes()),
         ]
-    }));
-    if list.images.is_empty() {
-        return String::new();
-    }
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..4).map(width).collect();
-    let line = |line: &[String; 5]| {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ", width = *width));
-        cells.collect::<String>() + &line[4] + "\n"
-    };
-    lines.iter().map(line).collect()
+    });
+    table(["NAME", "DISK", "MADE", "VMS", "SOURCE"], lines)
 }

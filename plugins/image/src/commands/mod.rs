@@ -3,6 +3,7 @@
 mod delete;
 mod export;
 mod list;
+mod prune;
 mod pull;
 mod register;
 mod show;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<(), Comma
         Command::Export { image, output } => export::export(image, output, &images, ui),
         Command::List => list::list(&images, paths, ui),
         Command::Show { image } => show::show(image, &images, paths, ui),
+        Command::Prune { dry_run } => prune::prune(*dry_run, &images, paths, ui),
         Command::Delete { image } => delete::delete(image, &images, ui),
     }
 }

@@ -1,11 +1,11 @@
 //! `banger image show`.
 
 use banger::banger_image::oci::ImageConfig;
-use banger::banger_vmm::printable;
 use banger::error::CommandError;
 use banger::images::{Images, users};
 use banger::machine::Machines;
 use banger::paths::Paths;
+use banger::table::facts;
 use banger::ui::Ui;
 use banger::units::bytes;
 use serde::Serialize;
@@ -60,5 +60,5 @@ fn text(answer: &Answer) -> String {
         lines.extend((!config.cmd.is_empty()).then(|| ("cmd", words(&config.cmd))));
     }
     lines.extend(image.vms.iter().map(|vm| ("vm", vm.clone())));
-    lines.iter().map(|(key, value)| format!("{key:<10}  {}\n", printable(value.as_bytes()))).collect()
+    facts(&lines)
 }

@@ -1,0 +1,201 @@
+//! Kernels in the store, apart from making those of the catalog.
+
+use std::path::Path;
+
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::kernel;
+use crate::manifest::{self, FORMAT_VERSION, KernelManifest};
+use crate::name::{self, Kind};
+use crate::progress::Progress;
+use crate::store::{Kernel, Store, unknown};
+
+impl Store {
+    /// All kernels that are there and whole, by name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn kernels(&self) -> Result<Vec<Kernel>> {
+        Ok(self.kernels.names()?.iter().filter_map(|name| self.kernel(name).ok().flatten()).collect())
+    }
+
+    /// The error that there is no kernel of that name, with the one that was probably meant.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn kernel_not_here(&self, name: &str) -> Result<Error> {
+        let known = self.kernels.names()?;
+        let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+        Ok(Error::NotHere { kind: Kind::Kernel, name: name.to_owned(), nearest })
+    }
+
+    /// Makes sure that an image may name this kernel: it is here, or can be made.
+    pub(crate) fn check_kernel(&self, name: &str, catalog: &Catalog) -> Result<()> {
+        if self.kernel(name)?.is_some() || catalog.kernels.contains_key(name) {
+            return Ok(());
+        }
+        let here = self.kernels.names()?;
+        Err(unknown(Kind::Kernel, name, catalog.kernels.keys().chain(&here)))
+    }
+
+    /// Takes a kernel into the store: a bzImage or a vmlinux, with the folder of its modules if it has any. Without one it is not
+    /// known whether it has what a boot needs.
+    ///
+    /// # Errors
+    /// [`Error::KernelName`] for a name that is taken; [`Error::NoKernel`], [`Error::Modules`], [`Error::MissingModules`] for
+    /// what no VM could boot. Then nothing has changed.
+    pub fn import_kernel(
+        &self,
+        name: &str,
+        kernel: &Path,
+        modules: Option<&Path>,
+        progress: &dyn Progress,
+    ) -> Result<Kernel> {
+        name::check(Kind::Kernel, name)?;
+        let taken = |reason: &str| Error::KernelName { name: name.to_owned(), reason: reason.to_owned() };
+        if Catalog::embedded()?.kernels.contains_key(name) {
+            return Err(taken("a kernel of the catalog has this name"));
+        }
+        let mut is_mine = false;
+        let make = |dir: &Path| {
+            let built = kernel::import(kernel, modules, dir, progress)?;
+            is_mine = true;
+            let manifest = KernelManifest {
+                format_version: FORMAT_VERSION,
+                name: name.to_owned(),
+                description: String::new(),
+                release: built.release,
+                version: built.version,
+                source: kernel.canonicalize()?.display().to_string(),
+                created: manifest::now(),
+                boot_modules: built.boot_modules,
+                vmlinuz_bytes: built.vmlinuz_bytes,
+                vmlinuz_blake3: built.vmlinuz_blake3,
+            };
+            manifest::write(dir, &manifest)
+        };
+        let imported = self.kernels.ensure(name, progress, || self.kernel(name), make)?;
+        // A VM would boot another kernel than the one that it was made with.
+        if is_mine { Ok(imported) } else { Err(taken("there is one of this name")) }
+    }
+
+    /// Deletes a kernel. `users` tells what needs it, in words, such as ``VM `a` ``; images that name it are found here.
+    ///
+    /// # Errors
+    /// [`Error::NotHere`]; [`Error::KernelInUse`]: then nothing was deleted.
+    pub fn delete_kernel<E: From<Error>>(
+        &self,
+        name: &str,
+        users: impl FnOnce() -> std::result::Result<Vec<String>, E>,
+        progress: &dyn Progress,
+    ) -> std::result::Result<(), E> {
+        name::check(Kind::Kernel, name)?;
+        // Meanwhile no image comes to name it, and so no VM is made that would.
+        let _alone = self.images.hold(true)?;
+        if !self.kernels.names()?.iter().any(|there| there == name) {
+            return Err(self.kernel_not_here(name)?.into());
+        }
+        let mut needed_by: Vec<String> =
+            self.images_for(name)?.iter().map(|image| format!("image `{image}`")).collect();
+        needed_by.extend(users()?);
+        if !needed_by.is_empty() {
+            return Err(Error::KernelInUse { name: name.to_owned(), users: needed_by }.into());
+        }
+        Ok(self.kernels.remove(name, progress)?)
+    }
+
+    /// The names of the images that boot a kernel, each once.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn images_for(&self, kernel: &str) -> Result<Vec<String>> {
+        let images = self.images()?.into_iter().filter(|image| image.manifest.kernel == kernel);
+        let mut names: Vec<String> = images.map(|image| image.manifest.name).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fs_err as fs;
+
+    use super::*;
+    use crate::kernel::bz_image;
+    use crate::manifest::{ImageManifest, Ready};
+
+    struct Silent;
+
+    impl Progress for Silent {
+        fn phase(&self, _: &str) {}
+        fn advance(&self, _: u64, _: u64) {}
+        fn message(&self, _: &str) {}
+    }
+
+    fn image(store: &Store, folder: &str, kernel: &str) {
+        let manifest = ImageManifest {
+            format_version: FORMAT_VERSION,
+            name: folder.split('.').next().unwrap().into(),
+            description: String::new(),
+            kernel: kernel.into(),
+            ready: Ready::Agent,
+            source: String::new(),
+            created: 0,
+            rootfs_bytes: 0,
+            oci: None,
+            bundle: None,
+        };
+        let place = store.images.place(folder);
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("rootfs.ext4"), "").unwrap();
+        manifest::write(&place, &manifest).unwrap();
+    }
+
+    #[test]
+    fn a_kernel_is_imported_once_and_deleted_when_nothing_needs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(&folder.path().join("data"));
+        let file = folder.path().join("bzImage");
+        fs::write(&file, bz_image("6.12.1 (me) #1")).unwrap();
+        let import = |name: &str| store.import_kernel(name, &file, None, &Silent);
+        let delete = |users: &[&str]| {
+            let users: Vec<String> = users.iter().map(|user| (*user).to_owned()).collect();
+            store.delete_kernel::<Error>("mine", || Ok(users), &Silent)
+        };
+        assert!(matches!(delete(&[]), Err(Error::NotHere { kind: Kind::Kernel, .. })));
+        let kernel = import("mine").unwrap();
+        assert_eq!((kernel.manifest.release.as_str(), kernel.modules_disk), ("6.12.1", None));
+        assert_eq!(store.kernels().unwrap().len(), 1);
+        assert!(matches!(import("mine"), Err(Error::KernelName { .. })));
+        assert!(matches!(import("generic-6.12"), Err(Error::KernelName { .. })));
+        assert!(matches!(import("../x"), Err(Error::InvalidName { .. })));
+        let catalog = Catalog::embedded().unwrap();
+        store.check_kernel("mine", &catalog).unwrap();
+        assert_eq!(store.check_kernel("minee", &catalog).unwrap_err().hint().unwrap(), "did you mean `mine`?");
+
+        image(&store, "one.000000000001", "mine");
+        image(&store, "one.000000000002", "mine");
+        image(&store, "two", "generic-6.12");
+        let refused = delete(&["VM `v`"]).unwrap_err().to_string();
+        assert_eq!(refused, "the kernel `mine` is in use by image `one`, VM `v`");
+        fs::remove_dir_all(store.images.place("one.000000000001")).unwrap();
+        fs::remove_dir_all(store.images.place("one.000000000002")).unwrap();
+        assert!(matches!(delete(&["VM `v`"]), Err(Error::KernelInUse { .. })));
+        delete(&[]).unwrap();
+        assert!(store.kernels().unwrap().is_empty() && !kernel.dir.exists());
+        import("mine").unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_kernel_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(&folder.path().join("data"));
+        fs::write(folder.path().join("text"), "no kernel").unwrap();
+        for name in ["text", "missing", "."] {
+            store.import_kernel("mine", &folder.path().join(name), None, &Silent).unwrap_err();
+        }
+        let left = fs::read_dir(folder.path().join("data/kernels")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), [".mine.lock"]);
+    }
+}

@@ -1,0 +1,165 @@
+//! What a plugin on this library is around what it does: a command line, one printer, errors as banger's own, completions.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{Write, stdout};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Arg, Command, Parser};
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate, complete};
+
+use super::describe::ARGUMENT;
+use super::propose::COMPLETER;
+use super::{API, Description};
+use crate::cli::Global;
+use crate::error::{CommandError, FAILED};
+use crate::paths::Paths;
+use crate::ui::Ui;
+
+/// Finds what may stand for an argument.
+pub type Values = fn(&Paths, &Ui) -> Result<Vec<String>, CommandError>;
+
+/// The command line of a plugin.
+pub trait Program: Parser {
+    /// What `banger --list` says of it, in one line.
+    const DESCRIPTION: &str;
+    /// For names of arguments' values, such as `IMAGE`, what is proposed for them.
+    const VALUES: &[(&str, Values)];
+
+    /// The options of every command.
+    fn global(&self) -> &Global;
+
+    /// Does what the command line says, and answers.
+    ///
+    /// # Errors
+    /// What keeps it from that.
+    fn run(&self, paths: &Paths, ui: &Ui) -> Result<(), CommandError>;
+}
+
+/// The `main` of a plugin. By the name of its completer, a link to it, it proposes words.
+pub fn main<P: Program>() -> ExitCode {
+    let mut words: Vec<_> = env::args_os().collect();
+    let name = if words.is_empty() { OsString::new() } else { words.remove(0) };
+    let name = Path::new(&name).file_name().unwrap_or_default();
+    if name.as_encoded_bytes().starts_with(COMPLETER.as_bytes()) {
+        return answer(proposals(P::command(), P::VALUES, &words).as_bytes());
+    }
+    if words.first().is_some_and(|word| word == ARGUMENT) {
+        let description = Description { api: API, description: P::DESCRIPTION.to_owned() };
+        return answer(&serde_json::to_vec(&description).expect("a description is JSON"));
+    }
+    let program = match P::try_parse() {
+        Ok(program) => program,
+        // `--help` and `--version` are answers, and no errors.
+        Err(answer) if !answer.use_stderr() => {
+            let _ = answer.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return usage(&error, &words),
+    };
+    let ui = Ui::new(program.global());
+    match Paths::from_env().and_then(|paths| program.run(&paths, &ui)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui.error(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+fn answer(answer: &[u8]) -> ExitCode {
+    match stdout().write_all(answer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    match words.iter().any(|word| word == "--json") {
+        true => Ui::new(&Global { json: true, ..Global::default() }).error(&CommandError::from(error)),
+        false => _ = error.print(),
+    }
+    ExitCode::from(FAILED)
+}
+
+/// Lines of what the last of `words` may be.
+fn proposals(command: Command, values: &'static [(&str, Values)], words: &[OsString]) -> String {
+    let find = |name: &str| {
+        let (_, values) = values.iter().find(|(known, _)| *known == name)?;
+        Some(|| {
+            let ui = Ui::new(&Global { quiet: true, ..Global::default() });
+            // What cannot be read is left out: a line that is being typed is no place for errors.
+            Paths::from_env().and_then(|paths| values(&paths, &ui)).unwrap_or_default()
+        })
+    };
+    let mut command = with_values(command, &find);
+    let all: Vec<_> = [OsString::from("banger")].into_iter().chain(words.iter().cloned()).collect();
+    let here = env::current_dir().ok();
+    let found = complete(&mut command, all, words.len(), here.as_deref()).unwrap_or_default();
+    let line = |candidate: CompletionCandidate| {
+        let value = candidate.get_value().to_str()?;
+        let about = candidate.get_help().map(ToString::to_string).unwrap_or_default();
+        let about = about.lines().next().unwrap_or_default();
+        Some(if about.is_empty() { format!("{value}\n") } else { format!("{value}\t{about}\n") })
+    };
+    found.into_iter().filter_map(line).collect()
+}
+
+/// `command` with proposals for the arguments whose value's name `find` knows.
+pub(crate) fn with_values<V>(command: Command, find: &impl Fn(&str) -> Option<V>) -> Command
+where
+    V: Fn() -> Vec<String> + Send + Sync + 'static,
+{
+    let candidates = |argument: Arg| {
+        let name = argument.get_value_names().and_then(|names| names.first()).map(|name| name.as_str().to_owned());
+        match name.and_then(|name| find(&name)) {
+            Some(values) => argument.add(ArgValueCandidates::new(move || {
+                values().iter().map(CompletionCandidate::new).collect::<Vec<_>>()
+            })),
+            None => argument,
+        }
+    };
+    command.mut_args(candidates).mut_subcommands(|command| with_values(command, find))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Things
+    #[derive(Debug, Parser)]
+    #[command(name = "banger things")]
+    enum Things {
+        /// Show one
+        Show {
+            #[arg(value_name = "THING")]
+            thing: String,
+            /// How
+            #[arg(long, value_name = "WAY")]
+            how: Option<String>,
+        },
+        /// List all
+        List,
+    }
+
+    const VALUES: &[(&str, Values)] = &[
+        ("THING", |_, _| Ok(vec!["this".to_owned(), "that".to_owned(), "other".to_owned()])),
+        ("WAY", |_, _| Err(CommandError::new("there is none"))),
+    ];
+
+    #[test]
+    fn commands_options_and_values_are_proposed_where_they_fit() {
+        use clap::CommandFactory;
+        let proposed = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            proposals(Things::command(), VALUES, &words)
+        };
+        assert_eq!(proposed(&["l"]), "list\tList all\n");
+        assert_eq!(proposed(&["show", "th"]), "this\nthat\n");
+        assert_eq!(proposed(&["show", "--h"]), "--how\tHow\n--help\tPrint help\n");
+        assert_eq!(proposed(&["show", "--how", ""]), "");
+        assert_eq!(proposed(&["none", "x"]), "");
+        assert_eq!(proposed(&[]), "");
+    }
+}

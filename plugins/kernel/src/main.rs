@@ -1,0 +1,36 @@
+//! `banger kernel`: pulls, imports, lists, shows and deletes kernels. A plugin as others could be: it stands on banger's library.
+
+mod cli;
+mod commands;
+
+use std::process::ExitCode;
+
+use banger::banger_image::Catalog;
+use banger::cli::Global;
+use banger::error::CommandError;
+use banger::kernels::Kernels;
+use banger::paths::Paths;
+use banger::plugin::{self, Program, Values};
+use banger::ui::Ui;
+
+use crate::cli::{Cli, DESCRIPTION};
+
+impl Program for Cli {
+    const DESCRIPTION: &str = DESCRIPTION;
+    const VALUES: &[(&str, Values)] = &[
+        ("KERNEL", |paths, ui| Kernels::new(paths, ui).names()),
+        ("CATALOG-NAME", |_, _| Ok(Catalog::embedded()?.kernels.into_keys().collect())),
+    ];
+
+    fn global(&self) -> &Global {
+        &self.global
+    }
+
+    fn run(&self, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+        commands::run(&self.command, paths, ui)
+    }
+}
+
+fn main() -> ExitCode {
+    plugin::main::<Cli>()
+}
