@@ -47,7 +47,7 @@ test: build second process
 # Builds the image with everything, and uses it: minutes and downloads of its own.
 golden: build
 	@set -eu; set -- $(DIST); . scripts/test-store; \
-	    BANGER_TEST_GOLDEN=1 cargo test --locked -p banger-tests --test golden -- --nocapture
+	    cargo test --locked -p banger-tests --test golden -- --nocapture
 
 bench: build
 	@scripts/bench $(DIST)

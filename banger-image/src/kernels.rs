@@ -143,6 +143,7 @@ mod tests {
             source: String::new(),
             created: 0,
             rootfs_bytes: 0,
+            with_sshd: false,
             oci: None,
             bundle: None,
         };
