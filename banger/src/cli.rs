@@ -245,7 +245,7 @@ pub struct Run {
     /// Use a VM of its own and delete it afterwards
     #[arg(long)]
     pub rm: bool,
-    /// Image of a new VM: a name, or a reference in a registry, such as `debian:12`
+    /// Image of a new VM: a name; a reference in a registry, such as `debian:12`; or `oci:FOLDER`, `oci-archive:FILE`, `docker-archive:FILE`
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// Processors of the VM
