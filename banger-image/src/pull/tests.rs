@@ -375,3 +375,33 @@ fn an_image_that_is_held_is_not_deleted_meanwhile() {
         assert!(matches!(deleting.join().unwrap(), Err(Error::InUse { .. })));
     });
 }
+
+#[test]
+fn an_image_whose_kernel_is_deleted_while_it_is_pulled_gets_no_name() {
+    /// Deletes the kernel in the middle of a pull.
+    struct Meanwhile<'a>(&'a Store);
+
+    impl Progress for Meanwhile<'_> {
+        fn phase(&self, what: &str) {
+            if what == "writing the file system" {
+                self.0.delete_kernel::<Error>("mine", || Ok(Vec::new()), &Silent).unwrap();
+            }
+        }
+        fn advance(&self, _: u64, _: u64) {}
+        fn message(&self, _: &str) {}
+    }
+
+    let place = Place::new();
+    place.index(&[place.image(&[("a", "1")], json!({}))]);
+    let kernel = place.folder.path().join("bzImage");
+    fs::write(&kernel, crate::kernel::bz_image("6.12.1 (me) #1")).unwrap();
+    let import = || place.store.import_kernel("mine", &kernel, None, &Silent);
+    let pull = |progress: &dyn Progress| place.store.pull(&place.source(), "app", "mine", &place.options(), progress);
+    import().unwrap();
+    assert!(matches!(pull(&Meanwhile(&place.store)), Err(Error::Unknown { kind: Kind::Kernel, .. })));
+    assert_eq!(place.store.image("app").unwrap(), None);
+    import().unwrap();
+    assert_eq!(pull(&Silent).unwrap().change, Change::New);
+    let delete = place.store.delete_kernel::<Error>("mine", || Ok(Vec::new()), &Silent);
+    assert!(matches!(delete, Err(Error::KernelInUse { .. })));
+}
