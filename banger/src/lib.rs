@@ -38,6 +38,7 @@ pub mod kernels;
 pub mod machine;
 pub mod paths;
 pub mod plugin;
+mod post_mortem;
 pub mod prepare;
 pub mod report;
 pub mod run;

@@ -19,6 +19,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, Workspace};
 use crate::images::Images;
 use crate::paths::{Paths, helper, search_path};
+use crate::post_mortem;
 use crate::report::{Phase, Report};
 use crate::ui::Ui;
 use crate::units;
@@ -78,7 +79,7 @@ pub struct Machine {
     /// How long it took to start, if it had to be.
     pub boot: Option<Duration>,
     /// Its supervisor, if it was seen.
-    supervisor: Option<i32>,
+    pub(crate) supervisor: Option<i32>,
     /// It does not stop for being idle before this is dropped.
     _hold: Hold,
 }
@@ -241,7 +242,7 @@ impl<'a> Machines<'a> {
         let machine = start()?;
         // One that was killed may have looked alive.
         match Call::ask::<Stat>(vm, &Request::Stat).map_err(CommandError::from) {
-            Err(error) if error.kind.is_of_vm() && has_died(vm, Some(&machine)) => start(),
+            Err(error) if error.kind.is_of_vm() && post_mortem::has_died(vm, Some(&machine)) => start(),
             _ => Ok(machine),
         }
     }
@@ -254,7 +255,7 @@ impl<'a> Machines<'a> {
     /// Whether the VM of `workspace` has ended without anybody's wish, a moment ago or just now; or has been started again since it
     /// was `used`.
     pub fn has_died(&self, workspace: &Workspace, used: Option<&Machine>) -> bool {
-        self.find(workspace).ok().flatten().is_some_and(|vm| has_died(&vm, used))
+        self.find(workspace).ok().flatten().is_some_and(|vm| post_mortem::has_died(&vm, used))
     }
 
     /// A VM for one command.
@@ -360,6 +361,7 @@ impl<'a> Machines<'a> {
         check_memory(wanted)?;
         let mut record = vm.record().map_err(CommandError::from)?;
         let state = vm.state().map_err(CommandError::from)?;
+        Self::check_network(&record, wanted)?;
         self.tell_changes(&record, wanted, matches!(state, VmState::Running { .. }));
         let up = |record: &VmRecord, boot| Up {
             ready: record.ready,
@@ -407,6 +409,16 @@ impl<'a> Machines<'a> {
         Ok(up(&record, Some(begin.elapsed())))
     }
 
+    /// A VM that has a network does not do where none is wanted: who says so counts on it.
+    fn check_network(record: &VmRecord, wanted: &Wanted) -> Result<(), CommandError> {
+        if wanted.net == Some(NetMode::None) && record.net == NetMode::User {
+            let error = CommandError::new("this repository's VM has a network, and none is wanted");
+            let hint = "use one of its own: banger --rm --net none; or delete this one, and have it made anew: banger delete";
+            return Err(error.kind(ErrorKind::Usage).hint(hint));
+        }
+        Ok(())
+    }
+
     /// Says when that takes effect which an existing VM has not.
     fn tell_changes(&self, record: &VmRecord, wanted: &Wanted, running: bool) {
         let new = |name: &str, what: &str, has: &str| {
@@ -418,9 +430,8 @@ impl<'a> Machines<'a> {
         if let Some(image) = wanted.image.as_deref().filter(|image| !images.is_called(&record.image, image)) {
             new("image", image, &record.image);
         }
-        if wanted.net.is_some_and(|net| net != record.net) {
-            let name = |net| if net == NetMode::User { "user" } else { "none" };
-            new("network", name(wanted.net.unwrap_or_default()), name(record.net));
+        if wanted.net == Some(NetMode::User) && record.net == NetMode::None {
+            new("network", "user", "none");
         }
         if let Some(disk) = wanted.disk_bytes.filter(|disk| *disk != record.disk_bytes) {
             let size = |bytes| units::size(bytes >> 20);
@@ -486,22 +497,6 @@ fn supervisor(vm: &Vm) -> Option<i32> {
     match vm.state() {
         Ok(VmState::Running { pid, .. }) => Some(pid),
         _ => None,
-    }
-}
-
-fn has_died(vm: &Vm, used: Option<&Machine>) -> bool {
-    let used = used.and_then(|machine| machine.supervisor);
-    // What a supervisor needs to see that its VMM is gone; there is no event for who is not its child.
-    let deadline = Instant::now() + Duration::from_secs(2);
-    loop {
-        match vm.state() {
-            Ok(VmState::Stopped { crash }) => return crash.is_some(),
-            Ok(VmState::Failed { .. } | VmState::Starting) => return true,
-            Ok(VmState::Running { pid, .. }) if used != Some(pid) => return true,
-            Ok(VmState::Running { .. }) if Instant::now() > deadline => return false,
-            Ok(VmState::Running { .. }) => std::thread::sleep(Duration::from_millis(10)),
-            Err(_) => return false,
-        }
     }
 }
 

@@ -246,3 +246,21 @@ fn a_translated_guest_whose_kernel_panics_is_started_once_more() {
     assert_eq!(output.ok().text(), "up\n");
     assert_eq!(fs::read_to_string(home.path().join("starts")).unwrap(), "started\nstarted\n");
 }
+
+#[test]
+fn what_became_of_a_vm_is_told_to_the_command_it_happened_to() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    repository.run(["--", "true"]).ok();
+    // What has a network does not do for who wants none.
+    let refused = repository.run(["--net", "none", "--", "touch", "/root/ran"]);
+    assert_eq!(refused.status, 125, "{refused:?}");
+    assert!(refused.stderr.contains("has a network, and none is wanted"), "{}", refused.stderr);
+
+    let crashed = repository.run(["--", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 60"]);
+    assert_eq!(crashed.status, 125, "{crashed:?}");
+    for part in ["what became of the VM: the guest reset itself", "Kernel panic - not syncing: sysrq", "banger logs"] {
+        assert!(crashed.stderr.contains(part), "{part}: {}", crashed.stderr);
+    }
+    assert_eq!(repository.run(["--", "sh", "-c", "test ! -e /root/ran; echo $?"]).ok().text(), "0\n");
+}

@@ -27,6 +27,7 @@ use crate::git::Workspace;
 use crate::images::{self, Images};
 use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
+use crate::post_mortem;
 use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report, Target};
 use crate::sync::{self, GUEST_ROOT, Listed};
@@ -138,6 +139,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let exec = exec(options, env, here, &workspace);
         account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
     });
+    let outcome = outcome.map_err(|error| if error.kind.is_of_vm() { post_mortem::explained(error, &machine) } else { error });
     if options.rm {
         machines.remove(&machine.vm, REMOVE_LIMIT)?;
     }
