@@ -413,7 +413,8 @@ impl<'a> Machines<'a> {
     fn check_network(record: &VmRecord, wanted: &Wanted) -> Result<(), CommandError> {
         if wanted.net == Some(NetMode::None) && record.net == NetMode::User {
             let error = CommandError::new("this repository's VM has a network, and none is wanted");
-            let hint = "use one of its own: banger --rm --net none; or delete this one, and have it made anew: banger delete";
+            let hint =
+                "use one of its own: banger --rm --net none; or delete this one, and have it made anew: banger delete";
             return Err(error.kind(ErrorKind::Usage).hint(hint));
         }
         Ok(())

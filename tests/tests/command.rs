@@ -215,6 +215,8 @@ fn exit_statuses_and_options() {
     // Folders.
     assert_eq!(repository.run(["-w", "sub/folder", "--", "cat", "file"]).ok().text(), "below\n");
     assert_eq!(repository.run(["-w", "/etc", "--", "pwd"]).ok().text(), "/etc\n");
+    std::fs::create_dir(repository.root.join("empty")).unwrap();
+    assert_eq!(repository.run(["-w", "empty", "--", "pwd"]).ok().text(), "/root/repo/empty\n");
     let missing = repository.run(["-w", "nowhere", "--", "true"]);
     assert_eq!(missing.status, 125);
     assert!(missing.stderr.contains("folder `/root/repo/nowhere` does not exist"), "{}", missing.stderr);

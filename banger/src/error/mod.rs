@@ -214,7 +214,16 @@ impl From<SyncError> for CommandError {
             SyncError::Host(error) | SyncError::Closed(error) => {
                 CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
             }
-            SyncError::State(error) | SyncError::Disk(error) => CommandError::new(message).kind((&error).into()),
+            SyncError::State(error) | SyncError::Disk(error) => {
+                let (failed, kind) = (CommandError::new(message), ErrorKind::from(&error));
+                let failed = failed.kind(kind);
+                match kind {
+                    ErrorKind::NoSpace => {
+                        failed.hint("free some space, and run it again; what banger takes of it: banger du")
+                    }
+                    _ => failed,
+                }
+            }
             SyncError::Changed(_) => CommandError::new(message)
                 .kind(ErrorKind::FilesChanging)
                 .hint("run it again when the files are at rest"),

@@ -139,7 +139,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let exec = exec(options, env, here, &workspace);
         account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
     });
-    let outcome = outcome.map_err(|error| if error.kind.is_of_vm() { post_mortem::explained(error, &machine) } else { error });
+    let outcome =
+        outcome.map_err(|error| if error.kind.is_of_vm() { post_mortem::explained(error, &machine) } else { error });
     if options.rm {
         machines.remove(&machine.vm, REMOVE_LIMIT)?;
     }
@@ -182,10 +183,15 @@ fn exec(options: &Run, env: Vec<(Bytes, Bytes)>, here: &Path, workspace: &Worksp
         argv: options.command.iter().map(|argument| argument.as_os_str().into()).collect(),
         env: all,
         cwd: options.workdir.as_ref().map_or_else(|| matching.clone(), |dir| matching.join(dir)).as_os_str().into(),
-        make_cwd: options.workdir.is_none(),
+        // A folder that is empty here does not travel, and is there all the same.
+        make_cwd: options.workdir.as_ref().is_none_or(|dir| is_folder_of(&workspace.root, &here.join(dir))),
         user: options.user.clone(),
         tty,
     }
+}
+
+fn is_folder_of(root: &Path, path: &Path) -> bool {
+    path.is_dir() && path.canonicalize().is_ok_and(|path| path.starts_with(root))
 }
 
 /// The guest's folder that matches `here`, which is in the workspace at `root`.
