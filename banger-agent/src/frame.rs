@@ -128,7 +128,12 @@ impl Encoder<Frame> for FrameCodec {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
+    use crate::protocol;
 
     fn decode_all(mut bytes: BytesMut) -> Result<Vec<Frame>, FrameError> {
         let mut frames = Vec::new();
@@ -182,5 +187,66 @@ mod tests {
         assert!(deep.message::<serde_json::Value>().is_err());
         assert!(Frame::Control(Bytes::from_static(b"\"\xff\"")).message::<String>().is_err());
         assert!(Frame::Data(1, Bytes::new()).message::<String>().is_err());
+    }
+
+    const WORDS: [&str; 8] = [
+        "{\"ok\":{\"pid\":1}}",
+        "{\"type\":\"exited\",\"code\":3}",
+        "{\"type\":\"stdin_taken\",\"bytes\":-1}",
+        "{\"op\":\"exec\",\"argv\":[]}",
+        "{\"type\":\"compared\",\"conflicts\":[{}]}",
+        "[[[[",
+        "\"\\ud800\"",
+        "1e999",
+    ];
+
+    /// Headers that may be meant, lengths that may be true, and JSON that is nearly a message: noise alone gets past no header.
+    fn wire() -> impl Strategy<Value = Vec<u8>> {
+        let noise = vec(any::<u8>(), 0..64);
+        let payload = prop_oneof![noise.clone(), select(&WORDS[..]).prop_map(|word| word.as_bytes().to_vec())];
+        let frame = (0u8..4, payload, -2i64..3).prop_map(|(kind, payload, off)| {
+            let length = (payload.len() as i64 + off).max(0) as u32;
+            [&[kind][..], &length.to_be_bytes(), &payload].concat()
+        });
+        vec(prop_oneof![3 => frame, 1 => noise], 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
+
+        #[test]
+        fn whatever_comes_is_frames_or_an_error(bytes in wire(), cuts in vec(0usize..40, 0..8)) {
+            let all = decode_all(BytesMut::from(&bytes[..]));
+            // Its parts say the same, wherever it is cut.
+            let (mut buffer, mut rest, mut seen) = (BytesMut::new(), &bytes[..], Vec::new());
+            let mut failed = false;
+            for cut in cuts.into_iter().chain([usize::MAX]) {
+                let (part, left) = rest.split_at(cut.min(rest.len()));
+                rest = left;
+                buffer.extend_from_slice(part);
+                while !failed {
+                    match FrameCodec.decode(&mut buffer) {
+                        Ok(Some(frame)) => seen.push(frame),
+                        Ok(None) => break,
+                        Err(_) => failed = true,
+                    }
+                }
+            }
+            match all {
+                Ok(frames) => prop_assert!(!failed && buffer.is_empty() && frames == seen),
+                Err(_) => prop_assert!(failed || !buffer.is_empty()),
+            }
+            for frame in &seen {
+                // Each end reads what the other may send as its own types; that it makes no sense is an error like any.
+                let _ = frame.message::<protocol::Request>();
+                let _ = frame.message::<protocol::Reply<protocol::exec::Started>>();
+                let _ = frame.message::<protocol::exec::FromCommand>();
+                let _ = frame.message::<protocol::exec::ToCommand>();
+                let _ = frame.message::<protocol::sync::FromSync>();
+                if let Frame::Data(_, data) = frame {
+                    let _ = postcard::from_bytes::<Vec<protocol::sync::Item>>(data);
+                }
+            }
+        }
     }
 }

@@ -38,6 +38,8 @@ fn the_guest_is_a_whole_system() {
         check sh -c 'ip -br address show lo | grep -q 127.0.0.1'
         check sh -c 'ip -br address show eth0 | grep -q 10.0.2.15'
         check modprobe dummy
+        # Nobody but the agent speaks to the host as the agent.
+        check sh -c 'ls /dev/vport* && ! cat /dev/vport*'
         check sh -c 'lsmod | grep -q ^autofs4'
         check test ! -e /var/log/journal
         check sh -c 'journalctl -q -n1 | grep -q .'
