@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::oci::Origin;
+use crate::oci::{Origin, Source};
 
 /// The version of both formats. Fields may be added without a new one; a reader skips what it does not know.
 pub(crate) const FORMAT_VERSION: u32 = 1;
+
+/// How the source of an image begins that is a copy of a file.
+pub(crate) const REGISTERED: &str = "file ";
 
 /// The name of the file.
 const FILE: &str = "manifest.json";
@@ -56,6 +59,14 @@ pub struct ImageManifest {
     /// If it is of a catalog's bundle: the bundle's SHA-256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Digest>,
+}
+
+impl ImageManifest {
+    /// Whether it was made of files of this machine.
+    #[must_use]
+    pub fn is_of_files(&self) -> bool {
+        self.bundle.is_none() && (self.source.starts_with(REGISTERED) || Source::is_in_files(&self.source))
+    }
 }
 
 /// Describes a kernel.

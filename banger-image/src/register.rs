@@ -73,7 +73,10 @@ impl Store {
             }
             fit(&copy)?;
             let about = About { name, description: "", kernel, ready: manifest::Ready::Agent, with_sshd: false };
-            manifest::write(dir, &about.manifest(format!("file {}", rootfs.display()), after.len()))?;
+            manifest::write(
+                dir,
+                &about.manifest(format!("{}{}", manifest::REGISTERED, rootfs.display()), after.len()),
+            )?;
             is_made = true;
             Ok(())
         };

@@ -307,6 +307,9 @@ fn what_is_wrong_with_a_catalog_a_file_or_a_name_is_said() {
     // As it was registered, so it is exported; what was there before is replaced as a whole.
     let registered = json(&repository, &["register", "--name", "mine", "--rootfs", rootfs]);
     assert_eq!((&registered["name"], &registered["folder"]), (&"mine".into(), &"mine".into()), "{registered}");
+    // The file may be gone: it is not pruned.
+    let pruned = json(&repository, &["prune", "--dry-run"]);
+    assert!(pruned["removed"].as_array().unwrap().iter().all(|image| image["name"] == "base"), "{pruned}");
     repository.write("b.tar.zst", "what was there");
     let exported = json(&repository, &["export", "mine", "-o", "b.tar.zst"]);
     assert!(entry.contains(exported["sha256"].as_str().unwrap()), "{exported} {entry}");

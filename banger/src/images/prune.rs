@@ -19,8 +19,8 @@ pub struct Removed {
 }
 
 impl Images<'_> {
-    /// Removes all images that no VM was made from, but for those that are called, or referred to, as in `keep`; or only says
-    /// which.
+    /// Removes all images that no VM was made from, but for those that are called, or referred to, as in `keep`, and
+    /// those that were made of files of this machine; or only says which.
     ///
     /// # Errors
     /// If a store cannot be read, or an image cannot be removed.
@@ -34,7 +34,8 @@ impl Images<'_> {
         }
         let mut removed = Vec::new();
         for Image { name: folder, dir, manifest, .. } in self.store.images()? {
-            if kept.contains(&folder) {
+            // Nobody could get one that was made of a file again, should that be gone.
+            if kept.contains(&folder) || manifest.is_of_files() {
                 continue;
             }
             let bytes = allocated(&dir);

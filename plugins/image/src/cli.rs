@@ -93,7 +93,7 @@ What is printed is the image's entry of a catalog, with the file beside it. The 
         #[arg(value_name = "IMAGE")]
         image: String,
     },
-    /// Remove all images that no VM was made from, but for the default one
+    /// Remove all images that no VM was made from, but for the default one and those that were made of files here
     Prune {
         /// Only say what would be removed
         #[arg(long)]
