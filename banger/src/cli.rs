@@ -20,9 +20,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 Exit status: the command's own; 128+n if a signal ended it; 124 after --timeout; 125 if banger itself failed;
 126 if the command cannot be run; 127 if it does not exist.
 
-More commands: `banger foo` runs the alias foo, or the plugin banger-foo; `banger --list` shows them all.
+Environment: BANGER_ACCELERATOR=kvm|tcg forces what runs the VM; BANGER_BOOT_TIMEOUT=5m lets a slow machine take its time.
 
-Environment: BANGER_ACCELERATOR=kvm|tcg forces what runs the VM; BANGER_BOOT_TIMEOUT=5m lets a slow machine take its time."
+More commands: `banger --list` shows aliases and plugins too: image, kernel, and any banger-NAME on PATH."
 )]
 pub struct Cli {
     /// What to do; without it, a command or a shell is run.
