@@ -12,6 +12,7 @@ use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::paths::Paths;
+use crate::table::facts;
 use crate::ui::Ui;
 use crate::units::bytes;
 
@@ -49,7 +50,7 @@ struct VmStatus {
 pub fn status(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let (workspace, vm) = super::vm_of(here, paths, &machines)?;
-    let workspace = banger_vmm::printable(workspace.root.as_os_str().as_encoded_bytes());
+    let workspace = workspace.root.to_string_lossy().into_owned();
     let mut status = Status { workspace, vm: None };
     if let Some(vm) = vm {
         let record = vm.record()?;
@@ -98,7 +99,7 @@ fn text(status: &Status) -> String {
             lines.push(("vm", vm.name.clone()));
             lines.push(("state", format!("{}{accelerator}", vm.state)));
             if let Some(reason) = &vm.reason {
-                lines.push(("reason", banger_vmm::printable(reason.as_bytes())));
+                lines.push(("reason", reason.clone()));
             }
             lines.push(("image", vm.image.clone()));
             lines.push(("size", format!("{} processors, {} MiB of memory", vm.cpus, vm.memory_mib)));
@@ -110,5 +111,5 @@ fn text(status: &Status) -> String {
             lines.push(("only there", only));
         }
     }
-    lines.iter().map(|(name, value)| format!("{name:<10}  {value}\n")).collect()
+    facts(&lines)
 }
