@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::units::{self, option};
+
 /// Run the repository you stand in inside a microVM of its own.
 #[derive(Debug, Parser)]
 #[command(
@@ -209,7 +211,7 @@ pub enum ConfigCommand {
 /// Parses the filter of `prune`, which is written as docker(1) has it.
 fn until(text: &str) -> Result<Duration, String> {
     let time = text.strip_prefix("until=").ok_or("a filter is `until=` and a time, such as `until=168h`")?;
-    crate::units::duration(time)
+    option(units::duration)(time)
 }
 
 /// The shells that completions are made for.
@@ -237,7 +239,7 @@ pub struct Run {
     #[arg(short, long)]
     pub user: Option<String>,
     /// End the command after this long (`90`, `90s`, `5m`, `1h`), with exit status 124
-    #[arg(long, value_name = "TIME", value_parser = crate::units::duration)]
+    #[arg(long, value_name = "TIME", value_parser = option(units::duration))]
     pub timeout: Option<Duration>,
     /// Write an account of the run to this file, as JSON: its phases, counts and exit status
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -252,10 +254,10 @@ pub struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     pub cpus: Option<u32>,
     /// Memory of the VM (`512M`, `4G`)
-    #[arg(long, value_name = "SIZE", value_parser = crate::units::mebibytes)]
+    #[arg(long, value_name = "SIZE", value_parser = option(units::mebibytes))]
     pub memory: Option<u64>,
     /// Disk of a new VM (`64G`)
-    #[arg(long, value_name = "SIZE", value_parser = crate::units::disk)]
+    #[arg(long, value_name = "SIZE", value_parser = option(units::disk))]
     pub disk: Option<u64>,
     /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_enum, value_name = "MODE")]

@@ -46,7 +46,7 @@ pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &
             let value = name.value(value, owner)?;
             edit::set(&file, owner, &name, &value)?;
             if let Some(what) = name.key.awaits {
-                ui.warning(&format!("`{key}` is set without effect: {what} is yet to come"));
+                ui.warning(&format!("`{key}` is set without effect, the feature being yet to come: {what}"));
             }
             changed(key, &file, true, ui)
         }
