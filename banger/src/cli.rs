@@ -229,7 +229,8 @@ pub struct Run {
     /// Set a variable for the command; without a value, pass the one that is set here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
-    /// Read variables from a file, a NAME=VALUE a line
+    /// Read variables from a file, a NAME=VALUE or NAME a line, which may begin with `export`; a value is taken as it stands, quotes
+    /// too, and a line that begins with `#` is a comment
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub env_file: Vec<std::path::PathBuf>,
     /// Run in this folder of the VM [default: the one that matches where you stand]
