@@ -1,5 +1,6 @@
 //! What is remembered of a VM's last use: `use.json`. The supervisor writes it, so that a VM can be judged without being asked.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::SystemTime;
@@ -11,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::file;
 
 const FILE: &str = "use.json";
+/// What [`FILE`] was before its count was not to be believed any more: only the time in it holds.
+const FORMER: &str = "use.former.json";
 const FORMAT: u32 = 1;
 /// How many of the guest's own changes are named.
 const MAX_NAMED: usize = 10;
@@ -37,7 +40,15 @@ impl LastUse {
 
     /// None: nothing is known, be it because the file is damaged.
     pub(crate) fn read(vm: &Path) -> Result<Option<Self>> {
-        match file::read_json(&vm.join(FILE), FORMAT) {
+        let read = |name| Self::read_file(&vm.join(name));
+        match read(FILE)? {
+            Some(last_use) => Ok(Some(last_use)),
+            None => Ok(read(FORMER)?.map(|former| LastUse { guest_only: None, ..former })),
+        }
+    }
+
+    fn read_file(path: &Path) -> Result<Option<Self>> {
+        match file::read_json(path, FORMAT) {
             Ok(last_use) => Ok(Some(last_use)),
             Err(Error::Damaged { .. } | Error::Newer { .. }) => Ok(None),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -50,11 +61,13 @@ impl LastUse {
         file::write_json(&vm.join(FILE), self).or_else(|_| file::remove_if_there(&vm.join(FILE)))
     }
 
-    /// What was found does not hold any more.
+    /// What was found does not hold any more. Every command does this at its start, so nothing is written: the file has another name.
+    /// Should the machine lose power before that is on its disk, the VM has ended badly, which says the same.
     pub(crate) fn forget_changes(vm: &Path) -> Result<()> {
-        match Self::read(vm)? {
-            Some(last_use) => LastUse { guest_only: None, ..last_use }.write(vm),
-            None => file::remove_if_there(&vm.join(FILE)),
+        let path = vm.join(FILE);
+        match fs::rename(&path, vm.join(FORMER)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => file::remove_if_there(&path),
+            _ => Ok(()),
         }
     }
 }
@@ -81,7 +94,11 @@ mod tests {
         LastUse::forget_changes(folder.path()).unwrap();
         let forgotten = LastUse::read(folder.path()).unwrap().unwrap();
         assert!(forgotten.guest_only.is_none() && forgotten.ended == read.ended);
-        std::fs::write(folder.path().join(FILE), "{").unwrap();
-        assert!(LastUse::read(folder.path()).unwrap().is_none());
+        LastUse::forget_changes(folder.path()).unwrap();
+        assert_eq!(LastUse::read(folder.path()).unwrap().unwrap().ended, read.ended);
+        fs::write(folder.path().join(FILE), "{").unwrap();
+        assert!(LastUse::read(folder.path()).unwrap().unwrap().guest_only.is_none());
+        LastUse::now(None).write(folder.path()).unwrap();
+        assert!(LastUse::read(folder.path()).unwrap().unwrap().ended >= read.ended);
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::units::{self, option};
+
 /// Run the repository you stand in inside a microVM of its own.
 #[derive(Debug, Parser)]
 #[command(
@@ -20,9 +22,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 Exit status: the command's own; 128+n if a signal ended it; 124 after --timeout; 125 if banger itself failed;
 126 if the command cannot be run; 127 if it does not exist.
 
-More commands: `banger foo` runs the alias foo, or the plugin banger-foo; `banger --list` shows them all.
+Environment: BANGER_ACCELERATOR=kvm|tcg forces what runs the VM; BANGER_BOOT_TIMEOUT=5m lets a slow machine take its time.
 
-Environment: BANGER_ACCELERATOR=kvm|tcg forces what runs the VM; BANGER_BOOT_TIMEOUT=5m lets a slow machine take its time."
+More commands: `banger --list` shows aliases and plugins too: image, kernel, and any banger-NAME on PATH."
 )]
 pub struct Cli {
     /// What to do; without it, a command or a shell is run.
@@ -209,7 +211,7 @@ pub enum ConfigCommand {
 /// Parses the filter of `prune`, which is written as docker(1) has it.
 fn until(text: &str) -> Result<Duration, String> {
     let time = text.strip_prefix("until=").ok_or("a filter is `until=` and a time, such as `until=168h`")?;
-    crate::units::duration(time)
+    option(units::duration)(time)
 }
 
 /// The shells that completions are made for.
@@ -227,7 +229,8 @@ pub struct Run {
     /// Set a variable for the command; without a value, pass the one that is set here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
-    /// Read variables from a file, a NAME=VALUE a line
+    /// Read variables from a file, a NAME=VALUE or NAME a line, which may begin with `export`; a value is taken as it stands, quotes
+    /// too, and a line that begins with `#` is a comment
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub env_file: Vec<std::path::PathBuf>,
     /// Run in this folder of the VM [default: the one that matches where you stand]
@@ -237,7 +240,7 @@ pub struct Run {
     #[arg(short, long)]
     pub user: Option<String>,
     /// End the command after this long (`90`, `90s`, `5m`, `1h`), with exit status 124
-    #[arg(long, value_name = "TIME", value_parser = crate::units::duration)]
+    #[arg(long, value_name = "TIME", value_parser = option(units::duration))]
     pub timeout: Option<Duration>,
     /// Write an account of the run to this file, as JSON: its phases, counts and exit status
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -252,10 +255,10 @@ pub struct Run {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     pub cpus: Option<u32>,
     /// Memory of the VM (`512M`, `4G`)
-    #[arg(long, value_name = "SIZE", value_parser = crate::units::mebibytes)]
+    #[arg(long, value_name = "SIZE", value_parser = option(units::mebibytes))]
     pub memory: Option<u64>,
     /// Disk of a new VM (`64G`)
-    #[arg(long, value_name = "SIZE", value_parser = crate::units::disk)]
+    #[arg(long, value_name = "SIZE", value_parser = option(units::disk))]
     pub disk: Option<u64>,
     /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_enum, value_name = "MODE")]

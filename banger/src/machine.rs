@@ -535,7 +535,7 @@ fn accelerator() -> Result<AcceleratorChoice, CommandError> {
 fn boot_timeout() -> Result<Option<Duration>, CommandError> {
     let Some(text) = std::env::var_os(BOOT_TIMEOUT).filter(|text| !text.is_empty()) else { return Ok(None) };
     let text = text.to_string_lossy();
-    let duration = units::duration(&text);
+    let duration = units::option(units::duration)(&text);
     let wrong =
         |error: String| CommandError::new(format!("{BOOT_TIMEOUT} is `{text}`")).kind(ErrorKind::Usage).hint(error);
     duration.map(Some).map_err(wrong)

@@ -158,6 +158,10 @@ impl Target {
             let message = format!("cannot write a report to `{}`: {why}", path.display());
             CommandError::new(message).kind(ErrorKind::Usage)
         };
+        if path == Path::new("-") {
+            let error = CommandError::new("a report does not go to standard output, which is the command's");
+            return Err(error.kind(ErrorKind::Usage).hint("name a file; one named so: --report ./-"));
+        }
         let path = match fs::canonicalize(path) {
             Ok(path) if path.is_file() => path,
             Ok(_) => return Err(wrong("it is no file").hint("name a file, which is replaced when the run is over")),
@@ -209,7 +213,9 @@ mod tests {
         );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 
-        for wrong in [folder.path(), Path::new("/dev/null"), &folder.path().join("no/such"), Path::new("..")] {
+        for wrong in
+            [folder.path(), Path::new("/dev/null"), &folder.path().join("no/such"), Path::new(".."), Path::new("-")]
+        {
             assert_eq!(Target::new(wrong).unwrap_err().kind, ErrorKind::Usage, "{}", wrong.display());
         }
     }

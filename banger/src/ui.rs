@@ -177,8 +177,20 @@ fn clean(text: &str) -> String {
     banger_vmm::printable(text.as_bytes())
 }
 
+/// On one line. It holds what there is, and a terminal that shows it comes to no harm: JSON itself escapes what is below the space, and
+/// what else [`banger_vmm::printable`] minds is only in texts, where an escape stands for it too.
 fn json(object: &impl Serialize) -> String {
-    serde_json::to_string(object).expect("plain data has a JSON form") + "\n"
+    let json = serde_json::to_string(object).expect("plain data has a JSON form");
+    let mut harmless = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                harmless.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => harmless.push(c),
+        }
+    }
+    harmless + "\n"
 }
 
 impl banger_image::Progress for Ui {
@@ -225,6 +237,14 @@ pub(crate) fn die_of_broken_pipe() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_holds_every_character_and_is_harmless_on_a_terminal() {
+        let name = "a\nb\u{1b}[31m\u{7f}\u{9b}1m \u{202e}txt \u{e9}\"";
+        let json = json(&[name]);
+        assert_eq!(json, "[\"a\\nb\\u001b[31m\\u007f\\u009b1m \\u202etxt \u{e9}\\\"\"]\n");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [name]);
+    }
 
     #[test]
     fn nobody_is_asked_who_does_not_want_to_be() {

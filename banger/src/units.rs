@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
+/// `parse` for an option, whose error is a sentence: the functions here say what a text may be.
+pub fn option<T: 'static>(
+    parse: fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| parse(text).map_err(|may_be| format!("it may be {may_be}"))
+}
+
 /// Parses `90`, `90s`, `5m` or `1h`.
 ///
 /// # Errors
-/// Anything else, in words.
+/// Of anything else: what it may be.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, factor) = match text.as_bytes().last() {
         Some(b's') => (&text[..text.len() - 1], 1.0),
@@ -15,32 +22,32 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     };
     let seconds = number.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds * factor).ok());
-    duration.ok_or_else(|| "a time is a number with `s`, `m` or `h`, such as `90s`".to_owned())
+    duration.ok_or_else(|| "a time above 0, with `s`, `m` or `h`, such as `90s`".to_owned())
 }
 
 /// Parses the size of a VM's memory, such as `512M` or `4G`, into MiB; a number without a unit is in MiB.
 ///
 /// # Errors
-/// Anything else, in words.
+/// Of anything else: what it may be.
 pub fn mebibytes(text: &str) -> Result<u64, String> {
     match parse_size(text) {
         Some(size @ 128..) => Ok(size),
-        Some(_) => Err("a VM needs at least 128M".to_owned()),
-        None => Err("a size is a number with `M` or `G`, such as `4G`".to_owned()),
+        Some(_) => Err("at least `128M`".to_owned()),
+        None => Err("a size with `M` or `G`, such as `4G`".to_owned()),
     }
 }
 
 /// The same for the size of a VM's disk.
 ///
 /// # Errors
-/// Anything else, in words.
+/// Of anything else: what it may be.
 pub fn disk(text: &str) -> Result<u64, String> {
     match parse_size(text) {
         // ext4 with blocks of 4 KiB and 32-bit numbers for them ends at 16 TiB.
         Some(size @ 1024..=0xff_ffff) => Ok(size),
-        Some(..1024) => Err("a VM's disk has at least 1G".to_owned()),
-        Some(_) => Err("a VM's disk has less than 16T".to_owned()),
-        None => Err("a size is a number with `M`, `G` or `T`, such as `64G`".to_owned()),
+        Some(..1024) => Err("at least `1G`".to_owned()),
+        Some(_) => Err("less than `16T`".to_owned()),
+        None => Err("a size with `M`, `G` or `T`, such as `64G`".to_owned()),
     }
 }
 
@@ -122,6 +129,10 @@ mod tests {
         for wrong in ["", "s", "-1", "0", "1d", "inf", "nan", "1e99"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+        let said = |error: Option<String>| error.unwrap();
+        assert_eq!(said(option(mebibytes)("1M").err()), "it may be at least `128M`");
+        assert_eq!(said(option(mebibytes)("x").err()), "it may be a size with `M` or `G`, such as `4G`");
+        assert_eq!(said(option(duration)("0s").err()), "it may be a time above 0, with `s`, `m` or `h`, such as `90s`");
         assert_eq!(mebibytes("4G"), Ok(4096));
         assert_eq!(mebibytes("512"), Ok(512));
         for wrong in ["", "G", "1M", "-4G", "99999999999999999999G", "18014398509481984G"] {

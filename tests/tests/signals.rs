@@ -84,6 +84,10 @@ fn signals_reach_the_command_and_what_it_started() {
     assert_eq!(started.wait().status, 3);
 
     // Who ignores it is killed in the end, with all it started.
+    let cut = repository.run(["--timeout", "0.5", "--", "sleep", "4711"]);
+    assert_eq!(cut.stderr.lines().last(), Some("banger: the command was ended after 0.5s, as `--timeout` says"));
+    let cut = repository.run(["-q", "--timeout", "0.5", "--", "sleep", "4711"]);
+    assert_eq!((cut.status, cut.stderr.as_str()), (124, ""));
     let deaf = "trap '' INT TERM HUP; sleep 4705 & echo ready; while :; do sleep 1; done";
     let started = Started::new(&repository, &[], deaf);
     started.send(Signal::SIGTERM);
@@ -131,6 +135,10 @@ fn a_timeout_ends_all_that_was_started() {
     assert_eq!(repository.run(["--timeout", "5m", "--", "sh", "-c", "exit 9"]).status, 9);
     let many = "sleep 4711 & setsid sleep 4712 & sleep 4713";
     assert_eq!(repository.run(["--timeout", "0.5", "--", "sh", "-c", many]).status, 124);
+    let cut = repository.run(["--timeout", "0.5", "--", "sleep", "4711"]);
+    assert_eq!(cut.stderr.lines().last(), Some("banger: the command was ended after 0.5s, as `--timeout` says"));
+    let cut = repository.run(["-q", "--timeout", "0.5", "--", "sleep", "4711"]);
+    assert_eq!((cut.status, cut.stderr.as_str()), (124, ""));
     let deaf = "trap '' TERM; sleep 4714 & while :; do sleep 1; done";
     assert_eq!(repository.run(["--timeout", "1s", "--", "sh", "-c", deaf]).status, 124);
     // Its own status says nothing once the time was up.

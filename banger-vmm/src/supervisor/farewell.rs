@@ -1,6 +1,5 @@
 //! What the supervisor itself says to the agent: it asks what changed in the guest alone, and for the power to be switched off.
 
-use std::path::Path;
 use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec};
@@ -12,13 +11,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::state::State;
 use crate::last_use::LastUse;
 
-/// Asks what changed in the guest alone, and writes down what is known of it. False: nothing is known.
-pub(super) async fn take_stock(mux: Mux, folder: &Path, limit: Duration) -> bool {
-    let found = timeout(limit, changes(&mux)).await.ok().flatten();
+/// Asks what changed in the guest alone, and writes down what is known of it. False: nothing is known, as when somebody has come
+/// meanwhile.
+pub(super) async fn take_stock(mux: Mux, state: &State, limit: Duration) -> bool {
+    let found = timeout(limit, changes(&mux)).await.ok().flatten().filter(|_| !state.usage.is_touched());
     let known = found.is_some();
-    LastUse::now(found).write(folder).is_ok() && known
+    LastUse::now(found).write(&state.folder).is_ok() && known
 }
 
 /// Asks the agent to switch off. Whether it does is seen by the VMM's exit.

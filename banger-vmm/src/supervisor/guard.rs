@@ -102,10 +102,10 @@ impl<'a> Guard<'a> {
                 patience = shutdown.asked() => self.stop(patience, &mux, &mut vmm),
                 () = self.state.usage.idle(), if !self.stopping && !self.lost => self.stop(IDLE_PATIENCE, &mux, &mut vmm),
                 () = self.state.usage.quiet(QUIET), if !self.stopping && !self.lost => {
-                    let (mux, folder, turn) = (mux.clone(), self.folder.to_owned(), Arc::clone(&self.counting));
+                    let (mux, state, turn) = (mux.clone(), Arc::clone(self.state), Arc::clone(&self.counting));
                     tokio::spawn(async move {
                         let _turn = turn.lock().await;
-                        take_stock(mux, &folder, COUNT_LIMIT).await
+                        take_stock(mux, &state, COUNT_LIMIT).await
                     });
                 }
                 () = sleep(NOTE_AGAIN), if !self.noted => self.write_note(),
@@ -136,7 +136,7 @@ impl<'a> Guard<'a> {
             vmm.quit();
         } else if !self.stopping {
             self.state.leave();
-            let (mux, folder, counted) = (mux.clone(), self.folder.to_owned(), Arc::clone(&self.counted));
+            let (mux, counted) = (mux.clone(), Arc::clone(&self.counted));
             let (turn, state) = (Arc::clone(&self.counting), Arc::clone(self.state));
             tokio::spawn(async move {
                 // Who has no time for an orderly end has none for this either, and what still runs can write until its end.
@@ -144,7 +144,9 @@ impl<'a> Guard<'a> {
                 // A command that has just ended may still be on its way out.
                 if !limit.is_zero() && timeout(LEAVING.min(limit), state.usage.unused()).await.is_ok() {
                     let _turn = turn.lock().await;
-                    counted.store(take_stock(mux.clone(), &folder, limit).await, Ordering::Relaxed);
+                    // There are no new users, so this holds.
+                    state.usage.look();
+                    counted.store(take_stock(mux.clone(), &state, limit).await, Ordering::Relaxed);
                 }
                 ask_to_shut_down(mux).await;
             });

@@ -87,7 +87,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
     let info = RunInfo::new(pid, host::start_time(pid)?, host::boot_id()?, backend.name(), now);
     info.write(folder)?;
 
-    let state = Arc::new(State::new(backend.name(), pid, record.idle_timeout_ms));
+    let state = Arc::new(State::new(folder, backend.name(), pid, record.idle_timeout_ms));
     let (sender, stops) = mpsc::channel(4);
     let terminate = signal(SignalKind::terminate()).at("watch", folder)?;
     let mut shutdown = Shutdown {

@@ -92,7 +92,7 @@ async fn answer(
         Ok(Request::Use { idle_timeout_ms }) => match state.failure() {
             Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
             None => {
-                let _user = state.usage.enter();
+                let _user = state.enter();
                 state.usage.set_limit(idle_timeout_ms);
                 reply(&mut client, Reply::Ok(())).await?;
                 // It says nothing more. Where the VM goes first, who holds it may be the one that waits for that.
@@ -102,16 +102,20 @@ async fn answer(
                 }
             }
         },
-        Ok(Request::Agent) => {
-            let _user = state.usage.enter();
-            match open_stream(state).await {
-                Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
-                Ok(stream) => {
-                    reply(&mut client, Reply::Ok(())).await?;
-                    relay(client, stream).await
+        Ok(Request::Agent) => match state.failure() {
+            // Who comes too late is no user: what was counted holds.
+            Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+            None => {
+                let _user = state.enter();
+                match open_stream(state).await {
+                    Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+                    Ok(stream) => {
+                        reply(&mut client, Reply::Ok(())).await?;
+                        relay(client, stream).await
+                    }
                 }
             }
-        }
+        },
     }
 }
 
@@ -192,7 +196,7 @@ mod tests {
 
     /// A supervisor without a VM, whose agent sends every stream back.
     async fn supervisor(folder: &Path) -> (Arc<State>, mpsc::Receiver<Stop>) {
-        let state = Arc::new(State::new("test", 1, 0));
+        let state = Arc::new(State::new(folder, "test", 1, 0));
         let (sender, stops) = mpsc::channel(1);
         tokio::spawn(serve(bind(folder).unwrap(), Arc::clone(&state), sender));
         (state, stops)

@@ -1,15 +1,17 @@
 //! What the supervisor's tasks share.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use banger_agent::link::Mux;
 use tokio::sync::{Semaphore, watch};
 
-use super::usage::Usage;
+use super::usage::{Usage, User};
 use crate::error::Failure;
 use crate::host;
 use crate::kvm::Accelerator;
+use crate::last_use::LastUse;
 use crate::wire::{AgentInfo, Status};
 
 /// Clients that may be connected at a time: a command that runs is two of them. How many have a stream is the link's to limit.
@@ -26,6 +28,8 @@ pub(super) enum Phase {
 
 /// Shared by the task that runs the VM, which alone changes it, and those that serve clients.
 pub(super) struct State {
+    /// The VM's.
+    pub(super) folder: PathBuf,
     phase: watch::Sender<Phase>,
     status: Mutex<Status>,
     started: Instant,
@@ -36,7 +40,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(backend: &str, pid: i32, idle_timeout_ms: u64) -> Self {
+    pub(super) fn new(folder: &Path, backend: &str, pid: i32, idle_timeout_ms: u64) -> Self {
         let status = Status {
             backend: backend.to_owned(),
             accelerator: None,
@@ -49,6 +53,7 @@ impl State {
             memory_bytes: 0,
         };
         State {
+            folder: folder.to_owned(),
             phase: watch::Sender::new(Phase::Booting),
             status: Mutex::new(status),
             started: Instant::now(),
@@ -71,6 +76,15 @@ impl State {
     /// The VM goes down in order. Streams that are open may come to their end, if they are fast; there are no new ones.
     pub(super) fn leave(&self) {
         self.phase.send_replace(Phase::Down(Failure::going_down()));
+    }
+
+    /// One more user. From the first one since it was made on, the count of the guest's changes is not to be believed.
+    pub(super) fn enter(&self) -> User {
+        if !self.usage.is_touched() {
+            // Who is here already counts. On a disk that is full this succeeds too.
+            let _ = LastUse::forget_changes(&self.folder);
+        }
+        self.usage.enter()
     }
 
     /// Completes when nobody can use the VM any more.
@@ -117,5 +131,29 @@ impl State {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use banger_agent::protocol::sync::GuestOnly;
+
+    use super::*;
+
+    #[test]
+    fn a_count_does_not_outlive_the_next_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let counted = || LastUse::read(folder.path()).unwrap().unwrap().guest_only.is_some();
+        let count = || LastUse::now(Some(GuestOnly::default())).write(folder.path()).unwrap();
+        let state = State::new(folder.path(), "qemu", 1, 0);
+        count();
+        let first = state.enter();
+        assert!(!counted());
+        drop(first);
+        state.usage.look();
+        count();
+        assert!(counted());
+        let _second = state.enter();
+        assert!(!counted());
     }
 }

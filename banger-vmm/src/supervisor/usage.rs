@@ -52,6 +52,16 @@ impl Usage {
         User(self.0.clone())
     }
 
+    /// Whether somebody has come since what users may have changed was looked at.
+    pub(super) fn is_touched(&self) -> bool {
+        self.0.borrow().touched
+    }
+
+    /// What users may have changed is looked at from now on.
+    pub(super) fn look(&self) {
+        self.0.send_modify(|now| now.touched = false);
+    }
+
     /// Completes when there is none.
     pub(super) async fn unused(&self) {
         // The sender is in `self`.
@@ -76,7 +86,7 @@ impl Usage {
     /// Completes when nobody has used the VM for `pause`, and somebody had: once for each time.
     pub(super) async fn quiet(&self, pause: Duration) {
         self.unused_for(|now| now.touched.then_some(pause)).await;
-        self.0.send_modify(|now| now.touched = false);
+        self.look();
     }
 
     async fn unused_for(&self, limit: impl Fn(&Now) -> Option<Duration>) {
@@ -200,5 +210,20 @@ mod tests {
         assert!(timeout(MINUTE, usage.quiet(second)).await.is_err());
         let _user = usage.enter();
         assert!(timeout(MINUTE, usage.quiet(second)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_been_there_since_the_last_look_is_seen() {
+        let usage = Usage::new(0);
+        assert!(!usage.is_touched());
+        let user = usage.enter();
+        assert!(usage.is_touched());
+        drop(user);
+        assert!(usage.is_touched());
+        usage.quiet(Duration::from_secs(1)).await;
+        assert!(!usage.is_touched());
+        drop(usage.enter());
+        usage.look();
+        assert!(!usage.is_touched());
     }
 }

@@ -46,7 +46,7 @@ pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &
             let value = name.value(value, owner)?;
             edit::set(&file, owner, &name, &value)?;
             if let Some(what) = name.key.awaits {
-                ui.warning(&format!("`{key}` is set without effect: {what} is yet to come"));
+                ui.warning(&format!("`{key}` is set without effect, the feature being yet to come: {what}"));
             }
             changed(key, &file, true, ui)
         }
@@ -68,7 +68,7 @@ pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &
 }
 
 fn changed(key: &str, file: &Path, changed: bool, ui: &Ui) -> Result<(), CommandError> {
-    ui.answer(&Changed { key: key.to_owned(), file: printable(file), changed }, String::new)
+    ui.answer(&Changed { key: key.to_owned(), file: lossy(file), changed }, String::new)
 }
 
 /// The root of the repository around `here`, if there is one.
@@ -98,8 +98,8 @@ fn overview(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let settings = Settings::of_process(paths, root.as_deref(), &Run::default())?;
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let overview = Overview {
-        user: user_config().as_deref().map(printable),
-        repo: root.map(|root| printable(&root.join(REPOSITORY_FILE))),
+        user: user_config().as_deref().map(lossy),
+        repo: root.map(|root| lossy(&root.join(REPOSITORY_FILE))),
         settings: settings.answers(),
     };
     ui.answer(&overview, || text(&overview))
@@ -129,8 +129,8 @@ fn text(overview: &Overview) -> String {
     rows.iter().map(line).collect()
 }
 
-fn printable(path: &Path) -> String {
-    banger_vmm::printable(path.as_os_str().as_encoded_bytes())
+fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 fn clean(text: &str) -> String {

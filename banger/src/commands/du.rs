@@ -45,7 +45,7 @@ pub fn du(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
 fn items(folder: &Path) -> Vec<Item> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
-    let name = |path: &Path| banger_vmm::printable(path.file_name().unwrap_or_default().as_encoded_bytes());
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut items: Vec<_> = folders.map(|path| Item { name: name(&path), bytes: allocated(&path) }).collect();
     items.sort_by(|one, other| one.name.cmp(&other.name));
     items
@@ -58,7 +58,9 @@ fn text(usage: &Usage) -> String {
         .flat_map(|(kind, items)| items.iter().map(move |item| (bytes(item.bytes), *kind, item.name.as_str())))
         .collect();
     lines.push((bytes(usage.total_bytes), "total", ""));
-    let line = |(size, kind, name): &(String, &str, &str)| format!("{size:>9}  {kind:<6}  {name}");
+    let line = |(size, kind, name): &(String, &str, &str)| {
+        format!("{size:>9}  {kind:<6}  {}", banger_vmm::printable(name.as_bytes()))
+    };
     lines.iter().map(|parts| line(parts).trim_end().to_owned() + "\n").collect()
 }
 
@@ -71,13 +73,13 @@ mod tests {
         let item = |name: &str, bytes| Item { name: name.into(), bytes };
         let usage = Usage {
             vms: vec![item("repo-1", 1_500_000)],
-            images: vec![item("debian", 300_000_000)],
+            images: vec![item("deb\nian", 300_000_000)],
             kernels: Vec::new(),
             caches: vec![item("initramfs", 2_000)],
             total_bytes: 301_502_000,
         };
         let lines =
-            "   1.5 MB  vm      repo-1\n 300.0 MB  image   debian\n   2.0 kB  cache   initramfs\n 301.5 MB  total\n";
+            "   1.5 MB  vm      repo-1\n 300.0 MB  image   deb^Jian\n   2.0 kB  cache   initramfs\n 301.5 MB  total\n";
         assert_eq!(text(&usage), lines);
     }
 }

@@ -62,7 +62,7 @@ fn entry(vm: &Vm) -> Entry {
     let mut entry = Entry { name: vm.name().to_owned(), disk_bytes: vm.disk_allocated().ok(), ..Entry::default() };
     if let Err(error) = fill(&mut entry, vm) {
         entry.state = "damaged";
-        entry.reason = Some(banger_vmm::printable(error.to_string().as_bytes()));
+        entry.reason = Some(error.to_string());
     }
     entry
 }
@@ -71,13 +71,13 @@ fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
     let record = vm.record()?;
     if let Some(purpose) = Purpose::of(&record) {
         entry.repository = Some(belonging::repository(&purpose));
-        entry.workspace = Some(banger_vmm::printable(&purpose.root.0));
+        entry.workspace = Some(purpose.root.to_string());
     }
     (entry.state, entry.reason) = match vm.state()? {
         VmState::Stopped { .. } => ("stopped", None),
         VmState::Starting => ("starting", None),
         VmState::Running { .. } => ("running", None),
-        VmState::Failed { reason } => ("failed", Some(banger_vmm::printable(reason.as_bytes()))),
+        VmState::Failed { reason } => ("failed", Some(reason)),
     };
     entry.image = Some(record.image);
     entry.throwaway = record.throwaway;
@@ -115,9 +115,9 @@ fn line(entry: &Entry, now: u64) -> [String; 7] {
         (0, refs) => count(refs, "ref", "refs"),
         (files, refs) => format!("{}, {}", count(files, "file", "files"), count(refs, "ref", "refs")),
     });
-    let workspace = entry.workspace.clone().unwrap_or_else(unknown);
+    let workspace = entry.workspace.as_deref().map_or_else(unknown, clean);
     let workspace = match (entry.repository, &entry.reason) {
-        (_, Some(reason)) => format!("{workspace} ({reason})"),
+        (_, Some(reason)) => format!("{workspace} ({})", clean(reason)),
         (Some(Repository::Gone), _) => format!("{workspace} (gone)"),
         (Some(Repository::Replaced), _) => format!("{workspace} (another repository is there now)"),
         _ => workspace,
@@ -125,12 +125,16 @@ fn line(entry: &Entry, now: u64) -> [String; 7] {
     [
         entry.name.clone(),
         entry.state.to_owned(),
-        entry.image.as_ref().map_or_else(unknown, |image| banger_vmm::printable(image.as_bytes())),
+        entry.image.as_deref().map_or_else(unknown, clean),
         entry.disk_bytes.map_or_else(unknown, bytes),
         entry.last_use.or(entry.created).map_or_else(unknown, since),
         only,
         workspace,
     ]
+}
+
+fn clean(text: &str) -> String {
+    banger_vmm::printable(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -141,7 +145,7 @@ mod tests {
     fn what_is_not_known_is_not_nothing() {
         let known = Entry {
             name: "a".into(),
-            workspace: Some("/home/me/a".into()),
+            workspace: Some("/home/me/\u{1b}a".into()),
             repository: Some(Repository::Gone),
             state: "stopped",
             image: Some("debian".into()),
@@ -153,14 +157,14 @@ mod tests {
         let damaged = Entry {
             name: "damaged-vm".into(),
             state: "damaged",
-            reason: Some("vm.json is damaged".into()),
+            reason: Some("vm.json is\ndamaged".into()),
             ..Entry::default()
         };
         assert_eq!(
             text(&List { vms: vec![known, damaged] }, 8200),
             "NAME        STATE    IMAGE    DISK     LAST USE  ONLY THERE  WORKSPACE\n\
-             a           stopped  debian   1.5 MB   2 h ago   2 files     /home/me/a (gone)\n\
-             damaged-vm  damaged  unknown  unknown  unknown   unknown     unknown (vm.json is damaged)\n"
+             a           stopped  debian   1.5 MB   2 h ago   2 files     /home/me/^[a (gone)\n\
+             damaged-vm  damaged  unknown  unknown  unknown   unknown     unknown (vm.json is^Jdamaged)\n"
         );
     }
 }

@@ -64,7 +64,7 @@ pub fn overview(
         let mut entry = Entry::new(name, Kind::Alias);
         entry.description = Some(format!("stands for: {}", words.join(" ")));
         entry.words = Some(words.clone());
-        entry.path = config.map(printable);
+        entry.path = config.map(|path| path.to_string_lossy().into_owned());
         entry.shadowed_by = is_built_in(&cli, OsStr::new(name)).then_some(Kind::BuiltIn);
         commands.push(entry);
     }
@@ -103,7 +103,7 @@ fn of_plugins(
     for name in plugins.names() {
         let Some(found) = plugins.find(OsStr::new(&name)) else { continue };
         let mut entry = Entry::new(&name, Kind::Plugin);
-        entry.path = Some(printable(&found.path));
+        entry.path = Some(found.path.to_string_lossy().into_owned());
         entry.problem = found.problem.map(|problem| problem.words().to_owned());
         if is_built_in(cli, OsStr::new(&name)) {
             entry.shadowed_by = Some(Kind::BuiltIn);
@@ -124,10 +124,6 @@ fn of_plugins(
         }
     }
     entries
-}
-
-fn printable(path: &Path) -> String {
-    banger_vmm::printable(path.as_os_str().as_encoded_bytes())
 }
 
 /// The names of what can be run, a line each.
@@ -151,7 +147,13 @@ fn text(overview: &Overview) -> String {
         for entry in entries {
             let mut parts: Vec<_> =
                 entry.description.iter().map(|text| banger_vmm::printable(text.as_bytes())).collect();
-            parts.extend(entry.path.iter().filter(|_| kind == Kind::Plugin).map(|path| format!("[{path}]")));
+            parts.extend(
+                entry
+                    .path
+                    .iter()
+                    .filter(|_| kind == Kind::Plugin)
+                    .map(|path| format!("[{}]", banger_vmm::printable(path.as_bytes()))),
+            );
             parts.extend(entry.problem.iter().map(|problem| format!("(cannot be run: {problem})")));
             parts.extend(entry.shadowed_by.map(|by| match by {
                 Kind::Alias => "(never run: an alias has its name)".to_owned(),

@@ -76,7 +76,7 @@ pub fn prune(dry_run: bool, unused: Option<Duration>, force: bool, paths: &Paths
     let blobs = Blobs { count: freed.blobs, bytes: freed.bytes };
     let mut pruned = Pruned { dry_run, removed: Vec::new(), kept: Vec::new(), blobs, freed_bytes: 0 };
     for folder in leftovers(&machines, paths)? {
-        let name = banger_vmm::printable(folder.file_name().unwrap_or_default().as_encoded_bytes());
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         pruned.removed.push(Removed { name, why: Why::Leftover, bytes: allocated(&folder) });
     }
     if !dry_run {
@@ -142,7 +142,7 @@ fn lines(pruned: &Pruned) -> String {
             Why::Unused => "it was not used for long",
             Why::Leftover => "left by a command that was killed",
         };
-        format!("{}  {} ({why})\n", removed.name, bytes(removed.bytes))
+        format!("{}  {} ({why})\n", banger_vmm::printable(removed.name.as_bytes()), bytes(removed.bytes))
     };
     let mut lines: String = pruned.removed.iter().map(line).collect();
     if pruned.blobs.count > 0 {

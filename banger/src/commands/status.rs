@@ -12,8 +12,9 @@ use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::paths::Paths;
+use crate::table::facts;
 use crate::ui::Ui;
-use crate::units::bytes;
+use crate::units::{bytes, count};
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]
@@ -49,7 +50,7 @@ struct VmStatus {
 pub fn status(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let (workspace, vm) = super::vm_of(here, paths, &machines)?;
-    let workspace = banger_vmm::printable(workspace.root.as_os_str().as_encoded_bytes());
+    let workspace = workspace.root.to_string_lossy().into_owned();
     let mut status = Status { workspace, vm: None };
     if let Some(vm) = vm {
         let record = vm.record()?;
@@ -98,17 +99,46 @@ fn text(status: &Status) -> String {
             lines.push(("vm", vm.name.clone()));
             lines.push(("state", format!("{}{accelerator}", vm.state)));
             if let Some(reason) = &vm.reason {
-                lines.push(("reason", banger_vmm::printable(reason.as_bytes())));
+                lines.push(("reason", reason.clone()));
             }
             lines.push(("image", vm.image.clone()));
-            lines.push(("size", format!("{} processors, {} MiB of memory", vm.cpus, vm.memory_mib)));
+            lines.push((
+                "size",
+                format!("{}, {} MiB of memory", count(vm.cpus.into(), "processor", "processors"), vm.memory_mib),
+            ));
             lines.push(("disk", bytes(vm.disk_bytes)));
             let only = vm.guest_only.map_or_else(
                 || "unknown".to_owned(),
-                |only| format!("{} files, {} branches and tags", only.files, only.references),
+                |only| {
+                    let references = count(only.references, "branch or tag", "branches and tags");
+                    format!("{}, {references}", count(only.files, "file", "files"))
+                },
             );
             lines.push(("only there", only));
         }
     }
-    lines.iter().map(|(name, value)| format!("{name:<10}  {value}\n")).collect()
+    facts(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_a_thing_is_no_plural() {
+        let vm = VmStatus {
+            name: "a".into(),
+            state: "running",
+            accelerator: None,
+            image: "debian".into(),
+            cpus: 1,
+            memory_mib: 512,
+            net: banger_vmm::NetMode::None,
+            disk_bytes: 0,
+            guest_only: Some(Counts { files: 1, references: 1 }),
+            reason: None,
+        };
+        let shown = text(&Status { workspace: "/a".into(), vm: Some(vm) });
+        assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
+    }
 }

@@ -29,7 +29,7 @@ pub fn trust(revoke: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Co
     let root = Workspace::discover(here, git_host(paths))?.root;
     let path = root.join(REPOSITORY_FILE);
     let store = TrustStore::new(&paths.data);
-    let file = banger_vmm::printable(path.as_os_str().as_encoded_bytes());
+    let file = path.to_string_lossy().into_owned();
     if revoke {
         let was_trusted = store.revoke(&root)?;
         let what = if was_trusted { "is not trusted any more" } else { "was not trusted" };

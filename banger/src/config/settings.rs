@@ -141,10 +141,11 @@ impl Settings {
             let Some(variable) = key.variable() else { continue };
             let Some(text) = (sources.variable)(&variable).filter(|text| !text.is_empty()) else { continue };
             let shown = text.to_string_lossy();
-            let value = text.to_str().ok_or("text".to_owned()).and_then(|text| Value::from_text(&key.shape, text));
+            let value =
+                text.to_str().ok_or("a text in UTF-8".to_owned()).and_then(|text| Value::from_text(&key.shape, text));
             let value = value.map_err(|may_be| {
                 let message = format!("the variable {variable} is `{}`", super::value::short(&shown));
-                CommandError::new(message).kind(ErrorKind::Usage).hint(format!("it may be: {may_be}"))
+                CommandError::new(message).kind(ErrorKind::Usage).hint(format!("it may be {may_be}"))
             })?;
             settings.set(key.name, value, Origin::Environment);
         }

@@ -63,6 +63,13 @@ pub fn meaning(
 ) -> Result<Meaning, Unclear> {
     let cli = Cli::command();
     let mut line = Line::split(words, &cli);
+    // clap's `help` knows built-in commands only. Of others it is their own.
+    let foreign = line.name.as_deref() == Some(OsStr::new("help"))
+        && line.rest.first().is_some_and(|topic| is_topic(&cli, topic));
+    if foreign {
+        line.name = Some(line.rest.remove(0));
+        line.rest.push("--help".into());
+    }
     let mut aliases = alias::Expansion::new(aliases);
     loop {
         let Some(name) = line.name.clone() else { return Ok(Meaning::BuiltIn(line.words())) };
@@ -76,6 +83,9 @@ pub fn meaning(
             let Line { options, rest, .. } = line;
             let words = options.into_iter().chain(words.iter().map(OsString::from)).chain(rest).collect();
             line = Line::split(words, &cli);
+            if foreign && line.name.is_none() {
+                return Err(no_help(&name, &line).into());
+            }
             continue;
         }
         return match plugins.find(&name) {
@@ -101,6 +111,11 @@ pub fn name(words: Vec<OsString>, cli: &clap::Command) -> Option<OsString> {
 /// Whether `name` is a command of banger's own. `help` is clap's.
 pub fn is_built_in(cli: &clap::Command, name: &OsStr) -> bool {
     name == "help" || cli.find_subcommand(name).is_some()
+}
+
+/// Whether `banger help <topic>` is for somebody else than clap to answer.
+fn is_topic(cli: &clap::Command, topic: &OsStr) -> bool {
+    !topic.as_encoded_bytes().starts_with(b"-") && !is_built_in(cli, topic)
 }
 
 /// The names of built-in commands, and their second names.
@@ -140,6 +155,14 @@ fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>) -> Co
         None => error,
     };
     error.hint(format!("to run it in the VM: {}", line.in_the_vm())).hint("for a list: banger --list")
+}
+
+/// The alias `name` has led to `line`, which names no command but is a run: help is no reason to run anything.
+fn no_help(name: &OsStr, line: &Line) -> CommandError {
+    let words = line.options.iter().filter(|word| *word != "--help").map(|word| word.to_string_lossy());
+    let words = words.collect::<Vec<_>>().join(" ");
+    let error = CommandError::new(format!("`{}` is an alias of a run: banger {words}", name.to_string_lossy()));
+    error.kind(ErrorKind::Usage).hint("what runs can be told: banger --help")
 }
 
 #[cfg(test)]
@@ -229,6 +252,24 @@ mod tests {
         assert!(matches!(of("--list status", &[]), Err(Unclear::Error(_))));
         assert!(matches!(of("--wrong watch", &[]), Err(Unclear::Usage(_))));
         assert!(matches!(of("--wrong unknown", &[]), Err(Unclear::Usage(_))));
+    }
+
+    #[test]
+    fn help_with_what_is_not_built_in_is_its_own() {
+        let all: &[(&str, &[&str])] =
+            &[("s", &["status", "--json"]), ("t", &["--rm", "--", "make"]), ("w", &["watch"])];
+        assert_eq!(words(of("help status", all)), "help status");
+        assert_eq!(words(of("help", all)), "help");
+        assert_eq!(words(of("help --color never", all)), "help --color never");
+        assert_eq!(words(of("help s", all)), "status --json --help");
+        for (line, expected) in [("-q help watch", &["--help"][..]), ("help w it", &["it", "--help"])] {
+            let Ok(Meaning::Plugin { plugin, arguments, .. }) = of(line, all) else { panic!("{line}: no plugin") };
+            assert_eq!(plugin.path.file_name(), Some(OsStr::new("banger-watch")));
+            assert_eq!(arguments, expected, "{line}");
+        }
+        assert_eq!(error(of("help t", all)).message, "`t` is an alias of a run: banger --rm -- make");
+        let unknown = error(of("help wach", all));
+        assert_eq!((unknown.kind, unknown.hints[0].as_str()), (ErrorKind::UnknownCommand, "did you mean `watch`?"));
     }
 
     #[test]

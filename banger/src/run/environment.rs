@@ -25,7 +25,7 @@ pub(super) fn variables(options: &[OsString], files: &[PathBuf]) -> Result<Vec<(
                 continue;
             }
             let place = || format!("line {} of `{}`", number + 1, file.display());
-            all.extend(variable(line).ok_or_else(|| not_a_variable(&place()))?);
+            all.extend(variable(exported(line)).ok_or_else(|| not_a_variable(&place()))?);
         }
     }
     for option in options {
@@ -35,6 +35,12 @@ pub(super) fn variables(options: &[OsString], files: &[PathBuf]) -> Result<Vec<(
         );
     }
     Ok(all)
+}
+
+/// The line without the `export` that a file has which shells read too.
+fn exported(line: &[u8]) -> &[u8] {
+    let rest = line.strip_prefix(b"export").filter(|rest| rest.first().is_some_and(u8::is_ascii_whitespace));
+    rest.map_or(line, <[u8]>::trim_ascii_start)
 }
 
 /// `NAME=VALUE`, or `NAME` for what is set here: nothing if it is not. None if it is neither.
@@ -84,6 +90,21 @@ mod tests {
         let all: Vec<_> = all.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let expected = [("A", "1"), ("B", "two words = x"), ("CARGO_PKG_NAME", "banger"), ("A", "2"), ("C", "")];
         assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_line_may_be_one_of_a_shell_and_its_value_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("env");
+        std::fs::write(&file, "export A=1\n export \t B=\"x\" # y\nexport CARGO_PKG_NAME\nexport=2\nexported=3\n")
+            .unwrap();
+        let all = variables(&[], std::slice::from_ref(&file)).unwrap();
+        let all: Vec<_> = all.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let expected =
+            [("A", "1"), ("B", "\"x\" # y"), ("CARGO_PKG_NAME", "banger"), ("export", "2"), ("exported", "3")];
+        assert_eq!(all, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        std::fs::write(&file, "export A B=1\n").unwrap();
+        assert!(variables(&[], &[file]).is_err());
     }
 
     #[test]

@@ -137,7 +137,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         // The tools are root's; another user has what the image has.
         let env = if options.user.is_none() { with_tools } else { [inherited, of_image, said].concat() };
         let exec = exec(options, env, here, &workspace);
-        account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout))
+        account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout, ui))
     });
     let outcome =
         outcome.map_err(|error| if error.kind.is_of_vm() { post_mortem::explained(error, &machine) } else { error });

@@ -21,6 +21,8 @@ use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
 use crate::agent::{ANSWER_LIMIT, AgentError};
 use crate::error::{CommandError, ErrorKind, TIMED_OUT};
+use crate::ui::Ui;
+use crate::units;
 
 /// After a signal that should end the command: how long until it is given up. The guest kills it before.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -37,11 +39,11 @@ pub(super) enum Outcome {
 ///
 /// # Errors
 /// If the command cannot be started, or the connection breaks.
-pub(super) fn run(vm: &Vm, exec: Exec, timeout: Option<Duration>) -> Result<Outcome, CommandError> {
+pub(super) fn run(vm: &Vm, exec: Exec, timeout: Option<Duration>, ui: &Ui) -> Result<Outcome, CommandError> {
     let stream = vm.connect_agent()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CommandError::new(format!("cannot watch a command: {error}")))?;
-    let outcome = runtime.block_on(async { Session::start(stream, exec).await?.follow(timeout).await });
+    let outcome = runtime.block_on(async { Session::start(stream, exec).await?.follow(timeout, ui).await });
     // Standard input's thread may wait for what is never typed.
     runtime.shutdown_background();
     outcome
@@ -114,13 +116,13 @@ impl Session {
         Ok(session)
     }
 
-    async fn follow(mut self, timeout: Option<Duration>) -> Result<Outcome, CommandError> {
+    async fn follow(mut self, limit: Option<Duration>, ui: &Ui) -> Result<Outcome, CommandError> {
         let mut signals = Signals::new().map_err(|error| CommandError::new(format!("cannot take signals: {error}")))?;
         let window = Arc::new(Semaphore::new(STDIN_WINDOW));
         let mut stdin = Some(read_stdin(Arc::clone(&window)));
         let out = Writer::start();
         let mut timed_out = false;
-        let mut timeout = timeout.map(|timeout| Instant::now() + timeout);
+        let mut timeout = limit.map(|limit| Instant::now() + limit);
         let mut patience = None;
         let at = |deadline: Option<Instant>| async move {
             match deadline {
@@ -186,7 +188,12 @@ impl Session {
         };
         drop(self.raw.take());
         match (out.finish(), exit) {
-            (Ok(()), Some(exit)) => Ok(Outcome::Status(if timed_out { TIMED_OUT } else { exit.status() })),
+            (Ok(()), Some(exit)) => {
+                if let Some(time) = limit.filter(|_| timed_out) {
+                    ui.status(&format!("the command was ended after {}, as `--timeout` says", units::time(time)));
+                }
+                Ok(Outcome::Status(if timed_out { TIMED_OUT } else { exit.status() }))
+            }
             (Err(error), _) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(CommandError::new(format!("cannot write the command's output: {error}")).kind((&error).into()))
             }

@@ -51,7 +51,7 @@ Credentials are those of docker login and podman login. VMs that were made from 
         #[arg(long)]
         with_sshd: bool,
         /// The most that an image's layers may have, unpacked (`100G`)
-        #[arg(long, value_name = "SIZE", value_parser = banger::units::mebibytes)]
+        #[arg(long, value_name = "SIZE", value_parser = banger::units::option(banger::units::mebibytes))]
         max_size: Option<u64>,
     },
     /// Take a copy of a root file system as an image
