@@ -145,6 +145,7 @@ fn a_vm_goes_with_its_repository() {
     assert_eq!(listed(&repository, &moved.root)["repository"], "gone");
     home.repository("after");
     assert_eq!(listed(&repository, &moved.root)["repository"], "replaced");
+    assert!(moved.run(["status"]).ok().text().contains("another repository, which was here before"));
     let output = moved.run(["--", "true", "--json"]);
     assert_eq!(output.status, 125);
     for said in ["belongs to another repository", "banger delete", "banger cp"] {

@@ -8,6 +8,7 @@ use banger_vmm::{Accelerator, Vm, VmState};
 use serde::Serialize;
 
 use crate::agent::Call;
+use crate::belonging::{self, Purpose};
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::machine::Machines;
@@ -28,6 +29,8 @@ struct Status {
 #[derive(Debug, Serialize)]
 struct VmStatus {
     name: String,
+    /// It belongs to another repository, which was here before this one.
+    replaced: bool,
     /// `stopped`, `starting`, `running` or `failed`.
     state: &'static str,
     accelerator: Option<Accelerator>,
@@ -50,8 +53,7 @@ struct VmStatus {
 pub fn status(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let (workspace, vm) = super::vm_of(here, paths, &machines)?;
-    let workspace = workspace.root.to_string_lossy().into_owned();
-    let mut status = Status { workspace, vm: None };
+    let mut status = Status { workspace: workspace.root.to_string_lossy().into_owned(), vm: None };
     if let Some(vm) = vm {
         let record = vm.record()?;
         let (state, accelerator, reason) = match vm.state()? {
@@ -70,6 +72,9 @@ pub fn status(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
         };
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
+            replaced: Purpose::of(&record).is_some_and(|purpose| {
+                purpose.path() == workspace.root && !belonging::is_same(&purpose, &workspace.identity)
+            }),
             state,
             accelerator,
             image: record.image,
@@ -97,6 +102,11 @@ fn text(status: &Status) -> String {
         Some(vm) => {
             let accelerator = vm.accelerator.map(|accelerator| format!(" ({accelerator})")).unwrap_or_default();
             lines.push(("vm", vm.name.clone()));
+            if vm.replaced {
+                let whose =
+                    "another repository, which was here before: `banger delete` makes room for a VM of this one";
+                lines.push(("belongs to", whose.to_owned()));
+            }
             lines.push(("state", format!("{}{accelerator}", vm.state)));
             if let Some(reason) = &vm.reason {
                 lines.push(("reason", reason.clone()));
@@ -127,6 +137,7 @@ mod tests {
     #[test]
     fn one_of_a_thing_is_no_plural() {
         let vm = VmStatus {
+            replaced: false,
             name: "a".into(),
             state: "running",
             accelerator: None,
