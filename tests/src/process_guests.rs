@@ -57,12 +57,13 @@ impl Home {
 }
 
 /// All that a VM's folder may hold.
-const OF_A_VM: [&str; 12] = [
+const OF_A_VM: [&str; 13] = [
     "vm.json",
     "disk.ext4",
     "workspace.ext4",
     "sync",
     "use.json",
+    "use.former.json",
     "operation.lock",
     "supervisor.lock",
     "run.json",

@@ -259,7 +259,8 @@ fn what_became_of_a_vm_is_told_to_the_command_it_happened_to() {
 
     let crashed = repository.run(["--", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 60"]);
     assert_eq!(crashed.status, 125, "{crashed:?}");
-    for part in ["what became of the VM: the guest reset itself", "Kernel panic - not syncing: sysrq", "banger logs"] {
+    // The link may be seen to break first, or the guest to reset itself.
+    for part in ["what became of the VM: ", "Kernel panic - not syncing: sysrq", "banger logs"] {
         assert!(crashed.stderr.contains(part), "{part}: {}", crashed.stderr);
     }
     assert_eq!(repository.run(["--", "sh", "-c", "test ! -e /root/ran; echo $?"]).ok().text(), "0\n");
