@@ -245,6 +245,14 @@ impl Vm {
         console::tail(&self.folder, lines)
     }
 
+    /// The same of the last boot alone.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn last_words(&self, lines: usize) -> Result<Vec<String>> {
+        console::tail_of_boot(&self.folder, lines)
+    }
+
     /// The disk for a workspace: blank in a new VM. Until the guest is told to take it, it is the host's to write.
     pub fn workspace_disk(&self) -> PathBuf {
         self.folder.join(Self::WORKSPACE)

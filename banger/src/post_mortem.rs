@@ -40,12 +40,15 @@ fn state_after_failure(vm: &Vm, used: Option<&Machine>) -> banger_vmm::Result<Vm
 
 /// The failure of what ran in a VM, with what became of the VM itself.
 pub(crate) fn explained(mut error: CommandError, machine: &Machine) -> CommandError {
+    if !error.kind.is_of_vm() {
+        return error;
+    }
     let reason = match state_after_failure(&machine.vm, Some(machine)) {
-        Ok(VmState::Stopped { crash: Some(reason) } | VmState::Failed { reason }) if error.kind.is_of_vm() => reason,
+        Ok(VmState::Stopped { crash: Some(reason) } | VmState::Failed { reason }) => reason,
         _ => return error,
     };
     error.details.push(format!("what became of the VM: {reason}"));
-    let console = machine.vm.console_tail(LAST_WORDS).unwrap_or_default();
+    let console = machine.vm.last_words(LAST_WORDS).unwrap_or_default();
     if let Some(panic) = console.iter().rfind(|line| line.contains(PANIC)) {
         error.details.push(format!("the guest's kernel: {panic}"));
         error.hints.push("all that it said: banger logs".to_owned());

@@ -77,8 +77,17 @@ fn begin(path: &Path, older: &Path) -> io::Result<File> {
 
 /// The last `lines` lines on a VM's console, made printable.
 pub(crate) fn tail(vm: &Path, lines: usize) -> Result<Vec<String>> {
+    tail_of(vm, &[OLDER, LOG], lines)
+}
+
+/// The same of the last boot alone. Of one that said a lot, its beginning may be missing.
+pub(crate) fn tail_of_boot(vm: &Path, lines: usize) -> Result<Vec<String>> {
+    tail_of(vm, &[LOG], lines)
+}
+
+fn tail_of(vm: &Path, names: &[&str], lines: usize) -> Result<Vec<String>> {
     let mut bytes = Vec::new();
-    for name in [OLDER, LOG] {
+    for name in names {
         let path = vm.join(name);
         match File::open(&path) {
             Ok(mut file) => {
@@ -160,5 +169,6 @@ mod tests {
         let _next_boot = ConsoleLog::start(folder.path()).unwrap();
         assert_eq!(size(LOG), 0);
         assert!(tail(folder.path(), 1).unwrap()[0].starts_with("line 039999"));
+        assert!(tail_of_boot(folder.path(), 1).unwrap().is_empty());
     }
 }

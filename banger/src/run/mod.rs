@@ -139,8 +139,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let exec = exec(options, env, here, &workspace);
         account.time(Phase::Run, || session::run(&machine.vm, exec, options.timeout, ui))
     });
-    let outcome =
-        outcome.map_err(|error| if error.kind.is_of_vm() { post_mortem::explained(error, &machine) } else { error });
+    let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
         machines.remove(&machine.vm, REMOVE_LIMIT)?;
     }
