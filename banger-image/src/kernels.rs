@@ -124,14 +124,7 @@ mod tests {
     use super::*;
     use crate::kernel::bz_image;
     use crate::manifest::{ImageManifest, Ready};
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn phase(&self, _: &str) {}
-        fn advance(&self, _: u64, _: u64) {}
-        fn message(&self, _: &str) {}
-    }
+    use crate::progress::Silent;
 
     fn image(store: &Store, folder: &str, kernel: &str) {
         let manifest = ImageManifest {

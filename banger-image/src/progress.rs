@@ -11,3 +11,14 @@ pub trait Progress: Send + Sync {
     /// Something the user should read, such as that another build is being waited for.
     fn message(&self, text: &str);
 }
+
+/// Nobody listens.
+#[cfg(test)]
+pub(crate) struct Silent;
+
+#[cfg(test)]
+impl Progress for Silent {
+    fn phase(&self, _: &str) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn message(&self, _: &str) {}
+}

@@ -180,14 +180,7 @@ mod tests {
     use super::*;
     use crate::manifest::Ready;
     use crate::oci::PullOptions;
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn phase(&self, _: &str) {}
-        fn advance(&self, _: u64, _: u64) {}
-        fn message(&self, _: &str) {}
-    }
+    use crate::progress::Silent;
 
     fn manifest() -> ImageManifest {
         ImageManifest {

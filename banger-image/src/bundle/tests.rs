@@ -7,15 +7,8 @@ use std::process::Command;
 use super::*;
 use crate::ext4::{Metadata, Options, Writer};
 use crate::http::server::{Server, cut, response};
+use crate::progress::Silent;
 use crate::store::Store;
-
-pub(crate) struct Silent;
-
-impl Progress for Silent {
-    fn phase(&self, _: &str) {}
-    fn advance(&self, _: u64, _: u64) {}
-    fn message(&self, _: &str) {}
-}
 
 /// A small root file system whose `/etc/hostname` is `name`, in a file of `folder`.
 pub(crate) fn rootfs(folder: &Path, name: &str) -> PathBuf {

@@ -115,14 +115,7 @@ mod tests {
     use super::*;
     use crate::kernel::format::tests::bz_image;
     use crate::kernel::modules::tests::module;
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn phase(&self, _: &str) {}
-        fn advance(&self, _: u64, _: u64) {}
-        fn message(&self, _: &str) {}
-    }
+    use crate::progress::Silent;
 
     const RELEASE: &str = "6.12.1-mine";
 

@@ -9,14 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::oci::{Digest, Platform};
-
-struct Silent;
-
-impl Progress for Silent {
-    fn phase(&self, _: &str) {}
-    fn advance(&self, _: u64, _: u64) {}
-    fn message(&self, _: &str) {}
-}
+use crate::progress::Silent;
 
 /// A store, and a layout beside it.
 struct Place {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
-use crate::bundle::tests::{Silent, rootfs};
+use crate::bundle::tests::rootfs;
+use crate::progress::Silent;
 
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();

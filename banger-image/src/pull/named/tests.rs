@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fs_err as fs;
 
 use super::*;
-use crate::bundle::tests::{Silent, bundle_of, rootfs};
+use crate::bundle::tests::{bundle_of, rootfs};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::http::server::{Server, cut, response};
 use crate::location::Location;
+use crate::progress::Silent;
 
 /// Keeps what is said.
 #[derive(Default)]
