@@ -14,10 +14,8 @@ use clap_mangen::Man;
 
 /// The command lines of plugins in this repository.
 #[path = "../../../plugins/image/src/cli.rs"]
-#[expect(dead_code, reason = "here it is only what clap makes of it")]
 mod image;
 #[path = "../../../plugins/kernel/src/cli.rs"]
-#[expect(dead_code, reason = "here it is only what clap makes of it")]
 mod kernel;
 
 /// Around what is generated in a page that is written by hand.

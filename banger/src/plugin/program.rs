@@ -20,10 +20,8 @@ use crate::ui::Ui;
 /// Finds what may stand for an argument.
 pub type Values = fn(&Paths, &Ui) -> Result<Vec<String>, CommandError>;
 
-/// The command line of a plugin.
+/// The command line of a plugin. What its help says that it is, in one line, is what `banger --list` says too.
 pub trait Program: Parser {
-    /// What `banger --list` says of it, in one line.
-    const DESCRIPTION: &str;
     /// For names of arguments' values, such as `IMAGE`, what is proposed for them.
     const VALUES: &[(&str, Values)];
 
@@ -46,7 +44,10 @@ pub fn main<P: Program>() -> ExitCode {
         return answer(proposals(P::command(), P::VALUES, &words).as_bytes());
     }
     if words.first().is_some_and(|word| word == ARGUMENT) {
-        let description = Description { api: API, description: P::DESCRIPTION.to_owned() };
+        let description = Description {
+            api: API,
+            description: P::command().get_about().map(ToString::to_string).unwrap_or_default(),
+        };
         return answer(&serde_json::to_vec(&description).expect("a description is JSON"));
     }
     let program = match P::try_parse() {

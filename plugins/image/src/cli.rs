@@ -7,9 +7,6 @@ use banger::cli::Global;
 use banger::machine::DEFAULT_KERNEL;
 use clap::{Parser, Subcommand, ValueHint};
 
-/// What `banger --list` says.
-pub(crate) const DESCRIPTION: &str = "Pull, list, show, export, delete and prune images";
-
 /// Pull, list, show, export, delete and prune images
 #[derive(Debug, Parser)]
 #[command(name = "banger image", bin_name = "banger image", version)]

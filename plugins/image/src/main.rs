@@ -14,10 +14,9 @@ use banger::paths::Paths;
 use banger::plugin::{self, Program, Values};
 use banger::ui::Ui;
 
-use crate::cli::{Cli, DESCRIPTION};
+use crate::cli::Cli;
 
 impl Program for Cli {
-    const DESCRIPTION: &str = DESCRIPTION;
     const VALUES: &[(&str, Values)] = &[
         ("IMAGE", |paths, ui| Images::new(paths, ui).names()),
         ("SOURCE", |_, _| Ok(Catalog::embedded()?.images.into_keys().collect())),

@@ -5,9 +5,6 @@ use std::path::PathBuf;
 use banger::cli::Global;
 use clap::{Parser, Subcommand, ValueHint};
 
-/// What `banger --list` says.
-pub(crate) const DESCRIPTION: &str = "Pull, import, list, show and delete kernels";
-
 /// Pull, import, list, show and delete kernels
 #[derive(Debug, Parser)]
 #[command(name = "banger kernel", bin_name = "banger kernel", version)]

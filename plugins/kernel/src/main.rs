@@ -13,10 +13,9 @@ use banger::paths::Paths;
 use banger::plugin::{self, Program, Values};
 use banger::ui::Ui;
 
-use crate::cli::{Cli, DESCRIPTION};
+use crate::cli::Cli;
 
 impl Program for Cli {
-    const DESCRIPTION: &str = DESCRIPTION;
     const VALUES: &[(&str, Values)] = &[
         ("KERNEL", |paths, ui| Kernels::new(paths, ui).names()),
         ("CATALOG-NAME", |_, _| Ok(Catalog::embedded()?.kernels.into_keys().collect())),
