@@ -1,4 +1,4 @@
-# make demo | test | golden | bench | install PREFIX=… | clean
+# make demo | test | bench | install PREFIX=… | clean
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
@@ -9,7 +9,7 @@ STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]
 # Each is a program banger-*, and a link to it that completes its command line.
 PLUGINS := image kernel
 
-.PHONY: all setup build second process demo test golden bench install clean
+.PHONY: all setup build second process demo test bench install clean
 all: build
 
 setup:
@@ -43,11 +43,6 @@ demo: build
 
 test: build second process
 	@scripts/test $(DIST)
-
-# Builds the image with everything, and uses it: minutes and downloads of its own.
-golden: build
-	@set -eu; set -- $(DIST); . scripts/test-store; \
-	    cargo test --locked -p banger-tests --test golden -- --nocapture
 
 bench: build
 	@scripts/bench $(DIST)

@@ -28,11 +28,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data_dir = std::env::args_os().nth(1).ok_or("usage: build DATA_DIR")?;
     let store = Store::new(Path::new(&data_dir));
     let progress = Lines(Instant::now());
-    let kernel = store.ensure_kernel("generic-6.12", &progress)?;
+    let catalog = Catalog::embedded()?;
+    let kernel = store.ensure_kernel("generic-6.12", &catalog, &progress)?;
     println!("{}: {}", kernel.dir.display(), kernel.manifest.version);
     // A recipe needs no cache of downloads.
     let options = PullOptions::new(Path::new(&data_dir));
-    let image = store.ensure_image("debian-bookworm-minimal", &Catalog::embedded()?, &options, &progress)?;
+    let image = store.ensure_image("debian-bookworm-minimal", &catalog, &options, &progress)?;
     println!("{}: {} bytes", image.dir.display(), image.manifest.rootfs_bytes);
     Ok(())
 }

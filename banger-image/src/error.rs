@@ -281,12 +281,9 @@ impl Error {
     }
 }
 
-/// What a known complaint of `mmdebstrap`, `apt` or `npm` calls for.
+/// What a known complaint of `mmdebstrap` or `apt` calls for.
 pub(crate) fn hint_for(line: &str) -> Option<String> {
-    const NPM: &str = "check the network, and where npm is set up to look: npm config list";
-    const KNOWN: [(&str, &str); 7] = [
-        ("npm error code E", NPM),
-        ("npm ERR! code E", NPM),
+    const KNOWN: [(&str, &str); 5] = [
         ("No space left on device", "free some disk space"),
         ("Temporary failure resolving", "check the network: Debian's archive was not reachable"),
         ("Could not connect", "check the network: Debian's archive was not reachable"),

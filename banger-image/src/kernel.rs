@@ -1,4 +1,4 @@
-//! Makes a kernel from a recipe's tree: the image, its modules as a disk, and those for the boot.
+//! Makes a kernel from the tree of a recipe or a bundle: the image, its modules as a disk, and those for the boot.
 
 mod format;
 mod import;
@@ -12,12 +12,21 @@ use tar::Archive;
 
 #[cfg(test)]
 pub(crate) use self::format::tests::bz_image;
-pub(crate) use self::import::import;
+pub(crate) use self::import::{BOOT, import};
+#[cfg(test)]
+pub(crate) use self::modules::tests::module;
 
 use crate::error::{Error, Result};
-use crate::ext4::{self, Writer};
+use crate::ext4::{self, Options, Writer};
 use crate::mmdebstrap::Recipe;
+use crate::pinned::{Incoming, Pinned};
 use crate::progress::Progress;
+use crate::unpack;
+
+/// The most that a kernel's tree may have, in bytes: one with all debug information has less.
+const MAX_BYTES: u64 = 8 << 30;
+const VMLINUZ: &str = "vmlinuz";
+const MODULES: &str = "modules.ext4";
 
 /// What was built in a folder, next to `vmlinuz`, `modules.ext4` and `boot/`.
 pub(crate) struct Built {
@@ -32,39 +41,63 @@ pub(crate) struct Built {
 pub(crate) fn build(recipe: &Recipe, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
-    let vmlinuz = dir.join("vmlinuz");
-    let mut modules = recipe.start_image(&dir.join("modules.ext4"))?;
-    recipe.run(&scratch, progress, |stream| unpack(stream, &vmlinuz, &mut modules))?;
+    let mut modules = recipe.start_image(&dir.join(MODULES))?;
+    recipe.run(&scratch, progress, |stream| take(stream, dir, &mut modules))?;
+    fs::remove_dir_all(&scratch)?;
+    finish(modules, boot_modules, dir, progress)
+}
 
+/// Downloads the kernel into `dir`: a tree as a recipe makes it, in a compressed archive.
+pub(crate) fn unpack(bundle: &Pinned, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
+    let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
+    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(dir.join(MODULES))?;
+    let options = Options::image().derived_from(bundle.sha256.to_string().as_bytes());
+    let mut modules = Writer::new(file.into_file(), options)?;
+    let transport = bundle.open("the kernel", progress)?;
+    let mut incoming = Incoming::new(bundle, &transport, progress)?;
+    let too_large = || wrong(format!("it has more than {MAX_BYTES} bytes when it is unpacked"));
+    let unpacked =
+        unpack::unpacked(&mut incoming, MAX_BYTES, too_large, None, |stream| take(stream, dir, &mut modules));
+    unpacked.map_err(|error| unpack::blame(error, wrong))?;
+    if !incoming.is_whole() {
+        return Err(wrong("it goes on behind its end".to_owned()));
+    }
+    finish(modules, boot_modules, dir, progress)
+}
+
+/// Makes the rest of the two that were taken out of a tree, having made sure that they belong together and that a VM can boot with them.
+fn finish(mut modules: Writer, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
     progress.phase("writing the modules");
+    let vmlinuz = dir.join(VMLINUZ);
+    let version = format::banner(&vmlinuz)?;
     let release = sole_folder(&modules)?;
+    if format::release(&version) != release {
+        let reason = format!("they are of {release}, and the kernel is {}", format::release(&version));
+        return Err(Error::Modules { reason });
+    }
     let boot_modules = modules::extract(&mut modules, &release, boot_modules, &dir.join("boot"))?;
     modules.finish()?;
-    fs::remove_dir_all(&scratch)?;
-
     let vmlinuz_blake3 = blake3::Hasher::new().update_reader(fs::File::open(&vmlinuz)?)?.finalize().to_string();
-    Ok(Built {
-        version: format::banner(&vmlinuz)?,
-        vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(),
-        vmlinuz_blake3,
-        boot_modules,
-        release,
-    })
+    Ok(Built { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), version, vmlinuz_blake3, boot_modules, release })
 }
 
 /// Takes `boot/vmlinuz-*` and what is below `lib/modules` out of a tree of packages.
-fn unpack(stream: &mut dyn Read, vmlinuz: &Path, modules: &mut Writer) -> Result<()> {
+fn take(stream: &mut dyn Read, dir: &Path, modules: &mut Writer) -> Result<()> {
     let mut found = false;
+    let mut left = MAX_BYTES;
     for entry in Archive::new(stream).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
+        let refuse = |reason: &str| Error::Archive { entry: path.display().to_string(), reason: reason.into() };
+        // A file's holes are not in the stream.
+        left = left.checked_sub(entry.size()).ok_or_else(|| refuse("the tree has more than 8 GiB"))?;
         if let Some(inside) = module_path(&path) {
             ext4::add(modules, &mut entry, &inside, module_path)?;
         } else if is_vmlinuz(&path) && entry.header().entry_type().is_file() {
             if found {
-                return Err(Error::Archive { entry: path.display().to_string(), reason: "a second kernel".into() });
+                return Err(refuse("a second kernel"));
             }
-            io::copy(&mut entry, &mut fs::File::create_new(vmlinuz)?)?;
+            io::copy(&mut entry, &mut fs::File::create_new(dir.join(VMLINUZ))?)?;
             found = true;
         }
     }

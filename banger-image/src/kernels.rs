@@ -34,8 +34,13 @@ impl Store {
         if self.kernel(name)?.is_some() || catalog.kernels.contains_key(name) {
             return Ok(());
         }
+        Err(self.unknown_kernel(name, catalog)?)
+    }
+
+    /// The error that a kernel is neither here nor in the catalog, with the one that was probably meant.
+    pub(crate) fn unknown_kernel(&self, name: &str, catalog: &Catalog) -> Result<Error> {
         let here = self.kernels.names()?;
-        Err(unknown(Kind::Kernel, name, catalog.kernels.keys().chain(&here)))
+        Ok(unknown(Kind::Kernel, name, catalog.kernels.keys().chain(&here)))
     }
 
     /// Takes a kernel into the store: a bzImage or a vmlinux, with the folder of its modules if it has any. Without one it is not
@@ -122,7 +127,8 @@ mod tests {
     use fs_err as fs;
 
     use super::*;
-    use crate::kernel::bz_image;
+    use crate::digest::Digest;
+    use crate::kernel::{BOOT, bz_image, module};
     use crate::manifest::{ImageManifest, Ready};
     use crate::progress::Silent;
 
@@ -191,5 +197,82 @@ mod tests {
         }
         let left = fs::read_dir(folder.path().join("data/kernels")).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<Vec<_>>(), [".mine.lock"]);
+    }
+
+    const RELEASE: &str = "6.12.1-ours";
+
+    /// A kernel as a distribution's package has it, all but one of whose modules are built in: an archive of these files and `more`.
+    fn tree(more: &[(&str, &[u8])]) -> Vec<u8> {
+        let modules = format!("./lib/modules/{RELEASE}");
+        let builtin = BOOT[..5].iter().map(|name| format!("kernel/{name}.ko\n")).collect::<String>();
+        let files = [
+            (format!("boot/vmlinuz-{RELEASE}"), bz_image(&format!("{RELEASE} (us) #1"))),
+            (format!("{modules}/modules.dep"), b"kernel/fs/overlay.ko:\n".to_vec()),
+            (format!("{modules}/modules.builtin"), builtin.into_bytes()),
+            (format!("{modules}/kernel/fs/overlay.ko"), module(RELEASE)),
+        ];
+        let mut archive = tar::Builder::new(Vec::new());
+        let more = more.iter().map(|(path, content)| ((*path).to_owned(), content.to_vec()));
+        for (path, content) in files.into_iter().chain(more) {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, path, &content[..]).unwrap();
+        }
+        zstd::encode_all(&archive.into_inner().unwrap()[..], 1).unwrap()
+    }
+
+    /// What comes of wanting the kernel `ours` of a catalog that names `named`, where `bytes` are.
+    fn of_catalog(folder: &Path, named: &[u8], bytes: &[u8]) -> Result<Kernel> {
+        fs::write(folder.join("k.tar.zst"), bytes).unwrap();
+        let source = format!("{{ url = 'k.tar.zst', sha256 = '{}', size = {} }}", Digest::of(named).hex(), named.len());
+        let text = format!("[kernels.ours]\ndescription = 'our own'\nsources = [{source}]\n");
+        fs::write(folder.join("catalog.toml"), text).unwrap();
+        let location = folder.join("catalog.toml").to_str().unwrap().parse().unwrap();
+        let catalog = Catalog::embedded()?.with_team(&location, folder, &Silent)?;
+        Store::new(&folder.join("data")).ensure_kernel("ours", &catalog, &Silent)
+    }
+
+    #[test]
+    fn a_kernel_of_a_teams_catalog_comes_with_its_modules() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = tree(&[("usr/share/doc/linux/copyright", b"text")]);
+        let kernel = of_catalog(folder.path(), &bytes, &bytes).unwrap();
+        let manifest = &kernel.manifest;
+        assert_eq!((manifest.release.as_str(), manifest.description.as_str()), (RELEASE, "our own"));
+        assert_eq!(manifest.source, format!("bundle {}", folder.path().join("k.tar.zst").display()));
+        assert_eq!(fs::read(&kernel.boot_modules[0]).unwrap(), module(RELEASE));
+        assert_eq!((manifest.boot_modules.len(), kernel.modules_disk.is_some()), (1, true));
+        let disk = ext4_view::Ext4::load_from_path(kernel.modules_disk.unwrap()).unwrap();
+        assert!(disk.exists(format!("/{RELEASE}/kernel/fs/overlay.ko").as_str()).unwrap());
+        assert!(!disk.exists("/usr").unwrap());
+    }
+
+    #[test]
+    fn what_a_catalog_names_is_looked_at_before_a_vm_has_to_boot_it() {
+        let other = module("6.12.2");
+        let another = format!("boot/vmlinuz-{RELEASE}-2");
+        let overlay = format!("lib/modules/{RELEASE}/kernel/fs/overlay.ko");
+        let cases: [(&str, Vec<u8>, &str); 5] = [
+            ("a second kernel", tree(&[(&another, b"x")]), "a second kernel"),
+            ("a second release", tree(&[("lib/modules/6.12.2/modules.dep", b"")]), "one release"),
+            ("another's module", tree(&[(&overlay, &other)]), "is for 6.12.2"),
+            ("a text", b"no archive".to_vec(), "cannot be unpacked"),
+            ("half of it", tree(&[])[..300].to_vec(), "cannot be unpacked"),
+        ];
+        for (name, bytes, reason) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            let error = of_catalog(folder.path(), &bytes, &bytes).map(drop).expect_err(name).to_string();
+            assert!(error.contains(reason), "{name}: {error}");
+            let left =
+                fs::read_dir(folder.path().join("data/kernels")).unwrap().map(|entry| entry.unwrap().file_name());
+            assert_eq!(left.collect::<Vec<_>>(), [".ours.lock"], "{name}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (bytes, changed) = (tree(&[]), tree(&[("etc/x", b"x")]));
+        let error = of_catalog(folder.path(), &bytes, &changed).unwrap_err().to_string();
+        assert!(error.contains("bytes, and should have"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] keeps them in the user's data folder, each in a folder of its own that is either
 //! whole or absent. What is not there yet comes from a [`Catalog`], the embedded one or a team's own: an entry names
-//! its sources. A [`Bundle`] is an image as one file, a recipe builds on this host from the distribution's own
+//! its sources. A bundle is an image or a kernel as one file, a recipe builds on this host from the distribution's own
 //! signed archive, and what a registry has is in [`oci`].
 //!
 //! The way of an image that is built or pulled: a tar stream → [`ext4`] makes a file system of it while it
@@ -28,6 +28,7 @@ mod name;
 mod namespace;
 mod npm;
 pub mod oci;
+mod pinned;
 mod progress;
 mod pull;
 mod register;
@@ -38,12 +39,13 @@ mod store;
 mod tool;
 mod unpack;
 
-pub use bundle::Bundle;
-pub use catalog::{Catalog, ImageEntry, ImageSource, KernelEntry, Source};
+pub use catalog::{Catalog, ImageEntry, ImageSource, KernelEntry, KernelSource};
 pub use error::{Error, Result};
 pub use location::Location;
 pub use manifest::{ImageManifest, KernelManifest, Ready};
 pub use name::Kind;
+pub use npm::NPM_REGISTRY;
+pub use pinned::Pinned;
 pub use progress::Progress;
 pub use pull::{Change, Pulled};
 pub use register::Exported;

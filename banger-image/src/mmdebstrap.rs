@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::error::Result;
 use crate::ext4::{Options, Writer};
 use crate::namespace;
-use crate::npm::{Fetched, Package};
+use crate::npm::Package;
 use crate::progress::Progress;
 use crate::tool::MMDEBSTRAP;
 
@@ -32,16 +32,10 @@ pub(crate) struct Recipe {
     customize_hook: Option<String>,
     /// Programs that Debian does not have.
     #[serde(default)]
-    npm: Vec<Package>,
+    pub(crate) npm: Vec<Package>,
 }
 
 impl Recipe {
-    /// Downloads what comes from elsewhere than Debian below the folder `scratch`.
-    pub(crate) fn fetch(&self, scratch: &Path, progress: &dyn Progress) -> Result<Vec<Fetched<'_>>> {
-        let packages = self.npm.iter().enumerate();
-        packages.map(|(number, package)| package.fetch(&scratch.join(format!("npm-{number}")), progress)).collect()
-    }
-
     /// Builds the tree below the folder `scratch`, and lets `consume` read it as a tar stream.
     pub(crate) fn run<T>(
         &self,
@@ -58,7 +52,7 @@ impl Recipe {
     /// Starts the image that its tree is for. What a recipe says makes this file system another than others.
     pub(crate) fn start_image(&self, path: &Path) -> Result<Writer> {
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        let parts = self.arguments().into_iter().chain(self.npm.iter().map(|package| package.integrity.clone()));
+        let parts = self.arguments().into_iter().chain(self.npm.iter().map(|package| package.sha256.to_string()));
         let options = Options::image().derived_from(parts.collect::<Vec<_>>().join("\0").as_bytes());
         Ok(Writer::new(file.into_file(), options)?)
     }

@@ -1,25 +1,22 @@
-//! Programs that come in packages of npm. npm(1) itself downloads them, from wherever its user has set it up to; what comes is
-//! checked against the recipe.
+//! Programs that come in packages of npm: its registry has each version at an address of its own, and the recipe says what is there.
 
-use std::ffi::OsString;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use flate2::read::GzDecoder;
-use fs_err as fs;
 use serde::Deserialize;
-use sha2::{Digest, Sha512};
 use tar::Archive;
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4::{Metadata, Timestamp, Writer};
+use crate::pinned::{Incoming, Pinned};
 use crate::progress::Progress;
-use crate::tool::NPM;
+use crate::unpack;
 
-/// What precedes a SHA-512 in base64: Subresource Integrity (W3C), as npm's lock files have it.
-const SHA512: &str = "sha512-";
+/// Where npm's packages come from, unless their user says otherwise.
+pub const NPM_REGISTRY: &str = "https://registry.npmjs.org";
+
+/// The most that a package may have, in bytes.
+const MAX_BYTES: u64 = 2 << 30;
 
 /// A package of which one program is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,67 +27,40 @@ pub(crate) struct Package {
     /// Its exact version.
     version: String,
     /// The digest of its archive.
-    pub(crate) integrity: String,
+    pub(crate) sha256: Digest,
+    /// The archive's length in bytes.
+    size: u64,
     /// The program's path in the package.
     program: PathBuf,
     /// Its path in the image, relative to the root.
     to: String,
 }
 
-/// A package that was downloaded and checked.
-pub(crate) struct Fetched<'a> {
-    package: &'a Package,
-    archive: PathBuf,
-}
-
 impl Package {
-    /// Downloads the package into the new folder `folder`.
-    pub(crate) fn fetch(&self, folder: &Path, progress: &dyn Progress) -> Result<Fetched<'_>> {
-        progress.phase(&format!("downloading {} {}", self.name, self.version));
-        NPM.require()?;
-        fs::create_dir(folder)?;
-        // npm reads the settings of the project that it stands in, which must not be that of whoever wants an image.
-        fs::write(folder.join("package.json"), "{}\n")?;
-        let wrapper = [OsString::from("env"), OsString::from("--chdir"), folder.into()];
-        let what = format!("{}@{}", self.name, self.version);
-        let arguments = ["pack", "--ignore-scripts", "--loglevel=error", "--", &what];
-        let drain = |stdout: &mut dyn Read| Ok(io::copy(stdout, &mut io::sink())?);
-        NPM.stream(&wrapper, &arguments, |_| (), drain)?;
-        let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?.into_iter().map(|entry| entry.path());
-        let archive = entries.find(|path| path.extension().is_some_and(|extension| extension == "tgz"));
-        let archive = archive.ok_or_else(|| self.wrong("npm has downloaded nothing"))?;
-        self.check(&archive)?;
-        Ok(Fetched { package: self, archive })
+    /// Downloads the package from `registry`, a URL, and adds its program to the image while it comes, as root's.
+    pub(crate) fn add(&self, registry: &str, image: &mut Writer, progress: &dyn Progress) -> Result<()> {
+        let archive = self.archive(registry)?;
+        let transport = archive.open(&format!("{} {}", self.name, self.version), progress)?;
+        let mut incoming = Incoming::new(&archive, &transport, progress)?;
+        let too_large = || self.wrong(format!("it has more than {MAX_BYTES} bytes when it is unpacked"));
+        let unpacked = unpack::unpacked(&mut incoming, MAX_BYTES, too_large, None, |stream| {
+            self.take(&mut Archive::new(stream), image)
+        });
+        unpacked.map_err(|error| unpack::blame(error, |reason| self.wrong(reason)))?;
+        if incoming.is_whole() { Ok(()) } else { Err(self.wrong("it goes on behind its end".to_owned())) }
     }
 
-    fn check(&self, archive: &Path) -> Result<()> {
-        let mut hasher = Sha512::new();
-        let mut file = fs::File::open(archive)?;
-        let mut piece = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut piece)? {
-                0 => break,
-                count => hasher.update(&piece[..count]),
-            }
-        }
-        let is = format!("{SHA512}{}", STANDARD.encode(hasher.finalize()));
-        match is == self.integrity {
-            true => Ok(()),
-            false => Err(self.wrong(&format!("what came is {is}, and should be {}", self.integrity))),
-        }
+    /// Where a registry has it, by npm's own custom: `<registry>/@scope/name/-/name-<version>.tgz`.
+    fn archive(&self, registry: &str) -> Result<Pinned> {
+        let base = self.name.rsplit('/').next().unwrap_or(&self.name);
+        let url = format!("{}/{}/-/{base}-{}.tgz", registry.trim_end_matches('/'), self.name, self.version);
+        let location = url.parse().map_err(|reason| self.wrong(reason))?;
+        Ok(Pinned { location, sha256: self.sha256, size: self.size })
     }
 
-    fn wrong(&self, reason: &str) -> Error {
-        Error::Archive { entry: format!("{}@{}", self.name, self.version), reason: reason.to_owned() }
-    }
-}
-
-impl Fetched<'_> {
-    /// Adds the program to an image, as root's.
-    pub(crate) fn add(&self, image: &mut Writer) -> Result<()> {
-        let mut archive = Archive::new(GzDecoder::new(fs::File::open(&self.archive)?));
+    fn take<R: std::io::Read>(&self, archive: &mut Archive<R>, image: &mut Writer) -> Result<()> {
         // All that a package has is below this folder.
-        let wanted = Path::new("package").join(&self.package.program);
+        let wanted = Path::new("package").join(&self.program);
         for entry in archive.entries()? {
             let mut entry = entry?;
             if entry.path()? != wanted || !entry.header().entry_type().is_file() {
@@ -100,22 +70,30 @@ impl Fetched<'_> {
             let mtime = Timestamp { seconds, nanoseconds: 0 };
             let metadata = Metadata { mode: 0o755, mtime, ..Metadata::default() };
             let size = entry.size();
-            return match image.file(self.package.to.as_bytes(), metadata, &mut entry)? == size {
+            return match image.file(self.to.as_bytes(), metadata, &mut entry)? == size {
                 true => Ok(()),
-                false => Err(self.package.wrong("it ends in the middle of the program")),
+                false => Err(self.wrong("it ends in the middle of the program".to_owned())),
             };
         }
-        Err(self.package.wrong(&format!("it has no `{}`", self.package.program.display())))
+        Err(self.wrong(format!("it has no `{}`", self.program.display())))
+    }
+
+    fn wrong(&self, reason: String) -> Error {
+        Error::Archive { entry: format!("{} {}", self.name, self.version), reason }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use fs_err as fs;
+
     use super::*;
     use crate::ext4::Options;
+    use crate::http::server::{Server, response};
+    use crate::progress::Silent;
 
-    /// A package with one program, in an archive as npm leaves it.
-    fn fetched(folder: &Path) -> (Package, PathBuf) {
+    /// A package with one program, as npm leaves it.
+    fn package() -> (Package, Vec<u8>) {
         let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         for (path, content) in [("package/package.json", "{}"), ("package/bin/tool", "a program")] {
             let mut header = tar::Header::new_gnu();
@@ -124,37 +102,47 @@ mod tests {
             tar.append_data(&mut header, path, content.as_bytes()).unwrap();
         }
         let bytes = tar.into_inner().unwrap().finish().unwrap();
-        let archive = folder.join("tool-1.0.0.tgz");
-        fs::write(&archive, &bytes).unwrap();
         let package = Package {
-            name: "tool".into(),
+            name: "@scope/tool".into(),
             version: "1.0.0".into(),
-            integrity: format!("{SHA512}{}", STANDARD.encode(Sha512::digest(&bytes))),
+            sha256: Digest::of(&bytes),
+            size: bytes.len() as u64,
             program: "bin/tool".into(),
             to: "usr/local/bin/tool".into(),
         };
-        (package, archive)
+        (package, bytes)
     }
 
     #[test]
     fn one_program_of_a_package_that_is_the_right_one_becomes_a_part_of_the_image() {
         let folder = tempfile::tempdir().unwrap();
-        let (package, archive) = fetched(folder.path());
-        package.check(&archive).unwrap();
+        let (package, bytes) = package();
+        let sent = bytes.clone();
+        let server = Server::new(move |request, _| match request.path.as_str() {
+            "/npm/@scope/tool/-/tool-1.0.0.tgz" => response("200 OK", "", &sent),
+            "/other/@scope/tool/-/tool-1.0.0.tgz" => response("200 OK", "", &vec![0; sent.len()]),
+            _ => response("404 Not Found", "", b""),
+        });
+        let registry = |path: &str| format!("http://{}/{path}/", server.address);
         let path = folder.path().join("image");
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
         let mut image = Writer::new(file.into_file(), Options::image()).unwrap();
-        Fetched { package: &package, archive: archive.clone() }.add(&mut image).unwrap();
+        package.add(&registry("npm"), &mut image, &Silent).unwrap();
+        // What the tree says of a folder counts, though it comes later.
+        image.directory(b"usr/local", Metadata { mode: 0o700, ..Metadata::default() }).unwrap();
+
         let missing = Package { program: "bin/other".into(), ..package.clone() };
-        let error = Fetched { package: &missing, archive: archive.clone() }.add(&mut image).unwrap_err();
-        assert!(error.to_string().contains("it has no `bin/other`"), "{error}");
+        let mut error =
+            |package: &Package, path: &str| package.add(&registry(path), &mut image, &Silent).unwrap_err().to_string();
+        assert!(error(&missing, "npm").contains("it has no `bin/other`"));
+        assert!(error(&package, "nowhere").contains("404"));
+        let other = error(&package, "other");
+        assert!(other.contains("its content is sha256:"), "{other}");
+
         image.finish().unwrap();
         let image = ext4_view::Ext4::load_from_path(&path).unwrap();
         assert_eq!(image.read("/usr/local/bin/tool").unwrap(), b"a program");
         assert_eq!(image.metadata("/usr/local/bin/tool").unwrap().mode(), 0o755);
-
-        fs::write(&archive, "another archive").unwrap();
-        let error = package.check(&archive).unwrap_err();
-        assert!(error.to_string().contains("tool@1.0.0") && error.to_string().contains("what came is"), "{error}");
+        assert_eq!(image.metadata("/usr/local").unwrap().mode(), 0o700);
     }
 }

@@ -9,15 +9,15 @@ use crate::ext4;
 use crate::mmdebstrap::Recipe;
 use crate::progress::Progress;
 
-/// Builds `rootfs.ext4` in `dir` and returns its length in bytes.
-pub(crate) fn build(recipe: &Recipe, dir: &Path, progress: &dyn Progress) -> Result<u64> {
+/// Builds `rootfs.ext4` in `dir` and returns its length in bytes. `registry` is that of npm.
+pub(crate) fn build(recipe: &Recipe, registry: &str, dir: &Path, progress: &dyn Progress) -> Result<u64> {
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
-    let programs = recipe.fetch(&scratch, progress)?;
     let rootfs = dir.join("rootfs.ext4");
     let mut writer = recipe.start_image(&rootfs)?;
+    // First, for they are what may not be had.
+    recipe.npm.iter().try_for_each(|package| package.add(registry, &mut writer, progress))?;
     recipe.run(&scratch, progress, |stream| ext4::unpack(stream, &mut writer))?;
-    programs.iter().try_for_each(|program| program.add(&mut writer))?;
     progress.phase("writing the file system");
     let file = writer.finish()?;
     fs::remove_dir_all(&scratch)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::catalog::{self, Catalog, Source};
+use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::manifest::{self, FORMAT_VERSION, ImageManifest, KernelManifest};
@@ -109,20 +109,23 @@ impl Store {
         Ok(Some(Kernel { name: name.to_owned(), dir, vmlinuz, boot_modules, modules_disk, manifest }))
     }
 
-    /// The kernel of that name, made first if the store does not have it.
+    /// The kernel of that name, got from the catalog first if the store does not have it.
     ///
     /// # Errors
     /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from being made.
-    pub fn ensure_kernel(&self, name: &str, progress: &dyn Progress) -> Result<Kernel> {
+    pub fn ensure_kernel(&self, name: &str, catalog: &Catalog, progress: &dyn Progress) -> Result<Kernel> {
         if let Some(kernel) = self.kernel(name)? {
             return Ok(kernel);
         }
-        let catalog = Catalog::embedded()?;
-        let entry = catalog.kernels.get(name).ok_or_else(|| unknown(Kind::Kernel, name, catalog.kernels.keys()))?;
+        let Some(entry) = catalog.kernels.get(name) else { return Err(self.unknown_kernel(name, catalog)?) };
         first_working(&entry.sources, progress, |source| {
-            let Source::Recipe(recipe) = source;
             let make = |dir: &Path| {
-                let built = kernel::build(&catalog::recipe(recipe)?, &entry.boot_modules, dir, progress)?;
+                let built = match source {
+                    KernelSource::Bundle(bundle) => kernel::unpack(bundle, &entry.boot_modules, dir, progress)?,
+                    KernelSource::Recipe(recipe) => {
+                        kernel::build(&catalog::recipe(recipe)?, &entry.boot_modules, dir, progress)?
+                    }
+                };
                 let manifest = KernelManifest {
                     format_version: FORMAT_VERSION,
                     name: name.to_owned(),
@@ -209,7 +212,7 @@ mod tests {
         assert_eq!(error.hint().unwrap(), "did you mean `debian-bookworm-minimal`?");
         let hint = ensure("alpine").unwrap_err().hint().unwrap();
         assert!(hint.contains("the catalog has: ") && hint.contains("debian-bookworm-minimal"), "{hint}");
-        assert!(store.ensure_kernel("../x", &Silent).is_err());
+        assert!(store.ensure_kernel("../x", &catalog, &Silent).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

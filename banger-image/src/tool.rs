@@ -31,7 +31,6 @@ pub(crate) struct Tool {
 
 pub(crate) const MMDEBSTRAP: Tool = Tool { name: "mmdebstrap", package: "mmdebstrap" };
 pub(crate) const NEWUIDMAP: Tool = Tool { name: "newuidmap", package: "uidmap" };
-pub(crate) const NPM: Tool = Tool { name: "npm", package: "npm" };
 pub(crate) const UNSHARE: Tool = Tool { name: "unshare", package: "util-linux" };
 
 impl Tool {

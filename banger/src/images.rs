@@ -14,7 +14,9 @@ use banger_vmm::Vm;
 use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
+use crate::kernels::Kernels;
 use crate::machine::{DEFAULT_KERNEL, Machines};
+use crate::npm;
 use crate::paths::{Paths, search_path};
 use crate::ui::Ui;
 
@@ -64,7 +66,8 @@ impl<'a> Images<'a> {
             env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
         });
         let credentials = Credentials { files, search_path: search_path() };
-        PullOptions { credentials, ..PullOptions::new(&self.paths.cache) }
+        let npm_registry = npm::registry(self.paths.home.as_deref());
+        PullOptions { credentials, npm_registry, ..PullOptions::new(&self.paths.cache) }
     }
 
     /// The image that is named, or referred to; it is made or pulled if it is not here.
@@ -90,7 +93,7 @@ impl<'a> Images<'a> {
     }
 
     /// What there is by name: banger's own catalog, with the team's that the user's configuration names.
-    fn catalog(&self) -> Result<Catalog, CommandError> {
+    pub(crate) fn catalog(&self) -> Result<Catalog, CommandError> {
         let catalog = Catalog::embedded()?;
         let settings = Settings::of_process(self.paths, None, &Run::default())?;
         let Some(location) = settings.catalog_url(self.paths.home.as_deref()) else { return Ok(catalog) };
@@ -108,6 +111,9 @@ impl<'a> Images<'a> {
     pub fn pull_named(&self, name: &str, options: &PullOptions) -> Result<Pulled, CommandError> {
         let catalog = self.catalog();
         let pulled = catalog.and_then(|catalog| {
+            if let Some(entry) = catalog.images.get(name).filter(|entry| is_of_a_team(&entry.kernel)) {
+                self.store.ensure_kernel(&entry.kernel, &catalog, self.ui)?;
+            }
             let pulled = self.store.pull_named(name, &catalog, options, self.ui);
             pulled.map_err(|error| hint_at_registries(name, error))
         });
@@ -128,11 +134,32 @@ impl<'a> Images<'a> {
         kernel: &str,
         options: &PullOptions,
     ) -> Result<Pulled, CommandError> {
+        if is_of_a_team(kernel) {
+            self.kernels().ensure(kernel)?;
+        }
         let pulled = self.store.pull(source, name, kernel, options, self.ui);
         self.ui.finish();
         let pulled = pulled?;
         self.remove_outdated(name)?;
         Ok(pulled)
+    }
+
+    /// Takes a copy of a root file system, an ext4 image in a file.
+    ///
+    /// # Errors
+    /// If it is none, or its name is taken.
+    pub fn register(&self, name: &str, rootfs: &Path, kernel: &str) -> Result<Image, CommandError> {
+        if is_of_a_team(kernel) {
+            self.kernels().ensure(kernel)?;
+        }
+        let image = self.store.register(name, rootfs, kernel, self.ui);
+        self.ui.finish();
+        Ok(image?)
+    }
+
+    /// The kernels that images boot.
+    pub fn kernels(&self) -> Kernels<'a> {
+        Kernels::new(self.paths, self.ui)
     }
 
     /// Deletes what was called so before, unless a VM was made from it.
@@ -176,6 +203,12 @@ impl<'a> Images<'a> {
         let image = vm.record().ok().and_then(|record| self.store.image(&record.image).ok()?);
         image.map(|image| image.manifest)
     }
+}
+
+/// Whether a kernel is none of banger's own catalog. The store takes no image for a kernel that it does not know, so such a one has to be
+/// here before.
+fn is_of_a_team(kernel: &str) -> bool {
+    Catalog::embedded().is_ok_and(|catalog| !catalog.kernels.contains_key(kernel))
 }
 
 /// The variables that an image has for every command.

@@ -7,6 +7,7 @@ use banger_image::{Catalog, Kernel, Store};
 use banger_vmm::Vm;
 
 use crate::error::CommandError;
+use crate::images::Images;
 use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::ui::Ui;
@@ -55,12 +56,16 @@ impl<'a> Kernels<'a> {
         Ok(here.chain(Catalog::embedded()?.kernels.into_keys()).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
-    /// The kernel of that name; it is made if it is one of the catalog and not here.
+    /// The kernel of that name; it is got from the catalog if it is not here.
     ///
     /// # Errors
     /// If it cannot be had.
     pub fn ensure(&self, name: &str) -> Result<Kernel, CommandError> {
-        let kernel = self.store.ensure_kernel(name, self.ui);
+        if let Some(kernel) = self.store.kernel(name)? {
+            return Ok(kernel);
+        }
+        let catalog = Images::new(self.paths, self.ui).catalog()?;
+        let kernel = self.store.ensure_kernel(name, &catalog, self.ui);
         self.ui.finish();
         Ok(kernel?)
     }

@@ -36,6 +36,7 @@ pub mod images;
 pub mod job;
 pub mod kernels;
 pub mod machine;
+mod npm;
 pub mod paths;
 pub mod plugin;
 mod post_mortem;

@@ -25,7 +25,7 @@ use crate::ui::Ui;
 use crate::units;
 
 /// The image that a new VM has if nothing else is said.
-pub const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
+pub const DEFAULT_IMAGE: &str = "debian-bookworm";
 /// The kernel that a pulled image boots if nothing else is said.
 pub const DEFAULT_KERNEL: &str = "generic-6.12";
 /// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
@@ -446,15 +446,13 @@ impl<'a> Machines<'a> {
     }
 
     fn start_options(&self, record: &VmRecord) -> Result<StartOptions, CommandError> {
-        let images = banger_image::Store::new(&self.paths.data);
-        let image = images.image(&record.image)?.ok_or_else(|| {
+        let images = Images::new(self.paths, self.ui);
+        let image = images.store().image(&record.image)?.ok_or_else(|| {
             CommandError::new(format!("the VM's image `{}` is not there any more", record.image))
                 .kind(ErrorKind::UnknownImage)
                 .hint("make a new VM, without what only this one has: banger delete --force")
         })?;
-        let kernel = self.time(Phase::Kernel, || images.ensure_kernel(&record.kernel, self.ui));
-        self.ui.finish();
-        let kernel = kernel?;
+        let kernel = self.time(Phase::Kernel, || images.kernels().ensure(&record.kernel))?;
         let initramfs = initramfs::ensure(&helper("banger-agent")?, &kernel.boot_modules, &self.paths.cache)?;
         Ok(StartOptions {
             supervisor: helper("banger-vmm")?,

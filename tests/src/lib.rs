@@ -195,6 +195,8 @@ impl Home {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", self.path()).env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
         command.env("PATH", env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+        // The one with everything takes minutes to make, and longer to start: `golden` tests that.
+        command.env("BANGER_DEFAULT_IMAGE_NAME", "debian-bookworm-minimal");
         command
     }
 }

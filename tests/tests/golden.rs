@@ -1,16 +1,21 @@
-//! The image with everything, `debian-bookworm`: built here by its recipe, and used. That takes minutes and downloads, so it is done by
-//! `make golden`, and not by `make test`.
+//! The image with everything, `debian-bookworm`, which a new VM has if nothing else is said: built here by its recipe, and used.
 
 use std::process::Command;
 
-use banger_tests::Home;
 use banger_tests::registry::{Layout, run};
+use banger_tests::{Home, Output};
 
 #[test]
 fn docker_mise_opencode_and_an_ssh_server_work_in_it() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
-    repository.run(["image", "pull", "debian-bookworm"]).ok();
+    // As a user has it who has set nothing.
+    let banger = |arguments: &[&str]| {
+        let mut command = repository.banger();
+        command.env_remove("BANGER_DEFAULT_IMAGE_NAME").args(arguments);
+        Output::from(command.output().expect("banger runs"))
+    };
+    banger(&["image", "pull", "debian-bookworm"]).ok();
 
     // An image for the Docker in the VM travels with the repository.
     let layout = Layout::new(home.path().join("layout"));
@@ -18,7 +23,7 @@ fn docker_mise_opencode_and_an_ssh_server_work_in_it() {
     let archive = format!("docker-archive:{}:box:1", repository.root.join("box.tar").display());
     run(Command::new("skopeo").args(["copy", "--quiet", &layout.source("box"), &archive]));
 
-    let sh = |script: &str| repository.run(["-q", "--image", "debian-bookworm", "--", "bash", "-ec", script]);
+    let sh = |script: &str| banger(&["-q", "--", "bash", "-ec", script]);
     let no_unit_has_failed = "systemctl is-system-running; systemctl --failed --no-legend";
     assert_eq!(sh(no_unit_has_failed).ok().text(), "running\n");
     let tools =

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use banger_tests::registry::{Layout, run};
+use banger_tests::web::Web;
 use banger_tests::{Home, Output, Repository, shared_kernel};
 use serde_json::Value;
 
@@ -88,6 +89,55 @@ fn an_imported_kernel_boots_and_is_deleted_when_nothing_needs_it() {
     assert!(!home.data().join("kernels/mine").exists());
     repository.run(["kernel", "rm", "elf"]).ok();
     assert_eq!(json(&repository, &["kernel", "show", "elf"])["kind"], "unknown_image");
+}
+
+#[test]
+fn a_kernel_of_a_teams_catalog_comes_along_with_the_image_that_names_it() {
+    let home = Home::with_own_kernels();
+    let repository = home.repository("r");
+    let (public, modules) = (home.path().join("public"), modules(&home));
+    let release = modules.file_name().unwrap().to_str().unwrap();
+    // As a distribution's package has it.
+    let tree = home.path().join("tree");
+    for folder in [&public, &tree.join("boot"), &tree.join("lib/modules")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::copy(shared_kernel().join("vmlinuz"), tree.join(format!("boot/vmlinuz-{release}"))).unwrap();
+    fs::rename(&modules, tree.join("lib/modules").join(release)).unwrap();
+    let archive = public.join("kernel.tar.zst");
+    run(Command::new("tar").arg("--zstd").arg("-cf").arg(&archive).arg("-C").arg(&tree).args(["boot", "lib"]));
+    let digest = home.command("sha256sum").arg(&archive).output().unwrap();
+    let digest = String::from_utf8(digest.stdout[..64].to_vec()).unwrap();
+
+    let layout = Layout::new(home.path().join("layout"));
+    layout.busybox("box", home.path());
+    layout.insert("box", &repository.root.join("README"), "/lib/README");
+    fs::write(
+        public.join("catalog.toml"),
+        format!(
+            "[kernels.ours]\ndescription = 'of the team'\nsources = [{{ url = 'kernel.tar.zst', sha256 = '{digest}', size = {} }}]\n",
+            fs::metadata(&archive).unwrap().len()
+        ),
+    )
+    .unwrap();
+    let web = Web::new(public);
+    let url = format!("http://{}/catalog.toml", web.address);
+
+    // Nobody knows it before the catalog is named.
+    let pull = ["image", "pull", &layout.source("box"), "--name", "base", "--kernel-ref", "ours"];
+    let unknown = json(&repository, &pull);
+    assert_eq!(unknown["kind"], "unknown_image", "{unknown}");
+    repository.run(["config", "set", "catalog_url", &url]).ok();
+    assert_eq!(json(&repository, &pull)["change"], "new");
+    let kernels = json(&repository, &["kernel", "list"]);
+    let source = format!("bundle http://{}/kernel.tar.zst", web.address);
+    assert_eq!(
+        (&kernels["kernels"][0]["name"], &kernels["kernels"][0]["source"]),
+        (&"ours".into(), &source.into()),
+        "{kernels}"
+    );
+    let output = repository.run(["--rm", "--image", "base", "--", "sh", "-c", "uname -r; ls /lib/modules"]).ok();
+    assert_eq!(output.text(), format!("{release}\n{release}\n"));
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn a_plugin_takes_the_place_of_banger() {
     assert_eq!((told.status, told.stderr.as_str()), (7, ""));
     let (banger, root) = (fs::canonicalize(banger_binary()).unwrap(), fs::canonicalize(&repository.root).unwrap());
     let expected = format!(
-        "{pid} {} 5\n<-e><two words><--><--help><>\na repository\n{}\nBANGER={}\nBANGER_COLOR=never\nBANGER_PLUGIN_API=1\n\
+        "{pid} {} 5\n<-e><two words><--><--help><>\na repository\n{}\nBANGER={}\nBANGER_COLOR=never\nBANGER_DEFAULT_IMAGE_NAME=debian-bookworm-minimal\nBANGER_PLUGIN_API=1\n\
          BANGER_PLUGIN_DEPTH=1\nBANGER_QUIET=1\nBANGER_VERSION={}\nBANGER_WORKSPACE_ROOT={}\nNO_COLOR=1\n",
         path.display(),
         fs::canonicalize(&below).unwrap().display(),

@@ -8,11 +8,9 @@
 //! It is unpacked while it comes: download → SHA-256 → zstd → tar → the sparse image. Nothing of it is on the disk twice.
 
 mod pack;
-mod packed;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -20,14 +18,13 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::pack::pack;
-use self::packed::{Packed, Transport};
 use crate::archive::{Reader, Type};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4;
-use crate::location::Location;
 use crate::manifest::{FORMAT_VERSION, ImageManifest, Ready};
 use crate::oci::{ImageConfig, Origin, Platform};
+use crate::pinned::{Incoming, Pinned};
 use crate::progress::Progress;
 use crate::{sparse, unpack};
 
@@ -39,23 +36,6 @@ const MAX_MANIFEST: u64 = 4 << 20;
 const BESIDE: u64 = 64 << 20;
 /// Bytes that are written at a time.
 const PIECE: usize = 1 << 20;
-
-/// A bundle that a catalog names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bundle {
-    /// Where it is.
-    pub location: Location,
-    /// Its SHA-256.
-    pub sha256: Digest,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-impl fmt::Display for Bundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bundle {}", self.location)
-    }
-}
 
 /// What a bundle says of its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,45 +104,28 @@ impl BundleManifest {
     }
 
     /// What it says of an image that was in a registry, from here on of `source`.
-    pub(crate) fn into_origin(self, source: &Bundle) -> Option<Origin> {
+    pub(crate) fn into_origin(self, source: &str) -> Option<Origin> {
         let Content { digest, layers, config } = self.oci?;
-        Some(Origin { reference: source.to_string(), digest, platform: self.platform, layers, config })
+        Some(Origin { reference: source.to_owned(), digest, platform: self.platform, layers, config })
     }
 }
 
-impl Bundle {
-    /// Downloads it and writes `rootfs.ext4` into the folder `dir`, of at most `max_bytes`. What is there is to be heeded only
-    /// if this succeeds: then it is the bundle that was meant, and a whole file system.
-    pub(crate) fn unpack(&self, dir: &Path, max_bytes: u64, progress: &dyn Progress) -> Result<BundleManifest> {
-        let transport = Transport::open(self)?;
-        progress.phase(transport.phase());
-        let mut packed = Packed::new(self, &transport, progress)?;
-        let limit = max_bytes.saturating_add(BESIDE);
-        let too_large = || Error::ImageTooLarge { limit: max_bytes };
-        let unpacked = unpack::unpacked(&mut packed, limit, too_large, None, |stream| take(stream, dir, max_bytes));
-        let (manifest, _) = unpacked.map_err(|error| self.blame(error))?;
-        let file = fs::File::open(dir.join(ROOTFS))?;
-        match ext4::check(file.file()) {
-            _ if !packed.is_whole() => Err(self.wrong("it goes on behind its end")),
-            Err(ext4::Unfit::Io(error)) => Err(error.into()),
-            Err(ext4::Unfit::Reason(reason)) => Err(self.wrong(format!("{ROOTFS}: {reason}"))),
-            Ok(()) => Ok(manifest),
-        }
-    }
-
-    fn wrong(&self, reason: impl Into<String>) -> Error {
-        Error::Image { what: self.to_string(), reason: reason.into() }
-    }
-
-    /// What is wrong with a stream is wrong with the bundle; what this machine refuses is not.
-    fn blame(&self, error: Error) -> Error {
-        use io::ErrorKind::{InvalidData, Other, UnexpectedEof};
-        match error {
-            Error::Io(error) if matches!(error.kind(), InvalidData | Other | UnexpectedEof) => {
-                self.wrong(format!("it cannot be unpacked: {error}"))
-            }
-            other => other,
-        }
+/// Downloads a bundle and writes `rootfs.ext4` into the folder `dir`, of at most `max_bytes`. What is there is to be heeded only
+/// if this succeeds: then it is the bundle that was meant, and a whole file system.
+pub(crate) fn unpack(bundle: &Pinned, dir: &Path, max_bytes: u64, progress: &dyn Progress) -> Result<BundleManifest> {
+    let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
+    let transport = bundle.open("the bundle", progress)?;
+    let mut packed = Incoming::new(bundle, &transport, progress)?;
+    let limit = max_bytes.saturating_add(BESIDE);
+    let too_large = || Error::ImageTooLarge { limit: max_bytes };
+    let unpacked = unpack::unpacked(&mut packed, limit, too_large, None, |stream| take(stream, dir, max_bytes));
+    let (manifest, _) = unpacked.map_err(|error| unpack::blame(error, wrong))?;
+    let file = fs::File::open(dir.join(ROOTFS))?;
+    match ext4::check(file.file()) {
+        _ if !packed.is_whole() => Err(wrong("it goes on behind its end".to_owned())),
+        Err(ext4::Unfit::Io(error)) => Err(error.into()),
+        Err(ext4::Unfit::Reason(reason)) => Err(wrong(format!("{ROOTFS}: {reason}"))),
+        Ok(()) => Ok(manifest),
     }
 }
 

@@ -34,8 +34,8 @@ pub(crate) fn bundle_of(rootfs: &Path) -> Vec<u8> {
     bytes
 }
 
-fn named(location: &str, bytes: &[u8]) -> Bundle {
-    Bundle { location: location.parse().unwrap(), sha256: Digest::of(bytes), size: bytes.len() as u64 }
+fn named(location: &str, bytes: &[u8]) -> Pinned {
+    Pinned { location: location.parse().unwrap(), sha256: Digest::of(bytes), size: bytes.len() as u64 }
 }
 
 /// What comes of unpacking a bundle of these bytes that is in a file.
@@ -43,14 +43,15 @@ fn unpack(bytes: &[u8], max_bytes: u64) -> Result<(BundleManifest, tempfile::Tem
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("b.tar.zst");
     fs::write(&path, bytes).unwrap();
-    let manifest = named(path.to_str().unwrap(), bytes).unpack(folder.path(), max_bytes, &Silent)?;
+    let manifest = super::unpack(&named(path.to_str().unwrap(), bytes), folder.path(), max_bytes, &Silent)?;
     Ok((manifest, folder))
 }
 
 /// What comes of a bundle on a server.
 fn get(server: &Server, bytes: &[u8]) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
-    named(&format!("http://{}/b.tar.zst", server.address), bytes).unpack(folder.path(), 1 << 30, &Silent)?;
+    let bundle = named(&format!("http://{}/b.tar.zst", server.address), bytes);
+    super::unpack(&bundle, folder.path(), 1 << 30, &Silent)?;
     Ok(fs::read(folder.path().join(ROOTFS)).unwrap())
 }
 
@@ -271,12 +272,12 @@ fn what_is_not_what_the_catalog_means_is_refused() {
     // Files are checked in the same way.
     let path = folder.path().join("b.tar.zst");
     fs::write(&path, &another).unwrap();
-    let error = named(path.to_str().unwrap(), &bytes).unpack(folder.path(), 1 << 30, &Silent).unwrap_err();
+    let error = super::unpack(&named(path.to_str().unwrap(), &bytes), folder.path(), 1 << 30, &Silent).unwrap_err();
     assert!(error.to_string().contains("its content is"), "{error}");
     fs::write(&path, &longer).unwrap();
-    let error = named(path.to_str().unwrap(), &bytes).unpack(folder.path(), 1 << 30, &Silent).unwrap_err();
+    let error = super::unpack(&named(path.to_str().unwrap(), &bytes), folder.path(), 1 << 30, &Silent).unwrap_err();
     assert!(error.to_string().contains("should have"), "{error}");
-    let error = named("/dev/zero", &bytes).unpack(folder.path(), 1 << 30, &Silent).unwrap_err();
+    let error = super::unpack(&named("/dev/zero", &bytes), folder.path(), 1 << 30, &Silent).unwrap_err();
     assert!(error.to_string().contains("no file"), "{error}");
 }
 
@@ -287,8 +288,8 @@ fn a_file_that_grows_while_it_is_read_is_no_danger() {
     let path = folder.path().join("b.tar.zst");
     fs::write(&path, &bytes).unwrap();
     let bundle = named(path.to_str().unwrap(), &bytes);
-    let transport = Transport::open(&bundle).unwrap();
-    let mut packed = Packed::new(&bundle, &transport, &Silent).unwrap();
+    let transport = bundle.open("it", &Silent).unwrap();
+    let mut packed = Incoming::new(&bundle, &transport, &Silent).unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"more", bytes.len() as u64).unwrap();
     let mut all = Vec::new();

@@ -5,13 +5,13 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::{recipe, toml};
-use crate::bundle::Bundle;
+use super::recipe;
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::manifest::Ready;
 use crate::name::{self, Kind};
 use crate::oci::Reference;
+use crate::pinned::{Pinned, WrittenPin};
 use crate::pull::folder_name;
 
 /// An image of the catalog.
@@ -31,7 +31,7 @@ pub struct ImageEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageSource {
     /// A bundle on the web, or in a file.
-    Bundle(Bundle),
+    Bundle(Pinned),
     /// Built on this host by the embedded recipe of that name.
     Recipe(String),
     /// Pulled from a registry.
@@ -41,7 +41,7 @@ pub enum ImageSource {
 impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ImageSource::Bundle(bundle) => bundle.fmt(f),
+            ImageSource::Bundle(bundle) => write!(f, "bundle {bundle}"),
             ImageSource::Recipe(name) => write!(f, "recipe {name}"),
             ImageSource::Oci(reference) => reference.fmt(f),
         }
@@ -51,7 +51,7 @@ impl fmt::Display for ImageSource {
 /// An [`ImageEntry`] as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+pub(super) struct Written {
     description: String,
     kernel: String,
     ready: Ready,
@@ -69,9 +69,12 @@ struct WrittenSource {
     oci: Option<String>,
 }
 
-/// Reads the images of a catalog. URLs may be relative to `base`; without one they may not be relative.
-pub(super) fn parse(what: &str, text: &str, base: Option<&Location>) -> Result<BTreeMap<String, ImageEntry>> {
-    let written: BTreeMap<String, Written> = toml(what, text)?;
+/// Reads the images of the catalog `what`. URLs may be relative to `base`; without one they may not be relative.
+pub(super) fn read(
+    what: &str,
+    written: BTreeMap<String, Written>,
+    base: Option<&Location>,
+) -> Result<BTreeMap<String, ImageEntry>> {
     let entries = written.into_iter().map(|(name, written)| {
         let wrong =
             |reason: String| Error::Catalog { what: format!("{what}: image `{}`", name.escape_debug()), reason };
@@ -100,10 +103,7 @@ impl WrittenSource {
     fn read(self, base: Option<&Location>) -> std::result::Result<ImageSource, String> {
         match self {
             WrittenSource { url: Some(url), sha256: Some(sha256), size: Some(size), recipe: None, oci: None } => {
-                let location = base.map_or_else(|| url.parse(), |base| base.join(&url))?;
-                let hex = sha256.strip_prefix("sha256:").unwrap_or(&sha256);
-                let sha256 = format!("sha256:{hex}").parse()?;
-                Ok(ImageSource::Bundle(Bundle { location, sha256, size }))
+                Ok(ImageSource::Bundle(WrittenPin { url, sha256, size }.read(base)?))
             }
             WrittenSource { url: None, sha256: None, size: None, recipe: Some(name), oci: None } => {
                 recipe(&name).map_err(|error| error.to_string())?;
@@ -120,6 +120,11 @@ impl WrittenSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::toml;
+
+    fn parse(what: &str, text: &str, base: Option<&Location>) -> Result<BTreeMap<String, ImageEntry>> {
+        read(what, toml(what, text)?, base)
+    }
 
     fn sources(text: &str, base: Option<&str>) -> Result<Vec<ImageSource>> {
         let text = format!("[base]\ndescription = ''\nkernel = 'k'\nready = 'system'\nsources = [{text}]\n");
@@ -138,7 +143,7 @@ mod tests {
         else {
             panic!()
         };
-        assert_eq!(bundle.to_string(), "bundle https://x.example/images/v1/base.tar.zst");
+        assert_eq!(bundle.to_string(), "https://x.example/images/v1/base.tar.zst");
         assert_eq!((bundle.sha256.hex().as_str(), bundle.size), (hex, 7));
         assert_eq!(reference.to_string(), "x.example/team/base:1");
         assert!(sources(&text, None).unwrap_err().to_string().contains("neither a URL"));

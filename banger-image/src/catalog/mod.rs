@@ -1,20 +1,19 @@
 //! The catalog: which images and kernels there are, and where each comes from. A team's own is added to the embedded one.
 
 mod image;
+mod kernel;
 mod remote;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use self::image::{ImageEntry, ImageSource};
+pub use self::kernel::{KernelEntry, KernelSource};
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::mmdebstrap::Recipe;
-use crate::name::{self, Kind};
 use crate::progress::Progress;
 
 const IMAGES: &str = include_str!("../../../catalog/images.toml");
@@ -26,33 +25,6 @@ const RECIPES: [(&str, &str); 3] = [
     ("debian-bookworm-minimal", include_str!("../../../catalog/debian-bookworm-minimal/recipe.toml")),
     ("generic-6.12", include_str!("../../../catalog/generic-6.12/recipe.toml")),
 ];
-
-/// A place that a kernel can come from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// Built on this host by the embedded recipe of that name.
-    Recipe(String),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Source::Recipe(name) = self;
-        write!(f, "recipe {name}")
-    }
-}
-
-/// A kernel of the catalog.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KernelEntry {
-    /// One line for people.
-    pub description: String,
-    /// Modules that the initramfs loads, in order; their dependencies are added.
-    pub boot_modules: Vec<String>,
-    /// Where it comes from; the first that works is used.
-    pub sources: Vec<Source>,
-}
 
 /// What can be had by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,15 +45,8 @@ impl Catalog {
     }
 
     fn parse(images: &str, kernels: &str) -> Result<Catalog> {
-        let kernels: BTreeMap<String, KernelEntry> = toml("kernels.toml", kernels)?;
-        for (name, entry) in &kernels {
-            name::check(Kind::Kernel, name)?;
-            if entry.sources.is_empty() {
-                return Err(Error::Catalog { what: format!("kernel `{name}`"), reason: "it has no sources".into() });
-            }
-            entry.sources.iter().try_for_each(|Source::Recipe(recipe)| self::recipe(recipe).map(drop))?;
-        }
-        let images = image::parse("images.toml", images, None)?;
+        let kernels = kernel::read("kernels.toml", toml("kernels.toml", kernels)?, None)?;
+        let images = image::read("images.toml", toml("images.toml", images)?, None)?;
         for (name, entry) in &images {
             if !kernels.contains_key(&entry.kernel) {
                 let reason = format!("there is no kernel `{}`", entry.kernel);
@@ -91,13 +56,15 @@ impl Catalog {
         Ok(Catalog { images, kernels })
     }
 
-    /// The same with the images of a team's own catalog, which is at `location`. Of two images with one name the team's counts. A
+    /// The same with the images and kernels of a team's own catalog, which is at `location`. Of two with one name the team's counts. A
     /// copy of what comes from the web is kept in `cache`, banger's cache folder, for when the web cannot be reached.
     ///
     /// # Errors
     /// [`Error::Server`] when it cannot be had, [`Error::Catalog`] when it is wrong.
     pub fn with_team(mut self, location: &Location, cache: &Path, progress: &dyn Progress) -> Result<Catalog> {
-        self.images.extend(remote::images(location, cache, progress)?);
+        let team = remote::get(location, cache, progress)?;
+        self.images.extend(team.images);
+        self.kernels.extend(team.kernels);
         Ok(self)
     }
 }

@@ -9,8 +9,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use serde::Deserialize;
 
-use super::image::{self, ImageEntry};
+use super::{Catalog, image, kernel, toml};
 use crate::error::{Error, Result};
 use crate::http::{Http, fetch_bytes, is_loopback};
 use crate::location::{Location, Place};
@@ -20,16 +21,24 @@ use crate::shelf::create_private;
 /// The longest catalog, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// The images of a team's catalog.
-pub(super) fn images(
-    location: &Location,
-    cache: &Path,
-    progress: &dyn Progress,
-) -> Result<BTreeMap<String, ImageEntry>> {
+/// A catalog as it is written: each table is an image, but for that of the kernels.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(default)]
+    kernels: BTreeMap<String, kernel::Written>,
+    #[serde(flatten)]
+    images: BTreeMap<String, image::Written>,
+}
+
+/// A team's catalog.
+pub(super) fn get(location: &Location, cache: &Path, progress: &dyn Progress) -> Result<Catalog> {
     let what = location.to_string();
     let parse = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).map_err(|_| wrong(&what, "it is no UTF-8 text"))?;
-        Ok::<_, Error>((image::parse(&what, &text, Some(location))?, text))
+        let Written { kernels, images } = toml(&what, &text)?;
+        let images = image::read(&what, images, Some(location))?;
+        let kernels = kernel::read(&what, kernels, Some(location))?;
+        Ok::<_, Error>((Catalog { images, kernels }, text))
     };
     let url = match location.place() {
         Place::File(path) => {
@@ -43,11 +52,11 @@ pub(super) fn images(
         .and_then(|http| fetch_bytes(&http, &format!("cannot get the catalog {what}"), url, MAX_BYTES));
     match (got, fs::read(&copy)) {
         (Ok(bytes), former) => {
-            let (images, text) = parse(bytes)?;
+            let (catalog, text) = parse(bytes)?;
             if former.ok().as_deref() != Some(text.as_bytes()) {
                 keep(&copy, &text)?;
             }
-            Ok(images)
+            Ok(catalog)
         }
         (Err(error), Ok(former)) => {
             progress.message(&format!("{error}; the copy of when it was last got is used"));

@@ -14,7 +14,7 @@ use crate::progress::Progress;
 
 /// What every boot needs of a kernel, built in or as a module: the bus, the agent's pipe, the disks and their file system; the network card
 /// comes behind these, and what is needed last behind it.
-const BOOT: [&str; 6] = ["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "virtio_net", "overlay"];
+pub(crate) const BOOT: [&str; 6] = ["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "virtio_net", "overlay"];
 /// Links of `make modules_install` to the folders of the machine that built the modules.
 const OF_THE_BUILD: [&[u8]; 2] = [b"build", b"source"];
 /// Folders within folders that are followed: the kernel's own have less than ten.

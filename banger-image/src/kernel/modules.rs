@@ -227,7 +227,7 @@ kernel/crypto/crc32c_generic.ko:
     }
 
     /// What the kernel's build puts into a module of that release.
-    pub(in crate::kernel) fn module(release: &str) -> Vec<u8> {
+    pub(crate) fn module(release: &str) -> Vec<u8> {
         [b"\x7fELF code\0name=x\0vermagic=", release.as_bytes(), b" SMP mod_unload \0more"].concat()
     }
 

@@ -42,6 +42,7 @@ use self::model::{ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Ma
 use self::registry::Registry;
 use crate::error::{Error, Result};
 use crate::ext4::{Options, Writer};
+use crate::npm::NPM_REGISTRY;
 use crate::progress::Progress;
 use crate::unpack;
 
@@ -154,6 +155,8 @@ pub struct PullOptions {
     pub with_sshd: bool,
     /// Who the user is.
     pub credentials: Credentials,
+    /// The registry of npm that recipes take programs from, a URL.
+    pub npm_registry: String,
     /// banger's cache folder.
     pub cache: PathBuf,
 }
@@ -168,6 +171,7 @@ impl PullOptions {
             max_bytes: DEFAULT_MAX_BYTES,
             with_sshd: false,
             credentials: Credentials::default(),
+            npm_registry: NPM_REGISTRY.to_owned(),
             cache: cache.to_owned(),
         }
     }

@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use super::{About, Change, Pulled};
-use crate::bundle::Bundle;
+use crate::bundle;
 use crate::catalog::{self, Catalog, ImageSource};
 use crate::error::Result;
 use crate::manifest::{self, ImageManifest};
 use crate::name::Kind;
 use crate::oci::{PullOptions, Source};
+use crate::pinned::Pinned;
 use crate::progress::Progress;
 use crate::rootfs;
 use crate::store::{Image, Store, first_working, unknown};
@@ -63,7 +64,7 @@ impl Store {
         }
         first_working(&entry.sources, progress, |source| match source {
             ImageSource::Bundle(bundle) => self.pull_bundle(bundle, &about, options, progress),
-            ImageSource::Recipe(recipe) => self.build(recipe, &about, progress),
+            ImageSource::Recipe(recipe) => self.build(recipe, &about, options, progress),
             ImageSource::Oci(reference) => {
                 self.pull_oci(&Source::Registry(reference.clone()), &about, options, progress)
             }
@@ -72,25 +73,26 @@ impl Store {
 
     fn pull_bundle(
         &self,
-        bundle: &Bundle,
+        pinned: &Pinned,
         about: &About<'_>,
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<Pulled> {
         let make = |dir: &Path| {
-            let says = bundle.unpack(dir, options.max_bytes, progress)?;
-            let mut manifest = about.manifest(bundle.to_string(), says.rootfs_bytes());
-            (manifest.oci, manifest.bundle) = (says.into_origin(bundle), Some(bundle.sha256));
+            let says = bundle::unpack(pinned, dir, options.max_bytes, progress)?;
+            let source = format!("bundle {pinned}");
+            let mut manifest = about.manifest(source.clone(), says.rootfs_bytes());
+            (manifest.oci, manifest.bundle) = (says.into_origin(&source), Some(pinned.sha256));
             manifest::write(dir, &manifest)
         };
-        self.put(about, &bundle.sha256.to_string(), &make, progress)
+        self.put(about, &pinned.sha256.to_string(), &make, progress)
     }
 
-    fn build(&self, recipe: &str, about: &About<'_>, progress: &dyn Progress) -> Result<Pulled> {
+    fn build(&self, recipe: &str, about: &About<'_>, options: &PullOptions, progress: &dyn Progress) -> Result<Pulled> {
         let name = about.name;
         let before = self.image(name)?.is_some();
         let make = |dir: &Path| {
-            let rootfs_bytes = rootfs::build(&catalog::recipe(recipe)?, dir, progress)?;
+            let rootfs_bytes = rootfs::build(&catalog::recipe(recipe)?, &options.npm_registry, dir, progress)?;
             let manifest: ImageManifest = about.manifest(format!("recipe {recipe}"), rootfs_bytes);
             manifest::write(dir, &manifest)
         };

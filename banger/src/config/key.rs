@@ -184,7 +184,7 @@ pub const KEYS: &[Key] = &[
         shape: Shape::One(Kind::Location),
         stands: Stands::User,
         without: "none",
-        about: "A team's own catalog of images, beside banger's own: where both have a name, the team's image counts.",
+        about: "A team's own catalog of images and kernels, beside banger's own: where both have a name, the team's counts.",
         ..PLAIN
     },
     Key {

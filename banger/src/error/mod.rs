@@ -270,11 +270,15 @@ mod tests {
     #[test]
     fn what_a_program_of_this_machine_said_is_shown_in_lines() {
         let status = std::os::unix::process::ExitStatusExt::from_raw(1 << 8);
-        let tail = vec!["npm error code ECONNREFUSED".to_owned(), "npm error syscall connect".to_owned()];
-        let error =
-            banger_image::Error::ToolFailed { tool: "npm", status, tail: tail.clone(), hint: Some("try".into()) };
+        let tail = vec!["E: 22.04 is not a release".to_owned(), "E: mmdebstrap failed to run".to_owned()];
+        let error = banger_image::Error::ToolFailed {
+            tool: "mmdebstrap",
+            status,
+            tail: tail.clone(),
+            hint: Some("try".into()),
+        };
         let error = CommandError::from(error);
-        assert_eq!(error.message, "`npm` failed (exit status: 1)");
+        assert_eq!(error.message, "`mmdebstrap` failed (exit status: 1)");
         assert_eq!((error.details, error.hints), (tail, vec!["try".to_owned()]));
     }
 }

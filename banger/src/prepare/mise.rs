@@ -1,8 +1,5 @@
 //! The tools that a repository names for mise (<https://mise.jdx.dev>), installed in the guest.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 use std::time::Instant;
 
 use banger_agent::protocol::Bytes;
@@ -14,6 +11,7 @@ use crate::error::CommandError;
 use crate::git::Workspace;
 use crate::job;
 use crate::machine::Machine;
+use crate::npm;
 use crate::paths::Paths;
 use crate::sync::{GUEST_ROOT, Listed};
 use crate::ui::Ui;
@@ -25,12 +23,8 @@ const SHA512: &str = concat!(
     "06eb4f146cb3b4dd1193f1ce1ef1ee7fe5bcd0292f4110236c3587be11897373",
     "e72f77b62a10986483b28f1f303e486bf5525affbb09657a71b6de492e3b1f69"
 );
-/// Where npm packages come from, unless the user's npm says otherwise.
-const REGISTRY: &str = "https://registry.npmjs.org";
 /// Where mise puts a command for each of root's tools.
 const SHIMS: &str = "/root/.local/share/mise/shims";
-/// The longest `.npmrc` that is looked at, in bytes.
-const MAX_NPMRC: u64 = 1 << 20;
 
 /// For sh(1) in the guest: the log, the archive's address, its digest, and the folder of commands.
 ///
@@ -80,7 +74,7 @@ impl Mise {
         let name = workspace.root.file_name().unwrap_or_default().to_string_lossy();
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
         let log = format!("/root/.cache/banger/vm-run-tooling-{name}.log");
-        let registry = registry(&|name| std::env::var(name).ok(), paths.home.as_deref());
+        let registry = npm::registry(paths.home.as_deref());
         let archive = format!("{registry}/@jdxcode/mise-linux-x64/-/mise-linux-x64-{VERSION}.tgz");
         Ok(Some(Mise { digest, trusted, log, archive }))
     }
@@ -154,20 +148,6 @@ fn is_configuration(path: &[u8]) -> bool {
     }
 }
 
-/// The registry that the user's npm takes packages from, without whatever proves who they are: npm-config(7).
-fn registry(variable: &dyn Fn(&str) -> Option<String>, home: Option<&Path>) -> String {
-    let file = || {
-        let mut text = String::new();
-        let file = File::open(home?.join(".npmrc")).ok()?;
-        file.take(MAX_NPMRC).read_to_string(&mut text).ok()?;
-        let lines = text.lines().filter_map(|line| line.split_once('='));
-        lines.filter(|(key, _)| key.trim() == "registry").map(|(_, value)| value.trim().to_owned()).next_back()
-    };
-    let named = ["npm_config_registry", "NPM_CONFIG_REGISTRY"].into_iter().find_map(variable).or_else(file);
-    let is_plain = |address: &String| address.starts_with("http") && !address.contains(['@', '$', ' ']);
-    named.filter(is_plain).map_or_else(|| REGISTRY.to_owned(), |address| address.trim_end_matches('/').to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,22 +172,5 @@ mod tests {
         for path in ["misery.toml", "sub/mise.toml", "mise.txt", ".config/mise/tasks/build", "package.json"] {
             assert!(!is_configuration(path.as_bytes()), "{path}");
         }
-    }
-
-    #[test]
-    fn the_registry_is_the_users() {
-        let home = tempfile::tempdir().unwrap();
-        let of = |value: Option<&str>| {
-            registry(&|name| value.filter(|_| name == "npm_config_registry").map(str::to_owned), Some(home.path()))
-        };
-        assert_eq!(of(None), REGISTRY);
-        std::fs::write(
-            home.path().join(".npmrc"),
-            "//npm.example/:_authToken=secret\nregistry = https://npm.example/all/\n",
-        )
-        .unwrap();
-        assert_eq!(of(None), "https://npm.example/all");
-        assert_eq!(of(Some("http://127.0.0.1:4873/")), "http://127.0.0.1:4873");
-        assert_eq!(of(Some("https://user:secret@npm.example/")), REGISTRY);
     }
 }

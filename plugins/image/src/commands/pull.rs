@@ -51,6 +51,8 @@ pub(super) fn pull(
         (named.to_owned(), images.pull_named(named, options)?)
     };
     let manifest = &pulled.image.manifest;
+    // It comes along: what was pulled can be used without the network.
+    images.kernels().ensure(&manifest.kernel)?;
     let answer = match &pulled.change {
         Change::New => answer(&name, &pulled.image, "new", None),
         Change::None => answer(&name, &pulled.image, "unchanged", Some(manifest)),

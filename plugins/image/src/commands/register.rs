@@ -17,9 +17,7 @@ pub(super) fn register(
     ui: &Ui,
 ) -> Result<(), CommandError> {
     let rootfs = absolute(rootfs).map_err(|error| CommandError::io("find", rootfs, &error))?;
-    let registered = images.store().register(name, &rootfs, kernel, ui);
-    ui.finish();
-    let image = registered?;
+    let image = images.register(name, &rootfs, kernel)?;
     ui.status(&format!("`{name}` is here ({}): {}", bytes(image.manifest.rootfs_bytes), image.manifest.source));
     ui.answer(&Shown::new(&image, images, Vec::new())?, String::new)
 }

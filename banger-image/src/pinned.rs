@@ -1,5 +1,6 @@
-//! A bundle's bytes as they come: counted, hashed, and gone on with where they were cut.
+//! Files whose content is known before they come, from the web or from a disk: counted, hashed, and gone on with where they were cut.
 
+use std::fmt;
 use std::io::{self, Read};
 
 use bytes::Bytes;
@@ -7,48 +8,79 @@ use fs_err as fs;
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
-use super::Bundle;
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::http::{Download, Http, Part, UNREACHABLE, fetch, is_loopback};
-use crate::location::Place;
+use crate::location::{Location, Place};
 use crate::progress::Progress;
 
 /// Bytes that are read of a file at a time.
 const PIECE: usize = 256 << 10;
-const WRONG: &str = "the catalog means another file, or it was changed on its way";
+const WRONG: &str = "what names it means another file, or it was changed on its way";
 
-/// How a bundle comes.
-pub(super) enum Transport<'a> {
-    Web(Http, &'a Url),
-    File(fs::File),
+/// A file that is known by its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    /// Where it is.
+    pub location: Location,
+    /// Its SHA-256.
+    pub sha256: Digest,
+    /// Its length in bytes.
+    pub size: u64,
 }
 
-impl<'a> Transport<'a> {
-    pub(super) fn open(bundle: &'a Bundle) -> Result<Transport<'a>> {
-        match bundle.location.place() {
-            Place::Web(url) => Ok(Transport::Web(Http::new(is_loopback(url))?, url)),
+/// A [`Pinned`] as a catalog has it.
+#[derive(Debug)]
+pub(crate) struct WrittenPin {
+    pub(crate) url: String,
+    pub(crate) sha256: String,
+    pub(crate) size: u64,
+}
+
+impl WrittenPin {
+    /// Reads one whose URL may be relative to `base`; without that it may not be relative.
+    pub(crate) fn read(self, base: Option<&Location>) -> std::result::Result<Pinned, String> {
+        let location = base.map_or_else(|| self.url.parse(), |base| base.join(&self.url))?;
+        let hex = self.sha256.strip_prefix("sha256:").unwrap_or(&self.sha256);
+        Ok(Pinned { location, sha256: format!("sha256:{hex}").parse()?, size: self.size })
+    }
+}
+
+impl Pinned {
+    /// Finds the file, and says what is done as a phase: that `what` is unpacked, or downloaded and unpacked.
+    pub(crate) fn open<'a>(&'a self, what: &str, progress: &dyn Progress) -> Result<Transport<'a>> {
+        match self.location.place() {
+            Place::Web(url) => {
+                progress.phase(&format!("downloading and unpacking {what}"));
+                Ok(Transport::Web(Http::new(is_loopback(url))?, url))
+            }
             Place::File(path) => {
                 // Opening what is no file, such as a FIFO, may take forever.
                 if !fs::metadata(path)?.is_file() {
-                    return Err(bundle.wrong("it is no file"));
+                    return Err(Error::Image { what: self.to_string(), reason: "it is no file".to_owned() });
                 }
+                progress.phase(&format!("unpacking {what}"));
                 Ok(Transport::File(fs::File::open(path)?))
             }
         }
     }
+}
 
-    pub(super) fn phase(&self) -> &'static str {
-        match self {
-            Transport::Web(..) => "downloading and unpacking the bundle",
-            Transport::File(_) => "unpacking the bundle",
-        }
+impl fmt::Display for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.location.fmt(f)
     }
 }
 
-/// See the module. At its end it is what the catalog says, or reading fails.
-pub(super) struct Packed<'a> {
-    bundle: &'a Bundle,
+/// How a file comes.
+pub(crate) enum Transport<'a> {
+    Web(Http, &'a Url),
+    File(fs::File),
+}
+
+/// The bytes as they come. At their end they are what was said, or reading fails.
+pub(crate) struct Incoming<'a> {
+    pinned: &'a Pinned,
     from: Feed<'a>,
     what: String,
     progress: &'a dyn Progress,
@@ -70,29 +102,29 @@ enum Feed<'a> {
     File(&'a fs::File),
 }
 
-impl<'a> Packed<'a> {
-    pub(super) fn new(
-        bundle: &'a Bundle,
+impl<'a> Incoming<'a> {
+    pub(crate) fn new(
+        pinned: &'a Pinned,
         transport: &'a Transport<'a>,
         progress: &'a dyn Progress,
-    ) -> Result<Packed<'a>> {
-        let what = format!("cannot get the {bundle}");
+    ) -> Result<Incoming<'a>> {
+        let what = format!("cannot get the {pinned}");
         let from = match transport {
             Transport::Web(http, url) => {
-                let download = Download::new(&what, bundle.size, 0, UNREACHABLE);
+                let download = Download::new(&what, pinned.size, 0, UNREACHABLE);
                 Feed::Web { http, url, download: Box::new(download), again: 0 }
             }
             Transport::File(file) => {
-                check_size(bundle, &what, file.metadata()?.len())?;
+                check_size(pinned, &what, file.metadata()?.len())?;
                 Feed::File(file)
             }
         };
         let (hasher, waiting) = (Hasher::default(), Bytes::new());
-        Ok(Packed { bundle, from, what, progress, hasher, received: 0, waiting, is_whole: false })
+        Ok(Incoming { pinned, from, what, progress, hasher, received: 0, waiting, is_whole: false })
     }
 
     /// Whether its end was seen.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.is_whole
     }
 
@@ -101,7 +133,7 @@ impl<'a> Packed<'a> {
         match &mut self.from {
             Feed::File(file) => {
                 let mut piece = Vec::with_capacity(PIECE);
-                let left = self.bundle.size - self.received;
+                let left = self.pinned.size - self.received;
                 file.take(left.min(PIECE as u64)).read_to_end(&mut piece)?;
                 Ok(Some(Bytes::from(piece)).filter(|piece| !piece.is_empty()))
             }
@@ -110,7 +142,7 @@ impl<'a> Packed<'a> {
                     let response = fetch(http, &self.what, url, headers)?;
                     let length = response.header("content-length").next().and_then(|length| length.parse().ok());
                     if let (200, Some(length)) = (response.status().as_u16(), length) {
-                        check_size(self.bundle, &self.what, length)?;
+                        check_size(self.pinned, &self.what, length)?;
                     }
                     Ok(response)
                 };
@@ -127,7 +159,7 @@ impl<'a> Packed<'a> {
                     Part::TooMuch => {
                         return Err(wrong(
                             &self.what,
-                            format!("more came than the {} bytes that it should have", self.bundle.size),
+                            format!("more came than the {} bytes that it should have", self.pinned.size),
                         ));
                     }
                     Part::End => return Ok(None),
@@ -137,27 +169,27 @@ impl<'a> Packed<'a> {
     }
 
     fn finish(&mut self) -> Result<()> {
-        if self.received != self.bundle.size {
-            let reason = format!("it ended after {} of {} bytes", self.received, self.bundle.size);
+        if self.received != self.pinned.size {
+            let reason = format!("it ended after {} of {} bytes", self.received, self.pinned.size);
             return Err(wrong(&self.what, reason));
         }
         let is = std::mem::take(&mut self.hasher).finish();
-        if is != self.bundle.sha256 {
-            return Err(wrong(&self.what, format!("its content is {is}, and should be {}", self.bundle.sha256)));
+        if is != self.pinned.sha256 {
+            return Err(wrong(&self.what, format!("its content is {is}, and should be {}", self.pinned.sha256)));
         }
         self.is_whole = true;
         Ok(())
     }
 }
 
-impl Read for Packed<'_> {
+impl Read for Incoming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.waiting.is_empty() && !self.is_whole {
             match self.next().map_err(io::Error::other)? {
                 Some(bytes) => {
                     self.hasher.update(&bytes);
                     self.received += bytes.len() as u64;
-                    self.progress.advance(self.received, self.bundle.size);
+                    self.progress.advance(self.received, self.pinned.size);
                     self.waiting = bytes;
                 }
                 None => self.finish().map_err(io::Error::other)?,
@@ -169,11 +201,11 @@ impl Read for Packed<'_> {
     }
 }
 
-fn check_size(bundle: &Bundle, what: &str, is: u64) -> Result<()> {
-    if is == bundle.size {
+fn check_size(pinned: &Pinned, what: &str, is: u64) -> Result<()> {
+    if is == pinned.size {
         Ok(())
     } else {
-        Err(wrong(what, format!("it has {is} bytes, and should have {}", bundle.size)))
+        Err(wrong(what, format!("it has {is} bytes, and should have {}", pinned.size)))
     }
 }
 
