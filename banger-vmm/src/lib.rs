@@ -16,7 +16,7 @@ mod error;
 mod file;
 mod host;
 pub mod initramfs;
-mod kvm;
+pub mod kvm;
 mod last_use;
 mod launch;
 mod program;

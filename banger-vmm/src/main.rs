@@ -1,7 +1,13 @@
 //! The supervisor of one VM. [`banger_vmm::Vm::start`] spawns it; it is not for people.
 
+use std::env;
 use std::process::ExitCode;
 
+use banger_vmm::kvm;
+
 fn main() -> ExitCode {
-    banger_vmm::supervisor::run()
+    match env::args().nth(1).as_deref() {
+        Some(kvm::PROBE) => kvm::run_probe(),
+        _ => banger_vmm::supervisor::run(),
+    }
 }

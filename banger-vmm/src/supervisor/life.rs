@@ -1,5 +1,6 @@
 //! A VM's life, from its supervisor's first breath to its last.
 
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -190,7 +191,7 @@ async fn boot_somehow(
     if launch.accelerator == AcceleratorChoice::Kvm {
         kvm::ask_device().map_err(Failure::new)?;
     }
-    let prospect = || kvm::prospect(&launch.host);
+    let prospect = || kvm::prospect(&launch.host, Path::new("/proc/self/exe"));
     let (first, trial) = boot::first_attempt(launch.accelerator, prospect, launch.boot_timeout);
     booting(&first);
     if first.accelerator == Accelerator::Tcg {
