@@ -12,6 +12,9 @@ use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::ui::Ui;
 
+/// How often a VM is stopped again that others start before it is gone.
+const FORCED_TRIES: u32 = 5;
+
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]
 struct Deleted {
@@ -35,7 +38,16 @@ pub fn delete(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &
         ui.status("nothing was deleted");
         return ui.answer(&Deleted { vm: Some(vm.name().to_owned()), deleted: false }, String::new);
     }
-    machines.remove(&vm, Duration::ZERO).map_err(|error| match error.kind {
+    let remove = || machines.remove(&vm, Duration::ZERO);
+    let mut removed = remove();
+    // Who forces it means it, whoever starts it meanwhile.
+    for _ in 1..if force { FORCED_TRIES } else { 1 } {
+        if !removed.as_ref().is_err_and(|error| error.kind == ErrorKind::VmRunning) {
+            break;
+        }
+        removed = remove();
+    }
+    removed.map_err(|error| match error.kind {
         ErrorKind::VmRunning => CommandError::new(format!("another command has started `{}` meanwhile", vm.name()))
             .kind(ErrorKind::VmBusy)
             .hint("run it again"),

@@ -173,7 +173,7 @@ impl Machines<'_> {
         let image = images.store().image(&record.image)?.ok_or_else(|| {
             CommandError::new(format!("the VM's image `{}` is not there any more", record.image))
                 .kind(ErrorKind::UnknownImage)
-                .hint("make a new VM, without what only this one has: banger delete --force")
+                .hint(format!("make a new VM, without what only this one has: banger delete --force {}", record.name))
         })?;
         let kernel = self.time(Phase::Kernel, || images.kernels().ensure(&record.kernel))?;
         let initramfs = initramfs::ensure(&helper("banger-agent")?, &kernel.boot_modules, &self.paths.cache)?;

@@ -101,7 +101,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
         machines.remove(&machine.vm, REMOVE_LIMIT)?;
-    } else if work.has_terminal() {
+    } else if work.has_terminal() && outcome.is_ok() {
         farewell(machine.vm.name(), ui);
     }
     outcome.map(status)
