@@ -88,6 +88,11 @@ fn a_vm_by_name_lives_until_it_is_deleted() {
     assert_eq!(answer(&nowhere, &["rename", "box", "../x"])["kind"], "usage");
     assert_eq!(answer(&nowhere, &["rename", "box", "crate"]), json!({"vm": "crate", "former": "box"}));
     assert_eq!(answer(&nowhere, &["start", "box"])["kind"], "vm_not_found");
+    // As if who gave it the name had been killed before it was written down.
+    let path = home.vm().join("vm.json");
+    let record = fs::read_to_string(&path).unwrap();
+    assert!(record.contains(r#""hostname": "crate""#), "{record}");
+    fs::write(&path, record.replace(r#""crate""#, r#""box""#)).unwrap();
     // A command starts it, and it goes by its name.
     let output =
         vm(&nowhere, &["exec", "crate", "--", "sh", "-c", "hostname; cat kept; cat /proc/sys/kernel/hostname"]);

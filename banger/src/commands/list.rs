@@ -26,6 +26,8 @@ struct Entry {
     name: String,
     /// It is for no workspace.
     bare: bool,
+    /// It is found by its name alone, and no workspace's own.
+    by_name: bool,
     /// The root of the workspace that it is for, or whose files it has; none: bare, or not known.
     workspace: Option<String>,
     /// What has become of the workspace's repository.
@@ -75,8 +77,9 @@ fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
         Some(purpose) => {
             entry.repository = Some(belonging::repository(&purpose));
             entry.workspace = Some(purpose.root.to_string());
+            entry.by_name = purpose.by_name;
         }
-        None => entry.bare = true,
+        None => (entry.bare, entry.by_name) = (true, true),
     }
     (entry.state, entry.reason) = match vm.state()? {
         VmState::Stopped { .. } => ("stopped", None),
@@ -128,6 +131,7 @@ fn line(entry: &Entry, now: u64) -> [String; 7] {
     let workspace = match (entry.repository, &entry.reason) {
         (_, Some(reason)) => format!("{workspace} ({})", clean(reason)),
         (Some(Repository::Gone), _) => format!("{workspace} (gone)"),
+        (Some(Repository::Present), _) if entry.by_name => format!("{workspace} (a copy)"),
         (Some(Repository::Replaced), _) => format!("{workspace} (another repository is there now)"),
         _ => workspace,
     };
@@ -163,7 +167,15 @@ mod tests {
             guest_only: Some(Counts { files: 2, references: 0 }),
             ..Entry::default()
         };
-        let bare = Entry { name: "b".into(), bare: true, state: "running", ..Entry::default() };
+        let bare = Entry { name: "b".into(), bare: true, by_name: true, state: "running", ..Entry::default() };
+        let copy = Entry {
+            name: "c".into(),
+            by_name: true,
+            workspace: Some("/a".into()),
+            repository: Some(Repository::Present),
+            guest_only: Some(Counts::default()),
+            ..Entry::default()
+        };
         let damaged = Entry {
             name: "damaged-vm".into(),
             state: "damaged",
@@ -171,10 +183,11 @@ mod tests {
             ..Entry::default()
         };
         assert_eq!(
-            text(&List { vms: vec![known, bare, damaged] }, 8200),
+            text(&List { vms: vec![known, bare, copy, damaged] }, 8200),
             "NAME        STATE    IMAGE    DISK     LAST USE  ONLY THERE  WORKSPACE\n\
              a           stopped  debian   1.5 MB   2 h ago   2 files     /home/me/^[a (gone)\n\
              b           running  unknown  unknown  unknown   all of it   none\n\
+             c                    unknown  unknown  unknown   nothing     /a (a copy)\n\
              damaged-vm  damaged  unknown  unknown  unknown   unknown     unknown (vm.json is^Jdamaged)\n"
         );
     }

@@ -12,7 +12,7 @@ use banger_vmm::Vm;
 
 use super::place::Place;
 use super::session::Outcome;
-use super::work::{REMOVE_LIMIT, Work};
+use super::work::{Work, discard};
 use super::{environment, refuse_json, status};
 use crate::agent::AgentError;
 use crate::belonging::{self, Purpose, Repository};
@@ -91,7 +91,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
             });
             let preparation = synced.inspect_err(|_| {
                 // It has nothing of anybody's; that it could not be removed is not the news.
-                let _ = machines.remove(&machine.vm, REMOVE_LIMIT);
+                let _ = discard(&machine, &machines);
             })?;
             (machine, Some(preparation))
         }
@@ -100,7 +100,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         command(new, &work, &machine, preparation.as_ref(), workspace.as_ref().zip(folder.as_deref()), paths, ui);
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
-        machines.remove(&machine.vm, REMOVE_LIMIT)?;
+        discard(&machine, &machines)?;
     } else if work.has_terminal() && outcome.is_ok() {
         farewell(machine.vm.name(), ui);
     }

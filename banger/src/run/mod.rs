@@ -120,7 +120,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     });
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
-        machines.remove(&machine.vm, work::REMOVE_LIMIT)?;
+        work::discard(&machine, &machines)?;
     }
     outcome
 }

@@ -17,10 +17,10 @@ use crate::belonging::Purpose;
 use crate::certificates::{self, Certificates};
 use crate::cli::{CommandOptions, Run};
 use crate::config::Settings;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::images::{self, Images};
-use crate::machine::Machine;
+use crate::machine::{Machine, Machines};
 use crate::paths::Paths;
 use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report};
@@ -31,7 +31,7 @@ use crate::units::{bytes, count, elapsed};
 /// How long `--ready system` waits for services.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long a throwaway VM may take to go.
-pub(super) const REMOVE_LIMIT: Duration = Duration::ZERO;
+const REMOVE_LIMIT: Duration = Duration::ZERO;
 
 /// What holds for the commands of this process, in whichever VM.
 pub(super) struct Work<'a> {
@@ -152,6 +152,17 @@ impl<'a> Work<'a> {
         }
         all.extend(said);
         (inherited.variables, all)
+    }
+}
+
+/// Deletes a throwaway VM after its command, unless somebody else has.
+///
+/// # Errors
+/// If it does not go.
+pub(super) fn discard(machine: &Machine, machines: &Machines<'_>) -> Result<(), CommandError> {
+    match machines.remove(&machine.vm, REMOVE_LIMIT) {
+        Err(error) if error.kind == ErrorKind::VmNotFound => Ok(()),
+        removed => removed,
     }
 }
 
