@@ -131,7 +131,7 @@ fn a_bare_vm_runs_what_is_given_or_what_its_image_names() {
     assert_eq!(output.ok().text(), "/made/for it\n7\n");
 
     // One whose image was deleted by hand cannot start, and can be deleted.
-    vm(&nowhere, &["stop", "server"]).ok();
+    vm(&nowhere, &["stop", "--force", "server"]).ok();
     fs::remove_dir_all(home.data().join("images")).unwrap();
     let error = answer(&nowhere, &["start", "server"]);
     assert_eq!(error["kind"], "unknown_image", "{error}");
@@ -172,7 +172,7 @@ fn a_repository_gets_a_vm_of_that_name_and_keeps_its_own() {
     assert!(refused["details"].to_string().contains("only-there"), "{refused}");
 
     // Under another name it is found by what it is for; and so is nobody's the name that it would have.
-    vm(&repository, &["stop", own]).ok();
+    vm(&repository, &["stop", "--force", own]).ok();
     answer(&repository, &["rename", own, "mine"]);
     vm(&repository, &["create", "--no-start", "--name", own]).ok();
     assert_eq!(
