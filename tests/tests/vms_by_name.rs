@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use banger_tests::registry::Layout;
@@ -109,7 +110,8 @@ fn a_bare_vm_runs_what_is_given_or_what_its_image_names() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     layout.busybox("box", home.path());
-    let script = r#"echo "$0 $*" in $PWD as $(stat -L -c %u /proc/self) with $OF_IMAGE; exit 5"#;
+    let script =
+        r#"echo "$0 $*" in $PWD as $(stat -L -c %u /proc/self) with $OF_IMAGE; test "$0" != stay || cat; exit 5"#;
     let options = ["--config.entrypoint", "/bin/sh", "--config.entrypoint", "-c", "--config.entrypoint", script];
     layout.configure("box", &options);
     let rest =
@@ -126,6 +128,16 @@ fn a_bare_vm_runs_what_is_given_or_what_its_image_names() {
     let output = run(&["--rm", "-u", "0", "-w", "/", "--", "given"]);
     assert_eq!((output.status, output.text().as_str()), (5, "given  in / as 0 with its own\n"), "{}", output.stderr);
     assert_eq!(listed(&nowhere).keys().collect::<Vec<_>>(), ["server"]);
+    // One for a command goes with it, whatever ends that.
+    let mut stays = nowhere.banger();
+    stays.args(["vm", "run", "--rm", "--image", &image, "--memory", "256M", "--", "stay"]);
+    let mut stays = stays.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(stays.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "stay  in /made/for it as 7 with its own");
+    assert_eq!(listed(&nowhere).len(), 2);
+    stays.kill().unwrap();
+    stays.wait().unwrap();
+    eventually("the end of its VM", || listed(&nowhere).len() == 1);
     // A command beside it is itself, where and as whom the image says.
     let output = vm(&nowhere, &["exec", "server", "--", "sh", "-c", "pwd; stat -L -c %u /proc/self"]);
     assert_eq!(output.ok().text(), "/made/for it\n7\n");
