@@ -7,7 +7,7 @@ DIST   := $(TARGET)/dist
 STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
 
 # Each is a program banger-*, and a link to it that completes its command line.
-PLUGINS := image kernel
+PLUGINS := image kernel vm
 
 .PHONY: all setup build second process demo test bench install clean
 all: build

@@ -96,6 +96,16 @@ impl VmRecord {
         }
     }
 
+    /// Gives it this name, and the host name that goes with it. False if it has the name already.
+    pub fn rename(&mut self, name: &str) -> bool {
+        if self.name == name {
+            return false;
+        }
+        name.clone_into(&mut self.name);
+        self.hostname = hostname(name);
+        true
+    }
+
     /// Reads a record.
     ///
     /// # Errors
@@ -120,6 +130,11 @@ impl VmRecord {
         }
         Ok(())
     }
+}
+
+/// Whether this can name a VM.
+pub fn is_name(name: &str) -> bool {
+    check_name(name).is_ok()
 }
 
 /// Lets only names pass that are harmless as a folder's name.

@@ -107,7 +107,11 @@ pub(crate) fn wait_until_unsupervised(name: &str, vm: &Path, patience: Duration)
     let who = || RunInfo::read(vm).map(|info| info.map(|info| (info.pid, info.start_time)));
     let before = who()?;
     while start.elapsed() < patience {
-        if !vm.is_dir() || file::lock_within(&file::open_lock(&path)?, &path, Duration::from_millis(50))? {
+        let lock = match file::open_lock(&path) {
+            Err(_) if !vm.is_dir() => return Ok(()),
+            lock => lock?,
+        };
+        if file::lock_within(&lock, &path, Duration::from_millis(50))? {
             return Ok(());
         }
         // Another command may have started it again before this one has seen it down.

@@ -32,6 +32,10 @@ pub struct StorePaths {
     pub cache: PathBuf,
 }
 
+/// While there is one, no VM gets another name, or is about to appear; given back when dropped.
+#[derive(Debug)]
+pub struct Still(#[expect(dead_code, reason = "closing the file is what unlocks it")] File);
+
 /// All VMs of a user.
 #[derive(Clone, Debug)]
 pub struct VmStore {
@@ -71,6 +75,44 @@ impl VmStore {
         fill().inspect_err(|_| _ = fs::remove_dir_all(&making))?;
         file::sync_folder(&self.paths.vms)?;
         Ok(self.vm(&record.name))
+    }
+
+    /// Gives a VM that is stopped another name. It is complete under one of the two at any time; who is killed in between leaves a record
+    /// with the former, which [`VmRecord::rename`] mends.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Exists`], [`Error::InvalidName`], [`Error::Running`], since what runs a VM knows where it is,
+    /// [`Error::Busy`], or the file system's refusal.
+    pub fn rename(&self, name: &str, to: &str) -> Result<Vm> {
+        check_name(to)?;
+        let vm = self.get(name)?.ok_or_else(|| Error::NotFound(name.to_owned()))?;
+        let lock = vm.lock()?;
+        // Before anything is changed: one that cannot be read keeps its name.
+        let mut record = vm.record()?;
+        if !matches!(vm.state()?, VmState::Stopped { .. }) {
+            return Err(Error::Running(name.to_owned()));
+        }
+        let renamed = self.vm(to);
+        {
+            let _store = self.lock()?;
+            match renameat2(AT_FDCWD, vm.folder(), AT_FDCWD, renamed.folder(), RenameFlags::RENAME_NOREPLACE) {
+                Err(nix::Error::EEXIST) => return Err(Error::Exists(to.to_owned())),
+                moved => moved.at("rename", vm.folder())?,
+            }
+        }
+        file::sync_folder(&self.paths.vms)?;
+        record.rename(to);
+        renamed.set_record(&lock, &record)?;
+        Ok(renamed)
+    }
+
+    /// Keeps VMs from getting other names: who looks through all of them misses none that is there. For a short time only.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn still(&self) -> Result<Still> {
+        file::create_folder(&self.paths.vms)?;
+        Ok(Still(self.lock()?))
     }
 
     /// The VM of this name, if there is one.
@@ -251,6 +293,40 @@ mod tests {
         assert!(matches!(vm.lock(), Err(Error::NotFound(_))));
         let left: Vec<_> = fs::read_dir(folder.path().join("vms")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name == ".lock" || name == "two"), "{left:?}");
+    }
+
+    #[test]
+    fn a_vm_gets_another_name_if_nobody_has_it_and_it_does_not_run() {
+        let Home { folder, store } = home();
+        let mut first = record("one");
+        first.workspace = serde_json::json!({"root": "/r"});
+        let vm = store.create(&first).unwrap();
+        store.create(&record("two")).unwrap();
+        assert!(matches!(store.rename("one", "two"), Err(Error::Exists(_))));
+        assert!(matches!(store.rename("one", "one"), Err(Error::Exists(_))));
+        assert!(matches!(store.rename("one", "../x"), Err(Error::InvalidName(_))));
+        assert!(matches!(store.rename("none", "three"), Err(Error::NotFound(_))));
+        let supervisor = File::create(vm.folder().join("supervisor.lock")).unwrap();
+        supervisor.lock().unwrap();
+        assert!(matches!(store.rename("one", "three"), Err(Error::Running(_))));
+        drop(supervisor);
+        assert!(!vm.was_started());
+
+        let renamed = store.rename("one", "three.x").unwrap();
+        let record = renamed.record().unwrap();
+        assert_eq!((record.name.as_str(), record.hostname.as_str()), ("three.x", "three-x"));
+        assert_eq!((&record.workspace, &record.machine_id), (&first.workspace, &first.machine_id));
+        assert_eq!(store.list().unwrap().iter().map(Vm::name).collect::<Vec<_>>(), ["three.x", "two"]);
+        assert!(matches!(vm.lock(), Err(Error::NotFound(_))));
+        assert!(matches!(vm.record(), Err(Error::NotFound(_))));
+
+        // Who was killed in between has left the former name in the record, and the next start mends it.
+        fs::rename(renamed.folder(), folder.path().join("vms/four")).unwrap();
+        let mut record = store.get("four").unwrap().unwrap().record().unwrap();
+        assert!(record.rename("four") && !record.rename("four"));
+        assert_eq!(record.hostname, "four");
+        fs::write(folder.path().join("vms/two").join(Vm::RECORD), "{").unwrap();
+        assert!(matches!(store.rename("two", "five"), Err(Error::Damaged { .. })));
     }
 
     #[test]

@@ -97,9 +97,17 @@ impl Vm {
     /// Reads what is written down about the VM.
     ///
     /// # Errors
-    /// [`Error::Newer`], [`Error::Damaged`], or the file system's refusal.
+    /// [`Error::NotFound`] when it was deleted meanwhile, [`Error::Newer`], [`Error::Damaged`], or the file system's refusal.
     pub fn record(&self) -> Result<VmRecord> {
-        VmRecord::read(&self.folder.join(Self::RECORD))
+        match VmRecord::read(&self.folder.join(Self::RECORD)) {
+            Err(Error::Io { .. }) if !self.folder.exists() => Err(Error::NotFound(self.name.clone())),
+            record => record,
+        }
+    }
+
+    /// Whether it has ever been started. One that has not holds nothing of anybody's.
+    pub fn was_started(&self) -> bool {
+        console::is_there(&self.folder)
     }
 
     /// Writes the record anew, for the next start. Disk size, name and identity are the disk's and stay what they are.
@@ -120,7 +128,10 @@ impl Vm {
             return Err(Error::NotFound(self.name.clone()));
         }
         let path = self.folder.join(OPERATION_LOCK);
-        let lock = file::open_lock(&path)?;
+        let lock = match file::open_lock(&path) {
+            Err(_) if !self.folder.exists() => return Err(Error::NotFound(self.name.clone())),
+            lock => lock?,
+        };
         if !file::lock_within(&lock, &path, LOCK_PATIENCE)? {
             return Err(Error::Busy(self.name.clone()));
         }

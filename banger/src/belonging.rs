@@ -17,15 +17,22 @@ pub struct Purpose {
     pub git: (u64, u64, Option<i64>),
     /// For a throwaway VM: the process whose end is its own, and when that started (`/proc/<pid>/stat`, field 22).
     pub owner: Option<(u32, u64)>,
+    /// It holds the workspace's files, and is not the workspace's own VM: it is found by its name alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_name: bool,
 }
 
 impl Purpose {
     /// To serve `workspace`; a throwaway VM, for as long as this process lives.
     pub fn new(workspace: &Workspace, throwaway: bool) -> Purpose {
         let Identity { device, inode, birth_ns, .. } = workspace.identity;
-        let this = std::process::id();
-        let owner = throwaway.then(|| (this, start_time(this).unwrap_or_default()));
-        Purpose { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), owner }
+        let owner = throwaway.then(this_process);
+        Purpose { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), owner, by_name: false }
+    }
+
+    /// The same for a VM that is found by its name alone.
+    pub fn by_name(workspace: &Workspace, throwaway: bool) -> Purpose {
+        Purpose { by_name: true, ..Purpose::new(workspace, throwaway) }
     }
 
     /// What a record says the VM is for; none for what was not made for a workspace.
@@ -42,6 +49,19 @@ impl Purpose {
     pub fn path(&self) -> &Path {
         Path::new(self.root.as_os_str())
     }
+}
+
+/// What the record of a bare VM has in the place of a [`Purpose`]: nothing, or whose end is its own.
+pub fn bare(throwaway: bool) -> serde_json::Value {
+    if throwaway { serde_json::json!({ OWNER: this_process() }) } else { serde_json::Value::Null }
+}
+
+/// The key of [`Purpose::owner`].
+const OWNER: &str = "owner";
+
+fn this_process() -> (u32, u64) {
+    let this = std::process::id();
+    (this, start_time(this).unwrap_or_default())
 }
 
 /// How a VM belongs to a workspace.
@@ -76,20 +96,20 @@ pub enum Repository {
 /// If the store cannot be read.
 pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option<(Vm, Belongs)>, banger_vmm::Error> {
     if let Some(vm) = store.get(name)? {
-        // One that cannot be read is found, so that this is said.
-        let Some(purpose) = vm.record().ok().and_then(|record| Purpose::of(&record)) else {
-            return Ok(Some((vm, Belongs::Here)));
-        };
-        if purpose.path() == workspace.root && is_same(&purpose, &workspace.identity) {
-            return Ok(Some((vm, Belongs::Here)));
+        match vm.record().map(|record| own_purpose(&record)) {
+            // It has gone, or got another name.
+            Err(banger_vmm::Error::NotFound(_)) | Ok(None) => {}
+            // One that cannot be read is found, so that this is said.
+            Err(_) => return Ok(Some((vm, Belongs::Here))),
+            Ok(Some(purpose)) if purpose.path() == workspace.root && is_same(&purpose, &workspace.identity) => {
+                return Ok(Some((vm, Belongs::Here)));
+            }
+            Ok(Some(_)) => {}
         }
     }
     let (mut moved, mut replaced) = (None, None);
     for vm in store.list()? {
-        let Some(purpose) = vm.record().ok().and_then(|record| Purpose::of(&record)) else { continue };
-        if purpose.owner.is_some() {
-            continue;
-        }
+        let Some(purpose) = vm.record().ok().and_then(|record| own_purpose(&record)) else { continue };
         match (purpose.path() == workspace.root, is_same(&purpose, &workspace.identity)) {
             (true, true) => return Ok(Some((vm, Belongs::Here))),
             // Where it can be seen in two places at once it was not moved.
@@ -103,9 +123,14 @@ pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option
     Ok(moved.or(replaced))
 }
 
-/// Whether the VM is for a workspace at `root`, whichever that is.
+/// What a VM is for that is a workspace's own.
+fn own_purpose(record: &VmRecord) -> Option<Purpose> {
+    Purpose::of(record).filter(|purpose| purpose.owner.is_none() && !purpose.by_name)
+}
+
+/// Whether the VM is the own one of a workspace at `root`, whichever that is.
 pub fn is_at(vm: &Vm, root: &Path) -> bool {
-    vm.record().ok().and_then(|record| Purpose::of(&record)).is_some_and(|purpose| purpose.path() == root)
+    vm.record().ok().and_then(|record| own_purpose(&record)).is_some_and(|purpose| purpose.path() == root)
 }
 
 /// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers when a machine starts, so they do
@@ -134,8 +159,9 @@ pub fn repository(purpose: &Purpose) -> Repository {
 }
 
 /// Whether the VM was for one command, which has ended without taking it along.
-pub fn is_abandoned(purpose: &Purpose) -> bool {
-    purpose.owner.is_some_and(|(pid, start)| start_time(pid) != Some(start))
+pub fn is_abandoned(record: &VmRecord) -> bool {
+    let owner = record.workspace.get(OWNER).and_then(|owner| serde_json::from_value(owner.clone()).ok());
+    owner.is_some_and(|(pid, start): (u32, u64)| start_time(pid) != Some(start))
 }
 
 /// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be another process by now.
@@ -160,7 +186,7 @@ mod tests {
     fn purpose_of(root: &Path) -> Purpose {
         let identity = Identity::at(root).unwrap();
         let git = (identity.device, identity.inode, identity.birth_ns);
-        Purpose { root: root.as_os_str().into(), git, owner: None }
+        Purpose { root: root.as_os_str().into(), git, owner: None, by_name: false }
     }
 
     fn init(root: &Path) {
@@ -252,6 +278,22 @@ mod tests {
         assert_eq!(found("three", &three), Some(("one".into(), Belongs::Here)));
         assert_eq!(found("one", &one), None);
         assert!(is_at(&vm, &three) && !is_at(&vm, &one));
+
+        // One by name is nobody's own, be its name what it may: not even one that had its name of this.
+        let renamed = store.rename("one", "two").unwrap();
+        assert_eq!(found("one", &three), Some(("two".into(), Belongs::Here)));
+        let by_name = make("one", &three);
+        let mut record = by_name.record().unwrap();
+        for value in [Purpose::by_name(&workspace(&three), false).to_value(), bare(false), bare(true)] {
+            record.workspace = value;
+            by_name.set_record(&by_name.lock().unwrap(), &record).unwrap();
+            assert_eq!(found("one", &three), Some(("two".into(), Belongs::Here)));
+            assert!(!is_at(&by_name, &three) && !is_abandoned(&record));
+        }
+        record.workspace["owner"][1] = 1.into();
+        assert!(is_abandoned(&record));
+        store.delete("one").unwrap();
+        let vm = store.rename(renamed.name(), "one").unwrap();
 
         fs::write(vm.folder().join("vm.json"), "").unwrap();
         assert_eq!(found("one", &one), Some(("one".into(), Belongs::Here)));

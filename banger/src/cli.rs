@@ -24,7 +24,7 @@ Exit status: the command's own; 128+n if a signal ended it; 124 after --timeout;
 
 Environment: BANGER_ACCELERATOR=kvm|tcg forces what runs the VM; BANGER_BOOT_TIMEOUT=5m lets a slow machine take its time.
 
-More commands: `banger --list` shows aliases and plugins too: image, kernel, and any banger-NAME on PATH."
+More commands: `banger --list` shows aliases and plugins too: image, kernel, vm, and any banger-NAME on PATH."
 )]
 pub struct Cli {
     /// What to do; without it, a command or a shell is run.
@@ -74,19 +74,24 @@ pub enum Color {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show this repository's VM
-    Status,
-    /// List the VMs of all repositories; with `--quiet` names only
+    /// Show a VM
+    Status {
+        /// The VM [default: this repository's]
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
+    },
+    /// List all VMs; with `--quiet` names only
     #[command(visible_alias = "ls")]
     List,
-    /// Copy files and folders out of this repository's VM, or into it
+    /// Copy files and folders out of a VM, or into it
     #[command(
-        after_help = "A place that starts with a colon is in the VM; there, a relative one is below the folder that matches where you stand.
-Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`.
+        after_help = "A place that starts with a colon is in this repository's VM; there, a relative one is below the folder that matches where you stand.
+NAME:PATH is in the VM of that name, below the folder that its commands run in. A file here that has a colon in its name: ./a:b. Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`.
 
 Examples:
   banger cp :target/release/app .    a file out of the VM
   banger cp data :/srv               a folder into it
+  banger cp box:/etc/hosts .         out of the VM `box`
   banger cp :/var/log - | tar -t     as a tar archive"
     )]
     Cp {
@@ -111,8 +116,17 @@ Examples:
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
     },
-    /// Stop this repository's VM, and start it again
+    /// Start a VM that does not run
+    Start {
+        /// The VM [default: this repository's]
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
+    },
+    /// Stop a VM, and start it again
     Restart {
+        /// The VM [default: this repository's]
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
         /// Do not wait for the guest to shut down in order
         #[arg(short, long)]
         force: bool,
@@ -209,7 +223,10 @@ pub enum ConfigCommand {
 }
 
 /// Parses the filter of `prune`, which is written as docker(1) has it.
-fn until(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// Of anything else: what it may be.
+pub fn until(text: &str) -> Result<Duration, String> {
     let time = text.strip_prefix("until=").ok_or("a filter is `until=` and a time, such as `until=168h`")?;
     option(units::duration)(time)
 }
@@ -224,8 +241,8 @@ pub enum Shell {
 }
 
 /// How to run a command.
-#[derive(Debug, Default, PartialEq, Args)]
-pub struct Run {
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+pub struct CommandOptions {
     /// Set a variable for the command; without a value, pass the one that is set here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
@@ -242,12 +259,14 @@ pub struct Run {
     /// End the command after this long (`90`, `90s`, `5m`, `1h`), with exit status 124
     #[arg(long, value_name = "TIME", value_parser = option(units::duration))]
     pub timeout: Option<Duration>,
-    /// Write an account of the run to this file, as JSON: its phases, counts and exit status
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub report: Option<std::path::PathBuf>,
-    /// Use a VM of its own and delete it afterwards
-    #[arg(long)]
-    pub rm: bool,
+    /// Do not use a terminal, even on one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+}
+
+/// What a VM shall be like.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+pub struct VmOptions {
     /// Image of a new VM: a name; a reference in a registry, such as `debian:12`; or `oci:FOLDER`, `oci-archive:FILE`, `docker-archive:FILE`
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
@@ -263,15 +282,29 @@ pub struct Run {
     /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_enum, value_name = "MODE")]
     pub net: Option<Net>,
+}
+
+/// How to run a command in the workspace's VM.
+#[derive(Debug, Default, PartialEq, Args)]
+pub struct Run {
+    /// The command's own.
+    #[command(flatten)]
+    pub how: CommandOptions,
+    /// Write an account of the run to this file, as JSON: its phases, counts and exit status
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<std::path::PathBuf>,
+    /// Use a VM of its own and delete it afterwards
+    #[arg(long)]
+    pub rm: bool,
+    /// The VM's own.
+    #[command(flatten)]
+    pub vm: VmOptions,
     /// Run once the VM's agent answers, or once its services have started too [default: the image's]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub ready: Option<Ready>,
     /// Do not install the tools that the repository names for mise
     #[arg(long)]
     pub no_mise: bool,
-    /// Do not use a terminal, even on one
-    #[arg(short = 'T', long)]
-    pub no_tty: bool,
     /// Where both sides changed a file, take this one's
     #[arg(long, conflicts_with = "guest_wins")]
     pub host_wins: bool,

@@ -174,7 +174,7 @@ mod tests {
             vms: vec!["some-vm".to_owned(), "other".to_owned()],
             images: vec!["debian".to_owned()],
         };
-        assert_eq!(shown(Cli::command(), &["banger", "sta"], &names), ["status", "stand-up", "state"]);
+        assert_eq!(shown(Cli::command(), &["banger", "sta"], &names), ["status", "start", "stand-up", "state"]);
         assert_eq!(shown(Cli::command(), &["banger", "-q", "sto"], &names), ["stop"]);
         assert_eq!(shown(Cli::command(), &["banger", "--host"], &names), ["--host-wins"]);
         assert_eq!(shown(Cli::command(), &["banger", "--image", "de"], &names), ["debian"]);

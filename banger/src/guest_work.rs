@@ -1,11 +1,11 @@
 //! What a VM has that exists nowhere else: what stands between it and its deletion.
 
 use banger_agent::protocol::Request;
-use banger_agent::protocol::sync::GuestOnly;
+use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_vmm::{Vm, VmState};
 
 use crate::agent::Call;
-use crate::belonging;
+use crate::belonging::{self, Purpose};
 use crate::error::{CommandError, ErrorKind};
 use crate::units::count;
 
@@ -16,6 +16,8 @@ pub enum GuestWork {
     Known(GuestOnly),
     /// Nobody knows: the VM was killed, or could not tell at its end.
     Unknown,
+    /// It is a bare VM, and was used: whatever was done in it is only there.
+    All,
 }
 
 impl GuestWork {
@@ -25,7 +27,10 @@ impl GuestWork {
     /// The file system's refusal.
     pub fn noted(vm: &Vm) -> Result<GuestWork, banger_vmm::Error> {
         if !belonging::was_synced(vm) {
-            return Ok(GuestWork::Known(GuestOnly::default()));
+            // A workspace's VM has nothing before it has the workspace.
+            let is_for_workspace = vm.record().is_ok_and(|record| Purpose::of(&record).is_some());
+            let has_nothing = is_for_workspace || !vm.was_started();
+            return Ok(if has_nothing { GuestWork::Known(GuestOnly::default()) } else { GuestWork::All });
         }
         let only = vm.last_use()?.and_then(|last_use| last_use.guest_only);
         Ok(only.map_or(GuestWork::Unknown, GuestWork::Known))
@@ -45,6 +50,14 @@ impl GuestWork {
         }
     }
 
+    /// How much it is, if that is known.
+    pub fn counts(&self) -> Option<Counts> {
+        match self {
+            GuestWork::Known(only) => Some(only.counts),
+            GuestWork::Unknown | GuestWork::All => None,
+        }
+    }
+
     /// Whether it is known that there is nothing.
     pub fn is_nothing(&self) -> bool {
         matches!(self, GuestWork::Known(only) if only.counts.files + only.counts.references == 0)
@@ -56,6 +69,7 @@ impl GuestWork {
             GuestWork::Unknown => {
                 (format!("`{name}` ended before it could be asked for changes that exist only there"), &[][..])
             }
+            GuestWork::All => (format!("`{name}` is a bare VM: whatever was done in it exists only there"), &[][..]),
             GuestWork::Known(only) => {
                 let files = count(only.counts.files, "file", "files");
                 let references = count(only.counts.references, "branch or tag", "branches and tags");

@@ -7,7 +7,7 @@
 //! * [`config`] reads and merges what the user and the repository have written down;
 //! * [`git`] finds the workspace and lists what travels;
 //! * [`images`] has the images that VMs are made from, and pulls them; [`kernels`] what they boot;
-//! * [`machine`] finds, makes and starts the workspace's VM, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose,
+//! * [`machine`] finds, makes and starts the workspace's VM, and those by name, with `banger-image` and `banger-vmm`; [`belonging`] knows which is whose,
 //!   [`guest_work`] what would be lost with it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`copy`] copies files past the sync, both ways;

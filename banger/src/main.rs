@@ -81,11 +81,6 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
 }
 
 fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
-    if cli.command.is_none() && cli.global.json {
-        let error =
-            CommandError::new("`--json` goes with commands that answer, and a run answers with its command's output");
-        return Err(error.kind(ErrorKind::Usage).hint("a run's own account as JSON: --report FILE"));
-    }
     let Some(command) = cli.command else { return run::run(&cli.run, place, ui) };
     if let Command::Completions { shell } = command {
         let script = completion::script(shell);
@@ -97,12 +92,15 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Completions { .. } => {}
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths, ui)?,
         Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?,
-        Command::Status => commands::status(&here, &paths, ui)?,
+        Command::Status { vm } => commands::status(vm.as_deref(), &here, &paths, ui)?,
         Command::Cp { from, to } => commands::cp(&from, &to, &here, &paths, ui)?,
         Command::Du => commands::du(&paths, ui)?,
         Command::Logs { vm, follow, lines } => commands::logs(vm.as_deref(), follow, lines, &here, &paths, ui)?,
-        Command::Prune { dry_run, filter, force } => commands::prune(dry_run, filter, force, &paths, ui)?,
-        Command::Restart { force } => commands::restart(force, &here, &paths, ui)?,
+        Command::Prune { dry_run, filter, force } => {
+            commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?;
+        }
+        Command::Restart { vm, force } => commands::restart(vm.as_deref(), force, &here, &paths, ui)?,
+        Command::Start { vm } => commands::start(vm.as_deref(), &here, &paths, ui)?,
         Command::List => commands::list(&paths, ui)?,
         Command::Stop { vm, force } => commands::stop(vm.as_deref(), force, &here, &paths, ui)?,
         Command::Delete { vm, force } => commands::delete(vm.as_deref(), force, &here, &paths, ui)?,

@@ -51,7 +51,7 @@ pub(crate) fn explained(mut error: CommandError, machine: &Machine) -> CommandEr
     let console = machine.vm.last_words(LAST_WORDS).unwrap_or_default();
     if let Some(panic) = console.iter().rfind(|line| line.contains(PANIC)) {
         error.details.push(format!("the guest's kernel: {panic}"));
-        error.hints.push("all that it said: banger logs".to_owned());
+        error.hints.push(format!("all that it said: banger logs {}", machine.vm.name()));
     }
     error
 }

@@ -46,7 +46,7 @@ fn every_command_answers_with_one_document() {
     }
     assert_error(&repository.run(["--json", "--no-such-option"]), "usage");
     assert_error(&repository.run(["--json", "--", "true"]), "usage");
-    assert_error(&repository.run(["status", "extra", "--json"]), "usage");
+    assert_error(&repository.run(["du", "extra", "--json"]), "usage");
     assert_error(&output(repository.banger().args(["stop", "--json"]).current_dir("/")), "no_workspace");
     assert_eq!(repository.run(["stop", "--json"]).ok().document(), json!({"vm": null, "stopped": false}));
     assert_eq!(repository.run(["rm", "--json"]).ok().document(), json!({"vm": null, "deleted": false}));

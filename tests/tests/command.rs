@@ -241,7 +241,7 @@ fn exit_statuses_and_options() {
     for (arguments, words) in [
         (vec!["make", "test"], "banger -- make test"),
         (vec!["-q", "-w", "sub", "make", "-j2"], "banger -q -w sub -- make -j2"),
-        (vec!["status", "extra"], "unexpected argument 'extra'"),
+        (vec!["du", "extra"], "unexpected argument 'extra'"),
         (vec!["--no-such-option"], "--no-such-option"),
         (vec!["--timeout", "never", "--", "true"], "never"),
     ] {

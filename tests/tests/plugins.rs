@@ -228,6 +228,7 @@ fn completing(shell: &str, home: &Home, arguments: &[&str]) -> Option<Output> {
     home.plugin("watch", "touch \"$HOME/ran\"");
     home.configure("[alias]\nwax = 'status'\npictures = '-q image'\n");
     let repository = home.repository("r");
+    home.fake_vm("box", &repository.root, None);
     let mut path = path_with(&home.bin());
     path.push(":");
     path.push(banger_binary().parent().unwrap());
@@ -237,9 +238,9 @@ fn completing(shell: &str, home: &Home, arguments: &[&str]) -> Option<Output> {
 }
 
 /// Command lines, and what is proposed for each.
-const PROPOSED: [(&str, &[&str]); 14] = [
+const PROPOSED: [(&str, &[&str]); 17] = [
     ("banger wa", &["wax", "watch"]),
-    ("banger sta", &["status"]),
+    ("banger stat", &["status"]),
     ("banger -q wat", &["watch"]),
     ("banger --host", &["--host-wins"]),
     ("banger completions fi", &["fish"]),
@@ -252,6 +253,9 @@ const PROPOSED: [(&str, &[&str]); 14] = [
     ("banger pictures rm debian-b", &["debian-bookworm-minimal"]),
     ("banger kernel imp", &["import"]),
     ("banger kernel show gen", &["generic-6.12"]),
+    ("banger vm cre", &["create"]),
+    ("banger vm exec bo", &["box"]),
+    ("banger vm run --image debian-bookworm-m", &["debian-bookworm-minimal"]),
 ];
 
 #[test]

@@ -289,3 +289,25 @@ fn deleting_what_exists_only_there_is_asked_about() {
         assert_eq!(home.vms().len(), usize::from(is_left));
     }
 }
+
+#[test]
+fn a_shell_in_a_vm_by_name_is_left_with_a_word_on_how_to_come_back() {
+    let home = Home::new();
+    let repository = home.repository("shell");
+    let mut command = repository.banger();
+    command.args(["vm", "run", "--name", "box", "--memory", "512M"]);
+    let mut terminal = Terminal::new(&mut command);
+    terminal.expect("root@box:~# ");
+    terminal.press("exit 4\r");
+    terminal.expect("`box` runs on: ");
+    let said = terminal.expect("deletes it");
+    assert!(["exec", "stop", "delete"].iter().all(|name| said.contains(&format!("`banger vm {name} box`"))), "{said}");
+    assert_eq!(terminal.wait(), 4);
+    assert_eq!(repository.run(["vm", "exec", "box", "--", "hostname"]).ok().text(), "box\n");
+    // What is only there is not deleted unasked.
+    let mut terminal = Terminal::new(repository.banger().args(["vm", "delete", "box"]));
+    terminal.expect("[y/N]");
+    terminal.press("y\r");
+    assert_eq!(terminal.wait(), 0);
+    assert!(home.vms().is_empty());
+}

@@ -25,6 +25,11 @@ const TAIL_LINES: usize = 40;
 /// The longest line shown, in bytes.
 const MAX_LINE: usize = 240;
 
+/// Whether a VM has ever had a console: it has from its first start on.
+pub(crate) fn is_there(vm: &Path) -> bool {
+    vm.join(LOG).exists()
+}
+
 /// Writes the console's log: two files in turn, each bounded.
 pub(crate) struct ConsoleLog {
     path: PathBuf,

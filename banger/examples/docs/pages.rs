@@ -17,6 +17,8 @@ use clap_mangen::Man;
 mod image;
 #[path = "../../../plugins/kernel/src/cli.rs"]
 mod kernel;
+#[path = "../../../plugins/vm/src/cli.rs"]
+mod vm;
 
 /// Around what is generated in a page that is written by hand.
 const BEGIN: &str = "<!-- generated: cargo run -p banger --example docs -->\n";
@@ -29,7 +31,7 @@ const END: &str = "<!-- end -->\n";
 pub(crate) fn pages() -> io::Result<BTreeMap<PathBuf, String>> {
     let docs = docs();
     let mut all = vec![Cli::command()];
-    for plugin in [image::Cli::command(), kernel::Cli::command()] {
+    for plugin in [image::Cli::command(), kernel::Cli::command(), vm::Cli::command()] {
         // Of its manual pages, as with those of git's commands.
         let name = plugin.get_name().replace(' ', "-");
         all.push(plugin.display_name(name));

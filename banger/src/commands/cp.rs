@@ -7,19 +7,21 @@ use std::path::Path;
 
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::copy::Copied;
+use banger_vmm::is_name;
 
 use crate::copy;
 use crate::error::{CommandError, ErrorKind};
+use crate::images::Images;
 use crate::machine::{Machines, Wanted};
 use crate::paths::Paths;
-use crate::run::matching_folder;
+use crate::run;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
 
 /// One side of a copy.
 enum Place<'a> {
-    /// A path in the VM, without its colon.
-    Guest(&'a OsStr),
+    /// A path in the VM of this name, or without one in the workspace's.
+    Guest(Option<&'a str>, &'a OsStr),
     /// A path here.
     Host(&'a Path),
     /// A tar archive on standard input or output.
@@ -28,26 +30,34 @@ enum Place<'a> {
 
 impl<'a> Place<'a> {
     fn new(text: &'a OsStr) -> Place<'a> {
-        match text.as_bytes() {
-            [b':', path @ ..] => Place::Guest(OsStr::from_bytes(path)),
-            b"-" => Place::Stream,
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().position(|byte| *byte == b':');
+        match colon.map(|at| (str::from_utf8(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]))) {
+            Some((Ok(""), path)) => Place::Guest(None, path),
+            Some((Ok(name), path)) if is_name(name) => Place::Guest(Some(name), path),
+            _ if bytes == b"-" => Place::Stream,
             _ => Place::Host(Path::new(text)),
         }
     }
 }
 
-/// Copies between this machine and the workspace's VM, which is started if need be. Nothing is synced.
+/// Copies between this machine and a VM, which is started if need be. Nothing is synced.
 ///
 /// # Errors
 /// If the places are not one here and one there, or something cannot be read or written.
 pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let places = (Place::new(from), Place::new(to));
-    if matches!(places, (Place::Guest(_), Place::Guest(_)))
-        || !matches!(places, (Place::Guest(_), _) | (_, Place::Guest(_)))
-    {
+    let name = match places {
+        (Place::Guest(name, _), Place::Host(_) | Place::Stream) => Some(name),
+        (Place::Host(_) | Place::Stream, Place::Guest(name, _)) => Some(name),
+        _ => None,
+    };
+    let Some(name) = name else {
         let error = CommandError::new("one of the two places is in the VM, and the other here").kind(ErrorKind::Usage);
-        return Err(error.hint("a path in the VM starts with a colon: banger cp notes.txt :/tmp"));
-    }
+        return Err(error
+            .hint("a path in the VM starts with a colon, after the VM's name if it has one: banger cp notes.txt :/tmp")
+            .hint("a file here whose name has a colon: ./a:b"));
+    };
     if matches!(places.1, Place::Stream) && ui.is_json() {
         let error = CommandError::new("standard output cannot be both the archive and the answer");
         return Err(error.kind(ErrorKind::Usage).hint("leave out --json"));
@@ -57,20 +67,16 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
         return Err(error.hint("for example: banger cp :PATH - | tar -t"));
     }
     let machines = Machines::new(paths, ui);
-    let (workspace, vm) = super::vm_of(here, paths, &machines)?;
-    let vm = vm.ok_or_else(|| {
-        let error = CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound);
-        error.hint("make it, and run something there: banger -- true")
-    })?;
+    let vm = super::existing(name, here, paths, &machines)?;
     let machine = machines.start_found(&vm, &Wanted::default())?;
+    let folder = run::folder(&vm, here, &Images::new(paths, ui));
     let inside = |path: &OsStr| -> Bytes {
-        let folder = matching_folder(here, &workspace.root);
         // Nothing is the folder itself; a slash or dot at the end means something.
         if path.is_empty() { folder.as_os_str().into() } else { folder.join(path).as_os_str().into() }
     };
     let copied = match places {
-        (Place::Guest(path), Place::Host(to)) => copy::to_host(&machine.vm, inside(path), to)?,
-        (Place::Guest(path), _) => {
+        (Place::Guest(_, path), Place::Host(to)) => copy::to_host(&machine.vm, inside(path), to)?,
+        (Place::Guest(_, path), _) => {
             let mut out = Output { is_wanted: true };
             match copy::to_archive(&machine.vm, inside(path), &mut out) {
                 // Who has read enough may go.
@@ -78,8 +84,8 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
                 copied => copied?,
             }
         }
-        (Place::Host(from), Place::Guest(path)) => copy::to_guest(&machine.vm, from, inside(path))?,
-        (_, Place::Guest(path)) => copy::from_archive(&machine.vm, &mut stdin().lock(), inside(path))?,
+        (Place::Host(from), Place::Guest(_, path)) => copy::to_guest(&machine.vm, from, inside(path))?,
+        (_, Place::Guest(_, path)) => copy::from_archive(&machine.vm, &mut stdin().lock(), inside(path))?,
         _ => unreachable!("one of them is in the VM"),
     };
     if copied.skipped > 0 {

@@ -24,7 +24,11 @@ struct List {
 #[derive(Debug, Default, Serialize)]
 struct Entry {
     name: String,
-    /// The root of the workspace that it is for; none: not known.
+    /// It is for no workspace.
+    bare: bool,
+    /// It is found by its name alone, and no workspace's own.
+    by_name: bool,
+    /// The root of the workspace that it is for, or whose files it has; none: bare, or not known.
     workspace: Option<String>,
     /// What has become of the workspace's repository.
     repository: Option<Repository>,
@@ -41,11 +45,11 @@ struct Entry {
     created: Option<u64>,
     /// When the last command in it had ended, in seconds since 1970; none: not known.
     last_use: Option<u64>,
-    /// What had changed in the VM alone by then; none: not known.
+    /// What had changed in the VM alone by then; none: not known, or bare and used, so that all of it is only there.
     guest_only: Option<Counts>,
 }
 
-/// Shows the VMs of all workspaces on standard output. None of them is asked: what is shown is what is written down.
+/// Shows all VMs on standard output. None of them is asked: what is shown is what is written down.
 ///
 /// # Errors
 /// If the store cannot be read.
@@ -53,7 +57,7 @@ pub fn list(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let vms = Machines::new(paths, ui).all()?;
     let list = List { vms: vms.iter().map(entry).collect() };
     if vms.is_empty() {
-        ui.status("there is no VM yet: `banger`, in a git repository, makes one");
+        ui.status("there is no VM yet: `banger`, in a git repository, makes one, and so does `banger vm run`");
     }
     ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list, now()) })
 }
@@ -69,9 +73,13 @@ fn entry(vm: &Vm) -> Entry {
 
 fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
     let record = vm.record()?;
-    if let Some(purpose) = Purpose::of(&record) {
-        entry.repository = Some(belonging::repository(&purpose));
-        entry.workspace = Some(purpose.root.to_string());
+    match Purpose::of(&record) {
+        Some(purpose) => {
+            entry.repository = Some(belonging::repository(&purpose));
+            entry.workspace = Some(purpose.root.to_string());
+            entry.by_name = purpose.by_name;
+        }
+        None => (entry.bare, entry.by_name) = (true, true),
     }
     (entry.state, entry.reason) = match vm.state()? {
         VmState::Stopped { .. } => ("stopped", None),
@@ -83,10 +91,7 @@ fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
     entry.throwaway = record.throwaway;
     entry.created = Some(record.created);
     entry.last_use = vm.last_use()?.map(|last_use| last_use.ended);
-    entry.guest_only = match GuestWork::noted(vm)? {
-        GuestWork::Known(only) => Some(only.counts),
-        GuestWork::Unknown => None,
-    };
+    entry.guest_only = GuestWork::noted(vm)?.counts();
     Ok(())
 }
 
@@ -109,16 +114,24 @@ fn text(list: &List, now: u64) -> String {
 fn line(entry: &Entry, now: u64) -> [String; 7] {
     let unknown = || "unknown".to_owned();
     let since = |then: u64| ago(Duration::from_secs(now.saturating_sub(then)));
-    let only = entry.guest_only.map_or_else(unknown, |only| match (only.files, only.references) {
+    let only = match entry.bare {
+        true => || "all of it".to_owned(),
+        false => unknown,
+    };
+    let only = entry.guest_only.map_or_else(only, |only| match (only.files, only.references) {
         (0, 0) => "nothing".to_owned(),
         (files, 0) => count(files, "file", "files"),
         (0, refs) => count(refs, "ref", "refs"),
         (files, refs) => format!("{}, {}", count(files, "file", "files"), count(refs, "ref", "refs")),
     });
-    let workspace = entry.workspace.as_deref().map_or_else(unknown, clean);
+    let workspace = match entry.bare {
+        true => "none".to_owned(),
+        false => entry.workspace.as_deref().map_or_else(unknown, clean),
+    };
     let workspace = match (entry.repository, &entry.reason) {
         (_, Some(reason)) => format!("{workspace} ({})", clean(reason)),
         (Some(Repository::Gone), _) => format!("{workspace} (gone)"),
+        (Some(Repository::Present), _) if entry.by_name => format!("{workspace} (a copy)"),
         (Some(Repository::Replaced), _) => format!("{workspace} (another repository is there now)"),
         _ => workspace,
     };
@@ -154,6 +167,15 @@ mod tests {
             guest_only: Some(Counts { files: 2, references: 0 }),
             ..Entry::default()
         };
+        let bare = Entry { name: "b".into(), bare: true, by_name: true, state: "running", ..Entry::default() };
+        let copy = Entry {
+            name: "c".into(),
+            by_name: true,
+            workspace: Some("/a".into()),
+            repository: Some(Repository::Present),
+            guest_only: Some(Counts::default()),
+            ..Entry::default()
+        };
         let damaged = Entry {
             name: "damaged-vm".into(),
             state: "damaged",
@@ -161,9 +183,11 @@ mod tests {
             ..Entry::default()
         };
         assert_eq!(
-            text(&List { vms: vec![known, damaged] }, 8200),
+            text(&List { vms: vec![known, bare, copy, damaged] }, 8200),
             "NAME        STATE    IMAGE    DISK     LAST USE  ONLY THERE  WORKSPACE\n\
              a           stopped  debian   1.5 MB   2 h ago   2 files     /home/me/^[a (gone)\n\
+             b           running  unknown  unknown  unknown   all of it   none\n\
+             c                    unknown  unknown  unknown   nothing     /a (a copy)\n\
              damaged-vm  damaged  unknown  unknown  unknown   unknown     unknown (vm.json is^Jdamaged)\n"
         );
     }

@@ -34,8 +34,7 @@ pub fn logs(
     paths: &Paths,
     ui: &Ui,
 ) -> Result<(), CommandError> {
-    let vm = super::chosen(name, here, paths, &Machines::new(paths, ui))?;
-    let vm = vm.ok_or_else(|| CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound))?;
+    let vm = super::existing(name, here, paths, &Machines::new(paths, ui))?;
     if follow && ui.is_json() {
         let error = CommandError::new("`--follow` has no end, so it has no answer as JSON").kind(ErrorKind::Usage);
         return Err(error.hint("what there is now: banger logs --json"));

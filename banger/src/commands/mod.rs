@@ -9,6 +9,7 @@ mod logs;
 mod overview;
 mod prune;
 mod restart;
+mod start;
 mod status;
 mod stop;
 mod trust;
@@ -20,8 +21,9 @@ pub use du::du;
 pub use list::list;
 pub use logs::logs;
 pub use overview::overview;
-pub use prune::prune;
+pub use prune::{Prunes, prune};
 pub use restart::restart;
+pub use start::start;
 pub use status::status;
 pub use stop::stop;
 pub use trust::trust;
@@ -37,10 +39,29 @@ use crate::paths::Paths;
 
 /// The VM of this name, or without one that of the workspace around `here`, which may have none.
 fn chosen(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machines<'_>) -> Result<Option<Vm>, CommandError> {
-    let Some(name) = name else { return Ok(vm_of(here, paths, machines)?.1) };
-    let vm = machines.named(name)?;
-    let unknown = || CommandError::new(format!("there is no VM named `{name}`")).kind(ErrorKind::VmNotFound);
-    vm.map(Some).ok_or_else(|| unknown().hint("for a list: banger list"))
+    match name {
+        Some(name) => named(name, machines).map(Some),
+        None => Ok(vm_of(here, paths, machines)?.1),
+    }
+}
+
+/// The same, where there has to be one.
+fn existing(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machines<'_>) -> Result<Vm, CommandError> {
+    chosen(name, here, paths, machines)?.ok_or_else(|| {
+        let error = CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound);
+        error.hint("make it, and run something there: banger -- true")
+    })
+}
+
+/// The VM of this name.
+///
+/// # Errors
+/// If there is none, or can be none.
+pub fn named(name: &str, machines: &Machines<'_>) -> Result<Vm, CommandError> {
+    machines.named(name)?.ok_or_else(|| {
+        let error = CommandError::new(format!("there is no VM named `{name}`")).kind(ErrorKind::VmNotFound);
+        error.hint("for a list: banger list")
+    })
 }
 
 /// The VM of the workspace around `here`.

@@ -17,6 +17,15 @@ use crate::paths::Paths;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
 
+/// What is looked through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prunes {
+    /// VMs only.
+    Vms,
+    /// What was downloaded, and what was left of images, too.
+    All,
+}
+
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]
 struct Pruned {
@@ -40,7 +49,7 @@ struct Removed {
 }
 
 /// What can be downloaded again, and no pull is using.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Blobs {
     count: u64,
     bytes: u64,
@@ -63,36 +72,49 @@ struct Kept {
     why: Why,
     /// What exists only there; none: not known.
     guest_only: Option<Counts>,
+    #[serde(skip)]
+    work: GuestWork,
 }
 
 /// Removes VMs that are stopped and belong to no repository any more, or were not used for `unused`, and what killed commands have
-/// left, and blobs of registries that no pull is using, of which `unused` spares the others. A VM with changes that exist only there goes with `force` alone.
+/// left; and, if `what` says so, blobs of registries that no pull is using, of which `unused` spares the others. A VM with changes that exist
+/// only there goes with `force` alone.
 ///
 /// # Errors
 /// If the store cannot be read, or something cannot be removed.
-pub fn prune(dry_run: bool, unused: Option<Duration>, force: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+pub fn prune(
+    what: Prunes,
+    dry_run: bool,
+    unused: Option<Duration>,
+    force: bool,
+    paths: &Paths,
+    ui: &Ui,
+) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
-    let freed = oci::prune_cache(&paths.cache, unused.unwrap_or_default(), dry_run)?;
-    let blobs = Blobs { count: freed.blobs, bytes: freed.bytes };
+    let blobs = match what {
+        Prunes::Vms => Blobs::default(),
+        Prunes::All => {
+            let freed = oci::prune_cache(&paths.cache, unused.unwrap_or_default(), dry_run)?;
+            Blobs { count: freed.blobs, bytes: freed.bytes }
+        }
+    };
     let mut pruned = Pruned { dry_run, removed: Vec::new(), kept: Vec::new(), blobs, freed_bytes: 0 };
-    for folder in leftovers(&machines, paths)? {
+    for folder in leftovers(what, &machines, paths)? {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         pruned.removed.push(Removed { name, why: Why::Leftover, bytes: allocated(&folder) });
     }
     if !dry_run {
         machines.store().sweep()?;
-        banger_image::Store::new(&paths.data).sweep()?;
+        if what == Prunes::All {
+            banger_image::Store::new(&paths.data).sweep()?;
+        }
     }
     for vm in machines.all()? {
         let Some(why) = reason(&vm, unused) else { continue };
         let name = vm.name().to_owned();
         let work = GuestWork::noted(&vm)?;
         if !force && !work.is_nothing() {
-            let guest_only = match work {
-                GuestWork::Known(only) => Some(only.counts),
-                GuestWork::Unknown => None,
-            };
-            pruned.kept.push(Kept { name, why, guest_only });
+            pruned.kept.push(Kept { name, why, guest_only: work.counts(), work });
             continue;
         }
         let size = allocated(vm.folder());
@@ -117,11 +139,12 @@ pub fn prune(dry_run: bool, unused: Option<Duration>, force: bool, paths: &Paths
 fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
     let Ok(VmState::Stopped { .. }) = vm.state() else { return None };
     let record = vm.record().ok()?;
-    let purpose = Purpose::of(&record)?;
-    if purpose.owner.is_some() {
-        return belonging::is_abandoned(&purpose).then_some(Why::Leftover);
+    if record.throwaway {
+        return belonging::is_abandoned(&record).then_some(Why::Leftover);
     }
-    if belonging::repository(&purpose) != Repository::Present {
+    // One by name was made to be there, whatever becomes of the repository.
+    let is_gone = |purpose: &Purpose| !purpose.by_name && belonging::repository(purpose) != Repository::Present;
+    if Purpose::of(&record).as_ref().is_some_and(is_gone) {
         return Some(Why::RepositoryGone);
     }
     let last_use = vm.last_use().ok()?.map_or(record.created, |last_use| last_use.ended.max(record.created));
@@ -129,9 +152,11 @@ fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
     unused.is_some_and(|unused| since >= unused).then_some(Why::Unused)
 }
 
-fn leftovers(machines: &Machines<'_>, paths: &Paths) -> Result<Vec<PathBuf>, CommandError> {
+fn leftovers(what: Prunes, machines: &Machines<'_>, paths: &Paths) -> Result<Vec<PathBuf>, CommandError> {
     let mut folders = machines.store().leftovers()?;
-    folders.extend(banger_image::Store::new(&paths.data).leftovers()?);
+    if what == Prunes::All {
+        folders.extend(banger_image::Store::new(&paths.data).leftovers()?);
+    }
     Ok(folders)
 }
 
@@ -154,10 +179,11 @@ fn lines(pruned: &Pruned) -> String {
 
 fn report(pruned: &Pruned, ui: &Ui) {
     for kept in &pruned.kept {
-        let what = match kept.guest_only {
-            None => "it may have changes that exist only there".to_owned(),
-            Some(only) => {
-                let number = count(only.files + only.references, "change", "changes");
+        let what = match &kept.work {
+            GuestWork::Unknown => "it may have changes that exist only there".to_owned(),
+            GuestWork::All => "whatever was done in it exists only there".to_owned(),
+            GuestWork::Known(only) => {
+                let number = count(only.counts.files + only.counts.references, "change", "changes");
                 format!("it has {number} that exist only there")
             }
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::stop::LIMIT;
-use crate::error::{CommandError, ErrorKind};
+use crate::error::CommandError;
 use crate::machine::{Machines, Wanted};
 use crate::paths::Paths;
 use crate::ui::Ui;
@@ -20,17 +20,13 @@ struct Restarted {
     boot_ms: u128,
 }
 
-/// Stops the workspace's VM, and starts it with the banger, processors and memory of now.
+/// Stops the VM named `name`, or the workspace's, and starts it with the banger, processors and memory of now.
 ///
 /// # Errors
 /// If there is none, or it does not stop or start.
-pub fn restart(force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+pub fn restart(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
-    let (_, vm) = super::vm_of(here, paths, &machines)?;
-    let Some(vm) = vm else {
-        let error = CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound);
-        return Err(error.hint("make it, and run something there: banger -- true"));
-    };
+    let vm = super::existing(name, here, paths, &machines)?;
     vm.stop(if force { Duration::ZERO } else { LIMIT })?;
     let machine = machines.start_found(&vm, &Wanted::default())?;
     // Another command may have been faster.

@@ -20,8 +20,8 @@ use crate::units::{bytes, count};
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]
 struct Status {
-    /// Where the workspace is.
-    workspace: String,
+    /// Where the workspace is; none: the VM is bare.
+    workspace: Option<String>,
     /// Its VM; none: not made yet.
     vm: Option<VmStatus>,
 }
@@ -35,54 +35,65 @@ struct VmStatus {
     state: &'static str,
     accelerator: Option<Accelerator>,
     image: String,
+    kernel: String,
     cpus: u32,
     memory_mib: u64,
     net: banger_vmm::NetMode,
     /// What the disk takes on this machine.
     disk_bytes: u64,
-    /// What changed in the VM alone, as it says, or as it was when it stopped; none: not known.
+    /// When it was made, in seconds since 1970.
+    created: u64,
+    /// What changed in the VM alone, as it says, or as it was when it stopped; none: not known, or bare and used, so that all of it is
+    /// only there.
     guest_only: Option<Counts>,
     /// Why it failed.
     reason: Option<String>,
 }
 
-/// Shows the workspace's VM on standard output.
+/// Shows the VM named `name`, or the workspace's, on standard output.
 ///
 /// # Errors
-/// If the VM's state cannot be read.
-pub fn status(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// If there is none of this name, or the VM's state cannot be read.
+pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
-    let (workspace, vm) = super::vm_of(here, paths, &machines)?;
-    let mut status = Status { workspace: workspace.root.to_string_lossy().into_owned(), vm: None };
+    let (workspace, vm) = match name {
+        Some(name) => (None, Some(super::named(name, &machines)?)),
+        None => {
+            let (workspace, vm) = super::vm_of(here, paths, &machines)?;
+            (Some(workspace), vm)
+        }
+    };
+    let root = workspace.as_ref().map(|workspace| workspace.root.to_string_lossy().into_owned());
+    let mut status = Status { workspace: root, vm: None };
     if let Some(vm) = vm {
         let record = vm.record()?;
+        let purpose = Purpose::of(&record);
+        status.workspace = status.workspace.or_else(|| purpose.as_ref().map(|purpose| purpose.root.to_string()));
         let (state, accelerator, reason) = match vm.state()? {
             VmState::Stopped { .. } => ("stopped", None, None),
             VmState::Starting => ("starting", None, None),
             VmState::Running { accelerator, .. } => ("running", Some(accelerator), None),
             VmState::Failed { reason } => ("failed", None, Some(reason)),
         };
-        let running = state == "running";
-        let only = match running {
-            true => guest_only(&vm, ui),
-            false => match GuestWork::noted(&vm)? {
-                GuestWork::Known(only) => Some(only),
-                GuestWork::Unknown => None,
-            },
+        let only = match state {
+            "running" if purpose.is_some() => guest_only(&vm, ui).map(|only| only.counts),
+            _ => GuestWork::noted(&vm)?.counts(),
         };
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
-            replaced: Purpose::of(&record).is_some_and(|purpose| {
+            replaced: workspace.zip(purpose).is_some_and(|(workspace, purpose)| {
                 purpose.path() == workspace.root && !belonging::is_same(&purpose, &workspace.identity)
             }),
             state,
             accelerator,
             image: record.image,
+            kernel: record.kernel,
             cpus: record.cpus,
             memory_mib: record.memory_mib,
             net: record.net,
             disk_bytes: vm.disk_allocated()?,
-            guest_only: only.map(|only| only.counts),
+            created: record.created,
+            guest_only: only,
             reason,
         });
     }
@@ -96,7 +107,8 @@ fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
 }
 
 fn text(status: &Status) -> String {
-    let mut lines = vec![("workspace", status.workspace.clone())];
+    let is_bare = status.workspace.is_none();
+    let mut lines = vec![("workspace", status.workspace.clone().unwrap_or_else(|| "none".to_owned()))];
     match &status.vm {
         None => lines.push(("vm", "none yet: `banger` makes it".to_owned())),
         Some(vm) => {
@@ -112,13 +124,14 @@ fn text(status: &Status) -> String {
                 lines.push(("reason", reason.clone()));
             }
             lines.push(("image", vm.image.clone()));
+            lines.push(("kernel", vm.kernel.clone()));
             lines.push((
                 "size",
                 format!("{}, {} MiB of memory", count(vm.cpus.into(), "processor", "processors"), vm.memory_mib),
             ));
             lines.push(("disk", bytes(vm.disk_bytes)));
             let only = vm.guest_only.map_or_else(
-                || "unknown".to_owned(),
+                || if is_bare { "all of it" } else { "unknown" }.to_owned(),
                 |only| {
                     let references = count(only.references, "branch or tag", "branches and tags");
                     format!("{}, {references}", count(only.files, "file", "files"))
@@ -142,6 +155,8 @@ mod tests {
             state: "running",
             accelerator: None,
             image: "debian".into(),
+            kernel: "generic".into(),
+            created: 0,
             cpus: 1,
             memory_mib: 512,
             net: banger_vmm::NetMode::None,
@@ -149,7 +164,7 @@ mod tests {
             guest_only: Some(Counts { files: 1, references: 1 }),
             reason: None,
         };
-        let shown = text(&Status { workspace: "/a".into(), vm: Some(vm) });
+        let shown = text(&Status { workspace: Some("/a".into()), vm: Some(vm) });
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
     }
 }

@@ -176,11 +176,11 @@ impl Settings {
         let name =
             |value: Option<clap::builder::PossibleValue>| value.map(|value| Value::Text(value.get_name().to_owned()));
         let given = [
-            ("image", options.image.clone().map(Value::Text)),
-            ("cpus", options.cpus.map(|cpus| Value::Number(cpus.into()))),
-            ("memory", options.memory.map(Value::Size)),
-            ("disk", options.disk.map(Value::Size)),
-            ("net", options.net.and_then(|net| name(net.to_possible_value()))),
+            ("image", options.vm.image.clone().map(Value::Text)),
+            ("cpus", options.vm.cpus.map(|cpus| Value::Number(cpus.into()))),
+            ("memory", options.vm.memory.map(Value::Size)),
+            ("disk", options.vm.disk.map(Value::Size)),
+            ("net", options.vm.net.and_then(|net| name(net.to_possible_value()))),
             ("mise", options.no_mise.then_some(Value::Flag(false))),
             ("ready", options.ready.and_then(|ready| name(ready.to_possible_value()))),
         ];
@@ -489,7 +489,7 @@ mod tests {
         assert_eq!(answer(&given.load().unwrap(), "cpus"), ("2".into(), Origin::Repo));
         given.variables.insert("BANGER_CPUS", "3");
         assert_eq!(answer(&given.load().unwrap(), "cpus"), ("3".into(), Origin::Environment));
-        given.options.cpus = Some(4);
+        given.options.vm.cpus = Some(4);
         let settings = given.load().unwrap();
         assert_eq!((answer(&settings, "cpus"), settings.cpus()), (("4".into(), Origin::Flag), Some(4)));
         let settings = Given::new("cpus = 1\nmemory = \"2G\"\n", "").load().unwrap();

@@ -78,6 +78,7 @@ kinds! {
     Catalog, "catalog", FAILED, "A catalog of images is not as it may be.";
     Registry, "registry", FAILED, "A registry, or a server of catalogs and bundles, cannot be reached, or refuses.";
     VmNotFound, "vm_not_found", FAILED, "There is no such VM, or not any more.";
+    VmExists, "vm_exists", FAILED, "A VM has this name already.";
     VmRunning, "vm_running", FAILED, "It needs a VM that does not run.";
     VmNotRunning, "vm_not_running", FAILED, "It needs a VM that runs.";
     VmBusy, "vm_busy", FAILED, "Another command works on the VM.";

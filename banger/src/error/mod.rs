@@ -125,6 +125,7 @@ impl From<banger_vmm::Error> for CommandError {
             Error::ProgramMissing { .. } => ErrorKind::MissingProgram,
             Error::NotFound(_) => ErrorKind::VmNotFound,
             Error::InvalidName(_) => ErrorKind::Usage,
+            Error::Exists(_) => ErrorKind::VmExists,
             Error::Damaged { .. } => ErrorKind::StateDamaged,
             Error::Newer { .. } => ErrorKind::StateNewer,
             Error::Running(_) => ErrorKind::VmRunning,

@@ -14,32 +14,10 @@ impl Repository {
     }
 
     /// The same with `input` on its standard input, and standard output into a file if there is one.
-    ///
-    /// The environment is made from nothing, so no `GIT_*` variable leaks in, and what a repository's
-    /// configuration could have executed is turned off.
     pub(crate) fn git_with(&self, arguments: &[&str], input: &[u8], output: Option<File>) -> Result<Vec<u8>> {
-        let failed = |reason: String| GitError::Command {
-            arguments: arguments.join(" "),
-            git_dir: self.git_dir.clone(),
-            reason,
-        };
-        let mut command = Command::new("git");
+        let failed = |reason: String| self.failed(arguments, reason);
+        let mut command = self.command(arguments);
         command
-            .env_clear()
-            .envs(self.host.path.iter().map(|path| ("PATH", path)))
-            .envs(self.host.home.iter().map(|home| ("HOME", home)))
-            .envs(self.host.xdg_config_home.iter().map(|folder| ("XDG_CONFIG_HOME", folder)))
-            .env("LC_ALL", "C")
-            .env("GIT_OPTIONAL_LOCKS", "0")
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_NO_LAZY_FETCH", "1")
-            .args(["--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"])
-            .arg("--git-dir")
-            .arg(&self.git_dir)
-            .arg("--work-tree")
-            .arg(&self.worktree)
-            .args(arguments)
-            .current_dir(&self.worktree)
             .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(output.map_or_else(Stdio::piped, Stdio::from))
             .stderr(Stdio::piped());
@@ -56,5 +34,37 @@ impl Repository {
         } else {
             Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
         }
+    }
+    /// Runs a `git` that answers with its exit status: whether that is success.
+    pub(crate) fn agrees(&self, arguments: &[&str]) -> Result<bool> {
+        let output = self.command(arguments).stdin(Stdio::null()).output();
+        Ok(output.map_err(|error| self.failed(arguments, error.to_string()))?.status.success())
+    }
+
+    fn failed(&self, arguments: &[&str], reason: String) -> GitError {
+        GitError::Command { arguments: arguments.join(" "), git_dir: self.git_dir.clone(), reason }
+    }
+
+    /// The environment is made from nothing, so no `GIT_*` variable leaks in, and what a repository's
+    /// configuration could have executed is turned off.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("git");
+        command
+            .env_clear()
+            .envs(self.host.path.iter().map(|path| ("PATH", path)))
+            .envs(self.host.home.iter().map(|home| ("HOME", home)))
+            .envs(self.host.xdg_config_home.iter().map(|folder| ("XDG_CONFIG_HOME", folder)))
+            .env("LC_ALL", "C")
+            .env("GIT_OPTIONAL_LOCKS", "0")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_NO_LAZY_FETCH", "1")
+            .args(["--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"])
+            .arg("--git-dir")
+            .arg(&self.git_dir)
+            .arg("--work-tree")
+            .arg(&self.worktree)
+            .args(arguments)
+            .current_dir(&self.worktree);
+        command
     }
 }

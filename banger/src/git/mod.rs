@@ -16,6 +16,7 @@
 //! Repositories are read, never written, and nothing they configure is executed. All gix types
 //! stay inside this module; what gix cannot do is asked of the `git` binary in `command`.
 
+mod branch;
 mod command;
 mod config;
 mod discover;

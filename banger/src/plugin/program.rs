@@ -28,11 +28,11 @@ pub trait Program: Parser {
     /// The options of every command.
     fn global(&self) -> &Global;
 
-    /// Does what the command line says, and answers.
+    /// Does what the command line says, and answers. Returns the exit status.
     ///
     /// # Errors
     /// What keeps it from that.
-    fn run(&self, paths: &Paths, ui: &Ui) -> Result<(), CommandError>;
+    fn run(&self, paths: &Paths, ui: &Ui) -> Result<u8, CommandError>;
 }
 
 /// The `main` of a plugin. By the name of its completer, a link to it, it proposes words.
@@ -61,7 +61,7 @@ pub fn main<P: Program>() -> ExitCode {
     };
     let ui = Ui::new(program.global());
     match Paths::from_env().and_then(|paths| program.run(&paths, &ui)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             ui.error(&error);
             ExitCode::from(error.status())
@@ -77,7 +77,7 @@ fn answer(answer: &[u8]) -> ExitCode {
 }
 
 fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
-    match words.iter().any(|word| word == "--json") {
+    match words.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
         true => Ui::new(&Global { json: true, ..Global::default() }).error(&CommandError::from(error)),
         false => _ = error.print(),
     }

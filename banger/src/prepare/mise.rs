@@ -1,9 +1,11 @@
 //! The tools that a repository names for mise (<https://mise.jdx.dev>), installed in the guest.
 
+use std::path::Path;
 use std::time::Instant;
 
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
+use banger_vmm::Vm;
 
 use super::Done;
 use crate::agent::AgentError;
@@ -23,6 +25,8 @@ const SHA512: &str = concat!(
     "06eb4f146cb3b4dd1193f1ce1ef1ee7fe5bcd0292f4110236c3587be11897373",
     "e72f77b62a10986483b28f1f303e486bf5525affbb09657a71b6de492e3b1f69"
 );
+/// The file of a VM that says what was last installed.
+const MARK: &str = "tools";
 /// Where mise puts a command for each of root's tools.
 const SHIMS: &str = "/root/.local/share/mise/shims";
 
@@ -65,12 +69,7 @@ impl Mise {
     pub(super) fn of(workspace: &Workspace, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
         let Some(files) = listed.digest(&workspace.root, &mut is_configuration)? else { return Ok(None) };
         let digest = blake3::keyed_hash(&files, VERSION.as_bytes()).to_hex().to_string();
-        // The workspace may be at its own path in the guest too. In a list of paths, a colon cannot be part of one.
-        let mut trusted = GUEST_ROOT.as_bytes().to_vec();
-        let own = workspace.root.as_os_str().as_encoded_bytes();
-        if !own.contains(&b':') {
-            trusted.extend([b":", own].concat());
-        }
+        let trusted = trusted(&workspace.root);
         let name = workspace.root.file_name().unwrap_or_default().to_string_lossy();
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
         let log = format!("/root/.cache/banger/vm-run-tooling-{name}.log");
@@ -81,9 +80,7 @@ impl Mise {
 
     /// The tools are found, and mise asks nobody whether the files are to be believed.
     pub(super) fn variables(&self, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
-        let of_image = of_image.iter().rev().find(|(name, _)| name.0 == b"PATH").map(|(_, path)| &path.0[..]);
-        let path = [SHIMS.as_bytes(), b":", of_image.unwrap_or(DEFAULT_PATH.as_bytes())].concat();
-        vec![("PATH".into(), Bytes(path)), ("MISE_TRUSTED_CONFIG_PATHS".into(), Bytes(self.trusted.clone()))]
+        variables(self.trusted.clone(), of_image)
     }
 
     /// Installs what is not there, unless that was tried for just these files. Where it failed, it is tried again once the VM was started
@@ -92,7 +89,7 @@ impl Mise {
     /// # Errors
     /// The VM's.
     pub(super) fn run(&self, machine: &Machine, variables: &[(Bytes, Bytes)], ui: &Ui) -> Result<(), CommandError> {
-        let mut done = Done::open(&machine.vm, "tools", ui)?;
+        let mut done = Done::open(&machine.vm, MARK, ui)?;
         let failed = format!("failed {}", self.digest);
         if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
             return Ok(());
@@ -127,6 +124,27 @@ impl Mise {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The same for a VM that was prepared before, for the workspace at `root`: none if it has no tools.
+pub(super) fn variables_of(vm: &Vm, root: &Path, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+    if vm.folder().join(MARK).exists() { variables(trusted(root), of_image) } else { Vec::new() }
+}
+
+fn variables(trusted: Vec<u8>, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+    let of_image = of_image.iter().rev().find(|(name, _)| name.0 == b"PATH").map(|(_, path)| &path.0[..]);
+    let path = [SHIMS.as_bytes(), b":", of_image.unwrap_or(DEFAULT_PATH.as_bytes())].concat();
+    vec![("PATH".into(), Bytes(path)), ("MISE_TRUSTED_CONFIG_PATHS".into(), Bytes(trusted))]
+}
+
+/// A list of paths: the workspace may be at its own path in the guest too. A colon cannot be part of one.
+fn trusted(root: &Path) -> Vec<u8> {
+    let mut trusted = GUEST_ROOT.as_bytes().to_vec();
+    let own = root.as_os_str().as_encoded_bytes();
+    if !own.contains(&b':') {
+        trusted.extend([b":", own].concat());
+    }
+    trusted
 }
 
 /// Whether mise reads its configuration from the file at `path`: <https://mise.jdx.dev/configuration.html>.

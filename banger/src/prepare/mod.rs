@@ -7,7 +7,10 @@ mod mise;
 mod setup;
 mod sshd;
 
+use std::path::Path;
+
 use banger_agent::protocol::Bytes;
+use banger_vmm::Vm;
 
 pub(crate) use self::done::Done;
 use self::mise::Mise;
@@ -48,6 +51,11 @@ impl Preparation {
     /// Variables for what runs in the guest: where the tools are.
     pub fn variables(&self, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
         self.mise.as_ref().map(|mise| mise.variables(of_image)).unwrap_or_default()
+    }
+
+    /// The same for what runs in a VM that was prepared before, for the workspace at `root`.
+    pub fn variables_of(vm: &Vm, root: &Path, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+        mise::variables_of(vm, root, of_image)
     }
 
     /// Does what has to be done, with the variables that commands have.

@@ -25,8 +25,8 @@ impl Program for Cli {
         &self.global
     }
 
-    fn run(&self, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-        commands::run(&self.command, paths, ui)
+    fn run(&self, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
+        commands::run(&self.command, paths, ui).map(|()| 0)
     }
 }
 

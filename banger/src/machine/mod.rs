@@ -1,0 +1,252 @@
+//! VMs, as commands use them: found, made, started, stopped.
+//!
+//! A workspace has a VM of its own, which it is found by ([`Machines::ensure`]). Others are made, and found, by name
+//! ([`Machines::create_by_name`], [`Machines::named`]): bare ones, and those with a workspace's files in them.
+
+mod host;
+mod names;
+mod new;
+mod start;
+
+use std::time::Duration;
+
+use banger_agent::protocol::{Request, Stat};
+use banger_vmm::{Hold, NetMode, Programs, Ready, StorePaths, Vm, VmStore};
+
+pub use self::host::git_host;
+pub(crate) use self::host::{default_cpus, default_memory};
+use self::new::Made;
+use self::start::{Started, lock};
+use crate::agent::Call;
+use crate::belonging::{self, Belongs, Purpose};
+use crate::config::Settings;
+use crate::error::{CommandError, ErrorKind};
+use crate::git::Workspace;
+use crate::paths::{Paths, search_path};
+use crate::post_mortem;
+use crate::report::{Phase, Report};
+use crate::ui::Ui;
+
+/// The image that a new VM has if nothing else is said.
+pub const DEFAULT_IMAGE: &str = "debian-bookworm";
+/// The kernel that a pulled image boots if nothing else is said.
+pub const DEFAULT_KERNEL: &str = "generic-6.12";
+
+/// What a command wants of its VM. None: what there is, or the default.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Image of a new VM.
+    pub image: Option<String>,
+    /// Image of a new VM where no other is wanted.
+    pub default_image: Option<String>,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// Size of a new VM's disk, in bytes.
+    pub disk_bytes: Option<u64>,
+    /// Network of a new VM.
+    pub net: Option<NetMode>,
+    /// After how long without a command it stops by itself; zero: never.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl From<&Settings> for Wanted {
+    fn from(settings: &Settings) -> Self {
+        Wanted {
+            image: settings.wanted_image().map(str::to_owned),
+            default_image: Some(settings.image().to_owned()),
+            cpus: settings.cpus(),
+            memory_mib: settings.memory_mib(),
+            disk_bytes: settings.disk_bytes(),
+            net: settings.net(),
+            idle_timeout: Some(settings.idle_timeout()),
+        }
+    }
+}
+
+/// A VM that runs.
+pub struct Machine {
+    /// The VM.
+    pub vm: Vm,
+    /// When it counts as started.
+    pub ready: Ready,
+    /// How it reaches other machines.
+    pub net: NetMode,
+    /// How long it took to start, if it had to be.
+    pub boot: Option<Duration>,
+    /// Its supervisor, if it was seen.
+    pub(crate) supervisor: Option<i32>,
+    /// It does not stop for being idle before this is dropped.
+    _hold: Hold,
+}
+
+/// All VMs of a user.
+pub struct Machines<'a> {
+    store: VmStore,
+    paths: &'a Paths,
+    ui: &'a Ui,
+    report: Option<&'a Report>,
+}
+
+impl<'a> Machines<'a> {
+    /// All VMs below the user's folders.
+    pub fn new(paths: &'a Paths, ui: &'a Ui) -> Self {
+        let store = StorePaths { vms: paths.vms(), host: paths.data.join("host"), cache: paths.cache.clone() };
+        Machines { store: VmStore::new(store, Programs::new(search_path())), paths, ui, report: None }
+    }
+
+    /// The same; what is done is noted in `report`.
+    #[must_use]
+    pub fn reported(mut self, report: &'a Report) -> Self {
+        self.report = Some(report);
+        self
+    }
+
+    fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+        match self.report {
+            Some(report) => report.time(phase, work),
+            None => work(),
+        }
+    }
+
+    /// All of them, by name.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn all(&self) -> Result<Vec<Vm>, CommandError> {
+        Ok(self.store.list()?)
+    }
+
+    /// The names of all.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, CommandError> {
+        Ok(self.all()?.iter().map(|vm| vm.name().to_owned()).collect())
+    }
+
+    /// The VM of this name, if there is one.
+    ///
+    /// # Errors
+    /// If it can be nobody's name, or the store cannot be read.
+    pub fn named(&self, name: &str) -> Result<Option<Vm>, CommandError> {
+        Ok(self.store.get(name)?)
+    }
+
+    /// The store that they are in.
+    pub fn store(&self) -> &VmStore {
+        &self.store
+    }
+
+    /// The VM of `workspace`, if it has one.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn find(&self, workspace: &Workspace) -> Result<Option<Vm>, CommandError> {
+        Ok(belonging::find(&self.store, &names::of_workspace(workspace), workspace)?.map(|(vm, _)| vm))
+    }
+
+    /// The same; a VM whose repository was moved goes along, and one of a repository that was replaced is none.
+    fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, Started> {
+        let found = belonging::find(&self.store, &names::of_workspace(workspace), workspace)?;
+        let Some((vm, belongs)) = found else { return Ok(None) };
+        match belongs {
+            Belongs::Here => {}
+            Belongs::Moved { from } => {
+                let lock = lock(&vm)?;
+                let mut record = vm.record()?;
+                record.workspace = Purpose::new(workspace, false).to_value();
+                vm.set_record(&lock, &record)?;
+                let (from, here) = (from.display(), workspace.root.display());
+                self.ui.status(&format!("this repository was at {from}: its VM `{}` comes along to {here}", vm.name()));
+            }
+            Belongs::Replaced => {
+                let message = format!(
+                    "the VM `{}` belongs to another repository, which was at {} before this one",
+                    vm.name(),
+                    workspace.root.display()
+                );
+                let error = CommandError::new(message).kind(ErrorKind::RepositoryReplaced);
+                return Err(error
+                    .hint("make a new VM, without what that one has: banger delete")
+                    .hint("get something out of it before: banger cp :PATH .")
+                    .into());
+            }
+        }
+        Ok(Some(vm))
+    }
+
+    /// The VM of `workspace`, running: it is made and started if need be.
+    ///
+    /// # Errors
+    /// If it cannot be made or started.
+    pub fn ensure(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
+        loop {
+            let vm = match self.adopt(workspace) {
+                Ok(Some(vm)) => vm,
+                Err(Started::Deleted) => continue,
+                Err(Started::Failed(error)) => return Err(error),
+                Ok(None) => match self.make(workspace, wanted) {
+                    Ok(vm) => vm,
+                    // Another command was faster.
+                    Err(Made::Exists) => continue,
+                    Err(Made::Failed(error)) => return Err(error),
+                },
+            };
+            match self.machine(&vm, wanted) {
+                Err(Started::Deleted) => continue,
+                Err(Started::Failed(error)) => return Err(error),
+                Ok(machine) => return Ok(machine),
+            }
+        }
+    }
+
+    /// A VM that was found, running.
+    ///
+    /// # Errors
+    /// If it cannot be started, or is gone.
+    pub fn start_found(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, CommandError> {
+        let start = || self.machine(vm, wanted).map_err(CommandError::from);
+        let machine = start()?;
+        // One that was killed may have looked alive.
+        match Call::ask::<Stat>(vm, &Request::Stat).map_err(CommandError::from) {
+            Err(error) if error.kind.is_of_vm() && post_mortem::has_died(vm, Some(&machine)) => start(),
+            _ => Ok(machine),
+        }
+    }
+
+    /// Whether the VM of `workspace` has ended without anybody's wish, a moment ago or just now; or has been started again since it
+    /// was `used`.
+    pub fn has_died(&self, workspace: &Workspace, used: Option<&Machine>) -> bool {
+        self.find(workspace).ok().flatten().is_some_and(|vm| post_mortem::has_died(&vm, used))
+    }
+
+    /// Stops and deletes a VM.
+    ///
+    /// # Errors
+    /// If it does not stop or cannot be deleted.
+    pub fn remove(&self, vm: &Vm, limit: Duration) -> Result<(), CommandError> {
+        vm.stop(limit)?;
+        Ok(self.store.delete(vm.name())?)
+    }
+
+    /// Gives a VM that does not run another name. What it is for finds it all the same; its host name follows.
+    ///
+    /// # Errors
+    /// If it runs, or the name is taken or can be nobody's.
+    pub fn rename(&self, vm: &Vm, name: &str) -> Result<Vm, CommandError> {
+        Ok(self.store.rename(vm.name(), name)?)
+    }
+
+    /// Removes throwaway VMs whose command was killed.
+    fn sweep(&self) {
+        for vm in self.store.list().unwrap_or_default() {
+            if vm.record().is_ok_and(|record| belonging::is_abandoned(&record)) {
+                self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));
+                // The next sweep tries again.
+                let _ = self.remove(&vm, Duration::ZERO);
+            }
+        }
+    }
+}

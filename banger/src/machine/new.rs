@@ -1,0 +1,176 @@
+//! Making VMs: a workspace's own, those for one command, and those by name.
+
+use std::time::{Duration, SystemTime};
+
+use banger_vmm::{Ready, Vm, VmRecord};
+use serde_json::Value;
+
+use super::host::{check_memory, default_cpus, default_memory};
+use super::start::adjust;
+use super::{DEFAULT_IMAGE, Machine, Machines, Wanted, names};
+use crate::belonging::{self, Purpose};
+use crate::error::CommandError;
+use crate::git::Workspace;
+use crate::images::Images;
+use crate::report::Phase;
+
+/// Why no VM was made.
+pub(super) enum Made {
+    Exists,
+    Failed(CommandError),
+}
+
+impl From<CommandError> for Made {
+    fn from(error: CommandError) -> Self {
+        Made::Failed(error)
+    }
+}
+
+impl From<banger_vmm::Error> for Made {
+    fn from(error: banger_vmm::Error) -> Self {
+        match error {
+            banger_vmm::Error::Exists(_) => Made::Exists,
+            error => Made::Failed(error.into()),
+        }
+    }
+}
+
+/// A VM that is to be made.
+struct New<'a> {
+    name: &'a str,
+    /// None: the same.
+    hostname: Option<String>,
+    /// What its record says that it is for.
+    purpose: Value,
+    throwaway: bool,
+}
+
+impl Machines<'_> {
+    /// Makes the VM of `workspace`.
+    pub(super) fn make(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Vm, Made> {
+        {
+            // One that was just getting another name may have been missed.
+            let _still = self.store.still()?;
+            if belonging::find(&self.store, &names::of_workspace(workspace), workspace)?.is_some() {
+                return Err(Made::Exists);
+            }
+        }
+        let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
+        let purpose = Purpose::new(workspace, false).to_value();
+        let hostname = Some(names::host_name(&workspace.root));
+        self.create(&New { name: &name, hostname, purpose, throwaway: false }, wanted)
+    }
+
+    /// A name for a new VM of `workspace`; none: there is one of it by now.
+    fn free_name(&self, workspace: &Workspace) -> Result<Option<String>, CommandError> {
+        let base = names::of_workspace(workspace);
+        // One of the same name is for a repository that was here and is elsewhere now, or somebody chose the name.
+        for name in std::iter::once(base.clone()).chain((2..100).map(|number| format!("{base}-{number}"))) {
+            match self.store.get(&name)? {
+                None => return Ok(Some(name)),
+                Some(vm) if belonging::is_at(&vm, &workspace.root) => return Ok(None),
+                Some(_) => {}
+            }
+        }
+        Err(CommandError::new(format!("there are too many VMs named `{base}`"))
+            .hint("remove those nobody needs: banger prune"))
+    }
+
+    /// A VM for one command.
+    ///
+    /// # Errors
+    /// If it cannot be made or started.
+    pub fn throwaway(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
+        self.sweep();
+        let name = format!("{}-rm-{:08x}", names::of_workspace(workspace), names::random() as u32);
+        let purpose = Purpose::new(workspace, true).to_value();
+        let hostname = Some(names::host_name(&workspace.root));
+        let new = New { name: &name, hostname, purpose, throwaway: true };
+        let vm = self.create(&new, wanted).map_err(|made| match made {
+            Made::Exists => CommandError::new("a throwaway VM of the same name exists").hint("run it again"),
+            Made::Failed(error) => error,
+        })?;
+        self.start_new(&vm, wanted)
+    }
+
+    /// Makes a VM that is found by name alone; without a name, it gets one. It is bare, or for the files of `workspace`, and with
+    /// `throwaway` goes with this process.
+    ///
+    /// # Errors
+    /// If the name is taken or can be nobody's, or it cannot be made.
+    pub fn create_by_name(
+        &self,
+        name: Option<&str>,
+        workspace: Option<&Workspace>,
+        wanted: &Wanted,
+        throwaway: bool,
+    ) -> Result<Vm, CommandError> {
+        self.sweep();
+        // Said before an image is pulled for it.
+        if let Some(taken) = name.map(|name| self.store.get(name)).transpose()?.flatten() {
+            return Err(banger_vmm::Error::Exists(taken.name().to_owned()).into());
+        }
+        let purpose = match workspace {
+            Some(workspace) => Purpose::by_name(workspace, throwaway).to_value(),
+            None => belonging::bare(throwaway),
+        };
+        loop {
+            let chosen = match name {
+                Some(name) => name.to_owned(),
+                None => names::readable(&self.names()?),
+            };
+            let new = New { name: &chosen, hostname: None, purpose: purpose.clone(), throwaway };
+            match self.create(&new, wanted) {
+                // Another command was faster, with a name that nobody has asked for.
+                Err(Made::Exists) if name.is_none() => {}
+                Err(Made::Exists) => return Err(banger_vmm::Error::Exists(chosen).into()),
+                Err(Made::Failed(error)) => return Err(error),
+                Ok(vm) => return Ok(vm),
+            }
+        }
+    }
+
+    /// Starts a VM that this command has just made. One that cannot be started is of no use, and goes.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_new(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, CommandError> {
+        self.machine(vm, wanted).map_err(|started| {
+            // That it could not be removed either is not the news.
+            let _ = self.remove(vm, Duration::ZERO);
+            started.into()
+        })
+    }
+
+    fn create(&self, new: &New<'_>, wanted: &Wanted) -> Result<Vm, Made> {
+        check_memory(wanted)?;
+        let images = Images::new(self.paths, self.ui);
+        let named = wanted.image.as_deref().or(wanted.default_image.as_deref()).unwrap_or(DEFAULT_IMAGE);
+        // From here on it cannot be deleted before the VM's record names it.
+        let (image, _hold) = loop {
+            let image = self.time(Phase::Image, || images.ensure(named))?;
+            let hold = images.store().hold_images().map_err(CommandError::from)?;
+            if images.store().image(&image.name).map_err(CommandError::from)?.is_some() {
+                break (image, hold);
+            }
+        };
+        let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
+        let mut record = VmRecord::new(new.name, &image.name, &image.manifest.kernel, now);
+        record.workspace = new.purpose.clone();
+        record.cpus = wanted.cpus.unwrap_or_else(default_cpus);
+        record.memory_mib = wanted.memory_mib.unwrap_or_else(default_memory);
+        record.disk_bytes = wanted.disk_bytes.unwrap_or(record.disk_bytes);
+        record.net = wanted.net.unwrap_or_default();
+        if let Some(hostname) = &new.hostname {
+            record.hostname.clone_from(hostname);
+        }
+        record.throwaway = new.throwaway;
+        // A throwaway VM goes with its command.
+        adjust(&mut record, wanted);
+        record.ready = match image.manifest.ready {
+            banger_image::Ready::Agent => Ready::Agent,
+            banger_image::Ready::System => Ready::System,
+        };
+        Ok(self.store.create(&record)?)
+    }
+}

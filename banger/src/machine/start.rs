@@ -1,0 +1,248 @@
+//! Starting a VM, with what a command wants of it.
+
+use std::time::{Duration, Instant};
+
+use banger_agent::VERSION;
+use banger_vmm::{
+    AcceleratorChoice, NetMode, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState, initramfs,
+};
+
+use super::host::check_memory;
+use super::{Machine, Machines, Wanted};
+use crate::error::{CommandError, ErrorKind};
+use crate::images::Images;
+use crate::paths::helper;
+use crate::report::Phase;
+use crate::units;
+
+/// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
+const ACCELERATOR: &str = "BANGER_ACCELERATOR";
+/// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is slower than most.
+const BOOT_TIMEOUT: &str = "BANGER_BOOT_TIMEOUT";
+
+/// Why a VM was not started.
+pub(super) enum Started {
+    Deleted,
+    Failed(CommandError),
+}
+
+impl From<CommandError> for Started {
+    fn from(error: CommandError) -> Self {
+        Started::Failed(error)
+    }
+}
+
+impl From<banger_vmm::Error> for Started {
+    fn from(error: banger_vmm::Error) -> Self {
+        match error {
+            banger_vmm::Error::NotFound(_) => Started::Deleted,
+            error => Started::Failed(error.into()),
+        }
+    }
+}
+
+impl From<Started> for CommandError {
+    fn from(started: Started) -> Self {
+        match started {
+            Started::Deleted => CommandError::new("another command deleted the VM").kind(ErrorKind::VmNotFound),
+            Started::Failed(error) => error,
+        }
+    }
+}
+
+/// A VM that was found running, or started.
+struct Up {
+    ready: Ready,
+    net: NetMode,
+    boot: Option<Duration>,
+    idle_timeout_ms: u64,
+}
+
+impl Machines<'_> {
+    /// The VM, running, and in use. One that is going down comes up again.
+    pub(super) fn machine(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, Started> {
+        let begin = Instant::now();
+        let mut went_down = false;
+        loop {
+            let up = self.start(vm, wanted)?;
+            if let Some(hold) = vm.hold(up.idle_timeout_ms)? {
+                let boot = if went_down { Some(begin.elapsed()) } else { up.boot };
+                let supervisor = supervisor(vm);
+                return Ok(Machine { vm: vm.clone(), ready: up.ready, net: up.net, boot, supervisor, _hold: hold });
+            }
+            self.ui.detail("the VM is going down: waiting for it to start it again");
+            vm.wait_until_down()?;
+            went_down = true;
+        }
+    }
+
+    /// Starts the VM if it does not run.
+    fn start(&self, vm: &Vm, wanted: &Wanted) -> Result<Up, Started> {
+        if let Some(report) = self.report {
+            report.vm(vm.name());
+        }
+        check_memory(wanted)?;
+        let mut record = vm.record()?;
+        let state = vm.state()?;
+        Self::check_network(&record, wanted)?;
+        self.tell_changes(&record, wanted, matches!(state, VmState::Running { .. }));
+        let up = |record: &VmRecord, boot| Up {
+            ready: record.ready,
+            net: record.net,
+            boot,
+            idle_timeout_ms: record.idle_timeout_ms,
+        };
+        if let VmState::Running { agent, .. } = &state {
+            if adjust(&mut record, wanted) {
+                record = change_record(vm, &lock(vm)?, wanted)?;
+            }
+            if agent.version != VERSION {
+                let note = format!("the VM was started by banger {}, this is banger {VERSION}", agent.version);
+                self.ui.warning(&format!("{note}: `banger restart` brings it up to date"));
+            }
+            return Ok(up(&record, None));
+        }
+        let begin = Instant::now();
+        let lock = lock(vm)?;
+        let record = change_record(vm, &lock, wanted)?;
+        match vm.state()? {
+            // Another command has started it meanwhile.
+            VmState::Running { .. } => return Ok(up(&record, None)),
+            VmState::Failed { reason } => {
+                self.ui.warning(&format!("the VM failed ({reason}): starting it again"));
+                vm.stop(Duration::ZERO)?;
+            }
+            VmState::Stopped { crash: Some(what) } => {
+                self.ui.status(&format!("{what}: starting the VM again"));
+            }
+            VmState::Stopped { crash: None } | VmState::Starting => {}
+        }
+        let options = self.start_options(&record)?;
+        let on_event = |event| {
+            if let StartEvent::Booting { backend, accelerator, fallback } = event {
+                self.ui.detail(&format!("starting `{}` on {backend} with {accelerator}", vm.name()));
+                if let Some(reason) = fallback {
+                    self.ui
+                        .status(&format!("KVM does not work here, so the VM runs on {accelerator}, which is slower"));
+                    self.ui.detail(&reason);
+                }
+            }
+        };
+        self.time(Phase::Boot, || vm.start(&lock, &options, on_event))?;
+        Ok(up(&record, Some(begin.elapsed())))
+    }
+
+    /// A VM that has a network does not do where none is wanted: who says so counts on it.
+    fn check_network(record: &VmRecord, wanted: &Wanted) -> Result<(), CommandError> {
+        if wanted.net == Some(NetMode::None) && record.net == NetMode::User {
+            let error = CommandError::new("this repository's VM has a network, and none is wanted");
+            let hint =
+                "use one of its own: banger --rm --net none; or delete this one, and have it made anew: banger delete";
+            return Err(error.kind(ErrorKind::Usage).hint(hint));
+        }
+        Ok(())
+    }
+
+    /// Says when that takes effect which an existing VM has not.
+    fn tell_changes(&self, record: &VmRecord, wanted: &Wanted, running: bool) {
+        let new = |name: &str, what: &str, has: &str| {
+            self.ui.warning(&format!(
+                "{name} `{what}` takes effect in a new VM, after `banger delete`: this one keeps `{has}`"
+            ));
+        };
+        let images = Images::new(self.paths, self.ui);
+        if let Some(image) = wanted.image.as_deref().filter(|image| !images.is_called(&record.image, image)) {
+            new("image", image, &record.image);
+        }
+        if wanted.net == Some(NetMode::User) && record.net == NetMode::None {
+            new("network", "user", "none");
+        }
+        if let Some(disk) = wanted.disk_bytes.filter(|disk| *disk != record.disk_bytes) {
+            let size = |bytes| units::size(bytes >> 20);
+            new("disk", &size(disk), &size(record.disk_bytes));
+        }
+        let other = wanted.cpus.is_some_and(|cpus| cpus != record.cpus)
+            || wanted.memory_mib.is_some_and(|memory| memory != record.memory_mib);
+        if other && running {
+            self.ui.warning("processors and memory take effect when the VM starts again, after `banger stop`");
+        }
+    }
+
+    fn start_options(&self, record: &VmRecord) -> Result<StartOptions, CommandError> {
+        let images = Images::new(self.paths, self.ui);
+        let image = images.store().image(&record.image)?.ok_or_else(|| {
+            CommandError::new(format!("the VM's image `{}` is not there any more", record.image))
+                .kind(ErrorKind::UnknownImage)
+                .hint(format!("make a new VM, without what only this one has: banger delete --force {}", record.name))
+        })?;
+        let kernel = self.time(Phase::Kernel, || images.kernels().ensure(&record.kernel))?;
+        let initramfs = initramfs::ensure(&helper("banger-agent")?, &kernel.boot_modules, &self.paths.cache)?;
+        Ok(StartOptions {
+            supervisor: helper("banger-vmm")?,
+            kernel: kernel.vmlinuz,
+            initramfs,
+            base: image.rootfs,
+            modules: kernel.modules_disk,
+            accelerator: accelerator()?,
+            owner: record.throwaway.then(std::process::id),
+            boot_timeout: boot_timeout()?,
+        })
+    }
+}
+
+/// The supervisor of a VM that runs.
+fn supervisor(vm: &Vm) -> Option<i32> {
+    match vm.state() {
+        Ok(VmState::Running { pid, .. }) => Some(pid),
+        _ => None,
+    }
+}
+
+pub(super) fn lock(vm: &Vm) -> Result<VmLock, Started> {
+    Ok(vm.lock()?)
+}
+
+fn accelerator() -> Result<AcceleratorChoice, CommandError> {
+    match std::env::var(ACCELERATOR).as_deref() {
+        Ok("kvm") => Ok(AcceleratorChoice::Kvm),
+        Ok("tcg") => Ok(AcceleratorChoice::Tcg),
+        Ok("auto" | "") | Err(_) => Ok(AcceleratorChoice::Auto),
+        Ok(other) => {
+            let message = format!("{ACCELERATOR} is `{other}`");
+            Err(CommandError::new(message).kind(ErrorKind::Usage).hint("it may be `auto`, `kvm` or `tcg`"))
+        }
+    }
+}
+
+fn boot_timeout() -> Result<Option<Duration>, CommandError> {
+    let Some(text) = std::env::var_os(BOOT_TIMEOUT).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    let duration = units::option(units::duration)(&text);
+    let wrong =
+        |error: String| CommandError::new(format!("{BOOT_TIMEOUT} is `{text}`")).kind(ErrorKind::Usage).hint(error);
+    duration.map(Some).map_err(wrong)
+}
+
+/// Puts into a record what may change in the life of a VM. True if the record is another now.
+pub(super) fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
+    let before = (record.cpus, record.memory_mib, record.idle_timeout_ms);
+    record.cpus = wanted.cpus.unwrap_or(record.cpus);
+    record.memory_mib = wanted.memory_mib.unwrap_or(record.memory_mib);
+    if record.throwaway {
+        record.idle_timeout_ms = 0;
+    } else if let Some(timeout) = wanted.idle_timeout {
+        record.idle_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    }
+    before != (record.cpus, record.memory_mib, record.idle_timeout_ms)
+}
+
+/// The same in the record on the disk, as it is under the lock: another command may have changed it.
+fn change_record(vm: &Vm, lock: &VmLock, wanted: &Wanted) -> Result<VmRecord, Started> {
+    let mut record = vm.record()?;
+    // Who gave it its name may have been killed before the record had it.
+    let renamed = record.rename(vm.name());
+    if adjust(&mut record, wanted) || renamed {
+        vm.set_record(lock, &record)?;
+    }
+    Ok(record)
+}

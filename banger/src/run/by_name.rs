@@ -1,0 +1,276 @@
+//! `banger vm run` and `banger vm exec`: commands in VMs that are found by name.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use banger_agent::protocol::Bytes;
+use banger_agent::protocol::exec::{Exec, Exit};
+use banger_agent::protocol::sync::Policy;
+use banger_image::ImageManifest;
+use banger_vmm::Vm;
+
+use super::place::Place;
+use super::session::Outcome;
+use super::work::{Work, discard};
+use super::{environment, refuse_json, status};
+use crate::agent::AgentError;
+use crate::belonging::{self, Purpose, Repository};
+use crate::cli::{CommandOptions, Run};
+use crate::commands::named;
+use crate::error::{CommandError, ErrorKind};
+use crate::git::Workspace;
+use crate::images::{self, Images};
+use crate::job;
+use crate::machine::{Machine, Machines, Wanted, git_host};
+use crate::paths::Paths;
+use crate::post_mortem;
+use crate::prepare::Preparation;
+use crate::report::{Phase, Report};
+use crate::sync::{GUEST_ROOT, Listed};
+use crate::ui::Ui;
+
+/// A VM that is made for a command.
+#[derive(Debug)]
+pub struct NewVm<'a> {
+    /// Its name; none: it gets one.
+    pub name: Option<&'a str>,
+    /// A folder of the workspace whose files it gets; none: it is bare.
+    pub path: Option<&'a Path>,
+    /// A branch to make there.
+    pub branch: Option<&'a str>,
+    /// What that branch starts from; none: HEAD.
+    pub from: Option<&'a str>,
+    /// Everything else; with `rm`, the VM goes with the command.
+    pub options: &'a Run,
+}
+
+/// A branch that is to be made in the guest's repository.
+struct Branch<'a> {
+    name: &'a str,
+    /// A commit's id, or HEAD.
+    from: String,
+}
+
+/// Makes a VM, runs the command in it and returns its exit status. Without a command: in a VM with a workspace a shell; in a bare one what
+/// its image runs, or a shell if it names nothing.
+///
+/// # Errors
+/// Whatever keeps the command from being run to its end. A VM that did not come to that is gone again.
+pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
+    refuse_json(ui)?;
+    let options = new.options;
+    let given = environment::variables(&options.how.env, &options.how.env_file)?;
+    let folder = new.path.map(|path| here.join(path));
+    let workspace = folder.as_deref().map(|folder| workspace(folder, paths)).transpose()?;
+    let branch = branch(new, workspace.as_ref())?;
+    let account = Report::new(&options.command);
+    let root = workspace.as_ref().map(|workspace| workspace.root.as_path());
+    let work = Work::new(options, given, root, paths, &account, ui)?;
+    let machines = Machines::new(paths, ui).reported(&account);
+    let wanted = Wanted::from(&work.settings);
+    let make = || {
+        let vm = machines.create_by_name(new.name, workspace.as_ref(), &wanted, options.rm)?;
+        if new.name.is_none() && !options.rm {
+            ui.status(&format!("the new VM is called `{}`", vm.name()));
+        }
+        machines.start_new(&vm, &wanted)
+    };
+    let (machine, preparation) = match &workspace {
+        None => (make()?, None),
+        Some(workspace) => {
+            // The workspace is listed while the VM boots.
+            let (listed, machine) = thread::scope(|scope| {
+                let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(workspace, &paths.own())));
+                let machine = make();
+                (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
+            });
+            let machine = machine?;
+            let synced = work.sync(&machine, workspace, listed, Policy::Stop).and_then(|preparation| {
+                branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
+            });
+            let preparation = synced.inspect_err(|_| {
+                // It has nothing of anybody's; that it could not be removed is not the news.
+                let _ = discard(&machine, &machines);
+            })?;
+            (machine, Some(preparation))
+        }
+    };
+    let outcome =
+        command(new, &work, &machine, preparation.as_ref(), workspace.as_ref().zip(folder.as_deref()), paths, ui);
+    let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
+    if options.rm {
+        discard(&machine, &machines)?;
+    } else if work.has_terminal() && outcome.is_ok() {
+        farewell(machine.vm.name(), ui);
+    }
+    outcome.map(status)
+}
+
+/// Runs the command of a VM that was just made.
+fn command(
+    new: &NewVm<'_>,
+    work: &Work<'_>,
+    machine: &Machine,
+    preparation: Option<&Preparation>,
+    workspace: Option<(&Workspace, &Path)>,
+    paths: &Paths,
+    ui: &Ui,
+) -> Result<Outcome, CommandError> {
+    let images = Images::new(paths, ui);
+    let given = new.options.command.iter().map(|word| word.as_os_str().into());
+    match workspace {
+        Some((workspace, folder)) => {
+            work.command(machine, preparation, &Place::of_workspace(folder, &workspace.root), given)
+        }
+        None => {
+            let place = Place::of(&machine.vm, Path::new("/"), &images);
+            work.command(machine, None, &place, words_of(images.of(&machine.vm).as_ref(), given).into_iter())
+        }
+    }
+}
+
+/// Runs a command in the VM named `name`, which is started if need be, and returns its exit status; without a command a shell. Nothing is
+/// synced.
+///
+/// # Errors
+/// Whatever keeps the command from being run to its end.
+pub fn exec(
+    name: &str,
+    how: &CommandOptions,
+    command: &[OsString],
+    here: &Path,
+    paths: &Paths,
+    ui: &Ui,
+) -> Result<u8, CommandError> {
+    refuse_json(ui)?;
+    let given = environment::variables(&how.env, &how.env_file)?;
+    let machines = Machines::new(paths, ui);
+    let vm = named(name, &machines)?;
+    let account = Report::new(command);
+    let options = Run { how: how.clone(), ..Run::default() };
+    let root = own_root(&vm);
+    let work = Work::new(&options, given, root.as_deref(), paths, &account, ui)?;
+    let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
+    let machine = machines.reported(&account).start_found(&vm, &wanted)?;
+    let place = Place::of(&machine.vm, here, &Images::new(paths, ui));
+    let outcome = work.command(&machine, None, &place, command.iter().map(|word| word.as_os_str().into()));
+    outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
+}
+
+/// The workspace around `folder`, which the user has named.
+fn workspace(folder: &Path, paths: &Paths) -> Result<Workspace, CommandError> {
+    let workspace = Workspace::discover(folder, git_host(paths));
+    workspace.map_err(|error| match folder.exists() {
+        true => error.into(),
+        false => CommandError::new(format!("there is no folder `{}`", folder.display()))
+            .kind(ErrorKind::NoWorkspace)
+            .hint("a command in a VM that is there: banger vm exec NAME -- COMMAND"),
+    })
+}
+
+/// The branch that is asked for. What is wrong with it is known before there is a VM.
+fn branch<'a>(new: &NewVm<'a>, workspace: Option<&Workspace>) -> Result<Option<Branch<'a>>, CommandError> {
+    let usage = |message: String| CommandError::new(message).kind(ErrorKind::Usage);
+    let Some(name) = new.branch else {
+        return match new.from {
+            Some(_) => Err(usage("`--from` says what the branch of `--branch` starts from, and there is none".into())),
+            None => Ok(None),
+        };
+    };
+    let Some(workspace) = workspace else {
+        let error = usage("`--branch` and `--from` go with a repository, and a bare VM has none".into());
+        return Err(error.hint("name its folder: banger vm run . --branch NAME"));
+    };
+    let repository = &workspace.repository;
+    if !repository.is_branch_name(name)? {
+        return Err(usage(format!("`{name}` cannot name a branch")).hint("see git-check-ref-format(1)"));
+    }
+    if repository.has_branch(name)? {
+        return Err(usage(format!("there is a branch `{name}` already")).hint("choose another name"));
+    }
+    let wanted = new.from.unwrap_or("HEAD");
+    let commit = repository.commit(wanted)?.ok_or_else(|| match new.from {
+        Some(_) => usage(format!("`{wanted}` leads to no commit of this repository")),
+        None => usage("this repository has no commit yet that a branch could start from".into()),
+    })?;
+    // HEAD may move until it is synced, and is there even where the guest's history is shallow.
+    Ok(Some(Branch { name, from: if new.from.is_some() { commit } else { wanted.to_owned() } }))
+}
+
+/// Makes the branch in the guest's repository, and checks it out there.
+fn check_out(branch: &Branch<'_>, machine: &Machine, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let words = ["git", "checkout", "--quiet", "--no-track", "-b", branch.name, &branch.from, "--"];
+    let image = Images::new(paths, ui).of(&machine.vm);
+    let exec = Exec {
+        argv: words.map(Into::into).into(),
+        env: image.as_ref().map(images::variables).unwrap_or_default(),
+        cwd: GUEST_ROOT.into(),
+        ..Exec::default()
+    };
+    let failed = |details| {
+        let error = CommandError::new(format!("the branch `{}` cannot be made in the VM", branch.name));
+        error.kind(ErrorKind::Repository).details(details)
+    };
+    match job::run(&machine.vm, exec, &[], |_| {}) {
+        Ok(finished) if finished.exit == Exit::Code(0) => {
+            ui.detail(&format!("the branch `{}` is checked out in the VM", branch.name));
+            Ok(())
+        }
+        Ok(finished) => Err(failed(finished.last_lines())),
+        // An image without git, say.
+        Err(AgentError::Refused(failure)) => Err(failed(vec![failure.message])),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a bare VM is to run, as docker-run(1) has it: what is given takes the place of the image's arguments, behind its entrypoint.
+/// Nothing: a shell.
+fn words_of(image: Option<&ImageManifest>, given: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
+    let given: Vec<_> = given.collect();
+    let Some(origin) = image.and_then(|image| image.oci.as_ref()) else { return given };
+    let of_image = |words: &[String]| words.iter().map(|word| word.as_str().into()).collect::<Vec<Bytes>>();
+    let arguments = if given.is_empty() { of_image(&origin.config.cmd) } else { given };
+    [of_image(&origin.config.entrypoint), arguments].concat()
+}
+
+/// The root of the workspace whose files the VM has, if that is where it was: its configuration has a say.
+fn own_root(vm: &Vm) -> Option<PathBuf> {
+    let purpose = Purpose::of(&vm.record().ok()?)?;
+    (belonging::repository(&purpose) == Repository::Present).then(|| purpose.path().to_owned())
+}
+
+/// After who sat at a terminal has left.
+fn farewell(name: &str, ui: &Ui) {
+    let next = ["exec", "stop", "delete"].map(|command| format!("`banger vm {command} {name}`"));
+    let [back, stop, delete] = next;
+    ui.status(&format!("`{name}` runs on: back into it with {back}; {stop} stops it, {delete} deletes it"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_run_as_docker_runs_it() {
+        let image = |entrypoint: &[&str], cmd: &[&str]| -> ImageManifest {
+            let config = serde_json::json!({"entrypoint": entrypoint, "cmd": cmd});
+            serde_json::from_value(serde_json::json!({
+                "format_version": 1, "name": "i", "description": "", "kernel": "k", "ready": "agent", "source": "s",
+                "created": 0, "rootfs_bytes": 0, "oci": {"reference": "r", "platform": "p", "layers": [], "config": config,
+                "digest": format!("sha256:{}", "0".repeat(64))},
+            }))
+            .unwrap()
+        };
+        let words = |image: Option<&ImageManifest>, given: &[&str]| -> Vec<String> {
+            words_of(image, given.iter().map(|word| (*word).into())).iter().map(ToString::to_string).collect()
+        };
+        let (both, cmd, neither) = (image(&["/entry"], &["serve"]), image(&[], &["sh", "-l"]), image(&[], &[]));
+        assert_eq!(words(Some(&both), &[]), ["/entry", "serve"]);
+        assert_eq!(words(Some(&both), &["ls", "/"]), ["/entry", "ls", "/"]);
+        assert_eq!(words(Some(&cmd), &[]), ["sh", "-l"]);
+        assert_eq!(words(Some(&cmd), &["ls"]), ["ls"]);
+        assert!(words(Some(&neither), &[]).is_empty() && words(None, &[]).is_empty());
+        assert_eq!(words(None, &["ls"]), ["ls"]);
+    }
+}

@@ -1,0 +1,211 @@
+//! The parts of a run in a VM: what holds for its commands, the sync before, and the command itself.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use banger_agent::protocol::exec::Exec;
+use banger_agent::protocol::sync::Policy;
+use banger_agent::protocol::{Bytes, Readiness, Request};
+use banger_vmm::{Ready, Vm};
+
+use super::inherited::Inherited;
+use super::place::Place;
+use super::session::{self, Outcome};
+use super::{Variables, environment, terminal};
+use crate::agent::Call;
+use crate::belonging::Purpose;
+use crate::certificates::{self, Certificates};
+use crate::cli::{CommandOptions, Run};
+use crate::config::Settings;
+use crate::error::{CommandError, ErrorKind};
+use crate::git::Workspace;
+use crate::images::{self, Images};
+use crate::machine::{Machine, Machines};
+use crate::paths::Paths;
+use crate::prepare::{self, Preparation};
+use crate::report::{Phase, Report};
+use crate::sync::{self, Listed, SyncError};
+use crate::ui::Ui;
+use crate::units::{bytes, count, elapsed};
+
+/// How long `--ready system` waits for services.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How long a throwaway VM may take to go.
+const REMOVE_LIMIT: Duration = Duration::ZERO;
+
+/// What holds for the commands of this process, in whichever VM.
+pub(super) struct Work<'a> {
+    pub(super) settings: Settings,
+    how: &'a CommandOptions,
+    given: Variables,
+    certificates: Certificates,
+    paths: &'a Paths,
+    account: &'a Report,
+    ui: &'a Ui,
+}
+
+impl<'a> Work<'a> {
+    /// Reads the configuration; `root` is the workspace's, whose own file has a say. `given` are variables of the command line.
+    ///
+    /// # Errors
+    /// If a file or variable says what it may not.
+    pub(super) fn new(
+        options: &'a Run,
+        given: Variables,
+        root: Option<&Path>,
+        paths: &'a Paths,
+        account: &'a Report,
+        ui: &'a Ui,
+    ) -> Result<Work<'a>, CommandError> {
+        let settings = Settings::of_process(paths, root, options)?;
+        settings.warnings.iter().for_each(|warning| ui.warning(warning));
+        let certificates = Certificates::read(&settings.ca_certificates(paths.home.as_deref()))?;
+        Ok(Work { settings, how: &options.how, given, certificates, paths, account, ui })
+    }
+
+    /// Brings the workspace into the VM, and finds out what it asks for. It was listed while the VM was looked for.
+    ///
+    /// # Errors
+    /// If it cannot be read, or both sides changed the same things.
+    pub(super) fn sync(
+        &self,
+        machine: &Machine,
+        workspace: &Workspace,
+        listed: Result<Listed, SyncError>,
+        policy: Policy,
+    ) -> Result<Preparation, CommandError> {
+        // A boot takes long enough for an edit: what was listed before it is not what there is.
+        let anew = machine.boot.is_some();
+        let listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
+        listed.warnings().for_each(|warning| self.ui.warning(&warning));
+        let files = listed.files();
+        let preparation = Preparation::of(workspace, &listed, &self.settings, self.paths, self.ui)?;
+        let report = self
+            .account
+            .time(Phase::Sync, || sync::sync(&machine.vm, workspace, listed, policy, self.settings.history()))?;
+        report.notes.iter().for_each(|note| self.ui.warning(note));
+        self.account.synced(files, &report);
+        self.ui.status(&summary(&report, machine.boot));
+        Ok(preparation)
+    }
+
+    /// Does what the workspace asks for, if it was synced, and then runs the command; without words, the user's login shell.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being run to its end.
+    pub(super) fn command(
+        &self,
+        machine: &Machine,
+        preparation: Option<&Preparation>,
+        place: &Place,
+        words: impl Iterator<Item = Bytes>,
+    ) -> Result<Outcome, CommandError> {
+        if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
+            self.account.time(Phase::Ready, || wait_for_system(&machine.vm, self.ui))?;
+        }
+        let image = Images::new(self.paths, self.ui).of(&machine.vm);
+        let of_image = image.as_ref().map(images::variables).unwrap_or_default();
+        let (inherited, said) = self.variables(machine);
+        let of_tools = match preparation {
+            Some(preparation) => preparation.variables(&of_image),
+            None => of_tools(&machine.vm, &of_image),
+        };
+        let with_tools = [inherited.clone(), of_image.clone(), of_tools, said.clone()].concat();
+        if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
+            prepare::start_sshd(machine, &with_tools, self.ui)?;
+        }
+        if let Some(preparation) = preparation {
+            preparation.run(machine, &with_tools, self.account, self.ui)?;
+        }
+        let user = place.user(self.how);
+        // The tools are root's; another user has what the image has.
+        let env = if user.is_none() { with_tools } else { [inherited, of_image, said].concat() };
+        let tty = self.has_terminal().then(|| terminal::size().unwrap_or_default());
+        let (cwd, make_cwd) = place.folder(self.how);
+        let env = [environment::of_terminal(tty.is_some()), env].concat();
+        let exec = Exec { argv: words.collect(), env, cwd: cwd.as_os_str().into(), make_cwd, user, tty };
+        self.account.time(Phase::Run, || session::run(&machine.vm, exec, self.how.timeout, self.ui))
+    }
+
+    /// Whether the command gets the terminal.
+    pub(super) fn has_terminal(&self) -> bool {
+        !self.how.no_tty && terminal::is_interactive()
+    }
+
+    /// Variables for the command, in two parts: what this machine gives, and what the configuration says and was given on the command
+    /// line. What the image has goes between them. A later one of the same name wins.
+    fn variables(&self, machine: &Machine) -> (Variables, Variables) {
+        let ui = self.ui;
+        let mut said = environment::of_settings(&self.settings);
+        said.extend(self.given.iter().cloned());
+        let inherited = Inherited::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
+        inherited.warnings.iter().for_each(|warning| ui.warning(warning));
+        let mut all = Vec::new();
+        match self.certificates.install(&machine.vm, ui) {
+            Ok(()) if self.certificates.is_empty() => {}
+            Ok(()) => all.extend(certificates::VARIABLES.map(|(name, value)| (name.into(), value.into()))),
+            // The command may have no need of them.
+            Err(error) => {
+                let details: Vec<_> = std::iter::once(error.message).chain(error.details).collect();
+                ui.warning(&details.join(": "));
+            }
+        }
+        all.extend(said);
+        (inherited.variables, all)
+    }
+}
+
+/// Deletes a throwaway VM after its command, unless somebody else has.
+///
+/// # Errors
+/// If it does not go.
+pub(super) fn discard(machine: &Machine, machines: &Machines<'_>) -> Result<(), CommandError> {
+    match machines.remove(&machine.vm, REMOVE_LIMIT) {
+        Err(error) if error.kind == ErrorKind::VmNotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Of the tools that a workspace's VM was prepared with before.
+fn of_tools(vm: &Vm, of_image: &[(Bytes, Bytes)]) -> Variables {
+    let purpose = vm.record().ok().and_then(|record| Purpose::of(&record));
+    purpose.map(|purpose| Preparation::variables_of(vm, purpose.path(), of_image)).unwrap_or_default()
+}
+
+fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
+    let start = Instant::now();
+    let request = Request::Ready { timeout_ms: READY_LIMIT.as_millis() as u64 };
+    let readiness: Readiness = Call::ask_within(vm, &request, READY_LIMIT)?;
+    ui.detail(&format!("the guest's services are `{}` after {}", readiness.state, elapsed(start.elapsed())));
+    if readiness.state == "starting" {
+        ui.warning(&format!("the guest's services are still starting after {}", elapsed(READY_LIMIT)));
+    }
+    if !readiness.failed_units.is_empty() {
+        ui.warning(&format!("these services of the guest failed: {}", readiness.failed_units.join(", ")));
+    }
+    Ok(())
+}
+
+/// The one line about a run: what went in, and how long each phase took.
+fn summary(report: &sync::Report, boot: Option<Duration>) -> String {
+    let applied = &report.applied;
+    let mut line = format!("{} sent ({})", count(applied.written, "file", "files"), bytes(report.bytes));
+    if applied.deleted > 0 {
+        line.push_str(&format!(", {} removed", applied.deleted));
+    }
+    if applied.kept > 0 {
+        line.push_str(&format!(", {} kept as in the VM", applied.kept));
+    }
+    if let Some(boot) = boot {
+        line.push_str(&format!("; boot {}", elapsed(boot)));
+    }
+    let transfer = report.total.saturating_sub(report.listing);
+    line.push_str(&format!("; list {}, sync {}", elapsed(report.listing), elapsed(transfer.max(Duration::ZERO))));
+    if let Some(only) = report.guest_only.filter(|only| only.files + only.references > 0) {
+        let files = (only.files > 0).then(|| count(only.files, "file", "files"));
+        let references = (only.references > 0).then(|| count(only.references, "branch or tag", "branches and tags"));
+        let what: Vec<_> = files.into_iter().chain(references).collect();
+        line.push_str(&format!("; {} changed only in the VM", what.join(" and ")));
+    }
+    line
+}

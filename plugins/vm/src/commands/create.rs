@@ -1,0 +1,43 @@
+//! `banger vm create`.
+
+use banger::cli::{Run, VmOptions};
+use banger::config::Settings;
+use banger::error::CommandError;
+use banger::machine::{Machines, Wanted};
+use banger::paths::Paths;
+use banger::ui::Ui;
+use banger::units::elapsed;
+use serde::Serialize;
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Created<'a> {
+    vm: &'a str,
+    image: String,
+    started: bool,
+    /// How long that took; none: it was not started.
+    boot_ms: Option<u128>,
+}
+
+pub(super) fn create(
+    name: Option<&str>,
+    vm: &VmOptions,
+    no_start: bool,
+    paths: &Paths,
+    ui: &Ui,
+) -> Result<(), CommandError> {
+    let settings = Settings::of_process(paths, None, &Run { vm: vm.clone(), ..Run::default() })?;
+    settings.warnings.iter().for_each(|warning| ui.warning(warning));
+    let (machines, wanted) = (Machines::new(paths, ui), Wanted::from(&settings));
+    let vm = machines.create_by_name(name, None, &wanted, false)?;
+    let image = vm.record()?.image;
+    let boot = match no_start {
+        true => None,
+        false => Some(machines.start_new(&vm, &wanted)?.boot.unwrap_or_default()),
+    };
+    let and_started = boot.map(|boot| format!("; boot {}", elapsed(boot))).unwrap_or_default();
+    ui.status(&format!("made `{}` from `{image}`{and_started}", vm.name()));
+    let boot_ms = boot.map(|boot| boot.as_millis());
+    let created = Created { vm: vm.name(), image, started: boot.is_some(), boot_ms };
+    ui.answer(&created, || format!("{}\n", vm.name()))
+}

@@ -1,0 +1,51 @@
+//! What `banger vm` does. What `banger` does too is the library's.
+
+mod create;
+mod rename;
+mod stats;
+
+use std::env;
+
+use banger::cli::Run;
+use banger::commands::{self, Prunes};
+use banger::error::CommandError;
+use banger::paths::Paths;
+use banger::run::{self, NewVm};
+use banger::ui::Ui;
+
+use crate::cli::Command;
+
+/// Does it, answers, and returns the exit status.
+pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
+    let here = env::current_dir().map_err(|error| {
+        CommandError::new(format!("cannot find out where this is: {error}")).hint("cd into a folder that exists")
+    })?;
+    let here = here.as_path();
+    match command {
+        Command::Run { path, name, branch, from, rm, vm, how, no_mise, command } => {
+            let (vm, how, command) = (vm.clone(), how.clone(), command.clone());
+            let options = Run { vm, how, rm: *rm, no_mise: *no_mise, command, ..Run::default() };
+            let [name, branch, from] = [name, branch, from].map(Option::as_deref);
+            return run::run_new(
+                &NewVm { name, path: path.as_deref(), branch, from, options: &options },
+                here,
+                paths,
+                ui,
+            );
+        }
+        Command::Exec { vm, how, command } => return run::exec(vm, how, command, here, paths, ui),
+        Command::Create { name, vm, no_start } => create::create(name.as_deref(), vm, *no_start, paths, ui),
+        Command::Start { vm } => commands::start(Some(vm), here, paths, ui),
+        Command::Stop { vm, force } => commands::stop(Some(vm), *force, here, paths, ui),
+        Command::Restart { vm, force } => commands::restart(Some(vm), *force, here, paths, ui),
+        Command::Cp { from, to } => commands::cp(from, to, here, paths, ui),
+        Command::Delete { vm, force } => commands::delete(Some(vm), *force, here, paths, ui),
+        Command::List => commands::list(paths, ui),
+        Command::Show { vm } => commands::status(Some(vm), here, paths, ui),
+        Command::Stats { vms } => stats::stats(vms, paths, ui),
+        Command::Logs { vm, follow, lines } => commands::logs(Some(vm), *follow, *lines, here, paths, ui),
+        Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
+        Command::Prune { dry_run, filter, force } => commands::prune(Prunes::Vms, *dry_run, *filter, *force, paths, ui),
+    }
+    .map(|()| 0)
+}

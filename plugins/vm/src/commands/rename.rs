@@ -1,0 +1,23 @@
+//! `banger vm rename`.
+
+use banger::commands::named;
+use banger::error::CommandError;
+use banger::machine::Machines;
+use banger::paths::Paths;
+use banger::ui::Ui;
+use serde::Serialize;
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Renamed<'a> {
+    vm: &'a str,
+    /// What it was called before.
+    former: &'a str,
+}
+
+pub(super) fn rename(former: &str, name: &str, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let machines = Machines::new(paths, ui);
+    let vm = machines.rename(&named(former, &machines)?, name)?;
+    ui.status(&format!("`{former}` is called `{}` now", vm.name()));
+    ui.answer(&Renamed { vm: vm.name(), former }, String::new)
+}
