@@ -23,7 +23,7 @@ impl Programs {
     ///
     /// # Errors
     /// [`Error::ProgramMissing`], which names the Debian `package` to install.
-    pub(crate) fn find(&self, program: &'static str, package: &'static str) -> Result<PathBuf> {
+    pub fn find(&self, program: &'static str, package: &'static str) -> Result<PathBuf> {
         which::which_in(program, Some(&self.path), "/").map_err(|_| Error::ProgramMissing { program, package })
     }
 }

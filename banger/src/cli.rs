@@ -104,6 +104,15 @@ Examples:
     },
     /// Show what VMs, images, kernels and caches take of the disk
     Du,
+    /// Look at what banger needs of this machine; the exit status is 1 if something does not work
+    #[command(
+        after_help = "A line for each thing: `ok`; `warn`, if banger works without it, but slower or with less; `fail`. Below it stands what to do."
+    )]
+    Doctor {
+        /// Mend what can be mended without losing anything
+        #[arg(long)]
+        fix: bool,
+    },
     /// Print what a VM has said on its console, also after it has stopped
     Logs {
         /// The VM [default: this repository's]

@@ -92,6 +92,17 @@ impl<'a> Images<'a> {
         image
     }
 
+    /// Whether a VM can be made from what is named: it is here, or in a catalog. That a registry has it is believed.
+    ///
+    /// # Errors
+    /// If the store or a team's catalog cannot be read.
+    pub fn is_to_be_had(&self, named: &str) -> Result<bool, CommandError> {
+        if Reference::is_meant_by(named) {
+            return Ok(Source::parse(named).is_ok());
+        }
+        Ok(self.store.image(named)?.is_some() || self.catalog()?.images.contains_key(named))
+    }
+
     /// What there is by name: banger's own catalog, with the team's that the user's configuration names.
     pub(crate) fn catalog(&self) -> Result<Catalog, CommandError> {
         let catalog = Catalog::embedded()?;

@@ -13,7 +13,7 @@
 //! * [`copy`] copies files past the sync, both ways;
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
-//! [`commands`] are the others; [`disk_usage`] measures for them, [`table`] lays out their lists. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
+//! [`commands`] are the others; [`disk_usage`] measures for them, [`doctor`] looks at the machine, [`table`] lays out their lists. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
 
 // What the types of this crate are made of: a plugin on this library needs no other.
 pub use {banger_agent, banger_image, banger_vmm};
@@ -28,6 +28,7 @@ pub mod config;
 pub mod copy;
 pub mod disk_usage;
 pub mod dispatch;
+pub mod doctor;
 pub mod error;
 mod file;
 pub mod git;

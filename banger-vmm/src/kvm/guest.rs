@@ -149,7 +149,7 @@ impl Guest {
                     Outcome::Stopped("a guest's instructions have wrong results".to_owned())
                 }
                 Ok(VcpuExit::InternalError) => {
-                    Outcome::Stopped("it cannot run instructions that every kernel uses".to_owned())
+                    Outcome::Stopped("KVM cannot run instructions here that every kernel uses".to_owned())
                 }
                 Ok(exit) => Outcome::Unclear(format!("a guest ended with {exit:?}")),
                 Err(error) if error.errno() == Errno::EINTR as i32 => continue,

@@ -83,7 +83,7 @@ struct Verdict {
 /// Asks the device, then the memory of this host, then a guest of a few instructions. `supervisor` is `banger-vmm`.
 ///
 /// What is kept in `host_folder` holds until the host boots again.
-pub fn prospect(host_folder: &Path, supervisor: &Path) -> Prospect {
+pub(crate) fn prospect(host_folder: &Path, supervisor: &Path) -> Prospect {
     if let Err(problem) = ask_device() {
         return Prospect::Unusable(problem);
     }
@@ -101,7 +101,7 @@ pub fn prospect(host_folder: &Path, supervisor: &Path) -> Prospect {
 }
 
 /// What a boot or a guest has shown since the host booted.
-fn remembered(host_folder: &Path) -> Prospect {
+pub fn remembered(host_folder: &Path) -> Prospect {
     let verdict: Result<Verdict> = file::read_json(&path(host_folder), FORMAT);
     match (verdict, host::boot_id()) {
         (Ok(verdict), Ok(boot_id)) if verdict.boot_id == boot_id => match verdict.problem {
@@ -123,8 +123,11 @@ pub fn forget(host_folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Runs a guest of a few instructions in a process of its own, since it may never come back.
-fn probe(supervisor: &Path) -> Prospect {
+/// Asks the device, and runs a guest of a few instructions in a process of its own, since it may never come back. Nothing is kept.
+pub fn probe(supervisor: &Path) -> Prospect {
+    if let Err(problem) = ask_device() {
+        return Prospect::Unusable(problem);
+    }
     let ran = Command::new(supervisor).arg(PROBE).stdin(Stdio::null()).stderr(Stdio::null()).output();
     match ran {
         Ok(output) if output.status.code() == Some(i32::from(STOPPED)) => {

@@ -3,6 +3,7 @@
 mod config;
 mod cp;
 mod delete;
+mod doctor;
 mod du;
 mod list;
 mod logs;
@@ -17,6 +18,7 @@ mod trust;
 pub use config::config;
 pub use cp::cp;
 pub use delete::delete;
+pub use doctor::doctor;
 pub use du::du;
 pub use list::list;
 pub use logs::logs;

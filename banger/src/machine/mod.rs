@@ -240,7 +240,7 @@ impl<'a> Machines<'a> {
     }
 
     /// Removes throwaway VMs whose command was killed.
-    fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         for vm in self.store.list().unwrap_or_default() {
             if vm.record().is_ok_and(|record| belonging::is_abandoned(&record)) {
                 self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));

@@ -1,0 +1,208 @@
+//! The machine: its processor, its programs, and what it lets its users do.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use banger_agent::VERSION;
+use banger_vmm::Programs;
+use banger_vmm::kvm::{self, Prospect};
+use nix::unistd::{Uid, User};
+
+use super::Check;
+use crate::cli::Run;
+use crate::config::Settings;
+use crate::error::CommandError;
+use crate::paths::{Paths, helper, search_path, user_config};
+
+/// The oldest QEMU that banger is tested with: that of Debian 12.
+const OLDEST_QEMU: (u32, u32) = (7, 2);
+/// How many subordinate ids a build maps: those of all of Debian's own users.
+const SUBORDINATE_IDS: u64 = 65_536;
+
+/// banger itself: all of its parts are there.
+pub(super) fn parts() -> Check {
+    match helper("banger-vmm").and(helper("banger-agent")) {
+        Ok(_) => Check::ok("banger", format!("version {VERSION}, installed whole")),
+        Err(error) => Check::fail("banger", error.message).mend(error.hints.join("; ")),
+    }
+}
+
+/// The user's configuration file can be read.
+pub(super) fn configuration(paths: &Paths) -> Check {
+    let file = user_config().filter(|file| file.is_file());
+    let file = file.map_or_else(|| "none, and none is needed".to_owned(), |file| file.display().to_string());
+    match Settings::of_process(paths, None, &Run::default()) {
+        Ok(_) => Check::ok("configuration", file),
+        Err(error) => Check::fail("configuration", error.message).mend(error.hints.join("; ")),
+    }
+}
+
+/// KVM runs a guest; and what was found out about that before.
+pub(super) fn kvm(fix: bool, paths: &Paths) -> Vec<Check> {
+    const NAME: &str = "kvm";
+    let host = paths.data.join("host");
+    let Ok(supervisor) = helper("banger-vmm") else { return Vec::new() };
+    let slower = "VMs run on TCG, which is slower";
+    let probed = kvm::probe(&supervisor);
+    let known = kvm::remembered(&host);
+    vec![match (probed, known) {
+        (Prospect::Unusable(problem), _) => {
+            let check = Check::warn(NAME, format!("{problem}; {slower}"));
+            if problem.contains("usermod") {
+                check
+            } else {
+                check.mend("on a machine with KVM, or nested virtualisation, VMs start several times faster")
+            }
+        }
+        // The guest of a few instructions works: it was a whole one that did not.
+        (_, Prospect::Unusable(problem)) => {
+            Check::warn(NAME, format!("{problem}; {slower} until this machine starts again")).fix(fix, || {
+                kvm::forget(&host).map_err(|error| CommandError::io("forget", &host, &error))?;
+                Ok("the next VM tries it again".to_owned())
+            })
+        }
+        (_, Prospect::Works) => Check::ok(NAME, "runs guests"),
+        (_, Prospect::Untried) => {
+            Check::ok(NAME, "runs a guest of a few instructions; the first VM will tell whether a whole one")
+        }
+    }]
+}
+
+/// Firecracker, which banger does not need.
+pub(super) fn firecracker() -> Check {
+    match find("firecracker") {
+        Some(path) => Check::ok("firecracker", format!("{}; not used by this version", path.display())),
+        None => Check::ok("firecracker", "not here, and not needed: QEMU runs the VMs"),
+    }
+}
+
+/// QEMU is here, and new enough.
+pub(super) fn qemu() -> Check {
+    const NAME: &str = "qemu";
+    let package = "sudo apt-get install qemu-system-x86";
+    let Some(path) = find("qemu-system-x86_64") else {
+        return Check::fail(NAME, "there is no `qemu-system-x86_64`").mend(package);
+    };
+    let Some(said) = first_line(&path, "--version") else {
+        return Check::fail(NAME, format!("{} does not run", path.display())).mend(package);
+    };
+    match version(&said) {
+        Some(version) if version >= OLDEST_QEMU => Check::ok(NAME, said),
+        Some(_) => Check::warn(
+            NAME,
+            format!("{said}: older than {}.{}, which banger is tested with", OLDEST_QEMU.0, OLDEST_QEMU.1),
+        ),
+        None => Check::warn(NAME, format!("it does not say its version: {said}")),
+    }
+}
+
+/// git is here.
+pub(super) fn git() -> Check {
+    match find("git").and_then(|path| first_line(&path, "--version")) {
+        Some(version) => Check::ok("git", version),
+        None => Check::fail("git", "there is no `git`, which makes packs and reads what only it can")
+            .mend("sudo apt-get install git"),
+    }
+}
+
+/// What builds images and kernels of recipes is here.
+pub(super) fn builder() -> Check {
+    const NAME: &str = "builder";
+    let mut missing = Vec::new();
+    for (program, package) in [("mmdebstrap", "mmdebstrap"), ("unshare", "util-linux"), ("newuidmap", "uidmap")] {
+        let is_of_root = program == "newuidmap" && Uid::effective().is_root();
+        if !is_of_root && find(program).is_none() {
+            missing.push((program, package));
+        }
+    }
+    if missing.is_empty() {
+        return Check::ok(NAME, "mmdebstrap builds the images and kernels of banger's own catalog");
+    }
+    let [programs, packages] = [
+        missing.iter().map(|(program, _)| *program).collect::<Vec<_>>(),
+        missing.iter().map(|(_, package)| *package).collect(),
+    ];
+    Check::warn(NAME, format!("no image of banger's own catalog can be built without {}", programs.join(", ")))
+        .mend(format!("sudo apt-get install {}", packages.join(" ")))
+}
+
+/// A build may have namespaces of its own, and the ids that it maps.
+pub(super) fn namespaces() -> Check {
+    const NAME: &str = "namespaces";
+    if Uid::effective().is_root() {
+        return Check::ok(NAME, "root needs no user namespace");
+    }
+    let user = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name).unwrap_or_default();
+    let uid = Uid::effective().to_string();
+    let has =
+        |file: &str| subordinate_ids(&fs::read_to_string(file).unwrap_or_default(), &user, &uid) >= SUBORDINATE_IDS;
+    if !(has("/etc/subuid") && has("/etc/subgid")) {
+        return Check::warn(
+            NAME,
+            format!("`{user}` has fewer than {SUBORDINATE_IDS} subordinate ids, which a build maps"),
+        )
+        .mend("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER");
+    }
+    let ran = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).stdin(Stdio::null()).output();
+    match ran {
+        Ok(output) if output.status.success() => Check::ok(NAME, "a user may make them"),
+        _ => Check::warn(NAME, "this machine does not let users make namespaces, which a build needs")
+            .mend("sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0, as far as it has these"),
+    }
+}
+
+/// How many subordinate ids a user has: subuid(5), `NAME:START:COUNT`.
+fn subordinate_ids(file: &str, user: &str, uid: &str) -> u64 {
+    let counts = file.lines().filter_map(|line| {
+        let mut fields = line.trim().split(':');
+        let whose = fields.next()?;
+        let count = fields.nth(1)?.parse::<u64>().ok()?;
+        (whose == user || whose == uid).then_some(count)
+    });
+    counts.fold(0, u64::saturating_add)
+}
+
+/// A program, by the name that it and its package have.
+fn find(program: &'static str) -> Option<PathBuf> {
+    Programs::new(search_path()).find(program, program).ok()
+}
+
+/// The first line of what a program says of itself.
+fn first_line(program: &PathBuf, option: &str) -> Option<String> {
+    let output = Command::new(program).arg(option).stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next().filter(|_| output.status.success()).map(str::to_owned)
+}
+
+/// The first two numbers of the first word that begins with a digit.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let mut numbers = word.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_distributions_write_them() {
+        for (text, expected) in [
+            ("QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7+deb12u16)", Some((7, 2))),
+            ("QEMU emulator version 10.0.2", Some((10, 0))),
+            ("QEMU emulator version 11.0-rc1", Some((11, 0))),
+            ("QEMU", None),
+        ] {
+            assert_eq!(version(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn subordinate_ids_are_a_users_by_name_or_number() {
+        let file = "root:100000:65536\nme:200000:65536\n1000:300000:10\nme:x:y\nbroken\nyou:1:99999999\n";
+        assert_eq!(subordinate_ids(file, "me", "1000"), 65_546);
+        assert_eq!(subordinate_ids(file, "nobody", "1"), 0);
+        assert_eq!(subordinate_ids("", "me", "1000"), 0);
+    }
+}

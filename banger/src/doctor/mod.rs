@@ -1,0 +1,101 @@
+//! What banger needs of this machine, looked at piece by piece.
+
+mod host;
+mod store;
+
+use serde::Serialize;
+
+use crate::error::CommandError;
+use crate::paths::Paths;
+use crate::ui::Ui;
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// As it should be.
+    Ok,
+    /// banger works, but slower or with less than it could.
+    Warn,
+    /// Something does not work.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What it is, in a word.
+    pub name: &'static str,
+    /// How it is.
+    pub health: Health,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub mend: Option<String>,
+    /// It was mended just now.
+    pub fixed: bool,
+}
+
+impl Check {
+    fn new(name: &'static str, health: Health, found: impl Into<String>) -> Check {
+        Check { name, health, found: found.into(), mend: None, fixed: false }
+    }
+
+    fn ok(name: &'static str, found: impl Into<String>) -> Check {
+        Check::new(name, Health::Ok, found)
+    }
+
+    fn warn(name: &'static str, found: impl Into<String>) -> Check {
+        Check::new(name, Health::Warn, found)
+    }
+
+    fn fail(name: &'static str, found: impl Into<String>) -> Check {
+        Check::new(name, Health::Fail, found)
+    }
+
+    fn mend(mut self, mend: impl Into<String>) -> Check {
+        self.mend = Some(mend.into());
+        self
+    }
+
+    /// Mends it if that is wanted; else says how it is done.
+    fn fix(self, wanted: bool, fix: impl FnOnce() -> Result<String, CommandError>) -> Check {
+        if !wanted {
+            return self.mend("banger doctor --fix");
+        }
+        match fix() {
+            Ok(done) => Check { health: Health::Ok, found: done, fixed: true, ..self },
+            Err(error) => Check { health: Health::Fail, found: format!("{}: {}", self.found, error.message), ..self },
+        }
+    }
+}
+
+/// Looks at everything. With `fix`, what can be mended without losing anything is.
+pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
+    let mut checks = vec![host::parts(), host::configuration(paths)];
+    checks.extend(host::kvm(fix, paths));
+    checks.extend([host::firecracker(), host::qemu(), host::git(), host::builder(), host::namespaces()]);
+    checks.extend([
+        store::space(paths),
+        store::images(paths, ui),
+        store::kernels(paths, ui),
+        store::vms(fix, paths, ui),
+    ]);
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_mended_is_only_when_that_is_wanted() {
+        let check = || Check::warn("state", "two leftovers");
+        let left = check().fix(false, || unreachable!());
+        assert_eq!((left.health, left.mend.as_deref(), left.fixed), (Health::Warn, Some("banger doctor --fix"), false));
+        let mended = check().fix(true, || Ok("removed two".into()));
+        assert_eq!((mended.health, mended.found.as_str(), mended.fixed), (Health::Ok, "removed two", true));
+        let failed = check().fix(true, || Err(CommandError::new("it is read-only")));
+        assert_eq!((failed.health, failed.found.as_str()), (Health::Fail, "two leftovers: it is read-only"));
+    }
+}

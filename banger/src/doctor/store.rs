@@ -1,0 +1,138 @@
+//! What banger keeps: images, kernels and VMs, and the disk that they are on.
+
+use std::path::{Path, PathBuf};
+
+use banger_image::Store;
+use banger_vmm::{VmState, printable};
+use nix::sys::statvfs::statvfs;
+
+use super::Check;
+use crate::belonging;
+use crate::cli::Run;
+use crate::config::Settings;
+use crate::error::CommandError;
+use crate::images::Images;
+use crate::kernels::Kernels;
+use crate::machine::{DEFAULT_KERNEL, Machines};
+use crate::paths::Paths;
+use crate::ui::Ui;
+use crate::units::{bytes, count};
+
+/// Less than this is little, and less than that too little, in bytes: the image with everything takes 1.3 GB, and twice that while it is built.
+const LITTLE: u64 = 8 << 30;
+const TOO_LITTLE: u64 = 1 << 30;
+
+/// There is room on the disk, where banger may write.
+pub(super) fn space(paths: &Paths) -> Check {
+    const NAME: &str = "disk";
+    let there = existing(&paths.data);
+    let free = match statvfs(&there) {
+        Ok(found) => found.blocks_available().saturating_mul(found.fragment_size()),
+        Err(error) => return Check::fail(NAME, format!("{}: {error}", there.display())),
+    };
+    let found = format!("{} free for {}", bytes(free), paths.data.display());
+    let writable = nix::unistd::access(&there, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK);
+    if let Err(error) = writable {
+        return Check::fail(NAME, format!("banger may not write to {}: {}", there.display(), error.desc()))
+            .mend("make it yours, or set XDG_DATA_HOME to a folder that is");
+    }
+    let mend = "banger prune, banger image prune; banger du shows what takes the room";
+    match free {
+        ..TOO_LITTLE => Check::fail(NAME, found).mend(mend),
+        ..LITTLE => Check::warn(NAME, found).mend(mend),
+        _ => Check::ok(NAME, found),
+    }
+}
+
+/// The nearest folder that is there.
+fn existing(path: &Path) -> PathBuf {
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// The image of a new VM is here or can be had, and those that are here can be read.
+pub(super) fn images(paths: &Paths, ui: &Ui) -> Check {
+    const NAME: &str = "images";
+    let images = Images::new(paths, ui);
+    let settings = match Settings::of_process(paths, None, &Run::default()) {
+        Ok(settings) => settings,
+        // That is said elsewhere.
+        Err(_) => return Check::warn(NAME, "the configuration does not say which is wanted"),
+    };
+    let default = settings.image();
+    let look = || -> Result<Check, CommandError> {
+        let here = images.names()?;
+        let found = count(here.len() as u64, "image is here", "images are here");
+        Ok(match images.is_to_be_had(default)? {
+            _ if here.iter().any(|name| name == default) => {
+                Check::ok(NAME, format!("{found}, `{default}` for new VMs too"))
+            }
+            true => Check::ok(NAME, format!("{found}; `{default}` for new VMs comes when it is first wanted")),
+            false => {
+                Check::fail(NAME, format!("`{default}`, which new VMs are made from, is neither here nor in a catalog"))
+                    .mend("banger config get default_image_name; banger image list")
+            }
+        })
+    };
+    look().unwrap_or_else(|error| Check::fail(NAME, error.message).mend(error.hints.join("; ")))
+}
+
+/// A kernel is here or can be had, and those that are here can be read.
+pub(super) fn kernels(paths: &Paths, ui: &Ui) -> Check {
+    const NAME: &str = "kernels";
+    match Kernels::new(paths, ui).names() {
+        Ok(here) if here.iter().any(|name| name == DEFAULT_KERNEL) => Check::ok(NAME, here.join(", ")),
+        Ok(_) => Check::ok(NAME, format!("`{DEFAULT_KERNEL}` comes when it is first wanted")),
+        Err(error) => Check::fail(NAME, error.message).mend(error.hints.join("; ")),
+    }
+}
+
+/// VMs are as their records say, and nothing is left of what was killed.
+pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
+    const NAME: &str = "vms";
+    let machines = Machines::new(paths, ui);
+    let look = || -> Result<Check, CommandError> {
+        let (mut running, mut broken, mut abandoned) = (0u64, Vec::new(), 0u64);
+        let all = machines.all()?;
+        for vm in &all {
+            match (vm.record(), vm.state()) {
+                (Err(error), _) | (_, Err(error)) => broken.push(format!("`{}`: {error}", vm.name())),
+                (_, Ok(VmState::Failed { reason })) => broken.push(format!("`{}` has failed: {reason}", vm.name())),
+                (Ok(record), Ok(state)) => {
+                    running += u64::from(matches!(state, VmState::Running { .. } | VmState::Starting));
+                    abandoned += u64::from(belonging::is_abandoned(&record));
+                }
+            }
+        }
+        if !broken.is_empty() {
+            let found = printable(broken.join("; ").as_bytes());
+            return Ok(Check::fail(NAME, found).mend("banger stop NAME, and banger logs NAME for what it said; banger delete NAME if nothing in it is needed"));
+        }
+        let found = format!("{}, {running} running", count(all.len() as u64, "VM", "VMs"));
+        let leftovers = machines.store().leftovers()?.len() + Store::new(&paths.data).leftovers()?.len();
+        if leftovers > 0 || abandoned > 0 {
+            let left = count(leftovers as u64 + abandoned, "thing", "things");
+            return Ok(Check::warn(NAME, format!("{found}; commands that were killed have left {left}")).fix(
+                fix,
+                || {
+                    machines.sweep();
+                    machines.store().sweep()?;
+                    Store::new(&paths.data).sweep()?;
+                    Ok(format!("{found}; removed {left} that killed commands had left"))
+                },
+            ));
+        }
+        Ok(Check::ok(NAME, found))
+    };
+    look().unwrap_or_else(|error| Check::fail(NAME, error.message).mend(error.hints.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_yet_is_judged_by_what_it_will_be_in() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(existing(&folder.path().join("a/b")), folder.path());
+    }
+}

@@ -1,0 +1,88 @@
+//! `banger doctor`, on a machine that is well, and on one that is not.
+
+use std::fs;
+
+use banger_tests::{Home, Output, Repository, path_with};
+use serde_json::Value;
+
+/// What it answers of each thing, having checked the exit status.
+fn doctor(repository: &Repository<'_>, more: &[&str], change: &[(&str, &str)], status: i32) -> Vec<Value> {
+    let mut command = repository.banger();
+    command.args(["doctor", "--json"]).args(more).envs(change.iter().copied());
+    let output = Output::from(command.output().unwrap());
+    assert_eq!(output.status, status, "{output:?}");
+    output.document()["checks"].as_array().unwrap().clone()
+}
+
+#[track_caller]
+fn check<'a>(checks: &'a [Value], name: &str, health: &str) -> &'a Value {
+    let check = checks.iter().find(|check| check["name"] == name).expect("the check is there");
+    assert_eq!(check["health"], health, "{check}");
+    check
+}
+
+#[test]
+fn a_machine_that_is_well_is_said_to_be() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    let checks = doctor(&repository, &[], &[], 0);
+    for name in ["banger", "configuration", "qemu", "git", "builder", "images", "kernels", "vms", "firecracker"] {
+        assert!(check(&checks, name, "ok")["mend"].is_null());
+    }
+    let text = repository.run(["doctor"]).ok().text();
+    assert_eq!(text.lines().filter(|line| !line.starts_with(' ')).count(), checks.len(), "{text}");
+    assert!(text.contains("ok     qemu           QEMU emulator version"), "{text}");
+    // Where there is nothing yet, all comes when it is wanted.
+    let home = Home::with_own_kernels();
+    let checks = doctor(&home.repository("r"), &[], &[], 0);
+    for name in ["images", "kernels"] {
+        let found = check(&checks, name, "ok")["found"].to_string();
+        assert!(found.contains("comes when it is first wanted"), "{found}");
+    }
+    assert!(!home.data().join("vms").exists(), "looking makes nothing");
+}
+
+#[test]
+fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
+    let home = Home::with_own_images();
+    let repository = home.repository("r");
+    let without = |name: &str, found: &str| {
+        // The shell's own programs, and nothing else.
+        let bare = home.path().join("nothing");
+        fs::create_dir_all(&bare).unwrap();
+        let checks = doctor(&repository, &[], &[("PATH", bare.to_str().unwrap())], 1);
+        let check = check(&checks, name, "fail");
+        assert!(check["found"].to_string().contains(found), "{check}");
+        check["mend"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(without("git", "no `git`"), "sudo apt-get install git");
+    home.program("qemu-system-x86_64", "#!/bin/sh\necho QEMU emulator version 6.2.0\n", 0o755);
+    let path = path_with(&home.bin());
+    let checks = doctor(&repository, &[], &[("PATH", path.to_str().unwrap())], 0);
+    assert!(check(&checks, "qemu", "warn")["found"].to_string().contains("older than 7.2"));
+
+    let unknown = doctor(&repository, &[], &[("BANGER_DEFAULT_IMAGE_NAME", "debian-bokworm")], 1);
+    assert!(check(&unknown, "images", "fail")["found"].to_string().contains("neither here nor in a catalog"));
+    home.configure("memroy = 1\n");
+    let checks = doctor(&repository, &[], &[], 1);
+    let configuration = check(&checks, "configuration", "fail");
+    assert!(
+        configuration["found"].to_string().contains("memroy") && configuration["mend"].to_string().contains("memory")
+    );
+    home.configure("");
+
+    // What a pull has left that was killed.
+    let leftover = home.data().join("images/.tmp-half");
+    fs::create_dir(&leftover).unwrap();
+    let checks = doctor(&repository, &[], &[], 0);
+    assert_eq!(check(&checks, "vms", "warn")["mend"], "banger doctor --fix");
+    let checks = doctor(&repository, &["--fix"], &[], 0);
+    assert_eq!((&check(&checks, "vms", "ok")["fixed"], leftover.exists()), (&true.into(), false));
+    // Of a VM nothing is removed, whatever it is like.
+    let vm = home.data().join("vms/broken");
+    fs::create_dir_all(&vm).unwrap();
+    fs::write(vm.join("vm.json"), "{").unwrap();
+    let checks = doctor(&repository, &["--fix"], &[], 1);
+    assert!(check(&checks, "vms", "fail")["found"].to_string().contains("`broken`"));
+    assert!(vm.join("vm.json").exists());
+}
