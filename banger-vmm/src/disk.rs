@@ -57,6 +57,18 @@ pub(crate) fn create_blank(bytes: u64, place: &Path) -> Result<()> {
     file.set_len(bytes).and_then(|()| file.sync_all()).at("write", place)
 }
 
+/// Makes a disk larger that has less than `bytes`; the guest extends the file system when it mounts it. One that is not there stays so.
+pub(crate) fn grow(path: &Path, bytes: u64) -> Result<()> {
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file.at("open", path)?,
+    };
+    match file.metadata().at("read", path)?.len() < bytes {
+        true => file.set_len(bytes).at("grow", path),
+        false => Ok(()),
+    }
+}
+
 /// The template of this size; made if it is not there.
 fn template(programs: &Programs, cache: &Path, bytes: u64) -> Result<PathBuf> {
     let path = cache.join("disks").join(format!("{TEMPLATE}-{bytes}"));

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::client::{self, Connection};
 use crate::console::{self, ConsoleLines};
 use crate::error::{Error, IoContext, Result};
-use crate::file;
 use crate::kvm::Accelerator;
 use crate::last_use::LastUse;
 use crate::launch::{self, Running, StartEvent, StartOptions};
@@ -19,6 +18,7 @@ use crate::record::VmRecord;
 use crate::run::{self, Phase, RunInfo};
 use crate::store::StorePaths;
 use crate::wire::{AgentInfo, Request, Status};
+use crate::{disk, file};
 
 /// Held by the command that starts, changes or deletes a VM.
 pub(crate) const OPERATION_LOCK: &str = "operation.lock";
@@ -172,6 +172,10 @@ impl Vm {
                 Ok(_) | Err(Error::GoingDown(_) | Error::NotRunning(_)) => self.wait_until_down()?,
                 Err(error) => return Err(error),
             }
+        }
+        let bytes = self.record()?.disk_bytes;
+        for disk in [Self::DISK, Self::WORKSPACE] {
+            disk::grow(&self.folder.join(disk), bytes)?;
         }
         launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
     }

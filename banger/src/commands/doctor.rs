@@ -66,8 +66,7 @@ mod tests {
             check("images", Health::Ok, None, false),
             check("vms", Health::Ok, None, true),
         ];
-        let expected =
-            "warn   kvm     so^[\n               hint: do this\nok     images  so^[\nfixed  vms     so^[\n";
+        let expected = "warn   kvm     so^[\n               hint: do this\nok     images  so^[\nfixed  vms     so^[\n";
         assert_eq!(text(&Answer { health: Health::Warn, checks }), expected);
     }
 }

@@ -157,14 +157,17 @@ impl Machines<'_> {
         if wanted.net == Some(NetMode::User) && record.net == NetMode::None {
             new("network", "user", "none");
         }
-        if let Some(disk) = wanted.disk_bytes.filter(|disk| *disk != record.disk_bytes) {
+        if let Some(disk) = wanted.disk_bytes.filter(|disk| *disk < record.disk_bytes) {
             let size = |bytes| units::size(bytes >> 20);
             new("disk", &size(disk), &size(record.disk_bytes));
         }
         let other = wanted.cpus.is_some_and(|cpus| cpus != record.cpus)
-            || wanted.memory_mib.is_some_and(|memory| memory != record.memory_mib);
+            || wanted.memory_mib.is_some_and(|memory| memory != record.memory_mib)
+            || wanted.disk_bytes.is_some_and(|disk| disk > record.disk_bytes);
         if other && running {
-            self.ui.warning("processors and memory take effect when the VM starts again, after `banger stop`");
+            self.ui.warning(
+                "processors, memory and a larger disk take effect when the VM starts again, after `banger stop`",
+            );
         }
     }
 
@@ -225,7 +228,8 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
 
 /// Puts into a record what may change in the life of a VM. True if the record is another now.
 pub(super) fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
-    let before = (record.cpus, record.memory_mib, record.idle_timeout_ms);
+    let before = (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms);
+    record.disk_bytes = record.disk_bytes.max(wanted.disk_bytes.unwrap_or_default());
     record.cpus = wanted.cpus.unwrap_or(record.cpus);
     record.memory_mib = wanted.memory_mib.unwrap_or(record.memory_mib);
     if record.throwaway {
@@ -233,7 +237,7 @@ pub(super) fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
     } else if let Some(timeout) = wanted.idle_timeout {
         record.idle_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     }
-    before != (record.cpus, record.memory_mib, record.idle_timeout_ms)
+    before != (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms)
 }
 
 /// The same in the record on the disk, as it is under the lock: another command may have changed it.

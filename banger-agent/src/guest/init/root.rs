@@ -1,15 +1,17 @@
 //! The guest's root: an overlay of the shared image and this VM's disk.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::statvfs::fstatvfs;
 
 use super::BootError;
 use super::devices::Disks;
 use super::filesystems::{create_folder, mount_from, mount_new};
 use super::tree::Tree;
+use crate::guest::serve::console;
 
 /// Where the root is put together.
 pub(super) const NEW_ROOT: &str = "/newroot";
@@ -37,6 +39,7 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     // The base is shared by many VMs: not even its journal may be replayed.
     mount_ext4(&disks.base, BASE, MsFlags::MS_RDONLY, "noload")?;
     mount_ext4(&disks.disk, DISK, MsFlags::MS_NOATIME, DISK_OPTIONS)?;
+    fill_disk(&disks.disk, Path::new(DISK));
 
     let agent = Path::new("/disk/agent");
     create_folder(agent, 0o700)?;
@@ -59,6 +62,30 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     detach(BASE)?;
     detach(DISK)?;
     Ok(agent.into())
+}
+
+mod ioctl {
+    // linux/fs.h: the size of a block device in bytes.
+    nix::ioctl_read!(blkgetsize64, 0x12, 114, usize);
+    // fs/ext4/ext4.h: extends a mounted file system to so many blocks.
+    nix::ioctl_write_ptr!(resize_fs, b'f', 16, u64);
+}
+
+/// Extends the file system that is mounted at `place` to all of its disk, which the host may have made larger. One that cannot be stays as it is.
+pub(in crate::guest) fn fill_disk(device: &Path, place: &Path) {
+    let fill = || -> std::io::Result<()> {
+        let mut bytes = 0;
+        // SAFETY: an open block device, and room for the answer, which is 64 bits whatever its type is called.
+        unsafe { ioctl::blkgetsize64(File::open(device)?.as_raw_fd(), &raw mut bytes) }?;
+        let root = File::open(place)?;
+        let blocks = bytes as u64 / fstatvfs(&root)?.block_size();
+        // SAFETY: an open folder, and a number to read.
+        unsafe { ioctl::resize_fs(root.as_raw_fd(), &raw const blocks) }?;
+        Ok(())
+    };
+    if let Err(error) = fill() {
+        console(&format!("cannot extend the file system at {}: {error}", place.display()));
+    }
 }
 
 /// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk of its own, which the agent

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::apply::{Arrived, Staged};
 use super::tree::{self, Stamp};
-use crate::guest::init::{DISK_OPTIONS, WORKSPACE};
+use crate::guest::init::{DISK_OPTIONS, WORKSPACE, fill_disk};
 use crate::protocol::sync::{SEED_LIST, SEED_TREE, SeedEntry};
 
 /// The longest list that is read, in bytes.
@@ -46,6 +46,7 @@ impl SeedDisk {
         // SAFETY: an open block device, and no argument.
         unsafe { ioctl::blkflsbuf(device.as_raw_fd()) }?;
         mount(Some(&self.device), WORKSPACE, Some("ext4"), MsFlags::MS_NOATIME, Some(DISK_OPTIONS))?;
+        fill_disk(&self.device, Path::new(WORKSPACE));
         self.mounted = Some(File::open(WORKSPACE)?);
         Ok(())
     }

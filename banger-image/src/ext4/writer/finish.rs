@@ -243,7 +243,7 @@ impl Writer {
             return Ok(layout);
         }
         let (count, inodes_per_group) = Layout::image(self.space.next(), last)?;
-        let mut layout = Layout { blocks: 0, inodes_per_group, groups: Vec::new(), backup_group: 0 };
+        let mut layout = Layout { blocks: 0, inodes_per_group, groups: Vec::new(), backup_groups: Vec::new() };
         let table = layout.table_blocks();
         // Inode tables are sparse, so they must not be where something was before.
         let tables = self.take_fresh(count * table)?;

@@ -1,7 +1,7 @@
 //! Where the metadata of block groups lies (Documentation/filesystems/ext4/blockgroup.rst).
 //!
-//! All file systems here have `flex_bg`: bitmaps and inode tables may be anywhere. And they have `sparse_super2`: a copy of
-//! superblock and descriptors is not in every few groups, but in group 1 of a disk, and nowhere in an image.
+//! All file systems here have `flex_bg`: bitmaps and inode tables may be anywhere. A disk has copies of superblock and descriptors in a few groups
+//! (`sparse_super`), since the kernel extends no mounted file system that has them elsewhere; an image has none (`sparse_super2`).
 
 use super::bytes::BLOCK;
 use super::error::{Error, Result};
@@ -36,8 +36,8 @@ pub(super) struct Layout {
     pub(super) blocks: u64,
     pub(super) inodes_per_group: u64,
     pub(super) groups: Vec<Group>,
-    /// The group that holds a copy of superblock and descriptors; 0 for none.
-    pub(super) backup_group: u32,
+    /// The groups that hold a copy of superblock and descriptors, in order.
+    pub(super) backup_groups: Vec<u64>,
 }
 
 /// The places of a group's metadata.
@@ -76,7 +76,7 @@ impl Layout {
                 inode_table: start + 2 * members + member * table,
             }));
         }
-        Ok(Layout { blocks, inodes_per_group, groups, backup_group: u32::from(count > 1) })
+        Ok(Layout { blocks, inodes_per_group, groups, backup_groups: backup_groups(count) })
     }
 
     /// An image with `used` blocks and `inodes` inodes, that is complete but for bitmaps and inode tables: how many groups
@@ -117,9 +117,9 @@ impl Layout {
 
     /// Superblock and descriptors of each group that has them.
     pub(super) fn superblocks(&self) -> impl Iterator<Item = Run> {
-        let backup = (self.backup_group != 0).then_some(u64::from(self.backup_group) * GROUP);
         let length = 1 + self.descriptor_blocks();
-        [Some(0), backup].into_iter().flatten().map(move |start| Run { start, length })
+        let groups = std::iter::once(0).chain(self.backup_groups.iter().copied());
+        groups.map(move |group| Run { start: group * GROUP, length })
     }
 
     /// Everything that has its place on a disk, in order and apart.
@@ -131,5 +131,29 @@ impl Layout {
         }
         runs.sort_unstable_by_key(|run| run.start);
         runs
+    }
+}
+
+/// The groups of a disk of `count` that have copies: 1, and the powers of 3, 5 and 7 (fs/ext4/balloc.c, `ext4_bg_has_super`).
+fn backup_groups(count: u64) -> Vec<u64> {
+    let powers = [3u64, 5, 7].into_iter().flat_map(|base| {
+        std::iter::successors(Some(base), move |power| power.checked_mul(base)).take_while(|power| *power < count)
+    });
+    let mut groups: Vec<u64> = std::iter::once(1).filter(|_| count > 1).chain(powers).collect();
+    groups.sort_unstable();
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_where_the_kernel_looks_for_them() {
+        assert_eq!(backup_groups(1), [0u64; 0]);
+        assert_eq!(backup_groups(2), [1]);
+        assert_eq!(backup_groups(50), [1, 3, 5, 7, 9, 25, 27, 49]);
+        // They are odd, and what leads a flexible group is not: its bitmaps and tables begin with it.
+        assert!(backup_groups(1 << 17).iter().all(|group| group % FLEX != 0));
     }
 }

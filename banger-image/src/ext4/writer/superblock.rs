@@ -18,8 +18,10 @@ const LEN: usize = 1024;
 
 // Features that the kernel may ignore, that it must know, and that it must know to write.
 const COMPAT_JOURNAL: u32 = 0x4;
-/// ext_attr, dir_index, sparse_super2.
-const COMPAT: u32 = 0x8 | 0x20 | 0x200;
+/// ext_attr, dir_index.
+const COMPAT: u32 = 0x8 | 0x20;
+/// sparse_super2: copies are in the groups that the superblock names, which are none.
+const COMPAT_NO_COPIES: u32 = 0x200;
 /// filetype, extents, 64bit, flex_bg.
 const INCOMPAT: u32 = 0x2 | 0x40 | 0x80 | 0x200;
 /// sparse_super, large_file, huge_file, dir_nlink, extra_isize.
@@ -76,7 +78,8 @@ pub(super) fn superblock(layout: &Layout, options: &Options, counts: &Counts<'_>
     put16(fields, 0x5a, group as u16);
     let journal = counts.journal.map_or(0, |_| COMPAT_JOURNAL);
     let checksums = if options.metadata_checksums { RO_COMPAT_METADATA_CHECKSUMS } else { RO_COMPAT_GROUP_CHECKSUMS };
-    put32(fields, 0x5c, COMPAT | journal);
+    let copies = if options.size.is_none() { COMPAT_NO_COPIES } else { 0 };
+    put32(fields, 0x5c, COMPAT | copies | journal);
     put32(fields, 0x60, INCOMPAT);
     put32(fields, 0x64, RO_COMPAT | checksums);
     fields[0x68..0x78].copy_from_slice(&options.uuid);
@@ -93,7 +96,6 @@ pub(super) fn superblock(layout: &Layout, options: &Options, counts: &Counts<'_>
     put32(fields, 0x160, 1);
     fields[0x174] = LOG_FLEX;
     put32(fields, 0x248, counts.overhead as u32);
-    put32(fields, 0x24c, layout.backup_group);
     if let Some((root, bytes)) = counts.journal {
         put32(fields, 0xe0, journal::INODE);
         // A copy of the journal's inode, should that be damaged.

@@ -1,0 +1,44 @@
+//! A VM's disk: as large as is wanted, and on this machine no larger than what is on it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use banger_tests::{Home, eventually};
+
+/// MiB of the root's and the workspace's file systems.
+fn sizes(text: &str) -> Vec<u64> {
+    text.lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+#[test]
+fn it_grows_when_more_is_wanted_and_gives_back_what_is_deleted() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    let with = |disk: &str, script: &str| repository.run(["--disk", disk, "--", "sh", "-c", script]).ok();
+    let measure = "cat /kept kept; df --block-size=1M --output=size / /root/repo";
+    with("1G", "echo of the root >/kept; echo of the workspace >kept");
+    let before = with("1G", measure);
+    assert!(sizes(&before.text()).iter().all(|size| *size < 1024), "{}", before.text());
+
+    // A running VM keeps what it has, and says so; the next start brings it.
+    let running = with("3G", measure);
+    assert_eq!(running.text(), before.text());
+    assert!(running.stderr.contains("take effect when the VM starts again"), "{}", running.stderr);
+    repository.run(["stop"]).ok();
+    let grown = repository.run(["--", "sh", "-c", measure]).ok().text();
+    assert!(grown.starts_with("of the root\nof the workspace\n"), "{grown}");
+    let grown = sizes(&grown);
+    assert!(grown.len() == 2 && grown.iter().all(|size| *size > 2900), "{grown:?}");
+    let smaller = with("1G", "true");
+    assert!(smaller.stderr.contains("disk `1G` takes effect in a new VM"), "{}", smaller.stderr);
+
+    let [vm] = &home.vms()[..] else { panic!("one VM") };
+    let allocated = || fs::metadata(vm.join("disk.ext4")).unwrap().blocks() * 512;
+    repository.sh("head -c 200M /dev/urandom >/large && sync").ok();
+    let full = allocated();
+    assert!(full > 200 << 20, "{full}");
+    repository.sh("rm /large && sync").ok();
+    eventually("what was deleted takes no room", || allocated() < full - (190 << 20));
+    let du = repository.run(["du", "--json"]).ok().document();
+    assert!(du["vms"][0]["bytes"].as_u64().unwrap() < 100 << 20, "{du}");
+}
