@@ -6,14 +6,14 @@ use crate::protocol::{Failure, FailureKind};
 
 /// A user of the guest, as a command needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub(in crate::guest) struct User {
+    pub(in crate::guest) name: String,
+    pub(in crate::guest) uid: u32,
+    pub(in crate::guest) gid: u32,
     /// Supplementary groups, `gid` among them.
-    pub(super) groups: Vec<u32>,
-    pub(super) home: PathBuf,
-    pub(super) shell: PathBuf,
+    pub(in crate::guest) groups: Vec<u32>,
+    pub(in crate::guest) home: PathBuf,
+    pub(in crate::guest) shell: PathBuf,
 }
 
 impl User {
@@ -21,7 +21,7 @@ impl User {
     ///
     /// # Errors
     /// [`FailureKind::NoSuchUser`] for a name that the guest does not know. A number needs no entry.
-    pub(super) fn find(wanted: Option<&str>) -> Result<User, Failure> {
+    pub(in crate::guest) fn find(wanted: Option<&str>) -> Result<User, Failure> {
         let read =
             |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         Self::find_in(wanted.unwrap_or("0"), &read("/etc/passwd"), &read("/etc/group"))
