@@ -134,7 +134,7 @@ fn files(ssh: &Ssh<'_>) {
     fs::write(host.join("tree/below").join(odd), bytes(100_000)).unwrap();
     fs::write(host.join("tree/run"), "x").unwrap();
     fs::set_permissions(host.join("tree/run"), fs::Permissions::from_mode(0o751)).unwrap();
-    symlink("below", host.join("tree/link")).unwrap();
+    symlink("run", host.join("tree/link")).unwrap();
     let big = bytes(20_000_000);
     fs::write(host.join("big"), &big).unwrap();
     let at = |name: &str| host.join(name).to_str().unwrap().to_owned();
@@ -186,7 +186,7 @@ fn files(ssh: &Ssh<'_>) {
     rsync(&format!("{}/", at("tree")), &ssh.place("/srv/synced"));
     assert!(rsync(&format!("{}/", at("tree")), &ssh.place("/srv/synced")).contains("files transferred: 0"));
     rsync(&ssh.place("/srv/synced/"), &at("again"));
-    assert_eq!(fs::read_link(host.join("again/link")).unwrap(), Path::new("below"));
+    assert_eq!(fs::read_link(host.join("again/link")).unwrap(), Path::new("run"));
     assert!(fs::read(host.join("again/below").join(odd)).unwrap() == bytes(100_000));
 }
 
@@ -257,6 +257,10 @@ fn connections(ssh: &Ssh<'_>, repository: &Repository<'_>) {
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert_eq!(in_parallel, (0..8).map(|number| format!("{number}\n")).collect::<Vec<_>>());
+
+    // As many as one likes, one after another.
+    let many = "for i in $(seq 70); do ssh -F /dev/null -S $0 -o ProxyCommand=false $1 true || exit; done";
+    Output::from(ssh.home.command("sh").args(["-c", many, &master.socket, &ssh.host]).output().unwrap()).ok();
 
     let heard = converse(&at("local"), "one\n");
     assert!(heard.ends_with("heard one\n"), "{heard}");

@@ -37,7 +37,9 @@ impl User {
         let mut found = match passwd.lines().filter_map(parse_passwd).find(|entry| entry.name == user) {
             Some(entry) => entry,
             None => {
-                let uid = number(user).ok_or_else(|| missing("user", user))?;
+                // Everybody knows the one that every system has.
+                let uid = if user == "root" { Some(0) } else { number(user) };
+                let uid = uid.ok_or_else(|| missing("user", user))?;
                 passwd.lines().filter_map(parse_passwd).find(|entry| entry.uid == uid).unwrap_or_else(|| unnamed(uid))
             }
         };
@@ -109,6 +111,7 @@ mod tests {
     fn an_image_without_passwd_has_root() {
         let root = User::find_in("0", "", "").unwrap();
         assert_eq!((root.name.as_str(), root.uid, root.gid), ("root", 0, 0));
+        assert_eq!(User::find_in("root", "", "").unwrap(), root);
         assert_eq!(User::find_in("nobody", "", "").unwrap_err().kind, FailureKind::NoSuchUser);
         for unknown in ["root:nope", "4294967295", "0:4294967295", "-1", ""] {
             assert!(User::find_in(unknown, PASSWD, GROUP).is_err(), "{unknown}");

@@ -23,7 +23,7 @@ pub const MAX_WAITING: usize = 8;
 pub enum Address {
     /// TCP.
     Tcp {
-        /// A name or an address, as the guest understands it.
+        /// A name or an address, as the guest understands it. Empty, to listen at: all addresses.
         host: String,
         /// 0, to listen at: any that is free.
         port: u16,

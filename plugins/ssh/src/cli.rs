@@ -27,7 +27,7 @@ pub(crate) struct SshCli {
 #[derive(Debug, Parser)]
 #[command(name = "banger ssh-config", bin_name = "banger ssh-config", version)]
 #[command(after_help = "Example:
-  banger ssh-config >~/.ssh/banger && sed -i '1i Include banger' ~/.ssh/config")]
+  banger ssh-config >~/.ssh/banger    and at the top of ~/.ssh/config: Include banger")]
 pub(crate) struct ConfigCli {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -129,13 +129,20 @@ impl Listener {
     async fn new(request: Listen) -> Result<(Listener, Address), Refused> {
         match request.at {
             Address::Tcp { host, port } => {
+                let addresses = match host.as_str() {
+                    // The first is both, where there are both.
+                    "" => vec![Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()],
+                    name => resolve::addresses(name).await?,
+                };
                 let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-                for address in resolve::addresses(&host).await? {
+                for address in addresses {
                     match TcpListener::bind((address, port)).await {
                         Ok(listener) => {
                             let port = listener.local_addr()?.port();
                             return Ok((Listener::Tcp(listener), Address::Tcp { host, port }));
                         }
+                        // Half of a name is not what was asked for.
+                        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error.into()),
                         Err(error) => last = error,
                     }
                 }

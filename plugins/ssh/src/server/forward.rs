@@ -85,12 +85,9 @@ async fn take(incoming: Incoming, destination: Destination, guest: &Guest, handl
     carry(channel.into_stream(), reader, &mut writer).await.ok()
 }
 
-/// An address that a client names. One that is all addresses has no name.
+/// An address that a client names; none: its port can be none.
 pub(super) fn tcp(host: &str, port: u32) -> Option<Address> {
-    let host = match host {
-        "" | "*" => "::",
-        host => host,
-    };
+    let host = if host == "*" { "" } else { host };
     Some(Address::Tcp { host: host.to_owned(), port: u16::try_from(port).ok()? })
 }
 

@@ -131,8 +131,12 @@ enum What {
 }
 
 impl Connection {
-    fn has_room(&self) -> bool {
-        self.sessions.len() + self.tasks.len() < MAX_CHANNELS
+    /// Whether there may be one channel more. Of those that this side has closed nobody is told when the client does too.
+    fn has_room(&mut self) -> bool {
+        self.tasks.retain(|_, task| !task.is_finished());
+        self.sessions.retain(|_, client| client.controls.as_ref().is_none_or(|controls| !controls.is_closed()));
+        let connections = self.tasks.keys().filter(|id| !self.sessions.contains_key(id)).count();
+        self.sessions.len() + connections < MAX_CHANNELS
     }
 
     /// Runs a session's command, if it has none yet.
@@ -178,7 +182,6 @@ impl Connection {
     }
 
     fn connect(&mut self, channel: Channel<Msg>, to: Option<Address>, reply: ChannelOpenHandle) {
-        self.tasks.retain(|_, task| !task.is_finished());
         // Without an answer it is refused.
         let Some(to) = to.filter(|_| self.has_room()) else { return };
         let id = channel.id();
@@ -245,7 +248,6 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        self.tasks.retain(|_, task| !task.is_finished());
         if self.has_room() {
             self.sessions.insert(channel.id(), Client { channel: Some(channel), ..Client::default() });
             reply.accept().await;
