@@ -10,7 +10,6 @@ mod server;
 mod ssh;
 
 use std::env;
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -64,7 +63,7 @@ impl Program for ProxyCli {
 
 fn main() -> ExitCode {
     // By whatever link: that of the plugin, or of its completer.
-    let name = env::args_os().next().map(OsString::from).unwrap_or_default();
+    let name = env::args_os().next().unwrap_or_default();
     match Path::new(&name).file_name().unwrap_or_default().as_encoded_bytes() {
         name if name.ends_with(b"-ssh-config") => plugin::main::<ConfigCli>(),
         name if name.ends_with(b"-ssh-proxy") => plugin::main::<ProxyCli>(),
