@@ -7,7 +7,9 @@ DIST   := $(TARGET)/dist
 STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
 
 # Each is a program banger-*, and a link to it that completes its command line.
-PLUGINS := image kernel vm
+PLUGINS := image kernel ssh vm
+# Other names of these programs.
+SSH     := ssh-config ssh-proxy
 
 .PHONY: all setup build second process demo test bench install clean
 all: build
@@ -21,7 +23,8 @@ build: setup
 	cargo build --release --locked -p banger-agent --features guest --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
 	@install -d $(DIST)/bin $(DIST)/lib/banger
 	@install -m 755 $(addprefix $(TARGET)/release/,banger $(PLUGINS:%=banger-%)) $(DIST)/bin/
-	@for plugin in $(PLUGINS); do ln -sf banger-$$plugin $(DIST)/bin/banger_complete-$$plugin; done
+	@for name in $(SSH); do ln -sf banger-ssh $(DIST)/bin/banger-$$name; done
+	@for plugin in $(PLUGINS) $(SSH); do ln -sf banger-$$plugin $(DIST)/bin/banger_complete-$$plugin; done
 	@install -m 755 $(TARGET)/release/banger-vmm $(TARGET)/static/$(HOST)/release/banger-agent $(DIST)/lib/banger/
 	@rm -rf $(DIST)/share
 	@install -d $(addprefix $(DIST)/share/,man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d)
@@ -50,7 +53,8 @@ bench: build
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/banger
 	install -m 755 $(DIST)/bin/banger $(PLUGINS:%=$(DIST)/bin/banger-%) $(DESTDIR)$(PREFIX)/bin/
-	for plugin in $(PLUGINS); do ln -sf banger-$$plugin $(DESTDIR)$(PREFIX)/bin/banger_complete-$$plugin; done
+	for name in $(SSH); do ln -sf banger-ssh $(DESTDIR)$(PREFIX)/bin/banger-$$name; done
+	for plugin in $(PLUGINS) $(SSH); do ln -sf banger-$$plugin $(DESTDIR)$(PREFIX)/bin/banger_complete-$$plugin; done
 	install -m 755 $(DIST)/lib/banger/* $(DESTDIR)$(PREFIX)/lib/banger/
 	find $(DIST)/share -type f -printf '%P\n' | while read -r file; do \
 	    install -D -m 644 "$(DIST)/share/$$file" "$(DESTDIR)$(PREFIX)/share/$$file"; done

@@ -3,10 +3,12 @@
 //! * [`protocol`]: what is said: the operations and their frames.
 //! * [`frame`]: how it is written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
+//! * [`carry`]: a connection as frames.
 //! * [`copy`]: files as a stream; [`beneath`]: writing what others send, and nowhere else.
 //! * `guest` (feature of that name): the agent itself.
 
 pub mod beneath;
+pub mod carry;
 pub mod copy;
 pub mod frame;
 pub mod link;

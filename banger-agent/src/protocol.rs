@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod exec;
+pub mod forward;
 pub mod sync;
 
 use std::ffi::{OsStr, OsString};
@@ -19,6 +20,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub enum Request {
     /// Runs a command: [`exec`].
     Exec(exec::Exec),
+    /// Serves the guest's files by the SSH File Transfer Protocol, version 3, on the standard streams of a command: [`exec`], without
+    /// the request.
+    Sftp {
+        /// As in [`exec::Exec::user`].
+        user: Option<String>,
+    },
+    /// Connects to an address in the guest: [`forward`].
+    Forward(forward::Forward),
+    /// Listens in the guest: [`forward`].
+    Listen(forward::Listen),
+    /// Takes a connection that has come there: [`forward`].
+    Accept(forward::Accept),
     /// Brings the workspace to the host's state: [`sync`].
     Sync(sync::Sync),
     /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on channel 1.

@@ -5,10 +5,16 @@
 use std::path::PathBuf;
 
 use banger_agent::guest::init::process::{ProcessGuest, boot};
-use banger_agent::guest::serve;
+use banger_agent::guest::{serve, sftp};
 
 #[expect(clippy::print_stderr, reason = "a program's last words, on the guest's console")]
 fn main() {
+    if sftp::is_wanted() {
+        if let Err(error) = sftp::serve() {
+            eprintln!("banger's file server: {error}");
+        }
+        return;
+    }
     let mut arguments = std::env::args_os().skip(1);
     let folder = arguments.next().map(PathBuf::from).unwrap_or_default();
     let hostname = arguments.next().unwrap_or_default();

@@ -6,9 +6,12 @@ mod clock;
 mod copy;
 mod exec;
 mod files;
+mod forward;
 pub mod init;
 mod serve;
+pub mod sftp;
 mod sync;
+mod users;
 
 pub use serve::serve;
 

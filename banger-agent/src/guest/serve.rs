@@ -19,7 +19,7 @@ use super::clock::set_clock;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
 use super::sync::Workspace;
-use super::{Reader, Writer, copy, exec, sync};
+use super::{Reader, Writer, copy, exec, forward, sync};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
 use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Request, Stat};
@@ -37,6 +37,8 @@ struct Agent {
     init: Init,
     boot: Boot,
     commands: AtomicU32,
+    /// Connections from the guest that the host has not taken yet.
+    waiting: Arc<forward::Waiting>,
     /// Nothing needs to be safe on a throwaway disk.
     throwaway: bool,
 }
@@ -55,6 +57,7 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
             init: context.init,
             boot: context.boot,
             commands: AtomicU32::new(0),
+            waiting: Arc::default(),
             throwaway: context.volatile,
         });
         let mut port = BufReader::new(File::new(context.agent_port)?);
@@ -118,7 +121,14 @@ impl Agent {
             }
         };
         match request {
-            Request::Exec(request) => self.exec(request, reader, writer).await,
+            Request::Exec(request) => self.exec(request, exec::Program::Asked, reader, writer).await,
+            Request::Sftp { user } => {
+                let request = protocol::exec::Exec { user, ..Default::default() };
+                self.exec(request, exec::Program::Sftp, reader, writer).await;
+            }
+            Request::Forward(request) => forward::connect(request, reader, writer).await,
+            Request::Listen(request) => forward::listen(request, Arc::clone(&self.waiting), reader, writer).await,
+            Request::Accept(request) => forward::accept(request, &self.waiting, reader, writer).await,
             Request::Sync(request) => sync::run(Arc::clone(&self.workspace), request, reader, writer).await,
             Request::CopyOut(request) => copy::out(request, writer).await,
             Request::CopyIn(request) => copy::into(request, reader, writer, self.settle()).await,
@@ -142,10 +152,10 @@ impl Agent {
         }
     }
 
-    async fn exec(&self, request: protocol::exec::Exec, reader: Reader, writer: Writer) {
+    async fn exec(&self, request: protocol::exec::Exec, program: exec::Program, reader: Reader, writer: Writer) {
         self.commands.fetch_add(1, Ordering::Relaxed);
         self.workspace.forget_count();
-        exec::run(request, reader, writer, self.settle()).await;
+        exec::run(request, program, reader, writer, self.settle()).await;
         if self.commands.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.workspace.count_soon();
         }

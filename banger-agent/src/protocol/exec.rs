@@ -27,9 +27,12 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub struct Exec {
     /// The command and its arguments; none: the user's login shell.
     pub argv: Vec<Bytes>,
+    /// `argv` is one line, for the user's shell.
+    #[serde(default)]
+    pub shell: bool,
     /// Variables on top of the guest's own; a later one of the same name wins.
     pub env: Vec<(Bytes, Bytes)>,
-    /// The folder to run in, absolute.
+    /// The folder to run in, absolute. Empty: the user's home, or the root folder where that does not exist.
     pub cwd: Bytes,
     /// Make that folder if it is missing: one that is empty or ignored on the host does not travel.
     pub make_cwd: bool,

@@ -17,6 +17,8 @@ use clap_mangen::Man;
 mod image;
 #[path = "../../../plugins/kernel/src/cli.rs"]
 mod kernel;
+#[path = "../../../plugins/ssh/src/cli.rs"]
+mod ssh;
 #[path = "../../../plugins/vm/src/cli.rs"]
 mod vm;
 
@@ -31,7 +33,8 @@ const END: &str = "<!-- end -->\n";
 pub(crate) fn pages() -> io::Result<BTreeMap<PathBuf, String>> {
     let docs = docs();
     let mut all = vec![Cli::command()];
-    for plugin in [image::Cli::command(), kernel::Cli::command(), vm::Cli::command()] {
+    let ssh = [ssh::SshCli::command(), ssh::ConfigCli::command(), ssh::ProxyCli::command()];
+    for plugin in [image::Cli::command(), kernel::Cli::command(), vm::Cli::command()].into_iter().chain(ssh) {
         // Of its manual pages, as with those of git's commands.
         let name = plugin.get_name().replace(' ', "-");
         all.push(plugin.display_name(name));

@@ -48,7 +48,10 @@ fn chosen(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machines<'_
 }
 
 /// The same, where there has to be one.
-fn existing(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machines<'_>) -> Result<Vm, CommandError> {
+///
+/// # Errors
+/// If there is none, or `here` is in no workspace.
+pub fn existing(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machines<'_>) -> Result<Vm, CommandError> {
     chosen(name, here, paths, machines)?.ok_or_else(|| {
         let error = CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound);
         error.hint("make it, and run something there: banger -- true")

@@ -191,9 +191,8 @@ pub const KEYS: &[Key] = &[
         name: "ssh_key_path",
         shape: Shape::One(Kind::Path),
         stands: Stands::User,
-        without: "none",
-        about: "Key with which ssh proves to a VM who you are.",
-        awaits: Some("`banger ssh`"),
+        without: "one of banger's own, made when it is first needed: `ssh/id_ed25519` beside the user's file",
+        about: "Private key with which ssh proves to a VM who you are.",
         ..PLAIN
     },
     Key {

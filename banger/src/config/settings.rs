@@ -412,6 +412,11 @@ impl Settings {
         self.list("ca_certificates").iter().map(|text| expanded(text, home)).collect()
     }
 
+    /// The user's own key for ssh. `home` is what `~` stands for.
+    pub fn ssh_key_path(&self, home: Option<&Path>) -> Option<PathBuf> {
+        Some(expanded(self.text("ssh_key_path")?, home))
+    }
+
     /// Where a team's own catalog is. `home` is what `~` stands for.
     pub fn catalog_url(&self, home: Option<&Path>) -> Option<Location> {
         let text = self.text("catalog_url")?;

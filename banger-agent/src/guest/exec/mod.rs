@@ -7,7 +7,6 @@
 mod cgroup;
 mod pty;
 mod spawn;
-mod users;
 
 use std::future::pending;
 use std::io;
@@ -41,11 +40,26 @@ const CHUNK: usize = 64 << 10;
 /// What may still be in a pipe or terminal when its command ends: the most that pipe(7) lets a user set.
 const MAX_PIPE: usize = 1 << 20;
 
+/// What a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Program {
+    /// What the request says.
+    Asked,
+    /// The agent's own [`super::sftp`].
+    Sftp,
+}
+
 /// Runs `exec` and serves its stream to the end.
 ///
 /// `settle` is awaited between the command's end and its report: it makes what was written safe.
-pub(super) async fn run(exec: Exec, reader: Reader, mut writer: Writer, settle: impl Future<Output = ()>) {
-    let spawned = match spawn(&exec) {
+pub(super) async fn run(
+    exec: Exec,
+    program: Program,
+    reader: Reader,
+    mut writer: Writer,
+    settle: impl Future<Output = ()>,
+) {
+    let spawned = match spawn(&exec, program) {
         Ok(spawned) => spawned,
         Err(failure) => {
             // The client may be gone; there is nobody else to tell.

@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,9 +12,11 @@ use std::process::{Command, Stdio};
 use nix::libc;
 use nix::unistd::Pid;
 
+use super::Program;
 use super::cgroup::Cgroup;
 use super::pty::{self, Pty};
-use super::users::User;
+use crate::guest::sftp;
+use crate::guest::users::User;
 use crate::protocol::exec::{DEFAULT_PATH, Exec};
 use crate::protocol::{Failure, FailureKind};
 
@@ -35,9 +38,9 @@ pub(super) enum Streams {
 ///
 /// # Errors
 /// Kinds: no such user, folder or command; not executable.
-pub(super) fn spawn(exec: &Exec) -> Result<Spawned, Failure> {
+pub(super) fn spawn(exec: &Exec, program: Program) -> Result<Spawned, Failure> {
     let user = User::find(exec.user.as_deref())?;
-    let cwd = PathBuf::from(exec.cwd.as_os_str());
+    let cwd = folder(exec, &user);
     if exec.make_cwd {
         // What comes of it is seen next.
         let _ = fs::create_dir_all(&cwd);
@@ -46,8 +49,11 @@ pub(super) fn spawn(exec: &Exec) -> Result<Spawned, Failure> {
         let message = format!("the folder `{}` does not exist in the guest", exec.cwd);
         return Err(Failure::new(FailureKind::NoSuchFolder, message));
     }
-    let mut command = command(exec, &user)?;
-    command.current_dir(&cwd).env_clear().envs(environment(exec, &user));
+    let mut command = match program {
+        Program::Asked => command(exec, &user)?,
+        Program::Sftp => own(sftp::NAME),
+    };
+    command.current_dir(&cwd).env_clear().envs(environment(exec, &user, &cwd));
     let cgroup = Cgroup::new();
     let procs = cgroup.as_ref().and_then(|cgroup| cgroup.procs().ok()).map(OwnedFd::from);
     let other = |what: &str, error: io::Error| Failure::new(FailureKind::Other, format!("cannot {what}: {error}"));
@@ -77,17 +83,36 @@ pub(super) fn spawn(exec: &Exec) -> Result<Spawned, Failure> {
     Ok(Spawned { child, streams, cgroup })
 }
 
+/// Where it runs.
+fn folder(exec: &Exec, user: &User) -> PathBuf {
+    match exec.cwd.0.is_empty() {
+        // As login(1) does.
+        true if !user.home.is_dir() => PathBuf::from("/"),
+        true => user.home.clone(),
+        false => PathBuf::from(exec.cwd.as_os_str()),
+    }
+}
+
+/// The agent's own program by another name: its file is in no file system that the guest sees.
+fn own(name: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(name);
+    command
+}
+
 fn command(exec: &Exec, user: &User) -> Result<Command, Failure> {
     if exec.argv.iter().any(|argument| argument.0.contains(&0)) {
         return Err(Failure::new(FailureKind::BadRequest, "an argument holds a NUL byte"));
+    }
+    if exec.shell {
+        return of_line(exec, user);
     }
     if let Some((program, arguments)) = exec.argv.split_first() {
         let mut command = Command::new(program.as_os_str());
         command.args(arguments.iter().map(|argument| argument.as_os_str()));
         return Ok(command);
     }
-    let shell = [user.shell.as_path(), Path::new("/bin/sh")].into_iter().find(|shell| shell.exists());
-    let shell = shell.ok_or_else(|| {
+    let shell = shell(user).ok_or_else(|| {
         Failure::new(FailureKind::CommandNotFound, format!("the image has no shell (`{}`)", user.shell.display()))
     })?;
     let mut command = Command::new(shell);
@@ -96,14 +121,43 @@ fn command(exec: &Exec, user: &User) -> Result<Command, Failure> {
     Ok(command)
 }
 
-fn environment(exec: &Exec, user: &User) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+fn shell(user: &User) -> Option<&Path> {
+    [user.shell.as_path(), Path::new("/bin/sh")].into_iter().find(|shell| shell.exists())
+}
+
+/// A line for the user's shell. Where the image has none, one that is words and no more is understood without.
+fn of_line(exec: &Exec, user: &User) -> Result<Command, Failure> {
+    let [line] = exec.argv.as_slice() else {
+        return Err(Failure::new(FailureKind::BadRequest, "a shell is given one line"));
+    };
+    if let Some(shell) = shell(user) {
+        let mut command = Command::new(shell);
+        command.arg0(shell.file_name().unwrap_or(OsStr::new("sh"))).arg("-c").arg(line.as_os_str());
+        return Ok(command);
+    }
+    let means_itself = |byte: &u8| byte.is_ascii_alphanumeric() || b" +,-./:=@_%^".contains(byte) || *byte >= 0x80;
+    let mut words = line.0.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    match words.next().filter(|_| line.0.iter().all(means_itself)) {
+        Some(program) => {
+            let mut command = Command::new(OsStr::from_bytes(program));
+            command.args(words.map(OsStr::from_bytes));
+            Ok(command)
+        }
+        None => {
+            let message = format!("the image has no shell (`{}`) to understand: {line}", user.shell.display());
+            Err(Failure::new(FailureKind::CommandNotFound, message))
+        }
+    }
+}
+
+fn environment(exec: &Exec, user: &User, cwd: &Path) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
     let mut env: Vec<_> = [
         ("PATH", OsStr::new(DEFAULT_PATH)),
         ("HOME", user.home.as_os_str()),
         ("USER", OsStr::new(&user.name)),
         ("LOGNAME", OsStr::new(&user.name)),
         ("SHELL", user.shell.as_os_str()),
-        ("PWD", exec.cwd.as_os_str()),
+        ("PWD", cwd.as_os_str()),
     ]
     .map(|(name, value)| (name.into(), value.to_owned()))
     .into();
@@ -119,8 +173,9 @@ fn environment(exec: &Exec, user: &User) -> Vec<(std::ffi::OsString, std::ffi::O
 /// Why the exec failed, as a shell would tell them apart.
 fn not_started(exec: &Exec, cwd: &Path, error: &io::Error) -> Failure {
     let name = exec.argv.first().map(ToString::to_string).unwrap_or_default();
+    let name = if exec.shell { name.split(' ').find(|word| !word.is_empty()).unwrap_or_default() } else { &name };
     let is_path = name.contains('/');
-    let exists = is_path && fs::symlink_metadata(cwd.join(&name)).is_ok();
+    let exists = is_path && fs::symlink_metadata(cwd.join(name)).is_ok();
     match error.raw_os_error() {
         Some(libc::ENOENT) if exists => Failure::new(
             FailureKind::NotExecutable,

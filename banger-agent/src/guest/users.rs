@@ -6,14 +6,14 @@ use crate::protocol::{Failure, FailureKind};
 
 /// A user of the guest, as a command needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub(in crate::guest) struct User {
+    pub(in crate::guest) name: String,
+    pub(in crate::guest) uid: u32,
+    pub(in crate::guest) gid: u32,
     /// Supplementary groups, `gid` among them.
-    pub(super) groups: Vec<u32>,
-    pub(super) home: PathBuf,
-    pub(super) shell: PathBuf,
+    pub(in crate::guest) groups: Vec<u32>,
+    pub(in crate::guest) home: PathBuf,
+    pub(in crate::guest) shell: PathBuf,
 }
 
 impl User {
@@ -21,7 +21,7 @@ impl User {
     ///
     /// # Errors
     /// [`FailureKind::NoSuchUser`] for a name that the guest does not know. A number needs no entry.
-    pub(super) fn find(wanted: Option<&str>) -> Result<User, Failure> {
+    pub(in crate::guest) fn find(wanted: Option<&str>) -> Result<User, Failure> {
         let read =
             |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         Self::find_in(wanted.unwrap_or("0"), &read("/etc/passwd"), &read("/etc/group"))
@@ -37,7 +37,9 @@ impl User {
         let mut found = match passwd.lines().filter_map(parse_passwd).find(|entry| entry.name == user) {
             Some(entry) => entry,
             None => {
-                let uid = number(user).ok_or_else(|| missing("user", user))?;
+                // Everybody knows the one that every system has.
+                let uid = if user == "root" { Some(0) } else { number(user) };
+                let uid = uid.ok_or_else(|| missing("user", user))?;
                 passwd.lines().filter_map(parse_passwd).find(|entry| entry.uid == uid).unwrap_or_else(|| unnamed(uid))
             }
         };
@@ -109,6 +111,7 @@ mod tests {
     fn an_image_without_passwd_has_root() {
         let root = User::find_in("0", "", "").unwrap();
         assert_eq!((root.name.as_str(), root.uid, root.gid), ("root", 0, 0));
+        assert_eq!(User::find_in("root", "", "").unwrap(), root);
         assert_eq!(User::find_in("nobody", "", "").unwrap_err().kind, FailureKind::NoSuchUser);
         for unknown in ["root:nope", "4294967295", "0:4294967295", "-1", ""] {
             assert!(User::find_in(unknown, PASSWD, GROUP).is_err(), "{unknown}");

@@ -1,0 +1,85 @@
+//! Connections with what listens in the guest, and with what connects there.
+//!
+//! [`super::Request::Forward`] connects to an address in the guest; the agent answers with `Reply<()>`. From then on both sides send
+//! data on [`DATA`], and [`Ended`] when no more comes from them. Nothing in a connection but that: a stream that ends without
+//! [`Ended`] is a connection that broke.
+//!
+//! [`super::Request::Listen`] listens in the guest for as long as its stream is open; the agent answers with `Reply<Listening>`, and
+//! sends [`Incoming`] for each connection that comes. Each waits for a stream of its own: [`super::Request::Accept`] takes it, is
+//! answered with `Reply<()>`, and goes on as a connection to an address does.
+
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// Data channel, both ways: the connection's bytes.
+pub const DATA: u8 = 1;
+/// The most connections that may wait for the host, at each address that is listened at. More wait in the guest's kernel.
+pub const MAX_WAITING: usize = 8;
+
+/// Where something listens in the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Address {
+    /// TCP.
+    Tcp {
+        /// A name or an address, as the guest understands it. Empty, to listen at: all addresses.
+        host: String,
+        /// 0, to listen at: any that is free.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix {
+        /// Its absolute path. Empty, to listen at: in a new folder of the user's own.
+        path: Bytes,
+    },
+}
+
+/// Connects.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Forward {
+    /// To what.
+    pub to: Address,
+}
+
+/// Listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listen {
+    /// Where. Nothing may be there.
+    pub at: Address,
+    /// Who may connect to a Unix socket, as in [`super::exec::Exec::user`].
+    pub user: Option<String>,
+}
+
+/// The answer to [`Listen`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listening {
+    /// Where it does, with the port or path that was chosen.
+    pub at: Address,
+}
+
+/// A control frame from the agent: somebody has connected.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Incoming {
+    /// To accept it by.
+    pub token: u64,
+    /// The address that it comes from; empty for a Unix socket.
+    pub address: String,
+    /// And the port; 0 for a Unix socket.
+    pub port: u16,
+}
+
+/// Takes a connection.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Accept {
+    /// Of [`Incoming`].
+    pub token: u64,
+}
+
+/// The control frame of a connection: no more data comes from this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// As TCP's FIN.
+    Ended,
+}

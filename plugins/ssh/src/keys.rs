@@ -1,0 +1,170 @@
+//! The keys: the user's, by which the server knows them, and the server's own, by which ssh knows it.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind as IoKind, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use banger::cli::Run;
+use banger::config::Settings;
+use banger::error::{CommandError, ErrorKind};
+use banger::paths::{Paths, user_config};
+use russh::keys::key::safe_rng;
+use russh::keys::ssh_key::LineEnding;
+use russh::keys::{Algorithm, PrivateKey, PublicKey};
+use tempfile::NamedTempFile;
+
+/// The name under which ssh looks the server's key up.
+pub(crate) const HOST_ALIAS: &str = "banger";
+
+/// All that both ends need. What is missing was made.
+pub(crate) struct Keys {
+    /// The file of the user's private key, which banger need not be able to read.
+    pub(crate) identity: PathBuf,
+    /// The user's.
+    pub(crate) user: PublicKey,
+    /// The server's.
+    pub(crate) host: PrivateKey,
+    /// The file that tells ssh the server's.
+    pub(crate) known_hosts: PathBuf,
+}
+
+impl Keys {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If a key cannot be read or made, or is of a kind that cannot be used.
+    pub(crate) fn ensure(paths: &Paths) -> Result<Keys, CommandError> {
+        let settings = Settings::of_process(paths, None, &Run::default())?;
+        let no_home = || CommandError::new("there is no home folder to keep keys in").kind(ErrorKind::NoHome);
+        let folder = user_config().and_then(|file| Some(file.parent()?.join("ssh"))).ok_or_else(no_home)?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|error| CommandError::io("make", &folder, &error))?;
+        let host = private_key(&folder.join("host_ed25519"), "the SSH server of banger's VMs")?;
+        let (identity, user) = match settings.ssh_key_path(paths.home.as_deref()) {
+            Some(path) => {
+                let key = public_key(&path)?;
+                (path, key)
+            }
+            None => {
+                let path = folder.join("id_ed25519");
+                let key = private_key(&path, "made by banger for its VMs")?.public_key().clone();
+                write_once(&with_pub(&path), &line(&key)?, 0o644)?;
+                (path, key)
+            }
+        };
+        let known_hosts = folder.join("known_hosts");
+        let known = format!("{HOST_ALIAS} {}", line(host.public_key())?);
+        if fs::read_to_string(&known_hosts).ok().as_deref() != Some(&known) {
+            let file = beside(&known_hosts, known.as_bytes(), 0o644)?;
+            file.persist(&known_hosts).map_err(|error| CommandError::io("write", &known_hosts, &error.error))?;
+        }
+        Ok(Keys { identity, user, host, known_hosts })
+    }
+}
+
+fn with_pub(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".pub");
+    name.into()
+}
+
+/// The public half of a key that somebody else has made: as its `.pub` says, or else as the key itself does, encrypted or not.
+fn public_key(path: &Path) -> Result<PublicKey, CommandError> {
+    let beside = with_pub(path);
+    let key = match fs::read_to_string(&beside) {
+        Ok(text) => PublicKey::from_openssh(text.trim()).map_err(|error| unusable(&beside, &error))?,
+        Err(error) if error.kind() == IoKind::NotFound => {
+            let text = fs::read(path).map_err(|error| {
+                CommandError::io("read", path, &error).hint("it is what `ssh_key_path` says: banger config")
+            })?;
+            PrivateKey::from_openssh(text).map_err(|error| unusable(path, &error))?.public_key().clone()
+        }
+        Err(error) => return Err(CommandError::io("read", &beside, &error)),
+    };
+    match key.algorithm() {
+        Algorithm::Ed25519 | Algorithm::Ecdsa { .. } => Ok(key),
+        other => {
+            let error = CommandError::new(format!("the key `{}` is of the kind {other}", path.display()));
+            let hint = "take one of ed25519 or ecdsa for `ssh_key_path`, or none: banger makes its own";
+            Err(error.kind(ErrorKind::Config).hint(hint))
+        }
+    }
+}
+
+/// A key of banger's own, made if it is missing.
+fn private_key(path: &Path, comment: &str) -> Result<PrivateKey, CommandError> {
+    if let Err(error) = fs::symlink_metadata(path)
+        && error.kind() == IoKind::NotFound
+    {
+        let new = || {
+            let mut key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519)?;
+            key.set_comment(comment);
+            key.to_openssh(LineEnding::LF)
+        };
+        let key = new().map_err(|error| CommandError::new(format!("cannot make a key: {error}")))?;
+        write_once(path, &key, 0o600)?;
+    }
+    // Another command may have been faster.
+    let text = fs::read(path).map_err(|error| CommandError::io("read", path, &error))?;
+    PrivateKey::from_openssh(text).map_err(|error| unusable(path, &error).hint("delete it, and a new one is made"))
+}
+
+fn unusable(path: &Path, error: &russh::keys::ssh_key::Error) -> CommandError {
+    CommandError::new(format!("`{}` holds no key that can be used: {error}", path.display()))
+        .kind(ErrorKind::StateDamaged)
+}
+
+/// A public key as files have it.
+fn line(key: &PublicKey) -> Result<String, CommandError> {
+    let text = key.to_openssh().map_err(|error| CommandError::new(format!("cannot write a key: {error}")))?;
+    Ok(text + "\n")
+}
+
+/// Writes a file, all of it at once, unless there is one.
+fn write_once(path: &Path, content: &str, mode: u32) -> Result<(), CommandError> {
+    match beside(path, content.as_bytes(), mode)?.persist_noclobber(path) {
+        Err(error) if error.error.kind() != IoKind::AlreadyExists => Err(CommandError::io("write", path, &error.error)),
+        _ => Ok(()),
+    }
+}
+
+/// What is to become the file at `path`.
+fn beside(path: &Path, content: &[u8], mode: u32) -> Result<NamedTempFile, CommandError> {
+    let write = || -> io::Result<NamedTempFile> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        Ok(file)
+    };
+    write().map_err(|error| CommandError::io("write", path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_is_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k");
+        let first = private_key(&path, "c").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(private_key(&path, "other").unwrap().public_key(), first.public_key());
+        fs::write(&path, "no key").unwrap();
+        assert_eq!(private_key(&path, "c").unwrap_err().kind, ErrorKind::StateDamaged);
+    }
+
+    #[test]
+    fn of_a_key_of_others_the_public_half_is_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k");
+        let key = private_key(&path, "c").unwrap().public_key().clone();
+        assert_eq!(public_key(&path).unwrap().key_data(), key.key_data());
+        fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+        assert_eq!(public_key(&path).unwrap_err().hints.len(), 1);
+        fs::write(with_pub(&path), line(&key).unwrap()).unwrap();
+        assert_eq!(public_key(&path).unwrap().key_data(), key.key_data());
+    }
+}

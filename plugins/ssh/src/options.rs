@@ -1,0 +1,74 @@
+//! What OpenSSH's client is told to reach VMs: ssh_config(5).
+
+use std::path::Path;
+
+use banger::error::{CommandError, ErrorKind};
+use banger::paths::{Paths, program};
+use banger::ui::Ui;
+use serde::Serialize;
+
+use crate::keys::{HOST_ALIAS, Keys};
+
+/// What names of VMs end in, as names of hosts.
+pub(crate) const SUFFIX: &str = ".banger";
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Answer {
+    /// For a file that ssh's configuration includes.
+    config: String,
+}
+
+/// Prints them for all VMs.
+pub(crate) fn print(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let lines = options(paths)?;
+    let lines: String = lines.iter().map(|(name, value)| format!("    {name} {value}\n")).collect();
+    let config = format!("Host *{SUFFIX}\n{lines}");
+    ui.answer(&Answer { config: config.clone() }, || config.clone())
+}
+
+/// Names and values.
+pub(crate) fn options(paths: &Paths) -> Result<Vec<(&'static str, String)>, CommandError> {
+    let keys = Keys::ensure(paths)?;
+    let banger = match std::env::var_os("BANGER") {
+        Some(path) => path.into(),
+        None => program()?.with_file_name("banger"),
+    };
+    Ok(vec![
+        ("ProxyCommand", format!("{} ssh-proxy %h", quoted(&banger)?)),
+        ("User", "root".to_owned()),
+        ("IdentityFile", quoted(&keys.identity)?),
+        ("IdentitiesOnly", "yes".to_owned()),
+        // The fastest that both ends have: ssh would take another.
+        ("Ciphers", "aes256-gcm@openssh.com".to_owned()),
+        ("PreferredAuthentications", "publickey".to_owned()),
+        ("HostKeyAlias", HOST_ALIAS.to_owned()),
+        ("UserKnownHostsFile", quoted(&keys.known_hosts)?),
+        ("GlobalKnownHostsFile", "/dev/null".to_owned()),
+        ("StrictHostKeyChecking", "yes".to_owned()),
+        ("UpdateHostKeys", "no".to_owned()),
+    ])
+}
+
+/// A path as a value: ssh takes `%` and quotes for its own, and for ProxyCommand a shell takes more.
+fn quoted(path: &Path) -> Result<String, CommandError> {
+    let text = path.to_str().filter(|text| !text.contains(['"', '\\', '$', '`', '\n', '\r']));
+    let text = text.ok_or_else(|| {
+        let message = format!("`{}` has characters that ssh's configuration cannot have in a path", path.display());
+        CommandError::new(message).kind(ErrorKind::Config)
+    })?;
+    Ok(format!("\"{}\"", text.replace('%', "%%")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_what_they_are() {
+        assert_eq!(quoted(Path::new("/a b/50%")).unwrap(), "\"/a b/50%%\"");
+        for path in ["/a\"b", "/a$b", "/a\nb"] {
+            assert!(quoted(Path::new(path)).is_err(), "{path}");
+        }
+    }
+}

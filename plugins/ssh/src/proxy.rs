@@ -1,0 +1,77 @@
+//! `banger ssh-proxy`: one connection, from ssh's first word to its last.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+
+use banger::cli::Global;
+use banger::commands::named;
+use banger::error::{CommandError, ErrorKind};
+use banger::images::{self, Images};
+use banger::machine::{Machines, Wanted};
+use banger::paths::Paths;
+use banger::ui::Ui;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio_util::either::Either;
+
+use crate::keys::Keys;
+use crate::options::SUFFIX;
+use crate::server::{self, Guest, Up};
+
+/// Serves the client on standard input and output. The VM is started beside that; it is in use until the client goes.
+pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let name = name.strip_suffix(SUFFIX).unwrap_or(name);
+    let vm = named(name, &Machines::new(paths, ui))?;
+    let keys = Keys::ensure(paths)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CommandError::new(format!("cannot serve: {error}")))?;
+    let paths = paths.clone();
+    let served = runtime.block_on(async move {
+        let guest = Guest::new(move || {
+            // What is no error is nothing for whom ssh's own output is for.
+            let ui = Ui::new(&Global { quiet: !verbose, verbose, ..Global::default() });
+            let machine = Machines::new(&paths, &ui).start_found(&vm, &Wanted::default())?;
+            let image = Images::new(&paths, &ui).of(&machine.vm);
+            Ok(Up { machine, env: image.as_ref().map(images::variables).unwrap_or_default() })
+        });
+        let stream =
+            tokio::io::join(end(io::stdin(), pipe::Receiver::from_file)?, end(io::stdout(), pipe::Sender::from_file)?);
+        server::serve(stream, keys, guest).await
+    });
+    // A start that is under way need not be waited for.
+    runtime.shutdown_background();
+    served
+}
+
+/// One of the standard streams, which ssh makes pipes, and others sockets.
+fn end<P>(
+    stream: impl AsFd,
+    of_pipe: impl FnOnce(File) -> io::Result<P>,
+) -> Result<Either<P, UnixStream>, CommandError> {
+    let open = || -> io::Result<Option<Either<P, UnixStream>>> {
+        let file = File::from(stream.as_fd().try_clone_to_owned()?);
+        let kind = file.metadata()?.file_type();
+        if kind.is_fifo() {
+            return Ok(Some(Either::Left(of_pipe(file)?)));
+        }
+        if !kind.is_socket() {
+            return Ok(None);
+        }
+        let socket = StdUnixStream::from(OwnedFd::from(file));
+        socket.set_nonblocking(true)?;
+        Ok(Some(Either::Right(UnixStream::from_std(socket)?)))
+    };
+    match open() {
+        Ok(Some(end)) => Ok(end),
+        Ok(None) => {
+            let error = CommandError::new("standard input and output are no connection of an SSH client");
+            Err(error.kind(ErrorKind::Usage).hint("this is for ssh to run, as ProxyCommand: banger ssh-config"))
+        }
+        Err(error) => {
+            Err(CommandError::new(format!("cannot use standard input and output: {error}")).kind((&error).into()))
+        }
+    }
+}

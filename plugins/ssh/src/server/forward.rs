@@ -1,0 +1,97 @@
+//! Connections: to the guest (`-L`, `-D`), and from it (`-R`, and to the client's own agent).
+
+use std::sync::Arc;
+
+use banger::banger_agent::carry::carry;
+use banger::banger_agent::frame::FrameError;
+use banger::banger_agent::protocol::forward::{Accept, Address, Forward, Incoming, Listen, Listening};
+use banger::banger_agent::protocol::{Bytes, Request};
+use banger::error::CommandError;
+use futures::StreamExt;
+use russh::server::{ChannelOpenHandle, Handle, Msg};
+use russh::{Channel, ChannelOpenFailure};
+use tokio::sync::Semaphore;
+
+use super::guest::{Guest, Reader};
+
+/// The most connections at a time that one address in the guest is served.
+const MAX_CONNECTIONS: usize = 16;
+
+/// Connects the channel to an address in the guest.
+pub(super) async fn connect(channel: Channel<Msg>, to: Address, reply: ChannelOpenHandle, guest: Guest) {
+    match guest.open::<()>(&Request::Forward(Forward { to })).await {
+        Ok(((), reader, mut writer)) => {
+            reply.accept().await;
+            // Both ends learn by their being dropped if it breaks.
+            let _ = carry(channel.into_stream(), reader, &mut writer).await;
+        }
+        Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+    }
+}
+
+/// What becomes of a connection from the guest.
+#[derive(Clone)]
+pub(super) enum Destination {
+    /// What the client has said it forwards, by the address and port that it said.
+    Tcp(String, u32),
+    /// The same, by the path.
+    Unix(String),
+    /// The client's own agent.
+    Agent,
+}
+
+/// Listens in the guest, and says where.
+pub(super) async fn listen(
+    guest: &Guest,
+    at: Address,
+    user: Option<String>,
+) -> Result<(Address, Reader), CommandError> {
+    let (Listening { at }, reader, writer) = guest.open(&Request::Listen(Listen { at, user })).await?;
+    // Nothing more is to be said. The stream stays open by its other half.
+    writer.into_inner().forget();
+    Ok((at, reader))
+}
+
+/// Serves what comes there, until the guest ends it or the task is dropped.
+pub(super) async fn serve(mut reader: Reader, destination: Destination, guest: Guest, handle: Handle) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        // What the guest announces beyond that waits unread.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let incoming = match reader.next().await.unwrap_or(Err(FrameError::Ended)).and_then(|frame| frame.message()) {
+            Ok(incoming) => incoming,
+            Err(_) => return,
+        };
+        while connections.try_join_next().is_some() {}
+        let (destination, guest, handle) = (destination.clone(), guest.clone(), handle.clone());
+        connections.spawn(async move {
+            // One that breaks, or is not wanted, is gone.
+            let _ = take(incoming, destination, &guest, &handle).await;
+            drop(place);
+        });
+    }
+}
+
+async fn take(incoming: Incoming, destination: Destination, guest: &Guest, handle: &Handle) -> Option<()> {
+    let Incoming { token, address, port } = incoming;
+    let address: String = address.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+    let channel = match destination {
+        Destination::Tcp(host, of) => handle.channel_open_forwarded_tcpip(host, of, address, port.into()).await.ok()?,
+        Destination::Unix(path) => handle.channel_open_forwarded_streamlocal(path).await.ok()?,
+        Destination::Agent => handle.channel_open_agent().await.ok()?,
+    };
+    let ((), reader, mut writer) = guest.open(&Request::Accept(Accept { token })).await.ok()?;
+    carry(channel.into_stream(), reader, &mut writer).await.ok()
+}
+
+/// An address that a client names; none: its port can be none.
+pub(super) fn tcp(host: &str, port: u32) -> Option<Address> {
+    let host = if host == "*" { "" } else { host };
+    Some(Address::Tcp { host: host.to_owned(), port: u16::try_from(port).ok()? })
+}
+
+/// A Unix socket that a client names.
+pub(super) fn unix(path: &str) -> Address {
+    Address::Unix { path: Bytes::from(path) }
+}

@@ -1,0 +1,91 @@
+//! The VM's agent, for tasks: each operation is a stream of its own.
+
+use std::sync::Arc;
+
+use banger::agent::{ANSWER_LIMIT, AgentError};
+use banger::banger_agent::frame::{Frame, FrameCodec, FrameError};
+use banger::banger_agent::protocol::{Bytes, Reply, Request};
+use banger::error::{CommandError, ErrorKind};
+use banger::machine::Machine;
+use futures::{SinkExt, StreamExt};
+use russh::ChannelId;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+/// The frames of an operation, from the agent and to it.
+pub(super) type Reader = FramedRead<OwnedReadHalf, FrameCodec>;
+pub(super) type Writer = FramedWrite<OwnedWriteHalf, FrameCodec>;
+
+/// A VM that runs, for as long as it is held.
+pub(crate) struct Up {
+    /// The VM.
+    pub(crate) machine: Machine,
+    /// What its image sets for every command.
+    pub(crate) env: Vec<(Bytes, Bytes)>,
+}
+
+/// A VM that runs, or will.
+#[derive(Clone)]
+pub(crate) struct Guest(watch::Receiver<Option<Result<Arc<Up>, Arc<CommandError>>>>);
+
+impl Guest {
+    /// `start` brings it up, on a thread of its own.
+    pub(crate) fn new(start: impl FnOnce() -> Result<Up, CommandError> + Send + 'static) -> Guest {
+        let (told, guest) = watch::channel(None);
+        spawn_blocking(move || {
+            let started = start().map(Arc::new).map_err(Arc::new);
+            // Nobody listens when the client has gone meanwhile.
+            let _ = told.send(Some(started));
+        });
+        Guest(guest)
+    }
+
+    /// The VM, once it is up.
+    pub(super) async fn up(&self) -> Result<Arc<Up>, Arc<CommandError>> {
+        let mut guest = self.0.clone();
+        let started = guest.wait_for(Option::is_some).await.map_or(None, |started| started.clone());
+        started
+            .unwrap_or_else(|| Err(Arc::new(CommandError::new("the VM's start broke off").kind(ErrorKind::VmFailed))))
+    }
+
+    /// Begins an operation, and waits for the agent's answer.
+    pub(super) async fn open<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+    ) -> Result<(T, Reader, Writer), CommandError> {
+        let up = self.up().await.map_err(|error| copy(&error))?;
+        // This waits while other commands have all the streams that there are.
+        let stream = spawn_blocking(move || up.machine.vm.connect_agent()).await;
+        let stream = stream.map_err(|error| CommandError::new(error.to_string()))??;
+        let operation = async {
+            stream.set_nonblocking(true)?;
+            let (read, write) = UnixStream::from_std(stream)?.into_split();
+            let mut reader = FramedRead::with_capacity(read, FrameCodec, 64 << 10);
+            let mut writer = FramedWrite::new(write, FrameCodec);
+            writer.send(Frame::control(request)).await?;
+            let answer = tokio::time::timeout(ANSWER_LIMIT, reader.next()).await.map_err(|_| AgentError::Silent)?;
+            match answer.unwrap_or(Err(FrameError::Ended))?.message()? {
+                Reply::Ok(answer) => Ok((answer, reader, writer)),
+                Reply::Error(failure) => Err(AgentError::Refused(failure)),
+            }
+        };
+        Ok(operation.await?)
+    }
+}
+
+/// The same error for one more who asks.
+fn copy(error: &CommandError) -> CommandError {
+    CommandError {
+        kind: error.kind,
+        message: error.message.clone(),
+        details: error.details.clone(),
+        hints: error.hints.clone(),
+    }
+}
+
+/// Ends the task of a channel when that is closed.
+pub(super) type Tasks = std::collections::HashMap<ChannelId, tokio::task::AbortHandle>;

@@ -1,0 +1,54 @@
+//! `banger ssh`.
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use banger::commands::existing;
+use banger::error::{CommandError, ErrorKind};
+use banger::machine::Machines;
+use banger::paths::Paths;
+use banger::ui::Ui;
+
+use crate::options::{SUFFIX, options};
+
+/// Becomes ssh.
+///
+/// # Errors
+/// Returns only with the reason why that cannot be.
+pub(crate) fn ssh(
+    wanted: Option<&str>,
+    command: &[OsString],
+    paths: &Paths,
+    ui: &Ui,
+) -> Result<Infallible, CommandError> {
+    let (user, name) = match wanted.and_then(|wanted| wanted.split_once('@')) {
+        Some((user, name)) => (Some(user), Some(name)),
+        None => (None, wanted),
+    };
+    let here =
+        env::current_dir().map_err(|error| CommandError::new(format!("cannot find out where this is: {error}")))?;
+    let name = name.map(|name| name.strip_suffix(SUFFIX).unwrap_or(name)).filter(|name| !name.is_empty());
+    let vm = existing(name, &here, paths, &Machines::new(paths, ui))?;
+    let mut ssh = Command::new("ssh");
+    for (option, value) in options(paths)? {
+        // The first of a name counts.
+        match (option, user) {
+            ("User", Some(user)) => ssh.arg("-l").arg(user),
+            _ => ssh.arg("-o").arg(format!("{option}={value}")),
+        };
+    }
+    ssh.arg(format!("{}{SUFFIX}", vm.name()));
+    if !command.is_empty() {
+        ssh.arg("--").args(command);
+    }
+    let error = ssh.exec();
+    let missing = error.kind() == std::io::ErrorKind::NotFound;
+    let failed = CommandError::new(format!("cannot run ssh: {error}"));
+    Err(match missing {
+        true => failed.kind(ErrorKind::MissingProgram).hint("install it: apt-get install openssh-client"),
+        false => failed.kind((&error).into()),
+    })
+}
