@@ -39,7 +39,7 @@ pub(super) fn space(paths: &Paths) -> Check {
     let mend = "banger prune, banger image prune; banger du shows what takes the room";
     match free {
         ..TOO_LITTLE => Check::fail(NAME, found).mend(mend),
-        ..LITTLE => Check::warn(NAME, found).mend(mend),
+        TOO_LITTLE..LITTLE => Check::warn(NAME, found).mend(mend),
         _ => Check::ok(NAME, found),
     }
 }
