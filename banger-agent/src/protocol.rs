@@ -11,6 +11,7 @@ pub mod sync;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -137,6 +138,12 @@ pub struct Stat {
     pub memory_total: u64,
     /// Memory that could be used without swapping, in bytes.
     pub memory_available: u64,
+}
+
+/// This machine's clock, in nanoseconds since 1970: the host tells the guest, which may have been paused or asleep.
+pub fn now_ns() -> i64 {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Bytes that are mostly text: JSON has them as a string, or as `{"hex": "…"}` when they are not UTF-8.

@@ -1,8 +1,8 @@
 //! A command that banger itself runs in the guest: the end of what it prints is kept.
 
 use banger_agent::frame::{Frame, FrameError, MAX_DATA};
-use banger_agent::protocol::Request;
 use banger_agent::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
+use banger_agent::protocol::{Request, now_ns};
 use banger_vmm::Vm;
 
 use crate::agent::{AgentError, Call};
@@ -36,7 +36,7 @@ impl Finished {
 /// # Errors
 /// If it cannot be started, or the connection breaks.
 pub fn run(vm: &Vm, exec: Exec, input: &[u8], mut each: impl FnMut(&[u8])) -> Result<Finished, AgentError> {
-    let mut call = Call::open(vm, &Request::Exec(exec))?;
+    let mut call = Call::open(vm, &Request::Exec(Exec { clock_ns: now_ns(), ..exec }))?;
     let _: Started = call.answer()?;
     call.wait_without_limit()?;
     let (mut sent, mut taken, mut closed) = (0, 0, false);

@@ -155,6 +155,7 @@ impl Agent {
     async fn exec(&self, request: protocol::exec::Exec, program: exec::Program, reader: Reader, writer: Writer) {
         self.commands.fetch_add(1, Ordering::Relaxed);
         self.workspace.forget_count();
+        set_clock(request.clock_ns);
         exec::run(request, program, reader, writer, self.settle()).await;
         if self.commands.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.workspace.count_soon();

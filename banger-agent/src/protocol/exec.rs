@@ -40,6 +40,9 @@ pub struct Exec {
     pub user: Option<String>,
     /// A terminal for it, instead of three pipes.
     pub tty: Option<Size>,
+    /// The host's clock when it asks, as [`now_ns`](super::now_ns) has it; 0: not told.
+    #[serde(default)]
+    pub clock_ns: i64,
 }
 
 /// The size of a terminal, in characters.

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use banger_agent::link::{self, GuestHello, HANDSHAKE_TIMEOUT, HostHello, LinkError, PROTOCOL};
+use banger_agent::protocol::now_ns;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
@@ -235,11 +236,6 @@ fn ended(event: Option<VmmEvent>, last: &mut Option<&'static str>) -> Option<Fai
         Some(VmmEvent::Exited(failure)) => Some(last.map_or(failure, Failure::new)),
         None => Some(Failure::new("the VMM is gone")),
     }
-}
-
-fn now_ns() -> i64 {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError};
 use banger_agent::protocol::exec::{Exec, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
-use banger_agent::protocol::{Reply, Request};
+use banger_agent::protocol::{Reply, Request, now_ns};
 use banger_vmm::Vm;
 use futures::{SinkExt, StreamExt};
 use nix::libc;
@@ -102,7 +102,8 @@ impl Session {
             sink: FramedWrite::new(write, FrameCodec),
             raw: None,
         };
-        session.sink.send(Frame::control(&Request::Exec(exec))).await.map_err(AgentError::from)?;
+        let request = Request::Exec(Exec { clock_ns: now_ns(), ..exec });
+        session.sink.send(Frame::control(&request)).await.map_err(AgentError::from)?;
         let first = tokio::time::timeout(ANSWER_LIMIT, session.frames.next()).await.map_err(|_| AgentError::Silent)?;
         let first = first.unwrap_or(Err(FrameError::Ended)).map_err(AgentError::from)?;
         match first.message::<Reply<Started>>().map_err(AgentError::from)? {

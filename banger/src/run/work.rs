@@ -123,7 +123,8 @@ impl<'a> Work<'a> {
         let tty = self.has_terminal().then(|| terminal::size().unwrap_or_default());
         let (cwd, make_cwd) = place.folder(self.how);
         let env = [environment::of_terminal(tty.is_some()), env].concat();
-        let exec = Exec { argv: words.collect(), shell: false, env, cwd: cwd.as_os_str().into(), make_cwd, user, tty };
+        let (argv, cwd) = (words.collect(), cwd.as_os_str().into());
+        let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
         self.account.time(Phase::Run, || session::run(&machine.vm, exec, self.how.timeout, self.ui))
     }
 

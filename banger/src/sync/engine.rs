@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use banger_agent::frame::FrameError;
 use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Policy, Record, RecordKind, Sync, ToSync};
-use banger_agent::protocol::{Bytes, Request};
+use banger_agent::protocol::{Bytes, Request, now_ns};
 use banger_vmm::Vm;
 
 use super::history::Histories;
@@ -139,11 +139,6 @@ fn alias(root: &Path) -> Option<Bytes> {
     let is_taken = TAKEN.iter().any(|taken| root.starts_with(taken));
     let overlaps = Path::new(GUEST_ROOT).starts_with(root) || root.starts_with(GUEST_ROOT);
     (!is_taken && !overlaps).then(|| root.as_os_str().into())
-}
-
-/// The host's clock, in nanoseconds since 1970.
-pub(super) fn now_ns() -> i64 {
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos() as i64)
 }
 
 fn new_generation() -> String {

@@ -20,11 +20,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use banger_agent::protocol::Bytes;
 use banger_agent::protocol::sync::{Applied, Counts, Policy};
+use banger_agent::protocol::{Bytes, now_ns};
 use banger_vmm::Vm;
 
-use self::engine::{Engine, now_ns};
+use self::engine::Engine;
 pub use self::error::{SyncError, Things};
 use self::source::Source;
 use crate::config::History;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use banger::banger_agent::protocol::exec::{Exec, Size, ToCommand};
 use banger::banger_agent::protocol::forward::Address;
-use banger::banger_agent::protocol::{Bytes, Request};
+use banger::banger_agent::protocol::{Bytes, Request, now_ns};
 use banger::error::{CommandError, ErrorKind};
 use russh::keys::PublicKey;
 use russh::server::{
@@ -166,7 +166,7 @@ impl Connection {
                     What::Shell => (Vec::new(), false),
                     What::Line(line) => (vec![Bytes(line)], true),
                 };
-                Ok(Request::Exec(Exec { argv, shell, env, user, tty, ..Exec::default() }))
+                Ok(Request::Exec(Exec { argv, shell, env, user, tty, clock_ns: now_ns(), ..Exec::default() }))
             }
         };
         let task = tokio::spawn(session::run(channel, request, guest, handle, controls));
