@@ -1,6 +1,7 @@
 //! `banger doctor`, on a machine that is well, and on one that is not.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use banger_tests::{Home, Output, Repository, path_with};
 use serde_json::Value;
@@ -26,7 +27,8 @@ fn a_machine_that_is_well_is_said_to_be() {
     let home = Home::new();
     let repository = home.repository("r");
     let checks = doctor(&repository, &[], &[], 0);
-    for name in ["banger", "configuration", "qemu", "git", "builder", "images", "kernels", "vms", "firecracker"] {
+    for name in ["banger", "configuration", "qemu", "git", "ssh", "builder", "images", "kernels", "vms", "firecracker"]
+    {
         assert!(check(&checks, name, "ok")["mend"].is_null());
     }
     let text = repository.run(["doctor"]).ok().text();
@@ -63,6 +65,15 @@ fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
 
     let unknown = doctor(&repository, &[], &[("BANGER_DEFAULT_IMAGE_NAME", "debian-bokworm")], 1);
     assert!(check(&unknown, "images", "fail")["found"].to_string().contains("neither here nor in a catalog"));
+    let key = home.path().join("key");
+    fs::write(&key, "").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let with = |key: &str, found: &str| {
+        let checks = doctor(&repository, &[], &[("BANGER_SSH_KEY_PATH", key)], 1);
+        assert!(check(&checks, "ssh", "fail")["found"].to_string().contains(found));
+    };
+    with(key.to_str().unwrap(), "others may read");
+    with("/no/key", "No such file");
     home.configure("memroy = 1\n");
     let checks = doctor(&repository, &[], &[], 1);
     let configuration = check(&checks, "configuration", "fail");

@@ -1,6 +1,7 @@
 //! The machine: its processor, its programs, and what it lets its users do.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -103,6 +104,32 @@ pub(super) fn git() -> Check {
         Some(version) => Check::ok("git", version),
         None => Check::fail("git", "there is no `git`, which makes packs and reads what only it can")
             .mend("sudo apt-get install git"),
+    }
+}
+
+/// OpenSSH's client is here, and the key that it shows to VMs can be used.
+pub(super) fn ssh(paths: &Paths) -> Check {
+    const NAME: &str = "ssh";
+    if find("ssh").is_none() {
+        return Check::warn(NAME, "there is no `ssh`, which `banger ssh` runs")
+            .mend("sudo apt-get install openssh-client");
+    }
+    let wanted = Settings::of_process(paths, None, &Run::default()).ok();
+    let wanted = wanted.and_then(|settings| settings.ssh_key_path(paths.home.as_deref()));
+    let own = user_config().and_then(|file| Some(file.parent()?.join("ssh/id_ed25519")));
+    let is_own = wanted.is_none();
+    let Some(key) = wanted.or(own) else { return Check::warn(NAME, "there is no home folder to keep a key in") };
+    let shown = key.display();
+    match fs::metadata(&key) {
+        // ssh takes no key that others can read.
+        Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
+            Check::fail(NAME, format!("others may read the key {shown}, so ssh does not take it"))
+                .mend(format!("chmod 600 {shown}"))
+        }
+        Ok(_) => Check::ok(NAME, format!("the key {shown}")),
+        Err(_) if is_own => Check::ok(NAME, format!("the key {shown} is made when it is first wanted")),
+        Err(error) => Check::fail(NAME, format!("the key {shown}, which `ssh_key_path` names: {error}"))
+            .mend("banger config get ssh_key_path"),
     }
 }
 

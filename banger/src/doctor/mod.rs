@@ -74,7 +74,14 @@ impl Check {
 pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     let mut checks = vec![host::parts(), host::configuration(paths)];
     checks.extend(host::kvm(fix, paths));
-    checks.extend([host::firecracker(), host::qemu(), host::git(), host::builder(), host::namespaces()]);
+    checks.extend([
+        host::firecracker(),
+        host::qemu(),
+        host::git(),
+        host::ssh(paths),
+        host::builder(),
+        host::namespaces(),
+    ]);
     checks.extend([
         store::space(paths),
         store::images(paths, ui),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::API;
 use crate::cli::{Color, Global};
 use crate::error::{CommandError, ErrorKind};
+use crate::paths::program;
 use crate::ui::{COLOR, NO_INPUT, QUIET, VERBOSE};
 
 /// How many plugins deep this process is.
@@ -62,5 +63,16 @@ impl Environment {
             changes.push((NO_INPUT, text("1")));
         }
         changes
+    }
+}
+
+/// The `banger` that has called this plugin, or that is beside it.
+///
+/// # Errors
+/// If the system does not tell where this program is, which needs /proc.
+pub fn banger() -> Result<PathBuf, CommandError> {
+    match std::env::var_os("BANGER") {
+        Some(path) => Ok(path.into()),
+        None => Ok(program()?.with_file_name("banger")),
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 
 pub use self::describe::{Description, describe};
-pub use self::environment::Environment;
+pub use self::environment::{Environment, banger};
 pub use self::exec::exec;
 pub(crate) use self::program::with_values;
 pub use self::program::{Program, Values, main};

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use banger::error::{CommandError, ErrorKind};
-use banger::paths::{Paths, program};
+use banger::paths::Paths;
+use banger::plugin;
 use banger::ui::Ui;
 use serde::Serialize;
 
@@ -30,10 +31,7 @@ pub(crate) fn print(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
 /// Names and values.
 pub(crate) fn options(paths: &Paths) -> Result<Vec<(&'static str, String)>, CommandError> {
     let keys = Keys::ensure(paths)?;
-    let banger = match std::env::var_os("BANGER") {
-        Some(path) => path.into(),
-        None => program()?.with_file_name("banger"),
-    };
+    let banger = plugin::banger()?;
     Ok(vec![
         ("ProxyCommand", format!("{} ssh-proxy %h", quoted(&banger)?)),
         ("User", "root".to_owned()),

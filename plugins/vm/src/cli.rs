@@ -109,6 +109,15 @@ docker does), or a shell; a command takes the place of the arguments. With a rep
         #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::AnyPath)]
         command: Vec<OsString>,
     },
+    /// Log in to a VM with OpenSSH's client, or run a command there: `banger ssh`
+    Ssh {
+        /// Its name, and the user to be there: `me@NAME`
+        #[arg(value_name = "VM")]
+        vm: String,
+        /// Words for the user's shell
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
     /// Copy files and folders out of a VM, or into it
     #[command(
         after_help = "NAME:PATH is in the VM of that name; a relative path is below the folder that its commands run in. A file here that has
