@@ -24,7 +24,7 @@ Exit status: the command's own; 128+n if a signal ended it; 124 after --timeout;
 
 Environment: BANGER_ACCELERATOR=kvm|tcg forces what runs the VM; BANGER_BOOT_TIMEOUT=5m lets a slow machine take its time.
 
-More commands: `banger --list` shows aliases and plugins too: image, kernel, vm, and any banger-NAME on PATH."
+More commands: `banger --list` shows aliases and plugins too: image, kernel, ssh, vm, and any banger-NAME on PATH."
 )]
 pub struct Cli {
     /// What to do; without it, a command or a shell is run.
@@ -285,7 +285,7 @@ pub struct VmOptions {
     /// Memory of the VM (`512M`, `4G`)
     #[arg(long, value_name = "SIZE", value_parser = option(units::mebibytes))]
     pub memory: Option<u64>,
-    /// Disk of a new VM (`64G`)
+    /// Disk of the VM (`64G`); it can grow, and never shrinks
     #[arg(long, value_name = "SIZE", value_parser = option(units::disk))]
     pub disk: Option<u64>,
     /// Network of a new VM: through this machine, or none [default: user]
