@@ -108,7 +108,7 @@ impl<'a> Incoming<'a> {
         transport: &'a Transport<'a>,
         progress: &'a dyn Progress,
     ) -> Result<Incoming<'a>> {
-        let what = format!("cannot get the {pinned}");
+        let what = format!("cannot get {pinned}");
         let from = match transport {
             Transport::Web(http, url) => {
                 let download = Download::new(&what, pinned.size, 0, UNREACHABLE);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use banger_tests::{Home, eventually};
+use banger_tests::{Home, Output, eventually};
 
 /// MiB of the root's and the workspace's file systems.
 fn sizes(text: &str) -> Vec<u64> {
@@ -41,4 +41,23 @@ fn it_grows_when_more_is_wanted_and_gives_back_what_is_deleted() {
     eventually("what was deleted takes no room", || allocated() < full - (190 << 20));
     let du = repository.run(["du", "--json"]).ok().document();
     assert!(du["vms"][0]["bytes"].as_u64().unwrap() < 100 << 20, "{du}");
+
+    // What is configured counts at a restart too.
+    home.configure("disk = \"4G\"\n");
+    repository.run(["restart"]).ok();
+    let grown = sizes(&repository.run(["--", "sh", "-c", measure]).ok().text());
+    assert!(grown.len() == 2 && grown.iter().all(|size| *size > 3900), "{grown:?}");
+
+    // A disk that is full ends a copy, and what is there stays.
+    let filled = repository.sh("fallocate -l 3800M /filled; head -c 300M /dev/zero >/rest");
+    assert_ne!(filled.status, 0, "{filled:?}");
+    repository.write("large", vec![1; 50 << 20]);
+    let mut copy = home.command("timeout");
+    copy.arg("60")
+        .arg(repository.banger().get_program())
+        .args(["cp", "large", ":/large"])
+        .current_dir(&repository.root);
+    let copy = Output::from(copy.output().unwrap());
+    assert!(copy.status == 125 && copy.stderr.contains("No space left"), "{copy:?}");
+    assert_eq!(repository.run(["cp", ":/kept", "-"]).ok().status, 0);
 }

@@ -53,6 +53,7 @@ pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer
         let mut input = Input { chunks, chunk: Bytes::new(), ended: false };
         receive(target, &mut input)
     });
+    let mut sender = Some(sender);
     loop {
         let chunk = match reader.next().await {
             Some(Ok(Frame::Data(CONTENT, chunk))) => Some(chunk),
@@ -61,7 +62,13 @@ pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer
             _ => break,
         };
         let is_last = chunk.is_none();
-        if sender.send(chunk).await.is_err() || is_last {
+        // The host does not listen while it sends: what cannot be written any more is taken all the same.
+        if let Some(receiving) = &sender
+            && receiving.send(chunk).await.is_err()
+        {
+            sender = None;
+        }
+        if is_last {
             break;
         }
     }

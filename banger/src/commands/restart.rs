@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::stop::LIMIT;
 use crate::error::CommandError;
-use crate::machine::{Machines, Wanted};
+use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::ui::Ui;
 use crate::units::elapsed;
@@ -28,7 +28,7 @@ pub fn restart(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: 
     let machines = Machines::new(paths, ui);
     let vm = super::existing(name, here, paths, &machines)?;
     vm.stop(if force { Duration::ZERO } else { LIMIT })?;
-    let machine = machines.start_found(&vm, &Wanted::default())?;
+    let machine = machines.start_found(&vm, &super::resources(&vm, paths)?)?;
     // Another command may have been faster.
     let boot = machine.boot.unwrap_or_default();
     ui.status(&format!("restarted `{}`; boot {}", vm.name(), elapsed(boot)));

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::CommandError;
-use crate::machine::{Machines, Wanted};
+use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::ui::Ui;
 use crate::units::elapsed;
@@ -27,7 +27,7 @@ struct Started {
 pub fn start(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let vm = super::existing(name, here, paths, &machines)?;
-    let machine = machines.start_found(&vm, &Wanted::default())?;
+    let machine = machines.start_found(&vm, &super::resources(&vm, paths)?)?;
     match machine.boot {
         Some(boot) => ui.status(&format!("started `{}`; boot {}", vm.name(), elapsed(boot))),
         None => ui.status(&format!("`{}` runs already", vm.name())),

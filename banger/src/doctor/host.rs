@@ -10,7 +10,7 @@ use banger_vmm::Programs;
 use banger_vmm::kvm::{self, Prospect};
 use nix::unistd::{Uid, User};
 
-use super::Check;
+use super::{Check, Health};
 use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
@@ -133,8 +133,8 @@ pub(super) fn ssh(paths: &Paths) -> Check {
     }
 }
 
-/// What builds images and kernels of recipes is here.
-pub(super) fn builder() -> Check {
+/// What builds images and kernels of recipes is here. `is_needed`: what the next VM needs has still to be built.
+pub(super) fn builder(is_needed: bool) -> Check {
     const NAME: &str = "builder";
     let mut missing = Vec::new();
     for (program, package) in [("mmdebstrap", "mmdebstrap"), ("unshare", "util-linux"), ("newuidmap", "uidmap")] {
@@ -150,12 +150,18 @@ pub(super) fn builder() -> Check {
         missing.iter().map(|(program, _)| *program).collect::<Vec<_>>(),
         missing.iter().map(|(_, package)| *package).collect(),
     ];
-    Check::warn(NAME, format!("no image of banger's own catalog can be built without {}", programs.join(", ")))
+    without(is_needed)(NAME, format!("no image of banger's own catalog can be built without {}", programs.join(", ")))
         .mend(format!("sudo apt-get install {}", packages.join(" ")))
 }
 
+/// How it is when something cannot be built.
+fn without(is_needed: bool) -> impl Fn(&'static str, String) -> Check {
+    let health = if is_needed { Health::Fail } else { Health::Warn };
+    move |name, found| Check::new(name, health, found)
+}
+
 /// A build may have namespaces of its own, and the ids that it maps.
-pub(super) fn namespaces() -> Check {
+pub(super) fn namespaces(is_needed: bool) -> Check {
     const NAME: &str = "namespaces";
     if Uid::effective().is_root() {
         return Check::ok(NAME, "root needs no user namespace");
@@ -165,7 +171,7 @@ pub(super) fn namespaces() -> Check {
     let has =
         |file: &str| subordinate_ids(&fs::read_to_string(file).unwrap_or_default(), &user, &uid) >= SUBORDINATE_IDS;
     if !(has("/etc/subuid") && has("/etc/subgid")) {
-        return Check::warn(
+        return without(is_needed)(
             NAME,
             format!("`{user}` has fewer than {SUBORDINATE_IDS} subordinate ids, which a build maps"),
         )
@@ -174,7 +180,7 @@ pub(super) fn namespaces() -> Check {
     let ran = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).stdin(Stdio::null()).output();
     match ran {
         Ok(output) if output.status.success() => Check::ok(NAME, "a user may make them"),
-        _ => Check::warn(NAME, "this machine does not let users make namespaces, which a build needs")
+        _ => without(is_needed)(NAME, "this machine does not let users make namespaces, which a build needs".to_owned())
             .mend("sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0, as far as it has these"),
     }
 }

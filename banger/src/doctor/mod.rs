@@ -79,8 +79,8 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
         host::qemu(),
         host::git(),
         host::ssh(paths),
-        host::builder(),
-        host::namespaces(),
+        host::builder(is_needed),
+        host::namespaces(is_needed),
     ]);
     checks.extend([
         store::space(paths),

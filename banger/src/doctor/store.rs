@@ -49,6 +49,14 @@ fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }
 
+/// Whether image and kernel of a new VM are here, so that nothing has to be built.
+pub(super) fn has_all(paths: &Paths, ui: &Ui) -> bool {
+    let Ok(settings) = Settings::of_process(paths, None, &Run::default()) else { return false };
+    let image = Images::new(paths, ui).store().image(&Images::store_name(settings.image()));
+    let kernel = image.ok().flatten().map(|image| image.manifest.kernel);
+    kernel.is_some_and(|kernel| Kernels::new(paths, ui).store().kernel(&kernel).is_ok_and(|kernel| kernel.is_some()))
+}
+
 /// The image of a new VM is here or can be had, and those that are here can be read.
 pub(super) fn images(paths: &Paths, ui: &Ui) -> Check {
     const NAME: &str = "images";

@@ -49,16 +49,12 @@ impl Keys {
             None => {
                 let path = folder.join("id_ed25519");
                 let key = private_key(&path, "made by banger for its VMs")?.public_key().clone();
-                write_once(&with_pub(&path), &line(&key)?, 0o644)?;
+                keep(&with_pub(&path), &line(&key)?)?;
                 (path, key)
             }
         };
         let known_hosts = folder.join("known_hosts");
-        let known = format!("{HOST_ALIAS} {}", line(host.public_key())?);
-        if fs::read_to_string(&known_hosts).ok().as_deref() != Some(&known) {
-            let file = beside(&known_hosts, known.as_bytes(), 0o644)?;
-            file.persist(&known_hosts).map_err(|error| CommandError::io("write", &known_hosts, &error.error))?;
-        }
+        keep(&known_hosts, &format!("{HOST_ALIAS} {}", line(host.public_key())?))?;
         Ok(Keys { identity, user, host, known_hosts })
     }
 }
@@ -121,6 +117,15 @@ fn line(key: &PublicKey) -> Result<String, CommandError> {
     Ok(text + "\n")
 }
 
+/// Sees to it that a file that everybody may read says this.
+fn keep(path: &Path, content: &str) -> Result<(), CommandError> {
+    if fs::read_to_string(path).ok().as_deref() == Some(content) {
+        return Ok(());
+    }
+    let written = beside(path, content.as_bytes(), 0o644)?.persist(path);
+    written.map(drop).map_err(|error| CommandError::io("write", path, &error.error))
+}
+
 /// Writes a file, all of it at once, unless there is one.
 fn write_once(path: &Path, content: &str, mode: u32) -> Result<(), CommandError> {
     match beside(path, content.as_bytes(), mode)?.persist_noclobber(path) {
@@ -154,6 +159,16 @@ mod tests {
         assert_eq!(private_key(&path, "other").unwrap().public_key(), first.public_key());
         fs::write(&path, "no key").unwrap();
         assert_eq!(private_key(&path, "c").unwrap_err().kind, ErrorKind::StateDamaged);
+    }
+
+    #[test]
+    fn what_does_not_fit_the_key_any_more_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k.pub");
+        for text in ["one", "one", "another"] {
+            keep(&path, text).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     #[test]

@@ -23,8 +23,7 @@ use crate::server::{self, Guest, Up};
 
 /// Serves the client on standard input and output. The VM is started beside that; it is in use until the client goes.
 pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-    let name = name.strip_suffix(SUFFIX).unwrap_or(name);
-    let vm = named(name, &Machines::new(paths, ui))?;
+    let vm = named(name.strip_suffix(SUFFIX).unwrap_or(name), &Machines::new(paths, ui))?;
     let keys = Keys::ensure(paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CommandError::new(format!("cannot serve: {error}")))?;

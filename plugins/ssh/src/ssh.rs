@@ -25,13 +25,17 @@ pub(crate) fn ssh(
     ui: &Ui,
 ) -> Result<Infallible, CommandError> {
     let (user, name) = match wanted.and_then(|wanted| wanted.split_once('@')) {
-        Some((user, name)) => (Some(user), Some(name)),
+        Some((user, name)) => (Some(user).filter(|user| !user.is_empty()), Some(name)),
         None => (None, wanted),
     };
     let here =
         env::current_dir().map_err(|error| CommandError::new(format!("cannot find out where this is: {error}")))?;
-    let name = name.map(|name| name.strip_suffix(SUFFIX).unwrap_or(name)).filter(|name| !name.is_empty());
-    let vm = existing(name, &here, paths, &Machines::new(paths, ui))?;
+    let machines = Machines::new(paths, ui);
+    // A VM may be called as ssh knows another one.
+    let is_there = |name: &str| machines.named(name).is_ok_and(|vm| vm.is_some());
+    let as_ssh = |name| if is_there(name) { name } else { name.strip_suffix(SUFFIX).unwrap_or(name) };
+    let name = name.filter(|name| !name.is_empty()).map(as_ssh);
+    let vm = existing(name, &here, paths, &machines)?;
     let mut ssh = Command::new("ssh");
     for (option, value) in options(paths)? {
         // The first of a name counts.
