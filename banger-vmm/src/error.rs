@@ -103,6 +103,14 @@ pub enum Error {
         /// What its supervisor reports.
         failure: Failure,
     },
+    /// Ports of the host cannot lead into the VM as was asked, or do not.
+    #[error("the VM `{name}`: {reason}")]
+    Ports {
+        /// The VM.
+        name: String,
+        /// Why, in words.
+        reason: String,
+    },
     /// A running VM's supervisor did not answer as it should.
     #[error("the supervisor of the VM `{name}` does not answer: {reason}")]
     Supervisor {
@@ -176,6 +184,9 @@ impl Error {
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
             Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),
             Error::Boot { failure, .. } | Error::Refused { failure, .. } => failure.hint.clone(),
+            Error::Ports { .. } => Some(
+                "choose another port, or 0 for any that is free; for those that there are: banger port list".into(),
+            ),
             Error::ProgramFailed { .. } | Error::NotFound(_) | Error::NotRunning(_) => None,
         }
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Failure, IoContext, Result};
 use crate::kvm::{Accelerator, AcceleratorChoice};
+use crate::ports::PortForward;
 use crate::program::Programs;
 use crate::wire::AgentInfo;
 
@@ -49,6 +50,13 @@ pub enum StartEvent {
         accelerator: Accelerator,
         /// Why it is not the fast one, if it is not and nobody asked for that.
         fallback: Option<String>,
+    },
+    /// A port of the host that shall lead into the VM does not.
+    NotForwarded {
+        /// Which.
+        forward: PortForward,
+        /// Why not, in words.
+        problem: String,
     },
     /// The agent answers: the VM is started. The last event of a start that succeeds.
     Ready(Running),
@@ -142,7 +150,7 @@ pub(crate) fn start(
                 on_event(event);
                 return Ok(running);
             }
-            StartEvent::Booting { .. } => on_event(event),
+            StartEvent::Booting { .. } | StartEvent::NotForwarded { .. } => on_event(event),
         }
     }
 }

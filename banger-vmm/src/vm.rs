@@ -292,7 +292,7 @@ impl Vm {
         Ok(allocated(self.folder.join(Self::DISK))? + workspace)
     }
 
-    fn connect(&self) -> Result<Connection> {
+    pub(crate) fn connect(&self) -> Result<Connection> {
         match client::connect(&self.name, &self.folder) {
             Err(Error::Io { source, .. })
                 if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>

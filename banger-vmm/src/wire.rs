@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
 use crate::kvm::Accelerator;
+use crate::ports::{PortForward, PortName, PortState};
 
 /// The socket's name in the VM's folder.
 pub(crate) const SOCKET: &str = "s";
 /// The most bytes a request may have.
-pub(crate) const MAX_REQUEST: usize = 4 << 10;
+pub(crate) const MAX_REQUEST: usize = 32 << 10;
 /// The most bytes a reply may have: it may quote the console.
 pub(crate) const MAX_REPLY: usize = 64 << 10;
 
@@ -31,7 +32,16 @@ pub(crate) enum Request {
     },
     /// Shut down, in order until the time is up. Answered when the VMM is gone.
     Stop { timeout_ms: u64 },
+    /// Listen at these ports of the host too. Answered with a [`PortsAnswer`] of them, as are the others.
+    AddPorts { ports: Vec<PortForward> },
+    /// Not at these any more.
+    RemovePorts { names: Vec<PortName> },
+    /// How all are.
+    Ports,
 }
+
+/// Of the ports that it was about; or why nothing was done, in words.
+pub(crate) type PortsAnswer = Result<Vec<PortState>, String>;
 
 /// A supervisor's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use banger_vmm::{PortForward, PortName};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::units::{self, option};
@@ -125,6 +126,12 @@ Examples:
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
     },
+    /// Have ports of this machine, and Unix sockets, lead into a VM
+    Port {
+        /// What to do.
+        #[command(subcommand)]
+        command: PortCommand,
+    },
     /// Start a VM that does not run
     Start {
         /// The VM [default: this repository's]
@@ -193,6 +200,46 @@ Examples:
         /// Which shell
         #[arg(value_enum)]
         shell: Shell,
+    },
+}
+
+/// What to do with ports.
+#[derive(Debug, Subcommand)]
+pub enum PortCommand {
+    /// Have some more lead into the VM, from now on and whenever it runs; where they do is printed
+    #[command(
+        after_help = "A FORWARD is [ADDRESS:]HOST:GUEST. HOST is a port of this machine, at 127.0.0.1 unless an address is said, or 0 for any that is free; GUEST is a port of
+the VM's own loopback. Either may be the absolute path of a Unix socket instead.
+
+Examples:
+  banger port add 8080:80                              http://127.0.0.1:8080
+  banger port add --vm box 0.0.0.0:2222:22             for other machines too
+  banger port add /tmp/docker.sock:/run/docker.sock    DOCKER_HOST=unix:///tmp/docker.sock"
+    )]
+    Add {
+        /// What leads where
+        #[arg(required = true, value_name = "FORWARD")]
+        forwards: Vec<PortForward>,
+        /// The VM [default: this repository's]
+        #[arg(long, value_name = "VM")]
+        vm: Option<String>,
+    },
+    /// Have some lead nowhere any more; their connections end
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Ports of this machine, with the address if only one is meant, or paths
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<PortName>,
+        /// The VM [default: this repository's]
+        #[arg(long, value_name = "VM")]
+        vm: Option<String>,
+    },
+    /// List those that lead into the VM; with `--quiet` only where on this machine
+    #[command(visible_alias = "ls")]
+    List {
+        /// The VM [default: this repository's]
+        #[arg(long, value_name = "VM")]
+        vm: Option<String>,
     },
 }
 
@@ -291,6 +338,9 @@ pub struct VmOptions {
     /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_enum, value_name = "MODE")]
     pub net: Option<Net>,
+    /// Have a port of this machine lead into the VM, from now on: [ADDRESS:]HOST:GUEST, as of `banger port add`
+    #[arg(short, long, value_name = "FORWARD")]
+    pub publish: Vec<PortForward>,
 }
 
 /// How to run a command in the workspace's VM.

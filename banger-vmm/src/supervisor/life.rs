@@ -24,6 +24,7 @@ use crate::error::{Error, Failure, IoContext, Result};
 use crate::kvm::{self, Accelerator, AcceleratorChoice};
 use crate::last_use::LastUse;
 use crate::launch::{Launch, StartEvent};
+use crate::ports::PortState;
 use crate::record::VmRecord;
 use crate::run::{self, RunInfo};
 use crate::vm::Vm;
@@ -98,6 +99,11 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
         abandoned: false,
         waiting: Vec::new(),
     };
+    for port in state.ports.restore(&state)? {
+        if let PortState { forward, problem: Some(problem) } = port {
+            report.send(&StartEvent::NotForwarded { forward, problem });
+        }
+    }
     let serving = tokio::spawn(socket::serve(socket::bind(folder)?, Arc::clone(&state), sender));
 
     let console = Console::new(ConsoleLog::start(folder)?);
@@ -109,6 +115,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
         state.down(failure.clone());
     }
     serving.abort();
+    state.ports.close();
     for client in &mut shutdown.waiting {
         let _ = timeout(FAREWELL, socket::reply(client, Reply::Ok(()))).await;
     }

@@ -15,6 +15,7 @@ mod farewell;
 mod guard;
 mod life;
 mod owner;
+mod ports;
 mod socket;
 mod state;
 mod usage;

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::state::{Phase, State};
 use crate::error::{Failure, IoContext, Result};
 use crate::file;
-use crate::wire::{self, MAX_REQUEST, Reply, Request, SOCKET};
+use crate::wire::{self, MAX_REQUEST, PortsAnswer, Reply, Request, SOCKET};
 
 /// A client has this long to say what it wants,
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ pub(super) async fn serve(listener: UnixListener, state: Arc<State>, stops: mpsc
 async fn answer(
     request: std::result::Result<Request, Failure>,
     mut client: UnixStream,
-    state: &State,
+    state: &Arc<State>,
     stops: &mpsc::Sender<Stop>,
 ) -> io::Result<()> {
     match request {
@@ -89,6 +89,12 @@ async fn answer(
             let _ = stops.send(Stop { timeout, client }).await;
             Ok(())
         }
+        Ok(Request::Ports) => reply(&mut client, Reply::Ok(PortsAnswer::Ok(state.ports.states()))).await,
+        Ok(Request::RemovePorts { names }) => reply(&mut client, Reply::Ok(state.ports.remove(&names, state))).await,
+        Ok(Request::AddPorts { ports }) => match state.failure() {
+            Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+            None => reply(&mut client, Reply::Ok(state.ports.add(&ports, state))).await,
+        },
         Ok(Request::Use { idle_timeout_ms }) => match state.failure() {
             Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
             None => {
@@ -145,7 +151,7 @@ async fn relay(mut client: UnixStream, stream: MuxStream) -> io::Result<()> {
 }
 
 /// A stream to the agent, when there is one.
-async fn open_stream(state: &State) -> std::result::Result<MuxStream, Failure> {
+pub(super) async fn open_stream(state: &State) -> std::result::Result<MuxStream, Failure> {
     let mux = match state.booted().await {
         Phase::Up(mux) => mux,
         Phase::Down(failure) => return Err(failure),
@@ -248,7 +254,7 @@ mod tests {
         agent(&state);
         let path = folder.path().join(SOCKET);
         let refused = tokio::task::spawn_blocking(move || {
-            let requests: [&[u8]; 4] = [&[0xff; 4], b"\0\0\0\x01{", b"\0\0\0\x0f{\"op\":\"unheard\"", b"\0\0\x10\x01"];
+            let requests: [&[u8]; 4] = [&[0xff; 4], b"\0\0\0\x01{", b"\0\0\0\x0f{\"op\":\"unheard\"", b"\0\0\x80\x01"];
             requests.map(|request| {
                 let mut stream = StdUnixStream::connect(&path).unwrap();
                 stream.write_all(request).unwrap();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use banger_agent::link::Mux;
 use tokio::sync::{Semaphore, watch};
 
+use super::ports::Ports;
 use super::usage::{Usage, User};
 use crate::error::Failure;
 use crate::host;
@@ -37,6 +38,8 @@ pub(super) struct State {
     pub(super) usage: Usage,
     /// A client holds a permit.
     pub(super) clients: Arc<Semaphore>,
+    /// Those of the host that lead into the VM.
+    pub(super) ports: Ports,
 }
 
 impl State {
@@ -59,6 +62,7 @@ impl State {
             started: Instant::now(),
             usage: Usage::new(idle_timeout_ms),
             clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
+            ports: Ports::new(),
         }
     }
 

@@ -83,6 +83,7 @@ kinds! {
     VmNotRunning, "vm_not_running", FAILED, "It needs a VM that runs.";
     VmBusy, "vm_busy", FAILED, "Another command works on the VM.";
     VmFailed, "vm_failed", FAILED, "The VM does not start, or its supervisor does not do what it is asked.";
+    Port, "port", FAILED, "A port or socket of this machine cannot lead into a VM as was asked, or does not.";
     Agent, "agent", FAILED, "The VM's agent does not answer, or the connection to it broke.";
     Guest, "guest", FAILED, "The VM's agent could not do what it was asked.";
     Setup, "setup", FAILED, "A command of `setup` failed in the VM; the command that was asked for was not run.";

@@ -132,6 +132,7 @@ impl From<banger_vmm::Error> for CommandError {
             Error::NotRunning(_) => ErrorKind::VmNotRunning,
             Error::Busy(_) | Error::GoingDown(_) => ErrorKind::VmBusy,
             Error::NotStatic { .. } => ErrorKind::Installation,
+            Error::Ports { .. } => ErrorKind::Port,
             Error::Boot { .. } | Error::Refused { .. } | Error::Supervisor { .. } => ErrorKind::VmFailed,
             _ => ErrorKind::Failed,
         };

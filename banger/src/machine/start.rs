@@ -118,8 +118,8 @@ impl Machines<'_> {
             VmState::Stopped { crash: None } | VmState::Starting => {}
         }
         let options = self.start_options(&record)?;
-        let on_event = |event| {
-            if let StartEvent::Booting { backend, accelerator, fallback } = event {
+        let on_event = |event| match event {
+            StartEvent::Booting { backend, accelerator, fallback } => {
                 self.ui.detail(&format!("starting `{}` on {backend} with {accelerator}", vm.name()));
                 if let Some(reason) = fallback {
                     self.ui
@@ -127,6 +127,10 @@ impl Machines<'_> {
                     self.ui.detail(&reason);
                 }
             }
+            StartEvent::NotForwarded { forward, problem } => {
+                self.ui.warning(&format!("nothing leads to {} in the VM: {problem}", forward.guest));
+            }
+            StartEvent::Ready(_) | StartEvent::Failed(_) => {}
         };
         self.time(Phase::Boot, || vm.start(&lock, &options, on_event))?;
         Ok(up(&record, Some(begin.elapsed())))

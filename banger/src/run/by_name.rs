@@ -17,7 +17,7 @@ use super::{environment, refuse_json, status};
 use crate::agent::AgentError;
 use crate::belonging::{self, Purpose, Repository};
 use crate::cli::{CommandOptions, Run};
-use crate::commands::named;
+use crate::commands::{named, publish};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::images::{self, Images};
@@ -69,12 +69,17 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let work = Work::new(options, given, root, paths, &account, ui)?;
     let machines = Machines::new(paths, ui).reported(&account);
     let wanted = Wanted::from(&work.settings);
-    let make = || {
+    let make = || -> Result<Machine, CommandError> {
         let vm = machines.create_by_name(new.name, workspace.as_ref(), &wanted, options.rm)?;
         if new.name.is_none() && !options.rm {
             ui.status(&format!("the new VM is called `{}`", vm.name()));
         }
-        machines.start_new(&vm, &wanted)
+        let machine = machines.start_new(&vm, &wanted)?;
+        publish(&machine.vm, &options.vm.publish, ui).inspect_err(|_| {
+            // It has nothing of anybody's; that it could not be removed is not the news.
+            let _ = discard(&machine, &machines);
+        })?;
+        Ok(machine)
     };
     let (machine, preparation) = match &workspace {
         None => (make()?, None),

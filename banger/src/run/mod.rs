@@ -22,6 +22,7 @@ pub use self::place::folder;
 use self::session::Outcome;
 use self::work::Work;
 use crate::cli::Run;
+use crate::commands::publish;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::machine::{Machine, Machines, Wanted};
@@ -101,7 +102,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             (_, true) => Policy::GuestWins,
             _ => Policy::Stop,
         };
-        let synced = work.sync(&machine, &workspace, listed, policy);
+        let published = publish(&machine.vm, &options.vm.publish, ui);
+        let synced = published.and_then(|()| work.sync(&machine, &workspace, listed, policy));
         Ok((machine, synced))
     };
     let mut prepared = prepare();

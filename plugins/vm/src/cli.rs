@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use banger::cli::{CommandOptions, Global, VmOptions, until};
+use banger::cli::{CommandOptions, Global, PortCommand, VmOptions, until};
 use clap::{Parser, Subcommand, ValueHint};
 
 /// Make, use and delete VMs by name
@@ -173,6 +173,11 @@ Examples:
         /// Only the last lines
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
+    },
+    /// Have ports of this machine, and Unix sockets, lead into a VM
+    Port {
+        #[command(subcommand)]
+        command: PortCommand,
     },
     /// Give a VM that does not run another name
     Rename {

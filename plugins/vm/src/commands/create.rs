@@ -1,6 +1,9 @@
 //! `banger vm create`.
 
+use std::time::Duration;
+
 use banger::cli::{Run, VmOptions};
+use banger::commands;
 use banger::config::Settings;
 use banger::error::CommandError;
 use banger::machine::{Machines, Wanted};
@@ -21,12 +24,12 @@ struct Created<'a> {
 
 pub(super) fn create(
     name: Option<&str>,
-    vm: &VmOptions,
+    options: &VmOptions,
     no_start: bool,
     paths: &Paths,
     ui: &Ui,
 ) -> Result<(), CommandError> {
-    let settings = Settings::of_process(paths, None, &Run { vm: vm.clone(), ..Run::default() })?;
+    let settings = Settings::of_process(paths, None, &Run { vm: options.clone(), ..Run::default() })?;
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let (machines, wanted) = (Machines::new(paths, ui), Wanted::from(&settings));
     let vm = machines.create_by_name(name, None, &wanted, false)?;
@@ -35,6 +38,10 @@ pub(super) fn create(
         true => None,
         false => Some(machines.start_new(&vm, &wanted)?.boot.unwrap_or_default()),
     };
+    commands::publish(&vm, &options.publish, ui).inspect_err(|_| {
+        // It has nothing of anybody's; that it could not be removed is not the news.
+        let _ = machines.remove(&vm, Duration::ZERO);
+    })?;
     let and_started = boot.map(|boot| format!("; boot {}", elapsed(boot))).unwrap_or_default();
     ui.status(&format!("made `{}` from `{image}`{and_started}", vm.name()));
     let boot_ms = boot.map(|boot| boot.as_millis());

@@ -47,6 +47,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Stats { vms } => stats::stats(vms, paths, ui),
         Command::Logs { vm, follow, lines } => commands::logs(Some(vm), *follow, *lines, here, paths, ui),
         Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
+        Command::Port { command } => commands::port(command, here, paths, ui),
         Command::Prune { dry_run, filter, force } => commands::prune(Prunes::Vms, *dry_run, *filter, *force, paths, ui),
     }
     .map(|()| 0)

@@ -1,0 +1,85 @@
+//! A VM's ports, as a command sees and changes them.
+
+use super::{PortForward, PortName, PortState, matching, place, read, write};
+use crate::error::{Error, Result};
+use crate::run;
+use crate::vm::{Vm, VmLock};
+use crate::wire::{PortsAnswer, Request};
+
+/// Why nothing listens for a VM that is stopped.
+const NOT_RUNNING: &str = "the VM does not run";
+
+impl Vm {
+    /// Makes ports of the host lead into the VM, from now on or from its next start on: all of these or, on an error, none. One
+    /// that does already is no error. The answer has those that are wanted, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Ports`] if the host cannot listen there, or one leads elsewhere; the file system's refusal.
+    pub fn add_ports(&self, _lock: &VmLock, wanted: &[PortForward]) -> Result<Vec<PortState>> {
+        if let Some(answer) = self.ask_for_ports(&Request::AddPorts { ports: wanted.to_vec() })? {
+            return Ok(answer);
+        }
+        let mut ports = read(self.folder())?;
+        let mut added = Vec::new();
+        for port in wanted {
+            let index = place(&ports, port).map_err(|reason| self.refused(reason))?.unwrap_or(ports.len());
+            if index == ports.len() {
+                ports.push(port.clone());
+            }
+            added.push(silent(ports[index].clone()));
+        }
+        write(self.folder(), ports)?;
+        Ok(added)
+    }
+
+    /// Makes these lead nowhere any more, and says which they were: all of these or, on an error, none.
+    ///
+    /// # Errors
+    /// [`Error::Ports`] if one does not lead into the VM; the file system's refusal.
+    pub fn remove_ports(&self, _lock: &VmLock, names: &[PortName]) -> Result<Vec<PortState>> {
+        if let Some(answer) = self.ask_for_ports(&Request::RemovePorts { names: names.to_vec() })? {
+            return Ok(answer);
+        }
+        let ports = read(self.folder())?;
+        let named = matching(&ports, names).map_err(|reason| self.refused(reason))?;
+        let (removed, kept): (Vec<_>, Vec<_>) = ports.into_iter().zip(named).partition(|(_, named)| *named);
+        write(self.folder(), kept.into_iter().map(|(port, _)| port).collect())?;
+        Ok(removed.into_iter().map(|(port, _)| silent(port)).collect())
+    }
+
+    /// All ports that lead, or shall lead, into the VM.
+    ///
+    /// # Errors
+    /// The file system's refusal; [`Error::Supervisor`] if that does not answer.
+    pub fn ports(&self) -> Result<Vec<PortState>> {
+        match self.ask_for_ports(&Request::Ports)? {
+            Some(answer) => Ok(answer),
+            None => Ok(read(self.folder())?.into_iter().map(silent).collect()),
+        }
+    }
+
+    /// What the supervisor answers; none: there is none, or not any more.
+    fn ask_for_ports(&self, request: &Request) -> Result<Option<Vec<PortState>>> {
+        if !run::is_supervised(self.folder())? {
+            return Ok(None);
+        }
+        match self.connect().and_then(|connection| connection.ask::<PortsAnswer>(request)) {
+            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Err(reason)) => Err(self.refused(reason)),
+            // The last of these is what one hears that ends at this moment.
+            Err(Error::GoingDown(_) | Error::NotRunning(_) | Error::Supervisor { .. }) => {
+                self.wait_until_down()?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refused(&self, reason: String) -> Error {
+        Error::Ports { name: self.name().to_owned(), reason }
+    }
+}
+
+fn silent(forward: PortForward) -> PortState {
+    PortState { forward, problem: Some(NOT_RUNNING.to_owned()) }
+}
