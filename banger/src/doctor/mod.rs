@@ -74,6 +74,7 @@ impl Check {
 pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     let mut checks = vec![host::parts(), host::configuration(paths)];
     checks.extend(host::kvm(fix, paths));
+    let is_needed = !store::has_all(paths, ui);
     checks.extend([
         host::firecracker(),
         host::qemu(),
