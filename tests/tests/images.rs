@@ -95,9 +95,10 @@ fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
     assert_eq!(would["removed"][0]["folder"], refreshed["folder"], "{would}");
     assert_eq!(would["removed"].as_array().map(Vec::len), Some(1), "{would}");
     assert!(would["freed_bytes"].as_u64() > Some(1 << 20), "{would}");
-    home.configure(&format!("default_image_name = '{reference}'\n"));
-    assert_eq!(json(&repository, &["prune"])["removed"].as_array().map(Vec::len), Some(0));
-    home.configure("");
+    let mut prune = repository.banger();
+    prune.args(["image", "prune", "--json"]).env("BANGER_DEFAULT_IMAGE_NAME", &reference);
+    let spared = Output::from(prune.output().unwrap()).document();
+    assert_eq!(spared["removed"].as_array().map(Vec::len), Some(0), "{spared}");
 
     repository.run(["delete", "--force"]).ok();
     let deleted = json(&repository, &["rm", &reference]);

@@ -218,6 +218,10 @@ async fn boot_somehow(
             boot::remember(&launch.host, None);
             Ok(booted)
         }
+        Err(failure) if launch.accelerator == AcceleratorChoice::Kvm => {
+            let message = format!("under KVM, which was asked for: {}", failure.message);
+            Err(Failure { message, ..failure })
+        }
         booted => booted,
     }
 }
