@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, umount2};
@@ -64,6 +65,9 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     Ok(agent.into())
 }
 
+/// Blocks of a block group: a disk that is larger by less is as good as full.
+const GROUP: u64 = 32768;
+
 mod ioctl {
     // linux/fs.h: the size of a block device in bytes.
     nix::ioctl_read!(blkgetsize64, 0x12, 114, usize);
@@ -74,11 +78,15 @@ mod ioctl {
 /// Extends the file system that is mounted at `place` to all of its disk, which the host may have made larger. One that cannot be stays as it is.
 pub(in crate::guest) fn fill_disk(device: &Path, place: &Path) {
     let fill = || -> std::io::Result<()> {
-        let mut bytes = 0;
+        let (disk, mut bytes) = (File::open(device)?, 0);
         // SAFETY: an open block device, and room for the answer, which is 64 bits whatever its type is called.
-        unsafe { ioctl::blkgetsize64(File::open(device)?.as_raw_fd(), &raw mut bytes) }?;
+        unsafe { ioctl::blkgetsize64(disk.as_raw_fd(), &raw mut bytes) }?;
         let root = File::open(place)?;
         let blocks = bytes as u64 / fstatvfs(&root)?.block_size();
+        // The mount has just read it; asking the kernel to extend what need not be reads the disk's end.
+        if blocks < block_count(&disk)? + GROUP {
+            return Ok(());
+        }
         // SAFETY: an open folder, and a number to read.
         unsafe { ioctl::resize_fs(root.as_raw_fd(), &raw const blocks) }?;
         Ok(())
@@ -86,6 +94,14 @@ pub(in crate::guest) fn fill_disk(device: &Path, place: &Path) {
     if let Err(error) = fill() {
         console(&format!("cannot extend the file system at {}: {error}", place.display()));
     }
+}
+
+/// How many blocks a file system has: `s_blocks_count` (Documentation/filesystems/ext4/super.rst).
+fn block_count(disk: &File) -> std::io::Result<u64> {
+    let mut superblock = [0; 1024];
+    disk.read_exact_at(&mut superblock, 1024)?;
+    let half = |at: usize| u64::from(u32::from_le_bytes(std::array::from_fn(|byte| superblock[at + byte])));
+    Ok(half(0x150) << 32 | half(0x04))
 }
 
 /// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk of its own, which the agent
