@@ -19,9 +19,8 @@ pub(crate) use self::modules::tests::module;
 use crate::error::{Error, Result};
 use crate::ext4::{self, Options, Writer};
 use crate::mmdebstrap::Recipe;
-use crate::pinned::{Incoming, Pinned};
+use crate::pinned::Pinned;
 use crate::progress::Progress;
-use crate::unpack;
 
 /// The most that a kernel's tree may have, in bytes: one with all debug information has less.
 const MAX_BYTES: u64 = 8 << 30;
@@ -53,15 +52,8 @@ pub(crate) fn unpack(bundle: &Pinned, boot_modules: &[String], dir: &Path, progr
     let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(dir.join(MODULES))?;
     let options = Options::image().derived_from(bundle.sha256.to_string().as_bytes());
     let mut modules = Writer::new(file.into_file(), options)?;
-    let transport = bundle.open("the kernel", progress)?;
-    let mut incoming = Incoming::new(bundle, &transport, progress)?;
     let too_large = || wrong(format!("it has more than {MAX_BYTES} bytes when it is unpacked"));
-    let unpacked =
-        unpack::unpacked(&mut incoming, MAX_BYTES, too_large, None, |stream| take(stream, dir, &mut modules));
-    unpacked.map_err(|error| unpack::blame(error, wrong))?;
-    if !incoming.is_whole() {
-        return Err(wrong("it goes on behind its end".to_owned()));
-    }
+    bundle.unpack("the kernel", MAX_BYTES, too_large, wrong, progress, |stream| take(stream, dir, &mut modules))?;
     finish(modules, boot_modules, dir, progress)
 }
 

@@ -1,5 +1,6 @@
 //! Programs that come in packages of npm: its registry has each version at an address of its own, and the recipe says what is there.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -8,9 +9,8 @@ use tar::Archive;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4::{Metadata, Timestamp, Writer};
-use crate::pinned::{Incoming, Pinned};
+use crate::pinned::Pinned;
 use crate::progress::Progress;
-use crate::unpack;
 
 /// Where npm's packages come from, unless their user says otherwise.
 pub const NPM_REGISTRY: &str = "https://registry.npmjs.org";
@@ -39,15 +39,11 @@ pub(crate) struct Package {
 impl Package {
     /// Downloads the package from `registry`, a URL, and adds its program to the image while it comes, as root's.
     pub(crate) fn add(&self, registry: &str, image: &mut Writer, progress: &dyn Progress) -> Result<()> {
-        let archive = self.archive(registry)?;
-        let transport = archive.open(&format!("{} {}", self.name, self.version), progress)?;
-        let mut incoming = Incoming::new(&archive, &transport, progress)?;
+        let what = format!("{} {}", self.name, self.version);
         let too_large = || self.wrong(format!("it has more than {MAX_BYTES} bytes when it is unpacked"));
-        let unpacked = unpack::unpacked(&mut incoming, MAX_BYTES, too_large, None, |stream| {
-            self.take(&mut Archive::new(stream), image)
-        });
-        unpacked.map_err(|error| unpack::blame(error, |reason| self.wrong(reason)))?;
-        if incoming.is_whole() { Ok(()) } else { Err(self.wrong("it goes on behind its end".to_owned())) }
+        let wrong = |reason| self.wrong(reason);
+        let take = |stream: &mut dyn Read| self.take(&mut Archive::new(stream), image);
+        self.archive(registry)?.unpack(&what, MAX_BYTES, too_large, wrong, progress, take)
     }
 
     /// Where a registry has it, by npm's own custom: `<registry>/@scope/name/-/name-<version>.tgz`.
@@ -58,7 +54,7 @@ impl Package {
         Ok(Pinned { location, sha256: self.sha256, size: self.size })
     }
 
-    fn take<R: std::io::Read>(&self, archive: &mut Archive<R>, image: &mut Writer) -> Result<()> {
+    fn take<R: Read>(&self, archive: &mut Archive<R>, image: &mut Writer) -> Result<()> {
         // All that a package has is below this folder.
         let wanted = Path::new("package").join(&self.program);
         for entry in archive.entries()? {

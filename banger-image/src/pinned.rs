@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::http::{Download, Http, Part, UNREACHABLE, fetch, is_loopback};
 use crate::location::{Location, Place};
 use crate::progress::Progress;
+use crate::unpack;
 
 /// Bytes that are read of a file at a time.
 const PIECE: usize = 256 << 10;
@@ -63,6 +64,37 @@ impl Pinned {
                 Ok(Transport::File(fs::File::open(path)?))
             }
         }
+    }
+}
+
+impl Pinned {
+    /// Lets `read` read what the file unpacks to, at most `limit` bytes, while it comes. `what` is said to be unpacked; `wrong` makes an error of
+    /// what is wrong with the file.
+    pub(crate) fn unpack<T>(
+        &self,
+        what: &str,
+        limit: u64,
+        too_large: impl Fn() -> Error,
+        wrong: impl Fn(String) -> Error,
+        progress: &dyn Progress,
+        read: impl FnOnce(&mut dyn Read) -> Result<T>,
+    ) -> Result<T> {
+        let transport = self.open(what, progress)?;
+        let mut incoming = Incoming::new(self, &transport, progress)?;
+        let unpacked = unpack::unpacked(&mut incoming, limit, too_large, None, read);
+        let (done, _) = unpacked.map_err(|error| blame(error, &wrong))?;
+        if incoming.is_whole() { Ok(done) } else { Err(wrong("it goes on behind its end".to_owned())) }
+    }
+}
+
+/// What is wrong with a stream is wrong with the file; what this machine refuses is not.
+fn blame(error: Error, wrong: impl Fn(String) -> Error) -> Error {
+    use io::ErrorKind::{InvalidData, Other, UnexpectedEof};
+    match error {
+        Error::Io(error) if matches!(error.kind(), InvalidData | Other | UnexpectedEof) => {
+            wrong(format!("it cannot be unpacked: {error}"))
+        }
+        other => other,
     }
 }
 

@@ -73,17 +73,6 @@ pub(crate) fn unpacked<T>(
     })
 }
 
-/// What is wrong with a stream is wrong with what it is of, and `wrong` makes the error; what this machine refuses is not.
-pub(crate) fn blame(error: Error, wrong: impl FnOnce(String) -> Error) -> Error {
-    use io::ErrorKind::{InvalidData, Other, UnexpectedEof};
-    match error {
-        Error::Io(error) if matches!(error.kind(), InvalidData | Other | UnexpectedEof) => {
-            wrong(format!("it cannot be unpacked: {error}"))
-        }
-        other => other,
-    }
-}
-
 enum Unpacked {
     Whole(Option<Digest>),
     TooLarge,

@@ -24,9 +24,9 @@ use crate::error::{Error, Result};
 use crate::ext4;
 use crate::manifest::{FORMAT_VERSION, ImageManifest, Ready};
 use crate::oci::{ImageConfig, Origin, Platform};
-use crate::pinned::{Incoming, Pinned};
+use crate::pinned::Pinned;
 use crate::progress::Progress;
-use crate::{sparse, unpack};
+use crate::sparse;
 
 const MANIFEST: &str = "manifest.json";
 const ROOTFS: &str = "rootfs.ext4";
@@ -114,15 +114,12 @@ impl BundleManifest {
 /// if this succeeds: then it is the bundle that was meant, and a whole file system.
 pub(crate) fn unpack(bundle: &Pinned, dir: &Path, max_bytes: u64, progress: &dyn Progress) -> Result<BundleManifest> {
     let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
-    let transport = bundle.open("the bundle", progress)?;
-    let mut packed = Incoming::new(bundle, &transport, progress)?;
-    let limit = max_bytes.saturating_add(BESIDE);
     let too_large = || Error::ImageTooLarge { limit: max_bytes };
-    let unpacked = unpack::unpacked(&mut packed, limit, too_large, None, |stream| take(stream, dir, max_bytes));
-    let (manifest, _) = unpacked.map_err(|error| unpack::blame(error, wrong))?;
+    let limit = max_bytes.saturating_add(BESIDE);
+    let manifest =
+        bundle.unpack("the bundle", limit, too_large, wrong, progress, |stream| take(stream, dir, max_bytes))?;
     let file = fs::File::open(dir.join(ROOTFS))?;
     match ext4::check(file.file()) {
-        _ if !packed.is_whole() => Err(wrong("it goes on behind its end".to_owned())),
         Err(ext4::Unfit::Io(error)) => Err(error.into()),
         Err(ext4::Unfit::Reason(reason)) => Err(wrong(format!("{ROOTFS}: {reason}"))),
         Ok(()) => Ok(manifest),

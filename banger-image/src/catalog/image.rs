@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::recipe;
+use super::{entries, recipe};
 use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::manifest::Ready;
@@ -75,13 +75,7 @@ pub(super) fn read(
     written: BTreeMap<String, Written>,
     base: Option<&Location>,
 ) -> Result<BTreeMap<String, ImageEntry>> {
-    let entries = written.into_iter().map(|(name, written)| {
-        let wrong =
-            |reason: String| Error::Catalog { what: format!("{what}: image `{}`", name.escape_debug()), reason };
-        let entry = written.read(&name, base).map_err(wrong)?;
-        Ok((name, entry))
-    });
-    entries.collect()
+    entries(what, "image", written, |written, name| written.read(name, base))
 }
 
 impl Written {

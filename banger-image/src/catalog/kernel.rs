@@ -5,8 +5,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::recipe;
-use crate::error::{Error, Result};
+use super::{entries, recipe};
+use crate::error::Result;
 use crate::kernel::BOOT;
 use crate::location::Location;
 use crate::name::{self, Kind};
@@ -66,13 +66,7 @@ pub(super) fn read(
     written: BTreeMap<String, Written>,
     base: Option<&Location>,
 ) -> Result<BTreeMap<String, KernelEntry>> {
-    let entries = written.into_iter().map(|(name, written)| {
-        let wrong =
-            |reason: String| Error::Catalog { what: format!("{what}: kernel `{}`", name.escape_debug()), reason };
-        let entry = written.read(&name, base).map_err(wrong)?;
-        Ok((name, entry))
-    });
-    entries.collect()
+    entries(what, "kernel", written, |written, name| written.read(name, base))
 }
 
 impl Written {

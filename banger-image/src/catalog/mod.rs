@@ -69,6 +69,22 @@ impl Catalog {
     }
 }
 
+/// Reads the tables of the catalog `what`, each of which is of the kind `kind`.
+fn entries<W, E>(
+    what: &str,
+    kind: &str,
+    written: BTreeMap<String, W>,
+    read: impl Fn(W, &str) -> std::result::Result<E, String>,
+) -> Result<BTreeMap<String, E>> {
+    let entries = written.into_iter().map(|(name, written)| {
+        let wrong =
+            |reason: String| Error::Catalog { what: format!("{what}: {kind} `{}`", name.escape_debug()), reason };
+        let entry = read(written, &name).map_err(wrong)?;
+        Ok((name, entry))
+    });
+    entries.collect()
+}
+
 /// The embedded recipe of that name.
 pub(crate) fn recipe(name: &str) -> Result<Recipe> {
     let Some((_, text)) = RECIPES.iter().find(|(known, _)| *known == name) else {
