@@ -11,7 +11,6 @@ use banger_vmm::kvm::{self, Prospect};
 use nix::unistd::{Uid, User};
 
 use super::{Check, Health};
-use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::paths::{Paths, helper, search_path, user_config};
@@ -29,25 +28,25 @@ pub(super) fn parts() -> Check {
     }
 }
 
-/// The user's configuration file can be read.
-pub(super) fn configuration(paths: &Paths) -> Check {
+/// The user's configuration file can be read; `error` says why not.
+pub(super) fn configuration(error: Option<&CommandError>) -> Check {
+    if let Some(error) = error {
+        return Check::fail("configuration", &error.message).mend(error.hints.join("; "));
+    }
     let file = user_config().filter(|file| file.is_file());
     let file = file.map_or_else(|| "none, and none is needed".to_owned(), |file| file.display().to_string());
-    match Settings::of_process(paths, None, &Run::default()) {
-        Ok(_) => Check::ok("configuration", file),
-        Err(error) => Check::fail("configuration", error.message).mend(error.hints.join("; ")),
-    }
+    Check::ok("configuration", file)
 }
 
-/// KVM runs a guest; and what was found out about that before.
-pub(super) fn kvm(fix: bool, paths: &Paths) -> Vec<Check> {
+/// KVM runs a guest; and what was found out about that before. Without the supervisor that cannot be tried, and is not what is wrong.
+pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     const NAME: &str = "kvm";
     let host = paths.data.join("host");
-    let Ok(supervisor) = helper("banger-vmm") else { return Vec::new() };
+    let supervisor = helper("banger-vmm").ok()?;
     let slower = "VMs run on TCG, which is slower";
     let probed = kvm::probe(&supervisor);
     let known = kvm::remembered(&host);
-    vec![match (probed, known) {
+    Some(match (probed, known) {
         (Prospect::Unusable(problem), _) => {
             let check = Check::warn(NAME, format!("{problem}; {slower}"));
             if problem.contains("usermod") {
@@ -67,7 +66,7 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Vec<Check> {
         (_, Prospect::Untried) => {
             Check::ok(NAME, "runs a guest of a few instructions; the first VM will tell whether a whole one")
         }
-    }]
+    })
 }
 
 /// Firecracker, which banger does not need.
@@ -108,14 +107,13 @@ pub(super) fn git() -> Check {
 }
 
 /// OpenSSH's client is here, and the key that it shows to VMs can be used.
-pub(super) fn ssh(paths: &Paths) -> Check {
+pub(super) fn ssh(settings: Option<&Settings>, paths: &Paths) -> Check {
     const NAME: &str = "ssh";
     if find("ssh").is_none() {
         return Check::warn(NAME, "there is no `ssh`, which `banger ssh` runs")
             .mend("sudo apt-get install openssh-client");
     }
-    let wanted = Settings::of_process(paths, None, &Run::default()).ok();
-    let wanted = wanted.and_then(|settings| settings.ssh_key_path(paths.home.as_deref()));
+    let wanted = settings.and_then(|settings| settings.ssh_key_path(paths.home.as_deref()));
     let own = user_config().and_then(|file| Some(file.parent()?.join("ssh/id_ed25519")));
     let is_own = wanted.is_none();
     let Some(key) = wanted.or(own) else { return Check::warn(NAME, "there is no home folder to keep a key in") };

@@ -5,6 +5,8 @@ mod store;
 
 use serde::Serialize;
 
+use crate::cli::Run;
+use crate::config::Settings;
 use crate::error::CommandError;
 use crate::paths::Paths;
 use crate::ui::Ui;
@@ -72,20 +74,21 @@ impl Check {
 
 /// Looks at everything. With `fix`, what can be mended without losing anything is.
 pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
-    let mut checks = vec![host::parts(), host::configuration(paths)];
+    let settings = Settings::of_process(paths, None, &Run::default());
+    let mut checks = vec![host::parts(), host::configuration(settings.as_ref().err())];
     checks.extend(host::kvm(fix, paths));
-    let is_needed = !store::has_all(paths, ui);
+    // What it would say is said already.
+    let settings = settings.ok();
+    let is_needed = !settings.as_ref().is_some_and(|settings| store::has_all(settings, paths, ui));
     checks.extend([
         host::firecracker(),
         host::qemu(),
         host::git(),
-        host::ssh(paths),
+        host::ssh(settings.as_ref(), paths),
         host::builder(is_needed),
         host::namespaces(is_needed),
-    ]);
-    checks.extend([
         store::space(paths),
-        store::images(paths, ui),
+        store::images(settings.as_ref(), paths, ui),
         store::kernels(paths, ui),
         store::vms(fix, paths, ui),
     ]);

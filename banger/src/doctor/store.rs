@@ -8,7 +8,6 @@ use nix::sys::statvfs::statvfs;
 
 use super::Check;
 use crate::belonging;
-use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::images::Images;
@@ -50,21 +49,18 @@ fn existing(path: &Path) -> PathBuf {
 }
 
 /// Whether image and kernel of a new VM are here, so that nothing has to be built.
-pub(super) fn has_all(paths: &Paths, ui: &Ui) -> bool {
-    let Ok(settings) = Settings::of_process(paths, None, &Run::default()) else { return false };
+pub(super) fn has_all(settings: &Settings, paths: &Paths, ui: &Ui) -> bool {
     let image = Images::new(paths, ui).store().image(&Images::store_name(settings.image()));
     let kernel = image.ok().flatten().map(|image| image.manifest.kernel);
     kernel.is_some_and(|kernel| Kernels::new(paths, ui).store().kernel(&kernel).is_ok_and(|kernel| kernel.is_some()))
 }
 
 /// The image of a new VM is here or can be had, and those that are here can be read.
-pub(super) fn images(paths: &Paths, ui: &Ui) -> Check {
+pub(super) fn images(settings: Option<&Settings>, paths: &Paths, ui: &Ui) -> Check {
     const NAME: &str = "images";
     let images = Images::new(paths, ui);
-    let settings = match Settings::of_process(paths, None, &Run::default()) {
-        Ok(settings) => settings,
-        // That is said elsewhere.
-        Err(_) => return Check::warn(NAME, "the configuration does not say which is wanted"),
+    let Some(settings) = settings else {
+        return Check::warn(NAME, "the configuration does not say which is wanted");
     };
     let default = settings.image();
     let look = || -> Result<Check, CommandError> {
