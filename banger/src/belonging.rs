@@ -170,11 +170,6 @@ pub fn start_time(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Whether the VM has ever got the workspace's files. One that has not holds nothing of anybody's.
-pub fn was_synced(vm: &Vm) -> bool {
-    vm.folder().join("sync/manifest").exists()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -144,8 +144,8 @@ impl Certificates {
     /// # Errors
     /// If the guest cannot be brought to it.
     pub fn install(&self, vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
-        const NAME: &str = "certificates";
-        let done = if self.is_empty() { Done::find(vm, NAME, ui)? } else { Some(Done::open(vm, NAME, ui)?) };
+        let mark = vm.folder().join("certificates");
+        let done = if self.is_empty() { Done::find(&mark, ui)? } else { Some(Done::open(&mark, ui)?) };
         let Some(mut done) = done else { return Ok(()) };
         let digest = self.digest();
         if done.is(&digest) {

@@ -5,8 +5,9 @@ use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_vmm::{Vm, VmState};
 
 use crate::agent::Call;
-use crate::belonging::{self, Purpose};
+use crate::belonging::Purpose;
 use crate::error::{CommandError, ErrorKind};
+use crate::site::Site;
 use crate::units::count;
 
 /// What changed in the guest alone.
@@ -26,10 +27,9 @@ impl GuestWork {
     /// # Errors
     /// The file system's refusal.
     pub fn noted(vm: &Vm) -> Result<GuestWork, banger_vmm::Error> {
-        if !belonging::was_synced(vm) {
+        if !is_counted(vm) {
             // A workspace's VM has nothing before it has the workspace.
-            let is_for_workspace = vm.record().is_ok_and(|record| Purpose::of(&record).is_some());
-            let has_nothing = is_for_workspace || !vm.was_started();
+            let has_nothing = is_for_workspace(vm) || !vm.was_started();
             return Ok(if has_nothing { GuestWork::Known(GuestOnly::default()) } else { GuestWork::All });
         }
         let only = vm.last_use()?.and_then(|last_use| last_use.guest_only);
@@ -42,10 +42,8 @@ impl GuestWork {
     /// If a VM that runs does not answer, or the file system refuses.
     pub fn now(vm: &Vm) -> Result<GuestWork, CommandError> {
         match vm.state()? {
-            VmState::Running { .. } if belonging::was_synced(vm) => {
-                Ok(GuestWork::Known(Call::ask(vm, &Request::GuestOnly)?))
-            }
-            VmState::Failed { .. } if belonging::was_synced(vm) => Ok(GuestWork::Unknown),
+            VmState::Running { .. } if is_counted(vm) => Ok(GuestWork::Known(Call::ask(vm, &Request::GuestOnly)?)),
+            VmState::Failed { .. } if is_counted(vm) => Ok(GuestWork::Unknown),
             _ => Ok(GuestWork::noted(vm)?),
         }
     }
@@ -80,4 +78,14 @@ impl GuestWork {
         error.details = named.iter().take(10).map(|path| banger_vmm::printable(&path.0)).collect();
         error
     }
+}
+
+fn is_for_workspace(vm: &Vm) -> bool {
+    vm.record().is_ok_and(|record| Purpose::of(&record).is_some())
+}
+
+/// Whether the guest counts what changed there: it has its workspace, or another one. Of a bare VM that says little.
+fn is_counted(vm: &Vm) -> bool {
+    let sites = || Site::all(vm).is_ok_and(|sites| sites.iter().any(Site::was_synced));
+    vm.folder().join("sync/manifest").exists() || (is_for_workspace(vm) && sites())
 }

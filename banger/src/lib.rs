@@ -44,6 +44,7 @@ mod post_mortem;
 pub mod prepare;
 pub mod report;
 pub mod run;
+pub mod site;
 mod suggest;
 pub mod sync;
 pub mod table;

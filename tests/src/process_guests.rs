@@ -57,11 +57,12 @@ impl Home {
 }
 
 /// All that a VM's folder may hold.
-const OF_A_VM: [&str; 14] = [
+const OF_A_VM: [&str; 15] = [
     "vm.json",
     "disk.ext4",
     "workspace.ext4",
     "sync",
+    "repositories",
     "ports.json",
     "use.json",
     "use.former.json",

@@ -18,7 +18,7 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 use super::clock::set_clock;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
-use super::sync::Workspace;
+use super::sync::Workspaces;
 use super::{Reader, Writer, copy, exec, forward, sync};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
@@ -33,7 +33,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 struct Agent {
     /// The folder on the VM's disk that only the agent sees.
     disk: OwnedFd,
-    workspace: Arc<Workspace>,
+    workspaces: Arc<Workspaces>,
     init: Init,
     boot: Boot,
     commands: AtomicU32,
@@ -52,7 +52,7 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     runtime.block_on(async move {
         let agent = Arc::new(Agent {
-            workspace: Arc::new(Workspace::new(context.disk.as_fd(), context.workspace_disk)?),
+            workspaces: Arc::new(Workspaces::new(context.disk.as_fd(), context.workspace_disk)?),
             disk: context.disk,
             init: context.init,
             boot: context.boot,
@@ -129,13 +129,13 @@ impl Agent {
             Request::Forward(request) => forward::connect(request, reader, writer).await,
             Request::Listen(request) => forward::listen(request, Arc::clone(&self.waiting), reader, writer).await,
             Request::Accept(request) => forward::accept(request, &self.waiting, reader, writer).await,
-            Request::Sync(request) => sync::run(Arc::clone(&self.workspace), request, reader, writer).await,
+            Request::Sync(request) => sync::run(&self.workspaces, request, reader, writer).await,
             Request::CopyOut(request) => copy::out(request, writer).await,
             Request::CopyIn(request) => copy::into(request, reader, writer, self.settle()).await,
             Request::ReadFile { path, limit } => read_file(&path, limit, writer).await,
             Request::GuestOnly => {
-                let workspace = Arc::clone(&self.workspace);
-                let found = tokio::task::spawn_blocking(move || workspace.guest_only()).await;
+                let workspaces = Arc::clone(&self.workspaces);
+                let found = tokio::task::spawn_blocking(move || workspaces.guest_only()).await;
                 answer(writer, found.unwrap_or_else(|error| Err(Failure::new(FailureKind::Other, error.to_string()))))
                     .await;
             }
@@ -154,11 +154,11 @@ impl Agent {
 
     async fn exec(&self, request: protocol::exec::Exec, program: exec::Program, reader: Reader, writer: Writer) {
         self.commands.fetch_add(1, Ordering::Relaxed);
-        self.workspace.forget_count();
+        self.workspaces.forget_counts();
         set_clock(request.clock_ns);
         exec::run(request, program, reader, writer, self.settle()).await;
         if self.commands.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.workspace.count_soon();
+            self.workspaces.count_soon();
         }
     }
 
@@ -168,11 +168,11 @@ impl Agent {
             return;
         }
         let Ok(disk) = self.disk.try_clone() else { return };
-        let workspace = Arc::clone(&self.workspace);
+        let workspaces = Arc::clone(&self.workspaces);
         // Each waits for a disk of its own.
         let disk = tokio::task::spawn_blocking(move || sync_file_system(&disk));
-        let workspace = tokio::task::spawn_blocking(move || workspace.settle());
-        let _ = tokio::join!(disk, workspace);
+        let workspaces = tokio::task::spawn_blocking(move || workspaces.settle());
+        let _ = tokio::join!(disk, workspaces);
     }
 
     fn stat(&self) -> Result<Stat, Failure> {

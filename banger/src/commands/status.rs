@@ -13,6 +13,7 @@ use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::paths::Paths;
+use crate::site::Site;
 use crate::table::facts;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
@@ -46,8 +47,17 @@ struct VmStatus {
     /// What changed in the VM alone, as it says, or as it was when it stopped; none: not known, or bare and used, so that all of it is
     /// only there.
     guest_only: Option<Counts>,
+    /// Other repositories that were brought into it.
+    repositories: Vec<Further>,
     /// Why it failed.
     reason: Option<String>,
+}
+
+/// A repository in a VM that is not the VM's own.
+#[derive(Debug, Serialize)]
+struct Further {
+    workspace: String,
+    guest_path: String,
 }
 
 /// Shows the VM named `name`, or the workspace's, on standard output.
@@ -94,10 +104,17 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             disk_bytes: vm.disk_allocated()?,
             created: record.created,
             guest_only: only,
+            repositories: further(&vm)?,
             reason,
         });
     }
     ui.answer(&status, || text(&status))
+}
+
+fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
+    let sites = Site::all(vm)?.into_iter().filter(|site| !site.is_own() && site.was_synced());
+    let shown = |path: &Path| path.display().to_string();
+    Ok(sites.map(|site| Further { workspace: shown(site.root()), guest_path: shown(site.guest_path()) }).collect())
 }
 
 /// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment, has a status all the same.
@@ -138,6 +155,8 @@ fn text(status: &Status) -> String {
                 },
             );
             lines.push(("only there", only));
+            let also = vm.repositories.iter().map(|further| format!("{} at {}", further.workspace, further.guest_path));
+            lines.extend(also.map(|also| ("also there", also)));
         }
     }
     facts(&lines)
@@ -162,9 +181,11 @@ mod tests {
             net: banger_vmm::NetMode::None,
             disk_bytes: 0,
             guest_only: Some(Counts { files: 1, references: 1 }),
+            repositories: vec![Further { workspace: "/b".into(), guest_path: "/srv/b".into() }],
             reason: None,
         };
         let shown = text(&Status { workspace: Some("/a".into()), vm: Some(vm) });
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
+        assert!(shown.ends_with("/b at /srv/b\n"), "{shown}");
     }
 }

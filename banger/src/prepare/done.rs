@@ -5,8 +5,6 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use banger_vmm::Vm;
-
 use crate::error::CommandError;
 use crate::ui::Ui;
 
@@ -22,20 +20,20 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    /// Reads the file called `name`, once nobody else has it.
+    /// Reads the file at `path`, once nobody else has it.
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn open(vm: &Vm, name: &str, ui: &Ui) -> Result<Done, CommandError> {
-        Done::at(&vm.folder().join(name), || ui.status("waiting for another command, which prepares the VM"))
+    pub(crate) fn open(path: &Path, ui: &Ui) -> Result<Done, CommandError> {
+        Done::at(path, || ui.status("waiting for another command, which prepares the VM"))
     }
 
     /// The same, of a file that need not be there: if it is not, nothing was ever done.
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn find(vm: &Vm, name: &str, ui: &Ui) -> Result<Option<Done>, CommandError> {
-        if vm.folder().join(name).exists() { Done::open(vm, name, ui).map(Some) } else { Ok(None) }
+    pub(crate) fn find(path: &Path, ui: &Ui) -> Result<Option<Done>, CommandError> {
+        if path.exists() { Done::open(path, ui).map(Some) } else { Ok(None) }
     }
 
     fn at(path: &Path, waits: impl FnOnce()) -> Result<Done, CommandError> {

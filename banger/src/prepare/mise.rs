@@ -1,21 +1,19 @@
 //! The tools that a repository names for mise (<https://mise.jdx.dev>), installed in the guest.
 
-use std::path::Path;
 use std::time::Instant;
 
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
-use banger_vmm::Vm;
 
 use super::Done;
 use crate::agent::AgentError;
 use crate::error::CommandError;
-use crate::git::Workspace;
 use crate::job;
 use crate::machine::Machine;
 use crate::npm;
 use crate::paths::Paths;
-use crate::sync::{GUEST_ROOT, Listed};
+use crate::site::Site;
+use crate::sync::Listed;
 use crate::ui::Ui;
 use crate::units::elapsed;
 
@@ -66,11 +64,11 @@ pub(super) struct Mise {
 
 impl Mise {
     /// What the listed files say; none if there is none for mise.
-    pub(super) fn of(workspace: &Workspace, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
-        let Some(files) = listed.digest(&workspace.root, &mut is_configuration)? else { return Ok(None) };
+    pub(super) fn of(site: &Site, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
+        let Some(files) = listed.digest(site.root(), &mut is_configuration)? else { return Ok(None) };
         let digest = blake3::keyed_hash(&files, VERSION.as_bytes()).to_hex().to_string();
-        let trusted = trusted(&workspace.root);
-        let name = workspace.root.file_name().unwrap_or_default().to_string_lossy();
+        let trusted = trusted(site);
+        let name = site.root().file_name().unwrap_or_default().to_string_lossy();
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
         let log = format!("/root/.cache/banger/vm-run-tooling-{name}.log");
         let registry = npm::registry(paths.home.as_deref());
@@ -88,8 +86,14 @@ impl Mise {
     ///
     /// # Errors
     /// The VM's.
-    pub(super) fn run(&self, machine: &Machine, variables: &[(Bytes, Bytes)], ui: &Ui) -> Result<(), CommandError> {
-        let mut done = Done::open(&machine.vm, MARK, ui)?;
+    pub(super) fn run(
+        &self,
+        machine: &Machine,
+        site: &Site,
+        variables: &[(Bytes, Bytes)],
+        ui: &Ui,
+    ) -> Result<(), CommandError> {
+        let mut done = Done::open(&site.mark(MARK), ui)?;
         let failed = format!("failed {}", self.digest);
         if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
             return Ok(());
@@ -101,7 +105,7 @@ impl Mise {
         let exec = Exec {
             argv: words.map(Into::into).into(),
             env: variables.to_vec(),
-            cwd: GUEST_ROOT.into(),
+            cwd: site.guest_path().as_os_str().into(),
             ..Exec::default()
         };
         let log = &self.log;
@@ -126,9 +130,9 @@ impl Mise {
     }
 }
 
-/// The same for a VM that was prepared before, for the workspace at `root`: none if it has no tools.
-pub(super) fn variables_of(vm: &Vm, root: &Path, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
-    if vm.folder().join(MARK).exists() { variables(trusted(root), of_image) } else { Vec::new() }
+/// The same for a workspace that a VM was prepared for before: none if it has no tools.
+pub(super) fn variables_of(site: &Site, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+    if site.mark(MARK).exists() { variables(trusted(site), of_image) } else { Vec::new() }
 }
 
 fn variables(trusted: Vec<u8>, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
@@ -138,13 +142,10 @@ fn variables(trusted: Vec<u8>, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes
 }
 
 /// A list of paths: the workspace may be at its own path in the guest too. A colon cannot be part of one.
-fn trusted(root: &Path) -> Vec<u8> {
-    let mut trusted = GUEST_ROOT.as_bytes().to_vec();
-    let own = root.as_os_str().as_encoded_bytes();
-    if !own.contains(&b':') {
-        trusted.extend([b":", own].concat());
-    }
-    trusted
+fn trusted(site: &Site) -> Vec<u8> {
+    let paths = [site.guest_path(), site.root()].map(|path| path.as_os_str().as_encoded_bytes());
+    let paths: Vec<_> = paths.into_iter().filter(|path| !path.contains(&b':')).collect();
+    paths.join(&b':')
 }
 
 /// Whether mise reads its configuration from the file at `path`: <https://mise.jdx.dev/configuration.html>.

@@ -7,10 +7,7 @@ mod mise;
 mod setup;
 mod sshd;
 
-use std::path::Path;
-
 use banger_agent::protocol::Bytes;
-use banger_vmm::Vm;
 
 pub(crate) use self::done::Done;
 use self::mise::Mise;
@@ -22,30 +19,33 @@ use crate::git::Workspace;
 use crate::machine::Machine;
 use crate::paths::Paths;
 use crate::report::{Phase, Report};
+use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
 
 /// What a repository asks for.
 pub struct Preparation {
+    site: Site,
     mise: Option<Mise>,
     setup: Option<Setup>,
 }
 
 impl Preparation {
-    /// Finds out what the workspace, whose files are `listed`, asks for.
+    /// Finds out what the workspace, whose files are `listed`, asks for at `site`.
     ///
     /// # Errors
     /// If a file that has a say in it cannot be read.
     pub fn of(
         workspace: &Workspace,
+        site: &Site,
         listed: &Listed,
         settings: &Settings,
         paths: &Paths,
         ui: &Ui,
     ) -> Result<Preparation, CommandError> {
-        let mise = if settings.mise() { Mise::of(workspace, listed, paths)? } else { None };
+        let mise = if settings.mise() { Mise::of(site, listed, paths)? } else { None };
         let setup = Setup::of(workspace, listed, settings, ui)?;
-        Ok(Preparation { mise, setup })
+        Ok(Preparation { site: site.clone(), mise, setup })
     }
 
     /// Variables for what runs in the guest: where the tools are.
@@ -53,9 +53,9 @@ impl Preparation {
         self.mise.as_ref().map(|mise| mise.variables(of_image)).unwrap_or_default()
     }
 
-    /// The same for what runs in a VM that was prepared before, for the workspace at `root`.
-    pub fn variables_of(vm: &Vm, root: &Path, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
-        mise::variables_of(vm, root, of_image)
+    /// The same for a workspace that the VM was prepared for before.
+    pub fn variables_of(site: &Site, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+        mise::variables_of(site, of_image)
     }
 
     /// Does what has to be done, with the variables that commands have.
@@ -70,10 +70,10 @@ impl Preparation {
         ui: &Ui,
     ) -> Result<(), CommandError> {
         if let Some(mise) = &self.mise {
-            account.time(Phase::Tools, || mise.run(machine, variables, ui))?;
+            account.time(Phase::Tools, || mise.run(machine, &self.site, variables, ui))?;
         }
         if let Some(setup) = &self.setup {
-            account.time(Phase::Setup, || setup.run(machine, variables, ui))?;
+            account.time(Phase::Setup, || setup.run(machine, &self.site, variables, ui))?;
         }
         Ok(())
     }

@@ -12,7 +12,8 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::job;
 use crate::machine::Machine;
-use crate::sync::{GUEST_ROOT, Listed};
+use crate::site::Site;
+use crate::sync::Listed;
 use crate::ui::Ui;
 
 /// Commands, and a digest of them and of the files that they depend on.
@@ -54,8 +55,14 @@ impl Setup {
     ///
     /// # Errors
     /// If one of them fails: what comes after it is not run, and the next time all are.
-    pub(super) fn run(&self, machine: &Machine, variables: &[(Bytes, Bytes)], ui: &Ui) -> Result<(), CommandError> {
-        let mut done = Done::open(&machine.vm, "setup", ui)?;
+    pub(super) fn run(
+        &self,
+        machine: &Machine,
+        site: &Site,
+        variables: &[(Bytes, Bytes)],
+        ui: &Ui,
+    ) -> Result<(), CommandError> {
+        let mut done = Done::open(&site.mark("setup"), ui)?;
         if done.is(&self.digest) {
             return Ok(());
         }
@@ -65,7 +72,7 @@ impl Setup {
             let exec = Exec {
                 argv: vec!["sh".into(), "-c".into(), command.as_str().into()],
                 env: variables.to_vec(),
-                cwd: GUEST_ROOT.into(),
+                cwd: site.guest_path().as_os_str().into(),
                 ..Exec::default()
             };
             let finished = job::run(&machine.vm, exec, &[], |output| {

@@ -1,21 +1,20 @@
 //! `banger vm run` and `banger vm exec`: commands in VMs that are found by name.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{Exec, Exit};
 use banger_agent::protocol::sync::Policy;
 use banger_image::ImageManifest;
-use banger_vmm::Vm;
 
-use super::place::Place;
+use super::place::{self, Place};
 use super::session::Outcome;
 use super::work::{Work, discard};
 use super::{environment, refuse_json, status};
 use crate::agent::AgentError;
-use crate::belonging::{self, Purpose, Repository};
+use crate::belonging::Purpose;
 use crate::cli::{CommandOptions, Run};
 use crate::commands::{named, publish};
 use crate::error::{CommandError, ErrorKind};
@@ -27,7 +26,8 @@ use crate::paths::Paths;
 use crate::post_mortem;
 use crate::prepare::Preparation;
 use crate::report::{Phase, Report};
-use crate::sync::{GUEST_ROOT, Listed};
+use crate::site::{GUEST_ROOT, Site};
+use crate::sync::Listed;
 use crate::ui::Ui;
 
 /// A VM that is made for a command.
@@ -91,7 +91,8 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
                 (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
             });
             let machine = machine?;
-            let synced = work.sync(&machine, workspace, listed, Policy::Stop).and_then(|preparation| {
+            let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
+            let synced = work.sync(&machine, workspace, &site, listed, Policy::Stop).and_then(|(preparation, _)| {
                 branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
             });
             let preparation = synced.inspect_err(|_| {
@@ -126,11 +127,12 @@ fn command(
     let given = new.options.command.iter().map(|word| word.as_os_str().into());
     match workspace {
         Some((workspace, folder)) => {
-            work.command(machine, preparation, &Place::of_workspace(folder, &workspace.root), given)
+            let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
+            work.command(machine, preparation, Some(&site), &Place::of_workspace(folder, &site), given)
         }
         None => {
-            let place = Place::of(&machine.vm, Path::new("/"), &images);
-            work.command(machine, None, &place, words_of(images.of(&machine.vm).as_ref(), given).into_iter())
+            let place = Place::of(&machine.vm, None, Path::new("/"), &images);
+            work.command(machine, None, None, &place, words_of(images.of(&machine.vm).as_ref(), given).into_iter())
         }
     }
 }
@@ -154,17 +156,19 @@ pub fn exec(
     let vm = named(name, &machines)?;
     let account = Report::new(command);
     let options = Run { how: how.clone(), ..Run::default() };
-    let root = own_root(&vm);
-    let work = Work::new(&options, given, root.as_deref(), paths, &account, ui)?;
+    let site = place::site(&vm, here);
+    let root = site.as_ref().filter(|site| site.is_present()).map(Site::root);
+    let work = Work::new(&options, given, root, paths, &account, ui)?;
     let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
     let machine = machines.reported(&account).start_found(&vm, &wanted)?;
-    let place = Place::of(&machine.vm, here, &Images::new(paths, ui));
-    let outcome = work.command(&machine, None, &place, command.iter().map(|word| word.as_os_str().into()));
+    let place = Place::of(&machine.vm, site.as_ref(), here, &Images::new(paths, ui));
+    let outcome =
+        work.command(&machine, None, site.as_ref(), &place, command.iter().map(|word| word.as_os_str().into()));
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
 }
 
 /// The workspace around `folder`, which the user has named.
-fn workspace(folder: &Path, paths: &Paths) -> Result<Workspace, CommandError> {
+pub(super) fn workspace(folder: &Path, paths: &Paths) -> Result<Workspace, CommandError> {
     let workspace = Workspace::discover(folder, git_host(paths));
     workspace.map_err(|error| match folder.exists() {
         true => error.into(),
@@ -237,12 +241,6 @@ fn words_of(image: Option<&ImageManifest>, given: impl Iterator<Item = Bytes>) -
     let of_image = |words: &[String]| words.iter().map(|word| word.as_str().into()).collect::<Vec<Bytes>>();
     let arguments = if given.is_empty() { of_image(&origin.config.cmd) } else { given };
     [of_image(&origin.config.entrypoint), arguments].concat()
-}
-
-/// The root of the workspace whose files the VM has, if that is where it was: its configuration has a say.
-fn own_root(vm: &Vm) -> Option<PathBuf> {
-    let purpose = Purpose::of(&vm.record().ok()?)?;
-    (belonging::repository(&purpose) == Repository::Present).then(|| purpose.path().to_owned())
 }
 
 /// After who sat at a terminal has left.

@@ -8,6 +8,7 @@ mod session;
 mod stdio;
 mod terminal;
 mod work;
+mod workspace;
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -21,6 +22,8 @@ use self::place::Place;
 pub use self::place::folder;
 use self::session::Outcome;
 use self::work::Work;
+pub use self::workspace::{NewWorkspace, prepare};
+use crate::belonging::Purpose;
 use crate::cli::Run;
 use crate::commands::publish;
 use crate::error::{CommandError, ErrorKind};
@@ -30,6 +33,7 @@ use crate::paths::Paths;
 use crate::post_mortem;
 use crate::prepare::Preparation;
 use crate::report::{Phase, Report, Target};
+use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::{Ui, die_of_broken_pipe};
 
@@ -62,6 +66,15 @@ pub fn run(
         }
     }
     Ok(status(outcome?))
+}
+
+/// Who wins where both sides changed the same.
+fn policy(options: &Run) -> Policy {
+    match (options.host_wins, options.guest_wins) {
+        (true, _) => Policy::HostWins,
+        (_, true) => Policy::GuestWins,
+        _ => Policy::Stop,
+    }
 }
 
 /// Standard output is the command's.
@@ -97,13 +110,10 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
         });
         let machine = machine?;
-        let policy = match (options.host_wins, options.guest_wins) {
-            (true, _) => Policy::HostWins,
-            (_, true) => Policy::GuestWins,
-            _ => Policy::Stop,
-        };
         let published = publish(&machine.vm, &options.vm.publish, ui);
-        let synced = published.and_then(|()| work.sync(&machine, &workspace, listed, policy));
+        let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
+        let synced = published.and_then(|()| work.sync(&machine, &workspace, &site, listed, policy(options)));
+        let synced = synced.map(|(preparation, _)| preparation);
         Ok((machine, synced))
     };
     let mut prepared = prepare();
@@ -116,9 +126,16 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         prepared = prepare();
     }
     let (machine, synced) = prepared?;
-    let place = Place::of_workspace(here, &workspace.root);
+    let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
+    let place = Place::of_workspace(here, &site);
     let outcome = synced.and_then(|preparation| {
-        work.command(&machine, Some(&preparation), &place, options.command.iter().map(|word| word.as_os_str().into()))
+        work.command(
+            &machine,
+            Some(&preparation),
+            Some(&site),
+            &place,
+            options.command.iter().map(|word| word.as_os_str().into()),
+        )
     });
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use banger_vmm::Vm;
 
-use crate::belonging::{self, Purpose};
 use crate::cli::CommandOptions;
 use crate::images::Images;
-use crate::sync::GUEST_ROOT;
+use crate::site::Site;
 
 /// Root's home, where a bare VM is entered whose image does not say where.
 const HOME: &str = "/root";
@@ -25,18 +24,17 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// In a VM with the workspace at `root`: the folder that matches `here`, as root.
-    pub(super) fn of_workspace(here: &Path, root: &Path) -> Place {
-        let workspace = Some((root.to_owned(), here.to_owned()));
-        Place { folder: matching_folder(here, root), workspace, make: true, user: None }
+    /// In a VM with the workspace of `site`: the folder that matches `here`, as root.
+    pub(super) fn of_workspace(here: &Path, site: &Site) -> Place {
+        let workspace = Some((site.root().to_owned(), here.to_owned()));
+        Place { folder: site.folder(here), workspace, make: true, user: None }
     }
 
-    /// In a VM that was found by name. In a bare one, as its image wants it.
-    pub(super) fn of(vm: &Vm, here: &Path, images: &Images<'_>) -> Place {
+    /// In a VM that was found by name, for commands about the workspace of `site`. Without one, as its image wants it.
+    pub(super) fn of(vm: &Vm, site: Option<&Site>, here: &Path, images: &Images<'_>) -> Place {
         let nowhere = Place { folder: HOME.into(), workspace: None, make: false, user: None };
-        let purpose = vm.record().ok().and_then(|record| Purpose::of(&record));
-        if let Some(purpose) = purpose {
-            return if belonging::was_synced(vm) { Place::of_workspace(here, purpose.path()) } else { nowhere };
+        if let Some(site) = site {
+            return if site.was_synced() { Place::of_workspace(here, site) } else { nowhere };
         }
         match images.of(vm).and_then(|image| image.oci) {
             Some(origin) => {
@@ -62,31 +60,17 @@ impl Place {
 
 /// The folder of a VM that commands from `here` run in, and that its relative paths are below.
 pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> PathBuf {
-    Place::of(vm, here, images).folder
+    Place::of(vm, site(vm, here).as_ref(), here, images).folder
+}
+
+/// The workspace of a VM that commands from `here` are about: the one that `here` is in, else its own, if it has one.
+pub(super) fn site(vm: &Vm, here: &Path) -> Option<Site> {
+    // What cannot be read is said by who syncs it.
+    let sites = Site::all(vm).unwrap_or_default();
+    let found = sites.iter().find(|site| site.was_synced() && site.has(here));
+    found.or_else(|| sites.iter().find(|site| site.is_own())).cloned()
 }
 
 fn is_folder_of(root: &Path, path: &Path) -> bool {
     path.is_dir() && path.canonicalize().is_ok_and(|path| path.starts_with(root))
-}
-
-/// The guest's folder that matches `here`, if that is in the workspace at `root`; else the workspace's own.
-fn matching_folder(here: &Path, root: &Path) -> PathBuf {
-    let here = here.canonicalize().unwrap_or_else(|_| here.to_owned());
-    let below = here.strip_prefix(root).unwrap_or(Path::new(""));
-    if below.as_os_str().is_empty() { GUEST_ROOT.into() } else { Path::new(GUEST_ROOT).join(below) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_folder_matches_where_one_stands() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path().canonicalize().unwrap();
-        let below = root.join("a b/c");
-        std::fs::create_dir_all(&below).unwrap();
-        assert_eq!(matching_folder(&root, &root), Path::new("/root/repo"));
-        assert_eq!(matching_folder(&below, &root), Path::new("/root/repo/a b/c"));
-    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use banger_agent::protocol::exec::Exec;
 use banger_agent::protocol::sync::Policy;
 use banger_agent::protocol::{Bytes, Readiness, Request};
+use banger_image::ImageManifest;
 use banger_vmm::{Ready, Vm};
 
 use super::inherited::Inherited;
@@ -13,7 +14,6 @@ use super::place::Place;
 use super::session::{self, Outcome};
 use super::{Variables, environment, terminal};
 use crate::agent::Call;
-use crate::belonging::Purpose;
 use crate::certificates::{self, Certificates};
 use crate::cli::{CommandOptions, Run};
 use crate::config::Settings;
@@ -24,6 +24,7 @@ use crate::machine::{Machine, Machines};
 use crate::paths::Paths;
 use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report};
+use crate::site::Site;
 use crate::sync::{self, Listed, SyncError};
 use crate::ui::Ui;
 use crate::units::{bytes, count, elapsed};
@@ -63,7 +64,7 @@ impl<'a> Work<'a> {
         Ok(Work { settings, how: &options.how, given, certificates, paths, account, ui })
     }
 
-    /// Brings the workspace into the VM, and finds out what it asks for. It was listed while the VM was looked for.
+    /// Brings the workspace into the VM, to `site`, and finds out what it asks for. It was listed while the VM was looked for.
     ///
     /// # Errors
     /// If it cannot be read, or both sides changed the same things.
@@ -71,25 +72,42 @@ impl<'a> Work<'a> {
         &self,
         machine: &Machine,
         workspace: &Workspace,
+        site: &Site,
         listed: Result<Listed, SyncError>,
         policy: Policy,
-    ) -> Result<Preparation, CommandError> {
+    ) -> Result<(Preparation, sync::Report), CommandError> {
         // A boot takes long enough for an edit: what was listed before it is not what there is.
         let anew = machine.boot.is_some();
         let listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
         listed.warnings().for_each(|warning| self.ui.warning(&warning));
         let files = listed.files();
-        let preparation = Preparation::of(workspace, &listed, &self.settings, self.paths, self.ui)?;
+        let preparation = Preparation::of(workspace, site, &listed, &self.settings, self.paths, self.ui)?;
         let report = self
             .account
-            .time(Phase::Sync, || sync::sync(&machine.vm, workspace, listed, policy, self.settings.history()))?;
+            .time(Phase::Sync, || sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history()))?;
         report.notes.iter().for_each(|note| self.ui.warning(note));
         self.account.synced(files, &report);
         self.ui.status(&summary(&report, machine.boot));
-        Ok(preparation)
+        Ok((preparation, report))
     }
 
-    /// Does what the workspace asks for, if it was synced, and then runs the command; without words, the user's login shell.
+    /// Does what the workspace asks for.
+    ///
+    /// # Errors
+    /// As [`Preparation::run`].
+    pub(super) fn prepare(&self, machine: &Machine, preparation: &Preparation) -> Result<(), CommandError> {
+        let of_image = self.image(machine).as_ref().map(images::variables).unwrap_or_default();
+        let (inherited, said) = self.variables(machine);
+        let variables = [inherited, of_image.clone(), preparation.variables(&of_image), said].concat();
+        preparation.run(machine, &variables, self.account, self.ui)
+    }
+
+    fn image(&self, machine: &Machine) -> Option<ImageManifest> {
+        Images::new(self.paths, self.ui).of(&machine.vm)
+    }
+
+    /// Does what the workspace asks for, if it was synced, and then runs the command; without words, the user's login shell. In a VM with
+    /// workspaces that were synced before, the command has the tools of that of `site`.
     ///
     /// # Errors
     /// Whatever keeps it from being run to its end.
@@ -97,18 +115,19 @@ impl<'a> Work<'a> {
         &self,
         machine: &Machine,
         preparation: Option<&Preparation>,
+        site: Option<&Site>,
         place: &Place,
         words: impl Iterator<Item = Bytes>,
     ) -> Result<Outcome, CommandError> {
         if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
             self.account.time(Phase::Ready, || wait_for_system(&machine.vm, self.ui))?;
         }
-        let image = Images::new(self.paths, self.ui).of(&machine.vm);
+        let image = self.image(machine);
         let of_image = image.as_ref().map(images::variables).unwrap_or_default();
         let (inherited, said) = self.variables(machine);
         let of_tools = match preparation {
             Some(preparation) => preparation.variables(&of_image),
-            None => of_tools(&machine.vm, &of_image),
+            None => site.map(|site| Preparation::variables_of(site, &of_image)).unwrap_or_default(),
         };
         let with_tools = [inherited.clone(), of_image.clone(), of_tools, said.clone()].concat();
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
@@ -165,12 +184,6 @@ pub(super) fn discard(machine: &Machine, machines: &Machines<'_>) -> Result<(), 
         Err(error) if error.kind == ErrorKind::VmNotFound => Ok(()),
         removed => removed,
     }
-}
-
-/// Of the tools that a workspace's VM was prepared with before.
-fn of_tools(vm: &Vm, of_image: &[(Bytes, Bytes)]) -> Variables {
-    let purpose = vm.record().ok().and_then(|record| Purpose::of(&record));
-    purpose.map(|purpose| Preparation::variables_of(vm, purpose.path(), of_image)).unwrap_or_default()
 }
 
 fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {

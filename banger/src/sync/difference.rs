@@ -13,7 +13,7 @@ use super::manifest::{Known, Manifest, kind};
 use super::plan::Plan;
 use super::repository::{Snapshot, git_path};
 use super::source::{self, Source};
-use super::{GUEST_ROOT, Report, SyncError, Things};
+use super::{Report, SyncError, Things};
 use crate::agent::{AgentError, Call};
 
 impl Engine<'_> {
@@ -42,7 +42,7 @@ impl Engine<'_> {
                 next.repositories.insert(path, base.clone());
                 continue;
             }
-            let root = GUEST_ROOT.as_bytes();
+            let root = self.guest_root();
             let snapshot = Snapshot::read(repository, self.listing(), root, &histories)?;
             plan.extend(snapshot.changes(self.vm, root, base.unwrap_or(&Default::default()), everything)?);
             next.repositories.insert(path, snapshot.known());

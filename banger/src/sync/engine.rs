@@ -12,15 +12,17 @@ use super::history::Histories;
 use super::manifest::{HostStat, Known, Manifest, kind};
 use super::repository::Snapshot;
 use super::source::{self, Sink, Source};
-use super::{GUEST_ROOT, Listed, Report, SyncError};
+use super::{Listed, Report, SyncError};
 use crate::agent::{AgentError, Call};
 use crate::config::History;
 use crate::git::{Entry, Listing, Repository, Workspace};
+use crate::site::Site;
 
 /// One attempt at a sync.
 pub(super) struct Engine<'a> {
     pub(super) vm: &'a Vm,
     pub(super) workspace: &'a Workspace,
+    pub(super) site: &'a Site,
     pub(super) listed: &'a Listed,
     pub(super) folder: &'a Path,
     pub(super) policy: Policy,
@@ -36,6 +38,11 @@ impl<'a> Engine<'a> {
         std::iter::once(&self.workspace.repository).chain(&self.listed.listing.repositories)
     }
 
+    /// The workspace's root in the guest.
+    pub(super) fn guest_root(&self) -> &'a [u8] {
+        self.site.guest_path().as_os_str().as_encoded_bytes()
+    }
+
     /// Those that the guest shall have.
     pub(super) fn sent_repositories(&self, histories: &Histories) -> impl Iterator<Item = &'a Repository> {
         let has_any = histories.kind() != History::None;
@@ -46,8 +53,8 @@ impl<'a> Engine<'a> {
         let manifest = Manifest::load(self.folder).map_err(SyncError::State)?;
         let generation = new_generation();
         let request = Sync {
-            root: GUEST_ROOT.into(),
-            alias: alias(&self.workspace.root),
+            root: self.site.guest_path().as_os_str().into(),
+            alias: self.site.alias().map(|path| path.as_os_str().into()),
             base: manifest.as_ref().map(|manifest| manifest.generation.clone()),
             generation: generation.clone(),
             excludes: Bytes(self.workspace.repository.global_excludes()?),
@@ -65,7 +72,7 @@ impl<'a> Engine<'a> {
         for Bytes(git) in &begun.lost {
             manifest.repositories.remove(git);
             histories.forget(git);
-            let git = Bytes([GUEST_ROOT.as_bytes(), b"/", git].concat());
+            let git = Bytes([self.guest_root(), b"/", git].concat());
             report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
         }
         match begun.mode {
@@ -131,14 +138,6 @@ pub(super) fn readable<T>(read: Result<T, SyncError>, report: &mut Report) -> Re
 
 pub(super) fn plain(path: Vec<u8>, kind: RecordKind, size: u64) -> Record {
     Record { path, kind, mtime_ns: 0, size }
-}
-
-/// The host's path, where the guest can have the workspace at it too.
-fn alias(root: &Path) -> Option<Bytes> {
-    const TAKEN: [&str; 8] = ["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/boot", "/lib"];
-    let is_taken = TAKEN.iter().any(|taken| root.starts_with(taken));
-    let overlaps = Path::new(GUEST_ROOT).starts_with(root) || root.starts_with(GUEST_ROOT);
-    (!is_taken && !overlaps).then(|| root.as_os_str().into())
 }
 
 fn new_generation() -> String {

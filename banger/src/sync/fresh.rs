@@ -8,7 +8,7 @@ use super::manifest::Manifest;
 use super::repository::{Snapshot, reference_files};
 use super::seed::Seed;
 use super::source::{self, Sink, Source};
-use super::{GUEST_ROOT, Report, SyncError};
+use super::{Report, SyncError};
 use crate::agent::Call;
 
 impl Engine<'_> {
@@ -21,7 +21,7 @@ impl Engine<'_> {
         histories: Histories,
         report: &mut Report,
     ) -> Result<(), SyncError> {
-        let root = GUEST_ROOT.as_bytes();
+        let root = self.guest_root();
         let read = |repository| Snapshot::read(repository, self.listing(), root, &histories);
         let snapshots = self.sent_repositories(&histories).map(read).collect::<Result<Vec<_>, _>>()?;
         call.say(&ToSync::PlanEnds { policy: self.policy })?;

@@ -29,9 +29,7 @@ pub use self::error::{SyncError, Things};
 use self::source::Source;
 use crate::config::History;
 use crate::git::{self, Listing, Workspace};
-
-/// Where the workspace is in the guest.
-pub const GUEST_ROOT: &str = "/root/repo";
+use crate::site::Site;
 
 /// How often a sync starts again because files changed under it.
 const ATTEMPTS: usize = 4;
@@ -112,7 +110,7 @@ impl Listed {
     }
 }
 
-/// Syncs the workspace into the VM. `listed` may be a listing made a moment ago, `history` is how much of git's history the guest
+/// Syncs the workspace into the VM, to `site`. `listed` may be a listing made a moment ago, `history` is how much of git's history the guest
 /// shall have, if somebody said it.
 ///
 /// # Errors
@@ -120,21 +118,22 @@ impl Listed {
 pub fn sync(
     vm: &Vm,
     workspace: &Workspace,
+    site: &Site,
     mut listed: Listed,
     policy: Policy,
     history: Option<History>,
 ) -> Result<Report, SyncError> {
     let start = Instant::now();
-    let folder = vm.folder().join("sync");
+    let folder = site.syncs();
     // Not the VM's folder with it: one that was deleted meanwhile would come back empty.
-    match DirBuilder::new().mode(0o700).create(&folder) {
+    match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(SyncError::State(error)),
         _ => {}
     }
     let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
     lock.lock().map_err(SyncError::State)?;
     for attempt in 1.. {
-        let engine = Engine { vm, workspace, listed: &listed, folder: &folder, policy, history };
+        let engine = Engine { vm, workspace, site, listed: &listed, folder, policy, history };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;

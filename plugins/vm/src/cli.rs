@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use banger::cli::{CommandOptions, Global, PortCommand, VmOptions, until};
+use banger::site::GUEST_ROOT;
 use clap::{Parser, Subcommand, ValueHint};
 
 /// Make, use and delete VMs by name
@@ -174,6 +175,11 @@ Examples:
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
     },
+    /// Bring repositories into a VM that is there
+    Workspace {
+        #[command(subcommand)]
+        command: WorkspaceCommand,
+    },
     /// Have ports of this machine, and Unix sockets, lead into a VM
     Port {
         #[command(subcommand)]
@@ -200,6 +206,37 @@ Examples:
         /// Those too that have, or may have, something of their own
         #[arg(short, long)]
         force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// Sync a repository's files into a VM, as `banger` does into its own, and install there what the repository asks for
+    #[command(after_help = "Examples:
+  banger vm workspace prepare box                                    this repository, at /root/repo
+  banger vm workspace prepare box ../lib --guest-path /root/lib      another one beside it
+
+The next time only what has changed is sent. Changes that were made in the VM stay there; where both sides changed the same, the sync stops and says so.
+`banger vm exec box`, from a folder of one of its repositories, runs in the folder that matches.")]
+    Prepare {
+        /// The VM's name
+        #[arg(value_name = "VM")]
+        vm: String,
+        /// A folder of the repository
+        #[arg(value_name = "PATH", default_value = ".", value_hint = ValueHint::DirPath)]
+        path: PathBuf,
+        /// Where the repository's root is to be in the VM
+        #[arg(long, value_name = "PATH", default_value = GUEST_ROOT)]
+        guest_path: OsString,
+        /// Where both sides changed a file, take this one's
+        #[arg(long, conflicts_with = "guest_wins")]
+        host_wins: bool,
+        /// Where both sides changed a file, keep the VM's
+        #[arg(long)]
+        guest_wins: bool,
+        /// Do not install the tools that the repository names for mise
+        #[arg(long)]
+        no_mise: bool,
     },
 }
 

@@ -15,7 +15,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, pivot_root, sync};
 
 use super::pid1::Init;
-use super::root::WORKSPACE;
+use super::root::{REPOSITORIES, WORKSPACE};
 
 /// The initramfs, seen from the guest. systemd changes back into it at the end (`bootup(7)`).
 pub(super) const EXIT_ROOT: &str = "/run/initramfs";
@@ -98,7 +98,9 @@ pub(super) fn finish() -> ! {
     // With all that is mounted in it. Nobody is left to hold on to the disk, so it is gone on return.
     let _ = umount2(OLD_ROOT, MntFlags::MNT_DETACH);
     // systemd takes /run along.
-    let _ = umount2(WORKSPACE, MntFlags::MNT_DETACH);
+    for place in [WORKSPACE, REPOSITORIES] {
+        let _ = umount2(place, MntFlags::MNT_DETACH);
+    }
     power_off_now()
 }
 

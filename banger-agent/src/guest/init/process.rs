@@ -30,7 +30,7 @@ use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork,
 use super::filesystems::{DEVICE_LINKS, create_folder, mount_from, mount_new, write_to_console};
 use super::pid1::{self, Init};
 use super::ready::Boot;
-use super::root::WORKSPACE;
+use super::root::{REPOSITORIES, WORKSPACE};
 use super::{BootError, ServeContext, network};
 
 /// Exit status of the VMM when the guest switched itself off.
@@ -153,8 +153,8 @@ fn prepare(guest: &ProcessGuest<'_>) -> Result<ServeContext, BootError> {
     network::configure(None)?;
 
     let own = |name: &str| guest.folder.join(name);
-    let (root, agent, workspace) = (own("root"), own("agent"), own("workspace"));
-    for folder in [&root, &agent, &workspace] {
+    let (root, agent, workspace, repositories) = (own("root"), own("agent"), own("workspace"), own("repositories"));
+    for folder in [&root, &agent, &workspace, &repositories] {
         create_folder(folder, 0o700)?;
     }
     fs::set_permissions(&root, Permissions::from_mode(0o755)).map_err(BootError::io("protect", &root))?;
@@ -173,9 +173,11 @@ fn prepare(guest: &ProcessGuest<'_>) -> Result<ServeContext, BootError> {
     mount_tmpfs(&root.join("sys"))?;
     make_read_only(&root.join("sys"))?;
     mount_tmpfs(&root.join("run"))?;
-    let place = root.join(WORKSPACE.trim_start_matches('/'));
-    create_folder(&place, 0o700)?;
-    mount_from(&workspace.to_string_lossy(), &place, MsFlags::MS_BIND)?;
+    for (source, place) in [(&workspace, WORKSPACE), (&repositories, REPOSITORIES)] {
+        let place = root.join(place.trim_start_matches('/'));
+        create_folder(&place, 0o700)?;
+        mount_from(&source.to_string_lossy(), &place, MsFlags::MS_BIND)?;
+    }
 
     let disk = File::open(&agent).map_err(BootError::io("open", &agent))?;
     chdir(&root)

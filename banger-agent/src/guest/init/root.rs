@@ -23,6 +23,8 @@ const MODULES: &str = "/modules-disk";
 
 /// Where the agent finds the folder on the disk that holds the workspace; `/run` comes along into the guest.
 pub(in crate::guest) const WORKSPACE: &str = "/run/banger/workspace";
+/// Where the agent keeps further workspaces, each in a folder of its own.
+pub(in crate::guest) const REPOSITORIES: &str = "/run/banger/repositories";
 
 /// For disks that are written. Without noinit_itable the kernel fills in the inode tables behind our back, and every VM's
 /// disk grows by that.
@@ -56,7 +58,7 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     let tree = Tree::open(Path::new(NEW_ROOT))?;
     tree.create_folder("/tmp", 0o1777)?;
     bind_not_layered(&tree)?;
-    prepare_workspace(disks)?;
+    prepare_workspaces(disks)?;
     let agent = File::open(agent).map_err(BootError::io("open", agent))?;
     // The overlay, the binds and the open folder hold on to the file systems; the guest has no
     // use for the mounts.
@@ -105,15 +107,20 @@ fn block_count(disk: &File) -> std::io::Result<u64> {
 }
 
 /// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk of its own, which the agent
-/// mounts once there is something on it, or a folder on the VM's disk. The agent shows it where the host wants it.
-fn prepare_workspace(disks: &Disks) -> Result<(), BootError> {
+/// mounts once there is something on it, or a folder on the VM's disk, as further ones have. The agent shows them where the host wants them.
+fn prepare_workspaces(disks: &Disks) -> Result<(), BootError> {
     create_folder(Path::new(WORKSPACE), 0o700)?;
-    if disks.workspace.is_some() {
-        return Ok(());
+    if disks.workspace.is_none() {
+        bind_from_disk("workspace", WORKSPACE)?;
     }
-    let source = "/disk/workspace";
-    create_folder(Path::new(source), 0o700)?;
-    mount_from(source, Path::new(WORKSPACE), MsFlags::MS_BIND)
+    create_folder(Path::new(REPOSITORIES), 0o700)?;
+    bind_from_disk("repositories", REPOSITORIES)
+}
+
+fn bind_from_disk(name: &str, place: &str) -> Result<(), BootError> {
+    let source = format!("{DISK}/{name}");
+    create_folder(Path::new(&source), 0o700)?;
+    mount_from(&source, Path::new(place), MsFlags::MS_BIND)
 }
 
 fn bind_not_layered(tree: &Tree) -> Result<(), BootError> {

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::compare::{Comparison, Decision};
 use super::content::Contents;
+use super::place::Place;
 use super::records::{Batch, Known, Log, Records, is_within};
 use super::references::References;
+use super::run::reference;
 use super::tree::{Stamp, Tree, is_git, split};
-use super::{Place, reference};
 use crate::guest::serve::sync_file_system;
 use crate::protocol::Bytes;
 use crate::protocol::sync::{Applied, Change, Digest, Item, RecordKind};

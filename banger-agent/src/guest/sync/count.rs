@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use ignore::WalkBuilder;
 
-use super::Place;
+use super::place::Place;
 use super::records::{Known, Records};
 use super::references::References;
 use super::tree::{Found, Tree, is_git};

@@ -6,15 +6,16 @@ mod ssh;
 mod stats;
 
 use std::env;
+use std::path::Path;
 
 use banger::cli::Run;
 use banger::commands::{self, Prunes};
 use banger::error::CommandError;
 use banger::paths::Paths;
-use banger::run::{self, NewVm};
+use banger::run::{self, NewVm, NewWorkspace};
 use banger::ui::Ui;
 
-use crate::cli::Command;
+use crate::cli::{Command, WorkspaceCommand};
 
 /// Does it, answers, and returns the exit status.
 pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
@@ -47,8 +48,15 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Stats { vms } => stats::stats(vms, paths, ui),
         Command::Logs { vm, follow, lines } => commands::logs(Some(vm), *follow, *lines, here, paths, ui),
         Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
+        Command::Workspace { command } => workspace(command, here, paths, ui),
         Command::Port { command } => commands::port(command, here, paths, ui),
         Command::Prune { dry_run, filter, force } => commands::prune(Prunes::Vms, *dry_run, *filter, *force, paths, ui),
     }
     .map(|()| 0)
+}
+
+fn workspace(command: &WorkspaceCommand, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let WorkspaceCommand::Prepare { vm, path, guest_path, host_wins, guest_wins, no_mise } = command;
+    let options = Run { host_wins: *host_wins, guest_wins: *guest_wins, no_mise: *no_mise, ..Run::default() };
+    run::prepare(vm, &NewWorkspace { path, guest_path, options: &options }, here, paths, ui)
 }

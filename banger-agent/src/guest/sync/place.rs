@@ -1,0 +1,98 @@
+//! Where a workspace is in the guest: where it lives, and where it is seen.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol;
+
+/// Where the workspace is.
+///
+/// It lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest sees it: an overlay would make each
+/// file twice as dear to create. The agent works on it from its own side, where the stage is in the same mount, so that things can
+/// be renamed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// The folder of the tree and the stage, on the disk.
+    pub(super) disk: PathBuf,
+    /// Kept beside the log, for a guest that has been started again.
+    pub(super) settings: Settings,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    /// Where the guest sees the workspace.
+    pub(super) root: protocol::Bytes,
+    /// Patterns of the host's own excludes file.
+    pub(super) excludes: protocol::Bytes,
+}
+
+impl Place {
+    /// The tree, from the agent's side.
+    pub(super) fn root(&self) -> PathBuf {
+        self.disk.join("tree")
+    }
+
+    pub(super) fn stage(&self) -> PathBuf {
+        self.disk.join("stage")
+    }
+
+    /// Shows the tree where the guest expects it, and to each of its users: `/root` itself is closed to most.
+    pub(super) fn show(&self) -> io::Result<()> {
+        let root = Path::new(self.settings.root.as_os_str());
+        bind(&self.root(), root)?;
+        root.ancestors().skip(1).try_for_each(make_searchable)
+    }
+}
+impl Settings {
+    /// What the agent last knew; nothing before the first sync.
+    pub(super) fn read(folder: &Path) -> Settings {
+        let json = fs::read(folder.join("settings")).ok();
+        json.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let new = folder.join("settings.new");
+        fs::write(&new, json).and_then(|()| fs::rename(&new, folder.join("settings")))
+    }
+}
+
+/// Removes a folder with all that is in it, if it is there.
+pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Binds `root` at `alias`, unless the image has something there.
+pub(super) fn bind(root: &Path, alias: &Path) -> io::Result<()> {
+    fs::create_dir_all(alias)?;
+    check_is_free(alias)?;
+    let none: Option<&str> = None;
+    Ok(nix::mount::mount(Some(root), alias, none, nix::mount::MsFlags::MS_BIND | nix::mount::MsFlags::MS_REC, none)?)
+}
+
+/// Whether a workspace can be shown at `path`: nothing is there, or an empty folder.
+pub(super) fn check_is_free(path: &Path) -> io::Result<()> {
+    match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Lets everybody reach what is in a folder, without showing what is.
+fn make_searchable(folder: &Path) -> io::Result<()> {
+    const SEARCH: u32 = 0o111;
+    let mut permissions = fs::metadata(folder)?.permissions();
+    if permissions.mode() & SEARCH == SEARCH {
+        return Ok(());
+    }
+    permissions.set_mode(permissions.mode() | SEARCH);
+    fs::set_permissions(folder, permissions)
+}

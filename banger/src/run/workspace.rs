@@ -1,0 +1,87 @@
+//! `banger vm workspace prepare`: a repository brought into a VM that is there already, to any place in it.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::thread;
+
+use serde::Serialize;
+
+use super::by_name::workspace;
+use super::policy;
+use super::work::Work;
+use crate::cli::Run;
+use crate::commands::named;
+use crate::error::CommandError;
+use crate::machine::{Machines, Wanted};
+use crate::paths::Paths;
+use crate::post_mortem;
+use crate::report::{Phase, Report};
+use crate::site::Site;
+use crate::sync::Listed;
+use crate::ui::Ui;
+
+/// A repository that is wanted in a VM.
+#[derive(Debug)]
+pub struct NewWorkspace<'a> {
+    /// A folder of the workspace here.
+    pub path: &'a Path,
+    /// Where its root is to be in the guest.
+    pub guest_path: &'a OsStr,
+    /// What becomes of conflicts, and whether mise installs what is asked for; all else is not looked at.
+    pub options: &'a Run,
+}
+
+/// The answer, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Prepared {
+    vm: String,
+    /// The root here.
+    workspace: String,
+    guest_path: String,
+    files_listed: usize,
+    files_sent: u64,
+    files_removed: u64,
+    /// Those that stay as the VM has them.
+    files_kept: u64,
+    bytes_sent: u64,
+}
+
+/// Syncs a workspace into the VM named `name`, which is started if need be, and does there what the workspace asks for: its tools, and its
+/// set-up.
+///
+/// # Errors
+/// If there is no such VM or workspace, nothing can be at that place, both sides changed the same things, or the set-up fails.
+pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+    let machines = Machines::new(paths, ui);
+    let vm = named(name, &machines)?;
+    let workspace = workspace(&here.join(new.path), paths)?;
+    let account = Report::new(&[]);
+    let work = Work::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
+    let site = Site::at(&vm, &workspace, new.guest_path)?;
+    let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
+    // The workspace is listed while the VM boots.
+    let (listed, machine) = thread::scope(|scope| {
+        let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
+        let machine = machines.reported(&account).start_found(&vm, &wanted);
+        (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
+    });
+    let machine = machine.inspect_err(|_| site.give_up())?;
+    let files_listed = listed.as_ref().map_or(0, Listed::files);
+    let synced = work.sync(&machine, &workspace, &site, listed, policy(new.options));
+    let synced = synced.inspect_err(|_| site.give_up());
+    let prepared = synced.and_then(|(preparation, report)| work.prepare(&machine, &preparation).map(|()| report));
+    let report = prepared.map_err(|error| post_mortem::explained(error, &machine))?;
+    let guest_path = site.guest_path().display().to_string();
+    ui.status(&format!("`{guest_path}` in `{name}` is {}", workspace.root.display()));
+    let prepared = Prepared {
+        vm: vm.name().to_owned(),
+        workspace: workspace.root.display().to_string(),
+        guest_path,
+        files_listed,
+        files_sent: report.applied.written,
+        files_removed: report.applied.deleted,
+        files_kept: report.applied.kept,
+        bytes_sent: report.bytes,
+    };
+    ui.answer(&prepared, String::new)
+}

@@ -1,0 +1,309 @@
+//! Where workspaces are in a VM, and what is kept here of each: its own is at [`GUEST_ROOT`], further ones where somebody wanted them.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use banger_agent::protocol::Bytes;
+use banger_agent::protocol::sync::MAX_PATH;
+use banger_vmm::Vm;
+use serde::{Deserialize, Serialize};
+
+use crate::belonging::{self, Purpose, Repository};
+use crate::error::{CommandError, ErrorKind};
+use crate::file::replace;
+use crate::git::{Identity, Workspace};
+
+/// Where a VM's own workspace is in the guest.
+pub const GUEST_ROOT: &str = "/root/repo";
+/// In a VM's folder: what is kept of further workspaces, each in a folder of its own.
+const FURTHER: &str = "repositories";
+/// In such a folder: which one it is.
+const RECORD: &str = "repository.json";
+/// What the kernel has in a guest, and nobody's files.
+const NOT_FOR_FILES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
+
+/// A place in a VM that a workspace is synced to.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The folder in the guest, absolute.
+    guest_path: PathBuf,
+    /// The workspace's repository here.
+    repository: Purpose,
+    /// The folder that is kept of its syncs.
+    syncs: PathBuf,
+    /// The folder with marks of what was done to prepare the VM for it.
+    marks: PathBuf,
+    /// It is the VM's own workspace.
+    is_own: bool,
+    /// Whether the guest may have it at the host's path too.
+    alias: bool,
+}
+
+/// Which further workspace it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    guest_path: Bytes,
+    repository: Purpose,
+}
+
+impl Site {
+    /// That of the VM's own workspace.
+    pub fn own(vm: &Vm, repository: Purpose) -> Site {
+        let marks = vm.folder().to_owned();
+        Site { guest_path: GUEST_ROOT.into(), repository, syncs: marks.join("sync"), marks, is_own: true, alias: true }
+    }
+
+    fn further(folder: PathBuf, Record { guest_path, repository }: Record) -> Site {
+        let guest_path = Path::new(guest_path.as_os_str()).to_owned();
+        Site { guest_path, repository, syncs: folder.clone(), marks: folder, is_own: false, alias: false }
+    }
+
+    /// All of a VM, its own first.
+    ///
+    /// # Errors
+    /// If what is kept cannot be read.
+    pub fn all(vm: &Vm) -> Result<Vec<Site>, CommandError> {
+        let own = vm.record().ok().and_then(|record| Purpose::of(&record)).map(|own| Site::own(vm, own));
+        let further = records(vm)?.into_iter().map(|(folder, record)| Site::further(folder, record));
+        Ok(own.into_iter().chain(further).collect())
+    }
+
+    /// That of `workspace` at `guest_path`; one that is new is written down.
+    ///
+    /// # Errors
+    /// If nothing can be at the path, another repository is there, or one is around or below it.
+    pub fn at(vm: &Vm, workspace: &Workspace, guest_path: &OsStr) -> Result<Site, CommandError> {
+        let guest_path = checked(guest_path)?;
+        if let Some(own) = Purpose::of(&vm.record()?).filter(|_| guest_path == Path::new(GUEST_ROOT)) {
+            let is_same = own.path() == workspace.root && belonging::is_same(&own, &workspace.identity);
+            return if is_same { Ok(Site::own(vm, own)) } else { Err(taken(vm, &guest_path, &guest_path, own.path())) };
+        }
+        let all = vm.folder().join(FURTHER);
+        create_folder(&all)?;
+        // Of two commands, the second sees what the first has chosen.
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(all.join(".lock"));
+        let lock = lock.and_then(|lock: File| lock.lock().map(|()| lock));
+        let _lock = lock.map_err(|error| CommandError::io("lock", &all, &error))?;
+
+        let others = Site::all(vm)?;
+        let found =
+            records(vm)?.into_iter().find(|(_, record)| record.guest_path.as_os_str() == guest_path.as_os_str());
+        let mut record = Record {
+            guest_path: guest_path.as_os_str().into(),
+            repository: Purpose { by_name: true, ..Purpose::new(workspace, false) },
+        };
+        let folder = match found {
+            Some((folder, known)) => {
+                let is_same = belonging::is_same(&known.repository, &workspace.identity);
+                let before = known.repository.path();
+                if !is_same || (before != workspace.root && Identity::at(before).is_some()) {
+                    return Err(taken(vm, &guest_path, &guest_path, before));
+                }
+                // It may have been moved here. Devices get other numbers when a machine starts: that is no news.
+                record.repository.git = known.repository.git;
+                folder
+            }
+            None => {
+                let is_in_the_way = |other: &&Site| overlap(&other.guest_path, &guest_path);
+                if let Some(other) = others.iter().find(is_in_the_way) {
+                    return Err(taken(vm, &guest_path, &other.guest_path, other.root()));
+                }
+                let key = blake3::hash(guest_path.as_os_str().as_bytes()).to_hex()[..16].to_owned();
+                all.join(key)
+            }
+        };
+        create_folder(&folder)?;
+        let path = folder.join(RECORD);
+        let json = serde_json::to_vec(&record).expect("plain data has a JSON form");
+        if fs::read(&path).ok().as_ref() != Some(&json) {
+            replace(&path, &json, 0o600).map_err(|error| CommandError::io("write", &path, &error))?;
+        }
+        let mut site = Site::further(folder, record);
+        let is_other = |other: &&Site| other.guest_path != site.guest_path;
+        site.alias = !others
+            .iter()
+            .filter(is_other)
+            .any(|other| overlap(other.root(), site.root()) || overlap(&other.guest_path, site.root()));
+        Ok(site)
+    }
+
+    /// Gives the place up, unless something was synced to it: another repository may have it.
+    pub(crate) fn give_up(&self) {
+        if !self.is_own && !self.was_synced() {
+            // Who asks for the place again finds what is left.
+            let _ = fs::remove_file(self.syncs.join(RECORD));
+        }
+    }
+
+    /// The folder in the guest, absolute.
+    pub fn guest_path(&self) -> &Path {
+        &self.guest_path
+    }
+
+    /// The workspace's root here.
+    pub fn root(&self) -> &Path {
+        self.repository.path()
+    }
+
+    /// Whether the repository is still there, so that its configuration has a say.
+    pub fn is_present(&self) -> bool {
+        belonging::repository(&self.repository) == Repository::Present
+    }
+
+    /// Whether it is that of the VM's own workspace.
+    pub fn is_own(&self) -> bool {
+        self.is_own
+    }
+
+    /// The folder that is kept of its syncs. It need not be there.
+    pub(crate) fn syncs(&self) -> &Path {
+        &self.syncs
+    }
+
+    /// The file that says what was done to prepare the VM for it, of the kind `name`.
+    pub(crate) fn mark(&self, name: &str) -> PathBuf {
+        self.marks.join(name)
+    }
+
+    /// The host's path, where the guest can have the workspace at it too.
+    pub(crate) fn alias(&self) -> Option<&Path> {
+        const TAKEN: [&str; 8] = ["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/boot", "/lib"];
+        let is_taken = TAKEN.iter().any(|taken| self.root().starts_with(taken));
+        (self.alias && !is_taken && !overlap(&self.guest_path, self.root())).then_some(self.root())
+    }
+
+    /// The guest's folder that matches the folder `here`, if that is in the workspace; else the workspace's own.
+    pub fn folder(&self, here: &Path) -> PathBuf {
+        let below = self.below(here).unwrap_or_default();
+        if below.as_os_str().is_empty() { self.guest_path.clone() } else { self.guest_path.join(below) }
+    }
+
+    /// Whether the folder `here` is in the workspace.
+    pub fn has(&self, here: &Path) -> bool {
+        self.below(here).is_some()
+    }
+
+    fn below(&self, here: &Path) -> Option<PathBuf> {
+        let here = here.canonicalize().unwrap_or_else(|_| here.to_owned());
+        here.strip_prefix(self.root()).ok().map(Path::to_owned)
+    }
+
+    /// Whether it has ever been synced. What has not holds nothing of anybody's.
+    pub fn was_synced(&self) -> bool {
+        self.syncs.join("manifest").exists()
+    }
+}
+
+/// What is kept of a VM's further workspaces: folders and records. One whose record was not written in time is none.
+fn records(vm: &Vm) -> Result<Vec<(PathBuf, Record)>, CommandError> {
+    let folder = vm.folder().join(FURTHER);
+    let explain = |error: &io::Error| CommandError::io("read", &folder, error);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(explain(&error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let folder = entry.map_err(|error| explain(&error))?.path();
+        let path = folder.join(RECORD);
+        let json = match fs::read(&path) {
+            Ok(json) => json,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+            Err(error) => return Err(CommandError::io("read", &path, &error)),
+        };
+        let record: Record = serde_json::from_slice(&json).map_err(|error| {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error);
+            CommandError::io("understand", &path, &error)
+        })?;
+        found.push((folder, record));
+    }
+    found.sort_by(|(_, one), (_, other)| one.guest_path.0.cmp(&other.guest_path.0));
+    Ok(found)
+}
+
+fn create_folder(path: &Path) -> Result<(), CommandError> {
+    // Not those above: a VM that was deleted meanwhile would come back empty.
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(CommandError::io("make", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// A path in the guest that files can be at, in its shortest form.
+fn checked(path: &OsStr) -> Result<PathBuf, CommandError> {
+    let refuse = |why: &str| {
+        let shown = banger_vmm::printable(path.as_bytes());
+        let error = CommandError::new(format!("no workspace can be at `{shown}` in a VM: {why}"));
+        Err(error.kind(ErrorKind::Usage).hint("such as: --guest-path /root/NAME"))
+    };
+    let given = Path::new(path);
+    if !given.is_absolute() {
+        return refuse("the path is not absolute");
+    }
+    if given.components().any(|component| component == Component::ParentDir) {
+        return refuse("`..` leads elsewhere");
+    }
+    let plain: PathBuf = given.components().collect();
+    if plain == Path::new("/") || NOT_FOR_FILES.iter().any(|taken| plain.starts_with(taken)) {
+        return refuse("it is the system's");
+    }
+    if path.len() > MAX_PATH {
+        return refuse("the path is too long");
+    }
+    Ok(plain)
+}
+
+fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+/// At `other`, which is `wanted` or in its way, there is `repository`.
+fn taken(vm: &Vm, wanted: &Path, other: &Path, repository: &Path) -> CommandError {
+    let (name, shown, repository) = (vm.name(), wanted.display(), repository.display());
+    let message = if wanted == other {
+        format!("`{shown}` in `{name}` has another repository, which is or was at {repository}")
+    } else {
+        format!("`{}` in `{name}`, which is {repository}, is in the way of `{shown}`", other.display())
+    };
+    CommandError::new(message).kind(ErrorKind::Usage).hint("choose another place: --guest-path /root/NAME")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_matches_where_one_stands() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let below = root.join("a b/c");
+        fs::create_dir_all(&below).unwrap();
+        let site = Site {
+            guest_path: "/srv/x".into(),
+            repository: Purpose { root: root.as_os_str().into(), git: (0, 0, None), owner: None, by_name: false },
+            syncs: PathBuf::new(),
+            marks: PathBuf::new(),
+            is_own: true,
+            alias: true,
+        };
+        assert_eq!(site.folder(&root), Path::new("/srv/x"));
+        assert_eq!(site.folder(&below), Path::new("/srv/x/a b/c"));
+        assert_eq!(site.folder(Path::new("/")), Path::new("/srv/x"));
+        assert!(site.has(&below) && !site.has(Path::new("/")));
+    }
+
+    #[test]
+    fn a_workspace_is_where_files_can_be() {
+        assert_eq!(checked(OsStr::new("/root//other/./x/")).unwrap(), Path::new("/root/other/x"));
+        let long = format!("/{}", "x/".repeat(MAX_PATH));
+        for bad in ["", "x", "./x", "/", "//", "/a/../b", "/..", "/proc/1", "/run/banger/workspace", "/dev", &long] {
+            assert!(checked(OsStr::new(bad)).is_err(), "{bad}");
+        }
+        assert!(overlap(Path::new("/a"), Path::new("/a/b")) && !overlap(Path::new("/a"), Path::new("/ab")));
+    }
+}
