@@ -5,7 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, IoContext, Result};
@@ -22,7 +25,14 @@ pub(crate) fn connect(vm: &str, folder: &Path) -> Result<Connection> {
     // A socket's path ends at 107 bytes: through the folder's descriptor it is always short.
     let directory = File::open(folder).at("open", folder)?;
     let stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()));
-    Ok(Connection { vm: vm.to_owned(), stream: stream.at("connect to", &folder.join(SOCKET))? })
+    let stream = stream.at("connect to", &folder.join(SOCKET))?;
+    // Whoever serves it is told what to run, and what to answer.
+    let owner = getsockopt(&stream, PeerCredentials).at("look at", &folder.join(SOCKET))?.uid();
+    if owner != geteuid().as_raw() {
+        let reason = format!("its socket is served by another user, of uid {owner}");
+        return Err(Error::Supervisor { name: vm.to_owned(), reason });
+    }
+    Ok(Connection { vm: vm.to_owned(), stream })
 }
 
 impl Connection {
@@ -36,6 +46,13 @@ impl Connection {
     pub(crate) fn hold(mut self, idle_timeout_ms: u64) -> Result<UnixStream> {
         self.exchange::<()>(&Request::Use { idle_timeout_ms })?;
         Ok(self.stream)
+    }
+
+    /// An answer that does not come within `patience` is none.
+    pub(crate) fn within(self, patience: Duration) -> Result<Connection> {
+        let limited = self.stream.set_read_timeout(Some(patience));
+        limited.map_err(|error| Error::Supervisor { name: self.vm.clone(), reason: error.to_string() })?;
+        Ok(self)
     }
 
     /// Asks, and waits for the answer.

@@ -37,5 +37,5 @@ pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState};
 pub use program::Programs;
 pub use record::{NetMode, Ready, VmRecord, is_name};
 pub use store::{Still, StorePaths, VmStore};
-pub use vm::{Hold, Vm, VmLock, VmState};
+pub use vm::{Hold, Stopped, Vm, VmLock, VmState};
 pub use wire::{AgentInfo, Status};

@@ -7,6 +7,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoContext, Result};
@@ -67,6 +69,13 @@ impl RunInfo {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sends the supervisor a signal, and says whether there was one to send it to.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<bool> {
+        let is_it =
+            self.boot_id == host::boot_id()? && host::start_time(self.pid).is_ok_and(|start| start == self.start_time);
+        Ok(is_it && kill(Pid::from_raw(self.pid), signal).is_ok())
     }
 
     pub(crate) fn write(&self, vm: &Path) -> Result<()> {

@@ -5,7 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 
 use crate::client::{self, Connection};
 use crate::console::{self, ConsoleLines};
@@ -17,7 +20,7 @@ use crate::program::Programs;
 use crate::record::VmRecord;
 use crate::run::{self, Phase, RunInfo};
 use crate::store::StorePaths;
-use crate::wire::{AgentInfo, Request, Status};
+use crate::wire::{AgentInfo, Request, SOCKET, Status};
 use crate::{disk, file};
 
 /// Held by the command that starts, changes or deletes a VM.
@@ -26,6 +29,8 @@ pub(crate) const OPERATION_LOCK: &str = "operation.lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(300);
 /// What a supervisor needs to leave after its VMM is gone.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+/// What a supervisor needs to make its socket anew.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(5);
 /// What an orderly shutdown that somebody else has asked for may take.
 const DOWN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -70,6 +75,15 @@ pub enum VmState {
         /// What happened.
         reason: String,
     },
+}
+
+/// How a VM came to be down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Its supervisor saw to it, or it was down.
+    Down,
+    /// Its supervisor did not answer, and was killed.
+    Killed,
 }
 
 impl Vm {
@@ -235,20 +249,24 @@ impl Vm {
         self.connect()?.ask(&Request::Status)
     }
 
-    /// Shuts the VM down: in order, or by force when the time is up. Returns when nothing of it runs any more. Stopping
-    /// what is stopped is no error.
+    /// Shuts the VM down: in order, or by force when the time is up; a supervisor that does not answer even then is killed.
+    /// Returns when nothing of it runs any more. Stopping what is stopped is no error.
     ///
     /// # Errors
-    /// [`Error::Supervisor`] if it does not answer.
-    pub fn stop(&self, timeout: Duration) -> Result<()> {
+    /// [`Error::Supervisor`] if it does not go.
+    pub fn stop(&self, timeout: Duration) -> Result<Stopped> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        match self.connect().and_then(|connection| connection.ask(&Request::Stop { timeout_ms })) {
-            Ok(()) | Err(Error::NotRunning(_)) => run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE),
+        let (start, limit) = (Instant::now(), timeout + EXIT_PATIENCE);
+        let asked = self.connect().and_then(|connection| connection.within(limit));
+        match asked.and_then(|connection| connection.ask(&Request::Stop { timeout_ms })) {
             // One whose VM has just died goes without an answer.
-            Err(error @ Error::Supervisor { .. }) => {
-                run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE).map_err(|_| error)
-            }
-            Err(error) => Err(error),
+            Ok(()) | Err(Error::NotRunning(_) | Error::Supervisor { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let patience = if start.elapsed() < limit { EXIT_PATIENCE } else { Duration::ZERO };
+        match run::wait_until_unsupervised(&self.name, &self.folder, patience) {
+            Err(Error::Supervisor { .. }) => self.kill_supervisor(),
+            waited => waited.map(|()| Stopped::Down),
         }
     }
 
@@ -292,16 +310,66 @@ impl Vm {
         Ok(allocated(self.folder.join(Self::DISK))? + workspace)
     }
 
+    /// Has the supervisor make its socket anew if somebody has removed it, and says whether that was so. What connects does this too.
+    ///
+    /// # Errors
+    /// [`Error::Supervisor`] if it does not.
+    pub fn restore_socket(&self) -> Result<bool> {
+        let is_there = fs::symlink_metadata(self.folder.join(SOCKET)).is_ok();
+        Ok(!is_there && self.call_for_socket()?.is_some())
+    }
+
     pub(crate) fn connect(&self) -> Result<Connection> {
         match client::connect(&self.name, &self.folder) {
-            Err(Error::Io { source, .. })
-                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
-            {
-                Err(Error::NotRunning(self.name.clone()))
+            Err(error) if nobody_listens(&error) => {
+                self.call_for_socket()?.ok_or_else(|| Error::NotRunning(self.name.clone()))
             }
             connection => connection,
         }
     }
+
+    /// Connects to a supervisor that lives and has lost its socket. None: there is none, or it comes or goes just now.
+    fn call_for_socket(&self) -> Result<Option<Connection>> {
+        if !run::is_supervised(&self.folder)? {
+            return Ok(None);
+        }
+        // One that starts has its socket before it notes anything else.
+        let Some(info) = RunInfo::read(&self.folder)?.filter(|info| info.phase != Phase::Starting) else {
+            return Ok(None);
+        };
+        if !info.signal(Signal::SIGHUP)? {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        while start.elapsed() < SOCKET_PATIENCE {
+            match client::connect(&self.name, &self.folder) {
+                Err(error) if nobody_listens(&error) => {}
+                connection => return connection.map(Some),
+            }
+            // On its way down it removes the socket last.
+            if !run::is_supervised(&self.folder)? {
+                return Ok(None);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let reason = "its socket is gone, and it makes no new one".to_owned();
+        Err(Error::Supervisor { name: self.name.clone(), reason })
+    }
+
+    /// Ends the supervisor of a VM that should be down; the VMM goes with it.
+    fn kill_supervisor(&self) -> Result<Stopped> {
+        if let Some(info) = RunInfo::read(&self.folder)? {
+            info.signal(Signal::SIGKILL)?;
+        }
+        run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE)?;
+        Ok(Stopped::Killed)
+    }
+}
+
+/// Whether this is what connecting says to a socket that is not there, or that nobody serves.
+fn nobody_listens(error: &Error) -> bool {
+    let kinds = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+    matches!(error, Error::Io { source, .. } if kinds.contains(&source.kind()))
 }
 
 #[cfg(test)]
@@ -311,7 +379,7 @@ mod tests {
 
     use super::*;
     use crate::error::Failure;
-    use crate::wire::{self, Reply, SOCKET};
+    use crate::wire::{self, Reply};
 
     /// What comes of holding a VM whose supervisor gives this answer to everything, or none.
     fn held(answer: Option<Failure>) -> Result<Option<Hold>> {
@@ -341,5 +409,33 @@ mod tests {
     fn one_that_goes_down_cannot_be_held() {
         assert!(held(Some(Failure::going_down())).unwrap().is_none());
         assert!(held(None).unwrap().is_none());
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    fn a_socket_of_another_user_is_not_spoken_to() {
+        use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+        use nix::unistd::geteuid;
+        if !geteuid().is_root() {
+            eprintln!("SKIPPED: only root can be another user");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
+        let vm = Vm::new("vm".into(), &StorePaths { vms, host, cache }, Programs::new("/usr/bin"));
+        fs::create_dir_all(vm.folder()).unwrap();
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let path = vm.folder().join(SOCKET);
+        bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &UnixAddr::new(&path).unwrap()).unwrap();
+        // Who listens is who the client sees. The system call is of this thread alone, as glibc's function is not.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // SAFETY: changes the identity of a thread that ends.
+                assert_eq!(unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, -1, 65534, -1) }, 0);
+                listen(&listener, Backlog::new(1).unwrap()).unwrap();
+            });
+        });
+        let error = vm.connect_agent().unwrap_err().to_string();
+        assert!(error.contains("served by another user, of uid 65534"), "{error}");
     }
 }

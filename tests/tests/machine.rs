@@ -60,6 +60,22 @@ fn killed_processes_are_healed_by_the_next_command() {
     assert_eq!((output.status, output.text().as_str()), (3, "kept\n"), "{}", output.stderr);
     assert!(output.stderr.contains("its supervisor was killed: starting the VM again"), "{}", output.stderr);
 
+    // The socket: the supervisor makes another when a command finds none.
+    let (supervisor, _) = home.supervisor_and_vmm();
+    fs::remove_file(home.vm().join("s")).unwrap();
+    let output = repository.run(["--", "cat", "/root/kept"]).ok();
+    assert_eq!((output.text().as_str(), home.supervisor_and_vmm().0), ("kept\n", supervisor), "{}", output.stderr);
+    assert!(output.stderr.contains("was gone: its supervisor has made another"), "{}", output.stderr);
+    fs::remove_file(home.vm().join("s")).unwrap();
+    assert_eq!(repository.run(["cp", ":/root/kept", "-"]).ok().status, 0);
+
+    // A supervisor that does not do anything any more is killed by who stops the VM.
+    send(supervisor, Signal::SIGSTOP);
+    let output = repository.run(["stop", "--force"]).ok();
+    assert!(output.stderr.contains("did not answer, and was killed"), "{}", output.stderr);
+    eventually("QEMU's end", || home.processes().is_empty());
+    assert_eq!(repository.sh("cat /root/kept").ok().text(), "kept\n");
+
     // SIGTERM is an orderly stop.
     let (supervisor, _) = home.supervisor_and_vmm();
     send(supervisor, Signal::SIGTERM);

@@ -104,7 +104,9 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
             report.send(&StartEvent::NotForwarded { forward, problem });
         }
     }
-    let serving = tokio::spawn(socket::serve(socket::bind(folder)?, Arc::clone(&state), sender));
+    let hangup = signal(SignalKind::hangup()).at("watch", folder)?;
+    let socket = socket::bind(folder)?;
+    let serving = tokio::spawn(socket::serve(socket, folder.clone(), hangup, Arc::clone(&state), sender));
 
     let console = Console::new(ConsoleLog::start(folder)?);
     let ended = match boot(launch, record, backend, &console, report, &mut shutdown).await {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, copy_buf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -45,10 +46,26 @@ pub(super) fn bind(folder: &Path) -> Result<UnixListener> {
     UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())).at("bind", &path)
 }
 
-/// Serves clients for as long as it is polled.
-pub(super) async fn serve(listener: UnixListener, state: Arc<State>, stops: mpsc::Sender<Stop>) {
+/// Serves clients for as long as it is polled. With a hangup, which is what a client sends that finds no socket, it is made anew in `folder`.
+pub(super) async fn serve(
+    mut listener: UnixListener,
+    folder: PathBuf,
+    mut hangup: Signal,
+    state: Arc<State>,
+    stops: mpsc::Sender<Stop>,
+) {
     loop {
-        let Ok((mut client, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = hangup.recv() => {
+                // Where that cannot be, the client says so.
+                if let Ok(anew) = bind(&folder) {
+                    listener = anew;
+                }
+                continue;
+            }
+        };
+        let Ok((mut client, _)) = accepted else {
             // No descriptors are left: some will be when a client goes.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
@@ -192,6 +209,7 @@ mod tests {
     use std::os::unix::net::UnixStream as StdUnixStream;
 
     use banger_agent::link::{self, Mux};
+    use tokio::signal::unix::{SignalKind, signal};
 
     use super::super::state::MAX_CLIENTS;
     use super::*;
@@ -204,7 +222,8 @@ mod tests {
     async fn supervisor(folder: &Path) -> (Arc<State>, mpsc::Receiver<Stop>) {
         let state = Arc::new(State::new(folder, "test", 1, 0));
         let (sender, stops) = mpsc::channel(1);
-        tokio::spawn(serve(bind(folder).unwrap(), Arc::clone(&state), sender));
+        let hangup = signal(SignalKind::hangup()).unwrap();
+        tokio::spawn(serve(bind(folder).unwrap(), folder.to_owned(), hangup, Arc::clone(&state), sender));
         (state, stops)
     }
 

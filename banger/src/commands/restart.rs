@@ -1,11 +1,10 @@
 //! `banger restart`.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::stop::LIMIT;
+use super::stop::stop_vm;
 use crate::error::CommandError;
 use crate::machine::Machines;
 use crate::paths::Paths;
@@ -27,7 +26,7 @@ struct Restarted {
 pub fn restart(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let vm = super::existing(name, here, paths, &machines)?;
-    vm.stop(if force { Duration::ZERO } else { LIMIT })?;
+    stop_vm(&vm, force, ui)?;
     let machine = machines.start_found(&vm, &super::resources(&vm, paths)?)?;
     // Another command may have been faster.
     let boot = machine.boot.unwrap_or_default();

@@ -93,6 +93,9 @@ impl Machines<'_> {
             idle_timeout_ms: record.idle_timeout_ms,
         };
         if let VmState::Running { agent, .. } = &state {
+            if vm.restore_socket()? {
+                self.ui.warning(&format!("the socket of `{}` was gone: its supervisor has made another", vm.name()));
+            }
             if adjust(&mut record, wanted) {
                 record = change_record(vm, &lock(vm)?, wanted)?;
             }
