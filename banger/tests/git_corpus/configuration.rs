@@ -1,0 +1,86 @@
+//! The guest's configuration of git.
+
+use super::*;
+
+fn guest_config(fixture: &Fixture) -> String {
+    String::from_utf8(fixture.workspace().repository.guest_config().unwrap()).unwrap()
+}
+
+#[test]
+fn values_survive_whatever_they_contain() {
+    let fixture = Fixture::new();
+    let hostile = [
+        "a\nb",
+        "\"",
+        "\\",
+        "# no comment",
+        "; nor this",
+        " lead and trail ",
+        "a\tb",
+        "[core]\n\thooksPath = /x",
+        "é\u{1b}",
+    ];
+    for (number, value) in hostile.iter().enumerate() {
+        fixture.git(&["config", &format!("branch.b{number}.description"), value]);
+        fixture.git(&["config", &format!("branch.{}.merge", value.replace('\n', "")), "refs/heads/x"]);
+    }
+    let path = fixture.beside("config");
+    fs::write(&path, guest_config(&fixture)).unwrap();
+    let ask = |arguments: &[&str]| fixture.git(&[&["config", "--file", path.to_str().unwrap()], arguments].concat());
+    for (number, value) in hostile.iter().enumerate() {
+        let answer = ask(&["-z", "--get", &format!("branch.b{number}.description")]);
+        assert_eq!(answer, [value.as_bytes(), b"\0"].concat());
+        ask(&["--get", &format!("branch.{}.merge", value.replace('\n', ""))]);
+    }
+    let keys = String::from_utf8(ask(&["--list", "--name-only"])).unwrap();
+    assert!(!keys.contains("core.hookspath"), "{keys}");
+}
+
+#[test]
+fn levels_includes_and_conditions_are_resolved() {
+    let fixture = Fixture::new();
+    let root = fixture.root.display();
+    fs::write(fixture.home().join("included"), "[user]\nname = Included\n[init]\ndefaultBranch = trunk\n").unwrap();
+    fs::write(fixture.home().join("branchy"), "[user]\nemail = branch@example.org\n").unwrap();
+    fs::write(
+        fixture.home().join(".gitconfig"),
+        format!(
+            "[user]\nname = Home\nemail = home@example.org\n[includeIf \"gitdir:{root}/\"]\npath = included\n\
+             [includeIf \"onbranch:main\"]\npath = ~/branchy\n[includeIf \"gitdir:/elsewhere/\"]\npath = missing\n\
+             [core]\nautocrlf = input\n"
+        ),
+    )
+    .unwrap();
+    fixture.git(&["config", "core.autocrlf", "false"]);
+    let config = guest_config(&fixture);
+    for expected in
+        ["name = \"Included\"", "email = \"branch@example.org\"", "autocrlf = \"false\"", "defaultbranch = \"trunk\""]
+    {
+        assert!(config.contains(expected), "{expected}: {config}");
+    }
+    assert!(!config.contains("include"), "{config}");
+}
+
+#[test]
+fn credentials_and_promisors_stay_behind() {
+    let fixture = Fixture::new();
+    for (key, value) in [
+        ("remote.origin.url", "https://user:secret@example.org/x"),
+        ("remote.origin.pushurl", "https://secret@example.org/x"),
+        ("remote.origin.promisor", "true"),
+        ("remote.origin.partialCloneFilter", "blob:none"),
+        ("extensions.partialClone", "origin"),
+        ("http.extraHeader", "Authorization: secret"),
+        ("url.https://secret@example.org/.insteadOf", "https://example.org/"),
+        ("credential.helper", "secret"),
+        ("core.worktree", fixture.root.to_str().unwrap()),
+        ("submodule.x.update", "!secret"),
+    ] {
+        fixture.git(&["config", key, value]);
+    }
+    let config = guest_config(&fixture);
+    for absent in ["secret", "promisor", "partial", "worktree", "update ="] {
+        assert!(!config.contains(absent), "{absent}: {config}");
+    }
+    assert!(config.contains("url = \"https://example.org/x\""), "{config}");
+}
