@@ -1,7 +1,7 @@
 //! What the host knows of the last sync: the base against which its own changes are seen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use banger_agent::protocol::sync::{Digest, Kind};
@@ -120,17 +120,15 @@ impl Manifest {
         [MAGIC, &blake3::hash(&body).as_bytes()[..], &body].concat()
     }
 
-    /// Writes the manifest in `folder`, beside and renamed.
+    /// Writes the manifest in `folder`, beside and renamed. It is not waited for: should the machine lose power, the former one, or half
+    /// of one, is known for what it is, and the next sync compares everything.
     ///
     /// # Errors
     /// The file system's refusal; the former manifest is intact then.
     pub(super) fn save(&self, folder: &Path) -> io::Result<()> {
         let new = folder.join("manifest.new");
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&self.encode())?;
-        file.sync_all()?;
-        fs::rename(&new, folder.join("manifest"))?;
-        fs::File::open(folder)?.sync_all()
+        fs::write(&new, self.encode())?;
+        fs::rename(&new, folder.join("manifest"))
     }
 
     /// What `stat` says in the guest about `entry`, if what is there is what was listed.

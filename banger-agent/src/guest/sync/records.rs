@@ -1,8 +1,8 @@
 //! What the agent knows of the last sync: for each path what was put there and how it looked then.
 //!
-//! On the disk it is a log: batches that are appended and synced, each with its checksum, so that a sync of one file costs one
-//! small write. A batch whose changes were being applied when the power went comes as an intent without its completion; then either
-//! state is accepted for the paths it names, and the generation is unknown.
+//! On the disk it is a log of batches, each with its checksum, so that a sync of one file costs a small write. Before changes are
+//! applied, their intent is synced. Their completion is written after the changes are safe, and nobody waits for it: an intent without one
+//! says that the power went; then either state is accepted for the paths it names, and the generation is unknown.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -129,7 +129,7 @@ impl Log {
         Ok((log, Some(records)))
     }
 
-    /// Appends `batch` to the log and syncs it, and applies it to `records`.
+    /// Appends `batch` to the log, and syncs it if it is an intent; and applies it to `records`.
     pub(super) fn append(&mut self, records: &mut Records, batch: Batch) -> io::Result<()> {
         let is_done = batch.generation.is_some();
         let bytes = encode(&batch);
@@ -139,7 +139,9 @@ impl Log {
         }
         let mut file = OpenOptions::new().append(true).open(&self.path)?;
         file.write_all(&bytes)?;
-        file.sync_data()?;
+        if !is_done {
+            file.sync_data()?;
+        }
         self.length += bytes.len() as u64;
         Ok(())
     }
