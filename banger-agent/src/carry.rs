@@ -7,11 +7,8 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{FramedRead, FramedWrite};
 
-use crate::frame::{Frame, FrameCodec, FrameError};
+use crate::frame::{CHUNK, Frame, FrameCodec, FrameError};
 use crate::protocol::forward::{DATA, Ended};
-
-/// One read.
-const CHUNK: usize = 64 << 10;
 
 /// Carries bytes between `socket` and a stream whose operation has been answered, until both sides have ended. Dropping both then, or
 /// on an error, ends what is left of the connection.

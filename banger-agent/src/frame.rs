@@ -7,12 +7,16 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder};
 
+use crate::link::PAYLOAD;
+
 /// The most bytes a control frame may hold.
 pub const MAX_CONTROL: usize = 1 << 20;
 /// The most bytes a data frame may hold.
 pub const MAX_DATA: usize = 1 << 18;
 
 const HEADER: usize = 5;
+/// What a data frame had best hold at most: with its header it is one frame of the link.
+pub const CHUNK: usize = PAYLOAD - HEADER;
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

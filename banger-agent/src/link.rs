@@ -31,9 +31,13 @@ pub const MAX_STREAMS: usize = 24;
 const TOO_MANY_STREAMS: usize = 8 * MAX_STREAMS;
 /// What a stream may hold that was received and not yet read, in bytes: yamux's initial window.
 const WINDOW: usize = 256 << 10;
-/// The bytes of one mux frame: large, because each costs the guest an interrupt.
-const SPLIT: usize = 64 << 10;
+/// The most bytes in one mux frame: large, because each costs the guest an interrupt, and with yamux's header no more than two of what
+/// its kernel hands over at once (32 KiB).
+pub const PAYLOAD: usize = (64 << 10) - 12;
+/// Two such frames.
 const BUFFER: usize = 128 << 10;
+/// What the windows of all streams together may have grown to in the host, beyond [`WINDOW`] each: its memory must stay small.
+const GROWTH: usize = 2 << 20;
 
 /// What the host says first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,10 +248,9 @@ where
 fn connection<T: AsyncRead + AsyncWrite + Unpin>(io: T, mode: yamux::Mode) -> yamux::Connection<Pipe<T>> {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(TOO_MANY_STREAMS);
-    // The guest may take wide windows: it is the host's memory that must stay small.
-    let factor = if mode == yamux::Mode::Server { 2 } else { 1 };
-    config.set_max_connection_receive_window(Some(TOO_MANY_STREAMS * WINDOW * factor));
-    config.set_split_send_size(SPLIT);
+    let growth = if mode == yamux::Mode::Server { TOO_MANY_STREAMS * WINDOW } else { GROWTH };
+    config.set_max_connection_receive_window(Some(TOO_MANY_STREAMS * WINDOW + growth));
+    config.set_split_send_size(PAYLOAD);
     yamux::Connection::new(BufStream::with_capacity(BUFFER, BUFFER, io).compat(), config, mode)
 }
 

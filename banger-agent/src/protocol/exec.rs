@@ -17,7 +17,7 @@ pub const STDERR: u8 = 2;
 
 /// How many bytes of standard input the host may have sent that the agent has not yet reported as taken. It keeps the stream
 /// open for signals while the command does not read.
-pub const STDIN_WINDOW: usize = 256 << 10;
+pub const STDIN_WINDOW: usize = 1 << 20;
 
 /// The `PATH` of a command that is given none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_agent::link::MuxStream;
+use banger_agent::link::{self, MuxStream};
 use nix::unistd::geteuid;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, copy_buf};
@@ -28,8 +28,8 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for it to end an operation whose client has gone. It gives a command five seconds for that.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
-/// What a relay holds in each direction, in bytes. The windows of the streams hold more.
-const RELAY_BUFFER: usize = 64 << 10;
+/// What a relay holds in each direction, in bytes: one frame of the link. The windows of the streams hold more.
+const RELAY_BUFFER: usize = link::PAYLOAD;
 
 /// A client that wants the VM to stop, and to be told when it has.
 pub(super) struct Stop {
@@ -208,7 +208,7 @@ mod tests {
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream as StdUnixStream;
 
-    use banger_agent::link::{self, Mux};
+    use banger_agent::link::Mux;
     use tokio::signal::unix::{SignalKind, signal};
 
     use super::super::state::MAX_CLIENTS;

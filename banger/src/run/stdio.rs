@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
-use banger_agent::frame::MAX_DATA;
-use banger_agent::protocol::exec::{STDERR, STDIN_WINDOW};
+use banger_agent::frame::{CHUNK, MAX_DATA};
+use banger_agent::protocol::exec::STDERR;
 use bytes::Bytes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{Semaphore, mpsc};
@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub(super) fn read_stdin(window: Arc<Semaphore>) -> mpsc::Receiver<Bytes> {
     let (send, receive) = mpsc::channel(1);
     thread::spawn(move || {
-        let mut buffer = vec![0; STDIN_WINDOW / 4];
+        let mut buffer = vec![0; CHUNK];
         loop {
             let count = match io::stdin().lock().read(&mut buffer) {
                 Ok(0) => return,

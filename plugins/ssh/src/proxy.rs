@@ -13,6 +13,7 @@ use banger::images::{self, Images};
 use banger::machine::{Machines, Wanted};
 use banger::paths::Paths;
 use banger::ui::Ui;
+use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio_util::either::Either;
@@ -20,6 +21,9 @@ use tokio_util::either::Either;
 use crate::keys::Keys;
 use crate::options::SUFFIX;
 use crate::server::{self, Guest, Up};
+
+/// What a pipe to or from ssh can hold: the most that pipe(7) lets a user set.
+const PIPE: i32 = 1 << 20;
 
 /// Serves the client on standard input and output. The VM is started beside that; it is in use until the client goes.
 pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
@@ -54,6 +58,8 @@ fn end<P>(
         let file = File::from(stream.as_fd().try_clone_to_owned()?);
         let kind = file.metadata()?.file_type();
         if kind.is_fifo() {
+            // A few packets at a time, and not one. Where it may not be, it is slower.
+            let _ = fcntl(&file, FcntlArg::F_SETPIPE_SZ(PIPE));
             return Ok(Some(Either::Left(of_pipe(file)?)));
         }
         if !kind.is_socket() {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
@@ -29,16 +30,17 @@ use self::spawn::{Spawned, Streams, signal_group, spawn};
 use super::Reader;
 use super::Writer;
 use super::files::{File, non_blocking};
-use crate::frame::Frame;
-use crate::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
+use crate::frame::{CHUNK, Frame};
+use crate::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDOUT, Started, ToCommand};
 use crate::protocol::{Failure, FailureKind, Reply};
 
 /// After INT, TERM or HUP, or when the client is gone: how long until everything that the command started is killed.
 const GRACE: Duration = Duration::from_secs(5);
-/// One read of an output.
-const CHUNK: usize = 64 << 10;
-/// What may still be in a pipe or terminal when its command ends: the most that pipe(7) lets a user set.
+/// What a pipe to or from a command can hold, the most that pipe(7) lets a user set: each time that one side has to wait for the
+/// other costs a translated guest more than what it waits for.
 const MAX_PIPE: usize = 1 << 20;
+/// After how many bytes of standard input the host is told. Half of what the first hosts had as [`STDIN_WINDOW`].
+const TOLD: usize = 128 << 10;
 
 /// What a command is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +143,10 @@ impl Running {
                 let group = Pid::from_raw(child.id() as i32);
                 // SAFETY: an owned descriptor stays open, and the same, for as long as it is registered.
                 let pidfd = unsafe { AsyncFd::register(pidfd_open(group)?)? };
+                for pipe in [&stdin, &stdout] {
+                    // Where it may not be, it is slower.
+                    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(MAX_PIPE as i32));
+                }
                 let outputs = vec![(STDOUT, File::new(stdout)?), (STDERR, File::new(stderr)?)];
                 (Life::Child { child, pidfd }, group, None, File::new(stdin)?, outputs)
             }
@@ -318,7 +324,7 @@ fn feed(
             // A command that closed its input takes the rest as /dev/null would.
             let _ = stdin.write_all(&bytes).await;
             untold += bytes.len();
-            if untold >= STDIN_WINDOW / 4 {
+            if untold >= TOLD {
                 let _ = out.send(Frame::control(&FromCommand::StdinTaken { bytes: untold })).await;
                 untold = 0;
             }

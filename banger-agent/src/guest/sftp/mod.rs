@@ -11,8 +11,6 @@ use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 
-use nix::fcntl::{FcntlArg, fcntl};
-
 use self::server::Server;
 use self::wire::MAX_PACKET;
 
@@ -20,8 +18,6 @@ use self::wire::MAX_PACKET;
 pub const NAME: &str = "@banger-sftp";
 /// What is read ahead, in bytes: requests are short, but for those that write.
 const BUFFER: usize = 64 << 10;
-/// The most that pipe(7) lets a user have.
-const PIPE: i32 = 1 << 20;
 
 /// Whether this process is one.
 pub fn is_wanted() -> bool {
@@ -35,10 +31,6 @@ pub fn is_wanted() -> bool {
 pub fn serve() -> io::Result<()> {
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    for pipe in [&input, &output] {
-        // A packet at a time, and not a quarter of one. Where it may not be, it is slower.
-        let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
-    }
     serve_on(&mut BufReader::with_capacity(BUFFER, input), &output)
 }
 

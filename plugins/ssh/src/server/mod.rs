@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use banger::banger_agent::frame::CHUNK;
 use banger::banger_agent::protocol::exec::{Exec, Size, ToCommand};
 use banger::banger_agent::protocol::forward::Address;
 use banger::banger_agent::protocol::{Bytes, Request, now_ns};
@@ -32,9 +33,11 @@ const LOGIN_LIMIT: Duration = Duration::from_secs(120);
 const MAX_CHANNELS: usize = 64;
 /// How many variables a client may set for a session.
 const MAX_VARIABLES: usize = 64;
+/// The longest packet that a client may send: one frame to the guest, of which each costs.
+const PACKET: u32 = CHUNK as u32;
 /// How many packets of a channel wait for the guest before the whole connection does: russh takes from the client what fits in the window,
 /// whether or not it was passed on.
-const WAITING_PACKETS: usize = 512;
+const WAITING_PACKETS: usize = 256;
 
 /// Serves a client to its end.
 ///
@@ -90,6 +93,7 @@ fn configuration(keys: &Keys) -> Config {
         auth_rejection_time: Duration::ZERO,
         keys: vec![keys.host.clone()],
         preferred: Preferred { cipher: Cow::Borrowed(CIPHERS), mac: Cow::Borrowed(MACS), ..Preferred::DEFAULT },
+        maximum_packet_size: PACKET,
         channel_buffer_size: WAITING_PACKETS,
         // Who has logged in may be silent for as long as they like.
         inactivity_timeout: None,
