@@ -3,6 +3,7 @@
 //! `scripts/test` builds the binaries and an image store, and says where they are: `BANGER_TEST_DIST` is a folder as `make install`
 //! fills it, `BANGER_TEST_DATA` a data folder whose images and kernels every test's home uses.
 
+pub mod leftovers;
 pub mod machine;
 mod plugins;
 mod process_guests;

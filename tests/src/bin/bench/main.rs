@@ -1,21 +1,23 @@
 //! `make bench`: what banger takes, beside a floor or a peer measured in the same run. Prints a table in Markdown.
 
+mod floor;
 mod images;
+mod vms;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use banger_tests::{Home, Repository};
 
+use self::floor::Floor;
+
 /// Runs of each measurement; the median counts.
 const RUNS: usize = 5;
-/// Bytes that are sent through the bare port.
-const PORT_BYTES: u64 = 500_000_000;
+/// Bytes that are sent through the bare port, as many as a first sync sends.
+const SYNCED_BYTES: u64 = 500_000_000;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -25,6 +27,8 @@ fn main() -> Result<(), Failure> {
     let floor = Floor::new(&home)?;
     rows.push(cold_start(&home, &floor)?);
     rows.extend(large(&home, &floor)?);
+    rows.extend(vms::by_name(&floor)?);
+    rows.extend(vms::come_and_go()?);
     rows.push(version(&home)?);
     rows.push(plugin(&home)?);
     rows.push(list()?);
@@ -68,6 +72,10 @@ fn ratio(a: Duration, b: Duration) -> String {
     format!("{:.2}×", a.as_secs_f64() / b.as_secs_f64())
 }
 
+fn megabytes_per_second(bytes: u64, took: Duration) -> f64 {
+    bytes as f64 / 1e6 / took.as_secs_f64()
+}
+
 fn running(home: &Home) -> Result<Vec<Vec<String>>, Failure> {
     let repository = home.repository("thousand-files");
     for number in 0..1000 {
@@ -109,7 +117,7 @@ fn cold_start(home: &Home, floor: &Floor) -> Result<Vec<String>, Failure> {
         succeed(repository.banger().args(["--rm", "--", "true"]))?;
         ours.push(start.elapsed());
         let start = Instant::now();
-        floor.boot("floor=off", None)?.wait()?;
+        floor.power_off()?;
         floors.push(start.elapsed());
     }
     let (ours, floors) = (median(ours), median(floors));
@@ -120,7 +128,7 @@ fn cold_start(home: &Home, floor: &Floor) -> Result<Vec<String>, Failure> {
 fn large(home: &Home, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
     let repository = home.repository("large");
     write_noise(&repository);
-    let port = floor.port_throughput()?;
+    let port = megabytes_per_second(SYNCED_BYTES, floor.port()?.give(SYNCED_BYTES)?);
     let (_, first) = phases(&repository)?;
     let throughput = 500.0 / first.as_secs_f64();
     let git = || timed(|| succeed(home.command("git").args(["status", "--porcelain"]).current_dir(&repository.root)));
@@ -257,85 +265,4 @@ fn supervisor_memory(home: &Home) -> Result<u64, Failure> {
 fn allocated(path: &Path) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     Ok(fs::metadata(path)?.blocks() * 512)
-}
-
-/// The kernel that banger boots, as it boots it, with an initramfs that does next to nothing.
-struct Floor {
-    kernel: PathBuf,
-    initramfs: PathBuf,
-    parameters: String,
-}
-
-impl Floor {
-    /// Learns from the VM that runs in `home` how it was started.
-    fn new(home: &Home) -> Result<Floor, Failure> {
-        let pid = &run_info(home)?["pid"];
-        let vmm = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        let line = fs::read(format!("/proc/{}/cmdline", vmm.trim()))?;
-        let words: Vec<_> =
-            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        let value = |option: &str| {
-            let place = words.iter().position(|word| word == option).ok_or_else(|| format!("QEMU has no {option}"))?;
-            Ok::<_, Failure>(words[place + 1].clone())
-        };
-        let kernel = PathBuf::from(value("-kernel")?);
-        let init = home.path().join("floor-init");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/init.c");
-        succeed(Command::new("cc").args(["-O2", "-static", "-o"]).arg(&init).arg(source))?;
-        let boot = kernel.parent().ok_or("a kernel has a folder")?.join("boot");
-        let mut modules: Vec<_> = fs::read_dir(boot)?.flatten().map(|entry| entry.path()).collect();
-        modules.sort();
-        let initramfs = banger_vmm::initramfs::ensure(&init, &modules, &home.path().join(".cache/banger"))?;
-        Ok(Floor { kernel, initramfs, parameters: value("-append")? })
-    }
-
-    fn boot(&self, floor: &str, port: Option<&UnixStream>) -> Result<std::process::Child, Failure> {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-machine",
-            "microvm,acpi=on,rtc=on",
-        ]);
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &cpus(), "-m", "4096M"]);
-        qemu.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initramfs);
-        qemu.arg("-append").arg(format!("{} {floor}", self.parameters));
-        if let Some(port) = port {
-            use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-            fcntl(port, FcntlArg::F_SETFD(FdFlag::empty()))?;
-            qemu.arg("-chardev").arg(format!("socket,id=port,fd={}", port.as_raw_fd()));
-            qemu.args(["-device", "virtio-serial-device", "-device", "virtserialport,chardev=port,name=banger.0"]);
-        }
-        Ok(qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
-    }
-
-    /// MB/s into the guest through a virtio-serial port.
-    fn port_throughput(&self) -> Result<f64, Failure> {
-        let (mut ours, theirs) = UnixStream::pair()?;
-        let mut qemu = self.boot("floor=port", Some(&theirs))?;
-        drop(theirs);
-        ours.write_all(&PORT_BYTES.to_le_bytes())?;
-        let mut word = [0];
-        ours.read_exact(&mut word)?;
-        let start = Instant::now();
-        let chunk = vec![0x5a; 1 << 18];
-        let mut left = PORT_BYTES;
-        while left > 0 {
-            let count = left.min(chunk.len() as u64) as usize;
-            ours.write_all(&chunk[..count])?;
-            left -= count as u64;
-        }
-        ours.read_exact(&mut word)?;
-        let took = start.elapsed();
-        drop(ours);
-        qemu.wait()?;
-        Ok(PORT_BYTES as f64 / 1e6 / took.as_secs_f64())
-    }
-}
-
-fn cpus() -> String {
-    std::thread::available_parallelism().map_or(1, usize::from).to_string()
 }
