@@ -31,6 +31,8 @@ pub enum Request {
     Forward(forward::Forward),
     /// Listens in the guest: [`forward`].
     Listen(forward::Listen),
+    /// Tells what listens in the guest: [`forward`].
+    Listeners,
     /// Takes a connection that has come there: [`forward`].
     Accept(forward::Accept),
     /// Brings the workspace to the host's state: [`sync`].

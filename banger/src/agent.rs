@@ -1,5 +1,7 @@
 //! One operation of the agent, from the host's side, with blocking reads and writes.
 
+mod operation;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::codec::{Decoder, Encoder};
+
+pub use self::operation::{Reader, Writer, begin};
 
 /// An agent that lives takes an operation up, or refuses it, within this time,
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);

@@ -318,6 +318,10 @@ pub struct CommandOptions {
     /// Do not use a terminal, even on one
     #[arg(short = 'T', long)]
     pub no_tty: bool,
+    /// Have ports that something begins to listen at in the VM while the command runs lead there from this machine until it ends, and
+    /// print where [default: none]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub ports: Option<Ports>,
 }
 
 /// What a VM shall be like.
@@ -373,6 +377,14 @@ pub struct Run {
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::AnyPath)]
     pub command: Vec<OsString>,
+}
+
+/// Which ports of a VM are forwarded without being named: none, or all that something begins to listen at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "clap would print them as a help of many lines")]
+pub enum Ports {
+    None,
+    Auto,
 }
 
 /// How a VM reaches other machines: through this machine's own connections, without root, or not at all.

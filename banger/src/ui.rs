@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::termios::{OutputFlags, tcgetattr};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
@@ -159,8 +160,11 @@ impl Ui {
     }
 
     fn line(&self, text: &str) {
+        // A terminal that is raw takes a line's end for no more than it says; and what it shows, a prompt maybe, is not to be written on.
+        let raw = tcgetattr(stderr()).is_ok_and(|terminal| !terminal.output_flags.contains(OutputFlags::OPOST));
+        let (start, end) = if raw { ("\r\n", "\r\n") } else { ("", "\n") };
         // Standard error that is gone is no reason to fail.
-        let print = || _ = writeln!(stderr(), "{text}");
+        let print = || _ = write!(stderr(), "{start}{text}{end}");
         match &*self.bar() {
             Some(bar) => bar.suspend(print),
             None => print(),

@@ -1,11 +1,12 @@
 //! Ports of this machine that lead into a VM.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use banger_tests::{Home, Repository, eventually};
@@ -118,6 +119,7 @@ fn ports_and_sockets_lead_into_a_vm_whenever_it_runs() {
     refusals(&repository, port);
     restart(&repository, port, &socket, other);
     use_by_connections(&repository, port);
+    by_themselves(&repository);
 
     // What is removed is gone, with its connections.
     let mut open = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -208,4 +210,68 @@ fn use_by_connections(repository: &Repository<'_>, port: u16) {
     drop(open);
     eventually("the end of a VM that only listens", || repository.home.processes().is_empty());
     serve(repository, &[]);
+}
+
+/// A guest's stand-in for servers that come and go: it begins to listen at each port that it is told, and ends with `-PORT`. Who connects
+/// hears which it is.
+const SERVERS: &str = r#"use IO::Socket::INET; my %of;
+while (<STDIN>) {
+    chomp; if (s/^-//) { kill 9, $of{$_}; waitpid $of{$_}, 0; next }
+    my $port = $_;
+    my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => $port, ReuseAddr => 1, Listen => 8) or die "$port: $!";
+    unless ($of{$port} = fork) { while (my $c = $s->accept) { print $c "$port\n"; close $c } }
+    close $s;
+}
+kill 9, values %of"#;
+
+/// What begins to listen in the guest is reached while the command runs, and no longer.
+fn by_themselves(repository: &Repository<'_>) {
+    let mut command = repository.banger();
+    command.args(["--ports", "auto", "--", "perl", "-e", SERVERS]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    // Of one that is new: where. What listened before is none, and neither is what was published.
+    let mut said = |port: u16| -> u16 {
+        let end = format!(" → port {port} in the guest");
+        let line = lines.by_ref().find(|line| line.starts_with("banger: http")).expect("a line");
+        let number = line.strip_prefix("banger: http://127.0.0.1:").and_then(|line| line.strip_suffix(&end));
+        number.unwrap_or_else(|| panic!("{port}: {line}")).parse().unwrap()
+    };
+    let heard = |port: u16| {
+        let mut heard = String::new();
+        TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| stream.read_to_string(&mut heard)).unwrap();
+        heard
+    };
+    let free = |taken: &TcpListener| taken.local_addr().unwrap().port();
+    let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let (same, taken) = (free(&first), free(&second));
+    drop(first);
+
+    writeln!(stdin, "{same}").unwrap();
+    assert_eq!(said(same), same);
+    assert_eq!(heard(same), format!("{same}\n"));
+    assert_eq!(listening_at(same), [format!("0100007F:{same:04X}")]);
+    writeln!(stdin, "{taken}").unwrap();
+    let other = said(taken);
+    assert!(other != taken && heard(other) == format!("{taken}\n"));
+    writeln!(stdin, "81").unwrap();
+    assert!(said(81) >= 1024);
+    // It goes with its server, and comes back with it, which is not said again.
+    writeln!(stdin, "-{same}").unwrap();
+    eventually("the end of a forward", || TcpStream::connect(("127.0.0.1", same)).is_err());
+    writeln!(stdin, "{same}").unwrap();
+    eventually("its return", || TcpStream::connect(("127.0.0.1", same)).is_ok());
+    assert_eq!(heard(same), format!("{same}\n"));
+
+    // A guest that listens everywhere is heard of once.
+    for port in 20_000..20_040 {
+        writeln!(stdin, "{port}").unwrap();
+    }
+    assert!(lines.by_ref().any(|line| line.contains("more than 32 ports")));
+    writeln!(stdin, "20040").unwrap();
+    drop(stdin);
+    assert_eq!(lines.filter(|line| line.contains("more than")).count(), 0);
+    assert!(child.wait().unwrap().success());
+    assert!([same, other].iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_err()));
 }

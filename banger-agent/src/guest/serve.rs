@@ -128,6 +128,7 @@ impl Agent {
             }
             Request::Forward(request) => forward::connect(request, reader, writer).await,
             Request::Listen(request) => forward::listen(request, Arc::clone(&self.waiting), reader, writer).await,
+            Request::Listeners => forward::watch(reader, writer).await,
             Request::Accept(request) => forward::accept(request, &self.waiting, reader, writer).await,
             Request::Sync(request) => sync::run(&self.workspaces, request, reader, writer).await,
             Request::CopyOut(request) => copy::out(request, writer).await,

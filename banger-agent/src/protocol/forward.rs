@@ -7,6 +7,9 @@
 //! [`super::Request::Listen`] listens in the guest for as long as its stream is open; the agent answers with `Reply<Listening>`, and
 //! sends [`Incoming`] for each connection that comes. Each waits for a stream of its own: [`super::Request::Accept`] takes it, is
 //! answered with `Reply<()>`, and goes on as a connection to an address does.
+//!
+//! [`super::Request::Listeners`] is answered with `Reply<Listeners>`, and with [`Listeners`] again whenever that has changed, for as long as
+//! its stream is open.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +70,13 @@ pub struct Incoming {
     pub address: String,
     /// And the port; 0 for a Unix socket.
     pub port: u16,
+}
+
+/// What listens in the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listeners {
+    /// TCP ports of its loopback, in order.
+    pub ports: Vec<u16>,
 }
 
 /// Takes a connection.

@@ -122,6 +122,15 @@ pub const KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "ports",
+        shape: Shape::One(Kind::Choice(&["none", "auto"])),
+        stands: Stands::Trusted,
+        default: Some("none"),
+        about: "Whether ports that something begins to listen at in the VM while a command runs lead there from this machine until it ends.",
+        flag: Some("--ports"),
+        ..PLAIN
+    },
+    Key {
         name: "history",
         shape: Shape::One(Kind::Choice(&["full", "shallow", "none"])),
         without: "`full`, or `shallow` from 1 GiB of git objects on",

@@ -182,6 +182,7 @@ impl Settings {
             ("disk", options.vm.disk.map(Value::Size)),
             ("net", options.vm.net.and_then(|net| name(net.to_possible_value()))),
             ("mise", options.no_mise.then_some(Value::Flag(false))),
+            ("ports", options.how.ports.and_then(|ports| name(ports.to_possible_value()))),
             ("ready", options.ready.and_then(|ready| name(ready.to_possible_value()))),
         ];
         for (key, value) in given {
@@ -363,6 +364,11 @@ impl Settings {
         self.text("ready").map(|ready| if ready == "system" { Ready::System } else { Ready::Agent })
     }
 
+    /// Whether ports that something begins to listen at lead into the VM.
+    pub fn ports_by_themselves(&self) -> bool {
+        self.text("ports") == Some("auto")
+    }
+
     /// How much of git's history a new VM gets, if somebody said it; else that depends on how much there is.
     pub fn history(&self) -> Option<History> {
         let name = self.text("history")?;
@@ -436,9 +442,11 @@ fn expanded(text: &str, home: Option<&Path>) -> PathBuf {
 /// The keys of a repository's file that need trust. What the user has forbidden, it may not allow.
 pub(crate) fn needing_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
     let forbids = |file: &ConfigFile| file.values.get("net") == Some(&Value::Text("none".to_owned()));
-    let needs = |name: &&str| {
-        Key::named(name).is_some_and(|key| key.stands == Stands::Trusted)
-            || (*name == "net" && user.is_some_and(forbids) && !forbids(repo))
+    let needs = |name: &&str| match *name {
+        "net" => user.is_some_and(forbids) && !forbids(repo),
+        // To have none is to hand nothing over.
+        "ports" => repo.values.get("ports") != Some(&Value::Text("none".to_owned())),
+        name => Key::named(name).is_some_and(|key| key.stands == Stands::Trusted),
     };
     repo.values.keys().copied().filter(needs).collect()
 }
@@ -538,6 +546,9 @@ mod tests {
         assert!(settings.warnings.is_empty());
         fs::write(given.root().join("banger.toml"), "env_from_host = [\"TOKEN\", \"OTHER\"]\n").unwrap();
         assert!(given.load().unwrap().env_from_host().is_empty());
+        let ports = |text: &str| Given::new("", text).load().unwrap();
+        assert!(!ports("ports = \"auto\"\n").ports_by_themselves() && ports("ports = \"none\"\n").warnings.is_empty());
+        assert!(Given::new("ports = \"auto\"\n", "").load().unwrap().ports_by_themselves());
         // Whoever has no word on it has nothing against it; and the user's own file needs no trust.
         let settings = Given::new("env_from_host = [\"X\"]\n", "net = \"user\"\n").load().unwrap();
         assert_eq!((settings.warnings.len(), settings.env_from_host().len()), (0, 1));

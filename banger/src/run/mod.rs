@@ -4,6 +4,7 @@ mod by_name;
 mod environment;
 mod inherited;
 mod place;
+mod ports;
 mod session;
 mod stdio;
 mod terminal;

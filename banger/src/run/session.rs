@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::codec::{FramedRead, FramedWrite};
 
+use super::ports::AutoPorts;
 use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
 use crate::agent::{ANSWER_LIMIT, AgentError};
@@ -35,15 +36,39 @@ pub(super) enum Outcome {
     BrokenPipe,
 }
 
-/// Runs `exec` on the VM's agent to its end. Standard streams are this process's own.
+/// Runs `exec` on the VM's agent to its end. Standard streams are this process's own. With `ports`, those that something begins to listen
+/// at meanwhile are forwarded.
 ///
 /// # Errors
 /// If the command cannot be started, or the connection breaks.
-pub(super) fn run(vm: &Vm, exec: Exec, timeout: Option<Duration>, ui: &Ui) -> Result<Outcome, CommandError> {
+pub(super) fn run(
+    vm: &Vm,
+    exec: Exec,
+    timeout: Option<Duration>,
+    ports: bool,
+    ui: &Ui,
+) -> Result<Outcome, CommandError> {
     let stream = vm.connect_agent()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CommandError::new(format!("cannot watch a command: {error}")))?;
-    let outcome = runtime.block_on(async { Session::start(stream, exec).await?.follow(timeout, ui).await });
+    let outcome = runtime.block_on(async {
+        // Before the command, which may be quick to listen.
+        let ports = if ports { Some(AutoPorts::new(vm).await) } else { None };
+        let session = Session::start(stream, exec).await?;
+        let forwarding = async {
+            match ports {
+                Some(Ok(ports)) => ports.forward(ui).await,
+                // The command may have no need of them.
+                Some(Err(error)) => ui.warning(&format!("no ports are forwarded: {error}")),
+                None => {}
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            outcome = session.follow(timeout, ui) => outcome,
+            outcome = forwarding => outcome,
+        }
+    });
     // Standard input's thread may wait for what is never typed.
     runtime.shutdown_background();
     outcome

@@ -143,8 +143,9 @@ impl<'a> Work<'a> {
         let (cwd, make_cwd) = place.folder(self.how);
         let env = [environment::of_terminal(tty.is_some()), env].concat();
         let (argv, cwd) = (words.collect(), cwd.as_os_str().into());
+        let ports = self.settings.ports_by_themselves();
         let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
-        self.account.time(Phase::Run, || session::run(&machine.vm, exec, self.how.timeout, self.ui))
+        self.account.time(Phase::Run, || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui))
     }
 
     /// Whether the command gets the terminal.

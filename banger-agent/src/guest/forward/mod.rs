@@ -2,6 +2,7 @@
 
 mod listen;
 mod resolve;
+mod watch;
 
 use std::io;
 use std::path::Path;
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::either::Either;
 
 pub(super) use self::listen::{Waiting, listen};
+pub(super) use self::watch::watch;
 use super::{Reader, Writer};
 use crate::carry::carry;
 use crate::frame::Frame;

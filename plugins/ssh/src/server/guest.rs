@@ -2,23 +2,15 @@
 
 use std::sync::Arc;
 
-use banger::agent::{ANSWER_LIMIT, AgentError};
-use banger::banger_agent::frame::{Frame, FrameCodec, FrameError};
-use banger::banger_agent::protocol::{Bytes, Reply, Request};
+use banger::agent::begin;
+pub(super) use banger::agent::{Reader, Writer};
+use banger::banger_agent::protocol::{Bytes, Request};
 use banger::error::{CommandError, ErrorKind};
 use banger::machine::Machine;
-use futures::{SinkExt, StreamExt};
 use russh::ChannelId;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio_util::codec::{FramedRead, FramedWrite};
-
-/// The frames of an operation, from the agent and to it.
-pub(super) type Reader = FramedRead<OwnedReadHalf, FrameCodec>;
-pub(super) type Writer = FramedWrite<OwnedWriteHalf, FrameCodec>;
 
 /// A VM that runs, for as long as it is held.
 pub(crate) struct Up {
@@ -58,22 +50,7 @@ impl Guest {
         request: &Request,
     ) -> Result<(T, Reader, Writer), CommandError> {
         let up = self.up().await.map_err(|error| copy(&error))?;
-        // This waits while other commands have all the streams that there are.
-        let stream = spawn_blocking(move || up.machine.vm.connect_agent()).await;
-        let stream = stream.map_err(|error| CommandError::new(error.to_string()))??;
-        let operation = async {
-            stream.set_nonblocking(true)?;
-            let (read, write) = UnixStream::from_std(stream)?.into_split();
-            let mut reader = FramedRead::with_capacity(read, FrameCodec, 64 << 10);
-            let mut writer = FramedWrite::new(write, FrameCodec);
-            writer.send(Frame::control(request)).await?;
-            let answer = tokio::time::timeout(ANSWER_LIMIT, reader.next()).await.map_err(|_| AgentError::Silent)?;
-            match answer.unwrap_or(Err(FrameError::Ended))?.message()? {
-                Reply::Ok(answer) => Ok((answer, reader, writer)),
-                Reply::Error(failure) => Err(AgentError::Refused(failure)),
-            }
-        };
-        Ok(operation.await?)
+        Ok(begin(&up.machine.vm, request).await?)
     }
 }
 

@@ -1,0 +1,43 @@
+//! The same for tasks, whose reads and writes do not block.
+
+use banger_agent::frame::{Frame, FrameCodec, FrameError};
+use banger_agent::protocol::{Reply, Request};
+use banger_vmm::Vm;
+use futures::{SinkExt, StreamExt};
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tokio_util::codec::{FramedRead, FramedWrite};
+
+use super::{ANSWER_LIMIT, AgentError};
+
+/// The frames of an operation, from the agent,
+pub type Reader = FramedRead<OwnedReadHalf, FrameCodec>;
+/// and to it.
+pub type Writer = FramedWrite<OwnedWriteHalf, FrameCodec>;
+
+/// One read.
+const CHUNK: usize = 64 << 10;
+
+/// Begins an operation, and waits for the agent's answer.
+///
+/// # Errors
+/// If the VM or its agent is gone, or the request is refused.
+pub async fn begin<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<(T, Reader, Writer), AgentError> {
+    let vm = vm.clone();
+    // This waits while other commands have all the streams that there are.
+    let opened = spawn_blocking(move || vm.connect_agent()).await;
+    let stream = opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    stream.set_nonblocking(true)?;
+    let (read, write) = UnixStream::from_std(stream)?.into_split();
+    let mut reader = FramedRead::with_capacity(read, FrameCodec, CHUNK);
+    let mut writer = FramedWrite::new(write, FrameCodec);
+    writer.send(Frame::control(request)).await?;
+    let answer = timeout(ANSWER_LIMIT, reader.next()).await.map_err(|_| AgentError::Silent)?;
+    match answer.unwrap_or(Err(FrameError::Ended))?.message()? {
+        Reply::Ok(answer) => Ok((answer, reader, writer)),
+        Reply::Error(failure) => Err(AgentError::Refused(failure)),
+    }
+}
