@@ -55,6 +55,8 @@ pub enum Request {
         /// How long to wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// Lets the user into an SSH server of the guest's own; the answer is whether the key is there, `bool`.
+    Authorize(Authorize),
     /// How the guest is; the answer is [`Stat`].
     Stat,
     /// Powers the guest off. The answer comes first, if it comes at all.
@@ -125,6 +127,15 @@ pub struct Readiness {
     pub state: String,
     /// Units that failed, if any.
     pub failed_units: Vec<String>,
+}
+
+/// Puts a key among those that an SSH server in the guest lets in as root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Authorize {
+    /// The public key, as a line of sshd(8)'s `authorized_keys`.
+    pub key: String,
+    /// Even if the guest has no server: it is about to get one.
+    pub awaited: bool,
 }
 
 /// The answer to [`Request::Stat`].

@@ -11,6 +11,7 @@
 //!   [`guest_work`] what would be lost with it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`copy`] copies files past the sync, both ways;
+//! * [`authorized_key`] has an SSH server of the guest's own know its user;
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
 //! [`commands`] are the others; [`disk_usage`] measures for them, [`doctor`] looks at the machine, [`table`] lays out their lists. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
@@ -19,6 +20,7 @@
 pub use {banger_agent, banger_image, banger_vmm};
 
 pub mod agent;
+pub mod authorized_key;
 pub mod belonging;
 pub mod certificates;
 pub mod cli;

@@ -78,6 +78,8 @@ fn openssh_works_by_name() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "sh", "-c", SERVER]).ok();
+    // A guest without a server of its own gets no key.
+    repository.run(["ssh", "--", "test", "!", "-e", "/root/.ssh/authorized_keys"]).ok();
     let ssh = Ssh::new(&repository);
 
     // Keys are the user's alone, and one that was made is used again.

@@ -34,9 +34,15 @@ fn other_package_managers_are_asked_as_they_want_to_be() {
     let repository = home.repository("r");
     repository.run(["image", "pull", &layout.source("box"), "--name", "box", "--with-sshd"]).ok();
     let run = |script: &str| repository.run(["-q", "--image", "box", "--", "sh", "-c", script]);
+    // Who has a key for VMs is let in, from the first start on, and by a line that is there once.
+    repository.run(["ssh-config"]).ok();
+    let public = fs::read_to_string(home.path().join(".config/banger/ssh/id_ed25519.pub")).unwrap();
+    let line = format!("{} banger\n", public.split_whitespace().take(2).collect::<Vec<_>>().join(" "));
+    let authorized = || run("cat /root/.ssh/authorized_keys").ok().text();
     let seen = |word: &str| eventually(word, || run(&format!("grep -q -- '{word}' {LOG}")).status == 0);
     run("true").ok();
     seen("no package manager");
+    assert_eq!(authorized(), line);
     // Stand-ins: they say what they were asked, and leave a server behind that says that it was started.
     for (manager, asked) in [
         ("apk", "add --no-cache openssh-server"),
@@ -53,5 +59,10 @@ fn other_package_managers_are_asked_as_they_want_to_be() {
         run("true").ok();
         seen(&format!("^{manager} {asked}$"));
         seen("^the server has started$");
+        assert_eq!(authorized(), line);
     }
+    // Who logs in through banger's server may do so through that one.
+    run("rm -r /root/.ssh").ok();
+    repository.run(["ssh", "--", "true"]).ok();
+    assert_eq!(authorized(), line);
 }

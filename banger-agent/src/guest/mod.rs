@@ -2,6 +2,7 @@
 //!
 //! [`init`] makes a root file system and starts the image's own init; a forked child of it [`serve`]s the host.
 
+mod authorize;
 mod clock;
 mod copy;
 mod exec;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio_util::codec::{FramedRead, FramedWrite};
 
+use super::authorize::authorize;
 use super::clock::set_clock;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
@@ -144,6 +145,7 @@ impl Agent {
                 let state = self.boot.system_ready(Duration::from_millis(timeout_ms)).await;
                 answer(writer, Ok(Readiness { state: state.state, failed_units: state.failed_units })).await;
             }
+            Request::Authorize(request) => answer(writer, authorize(&request)).await,
             Request::Stat => answer(writer, self.stat()).await,
             Request::Shutdown => {
                 answer(writer, Ok(())).await;

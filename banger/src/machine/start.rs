@@ -9,6 +9,7 @@ use banger_vmm::{
 
 use super::host::check_memory;
 use super::{Machine, Machines, Wanted};
+use crate::authorized_key;
 use crate::error::{CommandError, ErrorKind};
 use crate::images::Images;
 use crate::paths::helper;
@@ -136,6 +137,7 @@ impl Machines<'_> {
             StartEvent::Ready(_) | StartEvent::Failed(_) => {}
         };
         self.time(Phase::Boot, || vm.start(&lock, &options, on_event))?;
+        authorized_key::put(vm, false, self.paths, self.ui);
         Ok(up(&record, Some(begin.elapsed())))
     }
 

@@ -4,9 +4,11 @@ use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::Exec;
 
 use crate::agent::AgentError;
+use crate::authorized_key;
 use crate::error::CommandError;
 use crate::job;
 use crate::machine::Machine;
+use crate::paths::Paths;
 use crate::ui::Ui;
 
 /// Where the guest says what came of it.
@@ -54,10 +56,16 @@ fi
 ///
 /// # Errors
 /// The VM's. A guest without a shell goes without.
-pub(crate) fn start(machine: &Machine, variables: &[(Bytes, Bytes)], ui: &Ui) -> Result<(), CommandError> {
+pub(crate) fn start(
+    machine: &Machine,
+    variables: &[(Bytes, Bytes)],
+    paths: &Paths,
+    ui: &Ui,
+) -> Result<(), CommandError> {
     if machine.boot.is_none() {
         return Ok(());
     }
+    authorized_key::put(&machine.vm, true, paths, ui);
     let argv = ["sh", "-c", DETACHED, "sh", SCRIPT, LOG].map(Into::into).into();
     let exec = Exec { argv, env: variables.to_vec(), cwd: "/".into(), ..Exec::default() };
     match job::run(&machine.vm, exec, &[], |_| {}) {

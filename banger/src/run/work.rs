@@ -131,7 +131,7 @@ impl<'a> Work<'a> {
         };
         let with_tools = [inherited.clone(), of_image.clone(), of_tools, said.clone()].concat();
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
-            prepare::start_sshd(machine, &with_tools, self.ui)?;
+            prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
         }
         if let Some(preparation) = preparation {
             preparation.run(machine, &with_tools, self.account, self.ui)?;

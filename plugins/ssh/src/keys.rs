@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind as IoKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use banger::authorized_key::with_pub;
 use banger::cli::Run;
 use banger::config::Settings;
 use banger::error::{CommandError, ErrorKind};
@@ -59,12 +60,6 @@ impl Keys {
     }
 }
 
-fn with_pub(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".pub");
-    name.into()
-}
-
 /// The public half of a key that somebody else has made: as its `.pub` says, or else as the key itself does, encrypted or not.
 fn public_key(path: &Path) -> Result<PublicKey, CommandError> {
     let beside = with_pub(path);
@@ -112,7 +107,7 @@ fn unusable(path: &Path, error: &russh::keys::ssh_key::Error) -> CommandError {
 }
 
 /// A public key as files have it.
-fn line(key: &PublicKey) -> Result<String, CommandError> {
+pub(crate) fn line(key: &PublicKey) -> Result<String, CommandError> {
     let text = key.to_openssh().map_err(|error| CommandError::new(format!("cannot write a key: {error}")))?;
     Ok(text + "\n")
 }

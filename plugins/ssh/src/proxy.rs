@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 
+use banger::authorized_key;
 use banger::cli::Global;
 use banger::commands::named;
 use banger::error::{CommandError, ErrorKind};
@@ -18,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio_util::either::Either;
 
-use crate::keys::Keys;
+use crate::keys::{self, Keys};
 use crate::options::SUFFIX;
 use crate::server::{self, Guest, Up};
 
@@ -31,12 +32,14 @@ pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result
     let keys = Keys::ensure(paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CommandError::new(format!("cannot serve: {error}")))?;
-    let paths = paths.clone();
+    let (paths, key) = (paths.clone(), keys::line(&keys.user)?);
     let served = runtime.block_on(async move {
         let guest = Guest::new(move || {
             // What is no error is nothing for whom ssh's own output is for.
             let ui = Ui::new(&Global { quiet: !verbose, verbose, ..Global::default() });
             let machine = Machines::new(&paths, &ui).start_found(&vm, &Wanted::default())?;
+            // Where a VM that ran has a server of its own, who asks for ssh may ask for that as well.
+            authorized_key::put_key(&machine.vm, &key, false, &ui);
             let image = Images::new(&paths, &ui).of(&machine.vm);
             Ok(Up { machine, env: image.as_ref().map(images::variables).unwrap_or_default() })
         });
