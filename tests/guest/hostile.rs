@@ -32,6 +32,13 @@ fn main() {
     match name.as_str() {
         "panics" => panic!("as it should"),
         "hangs" => forever(),
+        // What would change the terminal, hide a line, or be a line of another's; and one that does not end.
+        "box" => {
+            println!("\x1b[2J\u{202e}txt.exe\u{9b}31m");
+            println!("a line\rbanger: error: forged");
+            let mut out = std::io::stdout();
+            out.write_all(b"\xff\xfe\n").and_then(|()| out.write_all(&[b'z'; 40 << 10])).and_then(|()| out.flush()).unwrap();
+        }
         _ => {}
     }
     load_modules();
@@ -134,6 +141,10 @@ impl Guest {
                 self.control(id, r#"{"type":"applied","written":1,"deleted":0,"references":0,"kept":0}"#);
             } else if text.contains("\"op\":\"exec\"") {
                 self.exec(id, &text);
+            } else if text.contains("\"op\":\"copy_out\"") {
+                self.copy_out(id, text.split("\"path\":\"").nth(1).unwrap().split('"').next().unwrap());
+            } else if text.contains("\"op\":\"stat\"") {
+                self.control(id, r#"{"ok":{"commands":0,"disk_total":1,"disk_free":1,"memory_total":1,"memory_available":1}}"#);
             } else if text.contains("\"op\":\"shutdown\"") {
                 // SAFETY: reboot(2) takes a number.
                 unsafe { reboot(POWER_OFF) };
@@ -208,6 +219,40 @@ impl Guest {
         }
     }
 
+    /// Answers with files of which the first folder of `path` says what is wrong with them; the rest is a folder of the host's, not to be touched.
+    fn copy_out(&mut self, id: u32, path: &str) {
+        let (case, outside) = path[1..].split_at(path[1..].find('/').unwrap());
+        let source = |name: &str, is_folder: bool| format!(r#"{{"ok":{{"name":"{name}","is_folder":{is_folder},"contents":false}}}}"#);
+        let name = if case == "name" { "../evil" } else { "copy" };
+        self.control(id, &source(name, case != "announced"));
+        let victim = format!("{outside}/victim");
+        let entries = match case {
+            "parent" => vec![folder(""), file("../evil")],
+            "absolute" => vec![folder(""), file(&victim)],
+            "dots" => vec![folder(""), folder("a"), file("a/../../evil")],
+            "link" => vec![folder(""), link("d\x1b[2J", outside), file("d\x1b[2J/victim")],
+            "becomes-link" => vec![folder(""), folder("d"), link("d", outside), file("d/victim")],
+            "root-link" => vec![link("", outside), file("victim")],
+            // There is no kind of entry for hard links or devices.
+            "kind" => vec![folder(""), entry("null", &[&[3], &number(0o666)[..], &number(259)].concat())],
+            "name" | "announced" => vec![folder(""), file("evil")],
+            "head" => vec![vec![0xff; 4]],
+            "size" => vec![folder(""), entry("evil", &[&[1], &number(0o644)[..], &number(1 << 62)].concat()), piece(1 << 62, b"x")],
+            // What the host gives room for, so that it is the host that ends it.
+            "endless" => {
+                let head = entry("evil", &[&[1], &number(0o644)[..], &number(1)].concat());
+                [folder(""), head].into_iter().chain((0..6).map(|at| piece(at * (32 << 10), &[b'x'; 32 << 10]))).collect()
+            }
+            other => panic!("what is {other}?"),
+        };
+        for bytes in entries {
+            self.frame(id, 1, &bytes);
+        }
+        if case != "endless" {
+            self.control(id, r#"{"type":"done","files":1,"folders":1,"links":0,"bytes":4,"skipped":0}"#);
+        }
+    }
+
     /// The next data of a stream; everything else on the link is taken care of.
     fn receive(&mut self) -> (u32, Vec<u8>) {
         loop {
@@ -242,6 +287,43 @@ impl Guest {
         let header = [&[0, kind][..], &flags.to_be_bytes(), &id.to_be_bytes(), &length.to_be_bytes(), payload].concat();
         self.write(&header);
     }
+}
+
+/// A number as postcard has it: LEB128.
+fn number(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+fn bytes(bytes: &[u8]) -> Vec<u8> {
+    [number(bytes.len() as u64), bytes.to_vec()].concat()
+}
+
+/// The head of an entry of a copy, with its length before it: path, kind, time.
+fn entry(path: &str, kind: &[u8]) -> Vec<u8> {
+    let head = [bytes(path.as_bytes()), kind.to_vec(), number(0)].concat();
+    [&(head.len() as u32).to_le_bytes()[..], &head].concat()
+}
+
+fn folder(path: &str) -> Vec<u8> {
+    entry(path, &[&[0], &number(0o7777)[..]].concat())
+}
+
+fn link(path: &str, target: &str) -> Vec<u8> {
+    entry(path, &[&[2], &bytes(target.as_bytes())[..]].concat())
+}
+
+fn file(path: &str) -> Vec<u8> {
+    [entry(path, &[&[1], &number(0o7777)[..], &number(4)].concat()), piece(0, b"evil"), piece(4, b"")].concat()
+}
+
+fn piece(offset: u64, content: &[u8]) -> Vec<u8> {
+    [&offset.to_le_bytes()[..], &(content.len() as u32).to_le_bytes(), content].concat()
 }
 
 fn forever() -> ! {

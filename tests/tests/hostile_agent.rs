@@ -1,5 +1,6 @@
 //! Guests that harm their host where they can. See `tests/guest/hostile.rs` for what they do.
 
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -109,6 +110,99 @@ fn frames_that_lie_end_the_command_and_nothing_else() {
     assert!(peak_memory(supervisor) < 10 << 20, "{} bytes", peak_memory(supervisor));
     repository.run(["stop"]).ok();
     home.assert_at_rest();
+}
+
+/// What is in a folder, to any depth: paths, kinds, and what files say and links lead to.
+fn tree(folder: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        let content = match (kind.is_file(), kind.is_symlink()) {
+            (true, _) => fs::read(&path).unwrap(),
+            (_, true) => fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
+            _ => Vec::new(),
+        };
+        all.push(format!("{} {kind:?} {}", path.display(), String::from_utf8_lossy(&content)));
+        if kind.is_dir() {
+            all.extend(tree(&path));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
+    let (_folder, agent) = agent();
+    let home = Home::with_agent(&agent);
+    let repository = home.repository("r");
+    repository.run(["vm", "create", "--name", "box"]).ok();
+    let (place, outside) = (home.path().join("place"), home.path().join("place/outside"));
+    fs::create_dir_all(&outside).unwrap();
+    fs::write(outside.join("victim"), "precious").unwrap();
+    let before = tree(&place);
+    let target = place.join("target");
+    let copy = |case: &str, to: &str| {
+        // A disk that ends: what goes on for ever must end there, and leave nothing.
+        let limit = "trap '' XFSZ; ulimit -f 128; exec \"$@\"";
+        let from = format!("box:/{case}{}", outside.display());
+        let mut command = home.command("sh");
+        command.args(["-c", limit, "sh"]).arg(repository.banger().get_program()).args(["vm", "cp", &from, to]);
+        Output::from(command.current_dir(&place).output().unwrap())
+    };
+    for (case, reason) in [
+        ("parent", "leads elsewhere"),
+        ("absolute", "leads elsewhere"),
+        ("dots", "leads elsewhere"),
+        ("link", "links are not followed"),
+        ("becomes-link", "cannot make the link"),
+        ("root-link", "not what was announced"),
+        ("kind", "not understood"),
+        ("announced", "not what was announced"),
+        ("head", "too long"),
+        ("size", "File too large"),
+        ("endless", "File too large"),
+    ] {
+        fs::create_dir(&target).unwrap();
+        let output = copy(case, "target");
+        assert_eq!((output.status, output.text().as_str()), (125, ""), "{case}: {}", output.stderr);
+        assert!(
+            output.stderr.contains("banger: error: ") && output.stderr.contains(reason),
+            "{case}: {}",
+            output.stderr
+        );
+        assert!(!output.stderr.contains('\x1b'), "{case}: {}", output.stderr);
+        // There may be folders and links of the copy itself, and no file, neither whole nor half.
+        let made = tree(&target);
+        assert!(
+            !made.iter().any(|entry| entry.contains("is_file: true") || entry.contains(".banger-copy")),
+            "{case}: {made:?}"
+        );
+        fs::remove_dir_all(&target).unwrap();
+        assert_eq!(tree(&place), before, "{case}");
+    }
+    // Into what has no name yet, and into an archive.
+    let output = copy("name", ".");
+    assert!(output.status == 125 && tree(&place) == before, "{}", output.stderr);
+    for case in ["parent", "absolute", "dots", "kind", "head"] {
+        let output = copy(case, "-");
+        assert!(output.status == 125 && !output.text().contains("evil"), "{case}: {}", output.stderr);
+    }
+
+    // The console: each line is one, and nothing in it acts.
+    let said = || repository.run(["vm", "logs", "box"]).ok().text();
+    eventually("the console", || said().matches('z').count() >= 40 << 10);
+    let said = said();
+    assert!(
+        said.contains("^[[2J") && said.contains("a line^Mbanger: error: forged\n") && said.contains("\\xff\\xfe\n"),
+        "{said}"
+    );
+    assert!(!said.contains(['\x1b', '\r', '\u{9b}', '\u{202e}']), "{said:?}");
+    assert!(said.lines().all(|line| line.len() <= 16 << 10));
+    let answer = repository.run(["vm", "logs", "-n", "1", "box", "--json"]).ok().document();
+    assert_eq!(answer["lines"].as_array().map(Vec::len), Some(1), "{answer}");
+    repository.run(["vm", "delete", "--force", "box"]).ok();
+    assert!(home.processes().is_empty() && home.vms().is_empty());
 }
 
 #[test]
