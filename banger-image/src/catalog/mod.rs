@@ -95,7 +95,14 @@ pub(crate) fn recipe(name: &str) -> Result<Recipe> {
 }
 
 fn toml<T: DeserializeOwned>(what: &str, text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|error| Error::Catalog { what: what.to_owned(), reason: error.to_string() })
+    toml::from_str(text).map_err(|error| wrong_at(what, text, &error))
+}
+
+/// What is wrong in `text`, and in which line.
+fn wrong_at(what: &str, text: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| format!(":{}", before.matches('\n').count() + 1)).unwrap_or_default();
+    Error::Catalog { what: format!("{what}{line}"), reason: error.message().replace('\n', " ") }
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::Deserialize;
+use toml::de::{DeTable, ValueDeserializer};
 
-use super::{Catalog, image, kernel, toml};
+use super::{Catalog, image, kernel, wrong_at};
 use crate::error::{Error, Result};
 use crate::http::{Http, fetch_bytes, is_loopback};
 use crate::location::{Location, Place};
@@ -22,12 +23,25 @@ use crate::shelf::create_private;
 const MAX_BYTES: u64 = 4 << 20;
 
 /// A catalog as it is written: each table is an image, but for that of the kernels.
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Written {
-    #[serde(default)]
     kernels: BTreeMap<String, kernel::Written>,
-    #[serde(flatten)]
     images: BTreeMap<String, image::Written>,
+}
+
+impl Written {
+    /// Table by table, so that what is wrong has its place.
+    fn parse(text: &str) -> std::result::Result<Written, toml::de::Error> {
+        let mut written = Written::default();
+        for (name, table) in DeTable::parse(text)?.into_inner() {
+            let table = ValueDeserializer::from(table);
+            match name.get_ref().as_ref() {
+                "kernels" => written.kernels = Deserialize::deserialize(table)?,
+                name => _ = written.images.insert(name.to_owned(), Deserialize::deserialize(table)?),
+            }
+        }
+        Ok(written)
+    }
 }
 
 /// A team's catalog.
@@ -35,7 +49,7 @@ pub(super) fn get(location: &Location, cache: &Path, progress: &dyn Progress) ->
     let what = location.to_string();
     let parse = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).map_err(|_| wrong(&what, "it is no UTF-8 text"))?;
-        let Written { kernels, images } = toml(&what, &text)?;
+        let Written { kernels, images } = Written::parse(&text).map_err(|error| wrong_at(&what, &text, &error))?;
         let images = image::read(&what, images, Some(location))?;
         let kernels = kernel::read(&what, kernels, Some(location))?;
         Ok::<_, Error>((Catalog { images, kernels }, text))
@@ -99,4 +113,23 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 fn wrong(what: &str, reason: &str) -> Error {
     Error::Catalog { what: what.to_owned(), reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_has_its_line() {
+        for (text, place) in [
+            ("# a team's\n[base]\nkernal = 1\n", ":3: unknown field `kernal`"),
+            ("[kernels.k]\nurl = 1\n", ":2: "),
+            ("[base]\ndescription = \"\"\n\n[base\n", ":4: "),
+            ("base = 1\n", ":1: "),
+        ] {
+            let error = Written::parse(text).map(|_| ()).unwrap_err();
+            let error = wrong_at("c.toml", text, &error).to_string();
+            assert!(error.starts_with(&format!("catalog: c.toml{place}")) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
 }

@@ -187,7 +187,7 @@ fn a_catalog_of_the_web_is_kept_for_when_that_is_not_there() {
     assert_eq!(pulled.image.manifest.source, format!("bundle http://{}/team/files/one.tar.zst", server.address));
 
     // What is wrong is said, and not kept.
-    for (number, reason) in [(1, "kernal"), (3, "UTF-8")] {
+    for (number, reason) in [(1, ":2: unknown field `kernal`"), (3, "UTF-8")] {
         phase.store(number, Ordering::Relaxed);
         let error = place.catalog(&url, &Silent).unwrap_err();
         assert!(matches!(error, Error::Catalog { .. }) && error.to_string().contains(reason), "{error}");
