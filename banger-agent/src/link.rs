@@ -25,7 +25,7 @@ const MAX_LEFTOVERS: u64 = 4 << 20;
 const MAGIC: &str = "banger ";
 
 /// Streams that the host has open on a link at a time.
-pub const MAX_STREAMS: usize = 24;
+pub const MAX_STREAMS: usize = 64;
 /// What yamux, on either side, takes for an attack and ends the link. It must not be hit in peace: a stream that the host has dropped
 /// counts until the driver has run, and in the guest until its operation has tidied up.
 const TOO_MANY_STREAMS: usize = 8 * MAX_STREAMS;
@@ -36,8 +36,10 @@ const WINDOW: usize = 256 << 10;
 pub const PAYLOAD: usize = (64 << 10) - 12;
 /// Two such frames.
 const BUFFER: usize = 128 << 10;
-/// What the windows of all streams together may have grown to in the host, beyond [`WINDOW`] each: its memory must stay small.
-const GROWTH: usize = 2 << 20;
+/// What the windows of all streams together may have grown to beyond [`WINDOW`] each, in the guest,
+const GUEST_GROWTH: usize = 48 << 20;
+/// and in the host, whose memory must stay small.
+const HOST_GROWTH: usize = 2 << 20;
 
 /// What the host says first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,7 +250,7 @@ where
 fn connection<T: AsyncRead + AsyncWrite + Unpin>(io: T, mode: yamux::Mode) -> yamux::Connection<Pipe<T>> {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(TOO_MANY_STREAMS);
-    let growth = if mode == yamux::Mode::Server { TOO_MANY_STREAMS * WINDOW } else { GROWTH };
+    let growth = if mode == yamux::Mode::Server { GUEST_GROWTH } else { HOST_GROWTH };
     config.set_max_connection_receive_window(Some(TOO_MANY_STREAMS * WINDOW + growth));
     config.set_split_send_size(PAYLOAD);
     yamux::Connection::new(BufStream::with_capacity(BUFFER, BUFFER, io).compat(), config, mode)

@@ -30,7 +30,7 @@ use crate::error::Result as VmResult;
 use crate::ports::{self, GuestEnd, HostEnd, PortForward, PortName, PortState};
 
 /// Connections at a time: the link has some streams more, which are for commands. Those that come then wait.
-const MAX_CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 32;
 /// How long the agent may take to connect.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// What is read of the agent's stream at once, in bytes.

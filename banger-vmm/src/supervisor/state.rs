@@ -16,7 +16,7 @@ use crate::last_use::LastUse;
 use crate::wire::{AgentInfo, Status};
 
 /// Clients that may be connected at a time: a command that runs is two of them. How many have a stream is the link's to limit.
-pub(super) const MAX_CLIENTS: usize = 64;
+pub(super) const MAX_CLIENTS: usize = 128;
 
 /// How far the VM is, for those who want to talk to its agent.
 #[derive(Clone)]

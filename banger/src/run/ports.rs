@@ -24,7 +24,7 @@ use crate::ui::Ui;
 /// Ports at a time: a guest may listen at all that there are.
 const MAX_PORTS: usize = 32;
 /// Connections at a time, to all of them: the VM has some streams more, which are for commands. Those that come then wait.
-const MAX_CONNECTIONS: usize = 12;
+const MAX_CONNECTIONS: usize = 32;
 /// The guest is not heard more often than this, whatever it has to tell.
 const PACE: Duration = Duration::from_millis(500);
 /// How long to wait when no descriptors are left.
