@@ -42,16 +42,18 @@ pub fn logs(
     let (bytes, mut console) = vm.console()?;
     let mut cutter = Cutter::default();
     let mut lines = cutter.lines(&bytes);
-    if !follow {
-        lines.extend(cutter.rest());
-    }
+    // One that has only begun, such as a prompt, is a line too.
+    let begun = if follow { cutter.begun() } else { cutter.rest() };
+    let has_begun = begun.is_some();
+    lines.extend(begun);
     lines.drain(..lines.len().saturating_sub(count.unwrap_or(usize::MAX)));
     if !follow {
         let logs = Logs { vm: vm.name().to_owned(), lines };
         return ui.answer(&logs, || logs.lines.iter().map(|line| format!("{line}\n")).collect());
     }
     let mut out = stdout().lock();
-    match print(&mut out, lines).and_then(|()| self::follow(&mut out, &mut console, &mut cutter)) {
+    let begun = if has_begun { lines.pop() } else { None };
+    match print(&mut out, lines, begun).and_then(|()| self::follow(&mut out, &mut console, &mut cutter)) {
         Err(End::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(CommandError::new(format!("cannot print the log: {error}")).kind((&error).into()))
         }
@@ -71,10 +73,10 @@ fn follow(out: &mut StdoutLock<'_>, console: &mut ConsoleLines, cutter: &mut Cut
     let mut last = Followed::More;
     loop {
         while let Some(bytes) = console.read().map_err(End::Log)? {
-            print(out, cutter.lines(&bytes))?;
+            print(out, cutter.lines(&bytes), None)?;
         }
         if last == Followed::Deleted {
-            return print(out, cutter.rest().into_iter().collect());
+            return print(out, cutter.rest().into_iter().collect(), None);
         }
         last = console.wait(&*out).map_err(End::Log)?;
         if last == Followed::Unwanted {
@@ -83,8 +85,9 @@ fn follow(out: &mut StdoutLock<'_>, console: &mut ConsoleLines, cutter: &mut Cut
     }
 }
 
-fn print(out: &mut StdoutLock<'_>, lines: Vec<String>) -> Result<(), End> {
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+/// Prints lines, and the beginning of one.
+fn print(out: &mut StdoutLock<'_>, lines: Vec<String>, begun: Option<String>) -> Result<(), End> {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).chain(begun).collect();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(End::Output)
 }
 
@@ -117,6 +120,16 @@ impl Cutter {
         lines
     }
 
+    /// The same, as far as it can be shown before the line is whole: what is a line from then on is the rest of it.
+    fn begun(&mut self) -> Option<String> {
+        // What may be half a character, or half a line's end, waits for the other half.
+        let half = self.0.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
+        let whole = self.0.len() - half;
+        let whole = whole - usize::from(self.0[..whole].ends_with(b"\r"));
+        let begun: Vec<u8> = self.0.drain(..whole).collect();
+        (whole > 0).then(|| printable(&begun))
+    }
+
     /// What follows the last line's end.
     fn rest(&mut self) -> Option<String> {
         (!self.0.is_empty()).then(|| line(&std::mem::take(&mut self.0)))
@@ -141,6 +154,16 @@ mod tests {
         let lines: Vec<_> = text.iter().flat_map(|byte| cutter.lines(&[*byte])).collect();
         assert_eq!(lines, expected);
         assert_eq!((cutter.rest().as_deref(), cutter.rest()), (Some("last"), None));
+    }
+
+    #[test]
+    fn a_line_that_has_begun_is_shown_once() {
+        let mut cutter = Cutter::default();
+        assert_eq!((cutter.lines(b"one\nlogin: \xc3").len(), cutter.begun().as_deref()), (1, Some("login: ")));
+        assert_eq!(cutter.begun(), None);
+        assert_eq!(cutter.lines(b"\xa9\r\nnext\r"), ["\u{e9}"]);
+        assert_eq!(cutter.begun().as_deref(), Some("next"));
+        assert_eq!(cutter.lines(b"\n\n"), ["", ""]);
     }
 
     #[test]
