@@ -34,6 +34,14 @@ fn a_machine_that_is_well_is_said_to_be() {
     let text = repository.run(["doctor"]).ok().text();
     assert_eq!(text.lines().filter(|line| !line.starts_with(' ')).count(), checks.len(), "{text}");
     assert!(text.contains("ok     qemu           QEMU emulator version"), "{text}");
+    // A VM whose image somebody has removed.
+    repository.run(["vm", "create", "--no-start", "--name", "orphan"]).ok();
+    check(&doctor(&repository, &[], &[], 0), "vms", "ok");
+    let images = home.data().join("images");
+    fs::remove_file(&images).unwrap();
+    fs::create_dir(&images).unwrap();
+    let found = check(&doctor(&repository, &[], &[], 1), "vms", "fail")["found"].to_string();
+    assert!(found.contains("`orphan`: its image `") && found.contains("not there any more"), "{found}");
     // Where there is nothing yet, all comes when it is wanted.
     let home = Home::with_own_kernels();
     let checks = doctor(&home.repository("r"), &[], &[], 0);
@@ -81,6 +89,12 @@ fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
         configuration["found"].to_string().contains("memroy") && configuration["mend"].to_string().contains("memory")
     );
     home.configure("");
+
+    let file = home.path().join("file");
+    fs::write(&file, "").unwrap();
+    let checks = doctor(&repository, &[], &[("HOME", file.to_str().unwrap())], 1);
+    let disk = check(&checks, "disk", "fail");
+    assert!(disk["found"].to_string().contains("is no folder") && disk["mend"].to_string().contains("HOME"), "{disk}");
 
     // What a pull has left that was killed.
     let leftover = home.data().join("images/.tmp-half");

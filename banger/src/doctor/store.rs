@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use banger_image::Store;
-use banger_vmm::{VmState, printable};
+use banger_vmm::{VmRecord, VmState, printable};
 use nix::sys::statvfs::statvfs;
 
 use super::Check;
@@ -25,6 +25,10 @@ const TOO_LITTLE: u64 = 1 << 30;
 pub(super) fn space(paths: &Paths) -> Check {
     const NAME: &str = "disk";
     let there = existing(&paths.data);
+    if !there.is_dir() {
+        return Check::fail(NAME, format!("`{}` is no folder, and banger keeps everything below it", there.display()))
+            .mend("set HOME or XDG_DATA_HOME to a folder");
+    }
     let free = match statvfs(&there) {
         Ok(found) => found.blocks_available().saturating_mul(found.fragment_size()),
         Err(error) => return Check::fail(NAME, format!("{}: {error}", there.display())),
@@ -43,9 +47,9 @@ pub(super) fn space(paths: &Paths) -> Check {
     }
 }
 
-/// The nearest folder that is there.
+/// The nearest folder that is there, or what is there in a folder's place.
 fn existing(path: &Path) -> PathBuf {
-    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
 /// Whether image and kernel of a new VM are here, so that nothing has to be built.
@@ -93,7 +97,7 @@ pub(super) fn kernels(paths: &Paths, ui: &Ui) -> Check {
 /// VMs are as their records say, and nothing is left of what was killed.
 pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
     const NAME: &str = "vms";
-    let machines = Machines::new(paths, ui);
+    let (machines, images) = (Machines::new(paths, ui), Images::new(paths, ui));
     let look = || -> Result<Check, CommandError> {
         let (mut running, mut broken, mut abandoned) = (0u64, Vec::new(), 0u64);
         let all = machines.all()?;
@@ -102,6 +106,7 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
                 (Err(error), _) | (_, Err(error)) => broken.push(format!("`{}`: {error}", vm.name())),
                 (_, Ok(VmState::Failed { reason })) => broken.push(format!("`{}` has failed: {reason}", vm.name())),
                 (Ok(record), Ok(state)) => {
+                    broken.extend(missing(&record, &images).map(|what| format!("`{}`: {what}", vm.name())));
                     running += u64::from(matches!(state, VmState::Running { .. } | VmState::Starting));
                     abandoned += u64::from(belonging::is_abandoned(&record));
                 }
@@ -130,6 +135,19 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
     look().unwrap_or_else(|error| Check::fail(NAME, error.message).mend(error.hints.join("; ")))
 }
 
+/// What a VM needs to start that is not there any more.
+fn missing(record: &VmRecord, images: &Images<'_>) -> Option<String> {
+    let is_there = |found: banger_image::Result<bool>| found.unwrap_or(false);
+    if !is_there(images.store().image(&record.image).map(|image| image.is_some())) {
+        return Some(format!("its image `{}` is not there any more, or cannot be read", record.image));
+    }
+    let kernels = images.kernels();
+    let is_here = is_there(kernels.store().kernel(&record.kernel).map(|kernel| kernel.is_some()));
+    // One of a catalog comes again by itself.
+    let gone = !is_here && images.catalog().is_ok_and(|catalog| !catalog.kernels.contains_key(&record.kernel));
+    gone.then(|| format!("its kernel `{}` is neither here nor in a catalog", record.kernel))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +156,8 @@ mod tests {
     fn what_is_not_there_yet_is_judged_by_what_it_will_be_in() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(existing(&folder.path().join("a/b")), folder.path());
+        // A home that is a file.
+        std::fs::write(folder.path().join("a"), "").unwrap();
+        assert_eq!(existing(&folder.path().join("a/b")), folder.path().join("a"));
     }
 }
