@@ -36,9 +36,9 @@ pub(crate) fn connect(vm: &str, folder: &Path) -> Result<Connection> {
 }
 
 impl Connection {
-    /// Turns the connection into a stream to the agent.
-    pub(crate) fn agent(mut self) -> Result<UnixStream> {
-        self.exchange::<()>(&Request::Agent)?;
+    /// Turns the connection into a stream to the agent, which is use of the VM unless it is `only_look`.
+    pub(crate) fn agent(mut self, only_look: bool) -> Result<UnixStream> {
+        self.exchange::<()>(&Request::Agent { only_look })?;
         Ok(self.stream)
     }
 

@@ -199,7 +199,15 @@ impl Vm {
     /// # Errors
     /// [`Error::NotRunning`], or [`Error::Refused`] when the agent is lost.
     pub fn connect_agent(&self) -> Result<UnixStream> {
-        self.connect()?.agent()
+        self.connect()?.agent(false)
+    }
+
+    /// The same for who wants to know how the VM is: it is no use of it.
+    ///
+    /// # Errors
+    /// As [`Vm::connect_agent`].
+    pub fn watch_agent(&self) -> Result<UnixStream> {
+        self.connect()?.agent(true)
     }
 
     /// Keeps a running VM from stopping for being idle, and says after what time it is that, in milliseconds (0: never). None: it

@@ -22,7 +22,11 @@ pub(crate) const MAX_REPLY: usize = 64 << 10;
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// A stream to the agent.
-    Agent,
+    Agent {
+        /// Who only looks is no user: the VM may stop for being idle meanwhile.
+        #[serde(default)]
+        only_look: bool,
+    },
     /// A [`Status`].
     Status,
     /// The client uses the VM until it closes the connection; meanwhile, the VM is not idle. Answered at once.

@@ -66,7 +66,10 @@ impl Call {
     /// # Errors
     /// If the VM or its agent is gone.
     pub fn open(vm: &Vm, request: &Request) -> Result<Call, AgentError> {
-        let stream = vm.connect_agent()?;
+        Call::on(vm.connect_agent()?, request)
+    }
+
+    fn on(stream: UnixStream, request: &Request) -> Result<Call, AgentError> {
         stream.set_read_timeout(Some(SILENCE_LIMIT))?;
         stream.set_write_timeout(Some(SILENCE_LIMIT))?;
         let mut call = Call { stream, received: BytesMut::new() };
@@ -80,6 +83,14 @@ impl Call {
     /// If it is refused, does not come within [`ANSWER_LIMIT`], or the connection breaks.
     pub fn ask<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
         Call::open(vm, request)?.answer()
+    }
+
+    /// The same for who wants to know how the VM is, which does not keep it from stopping for being idle.
+    ///
+    /// # Errors
+    /// As [`Call::ask`].
+    pub fn look<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
+        Call::on(vm.watch_agent()?, request)?.answer()
     }
 
     /// The same for a request that the agent works on before it answers, for as long as `limit`.

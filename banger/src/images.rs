@@ -209,6 +209,12 @@ impl<'a> Images<'a> {
         folder == name || self.store.image(folder).ok().flatten().is_some_and(|image| image.manifest.name == name)
     }
 
+    /// What the image in this folder of the store is called. One that is gone is called as its folder was.
+    pub fn name_of(&self, folder: &str) -> String {
+        let image = self.store.image(folder).ok().flatten();
+        image.map_or_else(|| folder.to_owned(), |image| image.manifest.name)
+    }
+
     /// What a VM was made from, if that can be read.
     pub fn of(&self, vm: &Vm) -> Option<ImageManifest> {
         let image = vm.record().ok().and_then(|record| self.store.image(&record.image).ok()?);

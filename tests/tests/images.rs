@@ -67,6 +67,9 @@ fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
 
     let list = json(&repository, &["list"]);
     let [image] = &list["images"].as_array().unwrap()[..] else { panic!("{list}") };
+    let vms = repository.run(["list", "--json"]).ok().document();
+    let status = repository.run(["status", "--json"]).ok().document();
+    assert_eq!((&vms["vms"][0]["image"], &status["vm"]["image"]), (&image["name"], &image["name"]), "{vms} {status}");
     let vm = image["vms"][0].as_str().expect("the VM is named").to_owned();
     assert_eq!(image["source"].as_str(), Some(reference.as_str()));
     let shown = json(&repository, &["show", &reference]);

@@ -125,11 +125,11 @@ async fn answer(
                 }
             }
         },
-        Ok(Request::Agent) => match state.failure() {
+        Ok(Request::Agent { only_look }) => match state.failure() {
             // Who comes too late is no user: what was counted holds.
             Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
             None => {
-                let _user = state.enter();
+                let _user = (!only_look).then(|| state.enter());
                 match open_stream(state).await {
                     Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
                     Ok(stream) => {
@@ -247,7 +247,7 @@ mod tests {
         let (state, _stops) = supervisor(folder.path()).await;
         let path = folder.path().to_owned();
         let client = tokio::task::spawn_blocking(move || {
-            let mut stream = client::connect("vm", &path).unwrap().agent().unwrap();
+            let mut stream = client::connect("vm", &path).unwrap().agent(false).unwrap();
             let sent: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
             let mut writer = stream.try_clone().unwrap();
             let mut received = Vec::new();
@@ -264,6 +264,21 @@ mod tests {
         agent(&state);
         let status = client.await.unwrap();
         assert_eq!((status.accelerator, status.agent.unwrap().version.as_str()), (Some(Accelerator::Tcg), "1"));
+    }
+
+    #[tokio::test]
+    async fn who_only_looks_is_no_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _stops) = supervisor(folder.path()).await;
+        agent(&state);
+        for (only_look, touched) in [(true, false), (false, true)] {
+            let path = folder.path().to_owned();
+            let stream = tokio::task::spawn_blocking(move || client::connect("vm", &path).unwrap().agent(only_look));
+            let _stream = stream.await.unwrap().unwrap();
+            assert_eq!(state.usage.is_touched(), touched);
+        }
+        // As a version asks that knows of no difference.
+        assert_eq!(serde_json::from_str::<Request>(r#"{"op":"agent"}"#).unwrap(), Request::Agent { only_look: false });
     }
 
     #[tokio::test]
@@ -293,7 +308,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (state, _stops) = supervisor(folder.path()).await;
         let connect = |path: std::path::PathBuf| {
-            tokio::task::spawn_blocking(move || client::connect("vm", &path).unwrap().agent().map(drop))
+            tokio::task::spawn_blocking(move || client::connect("vm", &path).unwrap().agent(false).map(drop))
         };
         let waiting: Vec<_> = (0..MAX_CLIENTS).map(|_| connect(folder.path().to_owned())).collect();
         while state.clients.available_permits() > 0 {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::belonging::{self, Purpose, Repository};
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
+use crate::images::Images;
 use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::table::table;
@@ -55,23 +56,24 @@ struct Entry {
 /// If the store cannot be read.
 pub fn list(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let vms = Machines::new(paths, ui).all()?;
-    let list = List { vms: vms.iter().map(entry).collect() };
+    let images = Images::new(paths, ui);
+    let list = List { vms: vms.iter().map(|vm| entry(vm, &images)).collect() };
     if vms.is_empty() {
         ui.status("there is no VM yet: `banger`, in a git repository, makes one, and so does `banger vm run`");
     }
     ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list, now()) })
 }
 
-fn entry(vm: &Vm) -> Entry {
+fn entry(vm: &Vm, images: &Images<'_>) -> Entry {
     let mut entry = Entry { name: vm.name().to_owned(), disk_bytes: vm.disk_allocated().ok(), ..Entry::default() };
-    if let Err(error) = fill(&mut entry, vm) {
+    if let Err(error) = fill(&mut entry, vm, images) {
         entry.state = "damaged";
         entry.reason = Some(error.to_string());
     }
     entry
 }
 
-fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
+fn fill(entry: &mut Entry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vmm::Error> {
     let record = vm.record()?;
     match Purpose::of(&record) {
         Some(purpose) => {
@@ -87,7 +89,7 @@ fn fill(entry: &mut Entry, vm: &Vm) -> Result<(), banger_vmm::Error> {
         VmState::Running { .. } => ("running", None),
         VmState::Failed { reason } => ("failed", Some(reason)),
     };
-    entry.image = Some(record.image);
+    entry.image = Some(images.name_of(&record.image));
     entry.throwaway = record.throwaway;
     entry.created = Some(record.created);
     entry.last_use = vm.last_use()?.map(|last_use| last_use.ended);

@@ -11,6 +11,7 @@ use crate::agent::Call;
 use crate::belonging::{self, Purpose};
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
+use crate::images::Images;
 use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::site::Site;
@@ -96,7 +97,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             }),
             state,
             accelerator,
-            image: record.image,
+            image: Images::new(paths, ui).name_of(&record.image),
             kernel: record.kernel,
             cpus: record.cpus,
             memory_mib: record.memory_mib,
@@ -119,7 +120,7 @@ fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
 
 /// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment, has a status all the same.
 fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
-    let answer = Call::ask(vm, &Request::GuestOnly);
+    let answer = Call::look(vm, &Request::GuestOnly);
     answer.inspect_err(|error| ui.warning(&format!("{error}: what changed only there is not known"))).ok()
 }
 

@@ -161,7 +161,7 @@ impl Machines<'_> {
         };
         let images = Images::new(self.paths, self.ui);
         if let Some(image) = wanted.image.as_deref().filter(|image| !images.is_called(&record.image, image)) {
-            new("image", image, &record.image);
+            new("image", image, &images.name_of(&record.image));
         }
         if wanted.net == Some(NetMode::User) && record.net == NetMode::None {
             new("network", "user", "none");

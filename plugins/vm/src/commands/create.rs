@@ -6,6 +6,7 @@ use banger::cli::{Run, VmOptions};
 use banger::commands;
 use banger::config::Settings;
 use banger::error::CommandError;
+use banger::images::Images;
 use banger::machine::{Machines, Wanted};
 use banger::paths::Paths;
 use banger::ui::Ui;
@@ -33,7 +34,7 @@ pub(super) fn create(
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let (machines, wanted) = (Machines::new(paths, ui), Wanted::from(&settings));
     let vm = machines.create_by_name(name, None, &wanted, false)?;
-    let image = vm.record()?.image;
+    let image = Images::new(paths, ui).name_of(&vm.record()?.image);
     let boot = match no_start {
         true => None,
         false => Some(machines.start_new(&vm, &wanted)?.boot.unwrap_or_default()),

@@ -92,7 +92,7 @@ fn watch(vm: &Vm) -> Result<Option<Stats>, CommandError> {
     }
     let status = vm.status()?;
     let start = (Instant::now(), status.vmm_pid.and_then(cpu_time));
-    let guest = Call::ask::<Stat>(vm, &Request::Stat).ok().map(|stat| Guest {
+    let guest = Call::look::<Stat>(vm, &Request::Stat).ok().map(|stat| Guest {
         memory_used: stat.memory_total.saturating_sub(stat.memory_available),
         memory_total: stat.memory_total,
         disk_used: stat.disk_total.saturating_sub(stat.disk_free),
