@@ -33,10 +33,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(Unclear::Usage(error)) => {
-            match json {
-                true => ui.error(&CommandError::from(&error)),
-                false => _ = error.print(),
-            }
+            ui.usage(&error);
             ExitCode::from(FAILED)
         }
         Err(Unclear::Error(error)) => {

@@ -144,6 +144,14 @@ impl Ui {
         }
     }
 
+    /// Why a command line is none. That a command is missing is answered with the help, which is for people.
+    pub fn usage(&self, error: &clap::Error) {
+        match error.kind() {
+            clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !self.json => _ = error.print(),
+            _ => self.error(&error.into()),
+        }
+    }
+
     /// Removes a progress bar.
     pub fn finish(&self) {
         if let Some(bar) = self.bar().take() {

@@ -28,7 +28,9 @@ fn streams_are_exact_and_statuses_the_commands_own() {
     assert_eq!(missing.status, 127);
     assert!(missing.stderr.contains("`no-such-command`: command not found"), "{}", missing.stderr);
     assert_eq!(repository.run(["--", "/etc/passwd"]).status, 126);
-    assert_eq!(repository.run(["--bogus"]).status, 125);
+    let usage = repository.run(["--bogus"]);
+    assert!(usage.status == 125 && usage.stderr.starts_with("banger: error: "), "{}", usage.stderr);
+    assert!(usage.stderr.contains("hint: usage: banger "), "{}", usage.stderr);
     let late = repository.run(["--timeout", "1", "--", "sleep", "100"]);
     assert_eq!(late.status, 124, "{}", late.stderr);
 

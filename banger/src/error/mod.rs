@@ -97,8 +97,13 @@ impl From<&clap::Error> for CommandError {
         let mut paragraphs = text.split("\n\n");
         let message = paragraphs.next().unwrap_or_default();
         let words: Vec<_> = message.trim_start_matches("error: ").split_whitespace().collect();
-        let hints = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).map(str::to_owned);
-        CommandError { hints: hints.collect(), ..CommandError::new(words.join(" ")).kind(ErrorKind::Usage) }
+        let tips = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).map(str::to_owned);
+        let usage = paragraphs.find_map(|paragraph| paragraph.trim().strip_prefix("Usage: ")).unwrap_or_default();
+        let usages = usage.lines().map(|line| format!("usage: {}", line.trim()));
+        CommandError {
+            hints: tips.chain(usages).collect(),
+            ..CommandError::new(words.join(" ")).kind(ErrorKind::Usage)
+        }
     }
 }
 

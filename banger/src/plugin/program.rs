@@ -77,10 +77,8 @@ fn answer(answer: &[u8]) -> ExitCode {
 }
 
 fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
-    match words.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
-        true => Ui::new(&Global { json: true, ..Global::default() }).error(&CommandError::from(error)),
-        false => _ = error.print(),
-    }
+    let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    Ui::new(&Global { json, ..Global::default() }).usage(error);
     ExitCode::from(FAILED)
 }
 

@@ -1,7 +1,7 @@
 //! `banger vm rename`.
 
 use banger::commands::named;
-use banger::error::CommandError;
+use banger::error::{CommandError, ErrorKind};
 use banger::machine::Machines;
 use banger::paths::Paths;
 use banger::ui::Ui;
@@ -17,7 +17,11 @@ struct Renamed<'a> {
 
 pub(super) fn rename(former: &str, name: &str, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
-    let vm = machines.rename(&named(former, &machines)?, name)?;
+    let vm = named(former, &machines)?;
+    if former == name {
+        return Err(CommandError::new(format!("`{name}` is what it is called already")).kind(ErrorKind::VmExists));
+    }
+    let vm = machines.rename(&vm, name)?;
     ui.status(&format!("`{former}` is called `{}` now", vm.name()));
     ui.answer(&Renamed { vm: vm.name(), former }, String::new)
 }
