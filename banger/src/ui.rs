@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::Signal;
 use nix::sys::termios::{OutputFlags, tcgetattr};
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -239,11 +240,17 @@ impl banger_image::Progress for Ui {
 
 /// Ends this process as a write to a closed pipe ends one that knows nothing of it.
 pub(crate) fn die_of_broken_pipe() -> ! {
-    use nix::sys::signal::{SigHandler, Signal, raise, signal};
+    die_of(Signal::SIGPIPE)
+}
+
+/// Ends this process as the signal ends one that knows nothing of it.
+pub(crate) fn die_of(of: Signal) -> ! {
+    use nix::sys::signal::{SigHandler, SigSet, raise, signal};
     // SAFETY: the default action is no handler that could do anything.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
-    let _ = raise(Signal::SIGPIPE);
-    std::process::exit(128 + Signal::SIGPIPE as i32)
+    let _ = unsafe { signal(of, SigHandler::SigDfl) };
+    let _ = SigSet::from_iter([of]).thread_unblock();
+    let _ = raise(of);
+    std::process::exit(128 + of as i32)
 }
 
 #[cfg(test)]

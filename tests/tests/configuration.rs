@@ -95,6 +95,9 @@ fn what_the_files_say_holds_in_the_vm() {
     let other = with(&repository, &[("BANGER_DISK", "2G"), ("BANGER_IMAGE", "another")], &["--", "true"]).ok();
     assert!(other.stderr.contains("disk `2G`") && other.stderr.contains("keeps `3G`"), "{}", other.stderr);
     assert!(other.stderr.contains("image `another`"), "{}", other.stderr);
+    let unknown = repository.run(["--image", "debian-bookworm-minimul", "--", "echo", "run"]);
+    assert_eq!((unknown.status, unknown.text().as_str()), (125, ""));
+    assert!(unknown.stderr.contains("did you mean `debian-bookworm-minimal`"), "{}", unknown.stderr);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::process::{Child, Stdio};
 
 use banger_tests::registry::Layout;
 use banger_tests::{Home, Output, Repository, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// `banger vm <arguments>`, to its end.
@@ -87,6 +89,8 @@ fn a_vm_by_name_lives_until_it_is_deleted() {
     home.assert_at_rest();
     assert_eq!(answer(&nowhere, &["stats", "box"])["kind"], "vm_not_running");
     assert_eq!(answer(&nowhere, &["rename", "box", "../x"])["kind"], "usage");
+    let same = answer(&nowhere, &["rename", "box", "box"]);
+    assert_eq!(same["message"], "`box` is what it is called already");
     assert_eq!(answer(&nowhere, &["rename", "box", "crate"]), json!({"vm": "crate", "former": "box"}));
     assert_eq!(answer(&nowhere, &["start", "box"])["kind"], "vm_not_found");
     // As if who gave it the name had been killed before it was written down.
@@ -295,6 +299,35 @@ fn what_is_wrong_is_said_and_nothing_is_made() {
         vm(&repository, &["delete", "--force", name]).ok();
     }
     assert!(home.vms().is_empty());
+}
+
+#[test]
+fn a_vm_whose_making_is_ended_is_gone() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    let vms = || home.vms().len();
+    for (signal, options) in [(Signal::SIGINT, &["run", "--name", "try"][..]), (Signal::SIGTERM, &["run", "."])] {
+        let mut command = repository.banger();
+        command.arg("vm").args(options).args(["--", "echo", "run"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let running = command.spawn().unwrap();
+        eventually("a VM that starts", || vms() == 1 && !home.processes().is_empty());
+        kill(Pid::from_raw(running.id() as i32), signal).unwrap();
+        let output = Output::from(running.wait_with_output().unwrap());
+        assert_eq!((output.status, output.text().as_str()), (128 + signal as i32, ""), "{}", output.stderr);
+        assert_eq!(vms(), 0, "{}", output.stderr);
+        eventually("the end of its processes", || home.processes().is_empty());
+    }
+    // Who wants to be deaf to a signal is.
+    let mut command = home.command("sh");
+    let program = repository.banger().get_program().to_owned();
+    command
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(program)
+        .args(["vm", "run", "--rm", "--", "echo", "run"]);
+    let running = command.stdout(Stdio::piped()).spawn().unwrap();
+    eventually("a VM that starts", || vms() == 1 && !home.processes().is_empty());
+    kill(Pid::from_raw(running.id() as i32), Signal::SIGHUP).unwrap();
+    assert_eq!(Output::from(running.wait_with_output().unwrap()).ok().text(), "run\n");
 }
 
 #[test]

@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{Exec, Exit};
 use banger_agent::protocol::sync::Policy;
 use banger_image::ImageManifest;
 
+use super::interruption::Interruption;
 use super::place::{self, Place};
 use super::session::Outcome;
 use super::work::{Work, discard};
@@ -28,7 +30,7 @@ use crate::prepare::Preparation;
 use crate::report::{Phase, Report};
 use crate::site::{GUEST_ROOT, Site};
 use crate::sync::Listed;
-use crate::ui::Ui;
+use crate::ui::{Ui, die_of};
 
 /// A VM that is made for a command.
 #[derive(Debug)]
@@ -69,8 +71,10 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let work = Work::new(options, given, root, paths, &account, ui)?;
     let machines = Machines::new(paths, ui).reported(&account);
     let wanted = Wanted::from(&work.settings);
+    let interruption = Interruption::watch()?;
     let make = || -> Result<Machine, CommandError> {
         let vm = machines.create_by_name(new.name, workspace.as_ref(), &wanted, options.rm)?;
+        interruption.made(&vm).inspect_err(|_| _ = machines.remove(&vm, Duration::ZERO))?;
         if new.name.is_none() && !options.rm {
             ui.status(&format!("the new VM is called `{}`", vm.name()));
         }
@@ -81,27 +85,35 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         })?;
         Ok(machine)
     };
-    let (machine, preparation) = match &workspace {
-        None => (make()?, None),
-        Some(workspace) => {
-            // The workspace is listed while the VM boots.
-            let (listed, machine) = thread::scope(|scope| {
-                let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(workspace, &paths.own())));
-                let machine = make();
-                (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
-            });
-            let machine = machine?;
-            let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
-            let synced = work.sync(&machine, workspace, &site, listed, Policy::Stop).and_then(|(preparation, _)| {
-                branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
-            });
-            let preparation = synced.inspect_err(|_| {
-                // It has nothing of anybody's; that it could not be removed is not the news.
-                let _ = discard(&machine, &machines);
-            })?;
-            (machine, Some(preparation))
-        }
+    let ready = || -> Result<(Machine, Option<Preparation>), CommandError> {
+        let Some(workspace) = &workspace else { return Ok((make()?, None)) };
+        // The workspace is listed while the VM boots.
+        let (listed, machine) = thread::scope(|scope| {
+            let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(workspace, &paths.own())));
+            let machine = make();
+            (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
+        });
+        let machine = machine?;
+        let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
+        let synced = work.sync(&machine, workspace, &site, listed, Policy::Stop).and_then(|(preparation, _)| {
+            branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
+        });
+        let preparation = synced.inspect_err(|_| {
+            // It has nothing of anybody's; that it could not be removed is not the news.
+            let _ = discard(&machine, &machines);
+        })?;
+        Ok((machine, Some(preparation)))
     };
+    let made = ready();
+    if let Some(signal) = interruption.end() {
+        if let Ok((machine, _)) = &made {
+            // The next command is told of it, should it still be there.
+            let _ = discard(machine, &machines);
+        }
+        ui.finish();
+        die_of(signal);
+    }
+    let (machine, preparation) = made?;
     let outcome =
         command(new, &work, &machine, preparation.as_ref(), workspace.as_ref().zip(folder.as_deref()), paths, ui);
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));

@@ -3,6 +3,7 @@
 mod by_name;
 mod environment;
 mod inherited;
+mod interruption;
 mod place;
 mod ports;
 mod session;
@@ -29,6 +30,7 @@ use crate::cli::Run;
 use crate::commands::publish;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
+use crate::images::Images;
 use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
 use crate::post_mortem;
@@ -102,6 +104,13 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let machines = Machines::new(paths, ui).reported(account);
     let work = Work::new(options, given, Some(&workspace.root), paths, account, ui)?;
     let wanted = Wanted::from(&work.settings);
+    if let Some(image) = &options.vm.image {
+        // That the VM there is keeps its own is no help to who has mistyped a name. A catalog that cannot be read is none either.
+        let images = Images::new(paths, ui);
+        if !images.is_to_be_had(image).unwrap_or(true) {
+            images.ensure(image)?;
+        }
+    }
     let prepare = || -> Result<(Machine, Result<Preparation, CommandError>), CommandError> {
         // The workspace is listed while the VM is looked for, and boots.
         let (listed, machine) = thread::scope(|scope| {
