@@ -383,10 +383,18 @@ fn refusals(ssh: &Ssh<'_>, repository: &Repository<'_>) {
     let refused = with_other();
     assert_eq!(refused.status, 255);
     assert!(refused.stderr.contains("Permission denied (publickey)"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("ssh/id_ed25519`") && refused.stderr.contains("print it anew"),
+        "{}",
+        refused.stderr
+    );
     // It is the user's once the configuration says so.
     ssh.home.configure(&format!("ssh_key_path = \"{}\"\n", key.display()));
     with_other().ok();
     ssh.home.configure("");
+    // The configuration's variables, of the repository too.
+    repository.write("banger.toml", "[env]\nOF_REPOSITORY = \"two words\"\n");
+    assert_eq!(ssh.run(&[], "echo $OF_REPOSITORY").ok().text(), "two words\n");
 
     let unknown: Output = ssh.program("ssh", &[]).args(["nope.banger", "true"]).output().unwrap().into();
     assert_eq!(unknown.status, 255);

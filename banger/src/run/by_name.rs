@@ -9,6 +9,7 @@ use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{Exec, Exit};
 use banger_agent::protocol::sync::Policy;
 use banger_image::ImageManifest;
+use banger_vmm::Vm;
 
 use super::interruption::Interruption;
 use super::place::{self, Place};
@@ -19,6 +20,7 @@ use crate::agent::AgentError;
 use crate::belonging::Purpose;
 use crate::cli::{CommandOptions, Run};
 use crate::commands::{named, publish};
+use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::images::{self, Images};
@@ -177,6 +179,15 @@ pub fn exec(
     let outcome =
         work.command(&machine, None, site.as_ref(), &place, command.iter().map(|word| word.as_os_str().into()));
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
+}
+
+/// The variables that the configuration has for commands in a VM: the user's, and that of its own repository, if it has one.
+///
+/// # Errors
+/// If a file or variable says what it may not.
+pub fn configured_variables(vm: &Vm, paths: &Paths) -> Result<Vec<(Bytes, Bytes)>, CommandError> {
+    let own = Site::all(vm)?.into_iter().find(|site| site.is_own() && site.is_present());
+    Ok(environment::of_settings(&Settings::of_process(paths, own.as_ref().map(Site::root), &Run::default())?))
 }
 
 /// The workspace around `folder`, which the user has named.

@@ -19,7 +19,7 @@ use banger_agent::protocol::Bytes;
 use banger_agent::protocol::sync::Policy;
 use nix::sys::signal::Signal;
 
-pub use self::by_name::{NewVm, exec, run_new};
+pub use self::by_name::{NewVm, configured_variables, exec, run_new};
 use self::place::Place;
 pub use self::place::folder;
 use self::session::Outcome;

@@ -13,6 +13,7 @@ use banger::error::{CommandError, ErrorKind};
 use banger::images::{self, Images};
 use banger::machine::{Machines, Wanted};
 use banger::paths::Paths;
+use banger::run;
 use banger::ui::Ui;
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::UnixStream;
@@ -41,7 +42,13 @@ pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result
             // Where a VM that ran has a server of its own, who asks for ssh may ask for that as well.
             authorized_key::put_key(&machine.vm, &key, false, &ui);
             let image = Images::new(&paths, &ui).of(&machine.vm);
-            Ok(Up { machine, env: image.as_ref().map(images::variables).unwrap_or_default() })
+            let mut env = image.as_ref().map(images::variables).unwrap_or_default();
+            match run::configured_variables(&machine.vm, &paths) {
+                Ok(configured) => env.extend(configured),
+                // It may be mended from within.
+                Err(error) => Ui::new(&Global::default()).warning(&error.message),
+            }
+            Ok(Up { machine, env })
         });
         let stream =
             tokio::io::join(end(io::stdin(), pipe::Receiver::from_file)?, end(io::stdout(), pipe::Sender::from_file)?);

@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 pub(crate) struct Up {
     /// The VM.
     pub(crate) machine: Machine,
-    /// What its image sets for every command.
+    /// What its image and the configuration set for every command.
     pub(crate) env: Vec<(Bytes, Bytes)>,
 }
 

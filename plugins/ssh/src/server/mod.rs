@@ -6,7 +6,9 @@ mod session;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger::banger_agent::frame::CHUNK;
@@ -20,6 +22,7 @@ use russh::server::{
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Preferred, Pty, Sig, SshId, cipher, mac};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
@@ -50,7 +53,9 @@ pub(crate) async fn serve(
 ) -> Result<(), CommandError> {
     let config = Arc::new(configuration(&keys));
     let (logged_in, login) = oneshot::channel();
+    let (refused, identity) = (Arc::new(AtomicBool::new(false)), keys.identity);
     let connection = Connection {
+        refused: Arc::clone(&refused),
         key: keys.user,
         user: String::new(),
         guest,
@@ -65,17 +70,39 @@ pub(crate) async fn serve(
         error.hint("this is for ssh to run, as ProxyCommand: banger ssh-config")
     };
     let late = || CommandError::new(format!("the SSH client has not logged in within {} s", LOGIN_LIMIT.as_secs()));
+    // OpenSSH's client, when it leaves, hangs up on its ProxyCommand at once.
+    let mut left = signal(SignalKind::hangup())
+        .map_err(|error| CommandError::new(format!("cannot take signals: {error}")).kind((&error).into()))?;
     let deadline = tokio::time::Instant::now() + LOGIN_LIMIT;
     let running = tokio::time::timeout_at(deadline, russh::server::run_stream(config, stream, connection)).await;
     let mut running = running.map_err(|_| late())?.map_err(failed)?;
     let mut login = std::pin::pin!(tokio::time::timeout_at(deadline, login));
     tokio::select! {
-        ended = &mut running => return ended.or_else(|error| if is_end(&error) { Ok(()) } else { Err(failed(error)) }),
+        ended = &mut running => {
+            return match ended {
+                // ssh says no more than that permission is denied.
+                _ if refused.load(Ordering::Relaxed) => Err(wrong_key(&identity)),
+                Err(error) if !is_end(&error) => Err(failed(error)),
+                _ => Ok(()),
+            };
+        }
+        _ = left.recv() => return if refused.load(Ordering::Relaxed) { Err(wrong_key(&identity)) } else { Ok(()) },
         login = &mut login => login.map(drop).map_err(|_| late())?,
     }
     // From here on, how it ends is the client's own business.
-    let _ = running.await;
+    tokio::select! {
+        _ = running => {}
+        _ = left.recv() => {}
+    }
     Ok(())
+}
+
+/// Of a client that has another key than the user's.
+fn wrong_key(identity: &Path) -> CommandError {
+    let error = CommandError::new(format!("the SSH client has not shown the key `{}`", identity.display()));
+    error.kind(ErrorKind::Usage).hint(
+        "what `banger ssh-config` printed before `ssh_key_path` was changed leads to the former key: print it anew",
+    )
 }
 
 /// Whether a client has just gone.
@@ -104,6 +131,8 @@ fn configuration(keys: &Keys) -> Config {
 /// A client, and what it does.
 struct Connection {
     key: PublicKey,
+    /// Another was offered.
+    refused: Arc<AtomicBool>,
     /// Who it is in the guest.
     user: String,
     guest: Guest,
@@ -408,7 +437,11 @@ impl Handler for Connection {
 
 impl Connection {
     fn judge(&self, key: &PublicKey) -> Auth {
-        if key.key_data() == self.key.key_data() { Auth::Accept } else { Auth::reject() }
+        if key.key_data() == self.key.key_data() {
+            return Auth::Accept;
+        }
+        self.refused.store(true, Ordering::Relaxed);
+        Auth::reject()
     }
 }
 
