@@ -37,6 +37,8 @@ pub enum Request {
     Accept(forward::Accept),
     /// Brings the workspace to the host's state: [`sync`].
     Sync(sync::Sync),
+    /// The same for one that is not the VM's own. An agent of before there could be more than one does not know it, and mixes nothing up.
+    SyncFurther(sync::Sync),
     /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on channel 1.
     ReadFile {
         /// The file's absolute path in the guest.

@@ -35,6 +35,9 @@ pub(crate) struct RunInfo {
     /// When the supervisor started, in seconds since 1970.
     pub(crate) started: u64,
     pub(crate) phase: Phase,
+    /// It makes its socket anew for a hangup, which would have ended one of an earlier version.
+    #[serde(default)]
+    pub(crate) restores_socket: bool,
 }
 
 /// How far the VM is.
@@ -49,7 +52,8 @@ pub(crate) enum Phase {
 impl RunInfo {
     pub(crate) fn new(pid: i32, start_time: u64, boot_id: String, backend: &str, started: u64) -> Self {
         let backend = backend.to_owned();
-        RunInfo { format_version: FORMAT, pid, start_time, boot_id, backend, started, phase: Phase::Starting }
+        let (phase, restores_socket) = (Phase::Starting, true);
+        RunInfo { format_version: FORMAT, pid, start_time, boot_id, backend, started, phase, restores_socket }
     }
 
     /// What ended a VM that left this behind.

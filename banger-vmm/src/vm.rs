@@ -265,6 +265,8 @@ impl Vm {
     pub fn stop(&self, timeout: Duration) -> Result<Stopped> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let (start, limit) = (Instant::now(), timeout + EXIT_PATIENCE);
+        // Another command may start the VM again meanwhile: that supervisor is none of this one's business.
+        let supervisor = RunInfo::read(&self.folder)?;
         let asked = self.connect().and_then(|connection| connection.within(limit));
         match asked.and_then(|connection| connection.ask(&Request::Stop { timeout_ms })) {
             // One whose VM has just died goes without an answer.
@@ -273,7 +275,7 @@ impl Vm {
         }
         let patience = if start.elapsed() < limit { EXIT_PATIENCE } else { Duration::ZERO };
         match run::wait_until_unsupervised(&self.name, &self.folder, patience) {
-            Err(Error::Supervisor { .. }) => self.kill_supervisor(),
+            Err(Error::Supervisor { .. }) => self.kill_supervisor(supervisor),
             waited => waited.map(|()| Stopped::Down),
         }
     }
@@ -342,7 +344,9 @@ impl Vm {
             return Ok(None);
         }
         // One that starts has its socket before it notes anything else.
-        let Some(info) = RunInfo::read(&self.folder)?.filter(|info| info.phase != Phase::Starting) else {
+        let Some(info) =
+            RunInfo::read(&self.folder)?.filter(|info| info.restores_socket && info.phase != Phase::Starting)
+        else {
             return Ok(None);
         };
         if !info.signal(Signal::SIGHUP)? {
@@ -365,9 +369,9 @@ impl Vm {
     }
 
     /// Ends the supervisor of a VM that should be down; the VMM goes with it.
-    fn kill_supervisor(&self) -> Result<Stopped> {
-        if let Some(info) = RunInfo::read(&self.folder)? {
-            info.signal(Signal::SIGKILL)?;
+    fn kill_supervisor(&self, supervisor: Option<RunInfo>) -> Result<Stopped> {
+        if let Some(supervisor) = supervisor {
+            supervisor.signal(Signal::SIGKILL)?;
         }
         run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE)?;
         Ok(Stopped::Killed)

@@ -6,16 +6,17 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::sync::MAX_PATH;
-use banger_vmm::Vm;
+use banger_vmm::{Vm, VmRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::belonging::{self, Purpose, Repository};
 use crate::error::{CommandError, ErrorKind};
 use crate::file::replace;
-use crate::git::{Identity, Workspace};
+use crate::git::Workspace;
 
 /// Where a VM's own workspace is in the guest.
 pub const GUEST_ROOT: &str = "/root/repo";
@@ -23,8 +24,12 @@ pub const GUEST_ROOT: &str = "/root/repo";
 const FURTHER: &str = "repositories";
 /// In such a folder: which one it is.
 const RECORD: &str = "repository.json";
+/// Held while somebody prepares it.
+const CLAIM: &str = "claim.lock";
+/// Its presence says that the guest was told of it.
+const BEGUN: &str = "begun";
 /// What the kernel has in a guest, and nobody's files.
-const NOT_FOR_FILES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
+const NOT_FOR_FILES: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
 
 /// A place in a VM that a workspace is synced to.
 #[derive(Clone, Debug)]
@@ -39,8 +44,9 @@ pub struct Site {
     marks: PathBuf,
     /// It is the VM's own workspace.
     is_own: bool,
-    /// Whether the guest may have it at the host's path too.
-    alias: bool,
+    /// Locked by those who prepare it.
+    #[expect(dead_code, reason = "closing the file is what unlocks it")]
+    claim: Option<Arc<File>>,
 }
 
 /// Which further workspace it is.
@@ -54,12 +60,12 @@ impl Site {
     /// That of the VM's own workspace.
     pub fn own(vm: &Vm, repository: Purpose) -> Site {
         let marks = vm.folder().to_owned();
-        Site { guest_path: GUEST_ROOT.into(), repository, syncs: marks.join("sync"), marks, is_own: true, alias: true }
+        Site { guest_path: GUEST_ROOT.into(), repository, syncs: marks.join("sync"), marks, is_own: true, claim: None }
     }
 
     fn further(folder: PathBuf, Record { guest_path, repository }: Record) -> Site {
         let guest_path = Path::new(guest_path.as_os_str()).to_owned();
-        Site { guest_path, repository, syncs: folder.clone(), marks: folder, is_own: false, alias: false }
+        Site { guest_path, repository, syncs: folder.clone(), marks: folder, is_own: false, claim: None }
     }
 
     /// All of a VM, its own first.
@@ -72,44 +78,49 @@ impl Site {
         Ok(own.into_iter().chain(further).collect())
     }
 
-    /// That of `workspace` at `guest_path`; one that is new is written down.
+    /// That of `workspace` at `guest_path`; one that is new is written down, and is nobody else's while this lives.
     ///
     /// # Errors
     /// If nothing can be at the path, another repository is there, or one is around or below it.
     pub fn at(vm: &Vm, workspace: &Workspace, guest_path: &OsStr) -> Result<Site, CommandError> {
         let guest_path = checked(guest_path)?;
         if let Some(own) = Purpose::of(&vm.record()?).filter(|_| guest_path == Path::new(GUEST_ROOT)) {
-            let is_same = own.path() == workspace.root && belonging::is_same(&own, &workspace.identity);
-            return if is_same { Ok(Site::own(vm, own)) } else { Err(taken(vm, &guest_path, &guest_path, own.path())) };
+            if !is_of(&own, workspace) {
+                return Err(taken(vm, &guest_path, &guest_path, own.path()));
+            }
+            let here = Purpose { root: workspace.root.as_os_str().into(), ..own.clone() };
+            if own.path() != workspace.root {
+                let lock = vm.lock()?;
+                let record = vm.record()?;
+                vm.set_record(&lock, &VmRecord { workspace: here.to_value(), ..record })?;
+            }
+            return Ok(Site::own(vm, here));
         }
         let all = vm.folder().join(FURTHER);
         create_folder(&all)?;
         // Of two commands, the second sees what the first has chosen.
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(all.join(".lock"));
-        let lock = lock.and_then(|lock: File| lock.lock().map(|()| lock));
-        let _lock = lock.map_err(|error| CommandError::io("lock", &all, &error))?;
-
-        let others = Site::all(vm)?;
-        let found =
-            records(vm)?.into_iter().find(|(_, record)| record.guest_path.as_os_str() == guest_path.as_os_str());
+        let _turn = locked(&all.join(".lock"), File::lock)?;
+        sweep(vm)?;
         let mut record = Record {
             guest_path: guest_path.as_os_str().into(),
             repository: Purpose { by_name: true, ..Purpose::new(workspace, false) },
         };
-        let folder = match found {
+        let mut found = records(vm)?.into_iter();
+        let folder = match found.find(|(_, record)| record.guest_path.as_os_str() == guest_path.as_os_str()) {
+            Some((_, known)) if !is_of(&known.repository, workspace) => {
+                return Err(taken(vm, &guest_path, &guest_path, known.repository.path()));
+            }
             Some((folder, known)) => {
-                let is_same = belonging::is_same(&known.repository, &workspace.identity);
-                let before = known.repository.path();
-                if !is_same || (before != workspace.root && Identity::at(before).is_some()) {
-                    return Err(taken(vm, &guest_path, &guest_path, before));
-                }
                 // It may have been moved here. Devices get other numbers when a machine starts: that is no news.
                 record.repository.git = known.repository.git;
                 folder
             }
             None => {
-                let is_in_the_way = |other: &&Site| overlap(&other.guest_path, &guest_path);
-                if let Some(other) = others.iter().find(is_in_the_way) {
+                let is_in_the_way = |other: &&Site| {
+                    let places = [Some(other.guest_path()), other.alias()];
+                    places.into_iter().flatten().any(|place| overlap(place, &guest_path))
+                };
+                if let Some(other) = Site::all(vm)?.iter().find(is_in_the_way) {
                     return Err(taken(vm, &guest_path, &other.guest_path, other.root()));
                 }
                 let key = blake3::hash(guest_path.as_os_str().as_bytes()).to_hex()[..16].to_owned();
@@ -117,26 +128,21 @@ impl Site {
             }
         };
         create_folder(&folder)?;
+        let claim = locked(&folder.join(CLAIM), File::lock_shared)?;
         let path = folder.join(RECORD);
         let json = serde_json::to_vec(&record).expect("plain data has a JSON form");
         if fs::read(&path).ok().as_ref() != Some(&json) {
             replace(&path, &json, 0o600).map_err(|error| CommandError::io("write", &path, &error))?;
         }
-        let mut site = Site::further(folder, record);
-        let is_other = |other: &&Site| other.guest_path != site.guest_path;
-        site.alias = !others
-            .iter()
-            .filter(is_other)
-            .any(|other| overlap(other.root(), site.root()) || overlap(&other.guest_path, site.root()));
-        Ok(site)
+        Ok(Site { claim: Some(Arc::new(claim)), ..Site::further(folder, record) })
     }
 
-    /// Gives the place up, unless something was synced to it: another repository may have it.
-    pub(crate) fn give_up(&self) {
-        if !self.is_own && !self.was_synced() {
-            // Who asks for the place again finds what is left.
-            let _ = fs::remove_file(self.syncs.join(RECORD));
-        }
+    /// The guest has been told of it: from now on the place is this repository's, whatever comes of the sync.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        if self.is_own || self.is_begun() { Ok(()) } else { fs::write(self.syncs.join(BEGUN), "") }
     }
 
     /// The folder in the guest, absolute.
@@ -169,11 +175,11 @@ impl Site {
         self.marks.join(name)
     }
 
-    /// The host's path, where the guest can have the workspace at it too.
+    /// The host's path, where the guest has the VM's own workspace too, if it can be.
     pub(crate) fn alias(&self) -> Option<&Path> {
         const TAKEN: [&str; 8] = ["/proc", "/sys", "/dev", "/run", "/usr", "/etc", "/boot", "/lib"];
         let is_taken = TAKEN.iter().any(|taken| self.root().starts_with(taken));
-        (self.alias && !is_taken && !overlap(&self.guest_path, self.root())).then_some(self.root())
+        (self.is_own && !is_taken && !overlap(&self.guest_path, self.root())).then_some(self.root())
     }
 
     /// The guest's folder that matches the folder `here`, if that is in the workspace; else the workspace's own.
@@ -192,10 +198,39 @@ impl Site {
         here.strip_prefix(self.root()).ok().map(Path::to_owned)
     }
 
-    /// Whether it has ever been synced. What has not holds nothing of anybody's.
+    /// Whether the guest may have something of it.
+    pub fn is_begun(&self) -> bool {
+        self.was_synced() || self.syncs.join(BEGUN).exists()
+    }
+
+    /// Whether it has ever been synced.
     pub fn was_synced(&self) -> bool {
         self.syncs.join("manifest").exists()
     }
+}
+
+/// Whether a place that is `known` as that of a repository is that of `workspace`, which may have been moved.
+fn is_of(known: &Purpose, workspace: &Workspace) -> bool {
+    belonging::is_same(known, &workspace.identity)
+        && (known.path() == workspace.root || belonging::repository(known) != Repository::Present)
+}
+
+/// Frees the places that commands have chosen which ended, or were killed, before the guest heard of it.
+fn sweep(vm: &Vm) -> Result<(), CommandError> {
+    for (folder, record) in records(vm)? {
+        let path = folder.join(RECORD);
+        if !Site::further(folder.clone(), record).is_begun() && locked(&folder.join(CLAIM), File::try_lock).is_ok() {
+            fs::remove_file(&path).map_err(|error| CommandError::io("remove", &path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The file at `path`, which is made, locked.
+fn locked<E: Into<io::Error>>(path: &Path, lock: impl FnOnce(&File) -> Result<(), E>) -> Result<File, CommandError> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let locked = file.and_then(|file| lock(&file).map(|()| file).map_err(Into::into));
+    locked.map_err(|error| CommandError::io("lock", path, &error))
 }
 
 /// What is kept of a VM's further workspaces: folders and records. One whose record was not written in time is none.
@@ -289,7 +324,7 @@ mod tests {
             syncs: PathBuf::new(),
             marks: PathBuf::new(),
             is_own: true,
-            alias: true,
+            claim: None,
         };
         assert_eq!(site.folder(&root), Path::new("/srv/x"));
         assert_eq!(site.folder(&below), Path::new("/srv/x/a b/c"));

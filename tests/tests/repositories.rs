@@ -49,6 +49,9 @@ fn a_vm_has_more_than_one_repository() {
         let error = answer(&second, &[name, "--guest-path", path]);
         assert_eq!((&error["exit_code"], error["kind"] == kind), (&json!(125), true), "{path}: {error}");
     }
+    // The guest has the first at the host's own path too.
+    let within = first.root.join("sub/x");
+    assert_eq!(answer(&second, &[name, "--guest-path", within.to_str().unwrap()])["kind"], "usage");
     assert_eq!(answer(&second, &["nobody"])["kind"], "vm_not_found");
     assert_eq!(answer(&second, &[name, "/", "--guest-path", "/srv/x"])["kind"], "no_workspace");
 
@@ -82,6 +85,15 @@ fn a_vm_has_more_than_one_repository() {
     assert_eq!(answer(&second, &again)["kind"], "conflict");
     first.run(["--", "true"]).ok();
 
+    // One within another is itself.
+    let nested = home.repository("first/nested");
+    prepare(&nested, &[name, "--guest-path", "/srv/nested"]).ok();
+    assert_eq!(script(&nested, "sub", name, "pwd"), "/srv/nested/sub\n");
+    // What was unmounted in the guest is shown again.
+    script(&home.at(home.path()), "", name, "umount /srv/nested");
+    prepare(&nested, &[name, "--guest-path", "/srv/nested"]).ok();
+    assert_eq!(script(&nested, "", name, "ls"), "README\nsub\n");
+
     // It is there after a restart too, and knows what it had.
     first.run(["stop", name]).ok();
     home.assert_at_rest();
@@ -101,9 +113,10 @@ fn a_vm_has_more_than_one_repository() {
     let kinds = ended.each_ref().map(|answer| answer["kind"].as_str());
     assert!(kinds == [None, Some("usage")] || kinds == [Some("usage"), None], "{ended:?}");
 
-    // A repository that was moved goes on where it was.
+    // A repository that was moved goes on where it was, be there another one in its former place.
     let moved = home.at(home.path().join("elsewhere"));
     std::fs::rename(&second.root, &moved.root).unwrap();
+    home.repository("second");
     moved.write("moved", "");
     let sent = answer(&moved, &again);
     assert_eq!((&sent["files_sent"], &sent["files_kept"]), (&json!(1), &json!(0)), "{sent}");
@@ -137,6 +150,21 @@ fn a_bare_vm_gets_a_repository_where_it_is_wanted() {
     killed.wait().unwrap();
     prepare(&large, &["box", "--guest-path", "/root/large"]).ok();
     assert_eq!(script(&large, "large", "box", "pwd; cat * | wc -c"), format!("/root/large/large\n{}\n", 64 << 20));
+
+    // Killed before the VM has heard of it, it leaves the place to others.
+    repository.run(["stop", "--force", "box"]).ok();
+    let mut killed = large.banger();
+    killed.args(["vm", "workspace", "prepare", "box", "--guest-path", "/opt/x"]).stderr(Stdio::null());
+    let mut killed = killed.spawn().unwrap();
+    let chosen = || {
+        let kept = std::fs::read_dir(home.vm().join("repositories")).unwrap();
+        kept.filter(|folder| folder.as_ref().unwrap().path().join("repository.json").exists()).count() == 3
+    };
+    banger_tests::eventually("that it has chosen a place", chosen);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    prepare(&repository, &["box", "--guest-path", "/opt/x"]).ok();
+    assert_eq!(answer(&large, &["box", "--guest-path", "/opt/x"])["kind"], "usage");
     repository.run(["delete", "--force", "box"]).ok();
     assert!(home.vms().is_empty() && home.processes().is_empty());
 }

@@ -104,6 +104,9 @@ fn commands(ssh: &Ssh<'_>) {
     assert_eq!(output.stderr, "err\n");
     let input = bytes(3_000_000);
     assert!(ssh.with_input(&[], "cat", &input).ok().stdout == input);
+    // More than all buffers hold, both ways at once.
+    let much = input.repeat(20);
+    assert!(ssh.with_input(&[], "cat", &much).ok().stdout == much);
     assert_eq!(ssh.with_input(&[], "exec head -c 3", &input).ok().stdout, &input[..3]);
     // A login shell, which takes its commands from the pipe.
     let shell = with_input(ssh.program("ssh", &["-T"]).arg(&ssh.host), b"shopt -q login_shell && echo login; exit 5\n");

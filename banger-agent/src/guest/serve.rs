@@ -131,7 +131,9 @@ impl Agent {
             Request::Listen(request) => forward::listen(request, Arc::clone(&self.waiting), reader, writer).await,
             Request::Listeners => forward::watch(reader, writer).await,
             Request::Accept(request) => forward::accept(request, &self.waiting, reader, writer).await,
-            Request::Sync(request) => sync::run(&self.workspaces, request, reader, writer).await,
+            Request::Sync(request) | Request::SyncFurther(request) => {
+                sync::run(&self.workspaces, request, reader, writer).await
+            }
             Request::CopyOut(request) => copy::out(request, writer).await,
             Request::CopyIn(request) => copy::into(request, reader, writer, self.settle()).await,
             Request::ReadFile { path, limit } => read_file(&path, limit, writer).await,

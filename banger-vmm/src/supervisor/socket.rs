@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,6 +47,11 @@ pub(super) fn bind(folder: &Path) -> Result<UnixListener> {
     UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())).at("bind", &path)
 }
 
+/// What tells the socket at its place from others; none: there is none.
+fn inode(folder: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(folder.join(SOCKET)).ok().map(|found| found.ino())
+}
+
 /// Serves clients for as long as it is polled. With a hangup, which is what a client sends that finds no socket, it is made anew in `folder`.
 pub(super) async fn serve(
     mut listener: UnixListener,
@@ -54,13 +60,16 @@ pub(super) async fn serve(
     state: Arc<State>,
     stops: mpsc::Sender<Stop>,
 ) {
+    let mut bound = inode(&folder);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = hangup.recv() => {
-                // Where that cannot be, the client says so.
-                if let Ok(anew) = bind(&folder) {
-                    listener = anew;
+                // Several clients may have called. Where it cannot be, they say so.
+                if inode(&folder) != bound
+                    && let Ok(anew) = bind(&folder)
+                {
+                    (listener, bound) = (anew, inode(&folder));
                 }
                 continue;
             }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
 
-use super::Done;
+use super::{Done, alone};
 use crate::agent::AgentError;
 use crate::error::CommandError;
 use crate::job;
@@ -70,7 +70,12 @@ impl Mise {
         let trusted = trusted(site);
         let name = site.root().file_name().unwrap_or_default().to_string_lossy();
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
-        let log = format!("/root/.cache/banger/vm-run-tooling-{name}.log");
+        let which = if site.is_own() {
+            String::new()
+        } else {
+            format!("-{}", &blake3::hash(site.guest_path().as_os_str().as_encoded_bytes()).to_hex()[..8])
+        };
+        let log = format!("/root/.cache/banger/vm-run-tooling-{name}{which}.log");
         let registry = npm::registry(paths.home.as_deref());
         let archive = format!("{registry}/@jdxcode/mise-linux-x64/-/mise-linux-x64-{VERSION}.tgz");
         Ok(Some(Mise { digest, trusted, log, archive }))
@@ -98,6 +103,7 @@ impl Mise {
         if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
             return Ok(());
         }
+        let _alone = alone(machine, ui)?;
         done.begin()?;
         ui.status("installing the tools that the repository names for mise");
         let start = Instant::now();
@@ -120,8 +126,9 @@ impl Mise {
                 done.note(&failed)
             }
             Ok(_) => {
+                let name = machine.vm.name();
                 ui.warning(&format!(
-                    "mise could not install all of the repository's tools: banger -q --no-mise -- cat {log}"
+                    "mise could not install all of the repository's tools: banger vm exec {name} -- cat {log}"
                 ));
                 done.note(&failed)
             }

@@ -7,6 +7,8 @@ mod mise;
 mod setup;
 mod sshd;
 
+use std::fs::{File, TryLockError};
+
 use banger_agent::protocol::Bytes;
 
 pub(crate) use self::done::Done;
@@ -22,6 +24,18 @@ use crate::report::{Phase, Report};
 use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
+
+/// Held while something is done to a VM: of what two repositories ask for, one would be in the other's way (apt, mise).
+fn alone(machine: &Machine, ui: &Ui) -> Result<File, CommandError> {
+    let folder = machine.vm.folder();
+    let lock = File::open(folder).and_then(|folder| {
+        if let Err(TryLockError::WouldBlock) = folder.try_lock() {
+            ui.status("waiting for another command, which prepares the VM");
+        }
+        folder.lock().map(|()| folder)
+    });
+    lock.map_err(|error| CommandError::io("lock", folder, &error))
+}
 
 /// What a repository asks for.
 pub struct Preparation {

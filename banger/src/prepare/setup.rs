@@ -6,7 +6,7 @@ use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{Exec, Exit};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::Done;
+use super::{Done, alone};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
@@ -66,6 +66,7 @@ impl Setup {
         if done.is(&self.digest) {
             return Ok(());
         }
+        let _alone = alone(machine, ui)?;
         done.begin()?;
         for command in &self.commands {
             ui.status(&format!("set-up: {command}"));
@@ -86,8 +87,8 @@ impl Setup {
                 Exit::Code(code) => format!("ended with exit status {code}"),
                 Exit::Signal(signal) => format!("was ended by signal {signal}"),
             };
-            let error = CommandError::new(format!("`{command}`, of `setup`, {how}; the command was not run"));
-            let error = error.kind(ErrorKind::Setup).hint("for a shell without it: BANGER_SETUP='[]' banger");
+            let error = CommandError::new(format!("`{command}`, of `setup`, {how}"));
+            let error = error.kind(ErrorKind::Setup).hint("without it: the same command with BANGER_SETUP='[]'");
             return Err(if ui.is_quiet() { error.details(finished.last_lines()) } else { error });
         }
         done.note(&self.digest)

@@ -67,7 +67,9 @@ pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> PathBuf {
 pub(super) fn site(vm: &Vm, here: &Path) -> Option<Site> {
     // What cannot be read is said by who syncs it.
     let sites = Site::all(vm).unwrap_or_default();
-    let found = sites.iter().find(|site| site.was_synced() && site.has(here));
+    let around = sites.iter().filter(|site| site.was_synced() && site.has(here));
+    // The innermost of nested ones, and of those that are the same the VM's own.
+    let found = around.max_by_key(|site| (site.root().components().count(), site.is_own()));
     found.or_else(|| sites.iter().find(|site| site.is_own())).cloned()
 }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use banger_agent::protocol::exec::Exec;
 use banger_agent::protocol::sync::Policy;
 use banger_agent::protocol::{Bytes, Readiness, Request};
-use banger_image::ImageManifest;
 use banger_vmm::{Ready, Vm};
 
 use super::inherited::Inherited;
@@ -91,19 +90,12 @@ impl<'a> Work<'a> {
         Ok((preparation, report))
     }
 
-    /// Does what the workspace asks for.
+    /// Does what the workspace asks for, once the VM is ready.
     ///
     /// # Errors
     /// As [`Preparation::run`].
     pub(super) fn prepare(&self, machine: &Machine, preparation: &Preparation) -> Result<(), CommandError> {
-        let of_image = self.image(machine).as_ref().map(images::variables).unwrap_or_default();
-        let (inherited, said) = self.variables(machine);
-        let variables = [inherited, of_image.clone(), preparation.variables(&of_image), said].concat();
-        preparation.run(machine, &variables, self.account, self.ui)
-    }
-
-    fn image(&self, machine: &Machine) -> Option<ImageManifest> {
-        Images::new(self.paths, self.ui).of(&machine.vm)
+        self.enter(machine, Some(preparation), None).map(drop)
     }
 
     /// Does what the workspace asks for, if it was synced, and then runs the command; without words, the user's login shell. In a VM with
@@ -119,26 +111,10 @@ impl<'a> Work<'a> {
         place: &Place,
         words: impl Iterator<Item = Bytes>,
     ) -> Result<Outcome, CommandError> {
-        if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
-            self.account.time(Phase::Ready, || wait_for_system(&machine.vm, self.ui))?;
-        }
-        let image = self.image(machine);
-        let of_image = image.as_ref().map(images::variables).unwrap_or_default();
-        let (inherited, said) = self.variables(machine);
-        let of_tools = match preparation {
-            Some(preparation) => preparation.variables(&of_image),
-            None => site.map(|site| Preparation::variables_of(site, &of_image)).unwrap_or_default(),
-        };
-        let with_tools = [inherited.clone(), of_image.clone(), of_tools, said.clone()].concat();
-        if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
-            prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
-        }
-        if let Some(preparation) = preparation {
-            preparation.run(machine, &with_tools, self.account, self.ui)?;
-        }
+        let surroundings = self.enter(machine, preparation, site)?;
         let user = place.user(self.how);
         // The tools are root's; another user has what the image has.
-        let env = if user.is_none() { with_tools } else { [inherited, of_image, said].concat() };
+        let env = surroundings.variables(user.is_none());
         let tty = self.has_terminal().then(|| terminal::size().unwrap_or_default());
         let (cwd, make_cwd) = place.folder(self.how);
         let env = [environment::of_terminal(tty.is_some()), env].concat();
@@ -146,6 +122,34 @@ impl<'a> Work<'a> {
         let ports = self.settings.ports_by_themselves();
         let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
         self.account.time(Phase::Run, || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui))
+    }
+
+    /// Waits until the VM is ready, and sees to all that comes before a command.
+    fn enter(
+        &self,
+        machine: &Machine,
+        preparation: Option<&Preparation>,
+        site: Option<&Site>,
+    ) -> Result<Surroundings, CommandError> {
+        if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
+            self.account.time(Phase::Ready, || wait_for_system(&machine.vm, self.ui))?;
+        }
+        let image = Images::new(self.paths, self.ui).of(&machine.vm);
+        let of_image = image.as_ref().map(images::variables).unwrap_or_default();
+        let (inherited, said) = self.variables(machine);
+        let of_tools = match preparation {
+            Some(preparation) => preparation.variables(&of_image),
+            None => site.map(|site| Preparation::variables_of(site, &of_image)).unwrap_or_default(),
+        };
+        let surroundings = Surroundings { inherited, of_image, of_tools, said };
+        let with_tools = surroundings.variables(true);
+        if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
+            prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
+        }
+        if let Some(preparation) = preparation {
+            preparation.run(machine, &with_tools, self.account, self.ui)?;
+        }
+        Ok(surroundings)
     }
 
     /// Whether the command gets the terminal.
@@ -173,6 +177,21 @@ impl<'a> Work<'a> {
         }
         all.extend(said);
         (inherited.variables, all)
+    }
+}
+
+/// Variables for commands, by where they come from. A later one of the same name wins.
+struct Surroundings {
+    inherited: Variables,
+    of_image: Variables,
+    of_tools: Variables,
+    said: Variables,
+}
+
+impl Surroundings {
+    fn variables(&self, with_tools: bool) -> Variables {
+        let of_tools = if with_tools { &self.of_tools[..] } else { &[] };
+        [&self.inherited, &self.of_image, of_tools, &self.said].concat()
     }
 }
 

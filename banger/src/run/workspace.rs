@@ -65,10 +65,9 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
         let machine = machines.reported(&account).start_found(&vm, &wanted);
         (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
     });
-    let machine = machine.inspect_err(|_| site.give_up())?;
+    let machine = machine?;
     let files_listed = listed.as_ref().map_or(0, Listed::files);
     let synced = work.sync(&machine, &workspace, &site, listed, policy(new.options));
-    let synced = synced.inspect_err(|_| site.give_up());
     let prepared = synced.and_then(|(preparation, report)| work.prepare(&machine, &preparation).map(|()| report));
     let report = prepared.map_err(|error| post_mortem::explained(error, &machine))?;
     let guest_path = site.guest_path().display().to_string();

@@ -60,8 +60,10 @@ impl<'a> Engine<'a> {
             excludes: Bytes(self.workspace.repository.global_excludes()?),
             clock_ns: now_ns(),
         };
-        let mut call = Call::open(self.vm, &Request::Sync(request))?;
+        let request = if self.site.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
+        let mut call = Call::open(self.vm, &request)?;
         let begun: Begun = call.answer()?;
+        self.site.begin().map_err(SyncError::State)?;
         let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
         let mut histories = match begun.mode {
             Mode::Fresh => Histories::fresh(self.folder, self.history, self.repositories())?,

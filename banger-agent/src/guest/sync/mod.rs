@@ -58,7 +58,6 @@ struct Held {
     place: Place,
     /// The disk that the workspace comes on; none where it lives on the VM's own.
     seed: Option<SeedDisk>,
-    shown: bool,
     /// Where the workspace is visible too, at the host's own path.
     alias: Option<PathBuf>,
 }
@@ -108,13 +107,9 @@ impl Held {
         references.map(References::new).try_for_each(|references| references.break_locks())
     }
 
-    /// Shows the workspace, if it has not been shown yet.
-    fn show(&mut self) -> io::Result<()> {
-        if !self.shown {
-            self.place.show()?;
-            self.shown = true;
-        }
-        Ok(())
+    /// Shows the workspace, unless it is shown.
+    fn show(&self) -> io::Result<()> {
+        if self.place.is_shown() { Ok(()) } else { self.place.show() }
     }
 }
 
@@ -126,7 +121,7 @@ impl Workspace {
         std::fs::create_dir_all(&folder)?;
         let (log, records) = Log::open(&folder)?;
         let (records, seed) = (records.map(Arc::new), seed.map(SeedDisk::new));
-        let mut held = Held { log, records, place, seed, shown: false, alias: None };
+        let mut held = Held { log, records, place, seed, alias: None };
         if !held.place.settings.root.0.is_empty() {
             // What is in the way is said at the next sync.
             let _ = held.find().and_then(|()| held.break_locks());
@@ -168,23 +163,19 @@ impl Workspace {
         *self.counts() = None;
     }
 
-    /// The last command has ended: counts what changed in the guest, unless another starts at once.
-    fn count_soon(self: &Arc<Self>) {
-        let (workspace, epoch) = (Arc::clone(self), self.epoch.load(Ordering::Relaxed));
-        let still = move |workspace: &Workspace| workspace.epoch.load(Ordering::Relaxed) == epoch;
-        tokio::spawn(async move {
-            tokio::time::sleep(COUNT_DELAY).await;
-            if still(&workspace) {
-                let _ = tokio::task::spawn_blocking(move || {
-                    if let Ok(found) = workspace.guest_only()
-                        && still(&workspace)
-                    {
-                        *workspace.counts() = Some(found.counts);
-                    }
-                })
-                .await;
-            }
-        });
+    /// Changes when a command starts.
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Counts what changed in the guest, unless a command has started since `epoch`.
+    fn count(&self, epoch: u64) {
+        if self.epoch() == epoch
+            && let Ok(found) = self.guest_only()
+            && self.epoch() == epoch
+        {
+            *self.counts() = Some(found.counts);
+        }
     }
 
     /// What changed in the guest alone since the last sync. Walks the workspace.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -40,13 +40,21 @@ impl Place {
         self.disk.join("stage")
     }
 
-    /// Shows the tree where the guest expects it, and to each of its users: `/root` itself is closed to most.
+    /// Whether the tree is where the guest expects it: a guest can unmount.
+    pub(super) fn is_shown(&self) -> bool {
+        let of = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let shown = of(Path::new(self.settings.root.as_os_str()));
+        shown.is_some() && shown == of(&self.root())
+    }
+
+    /// Shows the tree where the guest expects it, and to each of its users: `/root` is closed to most.
     pub(super) fn show(&self) -> io::Result<()> {
         let root = Path::new(self.settings.root.as_os_str());
         bind(&self.root(), root)?;
-        root.ancestors().skip(1).try_for_each(make_searchable)
+        root.ancestors().skip(1).filter(|folder| folder.starts_with("/root")).try_for_each(make_searchable)
     }
 }
+
 impl Settings {
     /// What the agent last knew; nothing before the first sync.
     pub(super) fn read(folder: &Path) -> Settings {
@@ -79,10 +87,15 @@ pub(super) fn bind(root: &Path, alias: &Path) -> io::Result<()> {
 
 /// Whether a workspace can be shown at `path`: nothing is there, or an empty folder.
 pub(super) fn check_is_free(path: &Path) -> io::Result<()> {
-    match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
-        Ok(true) => Err(io::ErrorKind::DirectoryNotEmpty.into()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    match fs::symlink_metadata(path) {
+        // Not where a link leads: that may be another workspace's.
+        Ok(found) if found.is_dir() => {
+            let is_empty = fs::read_dir(path)?.next().is_none();
+            if is_empty { Ok(()) } else { Err(io::ErrorKind::DirectoryNotEmpty.into()) }
+        }
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

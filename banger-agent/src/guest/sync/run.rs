@@ -24,8 +24,10 @@ use crate::protocol::sync::{
 use crate::protocol::{self, Failure, FailureKind, Reply};
 
 /// Serves one sync to the end.
-pub(in crate::guest) async fn run(workspaces: &Workspaces, request: Sync, mut reader: Reader, mut writer: Writer) {
-    let workspace = match workspaces.at(&request.root) {
+pub(in crate::guest) async fn run(workspaces: &Arc<Workspaces>, request: Sync, mut reader: Reader, mut writer: Writer) {
+    let (all, root) = (Arc::clone(workspaces), request.root.clone());
+    let found = tokio::task::spawn_blocking(move || all.at(&root)).await;
+    let workspace = match found.unwrap_or_else(|error| Err(broken(&error))) {
         Ok(workspace) => workspace,
         Err(failure) => {
             let _ = writer.send(Frame::control(&Reply::<Begun>::Error(failure))).await;
@@ -218,7 +220,11 @@ async fn blocking<A: Send + 'static, B: Send + 'static>(
 ) -> Result<B, Failure> {
     let workspace = Arc::clone(workspace);
     let done = tokio::task::spawn_blocking(move || work(&workspace, argument)).await;
-    done.unwrap_or_else(|error| Err(Failure::new(FailureKind::Other, format!("the agent failed: {error}"))))
+    done.unwrap_or_else(|error| Err(broken(&error)))
+}
+
+fn broken(error: &tokio::task::JoinError) -> Failure {
+    Failure::new(FailureKind::Other, format!("the agent failed: {error}"))
 }
 
 /// An error in the guest's tree, in words.

@@ -7,9 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::Workspace;
 use super::place::check_is_free;
 use super::run::failure;
+use super::{COUNT_DELAY, Workspace};
 use crate::guest::init::{REPOSITORIES, WORKSPACE};
 use crate::protocol::sync::{GuestOnly, MAX_NAMED};
 use crate::protocol::{Bytes, Failure};
@@ -22,8 +22,15 @@ pub(in crate::guest) struct Workspaces {
     _disk: OwnedFd,
     /// The one that was synced first: it comes on a disk of its own, if there is one.
     first: Arc<Workspace>,
+    places: Mutex<Places>,
+}
+
+/// Where they are.
+struct Places {
+    /// The root of the first; empty: there is none yet.
+    first: Bytes,
     /// The others, by their roots. They live on the VM's disk.
-    further: Mutex<BTreeMap<Vec<u8>, Arc<Workspace>>>,
+    further: BTreeMap<Vec<u8>, Arc<Workspace>>,
 }
 
 impl Workspaces {
@@ -46,31 +53,32 @@ impl Workspaces {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        Ok(Workspaces { folder, _disk: disk, first, further: Mutex::new(further) })
+        let places = Mutex::new(Places { first: first.root(), further });
+        Ok(Workspaces { folder, _disk: disk, first, places })
     }
 
-    fn further(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Arc<Workspace>>> {
-        self.further.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn all(&self) -> Vec<Arc<Workspace>> {
-        std::iter::once(&self.first).chain(self.further().values()).cloned().collect()
+        std::iter::once(&self.first).chain(self.places().further.values()).cloned().collect()
     }
 
-    /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its way there.
+    /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its way there. Works on the disk.
     pub(super) fn at(&self, root: &Bytes) -> Result<Arc<Workspace>, Failure> {
-        let mut further = self.further();
-        let first = self.first.root();
-        if first == *root {
+        let mut places = self.places();
+        if places.first == *root {
             return Ok(Arc::clone(&self.first));
         }
-        if let Some(workspace) = further.get(&root.0) {
+        if let Some(workspace) = places.further.get(&root.0) {
             return Ok(Arc::clone(workspace));
         }
         let explain = |error: io::Error| failure("make a workspace at", root, &error);
         check_is_free(Path::new(root.as_os_str())).map_err(explain)?;
-        if first.0.is_empty() {
+        if places.first.0.is_empty() {
             self.first.claim(root).map_err(explain)?;
+            places.first.clone_from(root);
             return Ok(Arc::clone(&self.first));
         }
         let key = blake3::hash(&root.0).to_hex()[..16].to_owned();
@@ -82,7 +90,7 @@ impl Workspaces {
             Ok(workspace)
         };
         let workspace = Arc::new(make().map_err(explain)?);
-        further.insert(root.0.clone(), Arc::clone(&workspace));
+        places.further.insert(root.0.clone(), Arc::clone(&workspace));
         Ok(workspace)
     }
 
@@ -91,25 +99,35 @@ impl Workspaces {
         self.all().iter().for_each(|workspace| workspace.forget_count());
     }
 
-    /// The last command has ended: counts what changed in the guest, unless another starts at once.
+    /// The last command has ended: counts what changed in the guest, unless another starts at once. One workspace after the other, since a
+    /// walk takes a thread.
     pub(in crate::guest) fn count_soon(&self) {
-        self.all().iter().for_each(Workspace::count_soon);
+        let all: Vec<_> = self.all().into_iter().map(|workspace| (workspace.epoch(), workspace)).collect();
+        tokio::spawn(async move {
+            tokio::time::sleep(COUNT_DELAY).await;
+            for (epoch, workspace) in all {
+                let _ = tokio::task::spawn_blocking(move || workspace.count(epoch)).await;
+            }
+        });
     }
 
-    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are relative to the first one's root; those of the
-    /// others are absolute.
+    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are relative to the root where there is only
+    /// one, else absolute.
     pub(in crate::guest) fn guest_only(&self) -> Result<GuestOnly, Failure> {
-        let mut all = self.first.guest_only()?;
-        let further: Vec<_> = self.further().values().cloned().collect();
-        for workspace in further {
-            let GuestOnly { counts, named } = workspace.guest_only()?;
-            all.counts.files += counts.files;
-            all.counts.references += counts.references;
-            let root = workspace.root().0;
-            let named = named.into_iter().take(MAX_NAMED - all.named.len());
-            all.named.extend(named.map(|Bytes(path)| Bytes([&root[..], b"/", &path].concat())));
+        let all = self.all();
+        if let [only] = &all[..] {
+            return only.guest_only();
         }
-        Ok(all)
+        let mut sum = GuestOnly::default();
+        for workspace in all {
+            let GuestOnly { counts, named } = workspace.guest_only()?;
+            sum.counts.files += counts.files;
+            sum.counts.references += counts.references;
+            let root = workspace.root().0;
+            let named = named.into_iter().take(MAX_NAMED - sum.named.len());
+            sum.named.extend(named.map(|Bytes(path)| Bytes([&root[..], b"/", &path].concat())));
+        }
+        Ok(sum)
     }
 
     /// Brings what commands and syncs wrote to the first workspace's own disk, if it has one.

@@ -1,5 +1,6 @@
 //! Connections: to the guest (`-L`, `-D`), and from it (`-R`, and to the client's own agent).
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use banger::banger_agent::carry::carry;
@@ -9,10 +10,12 @@ use banger::banger_agent::protocol::{Bytes, Request};
 use banger::error::CommandError;
 use futures::StreamExt;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
-use russh::{Channel, ChannelOpenFailure};
+use russh::{Channel, ChannelOpenFailure, ChannelWriteHalf};
 use tokio::sync::Semaphore;
+use tokio_util::io::StreamReader;
 
-use super::guest::{Guest, Reader};
+use super::backlog::Backlog;
+use super::guest::{Guest, Reader, Writer};
 
 /// The most connections at a time that one address in the guest is served.
 const MAX_CONNECTIONS: usize = 16;
@@ -23,7 +26,7 @@ pub(super) async fn connect(channel: Channel<Msg>, to: Address, reply: ChannelOp
         Ok(((), reader, mut writer)) => {
             reply.accept().await;
             // Both ends learn by their being dropped if it breaks.
-            let _ = carry(channel.into_stream(), reader, &mut writer).await;
+            let _ = carry_channel(channel, reader, &mut writer).await;
         }
         Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
     }
@@ -82,7 +85,28 @@ async fn take(incoming: Incoming, destination: Destination, guest: &Guest, handl
         Destination::Agent => handle.channel_open_agent().await.ok()?,
     };
     let ((), reader, mut writer) = guest.open(&Request::Accept(Accept { token })).await.ok()?;
-    carry(channel.into_stream(), reader, &mut writer).await.ok()
+    carry_channel(channel, reader, &mut writer).await.ok()
+}
+
+/// Carries bytes between a channel and a stream of the guest; the channel is closed at the end, and if this is dropped.
+async fn carry_channel(channel: Channel<Msg>, reader: Reader, writer: &mut Writer) -> Result<(), FrameError> {
+    let (incoming, outgoing) = channel.split();
+    let sent = outgoing.make_writer();
+    let _closing = Closing(Some(outgoing));
+    let said = pin!(Backlog::new(incoming).data());
+    let said = StreamReader::new(said);
+    carry(tokio::io::join(said, sent), reader, writer).await
+}
+
+struct Closing(Option<ChannelWriteHalf<Msg>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take() {
+            // A client that is gone has closed it.
+            tokio::spawn(async move { channel.close().await });
+        }
+    }
 }
 
 /// An address that a client names; none: its port can be none.

@@ -1,5 +1,6 @@
 //! The SSH server of one connection.
 
+mod backlog;
 mod forward;
 mod guest;
 mod session;
@@ -38,9 +39,8 @@ const MAX_CHANNELS: usize = 64;
 const MAX_VARIABLES: usize = 64;
 /// The longest packet that a client may send: one frame to the guest, of which each costs.
 const PACKET: u32 = CHUNK as u32;
-/// How many packets of a channel wait for the guest before the whole connection does: russh takes from the client what fits in the window,
-/// whether or not it was passed on.
-const WAITING_PACKETS: usize = 256;
+/// How many packets russh keeps of a channel before the whole connection waits: `backlog` keeps the others.
+const WAITING_PACKETS: usize = 16;
 
 /// Serves a client to its end.
 ///

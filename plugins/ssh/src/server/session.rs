@@ -15,9 +15,10 @@ use banger::error::{CommandError, FAILED};
 use futures::{SinkExt, StreamExt};
 use nix::libc;
 use russh::server::{Handle, Msg};
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
+use russh::{Channel, ChannelMsg, ChannelWriteHalf, Sig};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::backlog::Backlog;
 use super::guest::{Guest, Reader, Writer};
 
 /// The kind of data that is standard error: RFC 4254, 5.2.
@@ -60,7 +61,8 @@ pub(super) async fn run(
     controls: mpsc::Receiver<ToCommand>,
 ) {
     let id = channel.id();
-    let (mut incoming, outgoing) = channel.split();
+    let (incoming, outgoing) = channel.split();
+    let mut incoming = Backlog::new(incoming);
     let exit = async { converse(&mut incoming, &outgoing, &request.await?, &guest, controls).await };
     // What cannot be sent has no client any more.
     let _ = match exit.await {
@@ -91,7 +93,7 @@ fn message(error: &CommandError) -> String {
 
 /// None: the client has closed the channel.
 async fn converse(
-    incoming: &mut ChannelReadHalf,
+    incoming: &mut Backlog,
     outgoing: &ChannelWriteHalf<Msg>,
     request: &Request,
     guest: &Guest,
@@ -115,7 +117,7 @@ async fn converse(
 
 /// Sends what the client says, in no order but standard input's own. Ends when the client has closed the channel.
 async fn feed(
-    incoming: &mut ChannelReadHalf,
+    incoming: &mut Backlog,
     controls: &mut mpsc::Receiver<ToCommand>,
     mut stopped: mpsc::Receiver<()>,
     window: &Semaphore,
@@ -139,7 +141,7 @@ async fn feed(
                 waiting = Some(chunk).filter(|chunk| !chunk.is_empty());
                 Frame::Data(STDIN, sent)
             }
-            message = incoming.wait(), if waiting.is_none() => match message {
+            message = incoming.next(), if waiting.is_none() => match message {
                 Some(ChannelMsg::Data { data }) if !data.is_empty() => {
                     waiting = Some(data);
                     continue;
