@@ -27,13 +27,15 @@ fn a_machine_that_is_well_is_said_to_be() {
     let home = Home::new();
     let repository = home.repository("r");
     let checks = doctor(&repository, &[], &[], 0);
-    for name in ["banger", "configuration", "qemu", "git", "ssh", "builder", "images", "kernels", "vms", "firecracker"]
-    {
+    // Which QEMU there is, and whether KVM spares it the work, is the machine's affair.
+    let qemu = checks.iter().find(|check| check["name"] == "qemu").unwrap();
+    assert!(qemu["found"].to_string().contains("QEMU emulator version") && qemu["health"] != "fail", "{qemu}");
+    for name in ["banger", "configuration", "git", "ssh", "builder", "images", "kernels", "vms", "firecracker"] {
         assert!(check(&checks, name, "ok")["mend"].is_null());
     }
     let text = repository.run(["doctor"]).ok().text();
     assert_eq!(text.lines().filter(|line| !line.starts_with(' ')).count(), checks.len(), "{text}");
-    assert!(text.contains("ok     qemu           QEMU emulator version"), "{text}");
+    assert!(text.contains("   qemu           QEMU emulator version"), "{text}");
     // A VM whose image somebody has removed.
     repository.run(["vm", "create", "--no-start", "--name", "orphan"]).ok();
     check(&doctor(&repository, &[], &[], 0), "vms", "ok");

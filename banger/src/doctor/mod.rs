@@ -76,13 +76,15 @@ impl Check {
 pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     let settings = Settings::of_process(paths, None, &Run::default());
     let mut checks = vec![host::parts(), host::configuration(settings.as_ref().err())];
-    checks.extend(host::kvm(fix, paths));
+    let kvm = host::kvm(fix, paths);
+    let translates = kvm.as_ref().is_none_or(|kvm| kvm.health != Health::Ok);
+    checks.extend(kvm);
     // What it would say is said already.
     let settings = settings.ok();
     let is_needed = !settings.as_ref().is_some_and(|settings| store::has_all(settings, paths, ui));
     checks.extend([
         host::firecracker(),
-        host::qemu(),
+        host::qemu(translates),
         host::git(),
         host::ssh(settings.as_ref(), paths),
         host::builder(is_needed),
