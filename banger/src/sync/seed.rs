@@ -1,21 +1,29 @@
 //! A first sync onto a disk: the workspace as a whole file system, which the guest only has to mount. A translated guest takes ten
 //! times as long to make the files itself.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::SystemTime;
 
 use banger_agent::protocol::sync::{Kind, Record, RecordKind, SEED_LIST, SEED_TREE, SeedEntry};
 use banger_image::ext4::{Error, Metadata, Options, Timestamp, Writer};
+use nix::libc;
 
 use super::SyncError;
 use super::source::{Content, Sink};
+
+/// After so many bytes more, the kernel is told to begin with writing them to the disk: the guest flushes it when all is there.
+const WRITE_OUT: u64 = 32 << 20;
 
 /// A workspace's disk while it is written.
 pub(super) struct Seed {
     writer: Writer,
     list: Vec<SeedEntry>,
+    disk: File,
+    /// Bytes that the kernel was not told of.
+    untold: u64,
 }
 
 impl Seed {
@@ -37,10 +45,11 @@ impl Seed {
             ..Options::disk(size)
         };
         let another = format!("{now:?} {}", path.display());
+        let disk = file.try_clone().map_err(explain)?;
         let mut writer = Writer::new(file, options.derived_from(another.as_bytes()))?;
         // What is beside the tree is the agent's alone.
         writer.directory(b"", Metadata { mode: 0o700, ..Metadata::default() })?;
-        Ok(Seed { writer, list: Vec::new() })
+        Ok(Seed { writer, list: Vec::new(), disk, untold: 0 })
     }
 
     /// Completes the file system.
@@ -82,6 +91,12 @@ impl Sink for Seed {
                 }
                 written?;
             }
+        }
+        self.untold += record.size;
+        if self.untold >= WRITE_OUT {
+            self.untold = 0;
+            // SAFETY: works on the file alone. Where it is not to be had, all is written out at the end.
+            unsafe { libc::sync_file_range(self.disk.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
         }
         self.list.push(SeedEntry { record: record.clone(), digest: content.digest() });
         Ok(())
