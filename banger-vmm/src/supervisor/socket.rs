@@ -12,7 +12,7 @@ use std::time::Duration;
 use banger_agent::link::{self, MuxStream};
 use nix::unistd::geteuid;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, copy_buf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, copy, copy_buf, sink};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
@@ -153,27 +153,28 @@ async fn answer(
 
 /// Carries bytes both ways. A client that has closed its end leaves: the agent must let go of the stream in its turn.
 async fn relay(mut client: UnixStream, stream: MuxStream) -> io::Result<()> {
-    let (client_reader, mut client_writer) = client.split();
+    let (mut client_reader, mut client_writer) = client.split();
     let (agent_reader, mut agent_writer) = tokio::io::split(stream);
     let to_agent = async {
-        copy_buf(&mut BufReader::with_capacity(RELAY_BUFFER, client_reader), &mut agent_writer).await?;
+        copy_buf(&mut BufReader::with_capacity(RELAY_BUFFER, &mut client_reader), &mut agent_writer).await?;
         agent_writer.shutdown().await
     };
     let to_client = async {
         copy_buf(&mut BufReader::with_capacity(RELAY_BUFFER, agent_reader), &mut client_writer).await?;
         client_writer.shutdown().await
     };
-    let (mut to_agent, mut to_client) = (pin!(to_agent), pin!(to_client));
-    tokio::select! {
-        sent = &mut to_agent => {
-            sent?;
-            timeout(LEAVE_PATIENCE, to_client).await?
-        }
-        sent = &mut to_client => {
-            sent?;
-            to_agent.await
+    {
+        let (mut to_agent, mut to_client) = (pin!(to_agent), pin!(to_client));
+        tokio::select! {
+            sent = &mut to_agent => {
+                sent?;
+                return timeout(LEAVE_PATIENCE, to_client).await?;
+            }
+            sent = &mut to_client => sent?,
         }
     }
+    // The agent has said its last word, and may not take any more: what the client still says goes nowhere, until it has read that.
+    copy(&mut client_reader, &mut sink()).await.map(drop)
 }
 
 /// A stream to the agent, when there is one.
