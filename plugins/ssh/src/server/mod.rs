@@ -76,6 +76,12 @@ pub(crate) async fn serve(
     let deadline = tokio::time::Instant::now() + LOGIN_LIMIT;
     let running = tokio::time::timeout_at(deadline, russh::server::run_stream(config, stream, connection)).await;
     let mut running = running.map_err(|_| late())?.map_err(failed)?;
+    // A connection that ends before is no login.
+    let login = async {
+        if login.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
     let mut login = std::pin::pin!(tokio::time::timeout_at(deadline, login));
     tokio::select! {
         ended = &mut running => {
@@ -87,7 +93,7 @@ pub(crate) async fn serve(
             };
         }
         _ = left.recv() => return if refused.load(Ordering::Relaxed) { Err(wrong_key(&identity)) } else { Ok(()) },
-        login = &mut login => login.map(drop).map_err(|_| late())?,
+        login = &mut login => login.map_err(|_| late())?,
     }
     // From here on, how it ends is the client's own business.
     tokio::select! {
