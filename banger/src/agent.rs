@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::codec::{Decoder, Encoder};
 
+pub(crate) use self::operation::begin_on;
 pub use self::operation::{Reader, Writer, begin};
 
 /// An agent that lives takes an operation up, or refuses it, within this time,

@@ -12,6 +12,8 @@ use crate::config::Settings;
 use crate::paths::{Paths, user_config};
 use crate::ui::Ui;
 
+/// In [`folder`]: the user's key, where they have not named another.
+pub const OWN: &str = "id_ed25519";
 /// No public key is longer, in bytes.
 const MAX_LENGTH: usize = 16 << 10;
 
@@ -36,9 +38,14 @@ pub fn put_key(vm: &Vm, key: &str, awaited: bool, ui: &Ui) {
     }
 }
 
+/// Where banger keeps keys of its own.
+pub fn folder() -> Option<PathBuf> {
+    Some(user_config()?.parent()?.join("ssh"))
+}
+
 /// banger's own, which is made when ssh is first asked for.
-fn own() -> Option<PathBuf> {
-    Some(user_config()?.parent()?.join("ssh/id_ed25519"))
+pub fn own() -> Option<PathBuf> {
+    Some(folder()?.join(OWN))
 }
 
 /// Where the public half of a key is: beside it.

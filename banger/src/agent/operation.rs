@@ -1,6 +1,9 @@
 //! The same for tasks, whose reads and writes do not block.
 
+use std::os::unix::net::UnixStream as StdUnixStream;
+
 use banger_agent::frame::{Frame, FrameCodec, FrameError};
+use banger_agent::link::PAYLOAD;
 use banger_agent::protocol::{Reply, Request};
 use banger_vmm::Vm;
 use futures::{SinkExt, StreamExt};
@@ -18,9 +21,6 @@ pub type Reader = FramedRead<OwnedReadHalf, FrameCodec>;
 /// and to it.
 pub type Writer = FramedWrite<OwnedWriteHalf, FrameCodec>;
 
-/// One read.
-const CHUNK: usize = 64 << 10;
-
 /// Begins an operation, and waits for the agent's answer.
 ///
 /// # Errors
@@ -29,10 +29,20 @@ pub async fn begin<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<(T
     let vm = vm.clone();
     // This waits while other commands have all the streams that there are.
     let opened = spawn_blocking(move || vm.connect_agent()).await;
-    let stream = opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    begin_on(opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?, request).await
+}
+
+/// The same on a stream to the agent that is there.
+///
+/// # Errors
+/// If the VM or its agent is gone, or the request is refused.
+pub(crate) async fn begin_on<T: DeserializeOwned>(
+    stream: StdUnixStream,
+    request: &Request,
+) -> Result<(T, Reader, Writer), AgentError> {
     stream.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(stream)?.into_split();
-    let mut reader = FramedRead::with_capacity(read, FrameCodec, CHUNK);
+    let mut reader = FramedRead::with_capacity(read, FrameCodec, PAYLOAD);
     let mut writer = FramedWrite::new(write, FrameCodec);
     writer.send(Frame::control(request)).await?;
     let answer = timeout(ANSWER_LIMIT, reader.next()).await.map_err(|_| AgentError::Silent)?;

@@ -11,6 +11,7 @@ use banger_vmm::kvm::{self, Prospect};
 use nix::unistd::{Uid, User};
 
 use super::{Check, Health};
+use crate::authorized_key;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::paths::{Paths, helper, search_path, user_config};
@@ -127,9 +128,10 @@ pub(super) fn ssh(settings: Option<&Settings>, paths: &Paths) -> Check {
             .mend("sudo apt-get install openssh-client");
     }
     let wanted = settings.and_then(|settings| settings.ssh_key_path(paths.home.as_deref()));
-    let own = user_config().and_then(|file| Some(file.parent()?.join("ssh/id_ed25519")));
     let is_own = wanted.is_none();
-    let Some(key) = wanted.or(own) else { return Check::warn(NAME, "there is no home folder to keep a key in") };
+    let Some(key) = wanted.or_else(authorized_key::own) else {
+        return Check::warn(NAME, "there is no home folder to keep a key in");
+    };
     let shown = key.display();
     match fs::metadata(&key) {
         // ssh takes no key that others can read.

@@ -4,23 +4,21 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_agent::frame::{Frame, FrameCodec, FrameError};
+use banger_agent::frame::{Frame, FrameError};
 use banger_agent::protocol::exec::{Exec, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
-use banger_agent::protocol::{Reply, Request, now_ns};
+use banger_agent::protocol::{Request, now_ns};
 use banger_vmm::Vm;
 use futures::{SinkExt, StreamExt};
 use nix::libc;
 use nix::unistd::Pid;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::ports::AutoPorts;
 use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
-use crate::agent::{ANSWER_LIMIT, AgentError};
+use crate::agent::{self, AgentError, begin_on};
 use crate::error::{CommandError, ErrorKind, TIMED_OUT};
 use crate::ui::Ui;
 use crate::units;
@@ -75,8 +73,8 @@ pub(super) fn run(
 }
 
 struct Session {
-    frames: FramedRead<OwnedReadHalf, FrameCodec>,
-    sink: FramedWrite<OwnedWriteHalf, FrameCodec>,
+    frames: agent::Reader,
+    sink: agent::Writer,
     raw: Option<RawMode>,
 }
 
@@ -118,23 +116,10 @@ impl Signals {
 
 impl Session {
     async fn start(stream: UnixStream, exec: Exec) -> Result<Session, CommandError> {
-        let broken = |error: std::io::Error| CommandError::from(AgentError::from(error));
-        stream.set_nonblocking(true).map_err(broken)?;
-        let (read, write) = tokio::net::UnixStream::from_std(stream).map_err(broken)?.into_split();
         let wants_terminal = exec.tty.is_some();
-        let mut session = Session {
-            frames: FramedRead::with_capacity(read, FrameCodec, 64 << 10),
-            sink: FramedWrite::new(write, FrameCodec),
-            raw: None,
-        };
         let request = Request::Exec(Exec { clock_ns: now_ns(), ..exec });
-        session.sink.send(Frame::control(&request)).await.map_err(AgentError::from)?;
-        let first = tokio::time::timeout(ANSWER_LIMIT, session.frames.next()).await.map_err(|_| AgentError::Silent)?;
-        let first = first.unwrap_or(Err(FrameError::Ended)).map_err(AgentError::from)?;
-        match first.message::<Reply<Started>>().map_err(AgentError::from)? {
-            Reply::Ok(_) => {}
-            Reply::Error(failure) => return Err(failure.into()),
-        }
+        let (_, frames, sink): (Started, _, _) = begin_on(stream, &request).await?;
+        let mut session = Session { frames, sink, raw: None };
         if wants_terminal {
             let raw = RawMode::enter();
             session.raw = Some(raw.map_err(|error| CommandError::new(format!("cannot use the terminal: {error}")))?);

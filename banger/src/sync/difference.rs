@@ -56,7 +56,7 @@ impl Engine<'_> {
             next.generation = manifest.generation.clone();
             if next != manifest {
                 histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
-                next.save(self.folder).map_err(SyncError::State)?;
+                next.save(self.folder()).map_err(SyncError::State)?;
             }
             return Ok(());
         }
@@ -64,7 +64,7 @@ impl Engine<'_> {
         self.send_needed(&mut call, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
         self.commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
-        next.save(self.folder).map_err(SyncError::State)
+        next.save(self.folder()).map_err(SyncError::State)
     }
 
     /// Finds which files of the worktree changed on the host.

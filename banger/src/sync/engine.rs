@@ -24,12 +24,16 @@ pub(super) struct Engine<'a> {
     pub(super) workspace: &'a Workspace,
     pub(super) site: &'a Site,
     pub(super) listed: &'a Listed,
-    pub(super) folder: &'a Path,
     pub(super) policy: Policy,
     pub(super) history: Option<History>,
 }
 
 impl<'a> Engine<'a> {
+    /// Where is kept what this side knows of the syncs.
+    pub(super) fn folder(&self) -> &'a Path {
+        self.site.syncs()
+    }
+
     pub(super) fn listing(&self) -> &'a Listing {
         &self.listed.listing
     }
@@ -50,7 +54,7 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn run(&self) -> Result<Report, SyncError> {
-        let manifest = Manifest::load(self.folder).map_err(SyncError::State)?;
+        let manifest = Manifest::load(self.folder()).map_err(SyncError::State)?;
         let generation = new_generation();
         let request = Sync {
             root: self.site.guest_path().as_os_str().into(),
@@ -66,8 +70,8 @@ impl<'a> Engine<'a> {
         self.site.begin().map_err(SyncError::State)?;
         let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
         let mut histories = match begun.mode {
-            Mode::Fresh => Histories::fresh(self.folder, self.history, self.repositories())?,
-            mode => Histories::of(self.folder, self.history, mode == Mode::Complete)?,
+            Mode::Fresh => Histories::fresh(self.folder(), self.history, self.repositories())?,
+            mode => Histories::of(self.folder(), self.history, mode == Mode::Complete)?,
         };
         report.notes.extend(histories.note.take());
         let mut manifest = manifest.unwrap_or_default();

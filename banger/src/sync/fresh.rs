@@ -38,7 +38,7 @@ impl Engine<'_> {
         };
         self.commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
-        manifest.save(self.folder).map_err(SyncError::State)
+        manifest.save(self.folder()).map_err(SyncError::State)
     }
 
     /// Puts all that the host has, and returns what was put.

@@ -133,7 +133,7 @@ pub fn sync(
     let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
     lock.lock().map_err(SyncError::State)?;
     for attempt in 1.. {
-        let engine = Engine { vm, workspace, site, listed: &listed, folder, policy, history };
+        let engine = Engine { vm, workspace, site, listed: &listed, policy, history };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;

@@ -5,11 +5,11 @@ use std::io::{self, ErrorKind as IoKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use banger::authorized_key::with_pub;
+use banger::authorized_key::{self, with_pub};
 use banger::cli::Run;
 use banger::config::Settings;
 use banger::error::{CommandError, ErrorKind};
-use banger::paths::{Paths, user_config};
+use banger::paths::Paths;
 use russh::keys::key::safe_rng;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
@@ -38,7 +38,7 @@ impl Keys {
     pub(crate) fn ensure(paths: &Paths) -> Result<Keys, CommandError> {
         let settings = Settings::of_process(paths, None, &Run::default())?;
         let no_home = || CommandError::new("there is no home folder to keep keys in").kind(ErrorKind::NoHome);
-        let folder = user_config().and_then(|file| Some(file.parent()?.join("ssh"))).ok_or_else(no_home)?;
+        let folder = authorized_key::folder().ok_or_else(no_home)?;
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|error| CommandError::io("make", &folder, &error))?;
         let host = private_key(&folder.join("host_ed25519"), "the SSH server of banger's VMs")?;
@@ -48,7 +48,7 @@ impl Keys {
                 (path, key)
             }
             None => {
-                let path = folder.join("id_ed25519");
+                let path = folder.join(authorized_key::OWN);
                 let key = private_key(&path, "made by banger for its VMs")?.public_key().clone();
                 keep(&with_pub(&path), &line(&key)?)?;
                 (path, key)

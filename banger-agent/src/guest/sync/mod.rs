@@ -235,8 +235,7 @@ impl Workspace {
         }
         held.alias = wanted.filter(|alias| bind(&held.place.root(), alias).is_ok());
     }
-}
-impl Workspace {
+
     /// Mounts what the host has written on the workspace's disk.
     fn take_seed(&self) -> Result<Staged, Failure> {
         let mut held = self.held();
