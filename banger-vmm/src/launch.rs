@@ -119,8 +119,9 @@ pub(crate) fn start(
     })?;
 
     let mut command = Command::new(&options.supervisor);
-    // The name is for those who look at the list of processes.
-    command.arg(name).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // No variable of the caller's: supervisor and VMM live longer than the command, need none, and some are secrets. The name is for
+    // those who look at the list of processes.
+    command.env_clear().arg(name).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().at("run", &options.supervisor)?;
     // The supervisor forks, so that it is nobody's child: what is waited for here is gone at once.
     let (stdin, reports) = (child.stdin.take(), child.stdout.take());

@@ -17,7 +17,8 @@ use self::guest::Outcome;
 use crate::error::Result;
 use crate::{file, host};
 
-const DEVICE: &str = "/dev/kvm";
+/// The device through which a process uses KVM.
+pub(crate) const DEVICE: &str = "/dev/kvm";
 /// The only version of the interface there is, as Documentation/virt/kvm/api.rst of Linux says.
 const API_VERSION: i32 = 12;
 const FORMAT: u32 = 1;
@@ -128,7 +129,7 @@ pub fn probe(supervisor: &Path) -> Prospect {
     if let Err(problem) = ask_device() {
         return Prospect::Unusable(problem);
     }
-    let ran = Command::new(supervisor).arg(PROBE).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let ran = Command::new(supervisor).env_clear().arg(PROBE).stdin(Stdio::null()).stderr(Stdio::null()).output();
     match ran {
         Ok(output) if output.status.code() == Some(i32::from(STOPPED)) => {
             Prospect::Unusable(String::from_utf8_lossy(&output.stdout).trim().to_owned())
