@@ -8,6 +8,10 @@ use crate::console;
 /// The result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What to do about a VMM that does not find what it is made of, under the rules that confine it.
+pub(crate) const CONFINED: &str = "QEMU may read system directories, and `lib` and `share/qemu` beside the `bin` that it is in: \
+                                   use the package of your distribution, or one that is installed like that";
+
 /// What went wrong. [`Error::hint`] says what to do next, [`Error::console_tail`] what the guest had to say.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,6 +43,14 @@ pub enum Error {
         status: std::process::ExitStatus,
         /// The end of what it said, made printable.
         output: String,
+    },
+    /// The VMM cannot be run under the rules that confine it.
+    #[error("cannot run {}, confined to the VM's files: {source}", path.display())]
+    Vmm {
+        /// The VMM's program.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// This can not name a VM.
     #[error("`{}` cannot name a VM: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit", console::printable(.0.as_bytes()))]
@@ -175,6 +187,7 @@ impl Error {
                 _ => None,
             },
             Error::ProgramMissing { package, .. } => Some(format!("install the package `{package}`")),
+            Error::Vmm { .. } => Some(CONFINED.into()),
             Error::Exists(_) | Error::InvalidName(_) => Some("choose another name".into()),
             Error::Damaged { .. } => Some("delete this VM; the next command makes a new one".into()),
             Error::Newer { .. } => Some("use the newer banger that made it, or delete this VM".into()),

@@ -10,6 +10,7 @@
 
 mod backend;
 mod client;
+mod confinement;
 mod console;
 mod disk;
 mod error;
@@ -28,6 +29,7 @@ pub mod supervisor;
 mod vm;
 mod wire;
 
+pub use confinement::{Confinement, Gap};
 pub use console::{ConsoleLines, Followed, printable};
 pub use error::{Error, Failure, Result};
 pub use kvm::{Accelerator, AcceleratorChoice};

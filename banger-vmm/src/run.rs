@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::confinement::Confinement;
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::Accelerator;
 use crate::wire::AgentInfo;
@@ -38,6 +39,9 @@ pub(crate) struct RunInfo {
     /// It makes its socket anew for a hangup, which would have ended one of an earlier version.
     #[serde(default)]
     pub(crate) restores_socket: bool,
+    /// What confines the VMM; none: nothing does, or it has not been started.
+    #[serde(default)]
+    pub(crate) confinement: Option<Confinement>,
 }
 
 /// How far the VM is.
@@ -53,7 +57,17 @@ impl RunInfo {
     pub(crate) fn new(pid: i32, start_time: u64, boot_id: String, backend: &str, started: u64) -> Self {
         let backend = backend.to_owned();
         let (phase, restores_socket) = (Phase::Starting, true);
-        RunInfo { format_version: FORMAT, pid, start_time, boot_id, backend, started, phase, restores_socket }
+        RunInfo {
+            format_version: FORMAT,
+            pid,
+            start_time,
+            boot_id,
+            backend,
+            started,
+            phase,
+            restores_socket,
+            confinement: None,
+        }
     }
 
     /// What ended a VM that left this behind.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::client::{self, Connection};
+use crate::confinement::Confinement;
 use crate::console::{self, ConsoleLines};
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::Accelerator;
@@ -69,6 +70,8 @@ pub enum VmState {
         agent: AgentInfo,
         /// The supervisor.
         pid: i32,
+        /// What confines the VMM; none: nothing does, as under a supervisor of an earlier version.
+        confinement: Option<Confinement>,
     },
     /// It runs, and its agent is lost. All that can be done is to stop it.
     Failed {
@@ -164,7 +167,9 @@ impl Vm {
             (true, None) => VmState::Starting,
             (true, Some(info)) => match info.phase {
                 Phase::Starting => VmState::Starting,
-                Phase::Running { accelerator, agent } => VmState::Running { accelerator, agent, pid: info.pid },
+                Phase::Running { accelerator, agent } => {
+                    VmState::Running { accelerator, agent, pid: info.pid, confinement: info.confinement }
+                }
                 Phase::Failed { reason } => VmState::Failed { reason },
             },
         })

@@ -12,8 +12,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use banger_vmm::{
-    Accelerator, AcceleratorChoice, Error, Programs, Running, StartEvent, StartOptions, StorePaths, Vm, VmRecord,
-    VmState, VmStore, initramfs,
+    Accelerator, AcceleratorChoice, Confinement, Error, Programs, Running, StartEvent, StartOptions, StorePaths, Vm,
+    VmRecord, VmState, VmStore, initramfs,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -118,6 +118,39 @@ fn processes_of(vm: &Vm) -> Vec<i32> {
     processes.filter(|&pid| descriptors(pid).contains(&disk)).collect()
 }
 
+/// Checks what the host says of a supervisor and a QEMU that run.
+#[track_caller]
+fn assert_confined(vm: &Vm, supervisor: i32, qemu: i32) {
+    let read = |pid: i32, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
+    let field = |pid: i32, file: &str, start: &str| {
+        let all = read(pid, file);
+        let line = all.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_else(|| panic!("{start}: {all}"));
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert!(std::env::vars_os().next().is_some());
+    for pid in [supervisor, qemu] {
+        assert_eq!(read(pid, "environ"), "", "the caller's variables are nobody else's");
+        assert_eq!(field(pid, "status", "NoNewPrivs:"), "1");
+        assert_eq!(field(pid, "limits", "Max core file size"), "0");
+    }
+    // QEMU's own filter, and banger's.
+    assert_eq!([field(qemu, "status", "Seccomp:"), field(qemu, "status", "Seccomp_filters:")], ["2", "2"]);
+    assert_eq!([field(qemu, "status", "CapPrm:"), field(qemu, "status", "CapEff:")], ["0000000000000000"; 2]);
+
+    // It has open what it was given, and what it made itself.
+    let given = ["disk.ext4", "workspace.ext4"].map(|name| vm.folder().join(name));
+    let made = ["socket:[", "pipe:[", "anon_inode:", "/memfd:"];
+    for file in descriptors(qemu) {
+        let name = file.to_string_lossy();
+        let is_made = made.iter().any(|start| name.starts_with(start));
+        let is_image = name.ends_with("/base") || name.starts_with("/dev/null") || name.starts_with("/dev/urandom");
+        assert!(is_made || is_image || given.contains(&file), "QEMU has {name} open");
+    }
+    // Three that it inherits, and of the agent's and the console's none more.
+    let inherited = descriptors(qemu).iter().filter(|file| file.to_string_lossy().starts_with("socket:[")).count();
+    assert_eq!(inherited, 3, "{:?}", descriptors(qemu));
+}
+
 /// Waits until `condition` holds.
 fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..600 {
@@ -146,8 +179,10 @@ fn a_vm_starts_stops_and_leaves_nothing() {
     assert_eq!((running.accelerator, running.agent.version.as_str()), (Accelerator::Tcg, "test"));
     assert!(matches!(&events[..], [StartEvent::Booting { fallback: None, .. }, StartEvent::Ready(_)]), "{events:?}");
 
-    let VmState::Running { pid, .. } = vm.state().unwrap() else { panic!("{:?}", vm.state()) };
+    let VmState::Running { pid, confinement, .. } = vm.state().unwrap() else { panic!("{:?}", vm.state()) };
+    assert_eq!(confinement, Some(Confinement::of_kernel()));
     let status = vm.status().unwrap();
+    assert_confined(&vm, pid, status.vmm_pid.unwrap());
     assert_eq!((status.pid, status.failed.as_deref(), status.clients), (pid, None, 0));
     let resident = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
     let resident: u64 = resident.split(' ').nth(1).unwrap().parse().unwrap();

@@ -14,6 +14,7 @@ use nix::unistd::{Pid, getppid};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::confinement::Confinement;
 use crate::error::{Failure, Result};
 use crate::kvm::Accelerator;
 use crate::record::VmRecord;
@@ -59,6 +60,8 @@ fn ours(stream: StdUnixStream) -> io::Result<UnixStream> {
 pub(crate) struct Launched {
     /// Its process.
     pub(crate) vmm: Vmm,
+    /// What confines it; none: nothing does.
+    pub(crate) confinement: Option<Confinement>,
     /// The agent's pipe.
     pub(crate) agent: UnixStream,
     /// What the guest writes on its serial console.

@@ -51,6 +51,8 @@ impl Backend for Process {
         tokio::spawn(drive(child, quit_asked, sender));
         Ok(Launched {
             vmm: Vmm::new(pid, events, quit),
+            // It is a guest, in namespaces of its own, for tests.
+            confinement: None,
             agent: ours(agent).at("talk to", &self.agent)?,
             console: ours(console).at("talk to", &self.agent)?,
         })

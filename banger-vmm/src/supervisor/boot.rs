@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, Launched, Machine, Vmm, VmmEvent};
+use crate::confinement::Confinement;
 use crate::console::ConsoleLog;
 use crate::error::Failure;
 use crate::file;
@@ -98,6 +99,8 @@ impl Console {
 pub(super) struct Booted {
     pub(super) vmm: Vmm,
     pub(super) accelerator: Accelerator,
+    /// What confines the VMM.
+    pub(super) confinement: Option<Confinement>,
     pub(super) agent: AgentInfo,
     /// The agent's pipe, after the handshake.
     pub(super) pipe: UnixStream,
@@ -138,7 +141,8 @@ pub(super) async fn boot(
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
     let start = Instant::now();
-    let Launched { mut vmm, agent: mut pipe, console: stream } = backend.launch(machine, attempt.accelerator)?;
+    let Launched { mut vmm, confinement, agent: mut pipe, console: stream } =
+        backend.launch(machine, attempt.accelerator)?;
     let following = tokio::spawn(console.clone().follow(stream));
     let greeted = tokio::select! {
         greeted = greet(&mut pipe, &mut vmm, start + patience, attempt.limit) => greeted,
@@ -148,7 +152,7 @@ pub(super) async fn boot(
         Ok(hello) => {
             let boot_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let agent = AgentInfo { version: hello.version, guest_boot_ms: hello.uptime_ms, boot_ms };
-            Ok(Booted { vmm, accelerator: attempt.accelerator, agent, pipe })
+            Ok(Booted { vmm, accelerator: attempt.accelerator, confinement, agent, pipe })
         }
         Err(mut failure) => {
             vmm.kill().await;

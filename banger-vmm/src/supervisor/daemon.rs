@@ -8,6 +8,8 @@ use nix::libc;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
+use crate::confinement::forbid_core_dumps;
+
 /// No launch is longer, in bytes.
 const MAX_INPUT: u64 = 1 << 20;
 
@@ -28,6 +30,7 @@ pub(super) fn detach() -> io::Result<(Vec<u8>, File)> {
     }
     setsid()?;
     umask(Mode::from_bits_truncate(0o077));
+    forbid_core_dumps()?;
 
     let mut input = Vec::new();
     io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input)?;

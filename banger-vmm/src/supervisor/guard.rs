@@ -69,7 +69,8 @@ impl<'a> Guard<'a> {
 
     /// Reports that the VM is up, and returns when it is down.
     pub(super) async fn watch(mut self, booted: Booted, report: &mut Report, shutdown: &mut Shutdown) -> Ended {
-        let Booted { mut vmm, accelerator, agent, pipe } = booted;
+        let Booted { mut vmm, accelerator, confinement, agent, pipe } = booted;
+        self.info.confinement = confinement;
         let (mux, driver) = Mux::host(pipe);
         let mut link = Some(tokio::spawn(driver));
         self.note(Phase::Running { accelerator, agent: agent.clone() });

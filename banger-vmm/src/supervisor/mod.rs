@@ -24,6 +24,8 @@ use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 
+use nix::sys::prctl;
+
 use crate::backend::Backend;
 use crate::backend::qemu::Qemu;
 use crate::error::Failure;
@@ -31,6 +33,10 @@ use crate::launch::{Launch, StartEvent};
 
 /// The whole of the binary `banger-vmm`: returns when the VM is gone.
 pub fn run() -> ExitCode {
+    // Nothing that it starts has, or needs, more rights than it has itself.
+    if prctl::set_no_new_privs().is_err() {
+        return ExitCode::FAILURE;
+    }
     run_on(|launch| Qemu { program: launch.qemu.clone() })
 }
 

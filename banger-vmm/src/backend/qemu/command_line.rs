@@ -32,7 +32,7 @@ pub(super) fn arguments(
     line.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
     line.option("-name", &record.name).option("-display", "none");
     // Without ACPI the kernel would have to be told of each device; without PIT and PIC it hangs.
-    line.option("-machine", "microvm,acpi=on,rtc=on").option("-rtc", "base=utc");
+    line.option("-machine", "microvm,acpi=on,rtc=on,dump-guest-core=off").option("-rtc", "base=utc");
     match accelerator {
         Accelerator::Kvm => line.option("-accel", "kvm").option("-cpu", "host"),
         // String instructions of a byte at a time, which real processors have made fast, are slow when translated: without these flags
@@ -134,6 +134,8 @@ mod tests {
     fn it_says_what_the_record_says() {
         let plain = line(|_| (), Accelerator::Tcg);
         assert!(plain.contains("-accel tcg,thread=multi -cpu max,-erms,-fsrm -smp 2 -m 2048M"));
+        assert!(plain.contains("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"));
+        assert!(plain.contains("dump-guest-core=off"));
         assert!(plain.contains("-chardev socket,id=agent,fd=7"));
         assert!(plain.contains("banger.hostname=work") && plain.contains("banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3"));
         assert!(!plain.contains("volatile") && !plain.contains("serial=modules"));

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::qmp;
 use crate::backend::VmmEvent;
 use crate::console;
-use crate::error::Failure;
+use crate::error::{CONFINED, Failure};
 
 /// A QEMU that was told to quit may take this long to write out what it holds.
 const QUIT_PATIENCE: Duration = Duration::from_secs(10);
@@ -84,6 +84,8 @@ fn failure(status: Option<ExitStatus>, complaint: &[u8]) -> Failure {
     let failure = Failure::new(format!("QEMU ended ({status}): {complaint}"));
     if complaint.contains("lock") {
         failure.with_hint("another process has the VM's disk open: end that, then run it again")
+    } else if complaint.contains("shared libraries") || complaint.contains("Permission denied") {
+        failure.with_hint(CONFINED)
     } else if complaint.contains("allocate memory") || complaint.contains("guest memory") {
         failure.with_hint("give the VM less memory, or free some on this machine")
     } else {
@@ -106,6 +108,13 @@ mod tests {
         assert!(locked.hint.unwrap().contains("disk"));
         let memory = failure(status, b"qemu: cannot set up guest memory 'microvm.ram': Cannot allocate memory");
         assert!(memory.hint.unwrap().contains("less memory"));
+        for unreadable in [
+            "qemu: error while loading shared libraries: libpixman-1.so.0: cannot open shared object file: Permission denied",
+            "qemu: could not open '/home/me/qemu/bios-microvm.bin': Permission denied",
+        ] {
+            let failure = failure(status, unreadable.as_bytes());
+            assert!(failure.hint.unwrap().contains("may read system directories"), "{unreadable}");
+        }
         assert_eq!(failure(status, b"").message, "QEMU ended (exit status: 1)");
     }
 }

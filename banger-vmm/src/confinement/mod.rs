@@ -1,0 +1,156 @@
+//! What a VMM may do on this host, besides what its user may: a guest that takes its VMM over is
+//! held by this.
+//!
+//! A backend describes what its VMM needs as [`Rules`]. [`Rules::prepare`] turns them into what the
+//! kernel takes, and [`Prepared::apply`] puts them in force between fork and exec. Three
+//! mechanisms, none of which needs root:
+//!
+//! * [Landlock](landlock): files by path, TCP, abstract Unix sockets, signals, ptrace;
+//! * [seccomp](seccomp): kinds of sockets, rights of files, and interfaces of the kernel that no
+//!   VMM needs;
+//! * the process itself: no new privileges, no capabilities, no core dump, no descriptor that it
+//!   was not given.
+
+mod landlock;
+mod seccomp;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use seccompiler::BpfProgram;
+use serde::{Deserialize, Serialize};
+
+/// What a VMM needs. Files are meant as they are when the rules are prepared: what takes the place
+/// of one later is another. A path that does not exist is left out.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    /// Files, and directories with all below them: they may be read, and programs among them
+    /// executed.
+    pub(crate) readable: Vec<PathBuf>,
+    /// Files that may be read and written. None is made, renamed or removed.
+    pub(crate) writable: Vec<PathBuf>,
+    /// Devices that may be read, written and controlled.
+    pub(crate) devices: Vec<PathBuf>,
+    /// Whether it may connect to addresses of the internet protocols. It never listens for TCP at a
+    /// port that it chooses.
+    pub(crate) network: bool,
+}
+
+/// What confines a VMM: what of [`Rules`] the kernel can enforce.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// The version of Landlock's interface that the kernel has; none: it has no Landlock, or it is
+    /// switched off.
+    pub landlock_abi: Option<u32>,
+    /// What the kernel does not keep the VMM from.
+    pub missing: Vec<Gap>,
+}
+
+/// What a kernel does not keep a VMM from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gap {
+    /// Files: it reads and writes what its user may. Needs Landlock, of Linux 5.13.
+    Files,
+    /// Signals: it may end other processes of its user. Needs version 6 of Landlock's interface, of
+    /// Linux 6.12.
+    Signals,
+}
+
+impl Confinement {
+    /// What this host's kernel can do.
+    pub fn of_kernel() -> Confinement {
+        Confinement::with(landlock::kernel_abi())
+    }
+
+    fn with(landlock_abi: Option<u32>) -> Confinement {
+        let has = |abi| landlock_abi.is_some_and(|kernel| kernel >= abi);
+        let needs = [(Gap::Files, 1), (Gap::Signals, landlock::SIGNALS)];
+        let missing = needs.into_iter().filter(|(_, abi)| !has(*abi)).map(|(gap, _)| gap).collect();
+        Confinement { landlock_abi, missing }
+    }
+}
+
+impl Rules {
+    /// Makes of the rules what the kernel takes. Holds open what they name.
+    ///
+    /// # Errors
+    /// The kernel's refusal. That it cannot do all of it is none: [`Prepared::confinement`] says so.
+    pub(crate) fn prepare(&self) -> io::Result<Prepared> {
+        Ok(Prepared {
+            ruleset: landlock::ruleset(self)?,
+            filter: seccomp::filter(self.network)?,
+            confinement: Confinement::of_kernel(),
+        })
+    }
+}
+
+/// Rules that are ready to be put in force.
+pub(crate) struct Prepared {
+    /// None where the kernel has no Landlock.
+    ruleset: Option<OwnedFd>,
+    filter: BpfProgram,
+    confinement: Confinement,
+}
+
+impl Prepared {
+    /// What the rules amount to on this kernel.
+    pub(crate) fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// Between fork and exec: confines this process for good. No descriptor survives the exec but
+    /// those of standard input, output and error, and those that are unmarked after this. It makes
+    /// only system calls, which signal-safety(7) allows, and does not allocate.
+    pub(crate) fn apply(&self) -> io::Result<()> {
+        close_on_exec()?;
+        forbid_core_dumps()?;
+        // What Landlock and seccomp want of a process without privileges: prctl(2),
+        // PR_SET_NO_NEW_PRIVS.
+        prctl::set_no_new_privs()?;
+        if let Some(ruleset) = &self.ruleset {
+            landlock::restrict(ruleset.as_raw_fd())?;
+        }
+        drop_capabilities()?;
+        // The last, since it could forbid one of the calls above.
+        seccomp::apply(&self.filter)
+    }
+}
+
+/// Has this process and its children leave no core dump: it would hold what the guest has in its
+/// memory.
+pub(crate) fn forbid_core_dumps() -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+}
+
+fn close_on_exec() -> io::Result<()> {
+    // SAFETY: it closes nothing, and no code of this process runs after the exec.
+    let done = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives up all capabilities, as root has them. Without new privileges, no exec brings them back:
+/// capabilities(7).
+fn drop_capabilities() -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3` of capget(2), whose sets are two of 32 bits.
+    const VERSION_3: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    let header = Header { version: VERSION_3, pid: 0 };
+    let [effective, permitted, inheritable] = [0_u32; 3];
+    let none = [[effective, permitted, inheritable]; 2];
+    // SAFETY: header and data have the layout that capget(2) describes for this version, and the
+    // call only reads them.
+    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! A filter of system calls, seccomp(2): for what Landlock does not reach, on any kernel. A call
+//! that it forbids fails with EPERM.
+//!
+//! It names what is forbidden, since what a VMM and its libraries need differs from version to
+//! version. QEMU's own filter (`-sandbox`) comes on top of it, once QEMU has started; that one also
+//! ends who makes calls of the x32 interface.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use nix::libc;
+use seccompiler::{
+    BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, apply_filter,
+};
+
+/// Forbidden whatever the arguments are.
+const FORBIDDEN: &[libc::c_long] = &[
+    // Sockets could be made and connected through it, past this filter.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // Who may do what with a file, and a file's length by its name: Landlock does not know the
+    // first, and the second only from version 3 of its interface on.
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_chown,
+    libc::SYS_fchown,
+    libc::SYS_lchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+    libc::SYS_utimensat,
+    libc::SYS_truncate,
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // The user's keys in the kernel.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    // Interfaces that have often had holes, and namespaces, in which a user is root.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_pivot_root,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_open_by_handle_at,
+];
+
+/// A filter for a VMM that has a network, or none. Without one it makes no socket. With one it
+/// makes sockets of the internet protocols: one of the host's own (`AF_UNIX`) leads to the session
+/// bus, the Docker daemon or an SSH agent, none of which Landlock keeps from it before version 9 of
+/// its interface.
+pub(super) fn filter(network: bool) -> io::Result<BpfProgram> {
+    let build = || -> Result<BpfProgram, seccompiler::BackendError> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|&call| (call, Vec::new())).collect();
+        let is_not = |family: libc::c_int| {
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(family.cast_unsigned()))
+        };
+        let other_families = || SeccompRule::new(vec![is_not(libc::AF_INET)?, is_not(libc::AF_INET6)?]);
+        rules.insert(libc::SYS_socket, if network { vec![other_families()?] } else { Vec::new() });
+        let forbidden = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+        SeccompFilter::new(rules, SeccompAction::Allow, forbidden, TargetArch::x86_64)?.try_into()
+    };
+    build().map_err(io::Error::other)
+}
+
+/// Puts a filter in force for this process. It makes two system calls, and does not allocate.
+pub(super) fn apply(filter: &BpfProgram) -> io::Result<()> {
+    match apply_filter(filter) {
+        Ok(()) => Ok(()),
+        Err(Error::Prctl(error) | Error::Seccomp(error)) => Err(error),
+        Err(_) => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}

@@ -1,0 +1,265 @@
+//! What a process under these rules can do, tried by one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, getpid};
+use tempfile::TempDir;
+
+use super::*;
+
+/// Files as a user has them, with a VM's among them.
+struct Host {
+    folder: TempDir,
+    network: bool,
+}
+
+impl Host {
+    fn new() -> Host {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["home/.ssh/id_ed25519", "vms/own/disk", "vms/own/vm.json", "vms/other/disk", "images/rootfs"] {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "content").unwrap();
+        }
+        Host { folder, network: false }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn rules(&self) -> Prepared {
+        let system = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"].into_iter().map(PathBuf::from);
+        let rules = Rules {
+            readable: system.chain([self.path("images/rootfs")]).collect(),
+            writable: vec![self.path("vms/own/disk")],
+            devices: vec!["/dev/null".into()],
+            network: self.network,
+        };
+        rules.prepare().unwrap()
+    }
+
+    /// What comes of `attempt` in a process under the rules, which then runs a program.
+    fn attempt(&self, mut attempt: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+        let rules = self.rules();
+        let mut command = Command::new("true");
+        // SAFETY: each test is a process of its own, and what it tries after the fork takes no lock
+        // that another thread could hold.
+        unsafe {
+            command.pre_exec(move || {
+                rules.apply()?;
+                attempt()
+            });
+        }
+        assert!(command.status()?.success());
+        Ok(())
+    }
+
+    #[track_caller]
+    fn assert_allowed(&self, attempt: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+        self.attempt(attempt).unwrap();
+    }
+
+    #[track_caller]
+    fn assert_denied(&self, what: &str, attempt: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+        let result = self.attempt(attempt);
+        assert!(result.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied), "{what}: {result:?}");
+    }
+}
+
+/// Whether the kernel has what a test is about. One without it is told of by `banger doctor`.
+fn has(gap: Gap) -> bool {
+    !Confinement::of_kernel().missing.contains(&gap)
+}
+
+fn read(path: &Path) -> io::Result<()> {
+    File::open(path).map(drop)
+}
+
+fn write(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path).map(drop)
+}
+
+#[test]
+fn the_vms_own_files_are_all_it_reaches() {
+    if !has(Gap::Files) {
+        return;
+    }
+    let host = Host::new();
+    let [disk, image] = ["vms/own/disk", "images/rootfs"].map(|name| host.path(name));
+    host.assert_allowed(move || write(&disk).and_then(|()| read(&disk)));
+    host.assert_allowed(move || read(&image));
+    host.assert_allowed(|| write(Path::new("/dev/null")));
+    for unreadable in ["home/.ssh/id_ed25519", "vms/own/vm.json", "vms/other/disk"] {
+        let path = host.path(unreadable);
+        host.assert_denied(unreadable, move || read(&path));
+    }
+    for unwritable in ["home/.ssh/id_ed25519", "vms/other/disk", "images/rootfs"] {
+        let path = host.path(unwritable);
+        host.assert_denied(unwritable, move || write(&path));
+    }
+    let home = host.path("home/.ssh");
+    host.assert_denied("listing", move || fs::read_dir(&home).map(drop));
+    let new = host.path("vms/own/new");
+    host.assert_denied("making a file", move || File::create(&new).map(drop));
+    let disk = host.path("vms/own/disk");
+    host.assert_denied("removing a file", move || fs::remove_file(&disk));
+    let environment = format!("/proc/{}/environ", getpid());
+    host.assert_denied("another process's variables", move || fs::read(&environment).map(drop));
+}
+
+#[test]
+fn a_program_under_the_rules_cannot_read_a_key() {
+    if !has(Gap::Files) {
+        return;
+    }
+    let host = Host::new();
+    let cat = |name: &str| {
+        let rules = host.rules();
+        let mut command = Command::new("cat");
+        command.arg(host.path(name)).stdin(Stdio::null());
+        // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
+        // and no allocation.
+        unsafe { command.pre_exec(move || rules.apply()) };
+        let output = command.output().unwrap();
+        (output.stdout, String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(cat("images/rootfs"), (b"content".to_vec(), String::new()));
+    let (stdout, stderr) = cat("home/.ssh/id_ed25519");
+    assert!(stdout.is_empty() && stderr.contains("Permission denied"), "{stderr}");
+}
+
+#[test]
+fn rights_and_lengths_of_files_stay_what_they_are() {
+    let host = Host::new();
+    let path = host.path("home/.ssh/id_ed25519");
+    let other = path.clone();
+    for name in [path.clone(), host.path("vms/own/disk")] {
+        host.assert_denied("chmod", move || fs::set_permissions(&name, fs::Permissions::from_mode(0o666)));
+    }
+    host.assert_denied("truncate", move || Ok(nix::unistd::truncate(&other, 0)?));
+    assert_eq!(fs::read(path).unwrap(), b"content");
+}
+
+#[test]
+fn without_a_network_there_are_no_sockets() {
+    let mut host = Host::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    host.assert_denied("TCP", move || TcpStream::connect(address).map(drop));
+    host.assert_denied("UDP", move || UdpSocket::bind("127.0.0.1:0").map(drop));
+    host.network = true;
+    host.assert_allowed(move || TcpStream::connect(address).map(drop));
+    host.assert_allowed(move || UdpSocket::bind("127.0.0.1:0").map(drop));
+    // From version 4 of Landlock's interface on.
+    if Confinement::of_kernel().landlock_abi.is_some_and(|abi| abi >= 4) {
+        host.assert_denied("listening", move || TcpListener::bind("127.0.0.1:0").map(drop));
+    }
+}
+
+#[test]
+fn landlock_alone_keeps_tcp_from_a_vmm_without_a_network() {
+    if Confinement::of_kernel().landlock_abi.is_none_or(|abi| abi < 4) {
+        return;
+    }
+    let host = Host::new();
+    let Prepared { ruleset, .. } = host.rules();
+    let ruleset = ruleset.unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = Command::new("true");
+    // SAFETY: as above.
+    unsafe {
+        command.pre_exec(move || {
+            prctl::set_no_new_privs()?;
+            landlock::restrict(ruleset.as_raw_fd())?;
+            TcpStream::connect(address).map(drop)
+        });
+    }
+    assert_eq!(command.status().unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn no_service_of_the_host_is_reached_by_a_unix_socket() {
+    let mut host = Host::new();
+    let path = host.path("bus");
+    let _bus = UnixListener::bind(&path).unwrap();
+    let name = SocketAddr::from_abstract_name(format!("banger-test-{}", getpid())).unwrap();
+    let _abstract = UnixListener::bind_addr(&name).unwrap();
+    for network in [false, true] {
+        host.network = network;
+        let (path, name) = (path.clone(), name.clone());
+        host.assert_denied("a socket of a path", move || UnixStream::connect(&path).map(drop));
+        host.assert_denied("a socket of a name", move || UnixStream::connect_addr(&name).map(drop));
+    }
+}
+
+#[test]
+fn it_signals_nobody_and_is_signalled() {
+    if !has(Gap::Signals) {
+        return;
+    }
+    let host = Host::new();
+    let parent = getpid();
+    host.assert_denied("a signal", move || Ok(kill(parent, None)?));
+
+    let rules = host.rules();
+    let mut command = Command::new("sleep");
+    command.arg("60");
+    // SAFETY: as above.
+    unsafe { command.pre_exec(move || rules.apply()) };
+    let mut child = command.spawn().unwrap();
+    kill(Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGTERM));
+}
+
+#[test]
+fn it_has_no_privileges_no_core_dumps_and_no_descriptors_of_others() {
+    let host = Host::new();
+    // As a library of C would leave one open.
+    let leaked = File::open(host.path("home/.ssh/id_ed25519")).unwrap();
+    fcntl(&leaked, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let rules = Rules { readable: vec!["/".into()], ..Rules::default() }.prepare().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ls -l /proc/self/fd; cat /proc/self/status /proc/self/limits"]);
+    // SAFETY: as above.
+    unsafe { command.pre_exec(move || rules.apply()) };
+    let output = String::from_utf8(command.stdin(Stdio::null()).output().unwrap().stdout).unwrap();
+    assert!(!output.contains("id_ed25519"), "{output}");
+    let line = |start: &str| {
+        let line =
+            output.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_else(|| panic!("{start}: {output}"));
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!([line("NoNewPrivs:"), line("Seccomp:")], ["1", "2"]);
+    assert_eq!([line("CapPrm:"), line("CapEff:")], ["0000000000000000"; 2]);
+    assert_eq!(line("Max core file size"), "0");
+}
+
+#[test]
+fn what_a_kernel_lacks_is_told() {
+    assert_eq!(Confinement::with(None).missing, [Gap::Files, Gap::Signals]);
+    assert_eq!(Confinement::with(Some(2)).missing, [Gap::Signals]);
+    assert_eq!(Confinement::with(Some(7)).missing, []);
+}
+
+#[test]
+fn a_call_that_is_forbidden_fails_and_does_not_kill() {
+    let host = Host::new();
+    host.attempt(|| {
+        // SAFETY: the call fails before it looks at its arguments.
+        let done = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) };
+        if done == -1 && Errno::last() == Errno::EPERM { Ok(()) } else { Err(ErrorKind::Other.into()) }
+    })
+    .unwrap();
+}
