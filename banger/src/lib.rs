@@ -27,6 +27,7 @@ pub mod cli;
 pub mod commands;
 pub mod completion;
 pub mod config;
+mod confinement;
 pub mod copy;
 pub mod disk_usage;
 pub mod dispatch;

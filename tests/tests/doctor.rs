@@ -30,6 +30,9 @@ fn a_machine_that_is_well_is_said_to_be() {
     // Which QEMU there is, and whether KVM spares it the work, is the machine's affair.
     let qemu = checks.iter().find(|check| check["name"] == "qemu").unwrap();
     assert!(qemu["found"].to_string().contains("QEMU emulator version") && qemu["health"] != "fail", "{qemu}");
+    // So is what its kernel can confine.
+    let confinement = checks.iter().find(|check| check["name"] == "confinement").unwrap();
+    assert!(confinement["found"].to_string().contains("VMs are confined by seccomp"), "{confinement}");
     for name in ["banger", "configuration", "git", "ssh", "builder", "images", "kernels", "vms", "firecracker"] {
         assert!(check(&checks, name, "ok")["mend"].is_null());
     }

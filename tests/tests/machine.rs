@@ -107,6 +107,7 @@ fn a_vm_is_small_private_and_stops_in_order() {
         let mut command = home.command("sh");
         command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh"]).arg(banger_binary());
         command.args(["--", "sh", "-c", script]).current_dir(&repository.root).env("XDG_DATA_HOME", &data);
+        command.env("AWS_SECRET_ACCESS_KEY", "hunter2");
         command.output().unwrap().into()
     };
     let first = run("cat /etc/machine-id; echo work >/root/work").ok().text();
@@ -122,6 +123,15 @@ fn a_vm_is_small_private_and_stops_in_order() {
         assert_eq!(metadata.permissions().mode() & 0o077, 0, "{} is open to others", path.display());
         assert_eq!(metadata.uid(), nix::unistd::geteuid().as_raw());
     }
+
+    // Nothing of the caller's environment stays with it, and QEMU is confined.
+    let (supervisor, qemu) = home.supervisor_and_vmm();
+    for pid in [supervisor, qemu] {
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/environ")).unwrap(), "");
+    }
+    let confinement = repository.run(["status", "--json"]).ok().document()["vm"]["confinement"].clone();
+    assert!(confinement["landlock_abi"].is_u64() && confinement["missing"] == serde_json::json!([]), "{confinement}");
+    assert!(repository.run(["status"]).ok().text().contains("seccomp, Landlock (version "));
 
     // Traffic in both directions does not make the supervisor grow.
     let output =

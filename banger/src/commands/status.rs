@@ -4,11 +4,12 @@ use std::path::Path;
 
 use banger_agent::protocol::Request;
 use banger_agent::protocol::sync::{Counts, GuestOnly};
-use banger_vmm::{Accelerator, Vm, VmState};
+use banger_vmm::{Accelerator, Confinement, Vm, VmState};
 use serde::Serialize;
 
 use crate::agent::Call;
 use crate::belonging::{self, Purpose};
+use crate::confinement::describe;
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::images::Images;
@@ -36,6 +37,8 @@ struct VmStatus {
     /// `stopped`, `starting`, `running` or `failed`.
     state: &'static str,
     accelerator: Option<Accelerator>,
+    /// What confines the VMM that runs it; none: it does not run, or what started it does not confine it.
+    confinement: Option<Confinement>,
     image: String,
     kernel: String,
     cpus: u32,
@@ -80,11 +83,18 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         let record = vm.record()?;
         let purpose = Purpose::of(&record);
         status.workspace = status.workspace.or_else(|| purpose.as_ref().map(|purpose| purpose.root.to_string()));
-        let (state, accelerator, reason) = match vm.state()? {
-            VmState::Stopped { .. } => ("stopped", None, None),
-            VmState::Starting => ("starting", None, None),
-            VmState::Running { accelerator, .. } => ("running", Some(accelerator), None),
-            VmState::Failed { reason } => ("failed", None, Some(reason)),
+        let (mut accelerator, mut confinement, mut reason) = (None, None, None);
+        let state = match vm.state()? {
+            VmState::Stopped { .. } => "stopped",
+            VmState::Starting => "starting",
+            VmState::Running { accelerator: by, confinement: within, .. } => {
+                (accelerator, confinement) = (Some(by), within);
+                "running"
+            }
+            VmState::Failed { reason: why } => {
+                reason = Some(why);
+                "failed"
+            }
         };
         let only = match state {
             "running" if purpose.is_some() => guest_only(&vm, ui).map(|only| only.counts),
@@ -97,6 +107,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             }),
             state,
             accelerator,
+            confinement,
             image: Images::new(paths, ui).name_of(&record.image),
             kernel: record.kernel,
             cpus: record.cpus,
@@ -138,6 +149,10 @@ fn text(status: &Status) -> String {
                 lines.push(("belongs to", whose.to_owned()));
             }
             lines.push(("state", format!("{}{accelerator}", vm.state)));
+            if vm.state == "running" {
+                let nothing = || "none: the VMM may do what you may; `banger restart` changes that".to_owned();
+                lines.push(("confinement", vm.confinement.as_ref().map_or_else(nothing, describe)));
+            }
             if let Some(reason) = &vm.reason {
                 lines.push(("reason", reason.clone()));
             }
@@ -165,6 +180,8 @@ fn text(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
+    use banger_vmm::Gap;
+
     use super::*;
 
     #[test]
@@ -174,6 +191,7 @@ mod tests {
             name: "a".into(),
             state: "running",
             accelerator: None,
+            confinement: Some(Confinement { landlock_abi: Some(2), missing: vec![Gap::Signals] }),
             image: "debian".into(),
             kernel: "generic".into(),
             created: 0,
@@ -187,6 +205,7 @@ mod tests {
         };
         let shown = text(&Status { workspace: Some("/a".into()), vm: Some(vm) });
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
+        assert!(shown.contains("seccomp, Landlock (version 2 of its interface); not kept from: ending"), "{shown}");
         assert!(shown.ends_with("/b at /srv/b\n"), "{shown}");
     }
 }

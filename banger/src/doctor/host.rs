@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use banger_agent::VERSION;
-use banger_vmm::Programs;
 use banger_vmm::kvm::{self, Prospect};
+use banger_vmm::{Confinement, Gap, Programs};
 use nix::unistd::{Uid, User};
 
 use super::{Check, Health};
 use crate::authorized_key;
 use crate::config::Settings;
+use crate::confinement::describe;
 use crate::error::CommandError;
 use crate::paths::{Paths, helper, search_path, user_config};
 
@@ -108,6 +109,19 @@ pub(super) fn qemu(translates: bool) -> Check {
             format!("{said}: older than {}.{}, which banger is tested with", OLDEST_QEMU.0, OLDEST_QEMU.1),
         ),
         None => Check::warn(NAME, format!("it does not say its version: {said}")),
+    }
+}
+
+/// The kernel can confine a VMM to its VM's own files.
+pub(super) fn confinement() -> Check {
+    const NAME: &str = "confinement";
+    let confinement = Confinement::of_kernel();
+    let found = format!("VMs are confined by {}", describe(&confinement));
+    match &confinement.missing[..] {
+        [] => Check::ok(NAME, found),
+        missing if missing.contains(&Gap::Files) => Check::warn(NAME, found)
+            .mend("Linux 6.12 or later, with `landlock` among the modules in /sys/kernel/security/lsm"),
+        _ => Check::warn(NAME, found).mend("Linux 6.12 or later"),
     }
 }
 

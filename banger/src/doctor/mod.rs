@@ -85,6 +85,7 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     checks.extend([
         host::firecracker(),
         host::qemu(translates),
+        host::confinement(),
         host::git(),
         host::ssh(settings.as_ref(), paths),
         host::builder(is_needed),

@@ -1,0 +1,32 @@
+//! What confines a VMM, in words.
+
+use banger_vmm::{Confinement, Gap};
+
+/// The mechanisms that the kernel has, and what they leave open.
+pub(crate) fn describe(confinement: &Confinement) -> String {
+    let landlock = confinement.landlock_abi.map(|abi| format!(", Landlock (version {abi} of its interface)"));
+    let mechanisms = format!("seccomp{}", landlock.unwrap_or_default());
+    let open: Vec<_> = confinement.missing.iter().map(|gap| left_open(*gap)).collect();
+    if open.is_empty() { mechanisms } else { format!("{mechanisms}; not kept from: {}", open.join(", ")) }
+}
+
+/// What a VMM may do where the kernel has this gap.
+fn left_open(gap: Gap) -> &'static str {
+    match gap {
+        Gap::Files => "reading and writing your files (needs Landlock, of Linux 5.13)",
+        Gap::Signals => "ending your other processes (needs Linux 6.12)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_open_is_named() {
+        let of = |landlock_abi, missing| describe(&Confinement { landlock_abi, missing });
+        assert_eq!(of(Some(7), vec![]), "seccomp, Landlock (version 7 of its interface)");
+        let none = of(None, vec![Gap::Files, Gap::Signals]);
+        assert!(none.starts_with("seccomp; not kept from: reading and writing your files"), "{none}");
+    }
+}
