@@ -11,14 +11,16 @@ PLUGINS := image kernel ssh vm
 # Other names of these programs.
 SSH     := ssh-config ssh-proxy
 
-.PHONY: all setup build second process demo test bench install clean
+.PHONY: all build compile second process demo test bench install clean
 all: build
 
-setup:
-	@scripts/setup
+# Installs what the build needs, and no more: what banger needs to run, and its tests, is wanted by `demo`, `test` and `bench`.
+build:
+	@scripts/setup build
+	@$(MAKE) --no-print-directory compile
 
 # The agent runs in any image, so it is static. It has a target folder of its own, since its flags differ.
-build: setup
+compile:
 	cargo build --release --locked -p banger -p banger-vmm $(PLUGINS:%=-p banger-plugin-%)
 	cargo build --release --locked -p banger-agent --features guest --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
 	@install -d $(DIST)/bin $(DIST)/lib/banger
@@ -42,15 +44,21 @@ process:
 	cargo build --release --locked -p banger-vmm -p banger-agent --features banger-vmm/process,banger-agent/process --bin banger-vmm-process --bin banger-agent-process --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
 
 demo: build
+	@scripts/setup run
 	@scripts/demo $(DIST)/bin/banger
 
 test: build second process
+	@scripts/setup run test
 	@scripts/test $(DIST)
 
 bench: build
+	@scripts/setup run test
 	@scripts/bench $(DIST)
 
-install: build
+# Changes nothing of the machine but $(PREFIX): a package that is missing is named, and not installed.
+install:
+	@scripts/setup --check build
+	@$(MAKE) --no-print-directory compile
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/banger
 	install -m 755 $(DIST)/bin/banger $(PLUGINS:%=$(DIST)/bin/banger-%) $(DESTDIR)$(PREFIX)/bin/
 	for name in $(SSH); do ln -sf banger-ssh $(DESTDIR)$(PREFIX)/bin/banger-$$name; done

@@ -1,0 +1,107 @@
+//! `scripts/setup` and the targets of the Makefile: which packages each installs. `apt-get` is one that notes what it is asked.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use banger_tests::Output;
+use tempfile::TempDir;
+
+/// Programs that the script itself runs.
+const OWN: [&str; 5] = ["sh", "dirname", "id", "mkdir", "rm"];
+
+/// A machine on which nothing is installed.
+struct Bare {
+    folder: TempDir,
+}
+
+impl Bare {
+    fn new() -> Bare {
+        let bare = Bare { folder: tempfile::tempdir().unwrap() };
+        let path = std::env::var_os("PATH").unwrap();
+        for program in OWN {
+            let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
+            symlink(found.unwrap(), bare.path(program)).unwrap();
+        }
+        let log = bare.path("log");
+        let note = format!("#!/bin/sh\necho \"${{0##*/}} $*\" >>'{}'\n", log.display());
+        bare.program("apt-get", &format!("{note}[ \"$1\" != download ] || : >docker-registry_1_amd64.deb\n"));
+        bare.program("dpkg", &note);
+        bare.program("sudo", "#!/bin/sh\nexec \"$@\"\n");
+        bare
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn program(&self, name: &str, script: &str) {
+        fs::write(self.path(name), script).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn setup(&self, needs: &[&str]) -> Output {
+        let mut command = Command::new(root().join("scripts/setup"));
+        command.args(needs).env_clear().env("PATH", self.folder.path()).env("CARGO_TARGET_DIR", self.path("target"));
+        command.output().unwrap().into()
+    }
+
+    /// What `apt-get` and `dpkg` were asked by the script for these needs.
+    fn asked(&self, needs: &[&str]) -> String {
+        self.setup(needs).ok();
+        let log = fs::read_to_string(self.path("log")).unwrap();
+        fs::remove_file(self.path("log")).unwrap();
+        log
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn each_need_installs_its_own_packages_and_none_a_daemon() {
+    let bare = Bare::new();
+    let install = "apt-get update -qq\napt-get install -y -qq --no-install-recommends";
+    assert_eq!(bare.asked(&["build"]), format!("{install} build-essential\n"));
+    let run = bare.asked(&["run"]);
+    assert!(run.starts_with(&format!("{install} git qemu-system-x86 mmdebstrap")), "{run}");
+    let test = bare.asked(&["test"]);
+    assert!(test.contains("install") && test.contains("skopeo") && !test.contains("qemu"), "{test}");
+    // The registry is a program of the tests, in a folder of theirs.
+    for of_build_and_run in ["docker-registry", "skopeo", "rsync", "openssh"] {
+        assert!(!run.contains(of_build_and_run), "{run}");
+    }
+    assert!(
+        test.ends_with("\napt-get download -qq docker-registry\ndpkg -x docker-registry_1_amd64.deb .\n"),
+        "{test}"
+    );
+    assert!(!test.lines().any(|line| line.contains("install") && line.contains("docker-registry")), "{test}");
+
+    // Asked only what is missing, the script says it and changes nothing.
+    let missing = bare.setup(&["--check", "build"]);
+    assert_eq!(missing.status, 1);
+    assert!(
+        missing.stderr.contains("cc (package build-essential)") && !bare.path("log").exists(),
+        "{}",
+        missing.stderr
+    );
+    bare.program("cc", "#!/bin/sh\n");
+    bare.setup(&["--check", "build"]).ok();
+}
+
+#[test]
+fn a_target_installs_what_it_needs_and_install_nothing() {
+    let setups = |target: &str| -> Vec<String> {
+        let output: Output = Command::new("make").arg("-n").arg(target).current_dir(root()).output().unwrap().into();
+        let text = output.ok().text();
+        text.lines().filter(|line| line.contains("scripts/setup")).map(str::to_owned).collect()
+    };
+    assert_eq!(setups("all"), ["scripts/setup build"]);
+    assert_eq!(setups("demo"), ["scripts/setup build", "scripts/setup run"]);
+    assert_eq!(setups("install"), ["scripts/setup --check build"]);
+    for target in ["test", "bench"] {
+        assert_eq!(setups(target), ["scripts/setup build", "scripts/setup run test"]);
+    }
+}
