@@ -92,6 +92,7 @@ fn openssh_works_by_name() {
     commands(&ssh);
     files(&ssh);
     connections(&ssh, &repository);
+    forwards_of_the_users_configuration(&ssh, &repository);
     editor(&ssh);
     refusals(&ssh, &repository);
     use_and_start(&ssh, &repository);
@@ -333,6 +334,75 @@ impl Drop for Agent {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Has ssh forward all that it can to every host, as a user's own configuration may: `included` comes first there.
+fn forward_everything(home: &Home, included: &Path) -> PathBuf {
+    let path = home.path().join("user.config");
+    let all = "ForwardAgent yes\n    ForwardX11 yes\n    Tunnel yes\n    RemoteForward /run/leak localhost:1";
+    fs::write(&path, format!("Include {}\nHost *\n    {all}\n", included.display())).unwrap();
+    path
+}
+
+fn forwards_of_the_users_configuration(ssh: &Ssh<'_>, repository: &Repository<'_>) {
+    let config = forward_everything(ssh.home, &ssh.config);
+    let agent = Agent::new(ssh.home);
+    let with = |options: &[&str], line: &str| -> Output {
+        let mut command = ssh.home.command("ssh");
+        command.arg("-F").arg(&config).args(["-o", "BatchMode=yes"]).args(options).arg(&ssh.host).arg(line);
+        command.env("SSH_AUTH_SOCK", &agent.socket).output().unwrap().into()
+    };
+    assert_eq!(with(&[], "echo $SSH_AUTH_SOCK").ok().text(), "\n");
+    assert_eq!(with(&["-A"], ASK_AGENT).ok().text(), "12\n");
+
+    // ssh finds the user's own by passwd(5), so this one is named to it.
+    let script = format!("#!/bin/sh\nPATH=${{PATH#*:}} exec ssh -F {} \"$@\"\n", config.display());
+    ssh.home.program("ssh", script, 0o755);
+    let banger_ssh = |words: &[&str]| -> Output {
+        let mut command = repository.with_plugins();
+        command.arg("ssh").args(words).env("SSH_AUTH_SOCK", &agent.socket).output().unwrap().into()
+    };
+    ssh.run(&[], "rm -f /run/leak").ok();
+    assert_eq!(banger_ssh(&["--", "echo $SSH_AUTH_SOCK; ls /run/leak 2>&1 | grep -c cannot"]).ok().text(), "\n1\n");
+    assert_eq!(banger_ssh(&["-A", "--", ASK_AGENT]).ok().text(), "12\n");
+}
+
+#[test]
+fn what_a_user_forwards_to_every_host_is_not_for_vms_unless_it_is_asked_for() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    let own = home.path().join("ssh.config");
+    fs::write(&own, repository.run(["ssh-config"]).ok().stdout).unwrap();
+    let config = forward_everything(&home, &own);
+    let values = |words: &[&str]| -> Vec<String> {
+        let output: Output = home.command("ssh").arg("-G").arg("-F").arg(&config).args(words).output().unwrap().into();
+        let wanted = ["forwardagent ", "forwardx11 ", "tunnel ", "localforward ", "dynamicforward ", "proxycommand "];
+        let lines: Vec<_> = output.text().lines().map(str::to_owned).collect();
+        lines.into_iter().filter(|line| wanted.iter().any(|name| line.starts_with(name))).collect()
+    };
+    let has = |words: &[&str], expected: &[&str]| {
+        let values = values(words);
+        for line in expected {
+            assert!(values.iter().any(|value| value == line), "{words:?}: `{line}` is not in {values:#?}");
+        }
+    };
+    has(&["vm.banger"], &["forwardagent no", "forwardx11 no", "tunnel false"]);
+    has(&["other.host"], &["forwardagent yes", "forwardx11 yes"]);
+    let asked = ["-A", "-X", "-L", "1:h:2", "-D", "3", "vm.banger"];
+    has(&asked, &["forwardagent yes", "forwardx11 yes", "localforward 1 [h]:2", "dynamicforward 3"]);
+
+    // A name is a word for the shell of ProxyCommand, whatever is in it.
+    let mark = home.path().join("mark");
+    for name in ["$(touch MARK)", "`touch MARK`", "x;touch MARK", "x|touch MARK", "x\ntouch MARK\n"] {
+        let name = name.replace("MARK", mark.to_str().unwrap());
+        let mut command = home.command("ssh");
+        command.arg("-F").arg(&own).args(["-o", "BatchMode=yes", "-o", &format!("HostName={name}"), "vm.banger"]);
+        let output: Output = command.output().unwrap().into();
+        assert_eq!(output.status, 255, "{}", output.stderr);
+        assert!(!mark.exists(), "{name}");
+    }
+    // What would end its quotes is no VM's. Clients since 9.6 take no such name at all.
+    assert!(!values(&["x';true;'.banger"]).iter().any(|line| line.starts_with("proxycommand")));
 }
 
 /// What VS Code does: finds out about the machine by a shell's standard input, brings its server in an archive, and talks to it

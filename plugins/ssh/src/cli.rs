@@ -16,6 +16,9 @@ pub(crate) struct SshCli {
     /// A VM, and the user to be there; this repository's, and root
     #[arg(value_name = "VM")]
     pub(crate) vm: Option<String>,
+    /// Forward your SSH agent: the VM can use its keys while you are connected
+    #[arg(short = 'A', long)]
+    pub(crate) forward_agent: bool,
     /// Words for the user's shell
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,

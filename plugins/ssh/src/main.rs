@@ -33,7 +33,7 @@ impl Program for SshCli {
     }
 
     fn run(&self, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
-        match ssh::ssh(self.vm.as_deref(), &self.command, paths, ui)? {}
+        match ssh::ssh(self, paths, ui)? {}
     }
 }
 

@@ -20,11 +20,21 @@ struct Answer {
     config: String,
 }
 
+/// The hosts that the options are for. A name with an apostrophe is none of them: it would end the quotes around `%h`. Clients before
+/// OpenSSH 9.6 take such names from anywhere, a submodule's URL for one (CVE-2023-51385).
+const HOSTS: &str = r#"*.banger "!*'*""#;
+
+/// What ssh-config(1) cannot say for VMs alone, for whoever reads the file.
+const NOTE: &str = "\
+# Put `Include` of this file at the top of ~/.ssh/config: of an option, the first value counts.
+# LocalForward, RemoteForward and DynamicForward add up: write `Host * !*.banger` above yours.
+";
+
 /// Prints them for all VMs.
 pub(crate) fn print(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let lines = options(paths)?;
     let lines: String = lines.iter().map(|(name, value)| format!("    {name} {value}\n")).collect();
-    let config = format!("Host *{SUFFIX}\n{lines}");
+    let config = format!("{NOTE}Host {HOSTS}\n{lines}");
     ui.answer(&Answer { config: config.clone() }, || config.clone())
 }
 
@@ -33,7 +43,8 @@ pub(crate) fn options(paths: &Paths) -> Result<Vec<(&'static str, String)>, Comm
     let keys = Keys::ensure(paths)?;
     let banger = plugin::banger()?;
     Ok(vec![
-        ("ProxyCommand", format!("{} ssh-proxy %h", quoted(&banger)?)),
+        // ssh has a shell run this, and puts the name into it as it is.
+        ("ProxyCommand", format!("{} ssh-proxy -- '%h'", quoted(&banger)?)),
         ("User", "root".to_owned()),
         ("IdentityFile", quoted(&keys.identity)?),
         ("IdentitiesOnly", "yes".to_owned()),
@@ -45,6 +56,10 @@ pub(crate) fn options(paths: &Paths) -> Result<Vec<(&'static str, String)>, Comm
         ("GlobalKnownHostsFile", "/dev/null".to_owned()),
         ("StrictHostKeyChecking", "yes".to_owned()),
         ("UpdateHostKeys", "no".to_owned()),
+        // What the user's configuration forwards to every host is not for a guest. The command line comes first: `-A` works.
+        ("ForwardAgent", "no".to_owned()),
+        ("ForwardX11", "no".to_owned()),
+        ("Tunnel", "no".to_owned()),
     ])
 }
 

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::env;
-use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -12,18 +11,15 @@ use banger::machine::Machines;
 use banger::paths::Paths;
 use banger::ui::Ui;
 
+use crate::cli::SshCli;
 use crate::options::{SUFFIX, options};
 
 /// Becomes ssh.
 ///
 /// # Errors
 /// Returns only with the reason why that cannot be.
-pub(crate) fn ssh(
-    wanted: Option<&str>,
-    command: &[OsString],
-    paths: &Paths,
-    ui: &Ui,
-) -> Result<Infallible, CommandError> {
+pub(crate) fn ssh(cli: &SshCli, paths: &Paths, ui: &Ui) -> Result<Infallible, CommandError> {
+    let wanted = cli.vm.as_deref();
     let (user, name) = match wanted.and_then(|wanted| wanted.split_once('@')) {
         Some((user, name)) => (Some(user).filter(|user| !user.is_empty()), Some(name)),
         None => (None, wanted),
@@ -37,6 +33,11 @@ pub(crate) fn ssh(
     let name = name.filter(|name| !name.is_empty()).map(as_ssh);
     let vm = existing(name, &here, paths, &machines)?;
     let mut ssh = Command::new("ssh");
+    if cli.forward_agent {
+        ssh.arg("-A");
+    }
+    // Forwards of the user's configuration add up, and this is all that takes them back. The agent is none of them.
+    ssh.args(["-o", "ClearAllForwardings=yes"]);
     for (option, value) in options(paths)? {
         // The first of a name counts.
         match (option, user) {
@@ -45,8 +46,8 @@ pub(crate) fn ssh(
         };
     }
     ssh.arg(format!("{}{SUFFIX}", vm.name()));
-    if !command.is_empty() {
-        ssh.arg("--").args(command);
+    if !cli.command.is_empty() {
+        ssh.arg("--").args(&cli.command);
     }
     let error = ssh.exec();
     let missing = error.kind() == std::io::ErrorKind::NotFound;
