@@ -32,8 +32,6 @@ pub struct StartOptions {
     pub modules: Option<PathBuf>,
     /// What is to run the guest's instructions.
     pub accelerator: AcceleratorChoice,
-    /// The process that the VM is for: when that ends, however it does, the VM is deleted. None for a VM that stays.
-    pub owner: Option<u32>,
     /// How long the guest may take until its agent answers; None for 120 s under TCG and 30 s under KVM.
     pub boot_timeout: Option<Duration>,
 }
@@ -84,7 +82,6 @@ pub(crate) struct Launch {
     pub(crate) base: PathBuf,
     pub(crate) modules: Option<PathBuf>,
     pub(crate) accelerator: AcceleratorChoice,
-    pub(crate) owner: Option<u32>,
     pub(crate) boot_timeout: Option<Duration>,
 }
 
@@ -106,7 +103,6 @@ pub(crate) fn start(
         base: options.base.clone(),
         modules: options.modules.clone(),
         accelerator: options.accelerator,
-        owner: options.owner,
         boot_timeout: options.boot_timeout,
     };
     // A missing file is said here, by its name, and not by QEMU.

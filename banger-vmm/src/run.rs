@@ -7,8 +7,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::confinement::Confinement;
@@ -91,9 +90,7 @@ impl RunInfo {
 
     /// Sends the supervisor a signal, and says whether there was one to send it to.
     pub(crate) fn signal(&self, signal: Signal) -> Result<bool> {
-        let is_it =
-            self.boot_id == host::boot_id()? && host::start_time(self.pid).is_ok_and(|start| start == self.start_time);
-        Ok(is_it && kill(Pid::from_raw(self.pid), signal).is_ok())
+        Ok(self.boot_id == host::boot_id()? && host::signal(self.pid, self.start_time, signal)?)
     }
 
     pub(crate) fn write(&self, vm: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use crate::disk;
 use crate::error::{Error, IoContext, Result};
 use crate::file;
+use crate::owner;
 use crate::program::Programs;
 use crate::record::{VmRecord, check_name};
 use crate::vm::{OPERATION_LOCK, Vm, VmState};
@@ -49,7 +50,8 @@ impl VmStore {
         VmStore { paths, programs }
     }
 
-    /// Makes a VM: its folder, record and disk.
+    /// Makes a VM: its folder, record and disk. Of a throwaway VM this process is the owner, until the last clone of what is returned
+    /// is dropped.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::InvalidName`], [`Error::ProgramMissing`] without `mke2fs`, or the file system's refusal.
@@ -62,19 +64,23 @@ impl VmStore {
             return Err(Error::Exists(record.name.clone()));
         }
         let (making, _lock) = self.begin(MAKING, &record.name)?;
-        let fill = || {
+        let fill = || -> Result<Vm> {
+            let vm = self.vm(&record.name);
+            if record.throwaway {
+                vm.own(owner::begin(&making)?);
+            }
             record.write(&making.join(Vm::RECORD))?;
             disk::create(&self.programs, &self.paths.cache, record.disk_bytes, &making.join(Vm::DISK))?;
             disk::create_blank(record.disk_bytes, &making.join(Vm::WORKSPACE))?;
             file::sync_folder(&making)?;
             match renameat2(AT_FDCWD, &making, AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE) {
                 Err(nix::Error::EEXIST) => Err(Error::Exists(record.name.clone())),
-                renamed => renamed.at("make", &place),
+                renamed => renamed.at("make", &place).map(|()| vm),
             }
         };
-        fill().inspect_err(|_| _ = fs::remove_dir_all(&making))?;
+        let vm = fill().inspect_err(|_| _ = fs::remove_dir_all(&making))?;
         file::sync_folder(&self.paths.vms)?;
-        Ok(self.vm(&record.name))
+        Ok(vm)
     }
 
     /// Gives a VM that is stopped another name. It is complete under one of the two at any time; who is killed in between leaves a record

@@ -5,10 +5,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 
 use crate::client::{self, Connection};
 use crate::confinement::Confinement;
@@ -17,6 +18,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::kvm::Accelerator;
 use crate::last_use::LastUse;
 use crate::launch::{self, Running, StartEvent, StartOptions};
+use crate::owner::{self, Owner};
 use crate::program::Programs;
 use crate::record::VmRecord;
 use crate::run::{self, Phase, RunInfo};
@@ -42,6 +44,8 @@ pub struct Vm {
     folder: PathBuf,
     host: PathBuf,
     programs: Programs,
+    /// What makes this process the owner of a throwaway VM.
+    owner: Arc<OnceLock<File>>,
 }
 
 /// The right to start, change or delete a VM; given back when dropped.
@@ -98,7 +102,7 @@ impl Vm {
     pub(crate) const WORKSPACE: &str = "workspace.ext4";
 
     pub(crate) fn new(name: String, paths: &StorePaths, programs: Programs) -> Self {
-        Vm { folder: paths.vms.join(&name), name, host: paths.host.clone(), programs }
+        Vm { folder: paths.vms.join(&name), name, host: paths.host.clone(), programs, owner: Arc::default() }
     }
 
     /// The VM's name.
@@ -155,6 +159,20 @@ impl Vm {
         if file::is_at(&lock, &path) { Ok(VmLock(lock)) } else { Err(Error::NotFound(self.name.clone())) }
     }
 
+    /// Whether the command that a throwaway VM is for lives.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn owner(&self) -> Result<Owner> {
+        owner::state(&self.folder)
+    }
+
+    /// Makes this process the VM's owner until the last clone of this value is dropped.
+    pub(crate) fn own(&self, lock: File) {
+        // Of two, either will do.
+        let _ = self.owner.set(lock);
+    }
+
     /// Where the VM is in its life: a lock is probed and a small file read, the supervisor is not asked.
     ///
     /// # Errors
@@ -177,7 +195,7 @@ impl Vm {
 
     /// Starts the VM, and follows it until its agent answers. Who holds the lock also waits for the VM if it was starting already.
     ///
-    /// The VM goes on to boot if the caller dies.
+    /// The VM goes on to boot if the caller dies. A throwaway VM whose owner has ended is this process's from now on.
     ///
     /// # Errors
     /// [`Error::Boot`] with the guest's last words, [`Error::ProgramMissing`] without QEMU, or the file system's refusal.
@@ -192,9 +210,15 @@ impl Vm {
                 Err(error) => return Err(error),
             }
         }
-        let bytes = self.record()?.disk_bytes;
+        let record = self.record()?;
+        if record.throwaway
+            && self.owner.get().is_none()
+            && let Some(owner) = owner::claim(&self.folder)?
+        {
+            self.own(owner);
+        }
         for disk in [Self::DISK, Self::WORKSPACE] {
-            disk::grow(&self.folder.join(disk), bytes)?;
+            disk::grow(&self.folder.join(disk), record.disk_bytes)?;
         }
         launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
     }
@@ -354,7 +378,7 @@ impl Vm {
         else {
             return Ok(None);
         };
-        if !info.signal(Signal::SIGHUP)? {
+        if !info.signal(Signal::HUP)? {
             return Ok(None);
         }
         let start = Instant::now();
@@ -376,7 +400,7 @@ impl Vm {
     /// Ends the supervisor of a VM that should be down; the VMM goes with it.
     fn kill_supervisor(&self, supervisor: Option<RunInfo>) -> Result<Stopped> {
         if let Some(supervisor) = supervisor {
-            supervisor.signal(Signal::SIGKILL)?;
+            supervisor.signal(Signal::KILL)?;
         }
         run::wait_until_unsupervised(&self.name, &self.folder, EXIT_PATIENCE)?;
         Ok(Stopped::Killed)

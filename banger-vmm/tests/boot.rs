@@ -53,7 +53,6 @@ impl Home {
             base,
             modules: None,
             accelerator: AcceleratorChoice::Tcg,
-            owner: None,
             boot_timeout: Some(PATIENCE),
         };
         Home { _folder: folder, store: VmStore::new(paths, Programs::new(std::env::var_os("PATH").unwrap())), options }

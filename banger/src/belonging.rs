@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::Bytes;
-use banger_vmm::{Vm, VmRecord, VmStore};
+use banger_vmm::{Owner, Vm, VmRecord, VmState, VmStore};
 use serde::{Deserialize, Serialize};
 
 use crate::git::{Identity, Workspace};
@@ -15,7 +15,8 @@ pub struct Purpose {
     pub root: Bytes,
     /// Device, inode and birth of the git folder: what a moved workspace is known by.
     pub git: (u64, u64, Option<i64>),
-    /// For a throwaway VM: the process whose end is its own, and when that started (`/proc/<pid>/stat`, field 22).
+    /// For a throwaway VM: the process that made it, and when that started (`/proc/<pid>/stat`, field 22). Versions that know no
+    /// [`Vm::owner`] go by it.
     pub owner: Option<(u32, u64)>,
     /// It holds the workspace's files, and is not the workspace's own VM: it is found by its name alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -158,10 +159,17 @@ pub fn repository(purpose: &Purpose) -> Repository {
     }
 }
 
-/// Whether the VM was for one command, which has ended without taking it along.
-pub fn is_abandoned(record: &VmRecord) -> bool {
-    let owner = record.workspace.get(OWNER).and_then(|owner| serde_json::from_value(owner.clone()).ok());
-    owner.is_some_and(|(pid, start): (u32, u64)| start_time(pid) != Some(start))
+/// Whether the VM was for one command, which has ended without taking it along. One that cannot be told is not.
+pub fn is_abandoned(vm: &Vm, record: &VmRecord) -> bool {
+    let maker = record.workspace.get(OWNER).and_then(|owner| serde_json::from_value(owner.clone()).ok());
+    let Some((pid, start)): Option<(u32, u64)> = maker else { return false };
+    match vm.owner() {
+        Ok(Owner::Dead) => true,
+        Ok(Owner::Alive) | Err(_) => false,
+        // Of a version without the lock. While such a VM runs, its supervisor sees the end of the process, wherever that is. One that does
+        // not run holds nothing that anybody waits for.
+        Ok(Owner::Unknown) => matches!(vm.state(), Ok(VmState::Stopped { .. })) && start_time(pid) != Some(start),
+    }
 }
 
 /// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be another process by now.
@@ -195,6 +203,34 @@ mod tests {
     fn a_process_has_a_start_and_a_dead_one_has_none() {
         assert!(start_time(std::process::id()).is_some());
         assert!(start_time(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn a_throwaway_vm_is_abandoned_when_its_owner_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
+        let store = VmStore::new(StorePaths { vms, host, cache }, Programs::new("/usr/bin:/bin"));
+        let mut record = VmRecord::new("vm", "image", "kernel", 0);
+        record.disk_bytes = 256 << 20;
+        record.workspace = bare(true);
+        record.throwaway = true;
+        // As seen from another PID namespace, or by another process that has the pid now.
+        record.workspace["owner"] = serde_json::json!([u32::MAX, 1]);
+        let vm = store.create(&record).unwrap();
+        let seen = store.get("vm").unwrap().unwrap();
+        assert!(!is_abandoned(&seen, &record));
+        drop(vm);
+        assert!(is_abandoned(&seen, &record));
+
+        // Of a version without the lock, the pid says it if nothing of the VM runs.
+        fs::remove_file(seen.folder().join("owner.lock")).unwrap();
+        assert!(is_abandoned(&seen, &record));
+        let supervisor = fs::File::create(seen.folder().join("supervisor.lock")).unwrap();
+        supervisor.lock().unwrap();
+        assert!(!is_abandoned(&seen, &record));
+        drop(supervisor);
+        record.workspace = bare(true);
+        assert!(!is_abandoned(&seen, &record));
     }
 
     #[test]
@@ -283,10 +319,8 @@ mod tests {
             record.workspace = value;
             by_name.set_record(&by_name.lock().unwrap(), &record).unwrap();
             assert_eq!(found("one", &three), Some(("two".into(), Belongs::Here)));
-            assert!(!is_at(&by_name, &three) && !is_abandoned(&record));
+            assert!(!is_at(&by_name, &three) && !is_abandoned(&by_name, &record));
         }
-        record.workspace["owner"][1] = 1.into();
-        assert!(is_abandoned(&record));
         store.delete("one").unwrap();
         let vm = store.rename(renamed.name(), "one").unwrap();
 

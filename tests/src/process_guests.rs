@@ -57,7 +57,7 @@ impl Home {
 }
 
 /// All that a VM's folder may hold.
-const OF_A_VM: [&str; 15] = [
+const OF_A_VM: [&str; 16] = [
     "vm.json",
     "disk.ext4",
     "workspace.ext4",
@@ -68,6 +68,7 @@ const OF_A_VM: [&str; 15] = [
     "use.former.json",
     "operation.lock",
     "supervisor.lock",
+    "owner.lock",
     "run.json",
     "s",
     "console.log",

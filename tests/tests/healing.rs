@@ -5,12 +5,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use banger_tests::machine::send;
 use banger_tests::strike::{Struck, Victim};
 use banger_tests::{Home, Output, Repository, eventually};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 /// As many steps as nothing has.
 const MANY: u64 = 1000;
@@ -203,6 +208,55 @@ fn a_real_machine_may_be_killed_too() {
         }
     }
     assert_nothing_is_left(&repository);
+}
+
+/// A command with a throwaway VM, which runs until its input ends.
+fn until_its_input_ends(repository: &Repository<'_>) -> Child {
+    let mut command = repository.banger();
+    command.args(["--rm", "-q", "--", "sh", "-c", "echo up; cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 3];
+    child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    assert_eq!(&up, b"up\n");
+    child
+}
+
+#[test]
+fn a_throwaway_vm_lives_as_long_as_its_command_seen_from_any_pid_namespace() {
+    let home = Home::with_process_guests();
+    let repository = home.repository("r");
+    // As in a container that shares the home folder.
+    let elsewhere = |arguments: &[&str]| -> Output {
+        let banger = repository.banger();
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(banger.get_program()).args(arguments);
+        command.current_dir(&repository.root).env_clear();
+        command.envs(banger.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Output::from(command.stdin(Stdio::null()).output().unwrap()).ok()
+    };
+    let mut command = until_its_input_ends(&repository);
+    let sweeping: [&[&str]; 3] = [&["--rm", "--", "true"], &["prune", "--force"], &["doctor", "--fix", "--json"]];
+    for arguments in sweeping {
+        elsewhere(arguments);
+        assert_eq!(home.vms().len(), 1, "{arguments:?}");
+    }
+    command.stdin.take().unwrap().write_all(b"still here\n").unwrap();
+    let output = Output::from(command.wait_with_output().unwrap()).ok();
+    assert_eq!(output.text(), "still here\n");
+    assert!(home.vms().is_empty());
+
+    // One whose supervisor cannot see to it goes with the next command, wherever that is.
+    let mut command = until_its_input_ends(&repository);
+    let pid = Pid::from_raw(command.id().cast_signed());
+    send(pid, Signal::SIGSTOP);
+    send(Pid::from_raw(repository.supervisor()), Signal::SIGKILL);
+    command.kill().unwrap();
+    command.wait().unwrap();
+    assert_eq!(home.vms().len(), 1);
+    let next = elsewhere(&["--rm", "--", "true"]);
+    assert!(next.stderr.contains("whose command was killed"), "{}", next.stderr);
+    assert!(home.vms().is_empty() && home.leftovers().is_empty());
+    eventually("the end of all processes", || home.nothing_runs());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A VM's life, from its supervisor's first breath to its last.
 
-use std::path::Path;
+use std::future::pending;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub(super) enum Ended {
     Stopped,
     /// Nobody did. What happened stays in `run.json`, for the next command to find.
     Crashed,
-    /// The process that it was for ended: nobody will want it again.
+    /// The command that it was for ended: nobody will want it again.
     Abandoned,
 }
 
@@ -95,7 +96,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
     let mut shutdown = Shutdown {
         stops,
         terminate,
-        owner: Box::pin(owner::ended(launch.owner)),
+        owner: Box::pin(ended(record.throwaway, folder.clone())),
         abandoned: false,
         waiting: Vec::new(),
     };
@@ -125,11 +126,19 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
     if shutdown.abandoned { Ok(Ended::Abandoned) } else { ended }
 }
 
+/// Completes when the command that the VM is for has ended; never for a VM that stays.
+async fn ended(throwaway: bool, folder: PathBuf) {
+    match throwaway {
+        true => owner::ended(&folder).await,
+        false => pending().await,
+    }
+}
+
 /// Who wants the VM to go down.
 pub(super) struct Shutdown {
     stops: mpsc::Receiver<Stop>,
     terminate: Signal,
-    /// Completes when the process that the VM is for has ended.
+    /// Completes when the command that the VM is for has ended.
     owner: Pin<Box<dyn Future<Output = ()>>>,
     abandoned: bool,
     /// They are told when it has.

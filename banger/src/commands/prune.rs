@@ -140,7 +140,7 @@ fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
     let Ok(VmState::Stopped { .. }) = vm.state() else { return None };
     let record = vm.record().ok()?;
     if record.throwaway {
-        return belonging::is_abandoned(&record).then_some(Why::Leftover);
+        return belonging::is_abandoned(vm, &record).then_some(Why::Leftover);
     }
     // One by name was made to be there, whatever becomes of the repository.
     let is_gone = |purpose: &Purpose| !purpose.by_name && belonging::repository(purpose) != Repository::Present;

@@ -242,7 +242,7 @@ impl<'a> Machines<'a> {
     /// Removes throwaway VMs whose command was killed.
     pub(crate) fn sweep(&self) {
         for vm in self.store.list().unwrap_or_default() {
-            if vm.record().is_ok_and(|record| belonging::is_abandoned(&record)) {
+            if vm.record().is_ok_and(|record| belonging::is_abandoned(&vm, &record)) {
                 self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));
                 // The next sweep tries again.
                 let _ = self.remove(&vm, Duration::ZERO);

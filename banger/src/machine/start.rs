@@ -196,7 +196,6 @@ impl Machines<'_> {
             base: image.rootfs,
             modules: kernel.modules_disk,
             accelerator: accelerator()?,
-            owner: record.throwaway.then(std::process::id),
             boot_timeout: boot_timeout()?,
         })
     }
