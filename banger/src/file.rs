@@ -1,9 +1,9 @@
 //! Replacing a file as a whole.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Replaces the file at `path`, or makes it: a reader finds the former content, or all of the new. It is written beside, synced and
@@ -13,27 +13,41 @@ use std::path::{Path, PathBuf};
 /// If it cannot be written, or the path is no file's; what was there before is there then.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let (folder, name) = parts(path).ok_or(io::ErrorKind::InvalidFilename)?;
-    let mut beside = OsString::from(".");
-    beside.push(name);
-    beside.push(format!(".{}", std::process::id()));
-    let beside = folder.join(beside);
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        if let Ok(former) = fs::metadata(path) {
-            file.set_permissions(fs::Permissions::from_mode(former.permissions().mode() & 0o777))?;
-        }
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(&folder)?.sync_all()
-    };
-    write().inspect_err(|_| {
-        let _ = fs::remove_file(&beside);
-    })
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    let new = Permissions::from_mode(mode);
+    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(new).tempfile_in(&folder)?;
+    if let Ok(former) = fs::metadata(path) {
+        file.as_file().set_permissions(Permissions::from_mode(former.permissions().mode() & 0o777))?;
+    }
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(&folder)?.sync_all()
 }
 
 /// The folder and the name of a file.
 pub(crate) fn parts(path: &Path) -> Option<(PathBuf, OsString)> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Some((folder.to_owned(), path.file_name()?.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_command_has_left_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        // As a command with this process's pid named it.
+        fs::write(folder.path().join(format!(".config.toml.{}", std::process::id())), "half").unwrap();
+        replace(&path, b"one", 0o600).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        replace(&path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
 }

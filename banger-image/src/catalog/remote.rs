@@ -5,7 +5,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -89,12 +89,10 @@ fn copy_of(location: &Location, cache: &Path) -> PathBuf {
 fn keep(copy: &Path, text: &str) -> Result<()> {
     let folder = copy.parent().unwrap_or(copy);
     create_private(folder)?;
-    let beside = copy.with_extension(format!("{}.tmp", std::process::id()));
-    let written = fs::write(&beside, text).and_then(|()| fs::File::open(&beside)?.sync_all());
-    written.and_then(|()| fs::rename(&beside, copy)).inspect_err(|_| {
-        // The first failure is the one to tell.
-        let _ = fs::remove_file(&beside);
-    })?;
+    let mut beside = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
+    beside.write_all(text.as_bytes())?;
+    beside.as_file().sync_all()?;
+    beside.persist(copy).map_err(io::Error::from)?;
     Ok(())
 }
 

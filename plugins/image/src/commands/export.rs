@@ -1,10 +1,10 @@
 //! `banger image export`.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
-use std::process;
+use std::ffi::{OsStr, OsString};
+use std::fs::Permissions;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use banger::banger_image::{Exported, Image, Ready};
 use banger::error::CommandError;
@@ -12,6 +12,7 @@ use banger::images::Images;
 use banger::ui::Ui;
 use banger::units::bytes;
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 /// The answer, as `--json` has it: what an entry of a catalog says.
 #[derive(Debug, Serialize)]
@@ -47,11 +48,12 @@ pub(super) fn export(named: &str, output: &Path, images: &Images<'_>, ui: &Ui) -
         return Ok(());
     }
     let file = output.file_name().ok_or_else(|| crate::usage(format!("`{}` is no file's name", output.display())))?;
-    let beside = Beside::new(output, file)?;
-    let exported = images.store().export(&image.name, &beside.file, ui);
+    let beside = beside(output, file)?;
+    let exported = images.store().export(&image.name, beside.as_file(), ui);
     ui.finish();
     let exported = exported?;
-    beside.finish(output)?;
+    let moved = beside.as_file().sync_all().and_then(|()| Ok(beside.persist(output)?));
+    moved.map_err(|error| CommandError::io("write", output, &error))?;
     ui.status(&format!("`{}` is written ({})", output.display(), bytes(exported.size)));
     let answer = Answer::new(&image, &relative_url(&file.to_string_lossy()), &exported);
     ui.answer(&answer, || answer.entry())
@@ -97,36 +99,20 @@ fn quoted(text: &str) -> String {
 }
 
 /// The file that is written before it takes the place of another; gone if it does not.
-struct Beside {
-    file: File,
-    path: PathBuf,
-}
-
-impl Beside {
-    fn new(output: &Path, file: &std::ffi::OsStr) -> Result<Beside, CommandError> {
-        let mut name = OsString::from(".");
-        name.push(file);
-        name.push(format!(".{}", process::id()));
-        let path = output.with_file_name(name);
-        let file = File::create_new(&path).map_err(|error| CommandError::io("create", &path, &error))?;
-        Ok(Beside { file, path })
-    }
-
-    fn finish(mut self, output: &Path) -> Result<(), CommandError> {
-        let moved = self.file.flush().and_then(|()| self.file.sync_all()).and_then(|()| fs::rename(&self.path, output));
-        moved.map_err(|error| CommandError::io("write", output, &error))
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        // There is none any more if it was moved.
-        let _ = fs::remove_file(&self.path);
-    }
+fn beside(output: &Path, file: &OsStr) -> Result<NamedTempFile, CommandError> {
+    let mut prefix = OsString::from(".");
+    prefix.push(file);
+    prefix.push(".");
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // As a file that is made at once: the umask takes away what it does.
+    let made = tempfile::Builder::new().prefix(&prefix).permissions(Permissions::from_mode(0o666)).tempfile_in(folder);
+    made.map_err(|error| CommandError::io("create a file in", folder, &error))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use banger::banger_image::Catalog;
     use banger::cli::Global;
 
