@@ -230,7 +230,10 @@ impl Drop for Home {
             if std::thread::panicking() {
                 tell(&vm);
             }
-            if let Some(pid) = run_info(&vm).and_then(|info| info["pid"].as_i64()) {
+            // The pid of one that has ended may be another process's by now.
+            let lock = fs::File::open(vm.join("supervisor.lock"));
+            let lives = lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock)));
+            if let Some(pid) = run_info(&vm).filter(|_| lives).and_then(|info| info["pid"].as_i64()) {
                 // The VMM dies with its supervisor.
                 let _ =
                     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
