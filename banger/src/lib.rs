@@ -42,6 +42,7 @@ pub mod kernels;
 pub mod machine;
 mod npm;
 pub mod paths;
+pub mod permissions;
 pub mod plugin;
 mod post_mortem;
 pub mod prepare;

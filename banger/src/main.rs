@@ -78,13 +78,17 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
 }
 
 fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
-    let Some(command) = cli.command else { return run::run(&cli.run, place, ui) };
+    let Some(command) = cli.command else { return run::run(&cli.run, checked_place, ui) };
     if let Command::Completions { shell } = command {
         let script = completion::script(shell);
         ui.answer(&serde_json::json!({ "script": script }), || script.clone())?;
         return Ok(0);
     }
-    let (here, paths) = place()?;
+    let (here, paths) = match command {
+        // It has an answer for what is wrong with them.
+        Command::Doctor { .. } => place()?,
+        _ => checked_place()?,
+    };
     match command {
         Command::Completions { .. } => {}
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths, ui)?,
@@ -113,6 +117,13 @@ fn place() -> Result<(PathBuf, Paths), CommandError> {
     let here = env::current_dir().map_err(|error| {
         CommandError::new(format!("cannot find out where this is: {error}")).hint("cd into a folder that exists")
     })?;
+    Ok((here, paths))
+}
+
+/// The same if nobody else can change what is in the latter.
+fn checked_place() -> Result<(PathBuf, Paths), CommandError> {
+    let (here, paths) = place()?;
+    paths.check()?;
     Ok((here, paths))
 }
 

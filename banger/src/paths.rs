@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User};
 
 use crate::error::{CommandError, ErrorKind};
+use crate::permissions;
 
 /// The user's folders, and the environment that the rest is told of.
 #[derive(Clone, Debug)]
@@ -40,6 +41,21 @@ impl Paths {
     /// What is banger's own, and never a part of a workspace: a repository may be the home folder itself.
     pub fn own(&self) -> [PathBuf; 2] {
         [&self.data, &self.cache].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+    }
+
+    /// Checks that nobody else can change what banger keeps. What is not there yet is made for this user alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnsafePermissions`] with the path, and what to do.
+    pub fn check(&self) -> Result<(), CommandError> {
+        for folder in [&self.data, &self.cache] {
+            permissions::check_directory(folder, self.home.as_deref())?;
+        }
+        // Whoever could write to the data folder once may have made these.
+        for store in ["host", "images", "kernels", "trust", "vms"] {
+            permissions::check_entry(&self.data.join(store))?;
+        }
+        Ok(())
     }
 
     /// The folder of all VMs.

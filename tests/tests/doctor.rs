@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use banger_tests::{Home, Output, Repository, path_with};
 use serde_json::Value;
@@ -33,7 +34,9 @@ fn a_machine_that_is_well_is_said_to_be() {
     // So is what its kernel can confine.
     let confinement = checks.iter().find(|check| check["name"] == "confinement").unwrap();
     assert!(confinement["found"].to_string().contains("VMs are confined by seccomp"), "{confinement}");
-    for name in ["banger", "configuration", "git", "ssh", "builder", "images", "kernels", "vms", "firecracker"] {
+    for name in
+        ["banger", "configuration", "git", "ssh", "builder", "permissions", "images", "kernels", "vms", "firecracker"]
+    {
         assert!(check(&checks, name, "ok")["mend"].is_null());
     }
     let text = repository.run(["doctor"]).ok().text();
@@ -115,4 +118,51 @@ fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
     let checks = doctor(&repository, &["--fix"], &[], 1);
     assert!(check(&checks, "vms", "fail")["found"].to_string().contains("`broken`"));
     assert!(vm.join("vm.json").exists());
+}
+
+#[test]
+fn what_others_may_change_is_not_used() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    home.configure("cpus = 1\n");
+    let (data, configuration) = (home.data(), home.path().join(".config/banger/config.toml"));
+    let cache = home.path().join(".cache/banger");
+    fs::create_dir_all(&cache).unwrap();
+    fs::create_dir(data.join("trust")).unwrap();
+    let commands: [&[&str]; 3] = [&["list"], &["--", "true"], &["vm", "list"]];
+    let refused = |arguments: &[&str], path: &Path, problem: &str, hint: &str| {
+        let output = Output::from(repository.banger().args(arguments).output().unwrap());
+        assert_eq!(output.status, 125, "{arguments:?}: {output:?}");
+        let named = output.stderr.contains(&format!("`{}` is not safe to use: {problem}", path.display()));
+        assert!(named && output.stderr.contains(hint), "{arguments:?}: {}", output.stderr);
+    };
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (path, check_name, commands) in [
+        (&data, "permissions", &commands[..]),
+        (&data.join("trust"), "permissions", &commands[..1]),
+        (&cache, "permissions", &commands[..1]),
+        (&configuration, "configuration", &[&["config"][..], &["--", "true"], &["an-alias"]]),
+        (&configuration.parent().unwrap().to_owned(), "configuration", &[&["config"][..]]),
+    ] {
+        let before = fs::metadata(path).unwrap().permissions().mode();
+        set(path, before | 0o022);
+        commands
+            .iter()
+            .for_each(|arguments| refused(arguments, path, "every user may write to it (mode 0", "chmod go-w"));
+        let checks = doctor(&repository, &[], &[], 1);
+        let mend = check(&checks, check_name, "fail")["mend"].to_string();
+        assert!(mend.contains(&format!("chmod go-w '{}'", path.display())), "{mend}");
+        set(path, before);
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+            refused(commands[0], path, "it belongs to another user", "change its owner");
+            std::os::unix::fs::chown(path, Some(0), None).unwrap();
+        }
+    }
+    // A directory above, in which others may put another one in its place.
+    let above = data.parent().unwrap();
+    set(above, 0o777);
+    refused(&["list"], above, "every user may replace what is in it", "chmod o-w");
+    set(above, 0o755);
+    check(&doctor(&repository, &[], &[], 0), "permissions", "ok");
 }

@@ -13,6 +13,7 @@ use toml::de::DeTable;
 use super::key::{KEYS, Key, Stands};
 use super::value::{Value, short};
 use crate::error::{CommandError, ErrorKind};
+use crate::permissions;
 use crate::suggest;
 
 /// No configuration file is longer, in bytes.
@@ -104,10 +105,15 @@ pub(super) fn read_text(path: &Path, owner: Owner) -> Result<Option<String>, Com
         }
         Err(error) => return Err(failed(&error)),
     };
-    let kind = file.metadata().map_err(|error| failed(&error))?.file_type();
+    let metadata = file.metadata().map_err(|error| failed(&error))?;
+    let kind = metadata.file_type();
     if !kind.is_file() {
         return Err(wrong(if kind.is_dir() { "is a folder" } else { "is no file" })
             .hint("the configuration is a file; remove what is there, or make it one"));
+    }
+    if owner == Owner::User {
+        permissions::check(path, &metadata)?;
+        permissions::check_entry(path.parent().unwrap_or(Path::new("/")))?;
     }
     let mut bytes = Vec::new();
     file.take(MAX_LENGTH + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;

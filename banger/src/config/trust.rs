@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::CommandError;
 use crate::file::replace;
+use crate::permissions;
 
 /// Of the records' format.
 const FORMAT_VERSION: u32 = 1;
@@ -48,7 +49,9 @@ impl TrustStore {
     pub fn trusts(&self, root: &Path, text: &str) -> bool {
         let read = || -> io::Result<Record> {
             let mut json = Vec::new();
-            File::open(self.record(root))?.take(MAX_LENGTH).read_to_end(&mut json)?;
+            let (path, file) = (self.record(root), File::open(self.record(root))?);
+            permissions::check(&path, &file.metadata()?).map_err(|error| io::Error::other(error.message))?;
+            file.take(MAX_LENGTH).read_to_end(&mut json)?;
             Ok(serde_json::from_slice(&json)?)
         };
         read().is_ok_and(|record| {

@@ -90,6 +90,7 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
         host::ssh(settings.as_ref(), paths),
         host::builder(is_needed),
         host::namespaces(is_needed),
+        store::permissions(paths),
         store::space(paths),
         store::images(settings.as_ref(), paths, ui),
         store::kernels(paths, ui),

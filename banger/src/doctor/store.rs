@@ -21,6 +21,15 @@ use crate::units::{bytes, count};
 const LITTLE: u64 = 8 << 30;
 const TOO_LITTLE: u64 = 1 << 30;
 
+/// Nobody else can change what banger keeps.
+pub(super) fn permissions(paths: &Paths) -> Check {
+    const NAME: &str = "permissions";
+    match paths.check() {
+        Ok(()) => Check::ok(NAME, format!("only you can change {}", paths.data.display())),
+        Err(error) => Check::fail(NAME, error.message).mend(error.hints.join("; ")),
+    }
+}
+
 /// There is room on the disk, where banger may write.
 pub(super) fn space(paths: &Paths) -> Check {
     const NAME: &str = "disk";
@@ -108,7 +117,7 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
                 (Ok(record), Ok(state)) => {
                     broken.extend(missing(&record, &images).map(|what| format!("`{}`: {what}", vm.name())));
                     running += u64::from(matches!(state, VmState::Running { .. } | VmState::Starting));
-                    abandoned += u64::from(belonging::is_abandoned(&record));
+                    abandoned += u64::from(belonging::is_abandoned(vm, &record));
                 }
             }
         }

@@ -92,6 +92,7 @@ kinds! {
     GuestFull, "guest_full", FAILED, "The VM's disk is full.";
     NoSpace, "no_space", FAILED, "A disk of this machine is full.";
     PermissionDenied, "permission_denied", FAILED, "This user may not do that on this machine.";
+    UnsafePermissions, "unsafe_permissions", FAILED, "Another user could change banger's files or your configuration.";
     Io, "io", FAILED, "The operating system refused something else.";
     StateDamaged, "state_damaged", FAILED, "A state file is not what was written there.";
     StateNewer, "state_newer", FAILED, "A state file was written by a later version of banger.";

@@ -60,7 +60,8 @@ pub fn main<P: Program>() -> ExitCode {
         Err(error) => return usage(&error, &words),
     };
     let ui = Ui::new(program.global());
-    match Paths::from_env().and_then(|paths| program.run(&paths, &ui)) {
+    let checked = Paths::from_env().and_then(|paths| paths.check().map(|()| paths));
+    match checked.and_then(|paths| program.run(&paths, &ui)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             ui.error(&error);

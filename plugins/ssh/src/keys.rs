@@ -10,6 +10,7 @@ use banger::cli::Run;
 use banger::config::Settings;
 use banger::error::{CommandError, ErrorKind};
 use banger::paths::Paths;
+use banger::permissions;
 use russh::keys::key::safe_rng;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
@@ -41,6 +42,7 @@ impl Keys {
         let folder = authorized_key::folder().ok_or_else(no_home)?;
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(|error| CommandError::io("make", &folder, &error))?;
+        permissions::check_directory(&folder, paths.home.as_deref())?;
         let host = private_key(&folder.join("host_ed25519"), "the SSH server of banger's VMs")?;
         let (identity, user) = match settings.ssh_key_path(paths.home.as_deref()) {
             Some(path) => {
