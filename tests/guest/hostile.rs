@@ -219,13 +219,29 @@ impl Guest {
         }
     }
 
-    /// Answers with files of which the first folder of `path` says what is wrong with them; the rest is a folder of the host's, not to be touched.
+    /// Answers with files of which the first folder of `path` says what is wrong with them: a case, and what it needs, separated by commas.
+    /// The rest is a directory of the host's, not to be touched.
     fn copy_out(&mut self, id: u32, path: &str) {
         let (case, outside) = path[1..].split_at(path[1..].find('/').unwrap());
-        let source = |name: &str, is_folder: bool| format!(r#"{{"ok":{{"name":"{name}","is_folder":{is_folder},"contents":false}}}}"#);
-        let name = if case == "name" { "../evil" } else { "copy" };
-        self.control(id, &source(name, case != "announced"));
+        let contents = outside.ends_with("/.");
+        let outside = outside.trim_end_matches("/.");
+        let (case, words) = case.split_once(',').unwrap_or((case, ""));
+        let words: Vec<_> = words.split(',').collect();
+        let source = |name: &str, is_folder: bool, contents: bool| {
+            format!(r#"{{"ok":{{"name":"{name}","is_folder":{is_folder},"contents":{contents}}}}}"#)
+        };
+        let asked = if contents { "" } else { &outside[outside.rfind('/').unwrap() + 1..] };
+        self.control(id, &match case {
+            // What it is called instead, with `!` for a slash; whether it is a directory; whether it is only what is in that.
+            "lie" => source(&words[0].replace('!', "/"), words[1] == "directory", words[2] == "contents"),
+            "announced" => source(asked, false, contents),
+            "modes" => source(asked, words[0] == "directory", contents),
+            _ => source(asked, true, contents),
+        });
         let victim = format!("{outside}/victim");
+        // For git, which runs this when it looks for changes.
+        let config = format!("[core]\n\trepositoryformatversion = 0\n\tfsmonitor = \"touch {outside}/run-by-git; false\"\n");
+        let attack = |below: &str| file_of(&format!("{below}config"), 0o644, config.as_bytes());
         let entries = match case {
             "parent" => vec![folder(""), file("../evil")],
             "absolute" => vec![folder(""), file(&victim)],
@@ -235,9 +251,19 @@ impl Guest {
             "root-link" => vec![link("", outside), file("victim")],
             // There is no kind of entry for hard links or devices.
             "kind" => vec![folder(""), entry("null", &[&[3], &number(0o666)[..], &number(259)].concat())],
-            "name" | "announced" => vec![folder(""), file("evil")],
+            "announced" => vec![folder(""), file("evil")],
+            "lie" if words[1] == "directory" => vec![folder(""), attack(""), folder("hooks"), file("hooks/post-checkout")],
+            "lie" => vec![file_of("", 0o644, b"gitdir: evil\n")],
+            // A repository of this name, or a link of this name into one.
+            "repository" => vec![folder(""), folder(words[0]), attack(&format!("{}/", words[0]))],
+            "git-file" => vec![folder(""), file_of(words[0], 0o644, b"gitdir: evil\n")],
+            "git-link" => vec![folder(""), link("l", "../.git/hooks")],
+            "bare" => vec![folder(""), attack(""), folder("objects"), folder("refs"), file_of("HEAD", 0o644, b"ref: refs/heads/x\n")],
+            "modes" if words[0] == "directory" => vec![folder(""), folder("d"), file("d/f")],
+            "modes" => vec![file("")],
             "head" => vec![vec![0xff; 4]],
             "size" => vec![folder(""), entry("evil", &[&[1], &number(0o644)[..], &number(1 << 62)].concat()), piece(1 << 62, b"x")],
+            "hole" => vec![folder(""), entry("evil", &[&[1], &number(0o644)[..], &number(4)].concat()), piece(0, b"evil"), piece(1 << 40, b"")],
             // What the host gives room for, so that it is the host that ends it.
             "endless" => {
                 let head = entry("evil", &[&[1], &number(0o644)[..], &number(1)].concat());
@@ -319,7 +345,13 @@ fn link(path: &str, target: &str) -> Vec<u8> {
 }
 
 fn file(path: &str) -> Vec<u8> {
-    [entry(path, &[&[1], &number(0o7777)[..], &number(4)].concat()), piece(0, b"evil"), piece(4, b"")].concat()
+    file_of(path, 0o7777, b"evil")
+}
+
+fn file_of(path: &str, mode: u64, content: &[u8]) -> Vec<u8> {
+    let length = content.len() as u64;
+    let kind = [&[1], &number(mode)[..], &number(length)].concat();
+    [entry(path, &kind), piece(0, content), piece(length, b"")].concat()
 }
 
 fn piece(offset: u64, content: &[u8]) -> Vec<u8> {

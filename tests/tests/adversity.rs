@@ -163,3 +163,38 @@ fn a_file_system_may_be_full_at_every_block_of_an_image() {
     let wrong: Vec<_> = text.lines().filter(|line| !is_right(line)).collect();
     assert!(wrong.is_empty() && text.ends_with("\nfull 0\n"), "{text}{}", output.stderr);
 }
+
+#[test]
+fn a_copy_leaves_some_of_the_disk_free() {
+    let home = Home::with_process_guests();
+    let repository = prepare(&home);
+    // What fits in, and all of it but a little: 10 MiB and 1000 inodes, a hundredth of which stays free. A hole takes nothing.
+    let made = "cd /root; mkdir few most; head -c 10000k /dev/urandom >fits; head -c 10200k /dev/urandom >fills; \
+                truncate -s 1T hole; (cd few; seq 900 | xargs touch); (cd most; seq 995 | xargs touch)";
+    repository.sh(made).ok();
+    let space = home.path().join("space");
+    fs::create_dir(&space).unwrap();
+    let script = r#"
+        for from in fits fills hole few most; do
+            mount -t tmpfs -o size=10M,nr_inodes=1000 tmpfs "$1"
+            "$2" cp ":/root/$from" "$1" --json >answer; echo "$from $? $(grep -o 'no_space.*nearly full' answer)"
+            rm answer
+            # A file gets an archive, too, until little is left.
+            test $from != fills || "$2" cp ":/root/$from" - 2>error >"$1/archive" || echo "archive $? $(grep -o 'nearly full' error)"
+            umount "$1"
+        done
+    "#;
+    let mut command = home.command("unshare");
+    command.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(&space).arg(repository.banger().get_program());
+    let output = Output::from(command.current_dir(&repository.root).output().unwrap()).ok();
+    let full = "no_space\",\"message\":\"cannot write";
+    for line in output.text().lines() {
+        let (from, rest) = line.split_once(' ').unwrap();
+        match from {
+            "fits" | "hole" | "few" => assert_eq!(rest, "0 ", "{line}: {}", output.stderr),
+            "archive" => assert_eq!(rest, "125 nearly full"),
+            _ => assert!(rest.starts_with(&format!("125 {full}")), "{line}: {}", output.stderr),
+        }
+    }
+    assert_eq!(output.text().lines().count(), 6, "{output:?}");
+}

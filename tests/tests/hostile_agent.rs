@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -142,13 +143,19 @@ fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
     fs::write(outside.join("victim"), "precious").unwrap();
     let before = tree(&place);
     let target = place.join("target");
-    let copy = |case: &str, to: &str| {
-        // A disk that ends: what goes on for ever must end there, and leave nothing.
-        let limit = "trap '' XFSZ; ulimit -f 128; exec \"$@\"";
-        let from = format!("box:/{case}{}", outside.display());
+    let copy = |case: &str, end: &str, to: &str| {
+        let from = format!("box:/{case}{}{end}", outside.display());
         let mut command = home.command("sh");
-        command.args(["-c", limit, "sh"]).arg(repository.banger().get_program()).args(["vm", "cp", &from, to]);
+        command.args(["-c", "umask 027; exec \"$@\"", "sh"]);
+        command.arg(repository.banger().get_program()).args(["vm", "cp", &from, to]);
         Output::from(command.current_dir(&place).output().unwrap())
+    };
+    let refused = |case: &str, end: &str, to: &str, reason: &str| {
+        let output = copy(case, end, to);
+        let is_error = output.status == 125 && output.stderr.contains("banger: error: ");
+        assert!(is_error && output.stderr.contains(reason), "{case}{end} {to}: {output:?}");
+        assert!(!output.stderr.contains('\x1b'), "{case}: {}", output.stderr);
+        output
     };
     for (case, reason) in [
         ("parent", "leads elsewhere"),
@@ -160,18 +167,17 @@ fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
         ("kind", "not understood"),
         ("announced", "not what was announced"),
         ("head", "too long"),
-        ("size", "File too large"),
-        ("endless", "File too large"),
+        ("size", "longer than was announced"),
+        ("hole", "longer than was announced"),
+        ("endless", "longer than was announced"),
+        ("repository,.git,", "`outside/.git` is not copied"),
+        ("repository,.GIT,", "`outside/.GIT` is not copied"),
+        ("repository,git~1,", "`outside/git~1` is not copied"),
+        ("git-file,.git,", "`outside/.git` is not copied"),
+        ("git-link", "a link into a git repository"),
     ] {
         fs::create_dir(&target).unwrap();
-        let output = copy(case, "target");
-        assert_eq!((output.status, output.text().as_str()), (125, ""), "{case}: {}", output.stderr);
-        assert!(
-            output.stderr.contains("banger: error: ") && output.stderr.contains(reason),
-            "{case}: {}",
-            output.stderr
-        );
-        assert!(!output.stderr.contains('\x1b'), "{case}: {}", output.stderr);
+        assert_eq!(refused(case, "", "target", reason).text(), "");
         // There may be folders and links of the copy itself, and no file, neither whole nor half.
         let made = tree(&target);
         assert!(
@@ -181,12 +187,62 @@ fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
         fs::remove_dir_all(&target).unwrap();
         assert_eq!(tree(&place), before, "{case}");
     }
-    // Into what has no name yet, and into an archive.
-    let output = copy("name", ".");
-    assert!(output.status == 125 && tree(&place) == before, "{}", output.stderr);
-    for case in ["parent", "absolute", "dots", "kind", "head"] {
-        let output = copy(case, "-");
-        assert!(output.status == 125 && !output.text().contains("evil"), "{case}: {}", output.stderr);
+    for case in ["parent", "absolute", "dots", "kind", "head", "announced"] {
+        let output = refused(case, "", "-", "");
+        assert!(!output.text().contains("evil"), "{case}: {}", output.stderr);
+    }
+    for case in ["size", "hole", "endless"] {
+        refused(case, "", "-", "longer than was announced");
+    }
+
+    // In a repository of the host's, git runs what no repository but that one says, whatever the guest calls what it sends.
+    let git = |folder: &Path| {
+        let output = home.command("git").args(["status"]).current_dir(folder).output().unwrap();
+        assert!(!outside.join("run-by-git").exists(), "{output:?}");
+    };
+    assert!(home.command("git").args(["init", "-q"]).current_dir(&place).status().unwrap().success());
+    let with_git = tree(&place);
+    for (lie, end) in [
+        ("lie,.git,directory,", ""),
+        ("lie,outside,directory,contents", ""),
+        ("lie,,directory,contents", ""),
+        ("lie,..!evil,directory,", ""),
+        ("lie,.git,file,", ""),
+        ("lie,.git,directory,", "/."),
+        ("lie,outside,directory,", "/."),
+        ("lie,,file,contents", "/."),
+    ] {
+        for to in [".", "new", "-"] {
+            let output = refused(lie, end, to, "the VM's agent was asked for");
+            assert_eq!((output.text().as_str(), tree(&place)), ("", with_git.clone()), "{lie}{end} {to}");
+        }
+        git(&place);
+    }
+    // Below what was asked for, too.
+    for (case, end) in [("repository,.git,", "/."), ("repository,.Git,", "/."), ("bare", ""), ("repository,.git,", "")]
+    {
+        let output = refused(case, end, "new", "is not copied: git would take");
+        assert!(output.stderr.contains("banger cp :PATH - >FILE.tar"), "{}", output.stderr);
+        let made = tree(&place.join("new"));
+        assert!(!made.iter().any(|entry| entry.contains("HEAD") || entry.contains(".git")), "{made:?}");
+        git(&place.join("new"));
+        fs::remove_dir_all(place.join("new")).unwrap();
+    }
+    refused("repository,.git,", "/.", ".", "`.git` is not copied");
+    assert_eq!(tree(&place), with_git);
+    git(&place);
+    fs::remove_dir_all(place.join(".git")).unwrap();
+    // An archive holds it, under the name that was asked for: nothing of it is a repository before somebody unpacks it.
+    let archive = copy("repository,.git,", "", "-").ok();
+    assert!(archive.text().contains("outside/.git/config"), "{}", archive.stderr);
+
+    // Permissions are the user's to give.
+    let mode = |path: &str| fs::metadata(place.join(path)).unwrap().mode() & 0o7777;
+    copy("modes,directory", "", "new").ok();
+    copy("modes,directory", "/.", "contents").ok();
+    copy("modes,file", "", "file").ok();
+    for (path, is) in [("new", 0o750), ("new/d", 0o750), ("new/d/f", 0o750), ("contents/d/f", 0o750), ("file", 0o750)] {
+        assert_eq!(mode(path), is, "{path}");
     }
 
     // The console: each line is one, and nothing in it acts.

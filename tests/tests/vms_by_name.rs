@@ -146,6 +146,13 @@ fn a_bare_vm_runs_what_is_given_or_what_its_image_names() {
     let output = vm(&nowhere, &["exec", "server", "--", "sh", "-c", "pwd; stat -L -c %u /proc/self"]);
     assert_eq!(output.ok().text(), "/made/for it\n7\n");
 
+    // An image does not choose what a copy of that directory is called here.
+    let output = vm(&nowhere, &["cp", "server:", "."]);
+    assert_eq!(output.status, 125, "{output:?}");
+    assert!(output.stderr.contains("no name of its own") && !home.path().join("for it").exists(), "{}", output.stderr);
+    vm(&nowhere, &["cp", "server:", "named here"]).ok();
+    assert!(home.path().join("named here").is_dir());
+
     // One whose image was deleted by hand cannot start, and can be deleted.
     vm(&nowhere, &["stop", "--force", "server"]).ok();
     fs::remove_dir_all(home.data().join("images")).unwrap();

@@ -8,24 +8,32 @@
 //! also the last.
 //!
 //! The receiving end takes the other one for hostile: nothing is written outside the place that was named, no link is followed, nothing is
-//! made but files, folders and links, and no program gets another user's rights.
+//! made but files, folders and links, no file becomes longer than its entry says, and no program gets another user's rights. A host asks
+//! more ([`Rules`]), and takes the name of what it copies from the path that it asked for ([`SourcePath`]).
 
 mod receive;
 mod send;
+mod source_path;
+mod stream;
+mod unnamed;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::receive::{Target, receive};
+pub use self::receive::{AsSent, Rules, Target, receive};
 pub use self::send::{Opened, send};
-use crate::beneath::{MAX_PATH, is_plain};
+pub use self::source_path::SourcePath;
+pub use self::stream::{Entries, Piece};
+use crate::beneath::MAX_PATH;
 use crate::protocol::Bytes;
 
 /// The longest head of an entry: two paths and a few numbers.
 const MAX_HEAD: usize = 2 * MAX_PATH + 64;
 /// The longest piece of content, in bytes.
 pub const MAX_PIECE: usize = 64 << 10;
+/// The most entries of a copy.
+pub const MAX_ENTRIES: u64 = 1 << 24;
 
 /// Why a copy was not made, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +55,22 @@ pub enum CopyError {
         path: Bytes,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// The rules of the receiving end do not admit it.
+    #[error("`{path}` is not copied: {why}")]
+    Refused {
+        /// What is not copied.
+        path: Bytes,
+        /// Which rule it is.
+        why: &'static str,
+    },
+    /// The agent announces something else than what it was asked for.
+    #[error("the VM's agent was asked for {asked} and offers {offered}")]
+    NotAsked {
+        /// What it was asked for.
+        asked: String,
+        /// What it offers.
+        offered: String,
     },
     /// The stream failed or ended.
     #[error("the stream of files broke: {0}")]
@@ -79,7 +103,7 @@ pub enum EntryKind {
     File {
         /// Of 0777.
         mode: u32,
-        /// Its length when it was opened; it may come out otherwise.
+        /// Its length when it was opened. It may come out shorter, and never longer.
         size: u64,
     },
     /// A symbolic link.
@@ -87,14 +111,6 @@ pub enum EntryKind {
         /// Where it leads.
         target: Vec<u8>,
     },
-}
-
-/// A part of a file.
-pub struct Piece {
-    /// Where it belongs in the file, in bytes.
-    pub offset: u64,
-    /// Its length in bytes; 0: the file ends at the offset.
-    pub length: usize,
 }
 
 impl Entry {
@@ -106,36 +122,6 @@ impl Entry {
         let head = postcard::to_stdvec(self).expect("plain data has a postcard form");
         let written = out.write_all(&(head.len() as u32).to_le_bytes()).and_then(|()| out.write_all(&head));
         written.map_err(CopyError::Stream)
-    }
-
-    /// Reads a head; none where the stream ends.
-    ///
-    /// # Errors
-    /// [`CopyError::Stream`], or [`CopyError::Malformed`] for what is none or has a path that leads elsewhere.
-    pub fn read(input: &mut dyn Read) -> Result<Option<Entry>, CopyError> {
-        let mut length = [0; 4];
-        // Nothing at all is an end; a part of a length is none.
-        match input.read(&mut length).map_err(CopyError::Stream)? {
-            0 => return Ok(None),
-            read => input.read_exact(&mut length[read..]).map_err(CopyError::Stream)?,
-        }
-        let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_HEAD {
-            return Err(CopyError::Malformed("the head of an entry is too long"));
-        }
-        let mut head = vec![0; length];
-        input.read_exact(&mut head).map_err(CopyError::Stream)?;
-        let entry: Entry =
-            postcard::from_bytes(&head).map_err(|_| CopyError::Malformed("the head of an entry is not understood"))?;
-        if !entry.path.is_empty() && !is_plain(&entry.path) {
-            return Err(CopyError::Malformed("a path leads elsewhere"));
-        }
-        match &entry.kind {
-            EntryKind::Link { target } if target.is_empty() || target.len() > MAX_PATH || target.contains(&0) => {
-                Err(CopyError::Malformed("a link has no target"))
-            }
-            _ => Ok(Some(entry)),
-        }
     }
 }
 
@@ -152,23 +138,6 @@ pub fn write_piece(out: &mut dyn Write, offset: u64, bytes: &[u8]) -> Result<(),
     head[..8].copy_from_slice(&offset.to_le_bytes());
     head[8..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.write_all(&head).and_then(|()| out.write_all(bytes)).map_err(CopyError::Stream)
-}
-
-/// Reads the next piece of a file's content into `buffer`. `end` is where the one before it ended.
-///
-/// # Errors
-/// [`CopyError::Stream`], or [`CopyError::Malformed`] for one that is too long or lies before `end`.
-pub fn read_piece(input: &mut dyn Read, end: u64, buffer: &mut [u8; MAX_PIECE]) -> Result<Piece, CopyError> {
-    let mut head = [0; 12];
-    input.read_exact(&mut head).map_err(CopyError::Stream)?;
-    let (offset, length) = head.split_at(8);
-    let offset = u64::from_le_bytes(offset.try_into().expect("eight bytes"));
-    let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
-    if length > MAX_PIECE || offset < end || offset.checked_add(length as u64).is_none_or(|end| end > i64::MAX as u64) {
-        return Err(CopyError::Malformed("a piece of a file is not where it can be"));
-    }
-    input.read_exact(&mut buffer[..length]).map_err(CopyError::Stream)?;
-    Ok(Piece { offset, length })
 }
 
 #[cfg(test)]

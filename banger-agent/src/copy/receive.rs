@@ -1,24 +1,57 @@
 //! The end that writes files. What it is sent is hostile.
 
-use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::AtFlags;
 use nix::libc;
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 
-use super::{CopyError, Entry, EntryKind, MAX_PIECE, read_piece};
+use super::unnamed::{UnnamedFile, make_link};
+use super::{CopyError, Entries, Entry, EntryKind, MAX_PIECE};
 use crate::beneath::{Beneath, c, split};
 use crate::protocol::Bytes;
 use crate::protocol::copy::{Copied, Source};
+
+/// What a receiving end asks of entries beyond what no honest end sends.
+pub trait Rules {
+    /// The permission bits that a file or a directory of this mode gets.
+    fn mode(&self, mode: u32) -> u32;
+
+    /// Says why an entry is not admitted. `folder` is the directory that it would be in.
+    ///
+    /// # Errors
+    /// If it is not admitted.
+    fn admit(&mut self, folder: BorrowedFd<'_>, path: &[u8], kind: &EntryKind) -> Result<(), &'static str>;
+
+    /// Is told of each entry, and of as many bytes before they are written to a file of the directory.
+    ///
+    /// # Errors
+    /// If there is no room for them.
+    fn make_room(&mut self, folder: BorrowedFd<'_>, bytes: u64) -> io::Result<()>;
+}
+
+/// The rules of an end that trusts the other one: permission bits stay as they are, and every entry is admitted.
+pub struct AsSent;
+
+impl Rules for AsSent {
+    fn mode(&self, mode: u32) -> u32 {
+        mode & 0o777
+    }
+
+    fn admit(&mut self, _: BorrowedFd<'_>, _: &[u8], _: &EntryKind) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    fn make_room(&mut self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Where a copy goes, as docker-cp(1) has it.
 pub struct Target {
@@ -30,10 +63,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// The place for `source` at `path`: in it if that is a folder, else it itself.
+    /// The place for `source` at `path`: in it if that is a folder, else it itself. The source is the host's word, never the guest's.
     ///
     /// # Errors
-    /// [`CopyError::Place`] where there is none, [`CopyError::Io`].
+    /// [`CopyError::Place`] where there is none, [`CopyError::Io`]; [`CopyError::Malformed`] for a name that is none.
     pub fn find(path: &Path, source: &Source) -> Result<Target, CopyError> {
         let bytes = path.as_os_str().as_bytes();
         let place = |why| Err(CopyError::Place { path: Bytes(bytes.to_vec()), why });
@@ -41,10 +74,13 @@ impl Target {
         let io = |source| CopyError::Io { action: "copy to", path: Bytes(bytes.to_vec()), source };
         let is_folder = source.is_folder;
         let name = &source.name.0;
-        if !source.contents && (name.contains(&b'/') || matches!(&name[..], b"" | b"." | b"..")) {
+        if !source.contents && (name.contains(&b'/') || matches!(&name[..], b"." | b"..")) {
             return Err(CopyError::Malformed("what is copied has no name"));
         }
         match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() && !source.contents && name.is_empty() => {
+                place("what is copied has no name of its own: give it one there")
+            }
             Ok(metadata) if metadata.is_dir() => {
                 let name = if source.contents { Vec::new() } else { name.clone() };
                 let parent = Beneath::open(&fs::canonicalize(path).map_err(io)?).map_err(io)?;
@@ -79,20 +115,13 @@ impl Target {
 /// Writes what `input` brings to the target. A file appears under its name when it is whole; one that was there before is replaced then.
 ///
 /// # Errors
-/// [`CopyError::Malformed`] for a stream that no honest end sends, [`CopyError::Io`], [`CopyError::Stream`].
-pub fn receive(mut target: Target, input: &mut dyn Read) -> Result<Copied, CopyError> {
+/// [`CopyError::Malformed`] for a stream that no honest end sends, [`CopyError::Refused`] for what the rules do not admit,
+/// [`CopyError::Io`], [`CopyError::Stream`].
+pub fn receive(mut target: Target, input: &mut dyn Read, rules: &mut dyn Rules) -> Result<Copied, CopyError> {
     let mut copied = Copied::default();
     let mut buffer = Box::new([0; MAX_PIECE]);
-    let mut is_first = true;
-    while let Some(entry) = Entry::read(input)? {
-        let is_folder = matches!(entry.kind, EntryKind::Folder { .. });
-        if is_first && (!entry.path.is_empty() || is_folder != target.is_folder) {
-            return Err(CopyError::Malformed("it is not what was announced"));
-        }
-        if !is_first && (entry.path.is_empty() || !target.is_folder) {
-            return Err(CopyError::Malformed("there is more than what was announced"));
-        }
-        is_first = false;
+    let mut entries = Entries::new(input, target.is_folder);
+    while let Some(entry) = entries.entry()? {
         let path = target.path(&entry);
         let io = |action| {
             let path = Bytes(path.clone());
@@ -104,36 +133,31 @@ pub fn receive(mut target: Target, input: &mut dyn Read) -> Result<Copied, CopyE
         }
         let (parent, name) = split(&path);
         let parent = target.parent.folder(parent).map_err(|error| io("reach")(explain(error)))?;
+        rules
+            .admit(parent, &entry.path, &entry.kind)
+            .map_err(|why| CopyError::Refused { path: Bytes(path.clone()), why })?;
+        rules.make_room(parent, 0).map_err(io("write"))?;
         match entry.kind {
             EntryKind::Folder { mode } => {
-                make_folder(parent, name, mode).map_err(io("make the folder"))?;
+                make_folder(parent, name, rules.mode(mode)).map_err(io("make the folder"))?;
                 copied.folders += 1;
             }
             EntryKind::Link { target } => {
-                let beside = Beside::new(parent);
-                symlinkat(c(&target).as_c_str(), parent, beside.name.as_c_str())
-                    .map_err(|e| io("make the link")(e.into()))?;
-                beside.put(name).map_err(io("make the link"))?;
+                make_link(parent, name, &target).map_err(io("make the link"))?;
                 copied.links += 1;
             }
             EntryKind::File { mode, .. } => {
-                let beside = Beside::new(parent);
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let file = openat(parent, beside.name.as_c_str(), flags, Mode::from_bits_truncate(0o600));
-                let file = File::from(file.map_err(|error| io("write")(error.into()))?);
-                copied.bytes += content(&file, input, &mut buffer, &io)?;
+                let file = UnnamedFile::new(parent).map_err(io("write"))?;
+                copied.bytes += content(&file, parent, &mut entries, &mut buffer, rules, &io)?;
                 let finish = || {
-                    fchmod(&file, Mode::from_bits_truncate(mode & 0o777))?;
+                    fchmod(&*file, Mode::from_bits_truncate(rules.mode(mode)))?;
                     set_mtime(&file, entry.mtime_ns)?;
-                    beside.put(name)
+                    file.put(name)
                 };
                 finish().map_err(io("write"))?;
                 copied.files += 1;
             }
         }
-    }
-    if is_first {
-        return Err(CopyError::Stream(io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(copied)
 }
@@ -141,21 +165,23 @@ pub fn receive(mut target: Target, input: &mut dyn Read) -> Result<Copied, CopyE
 /// Writes a file's pieces, and returns how many bytes they were.
 fn content<E: FnOnce(io::Error) -> CopyError>(
     file: &File,
-    input: &mut dyn Read,
+    folder: BorrowedFd<'_>,
+    entries: &mut Entries<'_>,
     buffer: &mut [u8; MAX_PIECE],
+    rules: &mut dyn Rules,
     io: &impl Fn(&'static str) -> E,
 ) -> Result<u64, CopyError> {
-    let (mut end, mut bytes) = (0, 0);
+    let mut bytes = 0;
     loop {
-        let piece = read_piece(input, end, buffer)?;
+        let piece = entries.piece(buffer)?;
         if piece.length == 0 {
             // What is missing at the end is a hole.
             file.set_len(piece.offset).map_err(io("write"))?;
             return Ok(bytes);
         }
+        rules.make_room(folder, piece.length as u64).map_err(io("write"))?;
         file.write_all_at(&buffer[..piece.length], piece.offset).map_err(io("write"))?;
         bytes += piece.length as u64;
-        end = piece.offset + piece.length as u64;
     }
 }
 
@@ -164,7 +190,7 @@ fn make_folder(parent: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()>
     let name = c(name);
     match mkdirat(parent, name.as_c_str(), Mode::from_bits_truncate(0o700)) {
         Ok(()) => {
-            let mode = Mode::from_bits_truncate(mode & 0o777 | 0o700);
+            let mode = Mode::from_bits_truncate(mode | 0o700);
             Ok(fchmodat(parent, name.as_c_str(), mode, FchmodatFlags::NoFollowSymlink).or_else(|error| {
                 // A C library that cannot: the folder is ours, and nobody has swapped it but who may do what we may.
                 if error == Errno::EOPNOTSUPP { Ok(()) } else { Err(error) }
@@ -186,32 +212,6 @@ fn explain(error: Errno) -> io::Error {
     match error {
         Errno::ELOOP => io::Error::other("a link is on the way, and links are not followed"),
         error => error.into(),
-    }
-}
-
-/// A file that has not got its name yet; removed unless it gets it.
-struct Beside<'a> {
-    folder: BorrowedFd<'a>,
-    name: CString,
-}
-
-impl<'a> Beside<'a> {
-    fn new(folder: BorrowedFd<'a>) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Beside { folder, name: c(format!(".banger-copy-{}-{number}", std::process::id()).as_bytes()) }
-    }
-
-    /// Puts it in the place of what has the name, which may be a link: that is replaced, and not followed.
-    fn put(self, name: &[u8]) -> io::Result<()> {
-        Ok(renameat(self.folder, self.name.as_c_str(), self.folder, c(name).as_c_str())?)
-    }
-}
-
-impl Drop for Beside<'_> {
-    fn drop(&mut self) {
-        // Gone, if it got its name.
-        let _ = unlinkat(self.folder, self.name.as_c_str(), UnlinkatFlags::NoRemoveDir);
     }
 }
 

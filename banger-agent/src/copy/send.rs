@@ -1,7 +1,7 @@
 //! The end that reads files.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,7 +13,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{Whence, lseek};
 
-use super::{CopyError, Entry, EntryKind, MAX_PIECE, write_piece};
+use super::{CopyError, Entry, EntryKind, MAX_PIECE, SourcePath, write_piece};
 use crate::beneath::{Beneath, c, split};
 use crate::protocol::Bytes;
 use crate::protocol::copy::{Copied, Source};
@@ -46,8 +46,7 @@ impl Opened {
     /// [`CopyError::Io`], also for what is no file, folder or link.
     pub fn new(path: &Path) -> Result<Opened, CopyError> {
         let bytes = path.as_os_str().as_bytes();
-        let contents = matches!(bytes.rsplit(|byte| *byte == b'/').next(), Some(b"." | b".."));
-        let follow = contents || bytes.ends_with(b"/");
+        let SourcePath { name, contents, is_folder: follow } = SourcePath::new(path);
         let read = at("read", bytes);
         let open = |flags: i32| {
             let mut options = std::fs::OpenOptions::new();
@@ -60,7 +59,7 @@ impl Opened {
                 let link = open(libc::O_NOFOLLOW | libc::O_PATH).map_err(at("read", bytes))?;
                 let stat = fstat(&link).map_err(|error| at("read", bytes)(error.into()))?;
                 let target = readlinkat(&link, c"").map_err(|error| at("read", bytes)(error.into()))?;
-                let source = Source { name: name(path)?, is_folder: false, contents: false };
+                let source = Source { name, is_folder: false, contents };
                 return Ok(Opened { source, what: What::Link { target: target.into_vec(), stat } });
             }
             opened => opened.map_err(read)?,
@@ -68,24 +67,16 @@ impl Opened {
         let stat = fstat(&file).map_err(|error| at("read", bytes)(error.into()))?;
         match kind(&stat) {
             SFlag::S_IFDIR => {
-                // The root has no name, so there is nothing but its contents.
-                let contents = contents || path.parent().is_none();
-                let name = if contents { Bytes::default() } else { name(path)? };
                 let source = Source { name, is_folder: true, contents };
                 Ok(Opened { source, what: What::Folder(Beneath::new(file.into())) })
             }
             SFlag::S_IFREG => {
-                let source = Source { name: name(path)?, is_folder: false, contents: false };
+                let source = Source { name, is_folder: false, contents };
                 Ok(Opened { source, what: What::File(file) })
             }
             _ => Err(at("copy", bytes)(io::Error::other("it is a device, a FIFO or a socket"))),
         }
     }
-}
-
-fn name(path: &Path) -> Result<Bytes, CopyError> {
-    let name = path.file_name().map(Into::into);
-    name.ok_or_else(|| at("copy", path.as_os_str().as_bytes())(io::ErrorKind::InvalidFilename.into()))
 }
 
 /// Writes the entries of what was opened.
@@ -201,15 +192,36 @@ fn file_entry(
         copied.skipped += 1;
         return Ok(());
     }
-    let size = stat.st_size as u64;
+    let mut size = stat.st_size as u64;
+    let mut made_up = Vec::new();
+    if size == 0 {
+        // The kernel's own files say no length, and an entry must.
+        made_up = read_made_up(file).map_err(at("read", shown))?;
+        size = made_up.len() as u64;
+    }
     let kind = EntryKind::File { mode: stat.st_mode & 0o777, size };
     Entry { path, kind, mtime_ns: mtime_ns(&stat) }.write(out)?;
     copied.files += 1;
-    let end = content(file, size, out, copied).map_err(|error| match error {
-        Content::Read(error) => at("read", shown)(error),
-        Content::Write(error) => error,
-    })?;
+    let end = if made_up.is_empty() {
+        content(file, size, out, copied).map_err(|error| match error {
+            Content::Read(error) => at("read", shown)(error),
+            Content::Write(error) => error,
+        })?
+    } else {
+        for (at, piece) in made_up.chunks(MAX_PIECE).enumerate() {
+            write_piece(out, (at * MAX_PIECE) as u64, piece)?;
+        }
+        copied.bytes += size;
+        size
+    };
     write_piece(out, end, &[])
+}
+
+/// What a file without a length has all the same, up to [`MAX_MADE_UP`].
+fn read_made_up(file: &File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(MAX_MADE_UP).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 enum Content {
@@ -220,10 +232,9 @@ enum Content {
 /// Sends what a file has, without its holes, up to the length that it had when it was opened. Returns where that ends.
 fn content(file: &File, size: u64, out: &mut dyn Write, copied: &mut Copied) -> Result<u64, Content> {
     let mut buffer = vec![0; MAX_PIECE];
-    let limit = if size == 0 { MAX_MADE_UP } else { size };
     let mut offset = 0;
-    while offset < limit {
-        let Some((start, end)) = extent(file, offset, limit) else {
+    while offset < size {
+        let Some((start, end)) = extent(file, offset, size) else {
             return Ok(size);
         };
         offset = start;
@@ -249,7 +260,7 @@ fn content(file: &File, size: u64, out: &mut dyn Write, copied: &mut Copied) -> 
 fn extent(file: &File, offset: u64, limit: u64) -> Option<(u64, u64)> {
     let start = match lseek(file.as_fd(), offset as i64, Whence::SeekData) {
         Ok(start) => start as u64,
-        Err(Errno::ENXIO) if limit != MAX_MADE_UP || offset > 0 => return None,
+        Err(Errno::ENXIO) => return None,
         Err(_) => return Some((offset, limit)),
     };
     let end = lseek(file.as_fd(), start as i64, Whence::SeekHole).map_or(limit, |end| end as u64);

@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
-use crate::protocol::copy::{Copied, Source};
+use crate::protocol::copy::{Announced, Copied, Source};
 
 fn opened(path: &Path) -> Opened {
     Opened::new(path).unwrap()
@@ -14,7 +14,7 @@ fn copy(from: &str, to: &str) -> Result<Copied, CopyError> {
     let target = Target::find(Path::new(to), &opened.source)?;
     let mut wire = Vec::new();
     let sent = send(opened, &mut wire)?;
-    let received = receive(target, &mut &wire[..])?;
+    let received = receive(target, &mut &wire[..], &mut AsSent)?;
     assert_eq!((sent.files, sent.links, sent.bytes), (received.files, received.links, received.bytes));
     Ok(received)
 }
@@ -117,8 +117,11 @@ fn holes_stay_holes_and_the_kernels_files_have_content() {
     std::os::unix::fs::FileExt::read_exact_at(&copy_of, &mut data, 1 << 30).unwrap();
     assert_eq!(&data, b"data");
 
+    // Their length is announced all the same.
     copy("/proc/self/status", &format!("{root}/status")).unwrap();
     assert!(fs::read_to_string(folder.path().join("status")).unwrap().contains("Name:"));
+    let copied = copy("/proc/self/mem", &format!("{root}/mem"));
+    assert!(copied.unwrap_err().to_string().contains("cannot read"));
 }
 
 #[test]
@@ -207,11 +210,9 @@ fn nothing_lands_outside_the_target_whatever_is_sent() {
     Entry { path: b"f".to_vec(), kind: EntryKind::File { mode: 0o4755, size: 0 }, mtime_ns: 0 }
         .write(&mut piece)
         .unwrap();
-    let pieces: [Vec<u8>; 3] = [
-        [u64::MAX.to_le_bytes().to_vec(), 1_u32.to_le_bytes().to_vec(), vec![0]].concat(),
-        [0_u64.to_le_bytes().to_vec(), u32::MAX.to_le_bytes().to_vec()].concat(),
-        Vec::new(),
-    ];
+    let bytes_at = |offset: u64, length: u32| [&offset.to_le_bytes()[..], &length.to_le_bytes(), b"x"].concat();
+    // Not one byte belongs to this file: neither one that is written, nor a hole.
+    let pieces = [bytes_at(u64::MAX, 1), bytes_at(0, u32::MAX), bytes_at(0, 1), bytes_at(1, 0), Vec::new()];
     for bytes in pieces {
         cases.push(("piece", vec![piece.clone(), bytes]));
     }
@@ -220,7 +221,7 @@ fn nothing_lands_outside_the_target_whatever_is_sent() {
         fs::create_dir(&target).unwrap();
         let source = Source { name: "copy".into(), is_folder: true, contents: false };
         let target_of = Target::find(&target, &source).unwrap();
-        let error = receive(target_of, &mut &entries.concat()[..]).unwrap_err();
+        let error = receive(target_of, &mut &entries.concat()[..], &mut AsSent).unwrap_err();
         assert!(snapshot(&outside) == before, "{case}: {error}");
         let names: Vec<_> = fs::read_dir(host.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(names.len(), 2, "{case}: {names:?}");
@@ -237,7 +238,7 @@ fn a_link_at_the_target_is_replaced_and_gives_no_rights() {
     symlink("victim", host.path().join("name")).unwrap();
     let source = Source { name: "evil".into(), is_folder: false, contents: false };
     let target = Target::find(&host.path().join("name"), &source).unwrap();
-    receive(target, &mut &file("")[..]).unwrap();
+    receive(target, &mut &file("")[..], &mut AsSent).unwrap();
     assert_eq!(fs::read(host.path().join("victim")).unwrap(), b"precious");
     let metadata = fs::symlink_metadata(host.path().join("name")).unwrap();
     assert!(metadata.is_file() && metadata.mode() & 0o7777 == 0o777);
@@ -245,8 +246,9 @@ fn a_link_at_the_target_is_replaced_and_gives_no_rights() {
     // What was announced as one file is one file.
     for entries in [vec![dir("")], vec![file(""), file("x")], vec![file("x")], vec![]] {
         let target = Target::find(&host.path().join("name"), &source).unwrap();
-        assert!(receive(target, &mut &entries.concat()[..]).is_err());
+        assert!(receive(target, &mut &entries.concat()[..], &mut AsSent).is_err());
     }
+    // No name at all is for a place that has one.
     for name in ["", ".", "..", "a/b", "../x"] {
         let source = Source { name: name.into(), is_folder: false, contents: false };
         assert!(Target::find(host.path(), &source).is_err(), "{name:?}");
@@ -276,7 +278,7 @@ fn links_swapped_in_a_race_lead_nowhere() {
             let target = Target::find(&target, &source).unwrap();
             let entries = [dir(""), file("other"), file(&format!("d/{number}"))].concat();
             // It may fail, while a link is there or nothing.
-            let _ = receive(target, &mut &entries[..]);
+            let _ = receive(target, &mut &entries[..], &mut AsSent);
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -292,11 +294,142 @@ fn a_stream_that_breaks_off_leaves_no_half_file() {
         let into = tempfile::tempdir().unwrap();
         let source = Source { name: "copy".into(), is_folder: true, contents: false };
         let target = Target::find(into.path(), &source).unwrap();
-        receive(target, &mut &wire[..cut]).unwrap_err();
+        receive(target, &mut &wire[..cut], &mut AsSent).unwrap_err();
         for (path, _, content) in snapshot(into.path()) {
             assert!(!path.contains(".banger-copy"), "{cut}: {path}");
             let whole = [7, 200_000 * usize::from(path.ends_with("run"))].contains(&content.len());
             assert!(whole || Path::new(&path).is_dir() || content.is_empty(), "{cut}: {path}");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_never_longer_than_its_entry_says() {
+    let host = tempfile::tempdir().unwrap();
+    let received = |size: u64, pieces: &[(u64, &[u8])]| {
+        let mut bytes = Vec::new();
+        Entry { path: Vec::new(), kind: EntryKind::File { mode: 0o644, size }, mtime_ns: 0 }.write(&mut bytes).unwrap();
+        for (offset, piece) in pieces {
+            write_piece(&mut bytes, *offset, piece).unwrap();
+        }
+        let source = Source { name: "file".into(), is_folder: false, contents: false };
+        let target = Target::find(host.path(), &source).unwrap();
+        receive(target, &mut &bytes[..], &mut AsSent).map_err(|error| error.to_string())
+    };
+    let names = || fs::read_dir(host.path()).unwrap().count();
+    for (size, pieces, why) in [
+        (0, &[(0, &b"x"[..])][..], "longer than was announced"),
+        (0, &[(1, b"")], "longer than was announced"),
+        (4, &[(0, b"four"), (4, b"x")], "longer than was announced"),
+        (4, &[(3, b"xx")], "longer than was announced"),
+        (4, &[(0, b"four"), (1 << 40, b"")], "longer than was announced"),
+        (4, &[(0, b"four"), (2, b"x")], "not where it can be"),
+        (1 << 63, &[(0, b"x"), (1, b"")], "longer than a file can be"),
+        // One that becomes shorter, and ends before it ends.
+        (4, &[(0, b"two")], "broke"),
+    ] {
+        let error = received(size, pieces).unwrap_err();
+        assert!(error.contains(why) && names() == 0, "{size} {pieces:?}: {error}");
+    }
+    for (size, pieces, content) in [
+        (4, &[(0, &b"four"[..]), (4, b"")][..], &b"four"[..]),
+        (9, &[(0, b"four"), (4, b"")], b"four"),
+        (4, &[(4, b"")], b"\0\0\0\0"),
+        (0, &[(0, b"")], b""),
+    ] {
+        received(size, pieces).unwrap();
+        assert_eq!(fs::read(host.path().join("file")).unwrap(), content);
+    }
+}
+
+/// Rules that refuse one path, keep two bits of a mode, and have room for so many bytes.
+struct Narrow(u64);
+
+impl Rules for Narrow {
+    fn mode(&self, mode: u32) -> u32 {
+        mode & 0o500
+    }
+
+    fn admit(&mut self, _: std::os::fd::BorrowedFd<'_>, path: &[u8], _: &EntryKind) -> Result<(), &'static str> {
+        if path == b"d/no" { Err("no") } else { Ok(()) }
+    }
+
+    fn make_room(&mut self, _: std::os::fd::BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
+        self.0 = self.0.checked_sub(bytes).ok_or(io::ErrorKind::StorageFull)?;
+        Ok(())
+    }
+}
+
+#[test]
+fn rules_are_asked_about_every_entry() {
+    let host = tempfile::tempdir().unwrap();
+    let received = |entries: &[Vec<u8>], room| {
+        let source = Source { name: "copy".into(), is_folder: true, contents: false };
+        let target = Target::find(host.path(), &source).unwrap();
+        receive(target, &mut &entries.concat()[..], &mut Narrow(room)).map_err(|error| error.to_string())
+    };
+    let modes = || snapshot(host.path()).into_iter().map(|(_, mode, _)| mode & 0o7777).collect::<Vec<_>>();
+    received(&[dir(""), dir("d"), file("d/f")], 4).unwrap();
+    // A folder can always be filled.
+    assert_eq!(modes(), [0o700, 0o700, 0o500]);
+    for refused in [file("d/no"), dir("d/no"), link("d/no", "x")] {
+        let error = received(&[dir(""), dir("d"), refused], 4).unwrap_err();
+        assert_eq!(error, "`copy/d/no` is not copied: no");
+        assert!(!host.path().join("copy/d/no").exists());
+    }
+    let error = received(&[dir(""), file("one"), file("two")], 7).unwrap_err();
+    assert!(error.contains("cannot write `copy/two`"), "{error}");
+    assert!(host.path().join("copy/one").exists() && !host.path().join("copy/two").exists());
+}
+
+#[test]
+fn a_copy_has_the_name_that_was_asked_for() {
+    let asked = |path: &str| {
+        let SourcePath { name, contents, is_folder } = SourcePath::new(Path::new(path));
+        (name.to_string(), contents, is_folder)
+    };
+    for (path, name, contents, is_folder) in [
+        ("/target/app", "app", false, false),
+        ("app", "app", false, false),
+        ("/target/app/", "app", false, true),
+        ("/target/app//", "app", false, true),
+        ("/target/./app", "app", false, false),
+        ("/target/app/.", "", true, true),
+        ("/target/app/./", "app", false, true),
+        ("/target/app/..", "", true, true),
+        ("/target/app/../", "", true, true),
+        (".", "", true, true),
+        ("..", "", true, true),
+        ("/", "", true, true),
+        ("//", "", true, true),
+        ("/.", "", true, true),
+        ("/..", "", true, true),
+        ("/a/.git", ".git", false, false),
+        ("/a/...", "...", false, false),
+    ] {
+        assert_eq!(asked(path), (name.to_owned(), contents, is_folder), "{path}");
+    }
+    let names =
+        [("app", false), ("", true), (".git", false), ("App", false), ("../app", false), ("app", true), ("", false)];
+    for path in ["/target/app", "/target/app/", "/target/app/.", "/"] {
+        let asked = SourcePath::new(Path::new(path));
+        for (name, contents) in names {
+            for is_folder in [false, true] {
+                let source = Source { name: name.into(), is_folder, contents };
+                let confirmed = asked.confirm(&Announced::from(source.clone()));
+                let is_as_asked = match path {
+                    "/target/app" => (name, contents) == ("app", false),
+                    "/target/app/" => (name, contents, is_folder) == ("app", false, true),
+                    _ => (name, contents, is_folder) == ("", true, true),
+                };
+                match confirmed {
+                    Ok(confirmed) => assert!(is_as_asked && confirmed == source, "{path}: {source:?}"),
+                    Err(error) => {
+                        assert!(!is_as_asked, "{path}: {source:?}");
+                        assert!(error.to_string().contains("the VM's agent was asked for"), "{error}");
+                    }
+                }
+            }
         }
     }
 }

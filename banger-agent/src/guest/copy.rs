@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::{Reader, Writer};
-use crate::copy::{CopyError, Opened, Target, receive, send};
+use crate::copy::{AsSent, CopyError, Opened, Target, receive, send};
 use crate::frame::{Frame, MAX_DATA};
-use crate::protocol::copy::{CONTENT, CopyIn, CopyOut, FromCopy, ToCopy};
+use crate::protocol::copy::{Announced, CONTENT, CopyIn, CopyOut, FromCopy, ToCopy};
 use crate::protocol::{Failure, FailureKind, Reply};
 
 /// Chunks that wait between the link and the disk.
@@ -24,7 +24,7 @@ pub(super) async fn out(request: CopyOut, mut writer: Writer) {
         Ok(opened) => opened,
         Err(failure) => return answer(writer, &Reply::<()>::Error(failure)).await,
     };
-    if writer.send(Frame::control(&Reply::Ok(opened.source.clone()))).await.is_err() {
+    if writer.send(Frame::control(&Reply::Ok(Announced::from(opened.source.clone())))).await.is_err() {
         return;
     }
     let (sender, mut chunks) = mpsc::channel(CHUNKS);
@@ -51,7 +51,7 @@ pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer
     let (sender, chunks) = mpsc::channel(CHUNKS);
     let receiving = spawn_blocking(move || {
         let mut input = Input { chunks, chunk: Bytes::new(), ended: false };
-        receive(target, &mut input)
+        receive(target, &mut input, &mut AsSent)
     });
     let mut sender = Some(sender);
     loop {

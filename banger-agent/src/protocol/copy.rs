@@ -1,6 +1,6 @@
 //! Copying files out of the guest, and into it. No sync: what is copied is nobody's record afterwards.
 //!
-//! Out: after [`CopyOut`] the agent answers with `Reply<Source>`, sends data on [`CONTENT`], and then [`FromCopy`].
+//! Out: after [`CopyOut`] the agent answers with `Reply<Announced>`, sends data on [`CONTENT`], and then [`FromCopy`].
 //!
 //! In: after [`CopyIn`] the agent answers with `Reply<()>`: there is a place for it. The host sends data on [`CONTENT`] and then
 //! [`ToCopy::Commit`]; the agent answers with [`FromCopy`].
@@ -39,6 +39,18 @@ pub struct Source {
     pub is_folder: bool,
     /// Not the folder itself, but what is in it: the path ends with `/.`.
     pub contents: bool,
+}
+
+/// A [`Source`] as the agent announces it, which may be a lie. No field of it can be read outside of this crate, so that no host takes a
+/// name from a guest: [`crate::copy::SourcePath::confirm`] compares it with what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Announced(pub(crate) Source);
+
+impl From<Source> for Announced {
+    fn from(source: Source) -> Self {
+        Announced(source)
+    }
 }
 
 /// Control frames from the host.

@@ -8,8 +8,9 @@ use std::path::Path;
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::copy::Copied;
 use banger_vmm::is_name;
+use nix::sys::stat::{FileStat, SFlag, fstat};
 
-use crate::copy;
+use crate::copy::{self, FreeSpace, GuestSource};
 use crate::error::{CommandError, ErrorKind};
 use crate::images::Images;
 use crate::machine::{Machines, Wanted};
@@ -69,16 +70,23 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
     let machines = Machines::new(paths, ui);
     let vm = super::existing(name, here, paths, &machines)?;
     let machine = machines.start_found(&vm, &Wanted::default())?;
-    let folder = run::folder(&vm, here, &Images::new(paths, ui));
+    let place = run::folder(&vm, here, &Images::new(paths, ui));
+    let folder = &place.path;
     let inside = |path: &OsStr| -> Bytes {
         // Nothing is the folder itself; a slash or dot at the end means something.
         if path.is_empty() { folder.as_os_str().into() } else { folder.join(path).as_os_str().into() }
     };
+    // Whoever made an image has no say in what a copy is called here.
+    let source = |path: &OsStr| {
+        let is_banger_to_say = path.is_empty() && !place.is_of_image;
+        let asked = if is_banger_to_say { folder.file_name().unwrap_or_default() } else { path };
+        GuestSource { path: inside(path), asked: asked.to_owned() }
+    };
     let copied = match places {
-        (Place::Guest(_, path), Place::Host(to)) => copy::to_host(&machine.vm, inside(path), to)?,
+        (Place::Guest(_, path), Place::Host(to)) => copy::to_host(&machine.vm, source(path), to)?,
         (Place::Guest(_, path), _) => {
-            let mut out = Output { is_wanted: true };
-            match copy::to_archive(&machine.vm, inside(path), &mut out) {
+            let mut out = Output::new();
+            match copy::to_archive(&machine.vm, source(path), &mut out) {
                 // Who has read enough may go.
                 Err(_) if !out.is_wanted => return Ok(()),
                 copied => copied?,
@@ -107,12 +115,19 @@ fn summary(copied: &Copied) -> String {
     format!("copied {files}{links}{folders} ({})", bytes(copied.bytes))
 }
 
-/// Standard output, which may lose its reader.
+/// Standard output, which may lose its reader, or be a file on a disk that is not to become full.
 struct Output {
     is_wanted: bool,
+    free_space: Option<FreeSpace>,
 }
 
 impl Output {
+    fn new() -> Self {
+        let is_file = |stat: FileStat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+        let free_space = fstat(stdout()).is_ok_and(is_file).then(FreeSpace::default);
+        Output { is_wanted: true, free_space }
+    }
+
     fn noted<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         self.is_wanted &= !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
         result
@@ -121,6 +136,9 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(free_space) = &mut self.free_space {
+            free_space.take(stdout(), bytes.len() as u64)?;
+        }
         let written = stdout().write(bytes);
         self.noted(written)
     }

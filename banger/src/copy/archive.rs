@@ -4,20 +4,24 @@ use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
 use banger_agent::beneath::{MAX_PATH, is_plain, split};
-use banger_agent::copy::{CopyError, Entry, EntryKind, MAX_PIECE, read_piece, write_piece};
+use banger_agent::copy::{CopyError, Entries, Entry, EntryKind, MAX_PIECE, write_piece};
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::copy::{Copied, Source};
 use tar::{Archive, Builder, EntryType, Header};
 
+use super::rules::MODE;
+
 /// Writes what `input` brings as an archive, under the name of the copied thing.
 pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) -> Result<Copied, CopyError> {
     let root = &source.name.0[..];
-    if !source.contents && !is_plain(root) {
-        return Err(CopyError::Malformed("what is copied has no name"));
+    if !source.contents && (!is_plain(root) || root.contains(&b'/')) {
+        let why = "what is copied has no name of its own: give its path, or a path that ends with `/.`";
+        return Err(CopyError::Place { path: "-".into(), why });
     }
     let mut copied = Copied::default();
     let mut builder = Builder::new(out);
-    while let Some(entry) = Entry::read(input)? {
+    let mut entries = Entries::new(input, source.is_folder);
+    while let Some(entry) = entries.entry()? {
         let path = match (source.contents, entry.path.is_empty()) {
             // The folder that is unpacked to.
             (true, true) => continue,
@@ -34,7 +38,7 @@ pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) 
         match entry.kind {
             EntryKind::Folder { mode } => {
                 header.set_entry_type(EntryType::Directory);
-                header.set_mode(mode & 0o777);
+                header.set_mode(mode & MODE);
                 header.set_size(0);
                 builder.append_data(&mut header, name, io::empty()).map_err(CopyError::Stream)?;
                 copied.folders += 1;
@@ -49,9 +53,9 @@ pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) 
             }
             EntryKind::File { mode, size } => {
                 header.set_entry_type(EntryType::Regular);
-                header.set_mode(mode & 0o777);
+                header.set_mode(mode & MODE);
                 header.set_size(size);
-                let mut content = Content::new(input, size);
+                let mut content = Content::new(&mut entries, size);
                 let appended = builder.append_data(&mut header, name, &mut content);
                 if let Some(error) = content.failed.take() {
                     return Err(error);
@@ -67,37 +71,26 @@ pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) 
     Ok(copied)
 }
 
-/// A file's content with its holes, as long as its header has said: cut, or filled with zeros, where it changed meanwhile.
-struct Content<'a> {
-    input: &'a mut dyn Read,
+/// A file's content with its holes, as long as its header has said: filled with zeros, where it changed meanwhile.
+struct Content<'a, 'b> {
+    entries: &'a mut Entries<'b>,
     size: u64,
     /// Where the archive is.
     at: u64,
     /// Where the piece in the buffer begins, and what is in it; none: there are no more.
     piece: Option<(u64, usize)>,
-    end: u64,
     bytes: u64,
     buffer: Box<[u8; MAX_PIECE]>,
     failed: Option<CopyError>,
 }
 
-impl<'a> Content<'a> {
-    fn new(input: &'a mut dyn Read, size: u64) -> Self {
-        Content {
-            input,
-            size,
-            at: 0,
-            piece: Some((0, 0)),
-            end: 0,
-            bytes: 0,
-            buffer: Box::new([0; MAX_PIECE]),
-            failed: None,
-        }
+impl<'a, 'b> Content<'a, 'b> {
+    fn new(entries: &'a mut Entries<'b>, size: u64) -> Self {
+        Content { entries, size, at: 0, piece: Some((0, 0)), bytes: 0, buffer: Box::new([0; MAX_PIECE]), failed: None }
     }
 
     fn next_piece(&mut self) -> Result<(), CopyError> {
-        let piece = read_piece(self.input, self.end, &mut self.buffer)?;
-        self.end = piece.offset + piece.length as u64;
+        let piece = self.entries.piece(&mut self.buffer)?;
         self.bytes += piece.length as u64;
         self.piece = (piece.length > 0).then_some((piece.offset, piece.length));
         Ok(())
@@ -111,7 +104,7 @@ impl<'a> Content<'a> {
     }
 }
 
-impl Read for Content<'_> {
+impl Read for Content<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = buffer.len().min(usize::try_from(self.size - self.at).unwrap_or(usize::MAX));
         if wanted == 0 {
@@ -246,7 +239,7 @@ mod tests {
     use std::path::Path;
     use std::process::{Command, Stdio};
 
-    use banger_agent::copy::{Opened, Target, receive, send};
+    use banger_agent::copy::{AsSent, Opened, Target, receive, send};
 
     use super::*;
 
@@ -307,7 +300,7 @@ mod tests {
             let into = tempfile::tempdir().unwrap();
             let mut wire = Vec::new();
             let sent = read(&mut &archive[..], &mut wire).unwrap();
-            let received = receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..]).unwrap();
+            let received = receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..], &mut AsSent).unwrap();
             assert_eq!((sent.files, sent.bytes), (received.files, received.bytes));
             if options.contains(&"src/a/b/file") {
                 assert_eq!(fs::read(into.path().join("src/a/b/file")).unwrap().len(), 150_000);
@@ -319,20 +312,51 @@ mod tests {
 
     #[test]
     fn a_file_that_changed_while_it_was_read_has_the_length_of_its_header() {
-        for pieces in [&[(0, 100)][..], &[(0, 3000), (5000, 3000)], &[]] {
+        for pieces in [&[(0, 100)][..], &[(0, 1000), (2000, 1000)], &[]] {
             let mut wire = Vec::new();
-            let kind = EntryKind::File { mode: 0o644, size: 4000 };
+            let kind = EntryKind::File { mode: 0o7777, size: 4000 };
             Entry { path: Vec::new(), kind, mtime_ns: 0 }.write(&mut wire).unwrap();
             for (offset, length) in pieces {
                 write_piece(&mut wire, *offset, &vec![1; *length]).unwrap();
             }
-            write_piece(&mut wire, 9000, &[]).unwrap();
+            write_piece(&mut wire, 3500, &[]).unwrap();
             let source = Source { name: "f".into(), is_folder: false, contents: false };
             let mut archive = Vec::new();
             write(&source, &mut &wire[..], &mut archive).unwrap();
             let mut archive = Archive::new(&archive[..]);
-            let sizes: Vec<_> = archive.entries().unwrap().map(|entry| entry.unwrap().size()).collect();
-            assert_eq!(sizes, [4000]);
+            let entries = archive.entries().unwrap().map(Result::unwrap);
+            let entries: Vec<_> = entries.map(|entry| (entry.size(), entry.header().mode().unwrap())).collect();
+            assert_eq!(entries, [(4000, 0o755)]);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_lies_is_no_archive() {
+        let head = |kind: &EntryKind, path: &str| {
+            let mut wire = Vec::new();
+            Entry { path: path.into(), kind: kind.clone(), mtime_ns: 0 }.write(&mut wire).unwrap();
+            wire
+        };
+        let (folder, file) = (EntryKind::Folder { mode: 0o755 }, EntryKind::File { mode: 0o644, size: 1 });
+        let mut long = Vec::new();
+        write_piece(&mut long, 0, b"xx").unwrap();
+        let mut hole = Vec::new();
+        write_piece(&mut hole, 1 << 40, b"").unwrap();
+        for (wire, is_folder) in [
+            (head(&folder, ""), false),
+            (head(&file, ""), true),
+            (head(&folder, "x"), true),
+            ([head(&folder, ""), head(&folder, "")].concat(), true),
+            ([head(&file, ""), long].concat(), false),
+            ([head(&file, ""), hole].concat(), false),
+            (Vec::new(), true),
+        ] {
+            let source = Source { name: "f".into(), is_folder, contents: false };
+            write(&source, &mut &wire[..], &mut Vec::new()).unwrap_err();
+        }
+        for name in ["", "..", "a/b"] {
+            let source = Source { name: name.into(), is_folder: true, contents: false };
+            write(&source, &mut &head(&folder, "")[..], &mut Vec::new()).unwrap_err();
         }
     }
 

@@ -1,33 +1,47 @@
 //! Copying between this machine and a VM: the host's side of [`banger_agent::protocol::copy`].
 
 mod archive;
+mod free_space;
+mod rules;
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use banger_agent::copy::{CopyError, Opened, Target, receive, send};
+use banger_agent::copy::{CopyError, Opened, SourcePath, Target, receive, send};
 use banger_agent::frame::{Frame, FrameError};
-use banger_agent::protocol::copy::{CONTENT, Copied, CopyIn, CopyOut, FromCopy, Source, ToCopy};
+use banger_agent::protocol::copy::{Announced, CONTENT, Copied, CopyIn, CopyOut, FromCopy, Source, ToCopy};
 use banger_agent::protocol::{Bytes, Request};
 use banger_vmm::Vm;
 use bytes::Buf;
 
+pub use self::free_space::FreeSpace;
+use self::rules::HostRules;
 use crate::agent::{AgentError, Call, DataWriter};
 use crate::error::{CommandError, ErrorKind};
 
-/// Copies `from` of the guest, an absolute path, to `to`.
-///
-/// # Errors
-/// If it cannot be read there or written here.
-pub fn to_host(vm: &Vm, from: Bytes, to: &Path) -> Result<Copied, CommandError> {
-    out(vm, from, |source, input| receive(Target::find(to, source)?, input))
+/// Something in the guest that is copied out of it.
+pub struct GuestSource {
+    /// Where it is, an absolute path.
+    pub path: Bytes,
+    /// The end of the path that the user, or banger, gave: the copy gets its name from that. Empty if all of it is an image's.
+    pub asked: OsString,
 }
 
-/// Writes `from` of the guest, an absolute path, to `to` as a tar archive.
+/// Copies `from` to `to`.
 ///
 /// # Errors
-/// If it cannot be read there or written here.
-pub fn to_archive(vm: &Vm, from: Bytes, to: &mut dyn Write) -> Result<Copied, CommandError> {
+/// If it cannot be read there or written here; if the guest sends what was not asked for, or what could run programs here.
+pub fn to_host(vm: &Vm, from: GuestSource, to: &Path) -> Result<Copied, CommandError> {
+    let mut rules = HostRules::new(&from.asked);
+    out(vm, from, |source, input| receive(Target::find(to, source)?, input, &mut rules))
+}
+
+/// Writes `from` to `to` as a tar archive.
+///
+/// # Errors
+/// If it cannot be read there or written here; if the guest sends what was not asked for.
+pub fn to_archive(vm: &Vm, from: GuestSource, to: &mut dyn Write) -> Result<Copied, CommandError> {
     out(vm, from, |source, input| archive::write(source, input, to))
 }
 
@@ -51,11 +65,17 @@ pub fn from_archive(vm: &Vm, from: &mut dyn Read, to: Bytes) -> Result<Copied, C
 
 fn out(
     vm: &Vm,
-    path: Bytes,
+    from: GuestSource,
     take: impl FnOnce(&Source, &mut dyn Read) -> Result<Copied, CopyError>,
 ) -> Result<Copied, CommandError> {
-    let mut call = Call::open(vm, &Request::CopyOut(CopyOut { path }))?;
-    let source: Source = call.answer()?;
+    let asked = SourcePath::new(Path::new(from.path.as_os_str()));
+    let mut call = Call::open(vm, &Request::CopyOut(CopyOut { path: from.path }))?;
+    let announced: Announced = call.answer()?;
+    let mut source = asked.confirm(&announced).map_err(error)?;
+    if from.asked.is_empty() {
+        // Then it needs one here.
+        (source.name, source.contents) = (Bytes::default(), false);
+    }
     let mut input = Input { call: &mut call, chunk: bytes::Bytes::new(), last: None };
     let taken = take(&source, &mut input);
     // What went wrong there says more than that the stream ended here.
@@ -92,10 +112,19 @@ fn into(
 fn error(error: CopyError) -> CommandError {
     let kind = match &error {
         CopyError::Io { source, .. } => source.into(),
+        CopyError::Stream(source) if ErrorKind::from(source) == ErrorKind::NoSpace => ErrorKind::NoSpace,
         CopyError::Place { .. } => ErrorKind::Io,
-        CopyError::Stream(_) | CopyError::Malformed(_) => ErrorKind::Agent,
+        CopyError::Refused { .. } => ErrorKind::Failed,
+        CopyError::NotAsked { .. } | CopyError::Stream(_) | CopyError::Malformed(_) => ErrorKind::Agent,
     };
-    CommandError::new(error.to_string()).kind(kind)
+    let command = CommandError::new(error.to_string()).kind(kind);
+    match error {
+        CopyError::Refused { .. } => command.hint("to copy a repository, name it: banger cp :PATH/.git DIR/.git").hint(
+            "or copy everything as an archive, and look at that before you unpack it: banger cp :PATH - >FILE.tar",
+        ),
+        _ if kind == ErrorKind::NoSpace => command.hint("free some disk space"),
+        _ => command,
+    }
 }
 
 /// The entries that the agent sends.

@@ -58,9 +58,18 @@ impl Place {
     }
 }
 
-/// The folder of a VM that commands from `here` run in, and that its relative paths are below.
-pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> PathBuf {
-    Place::of(vm, site(vm, here).as_ref(), here, images).folder
+/// A directory of a VM that commands run in, and that its relative paths are below.
+pub struct Folder {
+    /// Its absolute path there.
+    pub path: PathBuf,
+    /// Whether the image says where it is: then it is as foreign as what the guest says.
+    pub is_of_image: bool,
+}
+
+/// The folder of a VM for commands from `here`.
+pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> Folder {
+    let Place { folder, workspace, make, .. } = Place::of(vm, site(vm, here).as_ref(), here, images);
+    Folder { path: folder, is_of_image: make && workspace.is_none() }
 }
 
 /// The workspace of a VM that commands from `here` are about: the one that `here` is in, else its own, if it has one.
