@@ -4,18 +4,22 @@
 //! Own code, because a layer's extended attributes may hold any byte (file capabilities do), because sparse files come in four
 //! formats, and because every length in a header is a stranger's.
 
-use std::collections::HashMap;
+mod records;
+
 use std::io::{self, Read};
 
+use self::records::{Records, Values};
 use crate::ext4::{Timestamp, pax_timestamp};
 
 const BLOCK: usize = 512;
-/// The longest extended header or long name, in bytes: a path has at most 4096, an ext4 block of attributes as many.
+/// The longest extended header or long name, the most that all extended headers of one entry may have, and the most that all global
+/// headers of a stream may have, in bytes. A path has at most 4096 bytes, an ext4 block of attributes as many.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// The most headers of these kinds before one entry, and the most bytes of them. Writers use one of each kind.
+const MAX_EXTENSIONS: u32 = 1024;
+const MAX_EXTENSIONS_LENGTH: u64 = 4 * MAX_EXTENSION;
 /// The most pieces of a sparse file.
 const MAX_PIECES: usize = 1 << 20;
-/// The prefix of extended attributes in pax headers, as GNU tar, star, libarchive and Go write them.
-const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(crate) struct Entry {
     pub(crate) size: u64,
     pub(crate) device: (u32, u32),
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Bytes of its extended headers, long names and map of pieces.
+    pub(crate) extended: u64,
 }
 
 /// A tar stream. Errors of the stream's form have the kind [`io::ErrorKind::InvalidData`].
@@ -57,23 +63,16 @@ pub(crate) struct Reader<R> {
     pieces: Vec<(u64, u64)>,
     at: u64,
     size: u64,
+    /// Bytes of the current entry's extended headers, long names and map of pieces.
+    extended: u64,
     /// Values of the stream's global headers.
     global: Records,
 }
 
-/// The records of pax headers. Of two with one keyword the later counts.
-#[derive(Debug, Clone, Default)]
-struct Records {
-    values: HashMap<Vec<u8>, Vec<u8>>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Pieces of GNU's sparse format 0.0, which repeats its keywords.
-    offsets: Vec<u64>,
-    lengths: Vec<u64>,
-}
-
 impl<R: Read> Reader<R> {
     pub(crate) fn new(inner: R) -> Reader<R> {
-        Reader { inner, stored: 0, padding: 0, pieces: Vec::new(), at: 0, size: 0, global: Records::default() }
+        let global = Records::default();
+        Reader { inner, stored: 0, padding: 0, pieces: Vec::new(), at: 0, size: 0, extended: 0, global }
     }
 
     /// Bytes that are stored of the current entry.
@@ -112,8 +111,9 @@ impl<R: Read> Reader<R> {
     pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut long_path = None;
         let mut long_link = None;
-        let mut records = self.global.clone();
-        loop {
+        let mut records = Records::default();
+        self.extended = 0;
+        for _ in 0..=MAX_EXTENSIONS {
             self.skip()?;
             let mut block = [0; BLOCK];
             if !self.read_header(&mut block)? {
@@ -131,25 +131,40 @@ impl<R: Read> Reader<R> {
                 b'g' => {
                     let extension = self.extension(stored)?;
                     self.global.add(&extension)?;
-                    records.add(&extension)?;
                 }
-                flag => return self.entry(header, flag, records, long_path, long_link).map(Some),
+                flag => return self.entry(header, flag, &records, long_path, long_link).map(Some),
             }
         }
+        Err(wrong("an entry with more than 1024 extended headers"))
     }
 
     fn entry(
         &mut self,
         header: Header<'_>,
         flag: u8,
-        records: Records,
+        own: &Records,
         long_path: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
     ) -> io::Result<Entry> {
-        let value = |key: &str| records.values.get(key.as_bytes()).filter(|value| !value.is_empty());
-        let number = |key: &str| value(key).map(|value| decimal(value)).transpose();
+        // Kept apart while this entry is read, so that nothing of it is copied.
+        let global = std::mem::take(&mut self.global);
+        let entry = self.entry_of(header, flag, Values { own, global: &global }, long_path, long_link);
+        self.global = global;
+        entry
+    }
+
+    fn entry_of(
+        &mut self,
+        header: Header<'_>,
+        flag: u8,
+        values: Values<'_>,
+        long_path: Option<Vec<u8>>,
+        long_link: Option<Vec<u8>>,
+    ) -> io::Result<Entry> {
+        let value = |key: &str| values.get(key);
+        let number = |key: &str| values.number(key);
         let mut path = match (value("GNU.sparse.name").or_else(|| value("path")), long_path) {
-            (Some(path), _) => path.clone(),
+            (Some(path), _) => path.to_vec(),
             (None, Some(path)) => path,
             (None, None) => header.path(),
         };
@@ -184,7 +199,10 @@ impl<R: Read> Reader<R> {
         };
         let entry = Entry {
             kind,
-            link: value("linkpath").cloned().or(long_link).unwrap_or_else(|| text(block_field(header.0, 157, 100))),
+            link: value("linkpath")
+                .map(<[u8]>::to_vec)
+                .or(long_link)
+                .unwrap_or_else(|| text(block_field(header.0, 157, 100))),
             mode: (header.number(100, 8)? & 0o7777) as u16,
             uid: id("uid", header.number(108, 8))?,
             gid: id("gid", header.number(116, 8))?,
@@ -195,19 +213,20 @@ impl<R: Read> Reader<R> {
                 _ => (0, 0),
             },
             path,
-            xattrs: Vec::new(),
+            xattrs: values.xattrs(),
+            extended: 0,
         };
         if kind == Type::File {
             let stored = number("size")?.map_or_else(|| header.size(), Ok)?;
             self.begin(stored)?;
-            self.place(header, flag, &records)?;
+            self.place(header, flag, values)?;
         }
-        Ok(Entry { size: self.size, xattrs: records.xattrs, ..entry })
+        Ok(Entry { size: self.size, extended: self.extended, ..entry })
     }
 
     /// Says where the stored bytes of a file belong.
-    fn place(&mut self, header: Header<'_>, flag: u8, records: &Records) -> io::Result<()> {
-        let number = |key: &str| records.values.get(key.as_bytes()).map(|value| decimal(value)).transpose();
+    fn place(&mut self, header: Header<'_>, flag: u8, values: Values<'_>) -> io::Result<()> {
+        let number = |key: &str| values.number(key);
         let version = (number("GNU.sparse.major")?, number("GNU.sparse.minor")?);
         let real_size = match number("GNU.sparse.realsize")? {
             None => number("GNU.sparse.size")?,
@@ -218,11 +237,11 @@ impl<R: Read> Reader<R> {
             (self.old_gnu_pieces(header)?, size)
         } else if let (Some(1), Some(size)) = (version.0, real_size) {
             (self.pieces_before_content()?, size)
-        } else if let (Some(map), Some(size)) = (records.values.get(&b"GNU.sparse.map"[..]), real_size) {
+        } else if let (Some(map), Some(size)) = (values.get("GNU.sparse.map"), real_size) {
             let numbers = map.split(|&byte| byte == b',').map(decimal).collect::<io::Result<Vec<_>>>()?;
             (numbers.chunks(2).map(|pair| (pair[0], pair.get(1).copied().unwrap_or(0))).collect(), size)
-        } else if let (false, Some(size)) = (records.offsets.is_empty(), real_size) {
-            (records.offsets.iter().copied().zip(records.lengths.iter().copied()).collect(), size)
+        } else if let (Some(pieces), Some(size)) = (values.pieces(), real_size) {
+            (pieces, size)
         } else {
             self.size = self.stored;
             self.pieces = vec![(0, self.stored)];
@@ -268,6 +287,7 @@ impl<R: Read> Reader<R> {
         while more {
             let mut block = [0; BLOCK];
             self.inner.read_exact(&mut block)?;
+            self.extended += BLOCK as u64;
             read(&block, 0, 21)?;
             more = block[504] != 0;
         }
@@ -283,6 +303,7 @@ impl<R: Read> Reader<R> {
             let mut block = [0; BLOCK];
             self.stored = self.stored.checked_sub(BLOCK as u64).ok_or_else(|| wrong("a sparse file without a map"))?;
             self.inner.read_exact(&mut block)?;
+            self.extended += BLOCK as u64;
             for byte in block {
                 match byte {
                     b'\n' if numbers.len() < wanted => {
@@ -306,6 +327,10 @@ impl<R: Read> Reader<R> {
     fn extension(&mut self, size: u64) -> io::Result<Vec<u8>> {
         if size > MAX_EXTENSION {
             return Err(wrong("an extended header of more than 1 MiB"));
+        }
+        self.extended += size;
+        if self.extended > MAX_EXTENSIONS_LENGTH {
+            return Err(wrong("an entry with extended headers of more than 4 MiB"));
         }
         self.begin(size)?;
         let mut content = vec![0; size as usize];
@@ -446,32 +471,6 @@ fn text(mut bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     bytes.truncate(end);
     bytes
-}
-
-impl Records {
-    /// Adds the records of a header, each `<length> <keyword>=<value>\n`.
-    fn add(&mut self, mut content: &[u8]) -> io::Result<()> {
-        while !content.is_empty() {
-            let malformed = || wrong("an extended header is malformed");
-            let space = content.iter().take(20).position(|&byte| byte == b' ').ok_or_else(malformed)?;
-            let length = decimal(&content[..space])?;
-            let length = usize::try_from(length).ok().filter(|length| (space + 2..=content.len()).contains(length));
-            let (record, rest) = content.split_at(length.ok_or_else(malformed)?);
-            content = rest;
-            let record = record[space + 1..].strip_suffix(b"\n").ok_or_else(malformed)?;
-            let equals = record.iter().position(|&byte| byte == b'=').ok_or_else(malformed)?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
-            match key {
-                b"GNU.sparse.offset" => self.offsets.push(decimal(value)?),
-                b"GNU.sparse.numbytes" => self.lengths.push(decimal(value)?),
-                _ => match key.strip_prefix(XATTR) {
-                    Some(name) => self.xattrs.push((name.to_owned(), value.to_owned())),
-                    None => _ = self.values.insert(key.to_owned(), value.to_owned()),
-                },
-            }
-        }
-        Ok(())
-    }
 }
 
 fn decimal(digits: &[u8]) -> io::Result<u64> {

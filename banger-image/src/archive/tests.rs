@@ -196,6 +196,69 @@ fn global_headers_hold_until_the_end_and_later_ones_win() {
 }
 
 #[test]
+fn many_small_headers_are_no_trick() {
+    let mut tar = Tar::default();
+    for number in 0..1000 {
+        tar.add(entry("g", b'g'), &pax(&[("comment", format!("{number:040}").as_bytes()), ("uid", b"7")]));
+    }
+    tar.pax(&[("SCHILY.xattr.user.a", b"1")]).pax(&[("SCHILY.xattr.user.a", b"2"), ("SCHILY.xattr.user.b", b"3")]);
+    tar.file("a", b"x").pax(&[("uid", b"8")]).file("b", b"y");
+    let entries = read(&tar.end()).unwrap();
+    let attributes = [(b"user.a".to_vec(), b"2".to_vec()), (b"user.b".to_vec(), b"3".to_vec())];
+    assert_eq!((entries[0].0.uid, &entries[0].0.xattrs[..], &entries[0].1[..]), (7, &attributes[..], &b"x"[..]));
+    assert_eq!((entries[1].0.uid, entries[1].0.xattrs.len()), (8, 0));
+}
+
+/// A stream that repeats itself, and counts what is read of it.
+struct Endless {
+    unit: Vec<u8>,
+    read: usize,
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = &self.unit[self.read % self.unit.len()..];
+        let length = left.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&left[..length]);
+        self.read += length;
+        Ok(length)
+    }
+}
+
+#[test]
+fn headers_without_end_are_refused_before_they_take_memory() {
+    let value = vec![b'a'; (1 << 20) - 100];
+    let attributes: Vec<(String, &[u8])> =
+        (0..10_000).map(|number| (format!("SCHILY.xattr.user.{number}"), &b""[..])).collect();
+    let attributes: Vec<_> = attributes.iter().map(|(key, value)| (&key[..], *value)).collect();
+    let mut global = Tar::default();
+    global.add(entry("g", b'g'), &pax(&[("comment", &value)])).file("a", b"");
+    let cases = [
+        ("global headers", unit(b'g', &pax(&[("comment", &value)]))),
+        ("global headers between entries", global.0),
+        ("extended headers", unit(b'x', &pax(&[("path", &value)]))),
+        ("attributes", unit(b'x', &pax(&attributes))),
+        ("long names", unit(b'L', &value)),
+        ("long targets", unit(b'K', &value)),
+        ("empty headers", unit(b'x', b"")),
+    ];
+    for (name, unit) in cases {
+        let mut stream = Endless { unit, read: 0 };
+        let mut reader = Reader::new(&mut stream);
+        let error = (0..1100).find_map(|_| reader.next().err()).expect(name);
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+        assert!(stream.read < 6 << 20, "{name}: {} bytes were read", stream.read);
+    }
+}
+
+/// One header with its content.
+fn unit(kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut tar = Tar::default();
+    tar.add(entry("header", kind), content);
+    tar.0
+}
+
+#[test]
 fn numbers_may_be_binary_and_end_at_their_limits() {
     let uid = |bytes: &[u8; 8]| read(&Tar::default().add(entry("a", b'0').bytes(108, bytes), b"").end());
     assert_eq!(uid(b"\x80\0\0\0\x12\x34\x56\x78").unwrap()[0].0.uid, 0x1234_5678);

@@ -47,15 +47,18 @@ impl Budget {
         Ok(())
     }
 
+    /// Takes an entry with the bytes of its names and attributes.
     fn take_entry(&mut self, entry: &Entry) -> Result<()> {
         let length: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let metadata = (entry.path.len() + entry.link.len() + length) as u64;
+        // Headers that say the same more than once, or nothing that is kept, cost their length all the same.
+        let metadata = ((entry.path.len() + entry.link.len() + length) as u64).max(entry.extended);
+        self.take(&entry.path, metadata)
+    }
+
+    fn take(&mut self, path: &[u8], metadata: u64) -> Result<()> {
         match (self.entries.checked_sub(1), self.metadata.checked_sub(metadata)) {
             (Some(entries), Some(metadata)) => (self.entries, self.metadata) = (entries, metadata),
-            _ => {
-                let reason = "the image has more than 2 million entries, or 512 MiB of names".to_owned();
-                return Err(Error::Archive { entry: shown(&entry.path), reason });
-            }
+            _ => return Err(refuse(path, "the image has more than 2 million entries, or 512 MiB of names")),
         }
         Ok(())
     }
@@ -64,12 +67,12 @@ impl Budget {
 /// Applies the layer whose tar stream this is, and returns the stream's rest: what is behind the archive's end.
 pub(super) fn apply<R: Read>(stream: R, writer: &mut Writer, budget: &mut Budget) -> Result<R> {
     let mut reader = Reader::new(stream);
-    let mut layer = Layer { writer, own: HashSet::new(), links: Vec::new() };
+    let mut layer = Layer { writer, budget, own: HashSet::new(), links: Vec::new() };
     while let Some(entry) = reader.next()? {
-        budget.take_entry(&entry)?;
+        layer.budget.take_entry(&entry)?;
         if entry.size > 0 {
             // Stored bytes count where the stream is decompressed; what a sparse file adds counts here.
-            budget.take_bytes(entry.size.saturating_sub(reader.stored()))?;
+            layer.budget.take_bytes(entry.size.saturating_sub(reader.stored()))?;
         }
         layer.add(entry, &mut reader)?;
     }
@@ -79,6 +82,7 @@ pub(super) fn apply<R: Read>(stream: R, writer: &mut Writer, budget: &mut Budget
 
 struct Layer<'a> {
     writer: &'a mut Writer,
+    budget: &'a mut Budget,
     /// Paths that this layer has brought, and all folders above them: its own whiteouts spare them, in whatever order they come.
     own: HashSet<Box<[u8]>>,
     /// Hard links to what was not there yet.
@@ -106,8 +110,7 @@ impl Layer<'_> {
             return self.hide(join(parent, hidden));
         }
         self.put(&entry, &path, content)?;
-        self.own(&path);
-        Ok(())
+        self.own(&path)
     }
 
     fn put<R: Read>(&mut self, entry: &Entry, path: &[u8], content: &mut Reader<R>) -> Result<()> {
@@ -168,11 +171,17 @@ impl Layer<'_> {
         }
     }
 
-    fn own(&mut self, path: &[u8]) {
-        let mut path = path;
-        while !path.is_empty() && self.own.insert(path.into()) {
-            path = path.iter().rposition(|&byte| byte == b'/').map_or(&path[..0], |slash| &path[..slash]);
+    /// Notes that this layer brings a path. The directories above it that no entry has brought count as entries do.
+    fn own(&mut self, path: &[u8]) -> Result<()> {
+        let above = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').unwrap_or_default();
+        let mut length = path.len();
+        while length > 0 && self.own.insert(path[..length].into()) {
+            length = above(&path[..length]);
+            if length > 0 && !self.own.contains(&path[..length]) {
+                self.budget.take(path, length as u64)?;
+            }
         }
+        Ok(())
     }
 
     /// Takes away what lower layers have at a path.

@@ -13,6 +13,9 @@ const BLOCK_HEADER: usize = 32;
 const ENTRY: usize = 16;
 /// Where the entries end.
 const TERMINATOR: usize = 4;
+/// More attributes than an inode and a block have room for: each has an entry.
+const MOST: usize = (ATTRIBUTES_LEN + BLOCK_LEN) / ENTRY;
+const TOO_LONG: &str = "its extended attributes take more than a block of 4096 bytes";
 
 /// Access control lists in the form of setxattr(2), and on disk (include/uapi/linux/posix_acl_xattr.h, fs/ext4/acl.h).
 const ACL_XATTR_VERSION: u32 = 2;
@@ -67,6 +70,9 @@ impl Attributes {
                 attribute(name, value).map_err(|reason| Error::Unsupported { path: path.to_owned(), reason })?;
             all.retain(|other| (other.index, &other.name) != (attribute.index, &attribute.name));
             all.push(attribute);
+            if all.len() > MOST {
+                return Err(Error::Unsupported { path: path.to_owned(), reason: TOO_LONG.to_owned() });
+            }
         }
         all.sort_by(|a, b| (a.index, a.name.len(), &a.name).cmp(&(b.index, b.name.len(), &b.name)));
         let mut attributes = Attributes::default();
@@ -81,8 +87,7 @@ impl Attributes {
                 block_room -= length;
                 attributes.in_block.push(attribute);
             } else {
-                let reason = "its extended attributes take more than a block of 4096 bytes".to_owned();
-                return Err(Error::Unsupported { path: path.to_owned(), reason });
+                return Err(Error::Unsupported { path: path.to_owned(), reason: TOO_LONG.to_owned() });
             }
         }
         Ok(attributes)

@@ -273,3 +273,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_takes_memory_comes_out_of_the_budget() {
+    let of = |add: &dyn Fn(&mut Tar)| {
+        let mut tar = Tar::default();
+        add(&mut tar);
+        let file = tempfile::tempfile().unwrap();
+        let mut budget = Budget { entries: 10_000, metadata: 1 << 20, ..Budget::new(1 << 30) };
+        apply(&tar.end()[..], &mut Writer::new(file, Options::image()).unwrap(), &mut budget).map(|_| budget)
+    };
+    // A path of 4000 bytes is as many directories as it has slashes, each with a path of its own.
+    let deep = format!("{}x", "a/".repeat(2000));
+    let deep = of(&|tar| _ = tar.add(entry("long", b'L'), deep.as_bytes()).file("short", b""));
+    let huge = vec![b'a'; 600 << 10];
+    let unknown = of(&|tar| {
+        tar.pax(&[("comment", &huge)]).file("a", b"").pax(&[("comment", &huge)]).file("b", b"");
+    });
+    for refused in [deep, unknown] {
+        let error = refused.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("512 MiB of names"), "{error}");
+    }
+    let ordinary = of(&|tar| _ = tar.folder("a").folder("a/b").file("a/b/c", b"").file("d/e/f", b"")).unwrap();
+    assert_eq!((ordinary.entries, ordinary.metadata), (10_000 - 6, (1 << 20) - 1 - 3 - 5 - 5 - 1 - 3));
+}
