@@ -116,6 +116,26 @@ pub enum Error {
         hint: Option<String>,
     },
 
+    /// A registry wants credentials, or others than it was shown.
+    #[error("{what}: {reason}")]
+    Unauthorized {
+        /// What was tried.
+        what: String,
+        /// What the registry says.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+
+    /// A registry sends other content than the image's manifest says.
+    #[error("{what}: {reason}")]
+    WrongContent {
+        /// What was fetched.
+        what: String,
+        /// How it differs.
+        reason: String,
+    },
+
     /// A registry does not have an image.
     #[error("the registry has no `{reference}`")]
     NotInRegistry {
@@ -222,6 +242,11 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
+    /// Whether the same may succeed later, and go on with what has come: a server was not reached, or refused.
+    pub(crate) fn is_interruption(&self) -> bool {
+        matches!(self, Error::Server { .. } | Error::Unauthorized { .. })
+    }
+
     /// What the user can do about it, as one sentence.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -255,6 +280,10 @@ impl Error {
                 Some("if it is meant to be so large: banger image pull --max-size SIZE".into())
             }
             Error::Server { hint, .. } => hint.clone(),
+            Error::Unauthorized { hint, .. } => Some(hint.clone()),
+            Error::WrongContent { .. } => {
+                Some("the registry, or something on the way to it, sends wrong content".into())
+            }
             Error::NotInRegistry { .. } => Some("check its name and tag; a private one may need `docker login`".into()),
             Error::BadName { .. } => Some("give it another one: --name NAME".into()),
             Error::Exists { name } => {

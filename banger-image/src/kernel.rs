@@ -21,6 +21,7 @@ use crate::ext4::{self, Options, Writer};
 use crate::mmdebstrap::Recipe;
 use crate::pinned::Pinned;
 use crate::progress::Progress;
+use crate::space::check_room;
 
 /// The most that a kernel's tree may have, in bytes: one with all debug information has less.
 const MAX_BYTES: u64 = 8 << 30;
@@ -49,6 +50,8 @@ pub(crate) fn build(recipe: &Recipe, boot_modules: &[String], dir: &Path, progre
 /// Downloads the kernel into `dir`: a tree as a recipe makes it, in a compressed archive.
 pub(crate) fn unpack(bundle: &Pinned, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
     let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
+    // What it unpacks to is hardly less.
+    check_room("the kernel", &[(dir, bundle.size)])?;
     let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(dir.join(MODULES))?;
     let options = Options::image().derived_from(bundle.sha256.to_string().as_bytes());
     let mut modules = Writer::new(file.into_file(), options)?;

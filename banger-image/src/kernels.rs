@@ -144,6 +144,7 @@ mod tests {
             rootfs_bytes: 0,
             with_sshd: false,
             oci: None,
+            anonymous: false,
             bundle: None,
         };
         let place = store.images.place(folder);

@@ -34,6 +34,7 @@ mod pull;
 mod register;
 mod rootfs;
 mod shelf;
+mod space;
 mod sparse;
 mod store;
 mod tool;

@@ -15,8 +15,9 @@ use crate::oci::{Origin, Source};
 /// The version of both formats. Fields may be added without a new one; a reader skips what it does not know.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
-/// How the source of an image begins that is a copy of a file.
+/// How the source of an image begins that is a copy of a file, and of one that was built.
 pub(crate) const REGISTERED: &str = "file ";
+pub(crate) const RECIPE: &str = "recipe ";
 
 /// The name of the file.
 const FILE: &str = "manifest.json";
@@ -56,6 +57,10 @@ pub struct ImageManifest {
     /// If it was pulled: from where, and what it says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Origin>,
+    /// Whether a registry gave it to a pull without credentials, as it does to anybody. What was pulled by a banger that did not note it
+    /// may be for its user alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
     /// If it is of a catalog's bundle: the bundle's SHA-256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Digest>,
@@ -66,6 +71,12 @@ impl ImageManifest {
     #[must_use]
     pub fn is_of_files(&self) -> bool {
         self.bundle.is_none() && (self.source.starts_with(REGISTERED) || Source::is_in_files(&self.source))
+    }
+
+    /// Whether it came as a bundle, or was built by a recipe: both are had by a name of a catalog alone.
+    #[must_use]
+    pub fn is_of_catalog(&self) -> bool {
+        self.bundle.is_some() || self.source.starts_with(RECIPE)
     }
 }
 
@@ -121,6 +132,16 @@ pub(crate) fn write<T: Serialize>(dir: &Path, manifest: &T) -> Result<()> {
     let mut text = serde_json::to_string_pretty(manifest).map_err(io::Error::from)?;
     text.push('\n');
     Ok(fs::write(dir.join(FILE), text)?)
+}
+
+/// Puts another manifest in the place of that in `dir`, as a whole. The caller holds the lock of what is there.
+pub(crate) fn replace<T: Serialize>(dir: &Path, manifest: &T) -> Result<()> {
+    let beside = dir.join(".beside");
+    fs::create_dir_all(&beside)?;
+    write(&beside, manifest)?;
+    fs::File::open(beside.join(FILE))?.sync_all()?;
+    fs::rename(beside.join(FILE), dir.join(FILE))?;
+    Ok(fs::remove_dir(&beside)?)
 }
 
 /// Seconds since 1970.

@@ -29,7 +29,7 @@ pub(crate) struct Package {
     /// The digest of its archive.
     pub(crate) sha256: Digest,
     /// The archive's length in bytes.
-    size: u64,
+    pub(crate) size: u64,
     /// The program's path in the package.
     program: PathBuf,
     /// Its path in the image, relative to the root.

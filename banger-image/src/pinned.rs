@@ -79,6 +79,10 @@ impl Pinned {
         progress: &dyn Progress,
         read: impl FnOnce(&mut dyn Read) -> Result<T>,
     ) -> Result<T> {
+        // Hardly anything is larger when it is compressed.
+        if self.size > limit {
+            return Err(too_large());
+        }
         let transport = self.open(what, progress)?;
         let mut incoming = Incoming::new(self, &transport, progress)?;
         let unpacked = unpack::unpacked(&mut incoming, limit, too_large, None, read);
@@ -243,4 +247,25 @@ fn check_size(pinned: &Pinned, what: &str, is: u64) -> Result<()> {
 
 fn wrong(what: &str, reason: String) -> Error {
     Error::Server { what: what.to_owned(), reason, hint: Some(WRONG.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::server::{Server, response};
+    use crate::progress::Silent;
+
+    #[test]
+    fn a_file_that_is_announced_as_larger_than_its_limit_is_not_asked_for() {
+        let server = Server::new(|_, _| response("200 OK", "", b""));
+        let location = format!("http://{}/x", server.address).parse().unwrap();
+        for size in [u64::MAX, (1 << 20) + 1] {
+            let pinned = Pinned { location: Location::clone(&location), sha256: Digest::of(b""), size };
+            let wrong = |reason| Error::Image { what: String::new(), reason };
+            let too_large = || Error::ImageTooLarge { limit: 1 << 20 };
+            let unpacked = pinned.unpack("it", 1 << 20, too_large, wrong, &Silent, |_| Ok(()));
+            assert!(matches!(unpacked, Err(Error::ImageTooLarge { .. })));
+        }
+        assert!(server.requests().is_empty());
+    }
 }

@@ -61,6 +61,7 @@ impl About<'_> {
             rootfs_bytes,
             with_sshd: self.with_sshd,
             oci: None,
+            anonymous: false,
             bundle: None,
         }
     }
@@ -124,10 +125,25 @@ impl Store {
         let found = oci::find(source, options, &tell)?;
         let make = |dir: &Path| {
             let rootfs_bytes = found.write(&dir.join("rootfs.ext4"), progress)?;
-            let oci = Some(found.origin.clone());
-            manifest::write(dir, &ImageManifest { oci, ..about.manifest(source.to_string(), rootfs_bytes) })
+            let (oci, anonymous) = (Some(found.origin.clone()), found.is_anonymous());
+            let manifest = about.manifest(source.to_string(), rootfs_bytes);
+            manifest::write(dir, &ImageManifest { oci, anonymous, ..manifest })
         };
-        self.put(about, &found.origin.digest.to_string(), &make, progress)
+        let pulled = self.put(about, &found.origin.digest.to_string(), &make, progress)?;
+        let manifest = &pulled.image.manifest;
+        // What is here has come with credentials, and now the registry has named it to somebody who showed none.
+        if found.is_anonymous() && !manifest.anonymous && manifest.source == source.to_string() {
+            return Ok(Pulled { image: self.note_anonymous(&pulled.image, progress)?, ..pulled });
+        }
+        Ok(pulled)
+    }
+
+    /// Notes that anybody can have an image.
+    fn note_anonymous(&self, image: &Image, progress: &dyn Progress) -> Result<Image> {
+        let _lock = self.images.lock(&image.name, progress)?;
+        let manifest = ImageManifest { anonymous: true, ..image.manifest.clone() };
+        manifest::replace(&image.dir, &manifest)?;
+        Ok(Image { manifest, ..image.clone() })
     }
 
     /// Makes what `content` identifies, if it is not here, and lets the name lead to it.

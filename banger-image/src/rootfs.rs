@@ -8,11 +8,13 @@ use crate::error::Result;
 use crate::ext4;
 use crate::mmdebstrap::Recipe;
 use crate::progress::Progress;
+use crate::space::check_room;
 
 /// Builds `rootfs.ext4` in `dir` and returns its length in bytes. `registry` is that of npm.
 pub(crate) fn build(recipe: &Recipe, registry: &str, dir: &Path, progress: &dyn Progress) -> Result<u64> {
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
+    check_room("the image", &[(dir, recipe.npm.iter().fold(0, |sum, package| package.size.saturating_add(sum)))])?;
     let rootfs = dir.join("rootfs.ext4");
     let mut writer = recipe.start_image(&rootfs)?;
     // First, for they are what may not be had.

@@ -197,6 +197,7 @@ mod tests {
             created: 0,
             rootfs_bytes: 3,
             oci: None,
+            anonymous: false,
             bundle: None,
         }
     }

@@ -251,6 +251,17 @@ fn headers_without_end_are_refused_before_they_take_memory() {
     }
 }
 
+#[test]
+fn headers_without_end_are_refused_within_little_memory() {
+    let test = "archive::tests::headers_without_end_are_refused_before_they_take_memory";
+    let mut limited = Command::new("sh");
+    // In KiB, of addresses: what a test's threads reserve is a part of it.
+    limited.args(["-c", "ulimit -v 1000000; exec \"$0\" --exact \"$1\""]);
+    let output = limited.arg(std::env::current_exe().unwrap()).arg(test).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+}
+
 /// One header with its content.
 fn unit(kind: u8, content: &[u8]) -> Vec<u8> {
     let mut tar = Tar::default();

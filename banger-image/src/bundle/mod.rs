@@ -26,6 +26,7 @@ use crate::manifest::{FORMAT_VERSION, ImageManifest, Ready};
 use crate::oci::{ImageConfig, Origin, Platform};
 use crate::pinned::Pinned;
 use crate::progress::Progress;
+use crate::space::check_room;
 use crate::sparse;
 
 const MANIFEST: &str = "manifest.json";
@@ -116,6 +117,8 @@ pub(crate) fn unpack(bundle: &Pinned, dir: &Path, max_bytes: u64, progress: &dyn
     let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
     let too_large = || Error::ImageTooLarge { limit: max_bytes };
     let limit = max_bytes.saturating_add(BESIDE);
+    // What it unpacks to is hardly less.
+    check_room("the bundle", &[(dir, bundle.size)])?;
     let manifest =
         bundle.unpack("the bundle", limit, too_large, wrong, progress, |stream| take(stream, dir, max_bytes))?;
     let file = fs::File::open(dir.join(ROOTFS))?;

@@ -1,4 +1,14 @@
-//! Blobs that were downloaded, by digest: `<cache>/oci/blobs/sha256/<hex>`, and what is not whole yet in `<cache>/oci/partial/`.
+//! Blobs that were downloaded, by digest.
+//!
+//! ```text
+//! <cache>/oci/blobs/sha256/<hex>            fetched with the user's credentials, or by a banger that did not note it
+//! <cache>/oci/partial/<hex>                 what is not whole yet
+//! <cache>/oci/anonymous/blobs/sha256/<hex>  fetched as anybody can
+//! <cache>/oci/anonymous/partial/<hex>
+//! ```
+//!
+//! A digest is no secret. Whoever knows one must not get its content from here that a registry did not give to anybody: so a pull without
+//! credentials finds only blobs that were fetched without.
 //!
 //! A blob is there only after its digest was checked. Whoever uses one holds a lock (flock) on it, shared, or alone while it is not whole; so
 //! [`prune`] leaves what a pull is using. Its time of change is that of its last use.
@@ -7,7 +17,7 @@ use std::fs::TryLockError;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use fs_err as fs;
@@ -18,44 +28,78 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::shelf::create_private;
 
-/// See the module.
-#[derive(Debug, Clone)]
+/// As whom a blob is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Anonymous,
+    /// With the user's credentials.
+    User,
+}
+
+/// The cache, as one pull uses it.
+#[derive(Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
+    /// The files of what this pull has begun to fetch.
+    begun: Mutex<Vec<PathBuf>>,
 }
 
 impl Cache {
     /// The one in banger's cache folder.
     pub(super) fn new(cache: &Path) -> Cache {
-        Cache { folder: cache.join("oci") }
+        Cache { folder: cache.join("oci"), begun: Mutex::default() }
     }
 
-    fn place(&self, digest: Digest) -> PathBuf {
-        self.folder.join("blobs/sha256").join(digest.hex())
+    /// Where it is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn part(&self, access: Access) -> PathBuf {
+        match access {
+            Access::Anonymous => self.folder.join("anonymous"),
+            Access::User => self.folder.clone(),
+        }
+    }
+
+    fn place(&self, digest: Digest, access: Access) -> PathBuf {
+        self.part(access).join("blobs/sha256").join(digest.hex())
+    }
+
+    /// The places where a blob may be for whoever has this access.
+    fn places(&self, digest: Digest, access: Access) -> impl Iterator<Item = PathBuf> {
+        let own = (access == Access::User).then(|| self.place(digest, access));
+        std::iter::once(self.place(digest, Access::Anonymous)).chain(own)
+    }
+
+    /// Whether a blob of that length is there.
+    pub(super) fn has(&self, digest: Digest, size: u64, access: Access) -> bool {
+        self.places(digest, access).any(|place| fs::metadata(place).is_ok_and(|there| there.len() == size))
     }
 
     /// A blob of that length, if it is there.
-    pub(super) fn open(&self, digest: Digest, size: u64) -> Result<Option<Blob>> {
-        let path = self.place(digest);
-        let file = match fs::File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        file.file().lock_shared()?;
-        let is_usable = is_at(&file, &path) && file.metadata()?.len() == size;
-        if is_usable {
-            // It only keeps its age where that cannot be set.
-            let _ = file.file().set_modified(SystemTime::now());
+    pub(super) fn open(&self, digest: Digest, size: u64, access: Access) -> Result<Option<Blob>> {
+        for path in self.places(digest, access) {
+            let file = match fs::File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            file.file().lock_shared()?;
+            if is_at(&file, &path) && file.metadata()?.len() == size {
+                // It only keeps its age where that cannot be set.
+                let _ = file.file().set_modified(SystemTime::now());
+                return Ok(Some(Blob::new(Arc::new(file), 0, size)));
+            }
         }
-        Ok(is_usable.then(|| Blob::new(Arc::new(file), 0, size)))
+        Ok(None)
     }
 
     /// What there is of a blob. Of several processes that want it one has it, and the others wait.
-    pub(super) fn partial(&self, digest: Digest) -> Result<Partial> {
-        let folder = self.folder.join("partial");
+    pub(super) fn partial(&self, digest: Digest, access: Access) -> Result<Partial> {
+        let folder = self.part(access).join("partial");
         create_private(&folder)?;
-        create_private(&self.folder.join("blobs/sha256"))?;
-        let path = folder.join(digest.hex());
+        create_private(&self.part(access).join("blobs/sha256"))?;
+        let (path, place) = (folder.join(digest.hex()), self.place(digest, access));
         loop {
             let mut options = fs::OpenOptions::new();
             options.read(true).append(true).create(true).mode(0o600);
@@ -63,8 +107,19 @@ impl Cache {
             file.file().lock()?;
             // Whoever had it before may have finished or removed it.
             if is_at(&file, &path) {
-                return Ok(Partial { file, path, place: self.place(digest) });
+                let mut begun = self.begun.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                begun.extend([path.clone(), place.clone()]);
+                return Ok(Partial { file, path, place });
             }
+        }
+    }
+
+    /// Removes what this pull has fetched, whole or not, but for what another is using.
+    pub(super) fn drop_fetched(&self) {
+        let begun = std::mem::take(&mut *self.begun.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        for path in begun {
+            // What cannot be removed is left for `prune`: the failure that is told is another.
+            let _ = Freed::default().take(&path, Duration::ZERO, false);
         }
     }
 }
@@ -117,7 +172,9 @@ pub struct Freed {
 pub fn prune(cache: &Path, unused: Duration, dry_run: bool) -> Result<Freed> {
     let folder = Cache::new(cache).folder;
     let mut freed = Freed::default();
-    for folder in [folder.join("blobs/sha256"), folder.join("partial")] {
+    for folder in
+        ["blobs/sha256", "partial", "anonymous/blobs/sha256", "anonymous/partial"].map(|part| folder.join(part))
+    {
         let entries = match fs::read_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             entries => entries?.collect::<io::Result<Vec<_>>>()?,
@@ -164,10 +221,10 @@ mod tests {
     fn put(cache: &Cache, content: &[u8], age: Duration) -> Digest {
         use std::io::Write;
         let digest = Digest::of(content);
-        let mut partial = cache.partial(digest).unwrap();
+        let mut partial = cache.partial(digest, Access::Anonymous).unwrap();
         partial.file.write_all(content).unwrap();
         drop(partial.finish().unwrap());
-        let file = fs::File::open(cache.place(digest)).unwrap();
+        let file = fs::File::open(cache.place(digest, Access::Anonymous)).unwrap();
         file.file().set_modified(SystemTime::now() - age).unwrap();
         digest
     }
@@ -181,17 +238,20 @@ mod tests {
         assert_eq!(prune(folder.path(), Duration::ZERO, false).unwrap(), Freed::default());
         let old = put(&cache, b"old", 3 * HOUR);
         let new = put(&cache, b"new", HOUR);
-        drop(cache.partial(Digest::of(b"cut")).unwrap());
+        drop(cache.partial(Digest::of(b"cut"), Access::Anonymous).unwrap());
         let again = put(&cache, b"again", 3 * HOUR);
-        assert!(cache.open(again, 5).unwrap().is_some());
+        assert!(cache.open(again, 5, Access::Anonymous).unwrap().is_some());
 
         assert_eq!(prune(folder.path(), 2 * HOUR, true).unwrap().blobs, 1);
-        assert!(cache.open(old, 3).unwrap().is_some(), "and so it is used");
+        assert!(cache.open(old, 3, Access::Anonymous).unwrap().is_some(), "and so it is used");
         assert_eq!(prune(folder.path(), 2 * HOUR, false).unwrap(), Freed::default());
         let all = prune(folder.path(), Duration::ZERO, false).unwrap();
         assert_eq!(all.blobs, 4);
         assert!(all.bytes >= 3 * 512, "{all:?}");
-        assert!(cache.open(new, 3).unwrap().is_none() && cache.open(old, 3).unwrap().is_none());
+        assert!(
+            cache.open(new, 3, Access::Anonymous).unwrap().is_none()
+                && cache.open(old, 3, Access::Anonymous).unwrap().is_none()
+        );
     }
 
     #[test]
@@ -199,8 +259,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         let digest = put(&cache, b"layer", HOUR);
-        let [one, other] = [(); 2].map(|()| cache.open(digest, 5).unwrap().unwrap());
-        let partial = cache.partial(Digest::of(b"coming")).unwrap();
+        let [one, other] = [(); 2].map(|()| cache.open(digest, 5, Access::Anonymous).unwrap().unwrap());
+        let partial = cache.partial(Digest::of(b"coming"), Access::Anonymous).unwrap();
         let left = || prune(folder.path(), Duration::ZERO, false).unwrap().blobs;
         assert_eq!(left(), 0);
         drop(one);
@@ -229,10 +289,10 @@ mod tests {
                 for round in 0..300 {
                     let content = [round as u8 % 3; 64];
                     let digest = Digest::of(&content);
-                    let blob = match cache.open(digest, 64).unwrap() {
+                    let blob = match cache.open(digest, 64, Access::Anonymous).unwrap() {
                         Some(blob) => blob,
                         None => {
-                            let mut partial = cache.partial(digest).unwrap();
+                            let mut partial = cache.partial(digest, Access::Anonymous).unwrap();
                             partial.file.set_len(0).unwrap();
                             std::io::Write::write_all(&mut partial.file, &content).unwrap();
                             partial.finish().unwrap()
@@ -246,5 +306,41 @@ mod tests {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             assert!(pruning.join().unwrap() > 0);
         });
+    }
+
+    #[test]
+    fn what_was_fetched_with_credentials_is_for_pulls_that_have_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path());
+        for (content, access) in [(b"secret", Access::User), (b"public", Access::Anonymous)] {
+            let mut partial = cache.partial(Digest::of(content), access).unwrap();
+            std::io::Write::write_all(&mut partial.file, content).unwrap();
+            drop(partial.finish().unwrap());
+        }
+        let finds = |content: &[u8], access| {
+            let there = cache.open(Digest::of(content), 6, access).unwrap().is_some();
+            assert_eq!(cache.has(Digest::of(content), 6, access), there);
+            there
+        };
+        assert!(!finds(b"secret", Access::Anonymous) && finds(b"secret", Access::User));
+        assert!(finds(b"public", Access::Anonymous) && finds(b"public", Access::User));
+        assert_eq!(prune(folder.path(), Duration::ZERO, false).unwrap().blobs, 2);
+    }
+
+    #[test]
+    fn a_pull_drops_what_it_has_fetched_and_nobody_else_uses() {
+        let folder = tempfile::tempdir().unwrap();
+        let (other, cache) = (Cache::new(folder.path()), Cache::new(folder.path()));
+        put(&other, b"theirs", Duration::ZERO);
+        put(&cache, b"ours", Duration::ZERO);
+        let shared = put(&cache, b"shared", Duration::ZERO);
+        let _held = other.open(shared, 6, Access::Anonymous).unwrap().unwrap();
+        let mut cut = cache.partial(Digest::of(b"cut"), Access::User).unwrap();
+        std::io::Write::write_all(&mut cut.file, b"c").unwrap();
+        drop(cut);
+        cache.drop_fetched();
+        let has = |content: &[u8]| cache.has(Digest::of(content), content.len() as u64, Access::User);
+        assert_eq!([has(b"theirs"), has(b"ours"), has(b"shared")], [true, false, true]);
+        assert_eq!(std::fs::read_dir(folder.path().join("oci/partial")).unwrap().count(), 0);
     }
 }

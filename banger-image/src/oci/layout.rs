@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The most files of an archive.
 const MAX_FILES: usize = 100_000;
+/// The most bytes of all their names, and of what links lead to.
+const MAX_NAMES: usize = 64 << 20;
 
 /// A folder, or a tar archive, of files.
 pub(super) enum Files {
@@ -42,9 +44,11 @@ impl Files {
         }
         let mut files = HashMap::new();
         let mut links = Vec::new();
+        let mut names = 0;
         let mut reader = Reader::new(Blob::new(Arc::clone(&file), 0, length));
         while let Some(entry) = reader.next().map_err(|error| wrong(format!("it is no tar archive: {error}")))? {
             let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path).to_vec();
+            names += path.len() + entry.link.len();
             match entry.kind {
                 Type::File if reader.stored() == entry.size => {
                     let start = length - reader.inner().len();
@@ -56,6 +60,9 @@ impl Files {
             }
             if files.len() + links.len() > MAX_FILES {
                 return Err(wrong(format!("it has more than {MAX_FILES} files")));
+            }
+            if names > MAX_NAMES {
+                return Err(wrong("its files have names of more than 64 MiB".into()));
             }
         }
         for (path, link) in links {

@@ -19,10 +19,11 @@ mod model;
 mod reference;
 mod registry;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use fs_err as fs;
@@ -35,7 +36,7 @@ pub use self::reference::Reference;
 pub use crate::digest::Digest;
 
 use self::blob::Blob;
-use self::cache::Cache;
+use self::cache::{Access, Cache};
 use self::layer::Budget;
 use self::layout::{DockerImage, Files};
 use self::model::{ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest};
@@ -44,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::ext4::{Options, Writer};
 use crate::npm::NPM_REGISTRY;
 use crate::progress::Progress;
+use crate::space::check_room;
 use crate::unpack;
 
 /// How many layers are downloaded at the same time.
@@ -183,6 +185,7 @@ pub(crate) struct Found<'a> {
     place: Place<'a>,
     layers: Layers,
     options: &'a PullOptions,
+    cache: Arc<Cache>,
 }
 
 enum Place<'a> {
@@ -197,8 +200,26 @@ enum Layers {
     Plain(Vec<Blob>),
 }
 
-/// Finds an image: what its manifest and its configuration say.
+/// Finds an image: what its manifest and its configuration say. Its layers have no more bytes than the image may have.
 pub(crate) fn find<'a>(
+    source: &'a Source,
+    options: &'a PullOptions,
+    tell: &'a (dyn Fn(&str) + Sync),
+) -> Result<Found<'a>> {
+    let cache = Arc::new(Cache::new(&options.cache));
+    let found = find_with(&cache, source, options, tell);
+    found.inspect_err(|error| drop_refused(&cache, error))
+}
+
+/// Nothing is kept of an image that is refused. One whose download was cut goes on with the next pull.
+fn drop_refused(cache: &Cache, error: &Error) {
+    if !error.is_interruption() {
+        cache.drop_fetched();
+    }
+}
+
+fn find_with<'a>(
+    cache: &Arc<Cache>,
     source: &'a Source,
     options: &'a PullOptions,
     tell: &'a (dyn Fn(&str) + Sync),
@@ -213,7 +234,7 @@ pub(crate) fn find<'a>(
         }
         Source::DockerArchive(path, name) => {
             let image = Files::archive(path)?.docker_image(name.as_deref())?;
-            return found_in_docker_archive(source, image, options);
+            return found_in_docker_archive(cache, source, image, options);
         }
         Source::Layout(path, name) | Source::OciArchive(path, name) => {
             let files = match source {
@@ -226,6 +247,9 @@ pub(crate) fn find<'a>(
             (Place::Files(files), manifest, digest)
         }
     };
+    if manifest.layers_size().is_none_or(|size| size > options.max_bytes) {
+        return Err(Error::ImageTooLarge { limit: options.max_bytes });
+    }
     let config = &manifest.config;
     if config.size > MAX_CONFIG {
         let reason = format!("it has {} bytes, and {MAX_CONFIG} are the most", config.size);
@@ -233,19 +257,25 @@ pub(crate) fn find<'a>(
     }
     let blob = match &place {
         Place::Registry(registry) => {
-            registry.blob(config, &Cache::new(&options.cache), &|_| (), &AtomicBool::new(false))?
+            check_room("the image's configuration", &[(cache.folder(), config.size)])?;
+            registry.blob(config, cache, &|_| (), &AtomicBool::new(false))?
         }
         Place::Files(files) => files.blob(config)?,
     };
     let bytes = blob.bytes("its configuration", MAX_CONFIG)?;
     let origin = origin(source, digest, &bytes, manifest.layers.len(), options)?;
-    Ok(Found { origin, place, layers: Layers::Described(manifest.layers), options })
+    Ok(Found { origin, place, layers: Layers::Described(manifest.layers), options, cache: Arc::clone(cache) })
 }
 
-fn found_in_docker_archive<'a>(source: &Source, image: DockerImage, options: &'a PullOptions) -> Result<Found<'a>> {
+fn found_in_docker_archive<'a>(
+    cache: &Arc<Cache>,
+    source: &Source,
+    image: DockerImage,
+    options: &'a PullOptions,
+) -> Result<Found<'a>> {
     let origin = origin(source, image.digest, &image.config, image.layers.len(), options)?;
     let place = Place::Files(Files::folder(Path::new("")));
-    Ok(Found { origin, place, layers: Layers::Plain(image.layers), options })
+    Ok(Found { origin, place, layers: Layers::Plain(image.layers), options, cache: Arc::clone(cache) })
 }
 
 /// Follows indexes to the manifest for the wanted platform.
@@ -298,8 +328,17 @@ fn origin(source: &Source, digest: Digest, config: &[u8], layers: usize, options
 }
 
 impl Found<'_> {
+    /// Whether all that was had so far is what a registry gives to anybody.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        matches!(&self.place, Place::Registry(registry) if registry.access() == Access::Anonymous)
+    }
+
     /// Writes the root file system into `path`, and returns its length in bytes.
     pub(crate) fn write(&self, path: &Path, progress: &dyn Progress) -> Result<u64> {
+        self.write_image(path, progress).inspect_err(|error| drop_refused(&self.cache, error))
+    }
+
+    fn write_image(&self, path: &Path, progress: &dyn Progress) -> Result<u64> {
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?.into_file();
         let options = Options::image().derived_from(self.origin.digest.to_string().as_bytes());
         let mut writer = Writer::new(file, options)?;
@@ -312,10 +351,26 @@ impl Found<'_> {
                     apply(blob.clone(), Some(*digest), &mut writer, &mut budget)?;
                 }
             }
-            Layers::Described(layers) => self.write_described(layers, &mut writer, progress)?,
+            Layers::Described(layers) => {
+                self.check_room(layers, path)?;
+                self.write_described(layers, &mut writer, progress)?;
+            }
         }
         progress.phase("writing the file system");
         Ok(writer.finish()?.metadata()?.len())
+    }
+
+    /// Makes sure that the layers have room before they are downloaded: in the cache, and once more, unpacked, beside `path`. What they
+    /// unpack to is hardly less.
+    fn check_room(&self, layers: &[Descriptor], path: &Path) -> Result<()> {
+        let Place::Registry(registry) = &self.place else { return Ok(()) };
+        let mut seen = HashSet::new();
+        let is_missing = |layer: &&Descriptor| {
+            seen.insert(layer.digest) && !self.cache.has(layer.digest, layer.size, registry.access())
+        };
+        let all: u64 = layers.iter().map(|layer| layer.size).sum();
+        let missing: u64 = layers.iter().filter(is_missing).map(|layer| layer.size).sum();
+        check_room("the image", &[(self.cache.folder(), missing), (path, all)])
     }
 
     /// Downloads layers side by side, and applies each when it and those below it are there.
@@ -325,7 +380,6 @@ impl Found<'_> {
             Place::Registry(_) => "downloading and unpacking layers",
             Place::Files(_) => "unpacking layers",
         });
-        let cache = Cache::new(&self.options.cache);
         let stop = AtomicBool::new(false);
         let next = AtomicUsize::new(0);
         let done = Mutex::new(0i64);
@@ -338,7 +392,7 @@ impl Found<'_> {
         thread::scope(|scope| {
             for _ in 0..DOWNLOADS.min(layers.len()) {
                 let sender = sender.clone();
-                let (stop, next, advance, cache) = (&stop, &next, &advance, &cache);
+                let (stop, next, advance, cache) = (&stop, &next, &advance, &*self.cache);
                 scope.spawn(move || {
                     while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let blob = match &self.place {

@@ -110,6 +110,11 @@ impl Document {
 }
 
 impl Manifest {
+    /// The bytes of all layers as they are stored. None: they are beyond 64 bits.
+    pub(super) fn layers_size(&self) -> Option<u64> {
+        self.layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size))
+    }
+
     fn check(&self) -> Result<()> {
         if let Some(layer) = self.layers.iter().find(|layer| layer.is_foreign()) {
             let reason = "it is to be had from elsewhere than the registry, and is not fetched".to_owned();

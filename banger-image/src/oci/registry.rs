@@ -11,7 +11,7 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use serde::Deserialize;
 
 use super::blob::Blob;
-use super::cache::Cache;
+use super::cache::{Access, Cache};
 use super::challenge::Challenge;
 use super::credentials::{Credential, Credentials};
 use super::model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_MANIFEST, OCI_INDEX, OCI_MANIFEST};
@@ -39,6 +39,8 @@ pub(super) struct Registry<'a> {
     base: Url,
     /// What a request is sent with, once the registry has asked for it.
     authorization: Mutex<Option<HeaderValue>>,
+    /// Whether the registry, or whoever gives tokens for it, was shown a credential.
+    showed_credential: AtomicBool,
     /// Called with what a user should know.
     tell: &'a (dyn Fn(&str) + Sync),
 }
@@ -66,7 +68,13 @@ impl<'a> Registry<'a> {
                 base = url("http")?;
             }
         }
-        Ok(Registry { http, reference, credentials, base, authorization: Mutex::default(), tell })
+        let showed_credential = AtomicBool::new(false);
+        Ok(Registry { http, reference, credentials, base, authorization: Mutex::default(), showed_credential, tell })
+    }
+
+    /// As whom the registry is read so far.
+    pub(super) fn access(&self) -> Access {
+        if self.showed_credential.load(Ordering::Relaxed) { Access::User } else { Access::Anonymous }
     }
 
     /// The manifest or index that the reference names: its bytes, type and digest.
@@ -125,13 +133,14 @@ impl<'a> Registry<'a> {
     ) -> Result<Blob> {
         let Descriptor { digest, size, .. } = *descriptor;
         let what = format!("cannot get {digest} of `{}`", self.reference);
-        if let Some(blob) = cache.open(digest, size)? {
+        let mut access = self.access();
+        if let Some(blob) = cache.open(digest, size, access)? {
             advance(size.cast_signed());
             return Ok(blob);
         }
-        let mut partial = cache.partial(digest)?;
+        let mut partial = cache.partial(digest, access)?;
         // Another process may have been faster.
-        if let Some(blob) = cache.open(digest, size)? {
+        if let Some(blob) = cache.open(digest, size, access)? {
             partial.discard()?;
             advance(size.cast_signed());
             return Ok(blob);
@@ -156,8 +165,7 @@ impl<'a> Registry<'a> {
             }
         };
         let mut download = Download::new(&what, size, have, UNREACHABLE);
-        let wrong =
-            |reason: String| Err(Error::Server { what: what.clone(), reason, hint: Some(WRONG_CONTENT.into()) });
+        let wrong = |reason: String| Err(Error::WrongContent { what: what.clone(), reason });
         loop {
             if stop.load(Ordering::Relaxed) {
                 let reason = "another part of the image failed".into();
@@ -166,6 +174,19 @@ impl<'a> Registry<'a> {
             let before = download.have();
             match download.next(ask)? {
                 Part::Bytes(bytes) => {
+                    if self.access() != access {
+                        // The registry gives its blobs to fewer than its manifests.
+                        access = self.access();
+                        let own = cache.partial(digest, access)?;
+                        std::mem::replace(&mut partial, own).discard()?;
+                        partial.file.set_len(0)?;
+                        if before > 0 {
+                            download.restart();
+                            (is_resumed, hasher) = (false, Hasher::default());
+                            advance(-before.cast_signed());
+                            continue;
+                        }
+                    }
                     partial.file.write_all(&bytes)?;
                     hasher.update(&bytes);
                     advance(bytes.len() as i64);
@@ -222,7 +243,7 @@ impl<'a> Registry<'a> {
                 }
                 401 | 403 => {
                     let hint = if sent.is_some() { CHECK_ACCESS } else { LOG_IN };
-                    return fail(format!("the registry refuses it{}", said(response)), Some(hint));
+                    return Err(unauthorized(what, format!("the registry refuses it{}", said(response)), hint));
                 }
                 404 => return Ok(Asked::Missing),
                 408 | 429 | 500..=599 => {
@@ -247,11 +268,12 @@ impl<'a> Registry<'a> {
             (self.tell)(&format!("{reason}; trying without credentials"));
             None
         });
-        let fail = |reason: &str, hint: &str| {
-            Err(Error::Server { what: what.to_owned(), reason: reason.to_owned(), hint: Some(hint.to_owned()) })
-        };
+        let fail = |reason: &str, hint| Err(unauthorized(what, reason.to_owned(), hint));
         let authorization = match (challenge, credential) {
-            (Some(Challenge::Basic), Some(Credential::Password { user, password })) => basic(&user, &password),
+            (Some(Challenge::Basic), Some(Credential::Password { user, password })) => {
+                self.showed_credential.store(true, Ordering::Relaxed);
+                basic(&user, &password)
+            }
             (Some(Challenge::Basic), _) => return fail("the registry wants a user name and password", LOG_IN),
             (Some(Challenge::Bearer { realm, service }), credential) => {
                 let token = self.token(what, &realm, service.as_deref(), credential)?;
@@ -298,6 +320,9 @@ impl<'a> Registry<'a> {
             }
             None => None,
         };
+        if credential.is_some() {
+            self.showed_credential.store(true, Ordering::Relaxed);
+        }
         let scope = format!("repository:{}:pull", self.reference.repository);
         let mut pause = Pause::new(UNREACHABLE);
         let bytes = loop {
@@ -347,7 +372,8 @@ impl<'a> Registry<'a> {
                 }
                 _ => {
                     let hint = if credential.is_some() { CHECK_ACCESS } else { LOG_IN };
-                    return Err(fail(format!("{} gives no token{}", origin(&url), said(response)), Some(hint)));
+                    let reason = format!("{} gives no token{}", origin(&url), said(response));
+                    return Err(unauthorized(what, reason, hint));
                 }
             }
         };
@@ -360,9 +386,12 @@ impl<'a> Registry<'a> {
 
 const LOG_IN: &str = "log in with `docker login` or `podman login`; is the name right?";
 const CHECK_ACCESS: &str = "may this user read the repository? log in anew with `docker login` or `podman login`";
-const WRONG_CONTENT: &str = "the registry, or something on the way to it, sends wrong content";
 const UNREACHABLE: &str =
     "check the network, the registry's name, and HTTPS_PROXY; for a registry without encryption: --plain-http";
+
+fn unauthorized(what: &str, reason: String, hint: &str) -> Error {
+    Error::Unauthorized { what: what.to_owned(), reason, hint: hint.to_owned() }
+}
 
 fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))

@@ -93,7 +93,7 @@ impl Store {
         let before = self.image(name)?.is_some();
         let make = |dir: &Path| {
             let rootfs_bytes = rootfs::build(&catalog::recipe(recipe)?, &options.npm_registry, dir, progress)?;
-            let manifest: ImageManifest = about.manifest(format!("recipe {recipe}"), rootfs_bytes);
+            let manifest: ImageManifest = about.manifest(format!("{}{recipe}", manifest::RECIPE), rootfs_bytes);
             manifest::write(dir, &manifest)
         };
         let image = self.images.ensure(name, progress, || self.image(name), make)?;

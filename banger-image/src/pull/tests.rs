@@ -11,6 +11,8 @@ use super::*;
 use crate::oci::{Digest, Platform};
 use crate::progress::Silent;
 
+mod registry;
+
 /// A store, and a layout beside it.
 struct Place {
     folder: tempfile::TempDir,

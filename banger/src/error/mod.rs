@@ -160,7 +160,7 @@ impl From<banger_image::Error> for CommandError {
             Error::Unknown { .. } | Error::NotInRegistry { .. } | Error::NotHere { .. } => ErrorKind::UnknownImage,
             Error::InUse { .. } => ErrorKind::ImageInUse,
             Error::KernelInUse { .. } => ErrorKind::KernelInUse,
-            Error::Server { .. } => ErrorKind::Registry,
+            Error::Server { .. } | Error::Unauthorized { .. } | Error::WrongContent { .. } => ErrorKind::Registry,
             Error::Catalog { .. } => ErrorKind::Catalog,
             Error::Exists { .. } => ErrorKind::ImageExists,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,

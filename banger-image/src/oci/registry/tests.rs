@@ -51,7 +51,7 @@ fn a_blob_comes_once_and_then_from_the_cache() {
     assert_eq!(get(&server, None, folder.path()).unwrap(), BODY);
     assert_eq!(get(&server, None, folder.path()).unwrap(), BODY);
     assert_eq!(server.requests().len(), 1);
-    assert_eq!(fs_err::read_dir(folder.path().join("oci/partial")).unwrap().count(), 0);
+    assert_eq!(fs_err::read_dir(folder.path().join("oci/anonymous/partial")).unwrap().count(), 0);
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn what_a_killed_process_left_is_gone_on_with_or_thrown_away() {
             _ => response("200 OK", "", BODY),
         });
         let folder = tempfile::tempdir().unwrap();
-        let partial = folder.path().join("oci/partial");
+        let partial = folder.path().join("oci/anonymous/partial");
         fs_err::create_dir_all(&partial).unwrap();
         fs_err::write(partial.join(Digest::of(BODY).hex()), left).unwrap();
         assert_eq!(get(&server, None, folder.path()).unwrap(), BODY);
@@ -130,7 +130,7 @@ fn wrong_content_is_found_and_not_kept() {
         let error = get(&server, None, folder.path()).unwrap_err();
         assert!(error.to_string().contains(reason), "{error}");
         for place in ["partial", "blobs/sha256"] {
-            assert_eq!(fs_err::read_dir(folder.path().join("oci").join(place)).unwrap().count(), 0);
+            assert_eq!(fs_err::read_dir(folder.path().join("oci/anonymous").join(place)).unwrap().count(), 0);
         }
     }
 }
