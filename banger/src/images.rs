@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::Bytes;
 use banger_image::oci::{Credentials, PullOptions, Reference, Source};
-use banger_image::{Catalog, Image, ImageManifest, Pulled, Store};
+use banger_image::{Catalog, Image, ImageManifest, ImageSource, Pulled, Store};
 use banger_vmm::Vm;
 
 use crate::cli::Run;
 use crate::config::Settings;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::kernels::Kernels;
 use crate::machine::{DEFAULT_KERNEL, Machines};
 use crate::npm;
@@ -21,6 +21,16 @@ use crate::paths::{Paths, search_path};
 use crate::ui::Ui;
 
 pub use self::prune::Removed;
+
+/// As whom an image is had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImageAccess {
+    /// As the user: with the user's logins at registries, and whatever images are here.
+    #[default]
+    User,
+    /// As anybody: what a registry gives without a login, and the names of catalogs.
+    Anonymous,
+}
 
 /// See the module.
 pub struct Images<'a> {
@@ -73,9 +83,18 @@ impl<'a> Images<'a> {
     /// The image that is named, or referred to; it is made or pulled if it is not here.
     ///
     /// # Errors
-    /// If it cannot be had.
-    pub fn ensure(&self, named: &str) -> Result<Image, CommandError> {
-        let image = if Reference::is_meant_by(named) {
+    /// If it cannot be had; with [`ImageAccess::Anonymous`], [`ErrorKind::TrustNeeded`] if it is the user's own.
+    pub fn ensure(&self, named: &str, access: ImageAccess) -> Result<Image, CommandError> {
+        let image = match access {
+            ImageAccess::User => self.ensure_as_user(named),
+            ImageAccess::Anonymous => self.ensure_as_anybody(named),
+        };
+        self.ui.finish();
+        image
+    }
+
+    fn ensure_as_user(&self, named: &str) -> Result<Image, CommandError> {
+        if Reference::is_meant_by(named) {
             let source = Source::parse(named)?;
             let name = source.store_name();
             match self.store.image(&name)? {
@@ -87,9 +106,49 @@ impl<'a> Images<'a> {
                 Some(image) => Ok(image),
                 None => self.pull_named(named, &self.pull_options()).map(|pulled| pulled.image),
             }
-        };
-        self.ui.finish();
-        image
+        }
+    }
+
+    /// What an untrusted file names. Whoever wrote that file may have a command read the image in the VM and send it away, so it is one
+    /// that anybody can have, or one that the user's own configuration has given a name.
+    fn ensure_as_anybody(&self, named: &str) -> Result<Image, CommandError> {
+        if !Reference::is_meant_by(named) {
+            return match self.store.image(named)? {
+                Some(image) if image.manifest.anonymous || self.is_of_catalog(named, &image.manifest) => Ok(image),
+                Some(_) => {
+                    let message = format!("`{named}` is an image of your own, and an untrusted `banger.toml` names it");
+                    Err(CommandError::new(message).kind(ErrorKind::TrustNeeded).hint(TRUST))
+                }
+                None => self.ensure_as_user(named),
+            };
+        }
+        let source = Source::parse(named)?;
+        if !matches!(source, Source::Registry(_)) {
+            let message = format!("an untrusted `banger.toml` names files of this machine: `{named}`");
+            return Err(CommandError::new(message).kind(ErrorKind::TrustNeeded).hint(TRUST));
+        }
+        let name = source.store_name();
+        let here = self.store.image(&name)?;
+        let is_public = |image: &Image| image.manifest.anonymous && image.manifest.source == source.to_string();
+        if let Some(image) = here.clone().filter(is_public) {
+            return Ok(image);
+        }
+        // One that came with the user's login may be had without one too. The registry is asked, and what it names is not fetched again.
+        let kernel = here.as_ref().map_or(DEFAULT_KERNEL, |image| &image.manifest.kernel);
+        let with_sshd = here.as_ref().is_some_and(|image| image.manifest.with_sshd);
+        let options = PullOptions { credentials: Credentials::default(), with_sshd, ..self.pull_options() };
+        let pulled = self.store.pull(&source, &name, kernel, &options, self.ui).map_err(hint_at_trust)?;
+        self.remove_outdated(&name)?;
+        Ok(pulled.image)
+    }
+
+    /// Whether an image that is here is what a catalog calls so.
+    fn is_of_catalog(&self, named: &str, image: &ImageManifest) -> bool {
+        let is_source =
+            |source: &ImageSource| matches!(source, ImageSource::Oci(_)) && source.to_string() == image.source;
+        let is_it =
+            |catalog: Catalog| catalog.images.get(named).is_some_and(|entry| entry.sources.iter().any(is_source));
+        image.is_of_catalog() || self.catalog().is_ok_and(is_it)
     }
 
     /// Whether a VM can be made from what is named: it is here, or in a catalog. That a registry has it is believed.
@@ -268,6 +327,21 @@ fn hint_at_registries(named: &str, error: banger_image::Error) -> CommandError {
         Ok(reference) if is_unknown => error.hint(format!("for {reference}, name it with its tag: `{named}:latest`")),
         _ => error,
     }
+}
+
+/// What to do about what needs trust.
+const TRUST: &str = "if you trust the file as it is now: banger trust";
+
+/// A pull without the user's logins, for a file that is not trusted, that a registry has refused.
+fn hint_at_trust(error: banger_image::Error) -> CommandError {
+    use banger_image::Error;
+    let wants_login = matches!(error, Error::Unauthorized { .. } | Error::NotInRegistry { .. });
+    let mut error = CommandError::from(error);
+    if wants_login {
+        let why = "an untrusted `banger.toml` names it, so your logins at registries were not used";
+        error.hints = vec![format!("{why}; {TRUST}")];
+    }
+    error
 }
 
 #[cfg(test)]

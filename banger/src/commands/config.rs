@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::{ConfigCommand, Run};
 use crate::config::edit::{self, Name, REPOSITORY_FILE};
-use crate::config::{Answer, Owner, Settings, schema};
+use crate::config::{Answer, Limited, Owner, Settings, schema};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
 use crate::machine::git_host;
@@ -124,7 +124,11 @@ fn text(overview: &Overview) -> String {
     let values = width(|(_, value, _)| value.chars().count()).min(32);
     let line = |(key, value, answer): &(String, String, &Answer)| {
         let source = answer.source.as_ref().map(|source| format!(" ({})", clean(source))).unwrap_or_default();
-        format!("{key:<keys$}  {value:<values$}  {}{source}\n", answer.origin)
+        let limited = answer.limited.as_ref().map(|Limited { asked, by, .. }| {
+            let asked = clean(&asked.to_string());
+            format!("; limited by {}: `{REPOSITORY_FILE}` asks for {asked}, `banger trust` allows it", by.words())
+        });
+        format!("{key:<keys$}  {value:<values$}  {}{source}{}\n", answer.origin, limited.unwrap_or_default())
     };
     rows.iter().map(line).collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::edit::REPOSITORY_FILE;
-use crate::config::{ConfigFile, Owner, TrustStore, needing_trust};
+use crate::config::{ConfigFile, Owner, TrustStore, needing_trust, raised_with_trust};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::machine::git_host;
@@ -39,7 +39,8 @@ pub fn trust(revoke: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Co
     let repo = ConfigFile::read(&path, Owner::Repository)?
         .ok_or_else(|| CommandError::new(format!("there is no `{file}` to trust")).kind(ErrorKind::Config))?;
     let user = user_config().map(|path| ConfigFile::read(&path, Owner::User)).transpose()?.flatten();
-    let keys = needing_trust(&repo, user.as_ref());
+    let mut keys = needing_trust(&repo, user.as_ref());
+    keys.extend(raised_with_trust(&repo, user.as_ref()));
     store.trust(&root, &repo.text)?;
     let what: Vec<_> = keys.iter().map(|key| format!("`{key} = {}`", repo.values[key])).collect();
     let what = if what.is_empty() { "nothing in it needs that now".to_owned() } else { what.join(", ") };

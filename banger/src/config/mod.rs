@@ -7,6 +7,7 @@
 pub mod edit;
 mod file;
 mod key;
+mod limits;
 pub mod schema;
 mod settings;
 mod trust;
@@ -14,6 +15,8 @@ mod value;
 
 pub use self::file::{ConfigFile, Owner};
 pub use self::key::{KEYS, Key, Stands};
+pub(crate) use self::limits::raised_with_trust;
+pub use self::limits::{Limited, LimitedBy};
 pub(crate) use self::settings::needing_trust;
 pub use self::settings::{Answer, History, Origin, Settings, Sources};
 pub use self::trust::TrustStore;

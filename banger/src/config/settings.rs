@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use super::edit::{Name, REPOSITORY_FILE};
 use super::file::{ConfigFile, Owner};
 use super::key::{KEYS, Key, Stands};
+use super::limits::{Limited, LimitedBy, Machine, limits};
 use super::trust::TrustStore;
 use super::value::{Shape, Value};
 use crate::cli::Run;
 use crate::error::{CommandError, ErrorKind};
+use crate::images::ImageAccess;
 use crate::paths::{Paths, user_config};
 
 /// Where a value is from. A later one wins.
@@ -91,6 +93,9 @@ pub struct Settings {
     env: BTreeMap<String, (String, Origin)>,
     user: Option<PathBuf>,
     repo: Option<PathBuf>,
+    /// Whether the repository's file is trusted, or there is none.
+    is_trusted: bool,
+    limited: BTreeMap<&'static str, Limited>,
     /// What the user should know: what is not heeded, and why.
     pub warnings: Vec<String>,
 }
@@ -106,6 +111,8 @@ pub struct Answer {
     pub origin: Origin,
     /// The file or variable or option that it is from.
     pub source: Option<String>,
+    /// That the repository's file asks for more, which needs trust.
+    pub limited: Option<Limited>,
 }
 
 impl Settings {
@@ -122,20 +129,28 @@ impl Settings {
             env: BTreeMap::new(),
             user: sources.user.map(Path::to_owned),
             repo: path,
+            is_trusted: true,
+            limited: BTreeMap::new(),
             warnings: Vec::new(),
         };
+        if let (Some(root), Some(repo)) = (sources.root, &repo) {
+            settings.is_trusted = TrustStore::new(sources.data).trusts(root, &repo.text);
+        }
         for (key, default) in KEYS.iter().filter_map(|key| Some((key, key.default?))) {
             let value = Value::from_text(&key.shape, default).expect("a default is as its key wants it");
             settings.set(key.name, value, Origin::Default);
         }
-        let ignored = settings.untrusted(sources, user.as_ref(), repo.as_ref());
+        let ignored = settings.untrusted(user.as_ref(), repo.as_ref());
+        if let Some(repo) = repo.as_ref().filter(|_| !settings.is_trusted) {
+            settings.limited = limits(repo, user.as_ref(), Machine::here()).collect();
+        }
         for (file, origin) in [(user, Origin::User), (repo, Origin::Repo)] {
             let values = file.map(|file| file.values).unwrap_or_default();
             let heeded = |name: &&str| origin != Origin::Repo || !ignored.contains(name);
             values
                 .into_iter()
                 .filter(|(name, _)| heeded(name))
-                .for_each(|(name, value)| settings.set(name, value, origin));
+                .for_each(|(name, value)| settings.set_within_limits(name, value, origin));
         }
         for key in KEYS {
             let Some(variable) = key.variable() else { continue };
@@ -163,6 +178,18 @@ impl Settings {
         let sources =
             Sources { user: user.as_deref(), root, data: &paths.data, variable: &|name| std::env::var_os(name) };
         Settings::load(&sources, options)
+    }
+
+    /// Sets what a file says, or what holds in its place.
+    fn set_within_limits(&mut self, name: &'static str, value: Value, origin: Origin) {
+        let Some(limited) = self.limited.get(name).filter(|_| origin == Origin::Repo) else {
+            return self.set(name, value, origin);
+        };
+        // The user's own word stands.
+        if limited.by != LimitedBy::User {
+            let limit = limited.limit.clone();
+            self.set(name, limit, origin);
+        }
     }
 
     fn set(&mut self, name: &'static str, value: Value, origin: Origin) {
@@ -193,15 +220,10 @@ impl Settings {
     }
 
     /// The keys of the repository's file that hand something of this machine to the guest, if it is not trusted.
-    fn untrusted(
-        &mut self,
-        sources: &Sources<'_>,
-        user: Option<&ConfigFile>,
-        repo: Option<&ConfigFile>,
-    ) -> Vec<&'static str> {
-        let (Some(root), Some(repo)) = (sources.root, repo) else { return Vec::new() };
+    fn untrusted(&mut self, user: Option<&ConfigFile>, repo: Option<&ConfigFile>) -> Vec<&'static str> {
+        let Some(repo) = repo.filter(|_| !self.is_trusted) else { return Vec::new() };
         let keys = needing_trust(repo, user);
-        if keys.is_empty() || TrustStore::new(sources.data).trusts(root, &repo.text) {
+        if keys.is_empty() {
             return Vec::new();
         }
         let named: Vec<_> = keys.iter().map(|key| format!("`{key} = {}`", repo.values[key])).collect();
@@ -282,7 +304,25 @@ impl Settings {
             Origin::Environment => key.variable(),
             Origin::Flag => key.flag.map(str::to_owned),
         };
-        Answer { key: name, value, origin, source }
+        let limited = self.limit(key.name, origin).cloned();
+        Answer { key: name, value, origin, source, limited }
+    }
+
+    /// How the repository's word on a key is limited, unless a variable or an option has the last one.
+    fn limit(&self, key: &str, origin: Origin) -> Option<&Limited> {
+        self.limited.get(key).filter(|_| origin <= Origin::Repo)
+    }
+
+    /// A line about each value that is less than the repository asks for.
+    pub(crate) fn limit_notes(&self) -> Vec<String> {
+        let file = self.repo.as_deref().unwrap_or(Path::new(REPOSITORY_FILE)).display();
+        let of = |key: &&'static str| {
+            let (_, origin) = self.values.get(*key)?;
+            let Limited { asked, limit, by } = self.limit(key, *origin)?;
+            let by = by.words();
+            Some(format!("`{key}` is {limit}, limited by {by}: `{file}` asks for {asked}, which needs `banger trust`"))
+        };
+        self.limited.keys().filter_map(of).collect()
     }
 
     /// What holds for a key without a fixed default, where it is known before there is a VM.
@@ -327,6 +367,14 @@ impl Settings {
     /// The image that a VM of this workspace shall have, if somebody said which.
     pub fn wanted_image(&self) -> Option<&str> {
         self.said("image").and(self.text("image"))
+    }
+
+    /// As whom that image is had: what a repository's file names that is not trusted is had as anybody has it.
+    pub fn image_access(&self) -> ImageAccess {
+        match self.values.get("image") {
+            Some((_, Origin::Repo)) if !self.is_trusted => ImageAccess::Anonymous,
+            _ => ImageAccess::User,
+        }
     }
 
     /// Processors, if somebody said how many.
@@ -439,7 +487,7 @@ fn expanded(text: &str, home: Option<&Path>) -> PathBuf {
     }
 }
 
-/// The keys of a repository's file that need trust. What the user has forbidden, it may not allow.
+/// The keys of a repository's file that are heeded only with trust. What the user has forbidden, it may not allow.
 pub(crate) fn needing_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
     let forbids = |file: &ConfigFile| file.values.get("net") == Some(&Value::Text("none".to_owned()));
     let needs = |name: &&str| match *name {
@@ -498,8 +546,8 @@ mod tests {
 
     #[test]
     fn a_nearer_word_wins() {
-        let mut given = Given::new("cpus = 1\n", "cpus = 2\n");
-        assert_eq!(answer(&given.load().unwrap(), "cpus"), ("2".into(), Origin::Repo));
+        let mut given = Given::new("cpus = 2\n", "cpus = 1\n");
+        assert_eq!(answer(&given.load().unwrap(), "cpus"), ("1".into(), Origin::Repo));
         given.variables.insert("BANGER_CPUS", "3");
         assert_eq!(answer(&given.load().unwrap(), "cpus"), ("3".into(), Origin::Environment));
         given.options.vm.cpus = Some(4);
@@ -530,11 +578,11 @@ mod tests {
 
     #[test]
     fn what_hands_over_something_of_this_machine_needs_trust_in_this_very_file() {
-        let given = Given::new("net = \"none\"\n", "net = \"user\"\nenv_from_host = [\"TOKEN\"]\ncpus = 2\n");
+        let given = Given::new("net = \"none\"\n", "net = \"user\"\nenv_from_host = [\"TOKEN\"]\ncpus = 1\n");
         let settings = given.load().unwrap();
         assert_eq!(
             (settings.net(), settings.env_from_host().len(), settings.cpus()),
-            (Some(NetMode::None), 0, Some(2))
+            (Some(NetMode::None), 0, Some(1))
         );
         let [warning] = &settings.warnings[..] else { panic!("{:?}", settings.warnings) };
         for part in ["`env_from_host = [\"TOKEN\"]`", "`net = user`", "banger trust"] {
@@ -552,6 +600,55 @@ mod tests {
         // Whoever has no word on it has nothing against it; and the user's own file needs no trust.
         let settings = Given::new("env_from_host = [\"X\"]\n", "net = \"user\"\n").load().unwrap();
         assert_eq!((settings.warnings.len(), settings.env_from_host().len()), (0, 1));
+    }
+
+    #[test]
+    fn a_repository_raises_the_users_limits_only_with_trust() {
+        let user = "cpus = 1\nmemory = \"1G\"\nidle_timeout = \"10m\"\n";
+        let repo = "cpus = 200\nmemory = \"512M\"\ndisk = \"64G\"\nidle_timeout = 0\n";
+        let mut given = Given::new(user, repo);
+        let settings = given.load().unwrap();
+        assert_eq!((answer(&settings, "cpus"), settings.cpus()), (("1".into(), Origin::User), Some(1)));
+        assert_eq!(answer(&settings, "memory"), ("512M".into(), Origin::Repo));
+        assert_eq!(answer(&settings, "disk"), ("64G".into(), Origin::Repo));
+        assert_eq!(settings.idle_timeout(), Duration::from_secs(600));
+        let limited = |settings: &Settings| {
+            let answers = settings.answers().into_iter();
+            answers.filter_map(|answer| Some((answer.key, answer.limited?.asked.to_string()))).collect::<Vec<_>>()
+        };
+        assert_eq!(limited(&settings), [("cpus".into(), "200".into()), ("idle_timeout".into(), "0".into())]);
+        let notes = settings.limit_notes();
+        for part in ["`cpus` is 1", "your own configuration", "asks for 200", "`banger trust`"] {
+            assert!(notes[0].contains(part), "{notes:?}");
+        }
+        // Nothing of it is said with each command.
+        assert_eq!((notes.len(), settings.warnings.len()), (2, 0));
+        // An option is the user's word.
+        given.options.vm.cpus = Some(3);
+        let settings = given.load().unwrap();
+        assert_eq!((settings.cpus(), limited(&settings).len(), settings.limit_notes().len()), (Some(3), 1, 1));
+        given.options.vm.cpus = None;
+        given.trust();
+        let settings = given.load().unwrap();
+        assert_eq!((settings.cpus(), settings.idle_timeout()), (Some(200), Duration::ZERO));
+        assert!(limited(&settings).is_empty() && settings.limit_notes().is_empty());
+        // Without a word of the user's own.
+        let settings = Given::new("", "idle_timeout = 0\ncpus = 255\n").load().unwrap();
+        assert_eq!(settings.idle_timeout(), Duration::from_secs(24 * 3600));
+        assert_eq!(settings.cpus(), Some(crate::machine::default_cpus()));
+    }
+
+    #[test]
+    fn an_image_that_an_untrusted_file_names_is_had_as_anybody_has_it() {
+        let mut given = Given::new("", "image = \"x.example/team/app:1\"\n");
+        assert_eq!(given.load().unwrap().image_access(), ImageAccess::Anonymous);
+        given.variables.insert("BANGER_IMAGE", "x.example/team/app:1");
+        assert_eq!(given.load().unwrap().image_access(), ImageAccess::User);
+        given.variables.clear();
+        given.trust();
+        assert_eq!(given.load().unwrap().image_access(), ImageAccess::User);
+        assert_eq!(Given::new("image = \"a\"\n", "").load().unwrap().image_access(), ImageAccess::User);
+        assert_eq!(Given::new("", "cpus = 1\n").load().unwrap().image_access(), ImageAccess::User);
     }
 
     #[test]

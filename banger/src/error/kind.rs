@@ -65,6 +65,7 @@ kinds! {
     MissingProgram, "missing_program", FAILED, "A program of this machine that banger needs is not installed.";
     NoWorkspace, "no_workspace", FAILED, "This is not in the worktree of a git repository.";
     UntrustedRepository, "untrusted_repository", FAILED, "The repository belongs to another user.";
+    TrustNeeded, "trust_needed", FAILED, "The repository's `banger.toml` asks for something that needs `banger trust`.";
     RepositoryReplaced, "repository_replaced", FAILED, "The VM belongs to a repository that was here before this one.";
     Repository, "repository", FAILED, "The repository cannot be read.";
     FilesChanging, "files_changing", FAILED, "Files of the workspace change faster than they can be sent.";

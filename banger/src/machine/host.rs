@@ -46,7 +46,7 @@ pub(crate) fn default_memory() -> u64 {
 }
 
 /// In MiB; none where the kernel does not say.
-fn host_memory() -> Option<u64> {
+pub(crate) fn host_memory() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))?;
     Some(total.parse::<u64>().ok()? / 1024)

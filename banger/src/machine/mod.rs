@@ -14,7 +14,7 @@ use banger_agent::protocol::{Request, Stat};
 use banger_vmm::{Hold, NetMode, Programs, Ready, StorePaths, Vm, VmStore};
 
 pub use self::host::git_host;
-pub(crate) use self::host::{default_cpus, default_memory};
+pub(crate) use self::host::{default_cpus, default_memory, host_memory};
 use self::new::Made;
 use self::start::{Started, lock};
 use crate::agent::Call;
@@ -22,6 +22,7 @@ use crate::belonging::{self, Belongs, Purpose};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
+use crate::images::ImageAccess;
 use crate::paths::{Paths, search_path};
 use crate::post_mortem;
 use crate::report::{Phase, Report};
@@ -37,6 +38,8 @@ pub const DEFAULT_KERNEL: &str = "generic-6.12";
 pub struct Wanted {
     /// Image of a new VM.
     pub image: Option<String>,
+    /// As whom that image is had.
+    pub image_access: ImageAccess,
     /// Image of a new VM where no other is wanted.
     pub default_image: Option<String>,
     /// Processors.
@@ -49,18 +52,22 @@ pub struct Wanted {
     pub net: Option<NetMode>,
     /// After how long without a command it stops by itself; zero: never.
     pub idle_timeout: Option<Duration>,
+    /// What the user should know of a new VM: which values are less than its repository asks for.
+    pub notes: Vec<String>,
 }
 
 impl From<&Settings> for Wanted {
     fn from(settings: &Settings) -> Self {
         Wanted {
             image: settings.wanted_image().map(str::to_owned),
+            image_access: settings.image_access(),
             default_image: Some(settings.image().to_owned()),
             cpus: settings.cpus(),
             memory_mib: settings.memory_mib(),
             disk_bytes: settings.disk_bytes(),
             net: settings.net(),
             idle_timeout: Some(settings.idle_timeout()),
+            notes: settings.limit_notes(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{DEFAULT_IMAGE, Machine, Machines, Wanted, names};
 use crate::belonging::{self, Purpose};
 use crate::error::CommandError;
 use crate::git::Workspace;
-use crate::images::Images;
+use crate::images::{ImageAccess, Images};
 use crate::report::Phase;
 
 /// Why no VM was made.
@@ -145,10 +145,13 @@ impl Machines<'_> {
     fn create(&self, new: &New<'_>, wanted: &Wanted) -> Result<Vm, Made> {
         check_memory(wanted)?;
         let images = Images::new(self.paths, self.ui);
-        let named = wanted.image.as_deref().or(wanted.default_image.as_deref()).unwrap_or(DEFAULT_IMAGE);
+        let (named, access) = match (&wanted.image, &wanted.default_image) {
+            (Some(image), _) => (&**image, wanted.image_access),
+            (None, default) => (default.as_deref().unwrap_or(DEFAULT_IMAGE), ImageAccess::User),
+        };
         // From here on it cannot be deleted before the VM's record names it.
         let (image, _hold) = loop {
-            let image = self.time(Phase::Image, || images.ensure(named))?;
+            let image = self.time(Phase::Image, || images.ensure(named, access))?;
             let hold = images.store().hold_images().map_err(CommandError::from)?;
             if images.store().image(&image.name).map_err(CommandError::from)?.is_some() {
                 break (image, hold);
@@ -171,6 +174,8 @@ impl Machines<'_> {
             banger_image::Ready::Agent => Ready::Agent,
             banger_image::Ready::System => Ready::System,
         };
-        Ok(self.store.create(&record)?)
+        let vm = self.store.create(&record)?;
+        wanted.notes.iter().for_each(|note| self.ui.status(note));
+        Ok(vm)
     }
 }

@@ -30,7 +30,7 @@ use crate::cli::Run;
 use crate::commands::publish;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::images::Images;
+use crate::images::{ImageAccess, Images};
 use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
 use crate::post_mortem;
@@ -108,7 +108,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         // That the VM there is keeps its own is no help to who has mistyped a name. A catalog that cannot be read is none either.
         let images = Images::new(paths, ui);
         if !images.is_to_be_had(image).unwrap_or(true) {
-            images.ensure(image)?;
+            images.ensure(image, ImageAccess::User)?;
         }
     }
     let prepare = || -> Result<(Machine, Result<Preparation, CommandError>), CommandError> {
