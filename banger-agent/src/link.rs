@@ -3,6 +3,8 @@
 //! Every connection starts with an exchange of nonces, so that bytes left in the pipe by a former peer are skipped and never
 //! taken for an answer. After it the pipe carries yamux, the host being its client: only the host opens streams.
 
+mod merge;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -14,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufStream, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+use self::merge::{Followed, Merging, Unread};
 
 /// The version of everything in this crate that both ends must agree on.
 pub const PROTOCOL: u32 = 1;
@@ -162,12 +166,13 @@ fn parse<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
     serde_json::from_slice(line.strip_prefix(MAGIC.as_bytes())?).ok()
 }
 
-type Pipe<T> = Compat<BufStream<T>>;
-type Opened = oneshot::Sender<Result<yamux::Stream, LinkError>>;
+type Opened = oneshot::Sender<Result<(yamux::Stream, Followed), LinkError>>;
 
 /// One stream of a link.
 pub struct MuxStream {
     stream: Compat<yamux::Stream>,
+    /// Where the host notes what it has read.
+    followed: Option<Followed>,
     /// The host's place among [`MAX_STREAMS`].
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -185,7 +190,8 @@ impl Mux {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut connection = connection(io, yamux::Mode::Client);
+        let unread = Unread::new(MAX_STREAMS * WINDOW + HOST_GROWTH);
+        let mut connection = connection(Merging::new(buffered(io), unread.clone()), yamux::Mode::Client);
         let (requests, mut queue) = mpsc::channel::<Opened>(MAX_STREAMS);
         let driver = async move {
             let mut waiting: Option<Opened> = None;
@@ -200,7 +206,10 @@ impl Mux {
                         && let Poll::Ready(opened) = connection.poll_new_outbound(cx)
                     {
                         let request = waiting.take().expect("just seen");
-                        let opened = opened.map_err(|error| LinkError::Mux(error.to_string()));
+                        let opened = opened.map_err(|error| LinkError::Mux(error.to_string())).map(|stream| {
+                            let followed = unread.follow(stream.id().val());
+                            (stream, followed)
+                        });
                         // The asker may have gone: then the stream is dropped, which resets it.
                         let _ = request.send(opened);
                         continue;
@@ -227,8 +236,8 @@ impl Mux {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| gone())?;
         let (reply, opened) = oneshot::channel();
         self.requests.send(reply).await.map_err(|_| gone())?;
-        let stream = opened.await.map_err(|_| gone())??.compat();
-        Ok(MuxStream { stream, _place: Some(place) })
+        let (stream, followed) = opened.await.map_err(|_| gone())??;
+        Ok(MuxStream { stream: stream.compat(), followed: Some(followed), _place: Some(place) })
     }
 }
 
@@ -237,23 +246,27 @@ pub async fn serve<T>(io: T, mut serve: impl FnMut(MuxStream)) -> LinkError
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut connection = connection(io, yamux::Mode::Server);
+    let mut connection = connection(buffered(io), yamux::Mode::Server);
     loop {
         match poll_fn(|cx| connection.poll_next_inbound(cx)).await {
-            Some(Ok(stream)) => serve(MuxStream { stream: stream.compat(), _place: None }),
+            Some(Ok(stream)) => serve(MuxStream { stream: stream.compat(), followed: None, _place: None }),
             Some(Err(error)) => return LinkError::Mux(error.to_string()),
             None => return LinkError::Mux("the host closed it".into()),
         }
     }
 }
 
-fn connection<T: AsyncRead + AsyncWrite + Unpin>(io: T, mode: yamux::Mode) -> yamux::Connection<Pipe<T>> {
+fn buffered<T: AsyncRead + AsyncWrite>(io: T) -> BufStream<T> {
+    BufStream::with_capacity(BUFFER, BUFFER, io)
+}
+
+fn connection<T: AsyncRead + AsyncWrite + Unpin>(io: T, mode: yamux::Mode) -> yamux::Connection<Compat<T>> {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(TOO_MANY_STREAMS);
     let growth = if mode == yamux::Mode::Server { GUEST_GROWTH } else { HOST_GROWTH };
     config.set_max_connection_receive_window(Some(TOO_MANY_STREAMS * WINDOW + growth));
     config.set_split_send_size(PAYLOAD);
-    yamux::Connection::new(BufStream::with_capacity(BUFFER, BUFFER, io).compat(), config, mode)
+    yamux::Connection::new(io.compat(), config, mode)
 }
 
 /// How long a handshake may take once the agent has opened its port.
@@ -261,7 +274,12 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl AsyncRead for MuxStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Some(followed) = &self.followed {
+            followed.read(buffer.filled().len() - before);
+        }
+        read
     }
 }
 

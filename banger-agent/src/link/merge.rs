@@ -1,0 +1,334 @@
+//! Merging small mux frames: what lies between the pipe and yamux on the host.
+//!
+//! yamux counts a window in bytes, but keeps an allocation for each data frame until it is read: frames of one byte cost some 64 times
+//! what they carry. A [`Merging`] pipe knows how much of a stream is unread ([`Unread`]). It passes frames on while the reader keeps
+//! up. The small frames of a stream whose reader is behind wait here, as one run of bytes, and reach yamux as one frame when the reader
+//! has read all before them. Frames of one stream keep their order; no stream waits for another.
+//!
+//! Format of the frames: <https://github.com/hashicorp/yamux/blob/master/spec.md>.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+
+/// A data frame of fewer bytes is small.
+const SMALL: usize = 1 << 10;
+/// How many small frames of a stream may be unread in yamux.
+const MAX_SMALL: usize = 128;
+/// The most bytes of a merged frame; yamux takes up to 1 MiB.
+const MAX_MERGED: usize = 512 << 10;
+
+const HEADER: usize = 12;
+const DATA: u8 = 0;
+const WINDOW_UPDATE: u8 = 1;
+const SYN: u16 = 1;
+const FIN: u16 = 4;
+const RST: u16 = 8;
+
+/// What the peer has sent on the streams of a link and their readers have not read.
+#[derive(Clone)]
+pub(super) struct Unread(Arc<Mutex<State>>);
+
+struct State {
+    streams: HashMap<u32, Stream>,
+    /// Streams whose reader has read all that yamux has of them, while more waits here.
+    released: VecDeque<u32>,
+    /// Bytes of all streams, in yamux and here.
+    total: usize,
+    /// The most that `total` may be.
+    room: usize,
+    /// Of who drives the link.
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// Bytes that yamux has.
+    unread: usize,
+    /// Small frames among them.
+    small: usize,
+    /// What comes after them.
+    waiting: Option<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: BytesMut,
+    /// The peer sends no more after this.
+    is_last: bool,
+}
+
+impl Unread {
+    /// Of a peer that may have sent `room` bytes that are unread, on all streams together.
+    pub(super) fn new(room: usize) -> Unread {
+        let state = State { streams: HashMap::new(), released: VecDeque::new(), total: 0, room, waker: None };
+        Unread(Arc::new(Mutex::new(state)))
+    }
+
+    /// Follows the stream of this number from its first frame on.
+    pub(super) fn follow(&self, id: u32) -> Followed {
+        self.lock().streams.insert(id, Stream::default());
+        Followed { id, unread: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream that is followed until this is dropped.
+pub(super) struct Followed {
+    id: u32,
+    unread: Unread,
+}
+
+impl Followed {
+    /// Its reader has read so many bytes.
+    pub(super) fn read(&self, count: usize) {
+        let mut state = self.unread.lock();
+        let state = &mut *state;
+        let Some(stream) = state.streams.get_mut(&self.id) else { return };
+        let count = count.min(stream.unread);
+        stream.unread -= count;
+        state.total -= count;
+        if stream.unread == 0 {
+            stream.small = 0;
+            if stream.waiting.is_some() {
+                state.released.push_back(self.id);
+                if let Some(waker) = state.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let mut state = self.unread.lock();
+        if let Some(stream) = state.streams.remove(&self.id) {
+            state.total -= stream.unread + stream.waiting.map_or(0, |waiting| waiting.bytes.len());
+        }
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Debug, PartialEq, Eq)]
+enum Way {
+    /// It goes on, with these flags.
+    Pass(u16),
+    /// Its body is added to what waits.
+    Wait,
+}
+
+impl State {
+    /// Decides about a frame by its header.
+    fn way(&mut self, kind: u8, flags: u16, id: u32, length: usize) -> io::Result<Way> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(Way::Pass(flags)) };
+        if matches!(kind, DATA | WINDOW_UPDATE) && flags & RST != 0 {
+            self.total -= stream.waiting.take().map_or(0, |waiting| waiting.bytes.len());
+            return Ok(Way::Pass(flags));
+        }
+        match (kind, &mut stream.waiting) {
+            (WINDOW_UPDATE, Some(waiting)) => {
+                waiting.is_last |= flags & FIN != 0;
+                Ok(Way::Pass(flags & !FIN))
+            }
+            (DATA, waiting) if flags & SYN == 0 => {
+                if length > self.room.saturating_sub(self.total) {
+                    return Err(io::Error::other("the guest sends more than there is room for"));
+                }
+                let is_small = (1..SMALL).contains(&length);
+                if waiting.is_some() || (is_small && stream.small >= MAX_SMALL) {
+                    waiting.get_or_insert_default();
+                    return Ok(Way::Wait);
+                }
+                self.total += length;
+                stream.unread += length;
+                stream.small += usize::from(is_small);
+                Ok(Way::Pass(flags))
+            }
+            _ => Ok(Way::Pass(flags)),
+        }
+    }
+
+    /// Bytes of a frame that waits. A stream that is not followed any more has no reader.
+    fn wait(&mut self, id: u32, bytes: &[u8]) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.waiting.get_or_insert_default().bytes.extend_from_slice(bytes);
+            self.total += bytes.len();
+        }
+    }
+
+    /// The end of a frame that waits.
+    fn waits(&mut self, id: u32, is_last: bool) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let waiting = stream.waiting.get_or_insert_default();
+            waiting.is_last |= is_last;
+            if stream.unread == 0 {
+                self.released.push_back(id);
+            }
+        }
+    }
+
+    /// The next merged frame whose reader waits for it: its header and its body.
+    fn release(&mut self) -> Option<(Bytes, Bytes)> {
+        while let Some(id) = self.released.pop_front() {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            let Some(mut waiting) = stream.waiting.take().filter(|_| stream.unread == 0) else { continue };
+            let body = waiting.bytes.split_to(waiting.bytes.len().min(MAX_MERGED)).freeze();
+            let is_whole = waiting.bytes.is_empty();
+            let flags = if is_whole && waiting.is_last { FIN } else { 0 };
+            stream.unread = body.len();
+            if !is_whole {
+                stream.waiting = Some(waiting);
+            }
+            if !body.is_empty() || flags != 0 {
+                return Some((Bytes::copy_from_slice(&header(DATA, flags, id, body.len() as u32)), body));
+            }
+        }
+        None
+    }
+}
+
+fn header(kind: u8, flags: u16, id: u32, length: u32) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[1] = kind;
+    header[2..4].copy_from_slice(&flags.to_be_bytes());
+    header[4..8].copy_from_slice(&id.to_be_bytes());
+    header[8..].copy_from_slice(&length.to_be_bytes());
+    header
+}
+
+/// Where in the peer's frames the pipe is.
+enum Place {
+    /// So many bytes of a header have come.
+    Header([u8; HEADER], usize),
+    /// So many bytes of a body are still to pass.
+    Passing(usize),
+    /// So many bytes of a body are still to be added to what waits.
+    Waiting { id: u32, left: usize, is_last: bool },
+}
+
+/// A pipe whose reader, yamux, gets small frames merged. What is written passes unchanged.
+pub(super) struct Merging<T> {
+    io: T,
+    place: Place,
+    /// What is to be read before anything else.
+    next: VecDeque<Bytes>,
+    unread: Unread,
+}
+
+impl<T: AsyncBufRead + Unpin> Merging<T> {
+    pub(super) fn new(io: T, unread: Unread) -> Merging<T> {
+        Merging { io, place: Place::Header([0; HEADER], 0), next: VecDeque::new(), unread }
+    }
+
+    /// Moves the peer's bytes on until there is something for yamux to read. False: the pipe is at its end.
+    fn poll_advance(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if let Place::Passing(1..) = self.place {
+                return Poll::Ready(Ok(true));
+            }
+            {
+                let mut state = self.unread.lock();
+                if let Some((header, body)) = state.release() {
+                    self.next.extend([header, body]);
+                }
+                // A reader that reads its last byte from now on calls.
+                state.waker = Some(cx.waker().clone());
+            }
+            if !self.next.is_empty() {
+                return Poll::Ready(Ok(true));
+            }
+            let bytes = ready!(Pin::new(&mut self.io).poll_fill_buf(cx))?;
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(false));
+            }
+            let mut state = self.unread.lock();
+            let count = match &mut self.place {
+                Place::Header(header, have) => {
+                    let count = bytes.len().min(HEADER - *have);
+                    header[*have..*have + count].copy_from_slice(&bytes[..count]);
+                    *have += count;
+                    if *have == HEADER {
+                        let [_, kind, flags @ .., _, _, _, _, _, _, _, _] = *header;
+                        let flags = u16::from_be_bytes(flags);
+                        let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
+                        let (id, length) = (number(4), number(8) as usize);
+                        self.place = match state.way(kind, flags, id, length)? {
+                            Way::Pass(flags) => {
+                                header[2..4].copy_from_slice(&flags.to_be_bytes());
+                                self.next.push_back(Bytes::copy_from_slice(header));
+                                Place::Passing(if kind == DATA { length } else { 0 })
+                            }
+                            Way::Wait => Place::Waiting { id, left: length, is_last: flags & FIN != 0 },
+                        };
+                    }
+                    count
+                }
+                Place::Waiting { id, left, .. } => {
+                    let count = bytes.len().min(*left);
+                    state.wait(*id, &bytes[..count]);
+                    *left -= count;
+                    count
+                }
+                Place::Passing(_) => 0,
+            };
+            match self.place {
+                Place::Waiting { id, left: 0, is_last } => {
+                    state.waits(id, is_last);
+                    self.place = Place::Header([0; HEADER], 0);
+                }
+                Place::Passing(0) if self.next.is_empty() => self.place = Place::Header([0; HEADER], 0),
+                _ => {}
+            }
+            drop(state);
+            Pin::new(&mut self.io).consume(count);
+        }
+    }
+}
+
+impl<T: AsyncBufRead + Unpin> AsyncRead for Merging<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.next.is_empty() && !ready!(this.poll_advance(cx))? {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(next) = this.next.front_mut() {
+            let count = next.len().min(buffer.remaining());
+            buffer.put_slice(&next[..count]);
+            next.advance(count);
+            while this.next.front().is_some_and(Bytes::is_empty) {
+                this.next.pop_front();
+            }
+        } else if let Place::Passing(left) = &mut this.place {
+            let most = buffer.remaining().min(*left);
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+            ready!(Pin::new(&mut this.io).poll_read(cx, &mut part))?;
+            let count = part.filled().len();
+            buffer.advance(count);
+            *left -= count;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Merging<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
