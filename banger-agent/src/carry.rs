@@ -3,9 +3,9 @@
 use std::pin::pin;
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::codec::FramedWrite;
 
 use crate::frame::{CHUNK, Frame, FrameCodec, FrameError};
 use crate::protocol::forward::{DATA, Ended};
@@ -15,14 +15,10 @@ use crate::protocol::forward::{DATA, Ended};
 ///
 /// # Errors
 /// If the connection or the stream breaks, or the stream brings what does not belong there.
-pub async fn carry<S, R, W>(
-    socket: S,
-    mut reader: FramedRead<R, FrameCodec>,
-    writer: &mut FramedWrite<W, FrameCodec>,
-) -> Result<(), FrameError>
+pub async fn carry<S, R, W>(socket: S, mut reader: R, writer: &mut FramedWrite<W, FrameCodec>) -> Result<(), FrameError>
 where
     S: AsyncRead + AsyncWrite,
-    R: AsyncRead + Unpin,
+    R: Stream<Item = Result<Frame, FrameError>> + Unpin,
     W: AsyncWrite + Unpin,
 {
     let (mut from, mut to) = tokio::io::split(socket);
@@ -71,6 +67,7 @@ mod tests {
 
     use tokio::io::{DuplexStream, duplex, split};
     use tokio::time::timeout;
+    use tokio_util::codec::FramedRead;
 
     use super::*;
 

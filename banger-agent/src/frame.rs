@@ -3,10 +3,13 @@
 //! A frame is one kind byte, a 32-bit big-endian length, and that many bytes. Kind 0 is a control frame and holds one JSON
 //! document; any other kind is data on the channel of that number, whose meaning the operation defines.
 
+mod reader;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::codec::{Decoder, Encoder};
 
+pub use self::reader::FrameReader;
 use crate::link::PAYLOAD;
 
 /// The most bytes a control frame may hold.

@@ -2,29 +2,36 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, IoContext, Result};
 use crate::wire::{self, MAX_REPLY, Reply, Request, SOCKET};
 
+/// A supervisor takes a connection, and answers what needs no waiting, within this time,
+const REPLY_LIMIT: Duration = Duration::from_secs(10);
+/// and gives a stream to the agent within this: it waits for a boot.
+const STREAM_LIMIT: Duration = Duration::from_secs(600);
+
 /// A connection on which nothing was said yet.
 pub(crate) struct Connection {
     vm: String,
     stream: UnixStream,
+    /// How long the answer may take; none: as long as what is asked for does.
+    patience: Option<Duration>,
 }
 
 /// Connects to the VM's supervisor.
 pub(crate) fn connect(vm: &str, folder: &Path) -> Result<Connection> {
     // A socket's path ends at 107 bytes: through the folder's descriptor it is always short.
     let directory = File::open(folder).at("open", folder)?;
-    let stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()));
+    let stream = open(&format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()), REPLY_LIMIT);
     let stream = stream.at("connect to", &folder.join(SOCKET))?;
     // Whoever serves it is told what to run, and what to answer.
     let owner = getsockopt(&stream, PeerCredentials).at("look at", &folder.join(SOCKET))?.uid();
@@ -32,38 +39,47 @@ pub(crate) fn connect(vm: &str, folder: &Path) -> Result<Connection> {
         let reason = format!("its socket is served by another user, of uid {owner}");
         return Err(Error::Supervisor { name: vm.to_owned(), reason });
     }
-    Ok(Connection { vm: vm.to_owned(), stream })
+    Ok(Connection { vm: vm.to_owned(), stream, patience: None })
+}
+
+/// Connects to the socket at `path`. One whose queue stays full for `limit` is an error.
+fn open(path: &str, limit: Duration) -> io::Result<UnixStream> {
+    let socket: OwnedFd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(socket);
+    // unix(7), socket(7): a connect waits for the queue as long as SO_SNDTIMEO says.
+    stream.set_write_timeout(Some(limit))?;
+    socket::connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(stream)
 }
 
 impl Connection {
     /// Turns the connection into a stream to the agent, which is use of the VM unless it is `only_look`.
     pub(crate) fn agent(mut self, only_look: bool) -> Result<UnixStream> {
-        self.exchange::<()>(&Request::Agent { only_look })?;
+        self.exchange::<()>(&Request::Agent { only_look }, STREAM_LIMIT)?;
         Ok(self.stream)
     }
 
     /// Uses the VM for as long as the returned stream is open.
     pub(crate) fn hold(mut self, idle_timeout_ms: u64) -> Result<UnixStream> {
-        self.exchange::<()>(&Request::Use { idle_timeout_ms })?;
+        self.exchange::<()>(&Request::Use { idle_timeout_ms }, REPLY_LIMIT)?;
         Ok(self.stream)
     }
 
     /// An answer that does not come within `patience` is none.
-    pub(crate) fn within(self, patience: Duration) -> Result<Connection> {
-        let limited = self.stream.set_read_timeout(Some(patience));
-        limited.map_err(|error| Error::Supervisor { name: self.vm.clone(), reason: error.to_string() })?;
-        Ok(self)
+    pub(crate) fn within(self, patience: Duration) -> Connection {
+        Connection { patience: Some(patience), ..self }
     }
 
     /// Asks, and waits for the answer.
     pub(crate) fn ask<T: DeserializeOwned>(mut self, request: &Request) -> Result<T> {
-        self.exchange(request)
+        self.exchange(request, REPLY_LIMIT)
     }
 
-    fn exchange<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+    fn exchange<T: DeserializeOwned>(&mut self, request: &Request, limit: Duration) -> Result<T> {
+        let deadline = Instant::now() + self.patience.unwrap_or(limit);
         // A supervisor that has no room for another client answers, and closes, before it has heard anything.
         let asked = self.stream.write_all(&wire::frame(request));
-        match read_frame(&mut self.stream).map_err(|error| asked.err().unwrap_or(error)) {
+        match read_frame(&mut self.stream, deadline).map_err(|error| asked.err().unwrap_or(error)) {
             Ok(Reply::Ok(answer)) => Ok(answer),
             Ok(Reply::Error(failure)) if failure.going_down => Err(Error::GoingDown(self.vm.clone())),
             Ok(Reply::Error(failure)) => Err(Error::Refused { name: self.vm.clone(), failure }),
@@ -72,14 +88,76 @@ impl Connection {
     }
 }
 
-fn read_frame<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
+/// Reads an answer, all of which comes before `deadline`. What follows it on the connection may take its time.
+fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream, deadline: Instant) -> io::Result<T> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
+    read_by(stream, &mut length, deadline)?;
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_REPLY {
         return Err(io::Error::other(format!("a reply of {length} bytes")));
     }
     let mut json = vec![0; length];
-    stream.read_exact(&mut json)?;
+    read_by(stream, &mut json, deadline)?;
+    stream.set_read_timeout(None)?;
     Ok(serde_json::from_slice(&json)?)
+}
+
+/// Fills `buffer` before `deadline`, however few bytes come at a time.
+fn read_by(stream: &mut UnixStream, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "it does not answer");
+    while !buffer.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(late());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => buffer = &mut buffer[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_drips_in_ends_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+        thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut sent = client.write_all(&[0, 0, 0x40, 0]);
+            while sent.is_ok() {
+                thread::sleep(Duration::from_millis(5));
+                sent = client.write_all(b" ");
+            }
+        });
+        let start = Instant::now();
+        let connection = connect("vm", folder.path()).unwrap().within(Duration::from_millis(200));
+        let error = connection.agent(true).unwrap_err().to_string();
+        assert!(error.contains("does not answer"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_queue_that_stays_full_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SOCKET);
+        let listener = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        socket::listen(&listener, socket::Backlog::new(1).unwrap()).unwrap();
+        let path = path.to_str().unwrap();
+        let connect = || open(path, Duration::from_millis(100));
+        let connected: Vec<_> = std::iter::repeat_with(connect).take(10).take_while(io::Result::is_ok).collect();
+        assert!(connected.len() < 10);
+    }
 }

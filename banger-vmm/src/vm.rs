@@ -231,12 +231,12 @@ impl Vm {
         self.connect()?.agent(false)
     }
 
-    /// The same for who wants to know how the VM is: it is no use of it.
+    /// The same for who wants to know how the VM is: it is no use of it. The supervisor gives the stream within `limit`.
     ///
     /// # Errors
     /// As [`Vm::connect_agent`].
-    pub fn watch_agent(&self) -> Result<UnixStream> {
-        self.connect()?.agent(true)
+    pub fn watch_agent(&self, limit: Duration) -> Result<UnixStream> {
+        self.connect()?.within(limit).agent(true)
     }
 
     /// Keeps a running VM from stopping for being idle, and says after what time it is that, in milliseconds (0: never). None: it
@@ -296,8 +296,7 @@ impl Vm {
         let (start, limit) = (Instant::now(), timeout + EXIT_PATIENCE);
         // Another command may start the VM again meanwhile: that supervisor is none of this one's business.
         let supervisor = RunInfo::read(&self.folder)?;
-        let asked = self.connect().and_then(|connection| connection.within(limit));
-        match asked.and_then(|connection| connection.ask(&Request::Stop { timeout_ms })) {
+        match self.connect().and_then(|connection| connection.within(limit).ask(&Request::Stop { timeout_ms })) {
             // One whose VM has just died goes without an answer.
             Ok(()) | Err(Error::NotRunning(_) | Error::Supervisor { .. }) => {}
             Err(error) => return Err(error),

@@ -1,13 +1,15 @@
 //! One operation of the agent, from the host's side, with blocking reads and writes.
 
 mod operation;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, MAX_DATA};
-use banger_agent::protocol::{Failure, Reply, Request};
+use banger_agent::protocol::{Bytes, Failure, FailureKind, FileInfo, Reply, Request};
 use banger_vmm::Vm;
 use bytes::BytesMut;
 use serde::Serialize;
@@ -19,8 +21,13 @@ pub use self::operation::{Reader, Writer, begin};
 
 /// An agent that lives takes an operation up, or refuses it, within this time,
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// and is not silent for longer than this while it does what takes long: comparing, or writing out, a whole workspace.
+/// and is not silent for longer than this while it does what takes long: comparing, or writing out, a whole workspace. It takes a frame
+/// of the host's within this time too.
 const SILENCE_LIMIT: Duration = Duration::from_secs(600);
+/// A frame of which the first byte has come is whole within this time. What an agent sends it has at hand.
+pub(crate) const FRAME_LIMIT: Duration = Duration::from_secs(30);
+/// Who looks how a VM is waits this long, and then does without the VM's answer.
+pub const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why an operation did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +56,26 @@ impl From<FrameError> for AgentError {
     fn from(error: FrameError) -> Self {
         match error {
             // What a socket says when its time limit has passed: socket(7), SO_RCVTIMEO.
-            FrameError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => AgentError::Silent,
+            FrameError::Io(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                AgentError::Silent
+            }
             error => AgentError::Broken(error),
         }
+    }
+}
+
+/// How long an agent may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Between two frames; none: for ever.
+    pub(crate) silence: Option<Duration>,
+    /// From the first byte of a frame to its last.
+    pub(crate) frame: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { silence: Some(SILENCE_LIMIT), frame: FRAME_LIMIT }
     }
 }
 
@@ -59,6 +83,11 @@ impl From<FrameError> for AgentError {
 pub struct Call {
     stream: UnixStream,
     received: BytesMut,
+    limits: Limits,
+    /// When all that is waited for must have come; none: that is not known.
+    end: Option<Instant>,
+    /// What the socket has for its SO_RCVTIMEO.
+    timeout: Option<Duration>,
 }
 
 impl Call {
@@ -67,13 +96,13 @@ impl Call {
     /// # Errors
     /// If the VM or its agent is gone.
     pub fn open(vm: &Vm, request: &Request) -> Result<Call, AgentError> {
-        Call::on(vm.connect_agent()?, request)
+        Call::on(vm.connect_agent()?, request, Limits::default())
     }
 
-    fn on(stream: UnixStream, request: &Request) -> Result<Call, AgentError> {
-        stream.set_read_timeout(Some(SILENCE_LIMIT))?;
+    pub(crate) fn on(stream: UnixStream, request: &Request, limits: Limits) -> Result<Call, AgentError> {
+        stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(SILENCE_LIMIT))?;
-        let mut call = Call { stream, received: BytesMut::new() };
+        let mut call = Call { stream, received: BytesMut::new(), limits, end: None, timeout: None };
         call.send(Frame::control(request))?;
         Ok(call)
     }
@@ -86,12 +115,15 @@ impl Call {
         Call::open(vm, request)?.answer()
     }
 
-    /// The same for who wants to know how the VM is, which does not keep it from stopping for being idle.
+    /// The same for who wants to know how the VM is, which does not keep it from stopping for being idle. The answer comes within
+    /// [`LOOK_LIMIT`].
     ///
     /// # Errors
     /// As [`Call::ask`].
     pub fn look<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
-        Call::on(vm.watch_agent()?, request)?.answer()
+        let start = Instant::now();
+        let mut call = Call::on(vm.watch_agent(LOOK_LIMIT)?, request, Limits::default())?;
+        call.answer_within(LOOK_LIMIT.saturating_sub(start.elapsed()))
     }
 
     /// The same for a request that the agent works on before it answers, for as long as `limit`.
@@ -103,11 +135,18 @@ impl Call {
     }
 
     /// Lets the agent be silent for as long as it likes: what runs may have nothing to say.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn wait_without_limit(&mut self) -> Result<(), AgentError> {
-        Ok(self.stream.set_read_timeout(None)?)
+    pub fn wait_without_limit(&mut self) {
+        self.limits.silence = None;
+    }
+
+    /// All that is received from now on comes within `limit`, however many frames it is.
+    pub(crate) fn end_within(&mut self, limit: Duration) {
+        self.end = Instant::now().checked_add(limit);
+    }
+
+    /// That is over.
+    pub(crate) fn end_whenever(&mut self) {
+        self.end = None;
     }
 
     /// Sends one frame.
@@ -117,7 +156,7 @@ impl Call {
     pub fn send(&mut self, frame: Frame) -> Result<(), AgentError> {
         let mut wire = BytesMut::new();
         FrameCodec.encode(frame, &mut wire)?;
-        Ok(self.stream.write_all(&wire)?)
+        Ok(write_within(&mut self.stream, &wire, SILENCE_LIMIT)?)
     }
 
     /// Sends a control frame.
@@ -131,12 +170,18 @@ impl Call {
     /// Receives one frame; none at the orderly end of the stream.
     ///
     /// # Errors
-    /// If the connection breaks, or what it brings is no frame.
+    /// [`AgentError::Silent`] if it does not come in time; if the connection breaks, or what it brings is no frame.
     pub fn receive(&mut self) -> Result<Option<Frame>, AgentError> {
+        let mut whole_by = None;
         loop {
             if let Some(frame) = FrameCodec.decode(&mut self.received)? {
                 return Ok(Some(frame));
             }
+            if !self.received.is_empty() && whole_by.is_none() {
+                whole_by = Instant::now().checked_add(self.limits.frame);
+            }
+            let silence = self.limits.silence.filter(|_| self.received.is_empty());
+            self.wait_for(silence, [whole_by, self.end].into_iter().flatten().min())?;
             let mut chunk = [0; 16 << 10];
             match self.stream.read(&mut chunk)? {
                 0 if self.received.is_empty() => return Ok(None),
@@ -144,6 +189,20 @@ impl Call {
                 count => self.received.extend_from_slice(&chunk[..count]),
             }
         }
+    }
+
+    /// The next read may take `longest`, and must be over by `deadline`.
+    fn wait_for(&mut self, longest: Option<Duration>, deadline: Option<Instant>) -> Result<(), AgentError> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(AgentError::Silent);
+        }
+        let timeout = [longest, left].into_iter().flatten().min();
+        if timeout != self.timeout {
+            self.stream.set_read_timeout(timeout)?;
+            self.timeout = timeout;
+        }
+        Ok(())
     }
 
     /// Receives the operation's answer.
@@ -154,10 +213,11 @@ impl Call {
         self.answer_within(ANSWER_LIMIT)
     }
 
-    fn answer_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, AgentError> {
-        self.stream.set_read_timeout(Some(limit))?;
+    pub(crate) fn answer_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, AgentError> {
+        let end = self.end;
+        self.end_within(limit);
         let answer = self.receive()?.ok_or(FrameError::Ended)?.message()?;
-        self.stream.set_read_timeout(Some(SILENCE_LIMIT))?;
+        self.end = end;
         match answer {
             Reply::Ok(value) => Ok(value),
             Reply::Error(failure) => Err(failure.into()),
@@ -170,24 +230,41 @@ impl Call {
     }
 }
 
-/// Reads a small file of the guest; none where it does not exist.
+/// Writes all of `bytes`. A system call takes no longer than the socket's SO_SNDTIMEO; all of them together, about `limit`.
+fn write_within(stream: &mut UnixStream, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
+    let start = Instant::now();
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if !bytes.is_empty() && start.elapsed() >= limit {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
+/// Reads a small file of the guest; none where it does not exist. All of it comes within [`SILENCE_LIMIT`].
 ///
 /// # Errors
-/// If it is longer than `limit` bytes, or no regular file.
+/// If it is longer than `limit` bytes, which is a failure of kind [`FailureKind::TooLong`], or no regular file.
 pub fn read_file(vm: &Vm, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, AgentError> {
-    use banger_agent::protocol::{Bytes as Path, FailureKind, FileInfo};
-    let mut call = Call::open(vm, &Request::ReadFile { path: Path(path.to_vec()), limit })?;
+    let mut call = Call::open(vm, &Request::ReadFile { path: Bytes(path.to_vec()), limit })?;
     let info: FileInfo = match call.answer() {
         Ok(info) => info,
         Err(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSuchFile => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(info.size.min(limit) as usize);
+    call.end_within(SILENCE_LIMIT);
     while let Some(frame) = call.receive()? {
         let Frame::Data(1, chunk) = frame else {
             return Err(FrameError::Unexpected("something else than a file's content").into());
         };
-        if (content.len() + chunk.len()) as u64 > limit {
+        if chunk.is_empty() || (content.len() + chunk.len()) as u64 > info.size.min(limit) {
             return Err(FrameError::Unexpected("more content than the file has").into());
         }
         content.extend_from_slice(&chunk);
@@ -246,7 +323,7 @@ impl DataWriter<'_> {
         if self.used > 0 {
             self.frame[0] = self.channel;
             self.frame[1..HEADER].copy_from_slice(&(self.used as u32).to_be_bytes());
-            self.stream.write_all(&self.frame[..HEADER + self.used])?;
+            write_within(self.stream, &self.frame[..HEADER + self.used], SILENCE_LIMIT)?;
             self.used = 0;
         }
         Ok(())

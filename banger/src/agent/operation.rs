@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 
-use banger_agent::frame::{Frame, FrameCodec, FrameError};
+use banger_agent::frame::{Frame, FrameCodec, FrameError, FrameReader};
 use banger_agent::link::PAYLOAD;
 use banger_agent::protocol::{Reply, Request};
 use banger_vmm::Vm;
@@ -12,12 +12,12 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::codec::FramedWrite;
 
-use super::{ANSWER_LIMIT, AgentError};
+use super::{ANSWER_LIMIT, AgentError, FRAME_LIMIT};
 
-/// The frames of an operation, from the agent,
-pub type Reader = FramedRead<OwnedReadHalf, FrameCodec>;
+/// The frames of an operation, from the agent: one that has begun is whole within half a minute,
+pub type Reader = FrameReader<OwnedReadHalf>;
 /// and to it.
 pub type Writer = FramedWrite<OwnedWriteHalf, FrameCodec>;
 
@@ -42,11 +42,13 @@ pub(crate) async fn begin_on<T: DeserializeOwned>(
 ) -> Result<(T, Reader, Writer), AgentError> {
     stream.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(stream)?.into_split();
-    let mut reader = FramedRead::with_capacity(read, FrameCodec, PAYLOAD);
+    let mut reader = FrameReader::new(read, PAYLOAD, FRAME_LIMIT);
     let mut writer = FramedWrite::new(write, FrameCodec);
-    writer.send(Frame::control(request)).await?;
-    let answer = timeout(ANSWER_LIMIT, reader.next()).await.map_err(|_| AgentError::Silent)?;
-    match answer.unwrap_or(Err(FrameError::Ended))?.message()? {
+    let answer = async {
+        writer.send(Frame::control(request)).await?;
+        reader.next().await.unwrap_or(Err(FrameError::Ended))
+    };
+    match timeout(ANSWER_LIMIT, answer).await.map_err(|_| AgentError::Silent)??.message()? {
         Reply::Ok(answer) => Ok((answer, reader, writer)),
         Reply::Error(failure) => Err(AgentError::Refused(failure)),
     }
