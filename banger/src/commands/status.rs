@@ -39,6 +39,8 @@ struct VmStatus {
     accelerator: Option<Accelerator>,
     /// What confines the VMM that runs it; none: it does not run, or what started it does not confine it.
     confinement: Option<Confinement>,
+    /// Whether its agent answered within a few seconds; none: it was not asked.
+    responds: Option<bool>,
     image: String,
     kernel: String,
     cpus: u32,
@@ -48,7 +50,7 @@ struct VmStatus {
     disk_bytes: u64,
     /// When it was made, in seconds since 1970.
     created: u64,
-    /// What changed in the VM alone, as it says, or as it was when it stopped; none: not known, or bare and used, so that all of it is
+    /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not known, or bare and used, so that all of it is
     /// only there.
     guest_only: Option<Counts>,
     /// Other repositories that were brought into it.
@@ -96,8 +98,9 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
                 "failed"
             }
         };
-        let only = match state {
-            "running" if purpose.is_some() => guest_only(&vm, ui).map(|only| only.counts),
+        let asked = (state == "running" && purpose.is_some()).then(|| guest_only(&vm, ui));
+        let only = match &asked {
+            Some(Some(only)) => Some(only.counts),
             _ => GuestWork::noted(&vm)?.counts(),
         };
         status.vm = Some(VmStatus {
@@ -108,6 +111,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             state,
             accelerator,
             confinement,
+            responds: asked.map(|only| only.is_some()),
             image: Images::new(paths, ui).name_of(&record.image),
             kernel: record.kernel,
             cpus: record.cpus,
@@ -132,7 +136,7 @@ fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
 /// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment, has a status all the same.
 fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
     let answer = Call::look(vm, &Request::GuestOnly);
-    answer.inspect_err(|error| ui.warning(&format!("{error}: what changed only there is not known"))).ok()
+    answer.inspect_err(|error| ui.warning(&format!("{error}: what is shown is what was last written down"))).ok()
 }
 
 fn text(status: &Status) -> String {
@@ -148,7 +152,8 @@ fn text(status: &Status) -> String {
                     "another repository, which was here before: `banger delete` makes room for a VM of this one";
                 lines.push(("belongs to", whose.to_owned()));
             }
-            lines.push(("state", format!("{}{accelerator}", vm.state)));
+            let silent = if vm.responds == Some(false) { ", does not respond" } else { "" };
+            lines.push(("state", format!("{}{accelerator}{silent}", vm.state)));
             if vm.state == "running" {
                 let nothing = || "none: the VMM may do what you may; `banger restart` changes that".to_owned();
                 lines.push(("confinement", vm.confinement.as_ref().map_or_else(nothing, describe)));
@@ -192,6 +197,7 @@ mod tests {
             state: "running",
             accelerator: None,
             confinement: Some(Confinement { landlock_abi: Some(2), missing: vec![Gap::Signals] }),
+            responds: Some(false),
             image: "debian".into(),
             kernel: "generic".into(),
             created: 0,
@@ -206,6 +212,7 @@ mod tests {
         let shown = text(&Status { workspace: Some("/a".into()), vm: Some(vm) });
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
         assert!(shown.contains("seccomp, Landlock (version 2 of its interface); not kept from: ending"), "{shown}");
+        assert!(shown.contains("running, does not respond\n"), "{shown}");
         assert!(shown.ends_with("/b at /srv/b\n"), "{shown}");
     }
 }
