@@ -58,7 +58,7 @@ impl GuestWork {
 
     /// Whether it is known that there is nothing.
     pub fn is_nothing(&self) -> bool {
-        matches!(self, GuestWork::Known(only) if only.counts.files + only.counts.references == 0)
+        matches!(self, GuestWork::Known(only) if only.counts.is_nothing())
     }
 
     /// The VM named `name` has something that would be lost, in words.
@@ -89,4 +89,18 @@ fn is_counted(vm: &Vm) -> bool {
     // What cannot be read may be anything.
     let sites = || Site::all(vm).map_or(true, |sites| sites.iter().any(Site::is_begun));
     vm.folder().join("sync/manifest").exists() || (is_for_workspace(vm) && sites())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_do_not_add_up_are_not_nothing() {
+        let work = |files, references| {
+            GuestWork::Known(GuestOnly { counts: Counts { files, references }, ..GuestOnly::default() })
+        };
+        assert!(work(0, 0).is_nothing());
+        assert!(!work(u64::MAX, 1).is_nothing() && !work(0, 1).is_nothing() && !work(1, 0).is_nothing());
+    }
 }

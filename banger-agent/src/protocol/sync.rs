@@ -288,6 +288,13 @@ pub struct Counts {
     pub references: u64,
 }
 
+impl Counts {
+    /// Whether nothing changed. The numbers are a guest's, and any.
+    pub fn is_nothing(&self) -> bool {
+        *self == Counts::default()
+    }
+}
+
 /// The answer to [`super::Request::GuestOnly`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GuestOnly {
