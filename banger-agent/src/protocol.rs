@@ -101,6 +101,8 @@ pub enum FailureKind {
     NoSuchUser,
     /// A file that was asked for does not exist.
     NoSuchFile,
+    /// A file is longer than was asked for.
+    TooLong,
     /// No space or inodes are left in the guest.
     NoSpace,
     /// Anything else.

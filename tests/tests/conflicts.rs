@@ -197,6 +197,14 @@ fn a_branch_goes_back_with_its_index() {
     let expected = format!("A  staged\n?? guest\n{tip}a repository\n");
     assert_eq!(repository.sh(script).ok().text(), expected);
     assert_eq!(repository.guest_only(), (1, 1));
+
+    // One that is too long to be looked at has changed, whatever is in it.
+    repository.sh("truncate --size 40M .git/index").ok();
+    repository.write("later", "");
+    repository.git(["add", "later"]);
+    repository.sh("true").refused(&[".git/index ("]);
+    repository.run(["--host-wins", "--", "true"]).ok();
+    assert_eq!(repository.sh("git diff --cached --name-only").ok().text(), "later\nstaged\n");
 }
 
 #[test]

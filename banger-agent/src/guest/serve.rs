@@ -227,9 +227,10 @@ async fn read_file(path: &protocol::Bytes, limit: u64, mut writer: Writer) {
     };
     let (file, size) = match opened.await {
         Ok((file, metadata)) if metadata.is_file() && metadata.len() <= limit => (file, metadata.len()),
-        Ok(_) => {
+        Ok((_, metadata)) => {
+            let kind = if metadata.is_file() { FailureKind::TooLong } else { FailureKind::Other };
             let message = format!("`{path}` in the guest is no regular file of at most {limit} bytes");
-            return fail(writer, Failure::new(FailureKind::Other, message)).await;
+            return fail(writer, Failure::new(kind, message)).await;
         }
         Err(error) => {
             let missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);

@@ -192,7 +192,7 @@ impl From<Failure> for CommandError {
             FailureKind::BadRequest => error
                 .kind(ErrorKind::Guest)
                 .hint("the VM may run the agent of another version of banger: banger restart"),
-            FailureKind::NoSuchFile | FailureKind::Other => error.kind(ErrorKind::Guest),
+            FailureKind::NoSuchFile | FailureKind::TooLong | FailureKind::Other => error.kind(ErrorKind::Guest),
         }
     }
 }

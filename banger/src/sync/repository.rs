@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use banger_agent::protocol::FailureKind;
 use banger_agent::protocol::sync::{Change, Digest, Item, Kind, Verdict};
 use banger_vmm::Vm;
 
@@ -9,12 +10,15 @@ use super::SyncError;
 use super::history::Histories;
 use super::manifest::KnownRepository;
 use super::source::Source;
-use crate::agent::read_file;
+use crate::agent::{AgentError, read_file};
 use crate::config::History;
 use crate::git::{Entry, GuestIndex, GuestStat, Listing, ObjectFile, Repository, RepositoryState, Sent, Shallow};
 
-/// The longest index that is fetched from a guest, in bytes.
-const MAX_INDEX: u64 = 256 << 20;
+/// The longest index that is fetched from a guest has this many bytes and twice those of the host's. To compare it takes up to five times
+/// that in memory. A guest that stages much more than the host has some 300,000 files below that.
+const INDEX_FLOOR: u64 = 32 << 20;
+/// What is said to be the digest of an index that is longer: it is nobody's, so such an index has changed.
+const LONG_INDEX: Digest = [0xff; 32];
 /// Where a repository's own copies of the user's files are, below `.git`, and the keys that name them.
 const EXCLUDES: (&str, &str) = ("banger/excludes", "excludesFile");
 const ATTRIBUTES: (&str, &str) = ("banger/attributes", "attributesFile");
@@ -30,6 +34,8 @@ pub(super) struct Snapshot<'a> {
     /// Copies of the user's own files, by name below `.git`.
     copies: Vec<(&'static str, Vec<u8>)>,
     index: Digest,
+    /// The length of the index, in bytes.
+    index_size: u64,
     /// What the guest has of it then, where that is not all.
     sent: Option<Sent>,
     fingerprint: [u8; 32],
@@ -73,9 +79,9 @@ impl<'a> Snapshot<'a> {
                 copies.push((name, content));
             }
         }
-        let index = repository.guest_index(listing, &|_| None)?;
-        let index = repository.index_digest(&index.bytes)?;
-        Ok(Snapshot { git, state, objects, sent, config, copies, index, fingerprint, repository })
+        let bytes = repository.guest_index(listing, &|_| None)?.bytes;
+        let (index, index_size) = (repository.index_digest(&bytes)?, bytes.len() as u64);
+        Ok(Snapshot { git, state, objects, sent, config, copies, index, index_size, fingerprint, repository })
     }
 
     /// What the guest has after this sync, by the path of `.git`; none: all that there is.
@@ -188,8 +194,10 @@ impl<'a> Snapshot<'a> {
         if !everything && base.index == Some(digest) {
             return Ok(None);
         }
-        let guest = read_file(vm, &[root, b"/", &path].concat(), MAX_INDEX)?;
-        let guest = guest.map(|bytes| self.repository.index_digest(&bytes)).transpose()?;
+        let guest = match read_file(vm, &[root, b"/", &path].concat(), longest_index(self.index_size)) {
+            Err(AgentError::Refused(failure)) if failure.kind == FailureKind::TooLong => Some(LONG_INDEX),
+            read => read?.map(|bytes| self.repository.index_digest(&bytes)).transpose()?,
+        };
         // Where everything is asked for, what is not named is taken for deleted.
         if guest == Some(digest) && !everything {
             return Ok(None);
@@ -216,6 +224,11 @@ impl<'a> Snapshot<'a> {
         }
         plan
     }
+}
+
+/// The longest index that is fetched from a guest where the host's has `size` bytes.
+fn longest_index(size: u64) -> u64 {
+    size.saturating_mul(2).saturating_add(INDEX_FLOOR)
 }
 
 /// The references in the format of git's `packed-refs`, and the symbolic ones, which it cannot hold, as files.
