@@ -4,6 +4,7 @@ mod kind;
 
 use std::path::Path;
 
+use banger_agent::protocol::sync::MAX_NAMED;
 use banger_agent::protocol::{Failure, FailureKind};
 use serde::Serialize;
 
@@ -234,11 +235,15 @@ impl From<SyncError> for CommandError {
             SyncError::Changed(_) => CommandError::new(message)
                 .kind(ErrorKind::FilesChanging)
                 .hint("run it again when the files are at rest"),
+            SyncError::Busy => CommandError::new(message)
+                .kind(ErrorKind::VmBusy)
+                .hint("end that command, or stop the VM: banger stop --force"),
             SyncError::Conflicts { conflicts, .. } => {
                 let name = |path| banger_vmm::printable(path);
                 let mut error = CommandError::new(message).kind(ErrorKind::Conflict);
                 error.details = conflicts
                     .iter()
+                    .take(MAX_NAMED)
                     .map(|c| format!("{} ({} here, {} in the VM)", name(&c.path.0), word(c.host), word(c.guest)))
                     .collect();
                 error.hint("take this side's: --host-wins").hint("keep the VM's: --guest-wins")

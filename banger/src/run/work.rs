@@ -81,9 +81,10 @@ impl<'a> Work<'a> {
         listed.warnings().for_each(|warning| self.ui.warning(&warning));
         let files = listed.files();
         let preparation = Preparation::of(workspace, site, &listed, &self.settings, self.paths, self.ui)?;
-        let report = self
-            .account
-            .time(Phase::Sync, || sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history()))?;
+        let waits = || self.ui.status("waiting for another command's sync of this workspace");
+        let report = self.account.time(Phase::Sync, || {
+            sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history(), &waits)
+        })?;
         report.notes.iter().for_each(|note| self.ui.warning(note));
         self.account.synced(files, &report);
         self.ui.status(&summary(&report, machine.boot));
@@ -235,7 +236,7 @@ fn summary(report: &sync::Report, boot: Option<Duration>) -> String {
     }
     let transfer = report.total.saturating_sub(report.listing);
     line.push_str(&format!("; list {}, sync {}", elapsed(report.listing), elapsed(transfer.max(Duration::ZERO))));
-    if let Some(only) = report.guest_only.filter(|only| only.files + only.references > 0) {
+    if let Some(only) = report.guest_only.filter(|only| !only.is_nothing()) {
         let files = (only.files > 0).then(|| count(only.files, "file", "files"));
         let references = (only.references > 0).then(|| count(only.references, "branch or tag", "branches and tags"));
         let what: Vec<_> = files.into_iter().chain(references).collect();

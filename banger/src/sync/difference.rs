@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameError};
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::sync::{CONTENT, Change, FromSync, Mode, NEEDED, PLAN, Policy, RecordKind, ToSync};
 
-use super::engine::{Engine, plain, readable};
+use super::engine::{Engine, commit, plain, readable};
 use super::history::Histories;
 use super::manifest::{Known, Manifest, kind};
 use super::plan::Plan;
@@ -15,6 +16,9 @@ use super::repository::{Snapshot, git_path};
 use super::source::{self, Source};
 use super::{Report, SyncError, Things};
 use crate::agent::{AgentError, Call};
+
+/// What a guest may take to compare a plan with what it has, however much it says meanwhile.
+const COMPARE_LIMIT: Duration = Duration::from_secs(3600);
 
 impl Engine<'_> {
     /// Sends what is not as it was.
@@ -60,9 +64,9 @@ impl Engine<'_> {
             }
             return Ok(());
         }
-        let (needed, now_ns) = self.propose(&mut call, &plan)?;
+        let (needed, now_ns) = propose(&mut call, &plan, self.policy)?;
         self.send_needed(&mut call, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
-        self.commit(&mut call, report)?;
+        commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
         next.save(self.folder()).map_err(SyncError::State)
     }
@@ -133,44 +137,6 @@ impl Engine<'_> {
         }
     }
 
-    /// Sends the plan, and learns which items are needed, and the guest's clock.
-    fn propose(&self, call: &mut Call, plan: &Plan) -> Result<(Vec<usize>, i64), SyncError> {
-        for batch in plan.batches() {
-            call.send(Frame::Data(PLAN, batch.into()))?;
-        }
-        call.say(&ToSync::PlanEnds { policy: self.policy })?;
-        let mut needed = Vec::new();
-        loop {
-            match call.receive()?.ok_or(AgentError::from(FrameError::Ended))? {
-                Frame::Data(NEEDED, numbers) => {
-                    for number in numbers.chunks_exact(4) {
-                        let number = u32::from_le_bytes([number[0], number[1], number[2], number[3]]) as usize;
-                        if number >= plan.len() || needed.last().is_some_and(|last| *last >= number) {
-                            let error = FrameError::Unexpected("the agent asks for what was not offered");
-                            return Err(AgentError::from(error).into());
-                        }
-                        needed.push(number);
-                    }
-                }
-                frame => match frame.message().map_err(AgentError::from)? {
-                    FromSync::Compared { conflicts, conflict_count, .. }
-                        if conflict_count > 0 && self.policy == Policy::Stop =>
-                    {
-                        return Err(SyncError::Conflicts { count: Things(conflict_count), conflicts });
-                    }
-                    FromSync::Compared { now_ns, .. } => return Ok((needed, now_ns)),
-                    FromSync::Failed(failure) => return Err(failure.into()),
-                    FromSync::Applied(_) => {
-                        return Err(AgentError::from(FrameError::Unexpected(
-                            "the agent applied nothing that was sent",
-                        ))
-                        .into());
-                    }
-                },
-            }
-        }
-    }
-
     #[expect(clippy::too_many_arguments, reason = "the whole state of a sync in progress")]
     fn send_needed(
         &self,
@@ -223,5 +189,50 @@ impl Engine<'_> {
             }
         }
         Ok(out.flush()?)
+    }
+}
+
+/// Sends the plan, and learns which items are needed, and the guest's clock.
+fn propose(call: &mut Call, plan: &Plan, policy: Policy) -> Result<(Vec<usize>, i64), SyncError> {
+    for batch in plan.batches() {
+        call.send(Frame::Data(PLAN, batch.into()))?;
+    }
+    call.say(&ToSync::PlanEnds { policy })?;
+    call.end_within(COMPARE_LIMIT);
+    let mut needed = Vec::new();
+    loop {
+        match call.receive()?.ok_or(AgentError::from(FrameError::Ended))? {
+            Frame::Data(NEEDED, numbers) => {
+                if numbers.is_empty() || !numbers.len().is_multiple_of(4) {
+                    let error = FrameError::Unexpected("the agent asks for nothing");
+                    return Err(AgentError::from(error).into());
+                }
+                for number in numbers.chunks_exact(4) {
+                    let number = u32::from_le_bytes([number[0], number[1], number[2], number[3]]) as usize;
+                    if number >= plan.len() || needed.last().is_some_and(|last| *last >= number) {
+                        let error = FrameError::Unexpected("the agent asks for what was not offered");
+                        return Err(AgentError::from(error).into());
+                    }
+                    needed.push(number);
+                }
+            }
+            frame => match frame.message().map_err(AgentError::from)? {
+                FromSync::Compared { conflicts, conflict_count, .. }
+                    if conflict_count > 0 && policy == Policy::Stop =>
+                {
+                    return Err(SyncError::Conflicts { count: Things(conflict_count), conflicts });
+                }
+                FromSync::Compared { now_ns, .. } => {
+                    call.end_whenever();
+                    return Ok((needed, now_ns));
+                }
+                FromSync::Failed(failure) => return Err(failure.into()),
+                FromSync::Applied(_) => {
+                    return Err(
+                        AgentError::from(FrameError::Unexpected("the agent applied nothing that was sent")).into()
+                    );
+                }
+            },
+        }
     }
 }

@@ -76,13 +76,16 @@ impl<'a> Engine<'a> {
         report.notes.extend(histories.note.take());
         let mut manifest = manifest.unwrap_or_default();
         for Bytes(git) in &begun.lost {
-            manifest.repositories.remove(git);
             histories.forget(git);
-            let git = Bytes([self.guest_root(), b"/", git].concat());
-            report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
+            // What was never sent is nothing to tell of.
+            if manifest.repositories.remove(git).is_some() {
+                let git = Bytes([self.guest_root(), b"/", git].concat());
+                report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
+            }
         }
         match begun.mode {
-            Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
+            // Only the VM's own workspace has a disk.
+            Mode::Fresh => self.fresh(call, generation, begun.seed && self.site.is_own(), histories, &mut report)?,
             mode => self.difference(call, generation, manifest, mode, histories, &mut report)?,
         }
         Ok(report)
@@ -102,21 +105,6 @@ impl<'a> Engine<'a> {
         Ok((source::send_as(out, record, &index.bytes, digest)?.size, digest))
     }
 
-    pub(super) fn commit(&self, call: &mut Call, report: &mut Report) -> Result<(), SyncError> {
-        call.say(&ToSync::Commit)?;
-        loop {
-            match call.receive()?.ok_or(AgentError::from(FrameError::Ended))?.message().map_err(AgentError::from)? {
-                FromSync::Applied(applied) => {
-                    report.applied = applied;
-                    return Ok(());
-                }
-                FromSync::Failed(failure) => return Err(failure.into()),
-                // In a fresh sync nobody waited for the comparison of the empty plan.
-                FromSync::Compared { .. } => {}
-            }
-        }
-    }
-
     pub(super) fn record(&self, entry: &Entry, mtime_ns: i64) -> (Record, Source) {
         let kind = kind(entry);
         let source = Source::of(entry, &self.workspace.root);
@@ -128,6 +116,22 @@ impl<'a> Engine<'a> {
         let stat = HostStat::of(entry, self.listed.listed_ns);
         Known { path: entry.path.as_bytes().to_vec(), kind: kind(entry), digest, stat, guest_mtime_ns }
     }
+}
+
+/// Has the guest apply what was sent. The comparison of an empty plan, which nobody waited for in a fresh sync, may come before.
+pub(super) fn commit(call: &mut Call, report: &mut Report) -> Result<(), SyncError> {
+    call.say(&ToSync::Commit)?;
+    for _ in 0..2 {
+        match call.receive()?.ok_or(AgentError::from(FrameError::Ended))?.message().map_err(AgentError::from)? {
+            FromSync::Applied(applied) => {
+                report.applied = applied;
+                return Ok(());
+            }
+            FromSync::Failed(failure) => return Err(failure.into()),
+            FromSync::Compared { .. } => {}
+        }
+    }
+    Err(AgentError::from(FrameError::Unexpected("the agent compares again and again, and applies nothing")).into())
 }
 
 /// What was read of a file of the host; none, and a note, if that is not allowed: one file shall not stop all others.
@@ -149,4 +153,42 @@ pub(super) fn plain(path: Vec<u8>, kind: RecordKind, size: u64) -> Record {
 fn new_generation() -> String {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     format!("{}-{}", now.as_nanos(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use banger_agent::frame::{Frame, FrameCodec};
+    use bytes::BytesMut;
+    use tokio_util::codec::Encoder;
+
+    use super::*;
+    use crate::agent::Limits;
+
+    /// An operation whose agent says this, whatever it hears.
+    fn call(says: Vec<Frame>) -> Call {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut wire = BytesMut::new();
+        says.into_iter().for_each(|frame| FrameCodec.encode(frame, &mut wire).unwrap());
+        thread::spawn(move || {
+            let _ = theirs.write_all(&wire);
+            // Until the host has gone.
+            let _ = std::io::copy(&mut theirs, &mut std::io::sink());
+        });
+        Call::on(ours, &Request::Stat, Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn an_agent_that_compares_again_and_again_is_not_waited_for() {
+        let compared = || Frame::control(&FromSync::Compared { conflicts: Vec::new(), conflict_count: 0, now_ns: 0 });
+        let applied = || Frame::control(&FromSync::Applied(Default::default()));
+        let committed = |says| commit(&mut call(says), &mut Report::default()).map_err(|error| error.to_string());
+        committed(vec![applied()]).unwrap();
+        committed(vec![compared(), applied()]).unwrap();
+        let error = committed(std::iter::repeat_with(compared).take(1000).collect()).unwrap_err();
+        assert!(error.contains("compares again and again"), "{error}");
+    }
 }

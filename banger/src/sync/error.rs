@@ -33,6 +33,9 @@ pub enum SyncError {
     /// A file changed while it was sent.
     #[error("`{}` changes faster than it can be sent", .0.display())]
     Changed(PathBuf),
+    /// Another command's sync of the workspace does not come to its end.
+    #[error("another command syncs this workspace, and does not come to its end")]
+    Busy,
     /// Both sides changed the same things.
     #[error("{count} changed both here and in the guest since the last sync")]
     Conflicts {

@@ -2,7 +2,7 @@
 
 use banger_agent::protocol::sync::{CONTENT, RecordKind, ToSync};
 
-use super::engine::{Engine, plain, readable};
+use super::engine::{Engine, commit, plain, readable};
 use super::history::Histories;
 use super::manifest::Manifest;
 use super::repository::{Snapshot, reference_files};
@@ -36,7 +36,7 @@ impl Engine<'_> {
             out.flush()?;
             manifest
         };
-        self.commit(&mut call, report)?;
+        commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
         manifest.save(self.folder()).map_err(SyncError::State)
     }

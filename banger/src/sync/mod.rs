@@ -15,9 +15,10 @@ mod repository;
 mod seed;
 mod source;
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use banger_agent::protocol::sync::{Applied, Counts, Policy};
@@ -33,6 +34,12 @@ use crate::site::Site;
 
 /// How often a sync starts again because files changed under it.
 const ATTEMPTS: usize = 4;
+/// How long one waits for another command's sync of the workspace before it says so,
+const LOCK_NOTICE: Duration = Duration::from_secs(2);
+/// and before it gives up.
+const LOCK_LIMIT: Duration = Duration::from_secs(1800);
+/// How often it looks.
+const LOCK_PACE: Duration = Duration::from_millis(20);
 
 /// What a sync did.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +118,7 @@ impl Listed {
 }
 
 /// Syncs the workspace into the VM, to `site`. `listed` may be a listing made a moment ago, `history` is how much of git's history the guest
-/// shall have, if somebody said it.
+/// shall have, if somebody said it. `waits` is called once where another command's sync of the workspace takes its time.
 ///
 /// # Errors
 /// See [`SyncError`]: nothing was changed in the guest.
@@ -122,6 +129,7 @@ pub fn sync(
     mut listed: Listed,
     policy: Policy,
     history: Option<History>,
+    waits: &dyn Fn(),
 ) -> Result<Report, SyncError> {
     let start = Instant::now();
     let folder = site.syncs();
@@ -131,7 +139,7 @@ pub fn sync(
         _ => {}
     }
     let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
-    lock.lock().map_err(SyncError::State)?;
+    lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, waits)?;
     for attempt in 1.. {
         let engine = Engine { vm, workspace, site, listed: &listed, policy, history };
         match engine.run() {
@@ -145,4 +153,48 @@ pub fn sync(
         }
     }
     unreachable!("the loop returns")
+}
+
+/// Takes a lock, which others hold no longer than `limit`. After `notice`, `waits` is called.
+fn lock_within(lock: &File, notice: Duration, limit: Duration, waits: &dyn Fn()) -> Result<(), SyncError> {
+    let start = Instant::now();
+    let mut waits = Some(waits);
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(SyncError::State(error)),
+            Err(TryLockError::WouldBlock) if start.elapsed() >= limit => return Err(SyncError::Busy),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if start.elapsed() >= notice
+            && let Some(waits) = waits.take()
+        {
+            waits();
+        }
+        thread::sleep(LOCK_PACE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_another_sync_says_so_once_and_not_for_ever() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (ours, theirs) = (file.reopen().unwrap(), file.reopen().unwrap());
+        let said = Cell::new(0);
+        let wait = |limit| {
+            let waits = || said.set(said.get() + 1);
+            lock_within(&ours, Duration::from_millis(30), limit, &waits)
+        };
+        theirs.lock().unwrap();
+        assert!(matches!(wait(Duration::from_millis(200)), Err(SyncError::Busy)));
+        assert_eq!(said.get(), 1);
+        theirs.unlock().unwrap();
+        wait(Duration::ZERO).unwrap();
+        assert_eq!(said.get(), 1);
+    }
 }
