@@ -337,7 +337,7 @@ pub struct VmOptions {
     /// Memory of the VM (`512M`, `4G`)
     #[arg(long, value_name = "SIZE", value_parser = option(units::mebibytes))]
     pub memory: Option<u64>,
-    /// Disk of the VM (`64G`); it can grow, and never shrinks
+    /// Size of each of the VM's two disks (`64G`); they can grow, and never shrink
     #[arg(long, value_name = "SIZE", value_parser = option(units::disk))]
     pub disk: Option<u64>,
     /// Network of a new VM: through this machine, or none [default: user]

@@ -84,7 +84,7 @@ pub const KEYS: &[Key] = &[
         name: "disk",
         shape: Shape::One(Kind::Size(units::disk)),
         default: Some("32G"),
-        about: "Size of the VM's disk, which takes here only what is written to it. It can grow when the VM starts again, and never shrinks.",
+        about: "Size of each of the VM's two disks, one for its system and one for the workspace. A disk takes here only what is written to it. It can grow when the VM starts again, and never shrinks.",
         flag: Some("--disk"),
         ..PLAIN
     },
