@@ -42,7 +42,7 @@ fn main() {
         _ => {}
     }
     load_modules();
-    let mut guest = Guest { port: open_port(), next_sync: String::new() };
+    let mut guest = Guest { port: open_port(), next_sync: String::new(), bounds: Bounds::default() };
     match name.as_str() {
         // A byte a second: the host must not wait for the end of a line that never comes.
         "drips" => loop {
@@ -89,6 +89,22 @@ struct Guest {
     port: File,
     /// What becomes of the next sync, as a command has ordered it.
     next_sync: String,
+    bounds: Bounds,
+}
+
+/// What is kept for the cases about limits: see [`Guest::bounds`].
+#[derive(Default)]
+struct Bounds {
+    /// What becomes of the sync that goes on.
+    sync: String,
+    /// What becomes of questions what changed in the guest alone: commands ask, and so does the supervisor.
+    look: String,
+    /// Whose ports are watched.
+    watch: Option<u32>,
+    /// A command that ends when they were told.
+    watched: Option<u32>,
+    /// What came while something else was waited for.
+    next: Option<(u32, Vec<u8>)>,
 }
 
 impl Guest {
@@ -126,6 +142,9 @@ impl Guest {
         loop {
             let (id, bytes) = self.receive();
             let text = String::from_utf8_lossy(&bytes).into_owned();
+            if self.bounds(id, &text) {
+                continue;
+            }
             if text.contains("\"op\":\"sync\"") {
                 match std::mem::take(&mut self.next_sync).as_str() {
                     "silence" => continue,
@@ -279,8 +298,142 @@ impl Guest {
         }
     }
 
+    /// The cases about limits: what takes too long, too much or does not add up. False: it is none of them.
+    fn bounds(&mut self, id: u32, text: &str) -> bool {
+        const STARTED: &str = r#"{"ok":{"pid":1}}"#;
+        const EXITED: &str = r#"{"type":"exited","code":0}"#;
+        const COMPARED: &str = r#"{"type":"compared","conflicts":[],"conflict_count":0,"now_ns":-9223372036854775808}"#;
+        if text.contains("\"op\":\"sync\"") {
+            self.bounds.sync = self.next_sync.clone();
+            let lost: Vec<_> = (0..1000).map(|number| format!("\"lost-{number}/.git\"")).collect();
+            match self.next_sync.as_str() {
+                "drips" => self.drip(id, 0, 1000),
+                "numbers" => self.control(
+                    id,
+                    &format!(
+                        r#"{{"ok":{{"mode":"delta","seed":true,"lost":[{}],"guest_only":{{"files":18446744073709551615,"references":1}}}}}}"#,
+                        lost.join(",")
+                    ),
+                ),
+                _ => return false,
+            }
+            self.next_sync.clear();
+            return true;
+        }
+        if text.contains("\"type\":\"plan_ends\"") && self.bounds.sync == "numbers" {
+            self.control(id, COMPARED);
+            return true;
+        }
+        if text.contains("\"type\":\"commit\"") && self.bounds.sync == "compares" {
+            for _ in 0..10 {
+                self.control(id, COMPARED);
+            }
+            return true;
+        }
+        if text.contains("\"op\":\"guest_only\"") {
+            match self.bounds.look.as_str() {
+                "drips" => self.drip(id, 0, 1000),
+                "silence" => {}
+                _ => self.control(id, r#"{"ok":{"counts":{"files":18446744073709551615,"references":1},"named":["work"]}}"#),
+            }
+            return true;
+        }
+        if text.contains("\"op\":\"listeners\"") {
+            self.control(id, r#"{"ok":{"ports":[]}}"#);
+            self.bounds.watch = Some(id);
+            self.flood_ports();
+            return true;
+        }
+        if !text.contains("\"op\":\"exec\"") {
+            return false;
+        }
+        let argument = |place: usize| text.split("\"argv\":[").nth(1).unwrap().split('"').nth(2 * place + 1).unwrap();
+        match argument(0) {
+            "next-look" => {
+                self.bounds.look = argument(1).to_owned();
+                self.control(id, STARTED);
+                self.control(id, EXITED);
+            }
+            "drips" => self.drip(id, 0, 1000),
+            "drips-data" => {
+                self.control(id, STARTED);
+                self.drip(id, 1, 1000);
+            }
+            "ports" => {
+                self.control(id, STARTED);
+                self.bounds.watched = Some(id);
+                self.flood_ports();
+            }
+            "crumbs" => {
+                self.control(id, STARTED);
+                self.crumbs(id);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Begins a frame, and adds a byte of it every second, for ever.
+    fn drip(&mut self, id: u32, kind: u8, length: u32) {
+        self.data(id, &[&[kind][..], &length.to_be_bytes()].concat());
+        let mut port = self.port.try_clone().unwrap();
+        std::thread::spawn(move || {
+            loop {
+                sleep(Duration::from_secs(1));
+                // In one call, so that nothing comes in between.
+                let frame = [&[0, DATA, 0, 0][..], &id.to_be_bytes(), &1_u32.to_be_bytes(), b" "].concat();
+                port.write_all(&frame).unwrap();
+            }
+        });
+    }
+
+    /// Tells of other ports again and again, and then ends the command that watches.
+    fn flood_ports(&mut self) {
+        let (Some(watch), Some(command)) = (self.bounds.watch, self.bounds.watched) else { return };
+        for round in 0..20 {
+            let ports: Vec<_> = (0..500).map(|number| (20_000 + round * 1000 + number).to_string()).collect();
+            self.control(watch, &format!(r#"{{"ports":[{}]}}"#, ports.join(",")));
+        }
+        // By now the host has heard of some.
+        sleep(Duration::from_secs(2));
+        self.control(command, r#"{"type":"exited","code":0}"#);
+        (self.bounds.watch, self.bounds.watched) = (None, None);
+    }
+
+    /// Prints without end, each byte in a mux frame of its own, as far as the host gives room.
+    fn crumbs(&mut self, id: u32) {
+        let output = [&[1][..], &1024_u32.to_be_bytes(), &[b'z'; 1024]].concat();
+        let mut output = output.iter().copied().cycle();
+        let mut room = 200 << 10;
+        loop {
+            while room > 0 {
+                let count = room.min(2000);
+                let crumb = |byte| [&[0, DATA, 0, 0][..], &id.to_be_bytes(), &1_u32.to_be_bytes(), &[byte]].concat();
+                let crumbs: Vec<u8> = output.by_ref().take(count).flat_map(crumb).collect();
+                self.write(&crumbs);
+                room -= count;
+            }
+            let header = self.read(12);
+            let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
+            match (header[1], number(4), number(8)) {
+                (WINDOW_UPDATE, of, more) if of == id => room += more as usize,
+                (PING, _, ping) if header[3] == SYN as u8 => self.mux(PING, ACK, 0, ping, &[]),
+                (DATA, of, length @ 1..) => {
+                    let bytes = self.read(length as usize);
+                    self.mux(WINDOW_UPDATE, 0, of, length, &[]);
+                    self.bounds.next = Some((of, bytes));
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// The next data of a stream; everything else on the link is taken care of.
     fn receive(&mut self) -> (u32, Vec<u8>) {
+        if let Some(next) = self.bounds.next.take() {
+            return next;
+        }
         loop {
             let header = self.read(12);
             let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());

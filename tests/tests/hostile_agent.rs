@@ -5,9 +5,11 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use banger_tests::machine::peak_memory;
+use banger_tests::machine::{peak_memory, send};
 use banger_tests::{Home, Output, Repository, eventually};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -288,5 +290,85 @@ fn a_guest_that_breaks_the_rules_of_the_link_harms_itself() {
     let output = repository.run(["--", "true"]).ok();
     assert!(output.stderr.contains("the guest opened a stream): starting it again"), "{}", output.stderr);
     repository.run(["stop"]).ok();
+    home.assert_at_rest();
+}
+
+#[test]
+fn a_guest_that_takes_too_long_or_tells_too_much_is_bounded() {
+    let (_folder, agent) = agent();
+    let home = Home::with_agent(&agent);
+    let repository = home.repository("bounds");
+    repository.run(["--", "true"]).ok();
+    // These take their time, and it is the same.
+    let spawn = |command: &str| {
+        let mut banger = repository.banger();
+        banger.args(["--", command]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let slow = ["drips", "drips-data"].map(spawn);
+
+    // Frames of one byte, for commands whose output nobody reads, as with a pager.
+    let paused: Vec<_> = (0..3)
+        .map(|_| {
+            let mut child = spawn("crumbs");
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 1000]).unwrap();
+            // The guest answers in turn: by now it has sent what there is room for.
+            repository.run(["-q", "--", "true"]).ok();
+            child
+        })
+        .collect();
+    let (supervisor, _) = home.supervisor_and_vmm();
+    assert!(peak_memory(supervisor) < 12 << 20, "{} bytes", peak_memory(supervisor));
+    for mut child in paused {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    // How the VM is can be seen within seconds, whatever it does.
+    let status = || {
+        let start = Instant::now();
+        let status = repository.run(["status", "--json"]).ok().document();
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        status["vm"].clone()
+    };
+    assert_eq!((&status()["responds"], &status()["guest_only"]["files"]), (&true.into(), &u64::MAX.into()));
+    for order in ["drips", "silence"] {
+        repository.run(["--", "next-look", order]).ok();
+        let status = status();
+        assert_eq!((&status["responds"], &status["state"]), (&false.into(), &"running".into()), "{order}: {status}");
+    }
+    send(supervisor, Signal::SIGSTOP);
+    let stopped = status();
+    let listed = repository.run(["list", "--json"]);
+    send(supervisor, Signal::SIGCONT);
+    assert_eq!(stopped["responds"], false, "{stopped}");
+    assert_eq!(listed.ok().document()["vms"][0]["state"], "running");
+
+    // More than there is room for in a number is not nothing.
+    repository.run(["--", "next-look", "numbers"]).ok();
+    let deleted = repository.run(["delete", "--json"]);
+    assert_eq!((deleted.status, &deleted.document()["error"]["kind"]), (125, &"guest_changes".into()), "{deleted:?}");
+
+    for (order, reason) in [("compares", "compares again and again"), ("numbers", "")] {
+        repository.run(["--", "next-sync", order]).ok();
+        repository.write("changed", order);
+        let output = repository.run(["--", "true"]);
+        assert_eq!(
+            (output.status, output.stderr.contains(reason)),
+            (if reason.is_empty() { 0 } else { 125 }, true),
+            "{output:?}"
+        );
+        assert!(!output.stderr.contains("lost-"), "{output:?}");
+    }
+
+    let output = repository.run(["--ports", "auto", "--", "ports"]).ok();
+    assert!(output.stderr.matches("in the guest").count() < 300, "{}", output.stderr);
+
+    for child in slow {
+        let output = Output::from(child.wait_with_output().unwrap());
+        assert_eq!(output.status, 125, "{output:?}");
+        assert!(output.stderr.contains("does not answer"), "{output:?}");
+    }
+    assert!(peak_memory(supervisor) < 12 << 20, "{} bytes", peak_memory(supervisor));
+    repository.run(["stop", "--force"]).ok();
     home.assert_at_rest();
 }
