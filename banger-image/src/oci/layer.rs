@@ -2,8 +2,8 @@
 //! Changeset").
 //!
 //! Nothing but the image file is written. A path is only ever looked up in the tree that was built so far, by names: there is no
-//! folder of the host that `..` or a link could lead to. What would lead through a link is refused all the same, since what it
-//! means differs from one runtime to the next.
+//! folder of the host that `..` or a link could lead to. Symbolic links above an entry are followed inside that tree, as umoci,
+//! docker and containerd follow them inside the image's root.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -92,14 +92,14 @@ struct Layer<'a> {
 impl Layer<'_> {
     fn add<R: Read>(&mut self, entry: Entry, content: &mut Reader<R>) -> Result<()> {
         let path = normal(&entry.path).map_err(|reason| refuse(&entry.path, reason))?;
-        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-        let parent = path.strip_suffix(name).map_or(&path[..0], |parent| parent.strip_suffix(b"/").unwrap_or(parent));
+        let (parent, name) = split(&path);
         if path.split(|&byte| byte == b'/').any(|component| component.starts_with(AUFS) && component != OPAQUE) {
             return Ok(());
         }
         if parent.split(|&byte| byte == b'/').any(|component| component.starts_with(WHITEOUT)) {
             return Err(refuse(&path, "it is below a whiteout"));
         }
+        let parent = &self.resolve(parent)?[..];
         if name == OPAQUE {
             return self.hide_below(parent);
         }
@@ -109,8 +109,24 @@ impl Layer<'_> {
             }
             return self.hide(join(parent, hidden));
         }
+        let path = join(parent, name);
         self.put(&entry, &path, content)?;
         self.own(&path)
+    }
+
+    /// The folder that a path leads to, symbolic links followed inside the image.
+    fn resolve(&self, folder: &[u8]) -> Result<Vec<u8>> {
+        let resolved = self.writer.resolve(folder)?;
+        match resolved.len() {
+            ..MAX_PATH => Ok(resolved),
+            _ => Err(refuse(folder, "its links lead to a path of more than 4095 bytes")),
+        }
+    }
+
+    /// A path with the links above its last name followed.
+    fn resolve_parent(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let (parent, name) = split(path);
+        Ok(join(&self.resolve(parent)?, name))
     }
 
     fn put<R: Read>(&mut self, entry: &Entry, path: &[u8], content: &mut Reader<R>) -> Result<()> {
@@ -138,6 +154,7 @@ impl Layer<'_> {
             Type::Fifo => self.writer.special(path, metadata, Special::Fifo)?,
             Type::HardLink => {
                 let target = normal(&entry.link).map_err(|reason| refuse(path, &format!("a hard link: {reason}")))?;
+                let target = self.resolve_parent(&target)?;
                 if self.writer.entry(&target)?.is_none() {
                     self.links.push((path.to_vec(), target));
                 } else {
@@ -155,6 +172,8 @@ impl Layer<'_> {
             let before = waiting.len();
             let mut still = Vec::new();
             for (path, target) in waiting {
+                // Either may lead through a link that came later.
+                let (path, target) = (self.resolve_parent(&path)?, self.resolve_parent(&target)?);
                 match self.writer.entry(&target)? {
                     Some(_) => self.writer.hard_link(&path, &target)?,
                     None => still.push((path, target)),
@@ -171,14 +190,13 @@ impl Layer<'_> {
         }
     }
 
-    /// Notes that this layer brings a path. The directories above it that no entry has brought count as entries do.
+    /// Remembers what this layer has brought. A folder that no entry describes counts as one.
     fn own(&mut self, path: &[u8]) -> Result<()> {
-        let above = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').unwrap_or_default();
-        let mut length = path.len();
-        while length > 0 && self.own.insert(path[..length].into()) {
-            length = above(&path[..length]);
-            if length > 0 && !self.own.contains(&path[..length]) {
-                self.budget.take(path, length as u64)?;
+        let mut at = path;
+        while !at.is_empty() && self.own.insert(at.into()) {
+            at = split(at).0;
+            if !at.is_empty() && !self.own.contains(at) {
+                self.budget.take(path, at.len() as u64)?;
             }
         }
         Ok(())
@@ -207,29 +225,33 @@ impl Layer<'_> {
     }
 }
 
+/// The folder and the name of a path.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&path[..0], path),
+    }
+}
+
 fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
 
-/// A path of a layer as the writer wants it: `./a//b/` and `/a/b` are `a/b`.
+/// A path of a layer as the writer wants it: `./a//b/`, `/a/b` and `a/c/../b` are `a/b`, as Go's `path.Clean` has it, which other
+/// runtimes use.
 fn normal(path: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
     if path.len() >= MAX_PATH {
         return Err("a path of more than 4095 bytes");
     }
-    let mut normal = Vec::with_capacity(path.len());
+    let mut names: Vec<&[u8]> = Vec::new();
     for name in path.split(|&byte| byte == b'/') {
         match name {
             b"" | b"." => {}
-            b".." => return Err("it leads upwards"),
-            name => {
-                if !normal.is_empty() {
-                    normal.push(b'/');
-                }
-                normal.extend_from_slice(name);
-            }
+            b".." => _ = names.pop().ok_or("it leads upwards")?,
+            name => names.push(name),
         }
     }
-    Ok(normal)
+    Ok(names.join(&b'/'))
 }
 
 fn shown(path: &[u8]) -> String {
@@ -240,5 +262,7 @@ fn refuse(path: &[u8], reason: &str) -> Error {
     Error::Archive { entry: shown(path), reason: reason.to_owned() }
 }
 
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod tests;

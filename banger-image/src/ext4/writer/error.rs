@@ -29,6 +29,13 @@ pub enum Error {
         symlink: bool,
     },
 
+    /// A path leads through too many symbolic links, or through one that leads to itself.
+    #[error("`{}` leads through more than 40 symbolic links", path.escape_ascii())]
+    TooManySymlinks {
+        /// The path as it was given.
+        path: Vec<u8>,
+    },
+
     /// A hard link names something that is not there, or a folder.
     #[error("`{}` is to be another name of `{}`, which {reason}", path.escape_ascii(), target.escape_ascii())]
     BadLink {

@@ -19,6 +19,7 @@ mod layout;
 mod options;
 mod output;
 mod read;
+mod resolve;
 mod space;
 mod superblock;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::archive::tests::{Tar, entry};
 use crate::ext4::Options;
 
 /// Applies layers, the lowest first, and has e2fsck look at what comes of it.
-fn apply_all(layers: &[Vec<u8>]) -> Result<(tempfile::TempDir, PathBuf, Writer)> {
+pub(super) fn apply_all(layers: &[Vec<u8>]) -> Result<(tempfile::TempDir, PathBuf, Writer)> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rootfs.ext4");
     let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
@@ -135,21 +135,83 @@ fn paths_are_relative_to_the_image_however_they_are_written() {
 }
 
 #[test]
+fn links_above_an_entry_are_followed_inside_the_image() {
+    type Case = fn(&mut Tar);
+    // As umoci, docker and containerd do. `lower` has `link -> etc`, and the layer what each case adds.
+    let cases: [(&str, Case, &[&str]); 13] = [
+        ("below a link of a lower layer", |tar| _ = tar.file("link/new", b"n"), &["etc/new=n", "link Symlink"]),
+        ("below an own link", |tar| _ = tar.symlink("way", "etc/deep").file("way/new", b"n"), &["etc/deep/new=n"]),
+        ("an absolute target", |tar| _ = tar.symlink("way", "/etc").file("way/new", b"n"), &["etc/new=n"]),
+        ("a target above the root", |tar| _ = tar.symlink("etc/up", "../../../..").file("etc/up/n", b"n"), &["n=n"]),
+        (
+            "a relative target with upward parts",
+            |tar| _ = tar.symlink("etc/deep/back", "../../etc").file("etc/deep/back/n", b"n"),
+            &["etc/n=n"],
+        ),
+        ("links to links", |tar| _ = tar.symlink("x", "/link/deep").file("x/n", b"n"), &["etc/deep/n=n"]),
+        (
+            "a link to what is not there yet",
+            |tar| _ = tar.symlink("var/run", "/run/./a/../b").file("var/run/lock/pid", b"1"),
+            &["run/b/lock/pid=1", "var/run Symlink"],
+        ),
+        ("a hard link through a link", |tar| _ = tar.hard_link("h", "link/a"), &["h=a", "etc/a=a"]),
+        ("a hard link to a link", |tar| _ = tar.symlink("etc/l", "a").hard_link("h", "link/l"), &["h Symlink"]),
+        (
+            "a hard link that comes before its target",
+            |tar| _ = tar.hard_link("link/h", "way/later").symlink("way", "etc").file("etc/later", b"L"),
+            &["etc/h=L", "etc/later=L"],
+        ),
+        ("an empty folder", |tar| _ = tar.folder("link/new/"), &["etc/new/"]),
+        ("upward parts of a name", |tar| _ = tar.file("etc/../x", b"x"), &["x=x"]),
+        ("a link that a link replaces", |tar| _ = tar.symlink("link", "/").file("link/n", b"n"), &["n=n"]),
+    ];
+    for (name, case, expected) in cases {
+        let lines = over(case).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for line in expected {
+            assert!(lines.iter().any(|has| has.starts_with(line)), "{name}: {line}: {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn whiteouts_through_links_hide_what_these_lead_to() {
+    let lines = over(|tar| _ = tar.file("link/.wh.a", b"").file("link/.wh.absent", b"")).unwrap();
+    assert!(!has(&lines, "etc/a") && has(&lines, "etc/b") && has(&lines, "link"), "{lines:?}");
+    // The link itself, and not what it leads to.
+    let lines = over(|tar| _ = tar.file(".wh.link", b"")).unwrap();
+    assert!(!has(&lines, "link") && has(&lines, "etc/a"), "{lines:?}");
+    for order in [true, false] {
+        let lines = over(|tar| {
+            if order {
+                tar.file("link/.wh..wh..opq", b"").file("link/own", b"");
+            } else {
+                tar.file("link/own", b"").file("link/.wh..wh..opq", b"");
+            }
+        });
+        let lines = lines.unwrap();
+        assert!(has(&lines, "etc/own") && !has(&lines, "etc/a") && !has(&lines, "etc/deep/"), "{lines:?}");
+    }
+    // Through a link of the whiteout's own layer.
+    let lines = over(|tar| _ = tar.symlink("way", "/etc/deep").file("way/.wh.x", b"")).unwrap();
+    assert!(has(&lines, "etc/deep/") && !has(&lines, "etc/deep/x"), "{lines:?}");
+}
+
+#[test]
 fn tricks_are_refused_with_what_they_are() {
     type Case = fn(&mut Tar);
     let cases: [(&str, Case, &str); 17] = [
         ("up", |tar| _ = tar.file("../evil", b""), "leads upwards"),
         ("up from within", |tar| _ = tar.file("etc/../../evil", b""), "leads upwards"),
-        ("below a link", |tar| _ = tar.file("link/evil", b""), "`link` is not a folder"),
-        ("below an own link", |tar| _ = tar.symlink("way", "/").file("way/evil", b""), "`way` is not a folder"),
         ("below a file", |tar| _ = tar.file("one/evil", b""), "`one` is not a folder"),
-        ("a whiteout through a link", |tar| _ = tar.file("link/.wh.a", b""), "`link` is not a folder"),
+        ("below a link to a file", |tar| _ = tar.symlink("w", "one").file("w/evil", b""), "`one` is not a folder"),
+        ("below a link to itself", |tar| _ = tar.symlink("w", "w").file("w/evil", b""), "more than 40 symbolic links"),
         (
-            "an opaque folder through a link",
-            |tar| _ = tar.file("link/deep/.wh..wh..opq", b""),
-            "`link` is not a folder",
+            "below links to each other",
+            |tar| _ = tar.symlink("w", "v").symlink("v", "/w/x").file("w/evil", b""),
+            "more than 40 symbolic links",
         ),
-        ("a hard link through a link", |tar| _ = tar.hard_link("h", "link/a"), "`link` is not a folder"),
+        ("a whiteout below a link to itself", |tar| _ = tar.symlink("w", "w").file("w/.wh.x", b""), "more than 40"),
+        ("a hard link below a link to itself", |tar| _ = tar.symlink("w", "w").hard_link("h", "w/x"), "more than 40"),
         ("a hard link up", |tar| _ = tar.hard_link("h", "../../etc/shadow"), "leads upwards"),
         ("a hard link to nothing", |tar| _ = tar.hard_link("h", "absent"), "does not have"),
         ("a hard link to itself", |tar| _ = tar.hard_link("h", "h"), "does not have"),
@@ -164,6 +226,16 @@ fn tricks_are_refused_with_what_they_are() {
         let error = over(case).expect_err(name).to_string();
         assert!(error.contains(reason), "{name}: {error}");
     }
+    // A link that makes a long path of a short one.
+    let half = b"x/".repeat(1100);
+    let through = |tar: &mut Tar| {
+        _ = tar
+            .pax(&[("linkpath", &half)])
+            .symlink("l", "x")
+            .pax(&[("path", &[b"l/", &half[..], b"f"].concat())])
+            .file("f", b"")
+    };
+    assert!(over(through).unwrap_err().to_string().contains("4095"));
     let long = [b"x/".repeat(2048), b"x".to_vec()].concat();
     assert!(over(|tar| _ = tar.pax(&[("path", &long)]).file("x", b"")).unwrap_err().to_string().contains("4095"));
     assert!(over(|tar| _ = tar.file(&"x".repeat(99), b"").pax(&[("path", &b"y".repeat(256))]).file("x", b"")).is_err());
@@ -209,6 +281,11 @@ fn what_an_image_may_have_has_an_end() {
     let mut writer = Writer::new(file.try_clone().unwrap(), Options::image()).unwrap();
     let many = apply(&tar.end()[..], &mut writer, &mut budget).map(drop).unwrap_err();
     assert!(many.to_string().contains("2 million"), "{many}");
+    // Folders that no entry describes count too: a long path is as many.
+    let deep = [b"d/".repeat(2000), b"f".to_vec()].concat();
+    let deep = Tar::default().pax(&[("path", &deep)]).file("f", b"").end();
+    let mut budget = Budget { entries: 1000, ..Budget::new(10) };
+    assert!(apply(&deep[..], &mut writer, &mut budget).map(drop).unwrap_err().to_string().contains("2 million"));
     // A hole of a terabyte counts, though nothing of it is stored.
     let mut tar = Tar::default();
     tar.pax(&[("GNU.sparse.size", b"1099511627776"), ("GNU.sparse.numblocks", b"1"), ("GNU.sparse.map", b"0,1")]);
