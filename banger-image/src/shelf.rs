@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! <root>/<name>/        finished
-//! <root>/.<name>.lock   held (flock) by whoever makes <name>
+//! <root>/.<name>.lock   held (flock) by whoever makes <name>, and removed by it
 //! <root>/.tmp-<name>/   being made, or left by a maker that was killed
 //! <root>/<alias>        a symbolic link to <name>
 //! ```
 
 use std::fs::TryLockError;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -131,36 +131,59 @@ impl Shelf {
         Ok(self.left()?.into_iter().map(|(folder, _)| folder).collect())
     }
 
-    /// Removes what [`Shelf::leftovers`] finds.
+    /// Removes what [`Shelf::leftovers`] finds, and the locks that nobody holds.
     pub(crate) fn sweep(&self) -> Result<()> {
-        self.left()?.iter().try_for_each(|(folder, _lock)| remove(folder))
+        self.left()?.iter().try_for_each(|(folder, _lock)| remove(folder))?;
+        for entry in self.entries()? {
+            let name = entry.file_name();
+            let name = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(".lock"));
+            // One that is taken goes when it is let go.
+            name.map(|name| self.try_lock(name)).transpose()?;
+        }
+        Ok(())
     }
 
     /// What was left half-made, each with the lock that keeps another maker away.
-    fn left(&self) -> Result<Vec<(PathBuf, fs::File)>> {
+    fn left(&self) -> Result<Vec<(PathBuf, Lock)>> {
         let mut left = Vec::new();
         for entry in self.entries()? {
             let name = entry.file_name();
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(".tmp-")) else { continue };
-            let lock = fs::File::create(self.root.join(format!(".{name}.lock")))?;
-            if lock.file().try_lock().is_ok() {
-                left.push((entry.path(), lock));
-            }
+            left.extend(self.try_lock(name)?.ok().map(|lock| (entry.path(), lock)));
         }
         Ok(left)
     }
 
-    /// Waits until nobody else makes, removes or renames `name`, and keeps it so for as long as the file is held.
-    pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<fs::File> {
-        let lock = fs::File::create(self.root.join(format!(".{name}.lock")))?;
-        match lock.file().try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => return Err(error.into()),
+    /// Waits until nobody else makes, removes or renames `name`, and keeps it so for as long as the lock is held.
+    pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<Lock> {
+        let mut is_told = false;
+        loop {
+            let lock = match self.try_lock(name)? {
+                Ok(lock) => return Ok(lock),
+                Err(file) => file,
+            };
+            if !is_told {
+                progress.message(&format!("another banger is making `{name}`: waiting for it"));
+                is_told = true;
+            }
+            // Who held it has removed it: the next turn takes another one.
+            lock.file().lock()?;
         }
-        progress.message(&format!("another banger is making `{name}`: waiting for it"));
-        lock.file().lock()?;
-        Ok(lock)
+    }
+
+    /// Takes a lock if nobody holds it; else its file.
+    fn try_lock(&self, name: &str) -> Result<std::result::Result<Lock, fs::File>> {
+        let path = self.root.join(format!(".{name}.lock"));
+        loop {
+            let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+            match file.file().try_lock() {
+                Ok(()) if is_at(&file, &path) => return Ok(Ok(Lock { path, _file: file })),
+                // It was removed between the two.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(Err(file)),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+            }
+        }
     }
 
     /// Makes `name` in a temporary sibling and moves it into place. The caller holds the lock.
@@ -185,6 +208,26 @@ impl Shelf {
         fs::File::open(&self.root)?.sync_all()?;
         Ok(())
     }
+}
+
+/// A lock that is held; its file goes with it.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: fs::File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still held: who waits for it finds out that it is gone, and takes a new one. One that stays is in nobody's way.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether an open file is still the one at its path.
+pub(crate) fn is_at(file: &fs::File, path: &Path) -> bool {
+    fs::metadata(path)
+        .is_ok_and(|there| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino())))
 }
 
 /// Makes a folder, and those above it, for its owner alone.
@@ -309,9 +352,37 @@ mod tests {
             Err(Error::from(io::Error::from(io::ErrorKind::StorageFull)))
         };
         shelf.ensure("thing", &Messages::default(), || find(&shelf), fail).unwrap_err();
-        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, [".thing.lock"]);
+        let left = || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        assert_eq!(left(), [""; 0]);
         shelf.ensure("thing", &Messages::default(), || find(&shelf), fill).unwrap();
+        assert_eq!(left(), ["thing"]);
+        // What killed processes and older versions have left.
+        fs::write(dir.path().join(".old.lock"), "").unwrap();
+        let held = shelf.lock("thing", &Messages::default()).unwrap();
+        shelf.sweep().unwrap();
+        assert!(dir.path().join(".thing.lock").exists() && left().len() == 2);
+        drop(held);
+        assert_eq!(left(), ["thing"]);
+    }
+
+    #[test]
+    fn a_lock_that_is_removed_when_it_is_let_go_keeps_others_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path().to_owned());
+        let inside = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let _lock = shelf.lock("thing", &Messages::default()).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

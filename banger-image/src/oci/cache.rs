@@ -26,7 +26,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use super::blob::Blob;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::shelf::create_private;
+use crate::shelf::{create_private, is_at};
 
 /// As whom a blob is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,12 +148,6 @@ impl Partial {
     pub(super) fn discard(self) -> Result<()> {
         Ok(fs::remove_file(&self.path)?)
     }
-}
-
-/// Whether an open file is still the one at its path.
-fn is_at(file: &fs::File, path: &Path) -> bool {
-    fs::metadata(path)
-        .is_ok_and(|there| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino())))
 }
 
 /// What [`prune`] has removed, or would.
