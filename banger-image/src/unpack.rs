@@ -1,10 +1,10 @@
 //! A compressed stream: decompressed on a thread of its own, counted, and checked.
 
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -21,7 +21,9 @@ fn decoder<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn Read + S
     stream.by_ref().take(6).read_to_end(&mut magic)?;
     let stream = Cursor::new(magic.clone()).chain(stream);
     Ok(match &magic[..] {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, stream))),
+        [0x1f, 0x8b, ..] => {
+            Box::new(Members { current: Some(GzDecoder::new(BufReader::with_capacity(PIECE, stream))) })
+        }
         // A frame, or one to skip before it (RFC 8878).
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let mut decoder = zstd::Decoder::new(stream)?;
@@ -34,6 +36,45 @@ fn decoder<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn Read + S
         }
         _ => Box::new(stream),
     })
+}
+
+/// The members of a gzip stream, one behind the other (RFC 1952, 2.2). Zeros behind the last one fill up a block of a medium, and are
+/// passed over as gzip(1) does.
+struct Members<R> {
+    current: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.current {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut rest) = self.current.take().map(GzDecoder::into_inner) else { break };
+            let mut is_padded = false;
+            let next = loop {
+                let bytes = rest.fill_buf()?;
+                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+                let next = bytes.get(zeros).copied();
+                let is_end = bytes.is_empty();
+                is_padded |= zeros > 0;
+                rest.consume(zeros);
+                if is_end || next.is_some() {
+                    break next;
+                }
+            };
+            match next {
+                None => break,
+                Some(0x1f) if !is_padded => self.current = Some(GzDecoder::new(rest)),
+                Some(_) => {
+                    let reason = "there is something behind the end of its gzip stream";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+                }
+            }
+        }
+        Ok(0)
+    }
 }
 
 /// Lets `read` read what `packed` unpacks to, and then reads it to its end. It must have at most `limit` bytes and, if it is given,
@@ -194,6 +235,18 @@ mod tests {
             read(&form[..form.len() - 5], 1 << 30, None).unwrap_err();
         }
         assert!(read(b"\xfd7zXZ\0...", 10, None).unwrap_err().to_string().contains("xz"));
+    }
+
+    #[test]
+    fn zeros_behind_a_gzip_stream_are_passed_over_and_nothing_else_is() {
+        let content = b"content".repeat(1000);
+        for zeros in [1, 511, PIECE, 2 * PIECE + 1] {
+            let padded = [gzip(&content), gzip(&content), vec![0; zeros]].concat();
+            assert!(read(&padded, 1 << 20, None).unwrap() == content.repeat(2));
+        }
+        for rest in [&b"x"[..], b"\0\0x", b"\x1f", b"\0\x1f\x8b\x08"] {
+            read(&[&gzip(&content), rest].concat(), 1 << 20, None).unwrap_err();
+        }
     }
 
     #[test]
