@@ -116,6 +116,9 @@ impl<'a> Registry<'a> {
             let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
             let announced = response.header("docker-content-digest").next().and_then(|digest| digest.parse().ok());
             match response.bytes(MAX_MANIFEST) {
+                Ok(bytes) if media_type == HTML || bytes.trim_ascii_start().starts_with(b"<") => {
+                    return Err(self.web_page(&what));
+                }
                 Ok(bytes) => return Ok((bytes, media_type, announced)),
                 Err(failure) => pause.after(&what, failure)?,
             }
@@ -216,6 +219,18 @@ impl<'a> Registry<'a> {
         }
     }
 
+    /// The error that something answers which is no registry: these speak JSON.
+    fn web_page(&self, what: &str) -> Error {
+        let host = self.base.host_str().unwrap_or_default();
+        Error::Server {
+            what: what.to_owned(),
+            reason: format!("{host} answers with a web page"),
+            hint: Some(format!(
+                "is {host} a registry? its name may be another one than the web site's, or a proxy is in between"
+            )),
+        }
+    }
+
     /// Asks for something of the repository until there is an answer, or too much has gone wrong.
     fn ask(&self, what: &str, path: &str, headers: &HeaderMap) -> Result<Asked<'_>> {
         let url = self.base.join(path).expect("names and digests are parts of URLs");
@@ -244,6 +259,9 @@ impl<'a> Registry<'a> {
                 401 | 403 => {
                     let hint = if sent.is_some() { CHECK_ACCESS } else { LOG_IN };
                     return Err(unauthorized(what, format!("the registry refuses it{}", said(response)), hint));
+                }
+                404 if response.header("content-type").any(|media_type| media_type.starts_with(HTML)) => {
+                    return Err(self.web_page(what));
                 }
                 404 => return Ok(Asked::Missing),
                 408 | 429 | 500..=599 => {
@@ -384,6 +402,8 @@ impl<'a> Registry<'a> {
     }
 }
 
+/// The type of a web page.
+const HTML: &str = "text/html";
 const LOG_IN: &str = "log in with `docker login` or `podman login`; is the name right?";
 const CHECK_ACCESS: &str = "may this user read the repository? log in anew with `docker login` or `podman login`";
 const UNREACHABLE: &str =

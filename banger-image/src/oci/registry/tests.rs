@@ -176,6 +176,22 @@ fn refusals_are_told_as_what_they_are() {
 }
 
 #[test]
+fn a_web_page_is_no_answer_of_a_registry() {
+    let page = b"\n<!DOCTYPE html><title>Welcome</title>";
+    for (status, headers) in [
+        ("200 OK", "content-type: text/html; charset=utf-8\r\n"),
+        ("200 OK", "content-type: application/json\r\n"),
+        ("404 Not Found", "content-type: text/html\r\n"),
+    ] {
+        let server = Server::new(move |_, _| response(status, headers, page));
+        let (reference, credentials) = (at(&server), Credentials::default());
+        let error = Registry::new(&reference, &credentials, true, &|_| ()).unwrap().root().unwrap_err();
+        assert!(error.to_string().ends_with("127.0.0.1 answers with a web page"), "{status}: {error}");
+        assert!(error.hint().unwrap().contains("is 127.0.0.1 a registry?"), "{error}");
+    }
+}
+
+#[test]
 fn basic_authentication_goes_to_the_registry_and_not_where_it_redirects_to() {
     let other = Server::new(|_, _| response("200 OK", "", BODY));
     let location = format!("location: http://{}/signed?x=y\r\n", other.address);
