@@ -98,6 +98,37 @@ pub enum Error {
         reason: String,
     },
 
+    /// What a source names is not of the form that it says.
+    #[error("`{}` cannot be used as an image: {reason}", path.display())]
+    Source {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+
+    /// A layer of an image cannot be unpacked.
+    #[error("{layer} of `{image}` cannot be unpacked: {reason}")]
+    Layer {
+        /// Which one: its number and its digest.
+        layer: String,
+        /// The image.
+        image: String,
+        /// What is wrong with it.
+        reason: Box<Error>,
+    },
+
+    /// An image is there for other platforms only.
+    #[error("there is no image for {wanted}: {}", offered(there))]
+    Platform {
+        /// What was wanted, such as `linux/amd64`.
+        wanted: String,
+        /// What there is.
+        there: Vec<String>,
+    },
+
     /// An image's layers have more than they may.
     #[error("the image is larger than {limit} bytes when it is unpacked")]
     ImageTooLarge {
@@ -276,10 +307,15 @@ impl Error {
                 "a reference is [REGISTRY/]REPOSITORY[:TAG][@DIGEST], such as debian:12 or ghcr.io/owner/name:v1"
                     .into(),
             ),
+            Error::Platform { wanted, there } => {
+                let higher = there.iter().find(|there| there.starts_with(&format!("{wanted}/")))?;
+                Some(format!("it needs a newer processor; if VMs have such a one here: --platform {higher}"))
+            }
             Error::ImageTooLarge { .. } => {
                 Some("if it is meant to be so large: banger image pull --max-size SIZE".into())
             }
-            Error::Server { hint, .. } => hint.clone(),
+            Error::Server { hint, .. } | Error::Source { hint, .. } => hint.clone(),
+            Error::Layer { reason, .. } => reason.hint(),
             Error::Unauthorized { hint, .. } => Some(hint.clone()),
             Error::WrongContent { .. } => {
                 Some("the registry, or something on the way to it, sends wrong content".into())
@@ -323,6 +359,17 @@ pub(crate) fn hint_for(line: &str) -> Option<String> {
         ),
     ];
     KNOWN.iter().find(|(text, _)| line.contains(text)).map(|(_, hint)| (*hint).to_owned())
+}
+
+/// What an index or an image is for.
+fn offered(platforms: &[String]) -> String {
+    match platforms {
+        [] => "its index says of no entry what it is for".to_owned(),
+        _ => format!(
+            "it is for {}",
+            platforms.iter().take(20).map(|one| one.escape_debug().to_string()).collect::<Vec<_>>().join(", ")
+        ),
+    }
 }
 
 /// `a`, `b`

@@ -323,6 +323,9 @@ fn credential_files(home: Option<&Path>, variable: &dyn Fn(&str) -> Option<PathB
 fn hint_at_registries(named: &str, error: banger_image::Error) -> CommandError {
     let is_unknown = matches!(error, banger_image::Error::Unknown { .. });
     let error = CommandError::from(error);
+    if let Some(source) = Source::in_files(Path::new(named)).filter(|_| is_unknown) {
+        return error.hint(format!("for the file of this name: {source}"));
+    }
     match format!("{named}:latest").parse::<Reference>() {
         Ok(reference) if is_unknown => error.hint(format!("for {reference}, name it with its tag: `{named}:latest`")),
         _ => error,

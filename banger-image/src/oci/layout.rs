@@ -1,7 +1,7 @@
 //! Images in files: OCI layouts, as folders and as tar archives, and archives of `docker save`.
 
-use std::collections::HashMap;
-use std::io::{self, Read};
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +9,9 @@ use fs_err as fs;
 use serde::Deserialize;
 
 use super::blob::Blob;
+use super::form::{self, Form};
 use super::model::{Descriptor, MAX_CONFIG, MAX_MANIFEST, json};
+use super::platform::{Matcher, Platform};
 use crate::archive::{Reader, Type};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -32,16 +34,47 @@ impl Files {
         Files::Folder(path.to_owned())
     }
 
+    /// A layout in a folder.
+    pub(super) fn layout(path: &Path) -> Result<Files> {
+        match (path.join("index.json").is_file(), path.exists()) {
+            (true, _) => Ok(Files::folder(path)),
+            (false, true) => Err(form::wrong(path, "it is no OCI layout: it has no `index.json`")),
+            (false, false) => Err(form::wrong(path, "there is no such folder")),
+        }
+    }
+
+    /// An archive of a layout.
+    pub(super) fn oci_archive(path: &Path) -> Result<Files> {
+        Files::archive_with(path, "index.json")
+    }
+
+    /// An archive of `docker save`.
+    pub(super) fn docker_archive(path: &Path) -> Result<Files> {
+        Files::archive_with(path, "manifest.json")
+    }
+
+    /// An archive with the file that its form has.
+    fn archive_with(path: &Path, name: &str) -> Result<Files> {
+        // Opening what is no file, such as a FIFO, may take forever.
+        if !fs::metadata(path)?.is_file() {
+            return Err(form::wrong(path, "it is no file"));
+        }
+        match Files::archive(path)? {
+            Files::Archive(_, files) if !files.contains_key(name.as_bytes()) => {
+                Err(form::wrong(path, &format!("it has no `{name}`")))
+            }
+            files => Ok(files),
+        }
+    }
+
     /// Reads where the files of an archive are. Nothing is unpacked.
-    pub(super) fn archive(path: &Path) -> Result<Files> {
+    fn archive(path: &Path) -> Result<Files> {
         let file = Arc::new(fs::File::open(path)?);
         let wrong = |reason: String| Error::Image { what: format!("`{}`", path.display()), reason };
-        let length = file.metadata()?.len();
-        let mut magic = [0; 4];
-        let read = Blob::new(Arc::clone(&file), 0, length.min(4)).read(&mut magic)?;
-        if magic[..read].starts_with(&[0x1f, 0x8b]) || magic == [0x28, 0xb5, 0x2f, 0xfd] {
-            return Err(wrong("it is compressed as a whole: decompress it first, with `gunzip` or `zstd -d`".into()));
+        if Form::of(path) == Some(Form::Compressed) {
+            return Err(form::wrong(path, ""));
         }
+        let length = file.metadata()?.len();
         let mut files = HashMap::new();
         let mut links = Vec::new();
         let mut names = 0;
@@ -105,8 +138,9 @@ impl Files {
         self.required(&path)?.verify(&path, descriptor.digest, descriptor.size)
     }
 
-    /// The manifest or index of a layout that has this name; without one, the only one.
-    pub(super) fn root(&self, name: Option<&str>) -> Result<Descriptor> {
+    /// The manifest or index of a layout that has this name; without one, the only one, or of one image for several platforms the one
+    /// that runs.
+    pub(super) fn root(&self, name: Option<&str>, platform: &Matcher) -> Result<Descriptor> {
         #[derive(Deserialize)]
         struct Index {
             manifests: Vec<Descriptor>,
@@ -117,12 +151,13 @@ impl Files {
         let named = |descriptor: &&Descriptor| {
             name.is_none() || descriptor.annotations.get(REF_NAME).map(String::as_str) == name
         };
-        let mut found = manifests.iter().filter(named);
-        match (found.next(), found.next()) {
-            (Some(descriptor), None) => Ok(descriptor.clone()),
-            (first, _) => {
+        let found: Vec<_> = manifests.iter().filter(named).filter(|one| one.is_image()).cloned().collect();
+        match &found[..] {
+            [descriptor] => Ok(descriptor.clone()),
+            found if are_one_image(found) => platform.choose(found).cloned(),
+            found => {
                 let names: Vec<_> = manifests.iter().filter_map(|one| one.annotations.get(REF_NAME)).cloned().collect();
-                Err(self.choose(first.is_some(), &names))
+                Err(self.choose(!found.is_empty(), &names))
             }
         }
     }
@@ -163,6 +198,15 @@ impl Files {
         let layers = entry.layers.iter().map(|path| self.required(path)).collect::<Result<_>>()?;
         Ok(DockerImage { digest: Digest::of(&config), config, layers })
     }
+}
+
+/// Whether several entries of an index are one image for several platforms, as some builders write them.
+fn are_one_image(entries: &[Descriptor]) -> bool {
+    let of = |entry: &Descriptor| entry.platform.as_ref().map(|platform| Platform::of(platform).to_string());
+    let platforms: Option<Vec<_>> = entries.iter().map(of).collect();
+    let names: HashSet<_> = entries.iter().map(|entry| entry.annotations.get(REF_NAME)).collect();
+    names.len() == 1
+        && platforms.is_some_and(|platforms| platforms.len() == platforms.iter().collect::<HashSet<_>>().len())
 }
 
 /// An image of `docker save`. Its layers have no digests of their own: those in its configuration are of what they unpack to.

@@ -13,9 +13,11 @@ mod blob;
 mod cache;
 mod challenge;
 mod credentials;
+mod form;
 mod layer;
 mod layout;
 mod model;
+mod platform;
 mod reference;
 mod registry;
 
@@ -31,7 +33,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cache::{Freed, prune as prune_cache};
 pub use self::credentials::Credentials;
-pub use self::model::{ImageConfig, Platform};
+pub use self::model::ImageConfig;
+pub use self::platform::Platform;
 pub use self::reference::Reference;
 pub use crate::digest::Digest;
 
@@ -40,9 +43,10 @@ use self::cache::{Access, Cache};
 use self::layer::Budget;
 use self::layout::{DockerImage, Files};
 use self::model::{ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest};
+use self::platform::Matcher;
 use self::registry::Registry;
 use crate::error::{Error, Result};
-use crate::ext4::{Options, Writer};
+use crate::ext4::{self, Options, Writer};
 use crate::npm::NPM_REGISTRY;
 use crate::progress::Progress;
 use crate::space::check_room;
@@ -95,7 +99,24 @@ impl Source {
                 None => Ok(make(rest.into(), None)),
             };
         }
-        text.parse().map(Source::Registry)
+        match Source::mistaken_path(text) {
+            Some(path) => Err(form::wrong(path, "files are named oci:FOLDER, oci-archive:FILE or docker-archive:FILE")),
+            None => text.parse().map(Source::Registry),
+        }
+    }
+
+    /// The path that a text is, if it cannot be meant as a reference: one that begins as paths do, or an archive that exists.
+    fn mistaken_path(text: &str) -> Option<&Path> {
+        let path = Path::new(text);
+        let begins_so = ["/", "./", "../", "~/"].iter().any(|start| text.starts_with(start));
+        let is_archive = |end: &&str| text.ends_with(*end);
+        (begins_so || [".tar", ".tar.gz", ".tgz"].iter().any(|end| is_archive(&end)) && path.is_file()).then_some(path)
+    }
+
+    /// How an image in a file or folder of this machine is named, if one is there: for who leaves out the form.
+    #[must_use]
+    pub fn in_files(path: &Path) -> Option<String> {
+        form::Form::of(path)?.source(path)
     }
 
     /// What the image is called in the store if nobody says otherwise.
@@ -147,7 +168,7 @@ pub struct Origin {
 /// How to pull.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
-    /// What to take from an index, and what an image must be for; none: this machine's, or whatever a single image says.
+    /// What to take from an index, and what an image must be for; none: what runs in any guest of this host.
     pub platform: Option<Platform>,
     /// Speak to the registry without encryption.
     pub plain_http: bool,
@@ -233,16 +254,16 @@ fn find_with<'a>(
             (Place::Registry(registry), manifest, digest)
         }
         Source::DockerArchive(path, name) => {
-            let image = Files::archive(path)?.docker_image(name.as_deref())?;
+            let image = Files::docker_archive(path)?.docker_image(name.as_deref())?;
             return found_in_docker_archive(cache, source, image, options);
         }
         Source::Layout(path, name) | Source::OciArchive(path, name) => {
             let files = match source {
-                Source::Layout(..) => Files::folder(path),
-                _ => Files::archive(path)?,
+                Source::Layout(..) => Files::layout(path)?,
+                _ => Files::oci_archive(path)?,
             };
             let get = |descriptor: &Descriptor| files.blob(descriptor)?.bytes("its manifest", MAX_MANIFEST);
-            let root = files.root(name.as_deref())?;
+            let root = files.root(name.as_deref(), &Matcher::new(options.platform.as_ref()))?;
             let (manifest, digest) = resolve(get(&root)?, &root.media_type, root.digest, options, get)?;
             (Place::Files(files), manifest, digest)
         }
@@ -287,7 +308,7 @@ fn resolve(
     get: impl Fn(&Descriptor) -> Result<Vec<u8>>,
 ) -> Result<(Manifest, Digest)> {
     let mut media_type = media_type.to_owned();
-    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let platform = Matcher::new(options.platform.as_ref());
     // An index that leads to itself ends here too: its digest cannot be known to it, but a registry may claim anything.
     for _ in 0..=MAX_INDEXES {
         let index = match Document::parse(&bytes, &media_type)? {
@@ -313,10 +334,10 @@ fn origin(source: &Source, digest: Digest, config: &[u8], layers: usize, options
     if config.diff_ids().len() != layers {
         return Err(wrong(format!("it is of {} layers, and there are {layers}", config.diff_ids().len())));
     }
-    let wanted = options.platform.clone().unwrap_or_else(Platform::host);
-    let platform = config.platform().unwrap_or_else(|| wanted.clone());
-    if (&platform.os, &platform.architecture) != (&wanted.os, &wanted.architecture) {
-        return Err(wrong(format!("the image is for {platform}, and not for {wanted}")));
+    let matcher = Matcher::new(options.platform.as_ref());
+    let platform = config.platform().unwrap_or_else(|| matcher.wanted().clone());
+    if matcher.rank(&platform).is_none() {
+        return Err(Error::Platform { wanted: matcher.wanted().to_string(), there: vec![platform.to_string()] });
     }
     Ok(Origin {
         reference: source.to_string(),
@@ -348,7 +369,8 @@ impl Found<'_> {
                 let mut budget = Budget::new(self.options.max_bytes);
                 for (number, (blob, digest)) in blobs.iter().zip(&self.origin.layers).enumerate() {
                     progress.advance(number as u64, blobs.len() as u64);
-                    apply(blob.clone(), Some(*digest), &mut writer, &mut budget)?;
+                    apply(blob.clone(), Some(*digest), &mut writer, &mut budget)
+                        .map_err(|error| self.in_layer(number, *digest, error))?;
                 }
             }
             Layers::Described(layers) => {
@@ -410,7 +432,7 @@ impl Found<'_> {
             let mut budget = Budget::new(self.options.max_bytes);
             let mut there: Vec<(Digest, Blob)> = Vec::new();
             let mut apply_all = || -> Result<()> {
-                for layer in layers {
+                for (number, layer) in layers.iter().enumerate() {
                     let blob = loop {
                         if let Some((_, blob)) = there.iter().find(|(digest, _)| *digest == layer.digest) {
                             break blob.clone();
@@ -419,7 +441,8 @@ impl Found<'_> {
                         let Ok((digest, blob)) = receiver.recv() else { return Err(gone()) };
                         there.push((digest, blob?));
                     };
-                    apply(blob, None, writer, &mut budget)?;
+                    apply(blob, None, writer, &mut budget)
+                        .map_err(|error| self.in_layer(number, layer.digest, error))?;
                 }
                 Ok(())
             };
@@ -427,6 +450,26 @@ impl Found<'_> {
             stop.store(true, Ordering::Relaxed);
             result
         })
+    }
+}
+
+impl Found<'_> {
+    /// Says which layer something is wrong with. What is wrong with this machine is not.
+    fn in_layer(&self, number: usize, digest: Digest, error: Error) -> Error {
+        use std::io::ErrorKind;
+        let reason = match error {
+            Error::Io(error) => match error.kind() {
+                ErrorKind::UnexpectedEof => Error::Io(std::io::Error::new(error.kind(), "it ends too early")),
+                ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other => Error::Io(error),
+                _ => return Error::Io(error),
+            },
+            Error::FileSystem(ext4::Error::Image(_) | ext4::Error::NoSpace { .. }) | Error::ImageTooLarge { .. } => {
+                return error;
+            }
+            error => error,
+        };
+        let layer = format!("layer {} of {} ({digest})", number + 1, self.origin.layers.len());
+        Error::Layer { layer, image: self.origin.reference.clone(), reason: Box::new(reason) }
     }
 }
 

@@ -1,12 +1,11 @@
 //! The JSON of images: indexes, manifests and configurations, of the OCI image specification 1.1 and Docker's schema 2.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::platform::Platform;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -14,6 +13,20 @@ pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// The types of an image's configuration.
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// What else is in registries, by the beginning of the configuration's or the artifact's type.
+const ARTIFACTS: [(&str, &str); 7] = [
+    ("application/vnd.cncf.helm.", "a Helm chart"),
+    ("application/vnd.docker.plugin.", "a plugin of Docker's"),
+    ("application/vnd.docker.ai.", "an AI model"),
+    ("application/vnd.wasm.", "a WebAssembly module"),
+    ("application/vnd.dev.cosign.", "a signature"),
+    ("application/vnd.cncf.notary.", "a signature"),
+    ("application/vnd.buildkit.", "a cache of BuildKit's"),
+];
 
 /// The longest manifest or index, as registries have it (OCI distribution specification, "Pushing Manifests"), and the longest
 /// configuration, in bytes.
@@ -76,6 +89,8 @@ impl Document {
             #[serde(default)]
             media_type: Option<String>,
             #[serde(default)]
+            artifact_type: Option<String>,
+            #[serde(default)]
             manifests: Option<serde_json::Value>,
             #[serde(default)]
             config: Option<serde_json::Value>,
@@ -101,6 +116,7 @@ impl Document {
             (None, Some(config), Some(layers)) if !said.iter().copied().any(is_index) => {
                 let manifest =
                     Manifest { config: value("its manifest", config)?, layers: value("its manifest", layers)? };
+                manifest.check_config(form.artifact_type.as_deref().unwrap_or_default())?;
                 manifest.check()?;
                 Ok(Document::Manifest(manifest))
             }
@@ -113,6 +129,21 @@ impl Manifest {
     /// The bytes of all layers as they are stored. None: they are beyond 64 bits.
     pub(super) fn layers_size(&self) -> Option<u64> {
         self.layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size))
+    }
+
+    /// Makes sure that it is an image's, and not that of whatever else registries keep: only an image has a configuration of one of
+    /// these types (OCI image specification, "Guidelines for Artifact Usage").
+    fn check_config(&self, artifact_type: &str) -> Result<()> {
+        let media_type = &*self.config.media_type;
+        if matches!(media_type, "" | OCI_CONFIG | DOCKER_CONFIG) {
+            return Ok(());
+        }
+        let named = if artifact_type.is_empty() { media_type } else { artifact_type };
+        let kind = ARTIFACTS.iter().find(|(start, _)| named.starts_with(start)).map(|(_, kind)| *kind);
+        let kind =
+            kind.map_or_else(|| format!("an artifact of the type `{:.100}`", named.escape_debug()), str::to_owned);
+        let reason = format!("it is {kind}, and not a container image");
+        Err(Error::Image { what: "its manifest".into(), reason })
     }
 
     fn check(&self) -> Result<()> {
@@ -135,6 +166,8 @@ pub(super) struct ConfigFile {
     architecture: String,
     #[serde(default)]
     os: String,
+    #[serde(default)]
+    variant: Option<String>,
     #[serde(default)]
     config: Option<RunFields>,
     rootfs: RootFs,
@@ -195,7 +228,7 @@ impl ConfigFile {
         (!self.os.is_empty() && !self.architecture.is_empty()).then(|| Platform {
             os: self.os.clone(),
             architecture: self.architecture.clone(),
-            variant: None,
+            variant: self.variant.clone().filter(|variant| !variant.is_empty()),
         })
     }
 
@@ -211,79 +244,6 @@ impl ConfigFile {
             working_dir: said(fields.working_dir),
             entrypoint: fields.entrypoint.unwrap_or_default(),
             cmd: fields.cmd.unwrap_or_default(),
-        }
-    }
-}
-
-/// What an image is for: `linux/amd64`, `linux/arm/v7`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Platform {
-    /// The operating system, as Go calls it.
-    pub os: String,
-    /// The processor, as Go calls it.
-    pub architecture: String,
-    /// Its variant.
-    pub variant: Option<String>,
-}
-
-impl Platform {
-    /// That of this machine.
-    #[must_use]
-    pub fn host() -> Platform {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        Platform { os: "linux".into(), architecture: architecture.into(), variant: None }
-    }
-
-    /// The first of an index's entries that is for this platform; in one that tells no platforms, the only one.
-    pub(super) fn choose<'a>(&self, index: &'a [Descriptor]) -> Result<&'a Descriptor> {
-        let fits = |entry: &&Descriptor| {
-            entry.platform.as_ref().is_some_and(|platform| {
-                platform.os == self.os
-                    && platform.architecture == self.architecture
-                    && (self.variant.is_none() || platform.variant == self.variant)
-            })
-        };
-        if let Some(entry) = index.iter().find(fits) {
-            return Ok(entry);
-        }
-        let mut silent = index.iter().filter(|entry| entry.platform.is_none());
-        if let (Some(entry), None) = (silent.next(), silent.next()) {
-            return Ok(entry);
-        }
-        let shown = |platform: &PlatformFields| match &platform.variant {
-            Some(variant) => format!("{}/{}/{variant}", platform.os, platform.architecture),
-            None => format!("{}/{}", platform.os, platform.architecture),
-        };
-        let there: Vec<String> = index.iter().filter_map(|entry| entry.platform.as_ref()).map(shown).take(20).collect();
-        let there = if there.is_empty() { "nothing that says its platform".to_owned() } else { there.join(", ") };
-        Err(Error::Image { what: "its index".into(), reason: format!("it has nothing for {self}: there is {there}") })
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
-    }
-}
-
-impl FromStr for Platform {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Platform, String> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let is_word = |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        match parts[..] {
-            [os, architecture] | [os, architecture, _] if parts.iter().all(is_word) => Ok(Platform {
-                os: os.to_owned(),
-                architecture: architecture.to_owned(),
-                variant: parts.get(2).map(|&variant| variant.to_owned()),
-            }),
-            _ => Err("a platform is OS/ARCHITECTURE, such as linux/amd64".to_owned()),
         }
     }
 }
@@ -325,6 +285,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_image_is_refused_by_what_it_is() {
+        let image = manifest("application/vnd.oci.image.layer.v1.tar+gzip");
+        for (config, artifact, said) in [
+            ("application/vnd.cncf.helm.config.v1+json", "", "it is a Helm chart, and not a container image"),
+            ("application/vnd.oci.empty.v1+json", "application/vnd.wasm.content.layer.v1+wasm", "a WebAssembly module"),
+            ("application/vnd.oci.empty.v1+json", "text/x-sbom", "an artifact of the type `text/x-sbom`"),
+            ("application/vnd.unknown.config.v1+json", "", "`application/vnd.unknown.config.v1+json`"),
+        ] {
+            let other = image
+                .replace(OCI_CONFIG, config)
+                .replace("{\"schema", &format!("{{\"artifactType\": \"{artifact}\", \"schema"));
+            let error = Document::parse(other.as_bytes(), OCI_MANIFEST).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        assert!(Document::parse(image.replace(OCI_CONFIG, DOCKER_CONFIG).as_bytes(), "").is_ok());
+    }
+
+    #[test]
     fn foreign_layers_are_refused_and_their_addresses_not_looked_at() {
         for foreign in [
             "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
@@ -332,33 +310,6 @@ mod tests {
         ] {
             let error = Document::parse(manifest(foreign).as_bytes(), "").unwrap_err();
             assert!(error.to_string().contains("not fetched"), "{error}");
-        }
-    }
-
-    #[test]
-    fn an_index_gives_the_platform_that_is_wanted() {
-        let entry = |os: &str, architecture: &str, variant: Option<&str>| Descriptor {
-            media_type: OCI_MANIFEST.into(),
-            digest: Digest::of(architecture.as_bytes()),
-            size: 1,
-            platform: Some(PlatformFields {
-                os: os.into(),
-                architecture: architecture.into(),
-                variant: variant.map(str::to_owned),
-            }),
-            annotations: BTreeMap::new(),
-        };
-        let index =
-            [entry("unknown", "unknown", None), entry("linux", "arm", Some("v7")), entry("linux", "amd64", None)];
-        let choose = |platform: &str| platform.parse::<Platform>().unwrap().choose(&index).cloned();
-        assert_eq!(choose("linux/amd64").unwrap(), index[2]);
-        assert_eq!(choose("linux/arm/v7").unwrap(), index[1]);
-        let error = choose("linux/arm/v6").unwrap_err().to_string();
-        assert!(error.contains("linux/arm/v6") && error.contains("linux/arm/v7, linux/amd64"), "{error}");
-        let silent = [Descriptor { platform: None, ..index[0].clone() }];
-        assert_eq!(Platform::host().choose(&silent).unwrap(), &silent[0]);
-        for bad in ["", "linux", "linux/", "a/b/c/d", "linux/amd 64"] {
-            assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }
 

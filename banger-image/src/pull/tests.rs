@@ -244,7 +244,7 @@ fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
                 let index = json!({"schemaVersion": 2, "manifests": [image]}).to_string();
                 vec![place.blob("index.v1+json", index.as_bytes())]
             },
-            "there is plan9/mips",
+            "it is for plan9/mips",
         ),
         (
             "fewer layers than its configuration says",
@@ -333,7 +333,107 @@ fn an_archive_of_either_kind_gives_the_same_tree() {
     fs::write(&compressed, gzip(b"tar")).unwrap();
     let source = Source::OciArchive(compressed, None);
     let error = place.store.pull(&source, "z", "generic-6.12", &place.options(), &Silent).unwrap_err();
-    assert!(error.to_string().contains("gunzip"), "{error}");
+    assert!(error.hint().unwrap().contains("gunzip"), "{error}");
+}
+
+#[test]
+fn of_one_image_for_several_platforms_the_one_that_runs_is_taken() {
+    let place = Place::new();
+    let host = Platform::host();
+    let image = |content: &str, variant: Option<&str>| {
+        let mut image = place.image(&[("a", content)], json!({}));
+        image["platform"] = json!({"os": "linux", "architecture": host.architecture, "variant": variant});
+        image
+    };
+    let attestation = || {
+        let mut attestation = place.blob("manifest.v1+json", b"{}");
+        attestation["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+        attestation
+    };
+    // Some builders write them into the layout's index itself, and others into one that it names.
+    let manifests = [image("newest", Some("v9")), image("any", None), attestation()];
+    place.index(&manifests);
+    assert_eq!(read(&place.pull("app").unwrap().image, "/a").as_deref(), Some("any"));
+    let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+    place.index(&[place.blob("index.v1+json", index.as_bytes())]);
+    assert_eq!(place.pull("app").unwrap().change, Change::None);
+    let options = PullOptions { platform: Some(Platform { variant: Some("v9".into()), ..Platform::host() }), ..place.options() };
+    let newest = place.store.pull(&place.source(), "new", "generic-6.12", &options, &Silent).unwrap();
+    assert_eq!(read(&newest.image, "/a").as_deref(), Some("newest"));
+    // What is for a processor that guests need not have is not taken, also where there is nothing else.
+    let index = json!({"schemaVersion": 2, "manifests": [image("newest", Some("v9")), attestation()]}).to_string();
+    place.index(&[place.blob("index.v1+json", index.as_bytes())]);
+    let error = place.pull("app").unwrap_err();
+    assert!(error.hint().unwrap().contains("--platform linux/"), "{error}");
+}
+
+#[test]
+fn a_layer_that_cannot_be_unpacked_is_named() {
+    let cases: [(&[u8], &str); 2] = [
+        (&gzip(&tar("b", &"2".repeat(5000)))[..40], "it ends too early"),
+        (&[&gzip(&tar("b", "2"))[..], b"rest"].concat(), "something behind the end of its gzip stream"),
+    ];
+    for (layer, reason) in cases {
+        let place = Place::new();
+        let first = tar("a", "1");
+        let layers = [place.blob("layer.v1.tar+gzip", &gzip(&first)), place.blob("layer.v1.tar+gzip", layer)];
+        let config = json!({"os": "linux", "architecture": Platform::host().architecture,
+            "rootfs": {"diff_ids": [Digest::of(&first), Digest::of(b"")]}});
+        let config = place.blob("config.v1+json", config.to_string().as_bytes());
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+        place.index(&[place.blob("manifest.v1+json", manifest.to_string().as_bytes())]);
+        let error = place.pull("app").unwrap_err().to_string();
+        let named = format!("layer 2 of 2 ({}) of `{}` cannot be unpacked: ", Digest::of(layer), place.source());
+        assert!(error.starts_with(&named) && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
+    let place = Place::new();
+    place.index(&[place.image(&[("a", "1")], json!({}))]);
+    let at = |name: &str| place.folder.path().join(name).display().to_string();
+    let write = |name: &str, files: &[&str]| {
+        let mut builder = tar::Builder::new(fs::File::create(at(name)).unwrap());
+        for file in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            builder.append_data(&mut header, file, &b"x"[..]).unwrap();
+        }
+        builder.finish().unwrap();
+    };
+    write("oci.tar", &["oci-layout", "index.json"]);
+    write("docker.tar", &["manifest.json", "repositories"]);
+    write("old.tar", &["abc/layer.tar", "repositories"]);
+    write("export.tar", &["etc/passwd", "usr/bin/env"]);
+    fs::write(at("packed.tar"), gzip(b"tar")).unwrap();
+    fs::write(at("text"), "text").unwrap();
+    let (layout, oci, docker) = (at("layout"), at("oci.tar"), at("docker.tar"));
+    for (source, reason, hint) in [
+        (format!("oci:{oci}"), "an archive of an OCI layout", format!("oci-archive:{oci}")),
+        (format!("oci:{docker}"), "an archive of `docker save`", format!("docker-archive:{docker}")),
+        (format!("docker-archive:{layout}"), "an OCI layout", format!("oci:{layout}")),
+        (format!("oci-archive:{layout}"), "an OCI layout", format!("oci:{layout}")),
+        (format!("docker-archive:{oci}"), "an archive of an OCI layout", format!("oci-archive:{oci}")),
+        (format!("oci-archive:{docker}"), "an archive of `docker save`", format!("docker-archive:{docker}")),
+        (format!("docker-archive:{}", at("export.tar")), "as `docker export` writes it", "`docker save`".into()),
+        (format!("docker-archive:{}", at("old.tar")), "older than 1.10", "`docker load`".into()),
+        (format!("oci-archive:{}", at("packed.tar")), "compressed as a whole", "gunzip".into()),
+        (docker.clone(), "an archive of `docker save`", format!("docker-archive:{docker}")),
+        (layout.clone(), "an OCI layout", format!("oci:{layout}")),
+        (at("export.tar"), "as `docker export` writes it", "`docker save`".into()),
+        ("./no/such.tar".into(), "files are named oci:FOLDER", String::new()),
+        (format!("docker-archive:{}", at("text")), "it is no tar archive", String::new()),
+        (format!("oci:{}", at("text")), "it has no `index.json`", String::new()),
+    ] {
+        let pulled = Source::parse(&source)
+            .and_then(|source| place.store.pull(&source, "x", "generic-6.12", &place.options(), &Silent));
+        let error = pulled.expect_err(&source);
+        assert!(error.to_string().contains(reason), "{source}: {error}");
+        assert!(error.hint().unwrap_or_default().contains(&hint), "{source}: {:?}", error.hint());
+    }
+    assert_eq!(Source::in_files(docker.as_ref()), Some(format!("docker-archive:{docker}")));
+    assert_eq!(Source::in_files(at("text").as_ref()), None);
 }
 
 #[test]
