@@ -13,6 +13,31 @@ use super::uevent::Uevents;
 /// The name of the virtio-serial port that the host listens on.
 const AGENT_PORT: &str = "banger.0";
 
+/// What drivers sysfs shows, built in or loaded, by the names of their modules.
+const DRIVERS: [(&str, &str); 3] = [
+    ("virtio_mmio", "bus/platform/drivers/virtio-mmio"),
+    ("virtio_console", "bus/virtio/drivers/virtio_console"),
+    ("virtio_blk", "bus/virtio/drivers/virtio_blk"),
+];
+/// The same of file systems, which /proc/filesystems lists.
+const FILESYSTEMS: [&str; 2] = ["ext4", "overlay"];
+
+/// Makes sure that the kernel has what every boot needs, so that nothing is waited for that cannot appear.
+pub(super) fn check_drivers() -> Result<(), BootError> {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    match &missing_drivers(Path::new("/sys"), &known)[..] {
+        [] => Ok(()),
+        missing => Err(BootError::NoDrivers(missing.join(", "))),
+    }
+}
+
+/// The modules that are missing by what `sys` shows, and by a list of file systems as in /proc/filesystems.
+fn missing_drivers(sys: &Path, filesystems: &str) -> Vec<&'static str> {
+    let drivers = DRIVERS.iter().filter(|(_, path)| !sys.join(path).exists()).map(|(name, _)| *name);
+    let is_known = |name: &&str| filesystems.lines().any(|line| line.split_whitespace().last() == Some(*name));
+    drivers.chain(FILESYSTEMS.into_iter().filter(|name| !is_known(name))).collect()
+}
+
 /// The block devices of a VM, by the serial that the host gave each.
 #[derive(Debug)]
 pub(super) struct Disks {
@@ -72,4 +97,21 @@ fn named(class: &str, attribute: &str, value: &str) -> Option<PathBuf> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_that_a_kernel_lacks_are_named() {
+        let sys = tempfile::tempdir().unwrap();
+        let all = ["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "overlay"];
+        assert_eq!(missing_drivers(sys.path(), "nodev\tproc\n\tvfat\n"), all);
+        for (_, path) in DRIVERS {
+            fs::create_dir_all(sys.path().join(path)).unwrap();
+        }
+        assert_eq!(missing_drivers(sys.path(), "nodev\toverlay\n\text3\n"), ["ext4"]);
+        assert_eq!(missing_drivers(sys.path(), "nodev\toverlay\n\text4\n"), [""; 0]);
+    }
 }

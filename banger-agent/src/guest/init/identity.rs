@@ -40,6 +40,9 @@ fn bind_resolv_conf(tree: &Tree, content: &str) -> Result<(), BootError> {
     let source = format!("{RUN_DIR}/resolv.conf");
     write_file(Path::new(&source), content)?;
     let path = "/etc/resolv.conf";
+    if tree.is_folder(path) {
+        tree.set_aside(path)?;
+    }
     let place = match tree.place_itself(path) {
         Ok(place) => place,
         Err(_) => {

@@ -107,8 +107,13 @@ pub enum BootError {
         source: nix::Error,
     },
     /// The host did not attach something that every VM has.
-    #[error("there is no {0}")]
+    #[error("{0} did not appear")]
     NoDevice(&'static str),
+    /// The kernel cannot use what every VM has.
+    #[error(
+        "the kernel has no {0}, neither built in nor among the modules that came with it (banger kernel import --modules)"
+    )]
+    NoDrivers(String),
     /// An interface, address or route could not be set.
     #[error("cannot {action}: {source}")]
     Network {
@@ -188,6 +193,7 @@ struct Root {
 fn build_root(modules: &Modules, settings: &Settings) -> Result<Root, BootError> {
     let uevents = Uevents::subscribe()?;
     modules::load(&modules.other)?;
+    devices::check_drivers()?;
     let agent_port = devices::open_agent_port(&uevents)?;
     let disks = Disks::find(&uevents)?;
     let disk = root::mount(&disks, settings.volatile)?;

@@ -124,7 +124,7 @@ fn bind_from_disk(name: &str, place: &str) -> Result<(), BootError> {
 }
 
 fn bind_not_layered(tree: &Tree) -> Result<(), BootError> {
-    if !tree.exists("/var/lib") {
+    if !tree.is_folder("/var/lib") {
         return Ok(());
     }
     for name in NOT_LAYERED {
@@ -139,7 +139,7 @@ fn bind_not_layered(tree: &Tree) -> Result<(), BootError> {
 /// Binds each kernel release of the modules disk where `modprobe` looks for it. An image without
 /// `/lib` has no `modprobe` either.
 pub(super) fn add_modules(disks: &Disks, tree: &Tree) -> Result<(), BootError> {
-    let Some(device) = disks.modules.as_deref().filter(|_| tree.exists("/lib")) else {
+    let Some(device) = disks.modules.as_deref().filter(|_| tree.is_folder("/lib")) else {
         return Ok(());
     };
     let folder = Path::new(MODULES);

@@ -6,13 +6,23 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat2, readlinkat, renameat2};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 
 use super::BootError;
+use crate::guest::serve::console;
 
 /// The longest file of `/etc` that is worth reading.
 const READ_LIMIT: u64 = 1 << 20;
+
+/// The most links that lead nowhere whose targets are made one after the other: as many as the kernel follows, path_resolution(7).
+const MAX_LINKS: u32 = 40;
+
+/// How many names there are for what is set aside.
+const MAX_ASIDE: u32 = 10_000;
+
+/// What the guest sees other things in than the image has there: the kernel's file systems are mounted over these.
+const COVERED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 
 /// How often a path is looked up before the kernel's "try again" is an error.
 const TRIES: u32 = 1000;
@@ -50,45 +60,127 @@ impl Tree {
         opened.map(Place).map_err(|errno| self.error("open", path, errno))
     }
 
-    /// Makes the folder, and those above it with mode 0755, unless it exists.
+    /// Whether `path` is a folder, or a link to one.
+    pub(super) fn is_folder(&self, path: &str) -> bool {
+        self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0).is_ok()
+    }
+
+    /// Makes the folder, and those above it with mode 0755, unless it exists. Of a link that leads nowhere the target is made. What
+    /// is neither a folder nor can lead to one is set aside.
     pub(super) fn create_folder(&self, path: &str, mode: u32) -> Result<Place, BootError> {
-        if let Ok(found) = self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0) {
-            return Ok(Place(found));
-        }
-        let mut done = PathBuf::from("/");
-        let mut parts = Path::new(path).components().peekable();
-        while let Some(part) = parts.next() {
-            let Component::Normal(name) = part else {
-                continue;
-            };
-            let parent = self.place(&done.to_string_lossy())?;
-            let mode = if parts.peek().is_some() { 0o755 } else { mode };
-            match mkdirat(&parent.0, name, Mode::from_bits_truncate(mode)) {
-                Ok(()) | Err(Errno::EEXIST) => done.push(name),
-                Err(errno) => return Err(self.error("create", path, errno)),
-            }
+        if !self.is_folder(path) {
+            self.make_folders(Path::new(path), mode, MAX_LINKS)?;
         }
         self.place(path)
     }
 
+    fn make_folders(&self, path: &Path, mode: u32, links: u32) -> Result<(), BootError> {
+        let mut parent = PathBuf::from("/");
+        let mut names = path.components().peekable();
+        while let Some(part) = names.next() {
+            let name = match part {
+                Component::Normal(name) => name,
+                Component::ParentDir => {
+                    parent.push("..");
+                    continue;
+                }
+                _ => continue,
+            };
+            let here = parent.join(name);
+            let at = here.to_string_lossy();
+            let mode = if names.peek().is_some() { 0o755 } else { mode };
+            if !self.is_folder(&at) {
+                self.make_folder(&parent, Path::new(name), &at, mode, links)?;
+            }
+            parent = here;
+        }
+        Ok(())
+    }
+
+    /// Makes the folder `at`, which is `name` in `parent`.
+    fn make_folder(&self, parent: &Path, name: &Path, at: &str, mode: u32, links: u32) -> Result<(), BootError> {
+        let folder = self.place(&parent.to_string_lossy())?;
+        let make = || mkdirat(&folder.0, name, Mode::from_bits_truncate(mode));
+        match make() {
+            Err(Errno::EEXIST) => {}
+            made => return made.map_err(|errno| self.error("create", at, errno)),
+        }
+        let leads_nowhere = self.resolve(at, OFlag::O_PATH, 0).is_err_and(|errno| errno == Errno::ENOENT);
+        if let (true, Ok(target)) = (links > 0 && leads_nowhere, readlinkat(&folder.0, name)) {
+            self.make_folders(&parent.join(target), mode, links - 1)?;
+            if self.is_folder(at) {
+                return Ok(());
+            }
+        }
+        self.set_aside(at)?;
+        make().map_err(|errno| self.error("create", at, errno))
+    }
+
+    /// Gives what is at `path`, and not what it leads to, another name beside it: an image, or a user of the guest, may have put
+    /// there what keeps the guest from booting.
+    pub(super) fn set_aside(&self, path: &str) -> Result<(), BootError> {
+        let whole = Path::new(path);
+        let (Some(parent), Some(name)) = (whole.parent(), whole.file_name().and_then(|name| name.to_str())) else {
+            return Err(self.error("replace", path, Errno::EINVAL));
+        };
+        let folder = self.place(&parent.to_string_lossy())?;
+        for number in 0..MAX_ASIDE {
+            let other = if number == 0 { format!("{name}.replaced") } else { format!("{name}.replaced.{number}") };
+            match renameat2(&folder.0, name, &folder.0, other.as_str(), RenameFlags::RENAME_NOREPLACE) {
+                Ok(()) => {
+                    console(&format!("{path} cannot be used as it is: it is now {other}"));
+                    return Ok(());
+                }
+                Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(self.error("replace", path, errno)),
+            }
+        }
+        Err(self.error("replace", path, Errno::EEXIST))
+    }
+
     /// The content of a file, empty if there is none.
     pub(super) fn read(&self, path: &str) -> Result<String, BootError> {
-        let file = match self.resolve(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0) {
-            Ok(file) => File::from(file),
-            Err(Errno::ENOENT) => return Ok(String::new()),
-            Err(errno) => return Err(self.error("read", path, errno)),
-        };
+        if !self.is_file(path) {
+            return Ok(String::new());
+        }
+        let file = self.open_file(path).map_err(BootError::io("read", &self.outside(path)))?;
         let mut bytes = Vec::new();
         file.take(READ_LIMIT).read_to_end(&mut bytes).map_err(BootError::io("read", &self.outside(path)))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Writes a file and gives it `mode`, whatever the umask.
+    /// Writes a file and gives it `mode`, whatever the umask. What is there and is no file is set aside, and so is a link to where the
+    /// guest cannot see the file: to nowhere, or to what the kernel's file systems cover.
     pub(super) fn write(&self, path: &str, content: &str, mode: u32) -> Result<(), BootError> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NONBLOCK;
-        let file = self.resolve(path, flags, mode).map_err(|errno| self.error("write", path, errno))?;
+        let create = || {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NONBLOCK;
+            self.resolve(path, flags, mode).map(File::from)
+        };
+        let is_covered = || {
+            let place = self.canonical(path).unwrap_or_default();
+            COVERED.iter().any(|covered| place.starts_with(covered)) && self.is_link(path)
+        };
+        let is_other = self.resolve(path, OFlag::O_PATH, 0).is_ok() && !self.is_file(path);
+        let mut file = if is_other { Err(Errno::EINVAL) } else { create() };
+        if matches!(file, Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)) || is_covered() {
+            self.set_aside(path)?;
+            file = create();
+        }
+        let file = file.map_err(|errno| self.error("write", path, errno))?;
         fchmod(&file, Mode::from_bits_truncate(mode)).map_err(|errno| self.error("write", path, errno))?;
-        File::from(file).write_all(content.as_bytes()).map_err(BootError::io("write", &self.outside(path)))
+        let mut file = file;
+        file.write_all(content.as_bytes()).map_err(BootError::io("write", &self.outside(path)))
+    }
+
+    /// Whether `path` itself is a link.
+    fn is_link(&self, path: &str) -> bool {
+        let found = self.resolve(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0).map(File::from);
+        found.is_ok_and(|file| file.metadata().is_ok_and(|metadata| metadata.is_symlink()))
+    }
+
+    fn is_file(&self, path: &str) -> bool {
+        let found = self.resolve(path, OFlag::O_PATH, 0).map(File::from);
+        found.is_ok_and(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))
     }
 
     /// Where `path` leads to, seen from inside.
@@ -199,6 +291,71 @@ mod tests {
         assert!(tree.place("/resolv.conf").is_err());
         let place = tree.place_itself("/resolv.conf").unwrap();
         assert_eq!(fs::read_link(place.path()).unwrap(), folder.path().canonicalize().unwrap().join("resolv.conf"));
+    }
+
+    /// A tree in a folder of its own, with these links in it.
+    fn with_links(links: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, target) in links {
+            symlink(target, folder.path().join(path)).unwrap();
+        }
+        let tree = Tree::open(folder.path()).unwrap();
+        (folder, tree)
+    }
+
+    #[test]
+    fn a_folder_is_made_whatever_is_in_its_place() {
+        let links = [
+            ("run", "run"),
+            ("a", "b"),
+            ("b", "/a"),
+            ("etc", "/data/etc"),
+            ("var", "down/../other/var"),
+            ("l", "file"),
+        ];
+        let (folder, tree) = with_links(&links);
+        let at = |path: &str| folder.path().join(path);
+        fs::write(at("file"), "content").unwrap();
+        fs::write(at("tmp"), "kept").unwrap();
+        for path in ["/run", "/a", "/b/deep/er", "/etc", "/var/lib", "/l/x", "/tmp"] {
+            tree.create_folder(path, 0o755).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(tree.is_folder(path), "{path}");
+        }
+        // What a link names is made, and links that lead in a circle, and files, are set aside.
+        assert!(at("data/etc").is_dir() && fs::read_link(at("etc")).unwrap() == Path::new("/data/etc"));
+        assert!(at("other/var/lib").is_dir());
+        assert_eq!(fs::read_link(at("run.replaced")).unwrap(), Path::new("run"));
+        assert_eq!(fs::read_to_string(at("tmp.replaced")).unwrap(), "kept");
+        assert_eq!(fs::read_to_string(at("file")).unwrap(), "content");
+        // Again, after somebody has put the same there anew.
+        fs::remove_dir(at("tmp")).unwrap();
+        fs::write(at("tmp"), "kept too").unwrap();
+        tree.create_folder("/tmp", 0o1777).unwrap();
+        assert_eq!(fs::read_to_string(at("tmp.replaced.1")).unwrap(), "kept too");
+    }
+
+    #[test]
+    fn a_file_is_written_whatever_is_in_its_place() {
+        let links =
+            [("nowhere", "/no/such/hosts"), ("run-link", "/run/hosts"), ("loop", "loop"), ("good", "kept/hosts")];
+        let (folder, tree) = with_links(&links);
+        let at = |path: &str| folder.path().join(path);
+        for made in ["kept", "run", "folder", "folder/in it"] {
+            fs::create_dir(at(made)).unwrap();
+        }
+        nix::unistd::mkfifo(&at("fifo"), Mode::from_bits_truncate(0o644)).unwrap();
+        for path in ["/nowhere", "/run-link", "/loop", "/good", "/folder", "/fifo", "/new"] {
+            assert_eq!(tree.read(path).unwrap(), "", "{path}");
+            tree.write(path, "content", 0o644).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(tree.read(path).unwrap(), "content", "{path}");
+        }
+        for path in ["nowhere", "run-link", "loop", "folder", "fifo"] {
+            assert!(fs::symlink_metadata(at(path)).unwrap().is_file(), "{path}");
+            assert!(fs::symlink_metadata(at(&format!("{path}.replaced"))).is_ok(), "{path}");
+        }
+        // A link to where the guest sees the file stays one.
+        assert_eq!(fs::read_to_string(at("kept/hosts")).unwrap(), "content");
+        assert!(at("good").is_symlink() && at("folder.replaced/in it").is_dir());
     }
 
     #[test]
