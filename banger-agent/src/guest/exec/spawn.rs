@@ -46,7 +46,10 @@ pub(super) fn spawn(exec: &Exec, program: Program) -> Result<Spawned, Failure> {
         let _ = fs::create_dir_all(&cwd);
     }
     if !cwd.is_dir() {
-        let message = format!("the folder `{}` does not exist in the guest", exec.cwd);
+        let message = match fs::symlink_metadata(&cwd) {
+            Ok(_) => format!("`{}` is no folder in the guest, so nothing can run in it", exec.cwd),
+            Err(_) => format!("the folder `{}` does not exist in the guest", exec.cwd),
+        };
         return Err(Failure::new(FailureKind::NoSuchFolder, message));
     }
     let mut command = match program {
