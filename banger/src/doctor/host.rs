@@ -193,8 +193,16 @@ pub(super) fn namespaces(is_needed: bool) -> Check {
     if Uid::effective().is_root() {
         return Check::ok(NAME, "root needs no user namespace");
     }
-    let user = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name).unwrap_or_default();
     let uid = Uid::effective().to_string();
+    let Some(user) = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name) else {
+        return without(is_needed)(
+            NAME,
+            format!("uid {uid} has no name, and newuidmap, which a build needs, wants one"),
+        )
+        .mend(
+            "run banger as a user that passwd(5) knows; images of registries need none: banger image pull debian:12",
+        );
+    };
     let has =
         |file: &str| subordinate_ids(&fs::read_to_string(file).unwrap_or_default(), &user, &uid) >= SUBORDINATE_IDS;
     if !(has("/etc/subuid") && has("/etc/subgid")) {
