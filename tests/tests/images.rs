@@ -193,6 +193,34 @@ fn one_static_program_runs_with_nothing_else_in_its_image_and_with_nothing_at_al
 }
 
 #[test]
+fn an_image_boots_whatever_is_in_the_place_of_its_folders_and_files() {
+    let home = Home::with_own_images();
+    let layout = Layout::new(home.path().join("layout"));
+    layout.busybox("odd", home.path());
+    let make = "mkdir -p odd/etc/resolv.conf odd/etc/machine-id odd/var/lib; cd odd; ln -s run run; ln -s /nowhere/proc proc; \
+        echo kept >tmp; echo >dev; ln -s ../dev sys; echo >lib; ln -s /run/hosts etc/hosts; ln -s hostname etc/hostname; \
+        ln -s ../../elsewhere/docker var/lib/docker; echo >var/lib/containers; tar -cf ../odd.tar --owner=0 --group=0 .";
+    run(Command::new("sh").args(["-ec", make]).current_dir(home.path()));
+    layout.add_layer("odd", &home.path().join("odd.tar"));
+    layout.configure("odd", &["--config.workingdir", "/lib"]);
+    let nowhere = home.at(home.path());
+    let image = layout.source("odd");
+    let output = nowhere.run(["vm", "run", "--name", "odd", "--image", &image, "--memory", "256M", "--", "true"]);
+    assert_eq!(output.status, 125, "{}", output.stderr);
+    assert!(output.stderr.contains("`/lib` is no folder in the guest"), "{}", output.stderr);
+    let script = "cat /etc/resolv.conf /etc/hostname /tmp.replaced; cat /etc/hosts; test -d /run/banger && test -c /dev/null && \
+        test -d /sys/block && test -d /elsewhere/docker && test -f /lib && ls /etc";
+    let output = nowhere.run(["vm", "exec", "-w", "/", "odd", "--", "sh", "-c", script]).ok();
+    let text = output.text();
+    let (files, hosts) = text.split_once("127.0.0.1").unwrap_or_else(|| panic!("{text}"));
+    assert_eq!(files, "nameserver 10.0.2.3\nodd\nkept\n");
+    assert!(hosts.contains("127.0.1.1\todd\n"), "{text}");
+    for name in ["hostname.replaced", "hosts.replaced", "machine-id.replaced", "resolv.conf.replaced"] {
+        assert!(hosts.contains(&format!("\n{name}\n")), "{name}: {text}");
+    }
+}
+
+#[test]
 fn a_word_is_a_name_and_what_is_wrong_with_a_reference_is_said() {
     let home = Home::with_own_images();
     let repository = home.repository("r");

@@ -81,8 +81,16 @@ fn an_imported_kernel_boots_and_is_deleted_when_nothing_needs_it() {
     let message = refused["message"].as_str().unwrap();
     assert!(message.contains("image `for-mine`") && message.contains(&format!("VM `{vm}`")), "{message}");
 
+    // What a kernel without its modules has built in shows when it boots, and at once.
+    json(&repository, &["kernel", "import", "--name", "lone", "--kernel", bz_image.to_str().unwrap()]);
+    json(&repository, &["image", "pull", &layout.source("box"), "--name", "for-lone", "--kernel-ref", "lone"]);
+    let lone = repository.run(["--rm", "--image", "for-lone", "--", "true"]);
+    assert_eq!(lone.status, 125, "{}", lone.stderr);
+    assert!(lone.stderr.contains("the kernel has no virtio_mmio"), "{}", lone.stderr);
+    assert!(lone.stderr.contains("--modules"), "{}", lone.stderr);
+
     repository.run(["delete", "--force"]).ok();
-    for name in ["for-mine", "for-elf"] {
+    for name in ["for-mine", "for-elf", "for-lone"] {
         repository.run(["image", "delete", name]).ok();
     }
     assert_eq!(json(&repository, &["kernel", "delete", "mine"])["deleted"], true);
