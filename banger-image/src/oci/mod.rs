@@ -108,9 +108,9 @@ impl Source {
     /// The path that a text is, if it cannot be meant as a reference: one that begins as paths do, or an archive that exists.
     fn mistaken_path(text: &str) -> Option<&Path> {
         let path = Path::new(text);
-        let begins_so = ["/", "./", "../", "~/"].iter().any(|start| text.starts_with(start));
-        let is_archive = |end: &&str| text.ends_with(*end);
-        (begins_so || [".tar", ".tar.gz", ".tgz"].iter().any(|end| is_archive(&end)) && path.is_file()).then_some(path)
+        let begins_as_paths_do = ["/", "./", "../", "~/"].iter().any(|start| text.starts_with(start));
+        let ends_as_archives_do = [".tar", ".tar.gz", ".tgz"].iter().any(|end| text.ends_with(end));
+        (begins_as_paths_do || ends_as_archives_do && path.is_file()).then_some(path)
     }
 
     /// How an image in a file or folder of this machine is named, if one is there: for who leaves out the form.
