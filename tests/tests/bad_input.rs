@@ -123,6 +123,19 @@ fn a_user_without_rights_has_vms_too() {
         assert!(output.stderr.contains(note), "{}", output.stderr);
     }
 
+    // A new file that cannot be read shifts nothing: what is recorded of the others is theirs.
+    repository.write("middle", "1");
+    repository.write("next", "1");
+    as_nobody(&home, &repository.root, &["--", "true"]).ok();
+    repository.write("aaa", "");
+    fs::set_permissions(repository.root.join("aaa"), fs::Permissions::from_mode(0o000)).unwrap();
+    for (path, content) in [("middle", "2"), ("next", "2"), ("zzz", "1"), ("zzz", "2")] {
+        repository.write(path, content);
+        let output = as_nobody(&home, &repository.root, &["--", "cat", path]).ok();
+        assert_eq!(output.text(), content, "{}", output.stderr);
+        assert!(output.stderr.contains("r/aaa`: Permission denied"), "{}", output.stderr);
+    }
+
     let stopped = as_nobody(&home, &repository.root, &["stop"]).ok();
     assert!(stopped.stderr.contains("stopped"), "{}", stopped.stderr);
     home.assert_at_rest();

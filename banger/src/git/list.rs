@@ -26,6 +26,13 @@ pub struct Listing {
     pub warnings: Vec<Warning>,
 }
 
+impl Listing {
+    /// The entry at `path`, relative to the workspace root.
+    pub fn entry(&self, path: &[u8]) -> Option<&Entry> {
+        self.entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).ok().map(|index| &self.entries[index])
+    }
+}
+
 /// A file or symbolic link, with the stat it had when listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

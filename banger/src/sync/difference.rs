@@ -1,6 +1,6 @@
 //! A later sync: what is not as it was.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -122,8 +122,7 @@ impl Engine<'_> {
 
     /// A file that the listing does not have any more: deleted, or a folder now, or ignored. An ignored one is the guest's own affair.
     fn gone(&self, known: &Known, plan: &mut Plan) {
-        let entries = &self.listing().entries;
-        let is_entry = |path: &[u8]| entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).is_ok();
+        let is_entry = |path: &[u8]| self.listing().entry(path).is_some();
         let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let is_beneath_a_file = slashes.map(|(at, _)| &known.path[..at]).any(is_entry);
         let path = self.workspace.root.join(Bytes(known.path.clone()).as_os_str());
@@ -150,8 +149,6 @@ impl Engine<'_> {
         report: &mut Report,
     ) -> Result<(), SyncError> {
         let mut out = call.data(CONTENT);
-        let places: HashMap<&[u8], usize> =
-            self.listing().entries.iter().enumerate().map(|(place, entry)| (entry.path.as_bytes(), place)).collect();
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {
             let record = match (&item.change, source) {
                 (_, Source::Index(_)) => continue,
@@ -159,12 +156,11 @@ impl Engine<'_> {
                 (Change::Put { kind, .. }, _) => {
                     let mut record = plain(item.path.clone(), RecordKind::Content(*kind), 0);
                     record.mtime_ns = now_ns;
-                    if let Some(place) = places.get(&item.path[..]) {
+                    if let Some(entry) = self.listing().entry(&item.path) {
                         // A file that replaces one must not be older than what was built from the former, or make skips it; none
                         // may be newer than what will be built from it, whatever the clocks say.
                         let replaces = manifest.entry(&item.path).is_some() || self.policy == Policy::HostWins;
-                        let mtime_ns = self.listing().entries[*place].mtime_ns;
-                        record.mtime_ns = if replaces { now_ns } else { mtime_ns.min(now_ns) };
+                        record.mtime_ns = if replaces { now_ns } else { entry.mtime_ns.min(now_ns) };
                     }
                     record
                 }
@@ -173,10 +169,11 @@ impl Engine<'_> {
             let mtime_ns = record.mtime_ns;
             let sent = source::send(&mut out, record, source)?;
             report.bytes += sent.size;
-            if let Some(place) = places.get(&item.path[..]) {
-                let is_as_listed = sent.is(&self.listing().entries[*place]);
-                next.entries[*place].guest_mtime_ns = is_as_listed.then_some(mtime_ns);
-                next.entries[*place].digest = sent.digest;
+            // The manifest lacks the listed files that could not be read, so a position in the listing
+            // is none in the manifest.
+            if let Some((entry, known)) = self.listing().entry(&item.path).zip(next.entry_mut(&item.path)) {
+                known.guest_mtime_ns = sent.is(entry).then_some(mtime_ns);
+                known.digest = sent.digest;
             }
         }
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {

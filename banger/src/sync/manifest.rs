@@ -143,7 +143,16 @@ impl Manifest {
 
     /// The entry at `path`.
     pub(super) fn entry(&self, path: &[u8]) -> Option<&Known> {
-        self.entries.binary_search_by(|known| known.path.as_slice().cmp(path)).ok().map(|index| &self.entries[index])
+        self.position(path).map(|index| &self.entries[index])
+    }
+
+    /// The entry at `path`, to be changed. Its path must stay as it is: entries are sorted by it.
+    pub(super) fn entry_mut(&mut self, path: &[u8]) -> Option<&mut Known> {
+        self.position(path).map(|index| &mut self.entries[index])
+    }
+
+    fn position(&self, path: &[u8]) -> Option<usize> {
+        self.entries.binary_search_by(|known| known.path.as_slice().cmp(path)).ok()
     }
 }
 
