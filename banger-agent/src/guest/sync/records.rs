@@ -98,6 +98,9 @@ pub(super) struct Log {
     /// Length of the log, and of its first batch, in bytes.
     length: u64,
     base: u64,
+    /// Whether the file may have more than `length` bytes: a batch that was cut short, and could not be
+    /// cut off. What is appended behind it would never be read.
+    is_torn: bool,
 }
 
 impl Log {
@@ -105,7 +108,7 @@ impl Log {
     /// which may be at once: then there is a workspace of which nothing is known.
     pub(super) fn open(folder: &Path) -> io::Result<(Log, Option<Records>)> {
         let path = folder.join("log");
-        let mut log = Log { path, length: 0, base: 0 };
+        let mut log = Log { path, length: 0, base: 0, is_torn: false };
         let bytes = match fs::read(&log.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((log, None)),
@@ -129,20 +132,33 @@ impl Log {
         Ok((log, Some(records)))
     }
 
-    /// Appends `batch` to the log, and syncs it if it is an intent; and applies it to `records`.
+    /// Appends `batch` to the log, syncs it if it is an intent, and applies it to `records`.
+    ///
+    /// # Errors
+    /// The file system's, for example a full disk. Then neither `records` nor what the log says has
+    /// changed.
     pub(super) fn append(&mut self, records: &mut Records, batch: Batch) -> io::Result<()> {
         let is_done = batch.generation.is_some();
         let bytes = encode(&batch);
-        records.apply(batch);
         if is_done && self.length + bytes.len() as u64 > 2 * self.base + SLACK {
-            return self.replace(records);
+            let mut next = records.clone();
+            next.apply(batch);
+            self.replace(&next)?;
+            *records = next;
+            return Ok(());
         }
         let mut file = OpenOptions::new().append(true).open(&self.path)?;
-        file.write_all(&bytes)?;
-        if !is_done {
-            file.sync_data()?;
+        if self.is_torn {
+            file.set_len(self.length)?;
+            self.is_torn = false;
+        }
+        let written = file.write_all(&bytes).and_then(|()| if is_done { Ok(()) } else { file.sync_data() });
+        if let Err(error) = written {
+            self.is_torn = file.set_len(self.length).is_err();
+            return Err(error);
         }
         self.length += bytes.len() as u64;
+        records.apply(batch);
         Ok(())
     }
 
@@ -165,6 +181,7 @@ impl Log {
         }
         self.length = (MAGIC.len() + bytes.len()) as u64;
         self.base = self.length;
+        self.is_torn = false;
         Ok(())
     }
 }
@@ -253,6 +270,39 @@ mod tests {
         assert_eq!(read.generation, None);
         assert_eq!(read.files[&b"a"[..]], known(1));
         assert_eq!(read.perhaps[&b"a"[..]], Some(known(2)));
+    }
+
+    /// Names the directory of the log to the process that [`a_batch_that_does_not_fit_is_cut_off`]
+    /// starts, whose files cannot grow beyond a limit.
+    const LIMITED: &str = "BANGER_TEST_LIMITED_LOG";
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_cut_off() {
+        let Some(folder) = std::env::var_os(LIMITED) else {
+            let folder = tempfile::tempdir().unwrap();
+            let limited = "trap '' XFSZ; ulimit -f 8; exec \"$@\"";
+            let name = "guest::sync::records::tests::a_batch_that_does_not_fit_is_cut_off";
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", limited, "sh"]).arg(std::env::current_exe().unwrap()).args(["--exact", name]);
+            let output = command.env(LIMITED, folder.path()).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        };
+        let (mut log, _) = Log::open(Path::new(&folder)).unwrap();
+        let mut records = Records { generation: Some("1".into()), ..Records::default() };
+        records.files.insert(b"a".to_vec(), known(1));
+        log.replace(&records).unwrap();
+        for generation in [None, Some("2".to_owned())] {
+            let files = (0..200).map(|i| (format!("{i}").into_bytes(), Some(known(2)))).collect();
+            let too_long = Batch { generation, files, references: Vec::new() };
+            log.append(&mut records, too_long).unwrap_err();
+            assert_eq!((records.generation.as_deref(), records.files.len()), (Some("1"), 1));
+            assert!(records.perhaps.is_empty());
+        }
+        log.append(&mut records, batch(Some("3"), "b", Some(known(3)))).unwrap();
+        let read = Log::open(Path::new(&folder)).unwrap().1.unwrap();
+        assert_eq!((read.generation.as_deref(), &read.files), (Some("3"), &records.files));
+        assert_eq!(read.files.len(), 2);
     }
 
     #[test]
