@@ -82,7 +82,9 @@ fn failure(status: Option<ExitStatus>, complaint: &[u8]) -> Failure {
         return Failure::new(format!("QEMU ended ({status})"));
     }
     let failure = Failure::new(format!("QEMU ended ({status}): {complaint}"));
-    if complaint.contains("lock") {
+    // As QEMU words it (block/file-posix.c, raw_check_lock_bytes): options such as `-blockdev` have
+    // the syllable too.
+    if complaint.contains("Failed to get ") && complaint.contains(" lock") {
         failure.with_hint("another process has the VM's disk open: end that, then run it again")
     } else if complaint.contains("shared libraries") || complaint.contains("Permission denied") {
         failure.with_hint(CONFINED)
@@ -106,6 +108,9 @@ mod tests {
             failure(status, b"qemu: -blockdev x: Failed to get \"write\" lock\nIs another process using the image?\n");
         assert!(locked.message.contains("Failed to get \"write\" lock; Is another"), "{}", locked.message);
         assert!(locked.hint.unwrap().contains("disk"));
+        let missing =
+            failure(status, b"qemu: -blockdev driver=file,filename=/x: Could not open '/x': No such file or directory");
+        assert_eq!(missing.hint, None, "{missing:?}");
         let memory = failure(status, b"qemu: cannot set up guest memory 'microvm.ram': Cannot allocate memory");
         assert!(memory.hint.unwrap().contains("less memory"));
         for unreadable in [
