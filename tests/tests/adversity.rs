@@ -3,7 +3,9 @@
 //! The guests are processes of this host.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::Stdio;
 
 use banger_tests::{Home, Output, Repository, eventually};
 
@@ -197,4 +199,32 @@ fn a_copy_leaves_some_of_the_disk_free() {
         }
     }
     assert_eq!(output.text().lines().count(), 6, "{output:?}");
+}
+
+#[test]
+fn rm_keeps_the_exit_status_if_the_vm_cannot_be_deleted() {
+    let home = Home::with_process_guests();
+    let repository = home.repository("r");
+    let mut command = home.command("unshare");
+    command.args(["--mount", "--"]).arg(repository.banger().get_program());
+    command.args(["--rm", "--", "sh", "-c", "echo up; read go; exit 7"]).current_dir(&repository.root);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "up\n");
+    // A directory with a mount in it cannot be renamed, and deleting begins with that.
+    let vm = home.vm();
+    let namespace = format!("--mount=/proc/{}/ns/mnt", child.id());
+    let mut mount = home.command("nsenter");
+    mount.args([&*namespace, "mount", "-t", "tmpfs", "none"]).arg(vm.join("sync"));
+    assert!(mount.status().unwrap().success());
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let output = Output::from(child.wait_with_output().unwrap());
+    assert_eq!(output.status, 7, "{}", output.stderr);
+    assert!(output.stderr.contains("banger: warning: cannot delete the VM `"), "{}", output.stderr);
+    assert_eq!(home.vms(), [vm]);
+
+    repository.run(["--rm", "--", "true"]).ok();
+    assert!(home.vms().is_empty() && home.nothing_runs());
 }

@@ -120,7 +120,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         command(new, &work, &machine, preparation.as_ref(), workspace.as_ref().zip(folder.as_deref()), paths, ui);
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
-        discard(&machine, &machines)?;
+        super::discard_after(&machine, &machines, ui);
     } else if work.has_terminal() && outcome.is_ok() {
         farewell(machine.vm.name(), ui);
     }

@@ -97,6 +97,15 @@ fn status(outcome: Outcome) -> u8 {
     }
 }
 
+/// Deletes an ephemeral VM after its command. What the command came to is what counts: a failure is a
+/// warning, and the next `--rm` run tries again.
+fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
+    if let Err(error) = work::discard(machine, machines) {
+        let name = machine.vm.name();
+        ui.warning(&format!("cannot delete the VM `{name}`: {}; to try again: banger delete {name}", error.message));
+    }
+}
+
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
@@ -149,7 +158,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     });
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
-        work::discard(&machine, &machines)?;
+        discard_after(&machine, &machines, ui);
     }
     outcome
 }
