@@ -11,7 +11,7 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsoc
 use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, FailureKind, IoContext, Result};
 use crate::wire::{self, MAX_REPLY, Reply, Request, SOCKET};
 
 /// A supervisor takes a connection, and answers what needs no waiting, within this time,
@@ -81,7 +81,12 @@ impl Connection {
         let asked = self.stream.write_all(&wire::frame(request));
         match read_frame(&mut self.stream, deadline).map_err(|error| asked.err().unwrap_or(error)) {
             Ok(Reply::Ok(answer)) => Ok(answer),
-            Ok(Reply::Error(failure)) if failure.going_down => Err(Error::GoingDown(self.vm.clone())),
+            Ok(Reply::Error(failure)) if failure.kind == FailureKind::GoingDown => {
+                Err(Error::GoingDown(self.vm.clone()))
+            }
+            Ok(Reply::Error(failure)) if failure.kind == FailureKind::Busy => {
+                Err(Error::TooManyClients(self.vm.clone()))
+            }
             Ok(Reply::Error(failure)) => Err(Error::Refused { name: self.vm.clone(), failure }),
             Err(error) => Err(Error::Supervisor { name: self.vm.clone(), reason: error.to_string() }),
         }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::console;
 
 /// The result of this crate's operations.
@@ -115,6 +117,9 @@ pub enum Error {
         /// What its supervisor reports.
         failure: Failure,
     },
+    /// A running VM's supervisor serves as many clients as it can.
+    #[error("too many commands use the VM `{0}` at once")]
+    TooManyClients(String),
     /// Ports of the host cannot lead into the VM as was asked, or do not.
     #[error("the VM `{name}`: {reason}")]
     Ports {
@@ -144,9 +149,32 @@ pub struct Failure {
     /// The last lines of the guest's console, made printable.
     #[serde(default)]
     pub console_tail: Vec<String>,
-    /// The VM is on its way down, in order: when it is there, it can be started again.
-    #[serde(default)]
-    pub going_down: bool,
+    /// What a program may do about it.
+    #[serde(default, deserialize_with = "known_kind")]
+    pub(crate) kind: FailureKind,
+}
+
+/// Reads a kind; one that only a later version knows is [`FailureKind::Other`].
+fn known_kind<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<FailureKind, D::Error> {
+    let kind: serde_json::Value = serde::Deserialize::deserialize(deserializer)?;
+    Ok(serde_json::from_value(kind).unwrap_or_default())
+}
+
+/// Failures that programs tell apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FailureKind {
+    /// Any other.
+    #[default]
+    Other,
+    /// The VM is shutting down: once it is down, it can be started again.
+    GoingDown,
+    /// The supervisor serves as many clients as it can.
+    Busy,
+    /// The supervisor does not know the request: it is of another version of banger.
+    UnknownRequest,
+    /// The guest reset itself while it booted, as a kernel that panics does.
+    GuestReset,
 }
 
 impl Failure {
@@ -157,7 +185,12 @@ impl Failure {
 
     /// The failure to serve somebody who came too late.
     pub(crate) fn going_down() -> Self {
-        Failure { going_down: true, ..Failure::new("the VM is going down") }.with_hint("run it again")
+        Failure::new("the VM is going down").of_kind(FailureKind::GoingDown).with_hint("run it again")
+    }
+
+    pub(crate) fn of_kind(mut self, kind: FailureKind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// The same with what to do next.
@@ -193,6 +226,7 @@ impl Error {
             Error::Newer { .. } => Some("use the newer banger that made it, or delete this VM".into()),
             Error::Running(_) => Some("stop it first".into()),
             Error::GoingDown(_) => Some("run it again".into()),
+            Error::TooManyClients(_) => Some("wait for one of them to end".into()),
             Error::Busy(_) => Some("wait for the other command, or end it".into()),
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
             Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),
@@ -228,5 +262,19 @@ impl<T> IoContext<T> for io::Result<T> {
 impl<T> IoContext<T> for nix::Result<T> {
     fn at(self, action: &'static str, path: &Path) -> Result<T> {
         self.map_err(io::Error::from).at(action, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_a_later_version_is_understood() {
+        let read = |json: &str| serde_json::from_str::<Failure>(json).unwrap();
+        assert_eq!(read(r#"{"message":"m","kind":"busy"}"#).kind, FailureKind::Busy);
+        for json in [r#"{"message":"m"}"#, r#"{"message":"m","kind":"unheard_of","more":1}"#] {
+            assert_eq!(read(json), Failure::new("m"));
+        }
     }
 }

@@ -247,7 +247,7 @@ impl Vm {
     pub fn hold(&self, idle_timeout_ms: u64) -> Result<Option<Hold>> {
         match self.connect().and_then(|connection| connection.hold(idle_timeout_ms)) {
             Ok(stream) => Ok(Some(Hold(Some(stream)))),
-            // One of a version without idle time does not stop; one that has failed says so to who wants more.
+            // A version without idle time does not stop. A VM that has failed says so to the next request.
             Err(Error::Refused { .. }) => Ok(Some(Hold(None))),
             // The last of these is what one hears that ends at this moment.
             Err(Error::GoingDown(_) | Error::NotRunning(_) | Error::Supervisor { .. }) => Ok(None),
@@ -418,7 +418,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::error::Failure;
+    use crate::error::{Failure, FailureKind};
     use crate::wire::{self, Reply};
 
     /// What comes of holding a VM whose supervisor gives this answer to everything, or none.
@@ -443,6 +443,14 @@ mod tests {
     fn a_supervisor_of_a_version_without_idle_time_need_not_be_held() {
         let failure = Failure::new("its supervisor does not know this request: unknown variant `use`");
         assert!(held(Some(failure)).unwrap().is_some());
+    }
+
+    #[test]
+    fn hold_fails_while_the_supervisor_has_too_many_clients() {
+        let failure = Failure::new("too many commands use the VM at once").of_kind(FailureKind::Busy);
+        let error = held(Some(failure)).unwrap_err();
+        assert!(matches!(error, Error::TooManyClients(_)), "{error}");
+        assert_eq!(error.hint().as_deref(), Some("wait for one of them to end"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Backend, Launched, Machine, Vmm, VmmEvent};
 use crate::confinement::Confinement;
 use crate::console::ConsoleLog;
-use crate::error::Failure;
+use crate::error::{Failure, FailureKind};
 use crate::file;
 use crate::kvm::{self, Accelerator, AcceleratorChoice, Prospect};
 use crate::wire::AgentInfo;
@@ -122,7 +122,7 @@ pub(super) async fn boot_translated(
         Err(failure) if !cancel.is_cancelled() => {
             let left = attempt.limit.saturating_sub(start.elapsed());
             let is_late = start.elapsed() >= first && !left.is_zero();
-            if !is_late && failure.message != RESET {
+            if !is_late && failure.kind != FailureKind::GuestReset {
                 return Err(failure);
             }
             boot(backend, machine, attempt, left, console, cancel).await
@@ -237,7 +237,11 @@ fn ended(event: Option<VmmEvent>, last: &mut Option<&'static str>) -> Option<Fai
             None
         }
         Some(VmmEvent::Stuck(failure)) => Some(failure),
-        Some(VmmEvent::Exited(failure)) => Some(last.map_or(failure, Failure::new)),
+        Some(VmmEvent::Exited(failure)) => Some(match *last {
+            None => failure,
+            Some(RESET) => Failure::new(RESET).of_kind(FailureKind::GuestReset),
+            Some(before) => Failure::new(before),
+        }),
         None => Some(Failure::new("the VMM is gone")),
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::state::{Phase, State};
-use crate::error::{Failure, IoContext, Result};
+use crate::error::{Failure, FailureKind, IoContext, Result};
 use crate::file;
 use crate::wire::{self, MAX_REQUEST, PortsAnswer, Reply, Request, SOCKET};
 
@@ -84,7 +84,7 @@ pub(super) async fn serve(
             continue;
         }
         let Ok(permit) = Arc::clone(&state.clients).try_acquire_owned() else {
-            let failure = Failure::new("too many commands use the VM at once").with_hint("wait for one of them to end");
+            let failure = Failure::new("too many commands use the VM at once").of_kind(FailureKind::Busy);
             // A fresh socket's buffer takes it at once.
             let _ = client.try_write(&wire::frame(&Reply::<()>::Error(failure)));
             continue;
@@ -203,8 +203,11 @@ async fn read_request(client: &mut UnixStream) -> io::Result<std::result::Result
     let mut json = vec![0; length];
     client.read_exact(&mut json).await?;
     let hint = "the VM was started by another version of banger: stop it, and the next command starts it anew";
-    Ok(serde_json::from_slice(&json)
-        .map_err(|error| Failure::new(format!("its supervisor does not know this request: {error}")).with_hint(hint)))
+    Ok(serde_json::from_slice(&json).map_err(|error| {
+        Failure::new(format!("its supervisor does not know this request: {error}"))
+            .of_kind(FailureKind::UnknownRequest)
+            .with_hint(hint)
+    }))
 }
 
 /// Answers a client.

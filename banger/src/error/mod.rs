@@ -136,7 +136,7 @@ impl From<banger_vmm::Error> for CommandError {
             Error::Newer { .. } => ErrorKind::StateNewer,
             Error::Running(_) => ErrorKind::VmRunning,
             Error::NotRunning(_) => ErrorKind::VmNotRunning,
-            Error::Busy(_) | Error::GoingDown(_) => ErrorKind::VmBusy,
+            Error::Busy(_) | Error::GoingDown(_) | Error::TooManyClients(_) => ErrorKind::VmBusy,
             Error::NotStatic { .. } => ErrorKind::Installation,
             Error::Ports { .. } => ErrorKind::Port,
             Error::Boot { .. } | Error::Refused { .. } | Error::Supervisor { .. } => ErrorKind::VmFailed,
