@@ -145,7 +145,7 @@ async fn who_prints_byte_by_byte_is_read_in_full_however_late() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(30) })]
 
     /// Pieces of any size, on streams whose readers read any amount at any time, or leave.
     #[test]
