@@ -11,6 +11,9 @@ pub mod beneath;
 pub mod carry;
 pub mod copy;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod link;
 pub mod protocol;
 

@@ -18,6 +18,9 @@ mod catalog;
 mod digest;
 mod error;
 pub mod ext4;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod kernel;
 mod kernels;

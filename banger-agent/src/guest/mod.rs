@@ -16,6 +16,17 @@ mod users;
 
 pub use serve::serve;
 
+/// Fuzz targets of what only the guest reads.
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    pub use super::forward::fuzzing::dns;
+    pub(crate) use super::forward::fuzzing::dns_seeds;
+    pub use super::sftp::fuzzing::sftp;
+    pub(crate) use super::sftp::fuzzing::sftp_seeds;
+    pub use super::sync::fuzzing::records;
+    pub(crate) use super::sync::fuzzing::records_seeds;
+}
+
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio_util::codec::{FramedRead, FramedWrite};
 

@@ -193,6 +193,12 @@ fn get32(fields: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(fields[at..at + 4].try_into().expect("four bytes"))
 }
 
+/// The checksum that a superblock of these bytes has, if its metadata have any.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn checksum(superblock: &[u8]) -> u32 {
+    crc32c(START, superblock)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;

@@ -7,5 +7,7 @@ mod tests;
 mod writer;
 
 pub(crate) use archive::{add, relative, timestamp as pax_timestamp, unpack};
+#[cfg(feature = "fuzzing")]
+pub(crate) use check::checksum;
 pub(crate) use check::{Unfit, check};
 pub use writer::{Entry, Error, Kind, Metadata, Options, Special, Timestamp, Writer};

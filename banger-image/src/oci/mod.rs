@@ -14,6 +14,8 @@ mod cache;
 mod challenge;
 mod credentials;
 mod form;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod layer;
 mod layout;
 mod model;

@@ -23,6 +23,9 @@ mod discover;
 mod error;
 mod excludes;
 mod fingerprint;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest_config;
 mod guest_index;
 mod host;

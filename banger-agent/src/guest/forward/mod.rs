@@ -4,6 +4,9 @@ mod listen;
 mod resolve;
 mod watch;
 
+#[cfg(feature = "fuzzing")]
+pub(super) use self::resolve::fuzzing;
+
 use std::io;
 use std::path::Path;
 use std::time::Duration;

@@ -158,6 +158,8 @@ fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(in crate::guest) mod fuzzing;
 #[cfg(test)]
 mod tests {
     use super::*;

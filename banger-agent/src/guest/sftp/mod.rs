@@ -2,6 +2,8 @@
 //!
 //! It is the agent's and not a crate's: names are any bytes here, and what cannot be parsed is answered as what it is.
 
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
 mod listing;
 mod server;
 mod wire;

@@ -15,6 +15,8 @@ mod seed;
 mod tree;
 mod workspaces;
 
+#[cfg(feature = "fuzzing")]
+pub(super) use self::records::fuzzing;
 pub(super) use self::run::run;
 pub(super) use self::workspaces::Workspaces;
 

@@ -205,6 +205,8 @@ fn decode(bytes: &[u8]) -> Option<(Batch, &[u8])> {
     Some((postcard::from_bytes(body).ok()?, rest))
 }
 
+#[cfg(feature = "fuzzing")]
+pub(in crate::guest) mod fuzzing;
 #[cfg(test)]
 mod tests {
     use super::*;
