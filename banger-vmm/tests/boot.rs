@@ -2,6 +2,9 @@
 //!
 //! The kernel is a folder as banger keeps them, named by `BANGER_TEST_KERNEL_DIR`; without it these tests are ignored.
 
+#[path = "../../tests/src/qemu_fault.rs"]
+mod qemu_fault;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -83,7 +86,10 @@ impl Drop for Home {
     fn drop(&mut self) {
         for vm in self.store.list().into_iter().flatten() {
             let _ = vm.stop(Duration::ZERO);
+            let console = fs::read(vm.folder().join("console.log")).unwrap_or_default();
+            qemu_fault::look_for_in(&String::from_utf8_lossy(&console));
         }
+        qemu_fault::report();
     }
 }
 

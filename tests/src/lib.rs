@@ -8,6 +8,7 @@ pub mod machine;
 mod plugins;
 mod process_guests;
 pub mod python;
+mod qemu_fault;
 pub mod readme;
 pub mod registry;
 pub mod strike;
@@ -213,6 +214,8 @@ fn run_info(folder: &Path) -> Option<serde_json::Value> {
 fn tell(vm: &Path) {
     let read = |name: &str| String::from_utf8_lossy(&fs::read(vm.join(name)).unwrap_or_default()).into_owned();
     let console = read("console.log");
+    qemu_fault::look_for_in(&read("console.log.1"));
+    qemu_fault::look_for_in(&console);
     let last: Vec<_> = console.lines().rev().take(30).collect();
     let last: Vec<_> = last.into_iter().rev().collect();
     eprintln!("{}: run.json: {}\nconsole:\n{}", vm.display(), read("run.json"), last.join("\n"));
@@ -239,6 +242,7 @@ impl Drop for Home {
                     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
             }
         }
+        qemu_fault::report();
     }
 }
 
@@ -285,7 +289,10 @@ impl From<std::process::Output> for Output {
     fn from(output: std::process::Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
-        Output { status, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        // It quotes the console of a guest that is gone.
+        qemu_fault::look_for_in(&stderr);
+        Output { status, stdout: output.stdout, stderr }
     }
 }
 
