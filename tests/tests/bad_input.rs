@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -74,78 +74,6 @@ fn a_folder_that_is_no_workspace_is_an_error() {
         assert_error(&run(&repository.root), "belongs to another user", "safe.directory");
     }
     assert!(home.vms().is_empty());
-}
-
-/// Runs banger as a user who is nobody.
-fn as_nobody(home: &Home, folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = home.command("setpriv");
-    command
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--"])
-        .arg(home.path().join("banger/bin/banger"));
-    command.args(arguments).current_dir(folder).output().unwrap().into()
-}
-
-#[test]
-fn a_user_without_rights_has_vms_too() {
-    if !geteuid().is_root() {
-        // Then every test shows it.
-        return;
-    }
-    let home = Home::new();
-    let repository = home.repository("r");
-    // Of everything a copy of its own: other users' folders are closed.
-    for store in ["images", "kernels"] {
-        let link = home.data().join(store);
-        let source = fs::canonicalize(&link).unwrap();
-        fs::remove_file(&link).unwrap();
-        run("cp", &["-a", "--sparse=always", source.to_str().unwrap(), link.to_str().unwrap()]);
-    }
-    let _ = fs::remove_file(home.data().join("host"));
-    let installed = banger_binary();
-    let installed = installed.parent().and_then(Path::parent).unwrap();
-    run("cp", &["-r", installed.to_str().unwrap(), home.path().join("banger").to_str().unwrap()]);
-    run("chown", &["-R", "65534:65534", home.path().to_str().unwrap()]);
-
-    let output = as_nobody(&home, &repository.root, &["--", "sh", "-c", "id -u; git status --short; cat README"]).ok();
-    assert_eq!(output.text(), "0\na repository\n", "{}", output.stderr);
-
-    // What this user may not read stays behind, and what was sent of it before stays in the guest.
-    repository.write("folder/file", "");
-    repository.write("closed", "before");
-    as_nobody(&home, &repository.root, &["--", "true"]).ok();
-    repository.write("closed", "after");
-    for (path, mode) in [("closed", 0o000), ("folder", 0o000)] {
-        fs::set_permissions(repository.root.join(path), fs::Permissions::from_mode(mode)).unwrap();
-    }
-    let output = as_nobody(&home, &repository.root, &["--", "cat", "closed", "folder/file"]).ok();
-    assert_eq!(output.text(), "before");
-    for note in ["r/closed`: Permission denied", "`folder` stays behind"] {
-        assert!(output.stderr.contains(note), "{}", output.stderr);
-    }
-
-    // A new file that cannot be read shifts nothing: what is recorded of the others is theirs.
-    repository.write("middle", "1");
-    repository.write("next", "1");
-    as_nobody(&home, &repository.root, &["--", "true"]).ok();
-    repository.write("aaa", "");
-    fs::set_permissions(repository.root.join("aaa"), fs::Permissions::from_mode(0o000)).unwrap();
-    for (path, content) in [("middle", "2"), ("next", "2"), ("zzz", "1"), ("zzz", "2")] {
-        repository.write(path, content);
-        let output = as_nobody(&home, &repository.root, &["--", "cat", path]).ok();
-        assert_eq!(output.text(), content, "{}", output.stderr);
-        assert!(output.stderr.contains("r/aaa`: Permission denied"), "{}", output.stderr);
-    }
-
-    let stopped = as_nobody(&home, &repository.root, &["stop"]).ok();
-    assert!(stopped.stderr.contains("stopped"), "{}", stopped.stderr);
-    home.assert_at_rest();
-    as_nobody(&home, &repository.root, &["delete", "--force"]).ok();
-
-    // A home that nothing can be written to.
-    let vms = home.data().join("vms");
-    fs::set_permissions(&vms, fs::Permissions::from_mode(0o500)).unwrap();
-    let output = as_nobody(&home, &repository.root, &["--", "true"]);
-    assert_error(&output, "Permission denied", "writable");
 }
 
 fn run(program: &str, arguments: &[&str]) {
