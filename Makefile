@@ -35,9 +35,12 @@ compile:
 	@$(DIST)/bin/banger completions zsh >$(DIST)/share/zsh/site-functions/_banger
 	@$(DIST)/bin/banger completions fish >$(DIST)/share/fish/vendor_completions.d/banger.fish
 
-# The parts that stay with a VM while it runs, as another version: for the test of an upgrade.
-second:
-	BANGER_BUILD_VERSION=0.0.1-second cargo build --release --locked -p banger-vmm -p banger-agent --features banger-agent/guest --target $(HOST) --target-dir $(TARGET)/second $(STATIC)
+# The parts that stay with a VM while it runs, as another version: for the test of an upgrade. They
+# share the compiled crates of the agent and of `process`.
+second: build
+	BANGER_BUILD_VERSION=0.0.1-second cargo build --release --locked -p banger-vmm -p banger-agent --features banger-agent/guest --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
+	@install -d $(TARGET)/second/release
+	@install -m 755 $(addprefix $(TARGET)/static/$(HOST)/release/,banger-vmm banger-agent) $(TARGET)/second/release/
 
 # The same parts for guests that are processes of this host: for the tests that kill one at every step.
 process:
