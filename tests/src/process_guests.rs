@@ -23,6 +23,12 @@ impl Home {
         home
     }
 
+    /// A home for tests of what no guest's kernel has a part in: of such VMs where root runs them, and
+    /// of real ones elsewhere.
+    pub fn with_any_guests() -> Home {
+        if geteuid().is_root() { Home::with_process_guests() } else { Home::new() }
+    }
+
     /// The processes of banger's own programs, and those in a guest that are the agent's.
     pub fn own_processes(&self, program: &str) -> Vec<Pid> {
         let all = fs::read_dir("/proc").expect("/proc").flatten();

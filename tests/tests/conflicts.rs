@@ -12,7 +12,7 @@ fn guest_file(repository: &Repository, path: &str) -> String {
 
 #[test]
 fn files_changed_on_both_sides_stop_the_command() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     for path in ["both", "both-too", "host-deletes", "guest-deletes", "guest", "same", "same-gone"] {
         repository.write(path, "base\n");
@@ -65,7 +65,7 @@ fn files_changed_on_both_sides_stop_the_command() {
 #[test]
 fn modes_are_as_exact_as_contents() {
     use std::os::unix::fs::PermissionsExt;
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     let chmod = |path: &str, mode: u32| {
         std::fs::set_permissions(repository.root.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
@@ -87,7 +87,7 @@ fn modes_are_as_exact_as_contents() {
 
 #[test]
 fn files_and_folders_in_each_others_way() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     let root = &repository.root;
     repository.write(".gitignore", "*.o\n");
@@ -123,7 +123,7 @@ fn files_and_folders_in_each_others_way() {
 
 #[test]
 fn commits_of_the_guest_are_never_lost() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.sh("git commit -q --allow-empty -m guest-1; git tag guest-tag; git branch guest-branch").ok();
     let tip = repository.sh("git rev-parse main").ok().text();
@@ -185,7 +185,7 @@ fn commits_of_the_guest_are_never_lost() {
 
 #[test]
 fn a_branch_goes_back_with_its_index() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.sh("echo guest >guest; git add guest; git commit -qm guest").ok();
     let tip = repository.sh("git rev-parse main").ok().text();
@@ -209,7 +209,7 @@ fn a_branch_goes_back_with_its_index() {
 
 #[test]
 fn what_the_guest_deletes_can_come_back() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.write("folder/file", "");
     repository.commit("second");

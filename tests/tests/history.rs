@@ -22,7 +22,7 @@ fn assert_same(repository: &Repository<'_>, history: &str) {
 
 #[test]
 fn a_shallow_history_is_the_current_commit_and_grows_with_the_host() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let library = home.repository("library");
     library.write("lib.c", "int x;\n");
     library.commit("library");
@@ -67,7 +67,7 @@ fn a_shallow_history_is_the_current_commit_and_grows_with_the_host() {
 
 #[test]
 fn a_shallow_history_becomes_whole_and_keeps_what_the_guest_did() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("r");
     repository.commit("second");
     repository.git(["tag", "old", "HEAD~1"]);
@@ -88,7 +88,7 @@ fn a_shallow_history_becomes_whole_and_keeps_what_the_guest_did() {
 
 #[test]
 fn without_a_history_there_are_files_and_no_repository() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("r");
     repository.write(".gitignore", "ignored\n");
     repository.write("ignored", "x\n");

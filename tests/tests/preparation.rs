@@ -67,7 +67,7 @@ fn projects_have_their_tools_and_dependencies_and_pass_their_tests() {
 
 #[test]
 fn set_up_runs_when_its_inputs_change() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.write("input", "1\n");
     repository.write("more/2", "2\n");
