@@ -27,6 +27,15 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     File::open(&folder)?.sync_all()
 }
 
+/// Makes the file at `path` anew, for its owner alone (0600) whatever the umask leaves.
+///
+/// # Errors
+/// If it cannot be made; the message names it.
+pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    made.map_err(|error| io::Error::new(error.kind(), format!("cannot create `{}`: {error}", path.display())))
+}
+
 /// The folder and the name of a file.
 pub(crate) fn parts(path: &Path) -> Option<(PathBuf, OsString)> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

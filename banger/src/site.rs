@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::belonging::{self, Purpose, Repository};
 use crate::error::{CommandError, ErrorKind};
-use crate::file::replace;
+use crate::file::{create_private, replace};
 use crate::git::Workspace;
 
 /// Where a VM's own workspace is in the guest.
@@ -142,7 +142,7 @@ impl Site {
     /// # Errors
     /// The file system's.
     pub(crate) fn begin(&self) -> io::Result<()> {
-        if self.is_own || self.is_begun() { Ok(()) } else { fs::write(self.syncs.join(BEGUN), "") }
+        if self.is_own || self.is_begun() { Ok(()) } else { create_private(&self.syncs.join(BEGUN)).map(drop) }
     }
 
     /// The folder in the guest, absolute.

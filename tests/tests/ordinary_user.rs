@@ -100,7 +100,7 @@ fn the_first_run_and_later_ones_whatever_may_be_read() {
 fn a_repository_that_cannot_be_read_is_an_error() {
     let home = Home::new();
     let repository = home.repository("r");
-    set_mode(&repository.root.join(".git/HEAD"), 0o000);
+    set_mode(&repository.root.join(".git/config"), 0o000);
     let output = with_umask(&repository, "022", &["--", "true"]);
     assert!(output.status == 125 && output.stderr.contains("Permission denied"), "{output:?}");
     assert!(home.vms().is_empty());

@@ -1,13 +1,14 @@
 //! What the host knows of the last sync: the base against which its own changes are seen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use banger_agent::protocol::sync::{Digest, Kind};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use crate::file::create_private;
 use crate::git::{Entry, EntryKind, GuestStat};
 
 /// Format of the file; another one is read as no manifest, which costs a comparison of everything.
@@ -127,7 +128,7 @@ impl Manifest {
     /// The file system's refusal; the former manifest is intact then.
     pub(super) fn save(&self, folder: &Path) -> io::Result<()> {
         let new = folder.join("manifest.new");
-        fs::write(&new, self.encode())?;
+        create_private(&new)?.write_all(&self.encode())?;
         fs::rename(&new, folder.join("manifest"))
     }
 

@@ -29,6 +29,7 @@ use self::engine::Engine;
 pub use self::error::{SyncError, Things};
 use self::source::Source;
 use crate::config::History;
+use crate::file::create_private;
 use crate::git::{self, Listing, Workspace};
 use crate::site::Site;
 
@@ -138,7 +139,7 @@ pub fn sync(
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(SyncError::State(error)),
         _ => {}
     }
-    let lock = File::create(folder.join("lock")).map_err(SyncError::State)?;
+    let lock = create_private(&folder.join("lock")).map_err(SyncError::State)?;
     lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, waits)?;
     for attempt in 1.. {
         let engine = Engine { vm, workspace, site, listed: &listed, policy, history };
