@@ -85,6 +85,9 @@ const SYN: u16 = 1;
 const ACK: u16 = 2;
 const FIN: u16 = 4;
 
+/// Somebody has connected, it says: with an address that is none.
+const INCOMING: &str = r#"{"token":18446744073709551615,"address":"\u001b[2J","port":65535}"#;
+
 struct Guest {
     port: File,
     /// What becomes of the next sync, as a command has ordered it.
@@ -99,10 +102,6 @@ struct Bounds {
     sync: String,
     /// What becomes of questions what changed in the guest alone: commands ask, and so does the supervisor.
     look: String,
-    /// Whose ports are watched.
-    watch: Option<u32>,
-    /// A command that ends when they were told.
-    watched: Option<u32>,
     /// What came while something else was waited for.
     next: Option<(u32, Vec<u8>)>,
 }
@@ -145,7 +144,17 @@ impl Guest {
             if self.bounds(id, &text) {
                 continue;
             }
-            if text.contains("\"op\":\"sync\"") {
+            if text.contains("\"op\":\"sync_further\"") {
+                // The disk is that of the VM's own repository.
+                self.control(id, r#"{"ok":{"mode":"fresh","seed":true,"guest_only":null}}"#);
+            } else if text.contains("\"op\":\"listeners\"") {
+                self.listeners(id);
+            } else if text.contains("\"op\":\"listen\"") {
+                self.listen(id);
+            } else if text.contains("\"op\":\"accept\"") {
+                // Whoever takes a connection waits for it.
+                continue;
+            } else if text.contains("\"op\":\"sync\"") {
                 match std::mem::take(&mut self.next_sync).as_str() {
                     "silence" => continue,
                     "deep-json" => self.frame(id, 0, "[".repeat(100_000).as_bytes()),
@@ -154,6 +163,7 @@ impl Guest {
                         self.control(id, r#"{"ok":{"mode":"delta","guest_only":null}}"#);
                         self.frame(id, 1, &[0xff; 4]);
                     }
+                    "lost" => self.lost(id),
                     _ => self.control(id, r#"{"ok":{"mode":"fresh","guest_only":null}}"#),
                 }
             } else if text.contains("\"type\":\"commit\"") {
@@ -187,6 +197,12 @@ impl Guest {
                 self.control(id, EXITED);
             }
             "silence" => {}
+            "listens" => {
+                self.control(id, STARTED);
+                // The host hears of listeners no more than twice a second.
+                sleep(Duration::from_secs(3));
+                self.control(id, EXITED);
+            }
             "length-max" => {
                 self.control(id, STARTED);
                 self.data(id, &[1, 0xff, 0xff, 0xff, 0xff, b'x']);
@@ -200,6 +216,11 @@ impl Guest {
             "unknown-type" => {
                 self.control(id, STARTED);
                 self.control(id, r#"{"type":"\u001b[31mteleport"}"#);
+            }
+            // A connection where none was asked for.
+            "incoming" => {
+                self.control(id, STARTED);
+                self.control(id, INCOMING);
             }
             "not-utf8" => self.frame(id, 0, b"{\"ok\":{\"pid\":\"\xff\"}}"),
             "deep-json" => {
@@ -236,6 +257,32 @@ impl Guest {
             "opens-a-stream" => self.mux(WINDOW_UPDATE, SYN, 2, 0, &[]),
             other => panic!("what is {other}?"),
         }
+    }
+
+    /// Something listens at ever other ports, at all of them, and at those that are none.
+    fn listeners(&mut self, id: u32) {
+        self.control(id, r#"{"ok":{"ports":[]}}"#);
+        for first in (20_000..60_000).step_by(2_000) {
+            let ports: Vec<_> = (first..first + 500).rev().map(|port| port.to_string()).collect();
+            self.control(id, &format!(r#"{{"ports":[0,1,22,22,{}]}}"#, ports.join(",")));
+        }
+        self.control(id, r#"{"ports":[65536,-1]}"#);
+    }
+
+    /// Listens elsewhere than it was asked to, and has many connections at once.
+    fn listen(&mut self, id: u32) {
+        self.control(id, r#"{"ok":{"at":{"tcp":{"host":"\u001b[2J","port":22}}}}"#);
+        for _ in 0..500 {
+            self.control(id, INCOMING);
+        }
+    }
+
+    /// Has lost repositories that it never had, and does the rest in order.
+    fn lost(&mut self, id: u32) {
+        let strange = r#""../../etc",{"hex":"1b5b324a"},"#;
+        let many = vec![r#""a/.git""#; 20_000].join(",");
+        self.control(id, &format!(r#"{{"ok":{{"mode":"delta","lost":[{strange}{many}],"guest_only":null}}}}"#));
+        self.control(id, r#"{"type":"compared","conflicts":[],"conflict_count":0,"now_ns":1}"#);
     }
 
     /// Answers with files of which the first folder of `path` says what is wrong with them: a case, and what it needs, separated by commas.
@@ -338,12 +385,6 @@ impl Guest {
             }
             return true;
         }
-        if text.contains("\"op\":\"listeners\"") {
-            self.control(id, r#"{"ok":{"ports":[]}}"#);
-            self.bounds.watch = Some(id);
-            self.flood_ports();
-            return true;
-        }
         if !text.contains("\"op\":\"exec\"") {
             return false;
         }
@@ -358,11 +399,6 @@ impl Guest {
             "drips-data" => {
                 self.control(id, STARTED);
                 self.drip(id, 1, 1000);
-            }
-            "ports" => {
-                self.control(id, STARTED);
-                self.bounds.watched = Some(id);
-                self.flood_ports();
             }
             "crumbs" => {
                 self.control(id, STARTED);
@@ -385,19 +421,6 @@ impl Guest {
                 port.write_all(&frame).unwrap();
             }
         });
-    }
-
-    /// Tells of other ports again and again, and then ends the command that watches.
-    fn flood_ports(&mut self) {
-        let (Some(watch), Some(command)) = (self.bounds.watch, self.bounds.watched) else { return };
-        for round in 0..20 {
-            let ports: Vec<_> = (0..500).map(|number| (20_000 + round * 1000 + number).to_string()).collect();
-            self.control(watch, &format!(r#"{{"ports":[{}]}}"#, ports.join(",")));
-        }
-        // By now the host has heard of some.
-        sleep(Duration::from_secs(2));
-        self.control(command, r#"{"type":"exited","code":0}"#);
-        (self.bounds.watch, self.bounds.watched) = (None, None);
     }
 
     /// Prints without end, each byte in a mux frame of its own, as far as the host gives room.

@@ -67,6 +67,10 @@ impl<'a> Engine<'a> {
         let request = if self.site.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
         let mut call = Call::open(self.vm, &request)?;
         let begun: Begun = call.answer()?;
+        if begun.seed && !self.site.is_own() {
+            let error = FrameError::Unexpected("the agent offers a disk for a repository that has none");
+            return Err(AgentError::from(error).into());
+        }
         self.site.begin().map_err(SyncError::State)?;
         let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
         let mut histories = match begun.mode {
@@ -77,7 +81,7 @@ impl<'a> Engine<'a> {
         let mut manifest = manifest.unwrap_or_default();
         for Bytes(git) in &begun.lost {
             histories.forget(git);
-            // What was never sent is nothing to tell of.
+            // What the host has not sent cannot be lost: a guest may name as many as it likes.
             if manifest.repositories.remove(git).is_some() {
                 let git = Bytes([self.guest_root(), b"/", git].concat());
                 report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
