@@ -186,9 +186,9 @@ Examples:
         #[command(subcommand)]
         command: Option<ConfigCommand>,
     },
-    /// Let this repository's `banger.toml`, as it is now, hand to the VM what it names of this machine
+    /// Trust the current `banger.toml` with what it names of this machine, and git's files with the places outside that they lead to
     Trust {
-        /// Not any more
+        /// Revoke trust
         #[arg(long)]
         revoke: bool,
     },

@@ -535,7 +535,7 @@ mod tests {
 
         fn trust(&self) {
             let text = fs::read_to_string(self.root().join("banger.toml")).unwrap();
-            TrustStore::new(self.folder.path()).trust(&self.root(), &text).unwrap();
+            TrustStore::new(self.folder.path()).trust(&self.root(), Some(&text), &Default::default()).unwrap();
         }
     }
 

@@ -1,7 +1,10 @@
-//! Trust in a repository's `banger.toml`: that it may hand something of this machine to the guest.
+//! Trust in a repository: that its `banger.toml` may hand something of this machine to the guest, and that
+//! it may lead to places outside of it.
 //!
-//! It is in a file of this content at this place. Whoever changes it, such as `git pull`, ends it.
+//! It is in a file of this content at this place. Whoever changes it, such as `git pull`, ends it. Places outside
+//! are trusted one by one: a repository that leads to another one is not trusted with that.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -31,8 +34,11 @@ struct Record {
     format_version: u32,
     /// The canonical root of the repository.
     root: Bytes,
-    /// BLAKE3 of the trusted file, in hexadecimal.
+    /// BLAKE3 of the trusted file, in hexadecimal; empty where there was none.
     digest: String,
+    /// Places outside that the repository may lead to, absolute and canonical.
+    #[serde(default)]
+    outside: Vec<Bytes>,
 }
 
 impl TrustStore {
@@ -45,8 +51,8 @@ impl TrustStore {
         self.folder.join(format!("{}.json", blake3::hash(root.as_os_str().as_bytes()).to_hex()))
     }
 
-    /// Whether `text`, the file of the repository at `root`, is trusted. A record that cannot be read is none.
-    pub fn trusts(&self, root: &Path, text: &str) -> bool {
+    /// The record of the repository at `root`. One that cannot be read is none.
+    fn read(&self, root: &Path) -> Option<Record> {
         let read = || -> io::Result<Record> {
             let mut json = Vec::new();
             let (path, file) = (self.record(root), File::open(self.record(root))?);
@@ -54,26 +60,43 @@ impl TrustStore {
             file.take(MAX_LENGTH).read_to_end(&mut json)?;
             Ok(serde_json::from_slice(&json)?)
         };
-        read().is_ok_and(|record| {
-            record.format_version == FORMAT_VERSION && record.root.as_os_str() == root && record.digest == digest(text)
-        })
+        read().ok().filter(|record| record.format_version == FORMAT_VERSION && record.root.as_os_str() == root)
     }
 
-    /// Trusts `text`, the file of the repository at `root`, as it is.
+    /// Whether `text`, the file of the repository at `root`, is trusted.
+    pub fn trusts(&self, root: &Path, text: &str) -> bool {
+        self.read(root).is_some_and(|record| record.digest == digest(text))
+    }
+
+    /// The places outside that the repository at `root` is trusted with.
+    pub fn outside(&self, root: &Path) -> BTreeSet<PathBuf> {
+        let outside = self.read(root).map(|record| record.outside).unwrap_or_default();
+        outside.iter().map(|path| path.as_os_str().into()).collect()
+    }
+
+    /// Trusts the repository at `root` with `text`, its file if there is one, and with these places outside.
+    /// What was trusted before is not any more.
     ///
     /// # Errors
     /// If it cannot be written down.
-    pub fn trust(&self, root: &Path, text: &str) -> Result<(), CommandError> {
-        let (format_version, root_bytes) = (FORMAT_VERSION, Bytes::from(root.as_os_str()));
-        let record = Record { format_version, root: root_bytes, digest: digest(text) };
+    pub fn trust(&self, root: &Path, text: Option<&str>, outside: &BTreeSet<PathBuf>) -> Result<(), CommandError> {
+        let record = Record {
+            format_version: FORMAT_VERSION,
+            root: Bytes::from(root.as_os_str()),
+            digest: text.map(digest).unwrap_or_default(),
+            outside: outside.iter().map(|path| Bytes::from(path.as_os_str())).collect(),
+        };
         let json = serde_json::to_vec_pretty(&record).expect("plain data has a JSON form");
         let path = self.record(root);
+        if json.len() as u64 > MAX_LENGTH {
+            return Err(CommandError::new(format!("`{}` leads to too many places outside", root.display())));
+        }
         let written = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         let written = written.and_then(|()| replace(&path, &json, 0o600));
         written.map_err(|error| CommandError::io("write", &path, &error))
     }
 
-    /// Ends the trust in the file of the repository at `root`. True if there was a record of it.
+    /// Ends the trust in the repository at `root`. True if there was a record of it.
     ///
     /// # Errors
     /// If the record cannot be removed.
@@ -100,14 +123,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = TrustStore::new(folder.path());
         let (here, there) = (Path::new("/a/repo"), Path::new("/a/copy"));
+        let none = BTreeSet::new();
         assert!(!store.trusts(here, "x = 1"));
-        store.trust(here, "x = 1").unwrap();
+        store.trust(here, Some("x = 1"), &none).unwrap();
         assert!(store.trusts(here, "x = 1"));
         assert!(!store.trusts(here, "x = 2") && !store.trusts(there, "x = 1"));
-        store.trust(here, "x = 2").unwrap();
+        store.trust(here, Some("x = 2"), &none).unwrap();
         assert!(store.trusts(here, "x = 2") && !store.trusts(here, "x = 1"));
         fs::write(store.record(here), "{").unwrap();
         assert!(!store.trusts(here, "x = 2"));
         assert!(store.revoke(here).unwrap() && !store.revoke(here).unwrap());
+    }
+    #[test]
+    fn places_outside_are_trusted_one_by_one_with_or_without_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = TrustStore::new(folder.path());
+        let root = Path::new("/a/repo");
+        let places = BTreeSet::from([PathBuf::from("/b/objects"), PathBuf::from("/c/\u{e9}")]);
+        assert!(store.outside(root).is_empty());
+        store.trust(root, None, &places).unwrap();
+        assert_eq!(store.outside(root), places);
+        assert!(store.outside(Path::new("/a/copy")).is_empty());
+        assert!(!store.trusts(root, ""), "an empty file was not trusted");
+        // A record of a version that knew no places.
+        let json = fs::read_to_string(store.record(root)).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&json).unwrap();
+        record.as_object_mut().unwrap().remove("outside");
+        fs::write(store.record(root), record.to_string()).unwrap();
+        assert!(store.outside(root).is_empty() && store.read(root).is_some());
+        assert!(store.revoke(root).unwrap() && store.outside(root).is_empty());
     }
 }

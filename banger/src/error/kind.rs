@@ -64,7 +64,7 @@ kinds! {
     Installation, "installation", FAILED, "A part of banger is missing, or does not fit the others.";
     MissingProgram, "missing_program", FAILED, "A program of this machine that banger needs is not installed.";
     NoWorkspace, "no_workspace", FAILED, "This is not in the worktree of a git repository.";
-    UntrustedRepository, "untrusted_repository", FAILED, "The repository belongs to another user.";
+    UntrustedRepository, "untrusted_repository", FAILED, "The repository belongs to another user, or leads to a place outside of it without `banger trust`.";
     TrustNeeded, "trust_needed", FAILED, "The repository's `banger.toml` asks for something that needs `banger trust`.";
     RepositoryReplaced, "repository_replaced", FAILED, "The VM belongs to a repository that was here before this one.";
     Repository, "repository", FAILED, "The repository cannot be read.";

@@ -4,45 +4,147 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use gix::bstr::ByteSlice;
 use gix::config::file::{includes, init};
 use gix::config::path::interpolate as interpolation;
 use gix::config::{File, Source, file::Metadata};
 
 use super::error::words;
-use super::{GitError, Host, Repository, Result};
+use super::refs::link_to_ref;
+use super::{Boundary, GitError, Host, Repository, Result};
+
+/// The longest configuration file, in bytes.
+pub(crate) const LIMIT: u64 = 16 << 20;
+
+/// Files that include one another, as many as git follows.
+const MAX_INCLUDES: usize = 10;
+
+/// A file that a setting names.
+pub(crate) enum Named {
+    /// By the user's own configuration: read as it is.
+    ByUser(PathBuf),
+    /// By the repository's, or in its work tree: opened with its [`super::Boundary`].
+    ByRepository(PathBuf),
+}
 
 impl Repository {
     /// System, user, repository and worktree configuration, later ones last.
     pub(crate) fn config(&self) -> Result<File> {
-        let mut files = user_files(&self.host);
-        files.push(metadata(Source::Local, self.common_dir.join("config")));
+        let failed = |error: gix::Error| GitError::malformed("the configuration", &self.git_dir, words(&error));
+        let plain = options(includes::Options::no_follow());
+        let mut all =
+            File::from_paths_metadata_buf(&mut user_files(&self.host).into_iter(), &mut Vec::new(), false, plain)
+                .map_err(failed)?
+                .unwrap_or_default();
+        let mut own = vec![(Source::Local, self.common_dir.join("config"))];
         if self.format.worktree_config {
-            files.push(metadata(Source::Worktree, self.git_dir.join("config.worktree")));
+            own.push((Source::Worktree, self.git_dir.join("config.worktree")));
         }
-        let branch = std::fs::read(self.git_dir.join("HEAD")).ok().and_then(|head| {
-            let name = head.strip_prefix(b"ref: ")?.trim_ascii();
-            gix::refs::FullName::try_from(gix::bstr::BStr::new(name)).ok()
-        });
+        for (source, path) in own {
+            let Some(content) = self.boundary.read(&path, LIMIT)? else { continue };
+            self.check_includes(&content.bytes, &path, MAX_INCLUDES)?;
+            let file = File::from_bytes_no_includes(&content.bytes, metadata(source, path), plain).map_err(failed)?;
+            all.append(file).map_err(failed)?;
+        }
+        let branch = self.head()?.and_then(|name| gix::refs::FullName::try_from(name.as_slice().as_bstr()).ok());
         let conditional = includes::conditional::Context {
             git_dir: Some(&self.git_dir),
             branch_name: branch.as_ref().map(|name| name.as_ref()),
         };
-        load(&self.host, files, conditional, &self.git_dir)
+        all.resolve_includes(options(follow(&self.host, conditional))).map_err(failed)?;
+        Ok(all)
+    }
+
+    /// The reference that `HEAD` names.
+    fn head(&self) -> Result<Option<Vec<u8>>> {
+        let path = self.git_dir.join("HEAD");
+        if let Some(name) = link_to_ref(&self.boundary, &path) {
+            return Ok(Some(name));
+        }
+        let content = self.boundary.read(&path, LIMIT)?;
+        Ok(content.and_then(|head| Some(head.bytes.strip_prefix(b"ref: ")?.trim_ascii().to_vec())))
+    }
+
+    /// Makes sure that what the repository's own configuration includes, under whatever condition, is its own.
+    fn check_includes(&self, bytes: &[u8], path: &Path, depth: usize) -> Result<()> {
+        if depth == 0 {
+            return Ok(());
+        }
+        let file = parse(bytes, path)?;
+        let sections = file.sections().filter(|section| {
+            let name = section.header().name();
+            name.eq_ignore_ascii_case(b"include") || name.eq_ignore_ascii_case(b"includeIf")
+        });
+        for value in sections.flat_map(|section| section.values("path")) {
+            let Some(named) = interpolate(&self.host, &value) else { continue };
+            let named = path.parent().unwrap_or(Path::new("/")).join(named);
+            let Ok(target) = std::fs::canonicalize(named) else { continue };
+            if !self.boundary.is_inside(&target) {
+                self.boundary.admit(format!("`include.path` in {}", self.boundary.name(path)), &target)?;
+            }
+            if let Some(content) = self.boundary.read(&target, LIMIT)? {
+                self.check_includes(&content.bytes, &target, depth - 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that `key` names, else `default` in the user's XDG folder. One that the repository's own
+    /// configuration names, or that is named relative to the work tree, has to be in the work tree.
+    pub(crate) fn named_file(&self, config: &File, key: &str, default: &str) -> Result<Option<Named>> {
+        let Some(value) = config.string(key) else {
+            return Ok(self.host.xdg_git_folder().map(|folder| Named::ByUser(folder.join(default))));
+        };
+        let Some(named) = interpolate(&self.host, &value) else { return Ok(None) };
+        let is_own = |meta: &Metadata| matches!(meta.source, Source::Local | Source::Worktree);
+        if config.string_filter(key, is_own).is_none() && named.is_absolute() {
+            return Ok(Some(Named::ByUser(named)));
+        }
+        let Ok(target) = std::fs::canonicalize(self.worktree.join(named)) else { return Ok(None) };
+        if !self.is_in_worktree(&target) {
+            self.boundary.admit(format!("`{key}` of the configuration of `{}`", self.worktree.display()), &target)?;
+        }
+        Ok(Some(Named::ByRepository(target)))
+    }
+
+    /// Reads such a file, of at most `limit` bytes; `None` if there is none.
+    pub(crate) fn read_named(&self, file: &Named, limit: u64) -> Result<Option<Vec<u8>>> {
+        match file {
+            Named::ByUser(path) => super::state::read_capped(path, limit),
+            Named::ByRepository(path) => Ok(self.boundary.read(path, limit)?.map(|content| content.bytes)),
+        }
+    }
+
+    /// Whether `path`, canonical, is in the work tree, and not git's.
+    fn is_in_worktree(&self, path: &Path) -> bool {
+        let is_git = |folder: &Path| path.starts_with(folder);
+        path.strip_prefix(&self.worktree).is_ok_and(|below| !below.components().any(|part| part.as_os_str() == ".git"))
+            && !is_git(&self.git_dir)
+            && !is_git(&self.common_dir)
     }
 }
 
 /// System and user configuration only: what a repository cannot influence.
 pub(crate) fn protected(host: &Host) -> Result<File> {
     let anchor = host.home.clone().unwrap_or_default();
-    load(host, user_files(host), includes::conditional::Context::default(), &anchor)
+    let options = options(follow(host, includes::conditional::Context::default()));
+    let file = File::from_paths_metadata_buf(&mut user_files(host).into_iter(), &mut Vec::new(), false, options)
+        .map_err(|error| GitError::malformed("the configuration", anchor, words(&error)))?;
+    Ok(file.unwrap_or_default())
 }
 
-/// One file as it is, for what git reads without includes; empty if it does not exist.
-pub(crate) fn single(path: &Path) -> Result<File> {
-    if !path.exists() {
-        return Ok(File::default());
+/// One of git's own files as it is, for what git reads without includes; empty if it does not exist.
+pub(crate) fn single(boundary: &Boundary, path: &Path) -> Result<File> {
+    match boundary.read(path, LIMIT)? {
+        Some(content) => parse(&content.bytes, path),
+        None => Ok(File::default()),
     }
-    File::from_path_no_includes(path.to_owned(), Source::Local)
+}
+
+/// The configuration in `bytes`, which were read at `path`; includes are not followed.
+pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<File> {
+    let meta = metadata(Source::Local, path.to_owned());
+    File::from_bytes_no_includes(bytes, meta, options(includes::Options::no_follow()))
         .map_err(|error| GitError::malformed("the configuration", path, words(&error)))
 }
 
@@ -73,19 +175,11 @@ fn metadata(source: Source, path: PathBuf) -> Metadata {
     Metadata::from(source).at(path).with(gix::sec::Trust::Full)
 }
 
-fn load(
-    host: &Host,
-    files: Vec<Metadata>,
-    conditional: includes::conditional::Context<'_>,
-    anchor: &Path,
-) -> Result<File> {
+fn options(includes: includes::Options<'_>) -> init::Options<'_> {
+    init::Options { includes, lossy: true, ignore_io_errors: false }
+}
+
+fn follow<'a>(host: &'a Host, conditional: includes::conditional::Context<'a>) -> includes::Options<'a> {
     let context = interpolation::Context { git_install_dir: None, home_dir: host.home.as_deref(), home_for_user: None };
-    let options = init::Options {
-        includes: includes::Options::follow(context, conditional),
-        lossy: true,
-        ignore_io_errors: false,
-    };
-    let file = File::from_paths_metadata_buf(&mut files.into_iter(), &mut Vec::new(), false, options)
-        .map_err(|error| GitError::malformed("the configuration", anchor, words(&error)))?;
-    Ok(file.unwrap_or_default())
+    includes::Options::follow(context, conditional)
 }

@@ -5,8 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::repository::{DotGit, is_git_dir, probe};
-use super::{GitError, Host, RelPath, Repository, Result, config, list::nanoseconds};
+use super::dot_git::{DotGit, is_git_dir, probe};
+use super::outside::OutsidePolicy;
+use super::{Boundary, GitError, Host, RelPath, Repository, Result, config, list::nanoseconds};
 
 /// The worktree one stands in: the primary object of banger.
 #[derive(Clone, Debug)]
@@ -46,14 +47,16 @@ impl Workspace {
             if device_of(folder)? != device {
                 break;
             }
-            match probe(folder) {
+            let boundary = Arc::new(Boundary::new(folder, &host));
+            match probe(&boundary, folder) {
                 DotGit::Found { git_dir, file } => {
-                    let repository =
-                        Repository::open(folder, git_dir, file.as_deref(), RelPath::root(), Arc::new(host))?;
-                    return Self::of(repository);
+                    let (path, host) = (RelPath::root(), Arc::new(host));
+                    return Self::of(Repository::open(folder, git_dir, file.as_deref(), path, host, boundary)?);
                 }
                 DotGit::Broken(error) => return Err(error),
-                DotGit::Absent if is_git_dir(folder) => return Err(without_worktree(folder)),
+                DotGit::Absent if is_git_dir(&boundary, folder).unwrap_or(false) => {
+                    return Err(without_worktree(&boundary, folder));
+                }
                 DotGit::Absent => {}
             }
         }
@@ -71,7 +74,9 @@ impl Workspace {
 impl Identity {
     /// The identity of the workspace whose root is `root`, if there is one. Nothing is opened but a `.git` file.
     pub fn at(root: &Path) -> Option<Identity> {
-        match probe(root) {
+        // It is looked at, and nothing of it goes anywhere.
+        let host = Host { outside: OutsidePolicy::Collect, ..Host::default() };
+        match probe(&Boundary::new(root, &host), root) {
             DotGit::Found { git_dir, .. } => Some(Identity::of(root.to_owned(), &fs::metadata(git_dir).ok()?)),
             DotGit::Absent | DotGit::Broken(_) => None,
         }
@@ -86,9 +91,9 @@ impl Identity {
     }
 }
 
-fn without_worktree(git_dir: &Path) -> GitError {
+fn without_worktree(boundary: &Boundary, git_dir: &Path) -> GitError {
     let git_dir = git_dir.to_owned();
-    match config::single(&git_dir.join("config")) {
+    match config::single(boundary, &git_dir.join("config")) {
         Ok(config) if config::boolean(&config, "core.bare", false) => GitError::Bare { git_dir },
         _ => GitError::InsideGitDir { git_dir },
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Outside;
+
 /// An error about a git repository on the host.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -40,6 +42,19 @@ pub enum GitError {
     BrokenGitFile {
         /// The `.git` file.
         path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The repository leads to a place that is not its own, and that the user has not allowed.
+    #[error("{} leads to `{}`, which is not in the repository", .0.from, .0.target.display())]
+    Outside(Outside),
+    /// A path in the index that git itself would not have put there.
+    #[error("the index `{}` has a path that git refuses: `{}` ({reason})", index.display(), path.escape_ascii())]
+    InvalidPath {
+        /// The index.
+        index: PathBuf,
+        /// The path.
+        path: Vec<u8>,
         /// What is wrong with it.
         reason: String,
     },
@@ -118,7 +133,15 @@ impl GitError {
                  repository, or by `git submodule update --init`"
                     .into(),
             ),
-            Self::Malformed { what: "the index", .. } => Some("see what `git status` and `git fsck` say".into()),
+            Self::Outside(_) => Some(
+                "if you know the place and let it be read into the VM: banger trust (for a worktree or submodule \
+                 that was moved: git worktree repair)"
+                    .into(),
+            ),
+            Self::Malformed { what: "the index", path, .. } | Self::InvalidPath { index: path, .. } => Some(format!(
+                "see what `git fsck` says; to make the index anew: rm {} && git reset",
+                shell_quoted(path)
+            )),
             Self::Command { .. } => Some("the `git` command is needed here; is it installed?".into()),
             _ => None,
         }

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +11,9 @@ use gix::bstr::{BString, ByteSlice};
 use gix::index::entry::Flags;
 use gix::objs::FindExt;
 
+use super::config::{self, Named};
 use super::pattern::Patterns;
-use super::{GitError, Repository, Result, config, index::Index};
+use super::{Boundary, GitError, Repository, Result, index::Index};
 
 /// git itself reads no pattern file beyond this many bytes.
 const LIMIT: u64 = 100 << 20;
@@ -33,6 +32,7 @@ pub(crate) struct Excludes {
 
 struct Shared {
     worktree: PathBuf,
+    boundary: Arc<Boundary>,
     ignore_case: bool,
     /// `core.excludesFile`, then `info/exclude`: weakest first.
     globals: Vec<Patterns>,
@@ -52,22 +52,22 @@ impl Excludes {
         let config = repository.config()?;
         let ignore_case = config::boolean(&config, "core.ignoreCase", false);
         let mut globals = Vec::new();
-        let user = repository.global_excludes_file(&config);
-        let own = repository.common_dir.join("info/exclude");
-        for path in user.into_iter().chain([own]) {
-            match read(&path, true) {
+        let user = repository.global_excludes_file(&config)?;
+        let own = Named::ByRepository(repository.common_dir.join("info/exclude"));
+        for file in user.into_iter().chain([own]) {
+            match repository.read_named(&file, LIMIT) {
                 Ok(Some(bytes)) => globals.push(Patterns::parse(&bytes, b"")),
-                Ok(None) => {}
-                Err(error) => return Err(GitError::io("read", path, error)),
+                Ok(None) | Err(GitError::TooLarge { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         let staged = match index {
             Some(index) => staged_ignore_files(repository, index)?,
             None => HashMap::new(),
         };
-        let worktree = repository.worktree.clone();
+        let (worktree, boundary) = (repository.worktree.clone(), repository.boundary.clone());
         Ok(Self {
-            shared: Arc::new(Shared { worktree, ignore_case, globals, staged }),
+            shared: Arc::new(Shared { worktree, boundary, ignore_case, globals, staged }),
             levels: Vec::new(),
             folder: Vec::new(),
         })
@@ -126,7 +126,7 @@ impl Shared {
         name.extend_from_slice(b".gitignore");
         let path = self.worktree.join(OsStr::from_bytes(&name));
         // git does not follow a symbolic link here, lest it read what is outside the repository.
-        match read(&path, false) {
+        match read(&self.boundary, &path) {
             Ok(Some(bytes)) => Ok(Some(Patterns::parse(&bytes, folder))),
             Ok(None) => Ok(self.staged.get(&name).map(|bytes| Patterns::parse(bytes, folder))),
             Err(error) => Err(GitError::io("read", path, error)),
@@ -136,11 +136,8 @@ impl Shared {
 
 impl Repository {
     /// Where the user's own excludes are: `core.excludesFile`, else `git/ignore` in the XDG folder.
-    pub(crate) fn global_excludes_file(&self, config: &gix::config::File) -> Option<PathBuf> {
-        match config.string("core.excludesFile") {
-            Some(value) => Some(self.worktree.join(config::interpolate(&self.host, &value)?)),
-            None => Some(self.host.xdg_git_folder()?.join("ignore")),
-        }
+    pub(crate) fn global_excludes_file(&self, config: &gix::config::File) -> Result<Option<Named>> {
+        self.named_file(config, "core.excludesFile", "ignore")
     }
 }
 
@@ -156,7 +153,11 @@ fn staged_ignore_files(repository: &Repository, index: &Index) -> Result<HashMap
                 Some(slash) => (&path[..slash], &path[slash + 1..]),
                 None => (&path[..0], &path[..]),
             };
-            name == b".gitignore" && repository.worktree.join(OsStr::from_bytes(folder)).is_dir()
+            name == b".gitignore"
+                && repository
+                    .boundary
+                    .metadata(&repository.worktree.join(OsStr::from_bytes(folder)))
+                    .is_ok_and(|folder| folder.is_dir())
         })
         .collect();
     if wanted.is_empty() {
@@ -171,22 +172,20 @@ fn staged_ignore_files(repository: &Repository, index: &Index) -> Result<HashMap
     Ok(read.collect())
 }
 
-/// A pattern file's bytes; `None` where git acts as if there were none.
-fn read(path: &Path, follow: bool) -> io::Result<Option<Vec<u8>>> {
-    let flags =
-        nix::fcntl::OFlag::O_NONBLOCK | if follow { nix::fcntl::OFlag::empty() } else { nix::fcntl::OFlag::O_NOFOLLOW };
-    let file = match fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+/// The bytes of a `.gitignore`; `None` where git acts as if there were none.
+fn read(boundary: &Boundary, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match boundary.open_file(path) {
         Ok(file) => file,
         Err(error) => {
-            use nix::libc::{ELOOP, ENOENT, ENOTDIR};
+            use nix::libc::{EINVAL, ELOOP, ENOENT, ENOTDIR, ENXIO};
             return match error.raw_os_error() {
-                Some(ENOENT | ENOTDIR | ELOOP) => Ok(None),
+                Some(EINVAL | ELOOP | ENOENT | ENOTDIR | ENXIO) => Ok(None),
                 _ => Err(error),
             };
         }
     };
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > LIMIT {
+    if metadata.len() > LIMIT {
         return Ok(None);
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);

@@ -5,7 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Repository, Result};
+use nix::dir::Type;
+
+use super::config::Named;
+use super::{Boundary, Repository, Result};
 
 /// A digest of what stat says about a repository's git folder. Equal fingerprints mean that nothing
 /// in [`Repository::state`], [`Repository::object_files`], [`Repository::guest_config`],
@@ -19,49 +22,70 @@ impl Repository {
     /// # Errors
     /// A git folder or configuration that cannot be read.
     pub fn fingerprint(&self) -> Result<Fingerprint> {
-        let mut digest = Digest::default();
-        digest.stat(&self.git_dir.join("HEAD"));
-        digest.stat(&self.index_file());
-        digest.stat(&self.common_dir.join("packed-refs"));
+        let mut digest = Digest { hasher: blake3::Hasher::new(), boundary: &self.boundary };
+        digest.stat(&self.git_dir.join("HEAD"))?;
+        digest.stat(&self.index_file())?;
+        digest.stat(&self.common_dir.join("packed-refs"))?;
         for (path, _) in self.state_paths()? {
-            digest.stat(&path);
+            digest.stat(&path)?;
         }
-        digest.tree(&self.common_dir.join("refs"));
-        digest.tree(&self.common_dir.join("reftable"));
+        digest.tree(&self.common_dir.join("refs"))?;
+        digest.tree(&self.common_dir.join("reftable"))?;
         if self.git_dir != self.common_dir {
-            digest.tree(&self.git_dir.join("refs"));
-            digest.tree(&self.git_dir.join("reftable"));
+            digest.tree(&self.git_dir.join("refs"))?;
+            digest.tree(&self.git_dir.join("reftable"))?;
         }
         for objects in self.object_folders()? {
-            digest.stat(&objects.join("info/alternates"));
-            digest.stat(&objects.join("pack"));
+            digest.stat(&objects.join("info/alternates"))?;
+            digest.stat(&objects.join("pack"))?;
             for first in 0..=u8::MAX {
-                digest.stat(&objects.join(format!("{first:02x}")));
+                digest.stat(&objects.join(format!("{first:02x}")))?;
             }
         }
         // By content, since it is made from files in many places.
         digest.bytes(&self.guest_config()?);
         let config = self.config()?;
-        for path in [self.global_excludes_file(&config), self.global_attributes_file(&config)].into_iter().flatten() {
-            digest.stat(&path);
+        for file in [self.global_excludes_file(&config)?, self.global_attributes_file(&config)?].into_iter().flatten() {
+            match file {
+                // The user's own may be a link.
+                Named::ByUser(path) => digest.metadata(&path, fs::metadata(&path).ok()),
+                Named::ByRepository(path) => digest.stat(&path)?,
+            }
         }
-        Ok(Fingerprint(digest.0.finalize().into()))
+        Ok(Fingerprint(digest.hasher.finalize().into()))
     }
 }
 
-#[derive(Default)]
-struct Digest(blake3::Hasher);
+struct Digest<'a> {
+    hasher: blake3::Hasher,
+    boundary: &'a Boundary,
+}
 
-impl Digest {
+impl Digest<'_> {
     fn bytes(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.hasher.update(&(bytes.len() as u64).to_le_bytes());
+        self.hasher.update(bytes);
+    }
+
+    /// A link that is a reference is not followed.
+    fn stat(&mut self, path: &Path) -> Result<()> {
+        let metadata = match self.boundary.metadata(path) {
+            Ok(metadata) if metadata.is_symlink() => match self.boundary.read_link(path) {
+                Ok(target) if target.starts_with(b"refs/") => Some(metadata),
+                _ => self.boundary.stat(path)?,
+            },
+            Ok(metadata) => Some(metadata),
+            // A link on the way, or nothing.
+            Err(_) => self.boundary.stat(path)?,
+        };
+        self.metadata(path, metadata);
+        Ok(())
     }
 
     /// Access times are left out: reading changes them.
-    fn stat(&mut self, path: &Path) {
+    fn metadata(&mut self, path: &Path, metadata: Option<fs::Metadata>) {
         self.bytes(path.as_os_str().as_bytes());
-        let Ok(metadata) = fs::symlink_metadata(path) else {
+        let Some(metadata) = metadata else {
             self.bytes(b"");
             return;
         };
@@ -78,17 +102,14 @@ impl Digest {
         self.bytes(&numbers.map(u64::to_le_bytes).concat());
     }
 
-    /// Order does not matter to the file system, so it must not matter here.
-    fn tree(&mut self, folder: &Path) {
-        self.stat(folder);
-        let Ok(children) = fs::read_dir(folder) else { return };
-        let mut children: Vec<_> = children.flatten().collect();
-        children.sort_unstable_by_key(fs::DirEntry::file_name);
-        for child in children {
-            match child.file_type() {
-                Ok(kind) if kind.is_dir() => self.tree(&child.path()),
-                _ => self.stat(&child.path()),
+    fn tree(&mut self, folder: &Path) -> Result<()> {
+        self.stat(folder)?;
+        for child in self.boundary.children(folder)? {
+            match child.kind {
+                Some(Type::Directory) => self.tree(&child.path)?,
+                _ => self.stat(&child.path)?,
             }
         }
+        Ok(())
     }
 }

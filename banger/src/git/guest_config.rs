@@ -4,10 +4,9 @@
 //! on the list; git-config(1) is the source of the names.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use super::state::read_capped;
-use super::{Repository, Result, config};
+use super::config::Named;
+use super::{Repository, Result};
 
 /// Keys that are copied from plain sections; `*` stands for every key of the section.
 const PLAIN: &[(&str, &[&str])] = &[
@@ -134,7 +133,7 @@ impl Repository {
     /// # Errors
     /// A configuration file that cannot be read or parsed, a file of more than 16 MiB.
     pub fn global_excludes(&self) -> Result<Vec<u8>> {
-        read_if_any(self.global_excludes_file(&self.config()?))
+        self.read_if_any(self.global_excludes_file(&self.config()?)?)
     }
 
     /// The content of the user's own attributes file, which a guest has no other way to know; empty if there is none.
@@ -142,22 +141,19 @@ impl Repository {
     /// # Errors
     /// A configuration or file that cannot be read.
     pub fn global_attributes(&self) -> Result<Vec<u8>> {
-        read_if_any(self.global_attributes_file(&self.config()?))
+        self.read_if_any(self.global_attributes_file(&self.config()?)?)
     }
 
     /// `core.attributesFile`, else `~/.config/git/attributes`: gitattributes(5).
-    pub(crate) fn global_attributes_file(&self, config: &gix::config::File) -> Option<PathBuf> {
-        match config.string("core.attributesFile") {
-            Some(value) => Some(self.worktree.join(config::interpolate(&self.host, &value)?)),
-            None => Some(self.host.xdg_git_folder()?.join("attributes")),
-        }
+    pub(crate) fn global_attributes_file(&self, config: &gix::config::File) -> Result<Option<Named>> {
+        self.named_file(config, "core.attributesFile", "attributes")
     }
-}
 
-fn read_if_any(path: Option<PathBuf>) -> Result<Vec<u8>> {
-    match path {
-        Some(path) => Ok(read_capped(&path, 16 << 20)?.unwrap_or_default()),
-        None => Ok(Vec::new()),
+    fn read_if_any(&self, file: Option<Named>) -> Result<Vec<u8>> {
+        match file {
+            Some(file) => Ok(self.read_named(&file, 16 << 20)?.unwrap_or_default()),
+            None => Ok(Vec::new()),
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::outside::OutsidePolicy;
+
 /// The user's side of git. Of the `GIT_*` variables only the index counts: the folder one stands in names the workspace, also inside a
 /// hook, where git sets `GIT_DIR` too.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +21,8 @@ pub struct Host {
     pub index_file: Option<PathBuf>,
     /// `$SUDO_UID`: root also trusts the repositories of the user who called sudo, as git does.
     pub sudo_uid: Option<u32>,
+    /// Which places outside of a workspace its repositories may lead to.
+    pub outside: OutsidePolicy,
 }
 
 impl Host {

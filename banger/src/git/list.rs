@@ -1,13 +1,12 @@
 //! The files that travel: exactly what git lists, recursively.
 
 use std::collections::HashMap;
-use std::fs;
 
 use gix::index::entry::Mode;
 
 use super::excludes::Excludes;
 use super::walk::{Found, Nested, Tracked, full_path, walk};
-use super::{GitError, RelPath, Repository, Result, Workspace};
+use super::{GitError, Outside, RelPath, Repository, Result, Workspace};
 
 /// What a workspace consists of.
 #[derive(Debug, Default)]
@@ -74,18 +73,20 @@ pub struct Warning {
 /// workspace and recursively for every nested repository. Never anything ignored, never `.git`.
 ///
 /// # Errors
-/// When the workspace's own index or configuration cannot be read. What goes wrong further down is
-/// a [`Warning`].
+/// When the workspace's own index or configuration cannot be read, or any repository leads to a place
+/// outside that the user has not allowed. What else goes wrong further down is a [`Warning`].
 pub fn list(workspace: &Workspace) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut pending = list_repository(&workspace.repository, &mut listing)?;
     while let Some(Nested { path, git_dir, file }) = pending.pop() {
         let folder = path.under(&workspace.root);
         let host = workspace.repository.host.clone();
-        let outcome = Repository::open(&folder, git_dir, file.as_deref(), path.clone(), host).and_then(|repository| {
-            let nested = list_repository(&repository, &mut listing)?;
-            Ok((repository, nested))
-        });
+        let boundary = workspace.repository.boundary.clone();
+        let outcome =
+            Repository::open(&folder, git_dir, file.as_deref(), path.clone(), host, boundary).and_then(|repository| {
+                let nested = list_repository(&repository, &mut listing)?;
+                Ok((repository, nested))
+            });
         match outcome {
             Ok((repository, nested)) => {
                 listing.repositories.push(repository);
@@ -94,10 +95,27 @@ pub fn list(workspace: &Workspace) -> Result<Listing> {
             Err(error) => listing.warnings.push(Warning { path, error }),
         }
     }
+    if let Some(position) = listing.warnings.iter().position(|warning| matches!(warning.error, GitError::Outside(_))) {
+        return Err(listing.warnings.swap_remove(position).error);
+    }
     listing.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     listing.repositories.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     listing.submodule_folders.sort_unstable();
     Ok(listing)
+}
+
+/// The places outside of the workspace that its repositories lead to. `workspace` was found with [`super::OutsidePolicy::Collect`].
+///
+/// # Errors
+/// As [`list`] and [`Repository::state`].
+pub fn outside(workspace: &Workspace) -> Result<Vec<Outside>> {
+    let listing = list(workspace)?;
+    for repository in std::iter::once(&workspace.repository).chain(&listing.repositories) {
+        repository.state()?;
+        repository.object_files()?;
+        repository.fingerprint()?;
+    }
+    Ok(workspace.repository.boundary.admitted())
 }
 
 /// Adds the files of one repository to `listing`; the repositories nested in it are returned.
@@ -123,7 +141,7 @@ fn add_what_the_walk_missed(repository: &Repository, tracked: &Tracked<'_>, foun
             continue;
         }
         let full = full_path(repository, path);
-        match fs::symlink_metadata(&full) {
+        match repository.boundary.metadata(&full) {
             Ok(metadata) if metadata.is_dir() && mode == Mode::COMMIT => found.submodule(repository, path),
             Ok(metadata) => found.file(repository.path.join(path), &metadata),
             Err(error) => found.vanished_or_warn(repository.path.join(path), &full, error),
@@ -144,7 +162,7 @@ impl RealFolders {
             return known;
         }
         let real = self.contains_parent_of(repository, folder)
-            && fs::symlink_metadata(full_path(repository, folder)).is_ok_and(|metadata| metadata.is_dir());
+            && repository.boundary.metadata(&full_path(repository, folder)).is_ok_and(|metadata| metadata.is_dir());
         self.0.insert(folder.to_vec(), real);
         real
     }

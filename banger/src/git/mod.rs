@@ -16,10 +16,12 @@
 //! Repositories are read, never written, and nothing they configure is executed. All gix types
 //! stay inside this module; what gix cannot do is asked of the `git` binary in `command`.
 
+mod boundary;
 mod branch;
 mod command;
 mod config;
 mod discover;
+mod dot_git;
 mod error;
 mod excludes;
 mod fingerprint;
@@ -33,6 +35,7 @@ mod index;
 mod list;
 mod names;
 mod objects;
+mod outside;
 mod ownership;
 mod path;
 mod pattern;
@@ -42,14 +45,16 @@ mod shallow;
 mod state;
 mod walk;
 
+pub use boundary::Boundary;
 pub use discover::{Identity, Workspace};
 pub use error::GitError;
 pub use fingerprint::Fingerprint;
 pub use guest_index::{GuestIndex, GuestStat};
 pub use host::Host;
-pub use list::{Entry, EntryKind, Listing, Warning, list};
+pub use list::{Entry, EntryKind, Listing, Warning, list, outside};
 pub use names::{is_git_dir_name, names_git_dir};
 pub use objects::ObjectFile;
+pub use outside::{Outside, OutsidePolicy};
 pub use path::RelPath;
 pub use repository::Repository;
 pub use shallow::{Sent, Shallow};

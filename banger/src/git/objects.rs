@@ -1,12 +1,11 @@
 //! The files that hold a repository's objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::state::read_capped;
 use super::walk::is_absence;
 use super::{GitError, Repository, Result};
 
@@ -32,7 +31,7 @@ impl Repository {
         let mut files = Vec::new();
         let mut known = BTreeSet::new();
         for folder in &folders {
-            add_packs(folder, &mut known, &mut files)?;
+            self.add_packs(folder, &mut known, &mut files)?;
         }
         for folder in &folders {
             self.add_loose(folder, &mut known, &mut files)?;
@@ -43,17 +42,23 @@ impl Repository {
     /// The repository's own object folder, then its alternates, each once.
     pub(crate) fn object_folders(&self) -> Result<Vec<PathBuf>> {
         let mut folders: Vec<PathBuf> = Vec::new();
-        let mut pending = vec![self.common_dir.join("objects")];
+        let mut pending: Vec<_> = self.boundary.real(&self.common_dir.join("objects"))?.into_iter().collect();
         while let Some(folder) = pending.pop() {
-            // git passes over an alternate that is gone, and so over cycles.
-            let Ok(folder) = fs::canonicalize(folder) else { continue };
             if folders.contains(&folder) {
                 continue;
             }
-            let listed = read_capped(&folder.join("info/alternates"), 1 << 20)?.unwrap_or_default();
+            let list = folder.join("info/alternates");
+            let listed = self.boundary.read(&list, 1 << 20)?.map(|content| content.bytes).unwrap_or_default();
             let lines = listed.split(|byte| *byte == b'\n');
-            let named = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"));
-            pending.extend(named.filter_map(|line| Some(folder.join(alternate_path(line)?))));
+            for line in lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")) {
+                let named = alternate_path(line).map(|path| folder.join(path));
+                // git passes over an alternate that is gone, and so over cycles.
+                let Some(alternate) = named.and_then(|path| fs::canonicalize(path).ok()) else { continue };
+                if !self.boundary.is_inside(&alternate) {
+                    self.boundary.admit(self.boundary.name(&list), &alternate)?;
+                }
+                pending.push(alternate);
+            }
             folders.push(folder);
         }
         Ok(folders)
@@ -64,13 +69,51 @@ impl Repository {
         let rest = self.format.object_hash.len_in_hex() - 2;
         for first in 0..=u8::MAX {
             let first = format!("{first:02x}");
-            for (name, path) in children(&folder.join(&first))? {
+            for (name, path) in self.names(&folder.join(&first))? {
                 if is_hex(&name, rest) {
-                    add(format!("{first}/{name}"), path, known, files)?;
+                    self.add(format!("{first}/{name}"), &path, known, files)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn add_packs(&self, folder: &Path, known: &mut BTreeSet<String>, files: &mut Vec<ObjectFile>) -> Result<()> {
+        let names = self.names(&folder.join("pack"))?;
+        for index in names.keys() {
+            let Some(stem) = index.strip_suffix(".idx") else { continue };
+            let is_pack = stem.strip_prefix("pack-").is_some_and(|hash| is_hex(hash, hash.len().max(40)));
+            if !is_pack || !names.contains_key(&format!("{stem}.pack")) {
+                continue;
+            }
+            for suffix in [".promisor", ".pack", ".idx"] {
+                let name = format!("{stem}{suffix}");
+                if let Some(path) = names.get(&name) {
+                    self.add(format!("pack/{name}"), path, known, files)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&self, name: String, path: &Path, known: &mut BTreeSet<String>, files: &mut Vec<ObjectFile>) -> Result<()> {
+        let Some(path) = self.boundary.real(path)? else { return Ok(()) };
+        let size = match self.boundary.metadata(&path) {
+            Ok(metadata) if metadata.is_file() => metadata.len(),
+            Ok(_) => return Ok(()),
+            Err(error) if is_absence(&error) => return Ok(()),
+            Err(error) => return Err(GitError::io("look at", path, error)),
+        };
+        if known.insert(name.clone()) {
+            files.push(ObjectFile { name, path, size });
+        }
+        Ok(())
+    }
+
+    /// Names (those that are not UTF-8 are not git's) and paths of a folder, which may be absent.
+    fn names(&self, folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+        let children = self.boundary.children(folder)?;
+        Ok(children.into_iter().filter_map(|child| Some((String::from_utf8(child.name).ok()?, child.path))).collect())
     }
 }
 
@@ -81,57 +124,6 @@ fn alternate_path(line: &[u8]) -> Option<PathBuf> {
         return Some(PathBuf::from(OsStr::from_bytes(&path)));
     }
     Some(PathBuf::from(OsStr::from_bytes(line)))
-}
-
-fn add_packs(folder: &Path, known: &mut BTreeSet<String>, files: &mut Vec<ObjectFile>) -> Result<()> {
-    let folder = folder.join("pack");
-    let names: BTreeSet<String> = children(&folder)?.into_iter().map(|(name, _)| name).collect();
-    for index in &names {
-        let Some(stem) = index.strip_suffix(".idx") else { continue };
-        let is_pack = stem.strip_prefix("pack-").is_some_and(|hash| is_hex(hash, hash.len().max(40)));
-        if !is_pack || !names.contains(&format!("{stem}.pack")) {
-            continue;
-        }
-        for suffix in [".promisor", ".pack", ".idx"] {
-            let name = format!("{stem}{suffix}");
-            if names.contains(&name) {
-                add(format!("pack/{name}"), folder.join(&name), known, files)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn add(name: String, path: PathBuf, known: &mut BTreeSet<String>, files: &mut Vec<ObjectFile>) -> Result<()> {
-    let size = match fs::metadata(&path) {
-        Ok(metadata) if metadata.is_file() => metadata.len(),
-        Ok(_) => return Ok(()),
-        Err(error) if is_absence(&error) => return Ok(()),
-        Err(error) => return Err(GitError::io("look at", path, error)),
-    };
-    if known.insert(name.clone()) {
-        files.push(ObjectFile { name, path, size });
-    }
-    Ok(())
-}
-
-/// Names (those that are not UTF-8 are not git's) and paths of a folder, which may be absent.
-fn children(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let failed = |error| GitError::io("list", folder, error);
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if is_absence(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut children = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        if let Ok(name) = entry.file_name().into_string() {
-            children.push((name, entry.path()));
-        }
-    }
-    children.sort_unstable();
-    Ok(children)
 }
 
 fn is_hex(name: &str, length: usize) -> bool {

@@ -2,14 +2,11 @@
 //! reftables are asked of `git`.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::state::read_capped;
-use super::walk::is_absence;
-use super::{GitError, Repository, Result};
+use nix::dir::Type;
+
+use super::{Boundary, GitError, Repository, Result};
 
 /// Full name to value: an object id in hexadecimal, or `ref: <name>`.
 pub(crate) type Refs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -35,25 +32,25 @@ impl Repository {
 
     fn ref_store_of_files(&self) -> Result<RefStore> {
         let mut refs = self.packed_refs()?;
-        add_loose(&self.common_dir, "refs", &mut refs)?;
+        add_loose(&self.boundary, &self.common_dir, "refs", &mut refs)?;
         if self.common_dir != self.git_dir {
             refs.retain(|name, _| !PRIVATE.iter().any(|folder| is_below(name, folder)));
             for folder in PRIVATE {
-                add_loose(&self.git_dir, folder, &mut refs)?;
+                add_loose(&self.boundary, &self.git_dir, folder, &mut refs)?;
             }
         }
         let path = self.git_dir.join("HEAD");
-        let head = read_ref(&path).map_err(|error| GitError::io("read", &path, error))?;
+        let head = read_ref(&self.boundary, &path)?;
         let mut head = head.ok_or_else(|| GitError::malformed("HEAD", path, "it names neither a ref nor an object"))?;
         head.push(b'\n');
         Ok(RefStore { head, refs, pseudo: Refs::new() })
     }
 
     fn packed_refs(&self) -> Result<Refs> {
-        let Some(content) = read_capped(&self.common_dir.join("packed-refs"), 1 << 30)? else {
+        let Some(content) = self.boundary.read(&self.common_dir.join("packed-refs"), 1 << 30)? else {
             return Ok(Refs::new());
         };
-        let lines = content.split(|byte| *byte == b'\n');
+        let lines = content.bytes.split(|byte| *byte == b'\n');
         Ok(lines
             .filter_map(|line| {
                 let space = line.iter().position(|byte| *byte == b' ')?;
@@ -90,29 +87,24 @@ impl Repository {
 }
 
 /// Adds the refs below `base/folder`; they win over packed ones of the same name.
-fn add_loose(base: &Path, folder: &str, refs: &mut Refs) -> Result<()> {
+fn add_loose(boundary: &Boundary, base: &Path, folder: &str, refs: &mut Refs) -> Result<()> {
     let mut pending = vec![(base.join(folder), folder.as_bytes().to_vec(), 0)];
     while let Some((path, name, depth)) = pending.pop() {
-        let children = match fs::read_dir(&path) {
-            Ok(children) => children,
-            Err(error) if is_absence(&error) => continue,
-            Err(error) => return Err(GitError::io("list", path, error)),
-        };
-        for child in children {
-            let child = child.map_err(|error| GitError::io("list", &path, error))?;
-            let name = [&name, &b"/"[..], child.file_name().as_bytes()].concat();
-            let path = child.path();
-            if path.is_dir() {
+        for child in boundary.children(&path)? {
+            let name = [&name, &b"/"[..], &child.name].concat();
+            // A link to a folder is followed, one to a file may be a symbolic reference.
+            let is_dir = match child.kind {
+                Some(Type::Symlink) => link_to_ref(boundary, &child.path).is_none() && boundary.is_dir(&child.path)?,
+                kind => kind == Some(Type::Directory),
+            };
+            if is_dir {
                 if depth < MAX_DEPTH {
-                    pending.push((path, name, depth + 1));
+                    pending.push((child.path, name, depth + 1));
                 }
             } else if is_name(&name) {
-                match read_ref(&path) {
-                    Ok(Some(value)) => drop(refs.insert(name, value)),
-                    // Empty after a crash, or being deleted right now: git passes over it as well.
-                    Ok(None) => {}
-                    Err(error) if is_absence(&error) => {}
-                    Err(error) => return Err(GitError::io("read", path, error)),
+                // Empty after a crash, or being deleted right now: git passes over it as well.
+                if let Some(value) = read_ref(boundary, &child.path)? {
+                    refs.insert(name, value);
                 }
             }
         }
@@ -120,17 +112,15 @@ fn add_loose(base: &Path, folder: &str, refs: &mut Refs) -> Result<()> {
     Ok(())
 }
 
-/// The value of a ref file; `None` if it is not one. A symbolic link is the old form of `ref: `.
-fn read_ref(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    if let Ok(target) = fs::read_link(path) {
-        let target = target.into_os_string().into_vec();
-        return Ok(is_name(&target).then(|| [b"ref: ", &target[..]].concat()));
+/// The value of a ref file; `None` if it is not one.
+fn read_ref(boundary: &Boundary, path: &Path) -> Result<Option<Vec<u8>>> {
+    if let Some(target) = link_to_ref(boundary, path) {
+        return Ok(Some([b"ref: ", &target[..]].concat()));
     }
-    let content = match read_capped(path, 64 << 10) {
-        Ok(Some(content)) => content,
-        Ok(None) => return Err(io::ErrorKind::NotFound.into()),
-        Err(GitError::Io { source, .. }) => return Err(source),
-        Err(_) => return Ok(None),
+    let content = match boundary.read(path, 64 << 10) {
+        Ok(Some(content)) => content.bytes,
+        Ok(None) | Err(GitError::TooLarge { .. }) => return Ok(None),
+        Err(error) => return Err(error),
     };
     let line = content.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     Ok(match line.strip_prefix(b"ref:") {
@@ -140,6 +130,11 @@ fn read_ref(path: &Path) -> io::Result<Option<Vec<u8>>> {
         }
         None => is_id(line).then(|| line.to_vec()),
     })
+}
+
+/// A symbolic link that names a reference is the old form of `ref: `: its target. It is not followed.
+pub(crate) fn link_to_ref(boundary: &Boundary, path: &Path) -> Option<Vec<u8>> {
+    boundary.read_link(path).ok().filter(|target| is_name(target))
 }
 
 fn is_id(value: &[u8]) -> bool {

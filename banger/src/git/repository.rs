@@ -2,14 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gix::config::File;
 
-use super::{GitError, Host, RelPath, Result, config, ownership};
+use super::dot_git::common_dir;
+use super::{Boundary, GitError, Host, RelPath, Result, config, ownership};
 
 /// A repository with a worktree: the workspace's own, a populated submodule or an embedded one.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub struct Repository {
     pub common_dir: PathBuf,
     pub(crate) format: Format,
     pub(crate) host: Arc<Host>,
+    pub(crate) boundary: Arc<Boundary>,
 }
 
 /// What `extensions.*` say about how the repository is stored.
@@ -34,41 +35,34 @@ pub(crate) struct Format {
     pub(crate) worktree_config: bool,
 }
 
-/// What is found at `<folder>/.git`.
-pub(crate) enum DotGit {
-    /// Nothing that makes the folder a worktree.
-    Absent,
-    /// A git folder, and the `.git` file that named it if there is one.
-    Found { git_dir: PathBuf, file: Option<PathBuf> },
-    /// A `.git` file that leads nowhere.
-    Broken(GitError),
-}
-
 impl Repository {
     /// Whether its objects are named by SHA-256 rather than SHA-1.
     pub fn is_sha256(&self) -> bool {
         self.format.object_hash == gix::hash::Kind::Sha256
     }
 
-    /// Opens the repository that [`probe`] found at `folder`, whose place in the workspace is `path`.
+    /// What opens its files.
+    pub fn boundary(&self) -> &Arc<Boundary> {
+        &self.boundary
+    }
+
+    /// Opens the repository that [`super::dot_git::probe`] found at `folder`, whose place in the workspace is `path`.
     pub(crate) fn open(
         folder: &Path,
         git_dir: PathBuf,
         file: Option<&Path>,
         path: RelPath,
         host: Arc<Host>,
+        boundary: Arc<Boundary>,
     ) -> Result<Self> {
-        ownership::check(
-            &host,
-            folder,
-            &[Some(folder), file, Some(&git_dir)].into_iter().flatten().collect::<Vec<_>>(),
-        )?;
-        let common_dir = common_dir(&git_dir)?;
-        let local = config::single(&common_dir.join("config"))?;
+        let common_dir = common_dir(&boundary, &git_dir)?;
+        let paths = [Some(folder), file, Some(&git_dir), Some(&common_dir)];
+        ownership::check(&host, folder, &paths.into_iter().flatten().collect::<Vec<_>>())?;
+        let local = config::single(&boundary, &common_dir.join("config"))?;
         let format = Format::read(&local, &git_dir)?;
-        check_worktree(folder, &git_dir, &common_dir, &local, format)?;
+        check_worktree(&boundary, folder, &git_dir, &common_dir, &local, format)?;
         let worktree = folder.to_owned();
-        Ok(Self { path, worktree, git_dir, common_dir, format, host })
+        Ok(Self { path, worktree, git_dir, common_dir, format, host, boundary })
     }
 }
 
@@ -109,74 +103,20 @@ impl Format {
     }
 }
 
-/// Looks at `<folder>/.git` as git does: a git folder, or a file that names one.
-pub(crate) fn probe(folder: &Path) -> DotGit {
-    let dot_git = folder.join(".git");
-    match fs::metadata(&dot_git) {
-        Ok(metadata) if metadata.is_dir() => {
-            if is_git_dir(&dot_git) {
-                let git_dir = fs::canonicalize(&dot_git).unwrap_or(dot_git);
-                return DotGit::Found { git_dir, file: None };
-            }
-            DotGit::Absent
-        }
-        Ok(metadata) if metadata.is_file() => match follow_git_file(&dot_git) {
-            Ok(git_dir) => DotGit::Found { git_dir, file: Some(dot_git) },
-            Err(error) => DotGit::Broken(error),
-        },
-        _ => DotGit::Absent,
-    }
-}
-
-/// A folder with a valid `HEAD`, objects and refs.
-pub(crate) fn is_git_dir(dir: &Path) -> bool {
-    let Ok(common) = common_dir(dir) else { return false };
-    has_valid_head(dir) && common.join("objects").is_dir() && common.join("refs").is_dir()
-}
-
-fn has_valid_head(dir: &Path) -> bool {
-    let head = dir.join("HEAD");
-    if let Ok(target) = fs::read_link(&head) {
-        return target.starts_with("refs");
-    }
-    let Ok(content) = read_small(&head) else { return false };
-    match content.strip_prefix(b"ref:") {
-        Some(target) => target.trim_ascii().starts_with(b"refs/"),
-        None => content.trim_ascii().len() >= 40 && content[..40].iter().all(u8::is_ascii_hexdigit),
-    }
-}
-
-fn follow_git_file(file: &Path) -> Result<PathBuf> {
-    let broken = |reason: &str| GitError::BrokenGitFile { path: file.to_owned(), reason: reason.to_owned() };
-    let content = read_small(file).map_err(|error| GitError::io("read", file, error))?;
-    let target = content.strip_prefix(b"gitdir: ").ok_or_else(|| broken("it has no `gitdir: ` line"))?;
-    let target = Path::new(OsStr::from_bytes(target.trim_ascii_end()));
-    let git_dir = file.parent().unwrap_or(Path::new("/")).join(target);
-    let git_dir = fs::canonicalize(&git_dir).map_err(|error| broken(&format!("`{}`: {error}", git_dir.display())))?;
-    if is_git_dir(&git_dir) {
-        Ok(git_dir)
-    } else {
-        Err(broken(&format!("`{}` is not a git folder", git_dir.display())))
-    }
-}
-
-fn common_dir(git_dir: &Path) -> Result<PathBuf> {
-    let file = git_dir.join("commondir");
-    match read_small(&file) {
-        Ok(content) => {
-            let common = git_dir.join(OsStr::from_bytes(content.trim_ascii_end()));
-            fs::canonicalize(&common).map_err(|error| GitError::io("find", common, error))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(git_dir.to_owned()),
-        Err(error) => Err(GitError::io("read", file, error)),
-    }
-}
-
 /// Makes sure that `folder`, in which `.git` is, is the worktree. `core.worktree` may say the same in
 /// other words, as it does in submodules. A linked worktree does not heed the shared configuration.
-fn check_worktree(folder: &Path, git_dir: &Path, common_dir: &Path, local: &File, format: Format) -> Result<()> {
-    let private =
-        if format.worktree_config { config::single(&git_dir.join("config.worktree"))? } else { File::default() };
+fn check_worktree(
+    boundary: &Boundary,
+    folder: &Path,
+    git_dir: &Path,
+    common_dir: &Path,
+    local: &File,
+    format: Format,
+) -> Result<()> {
+    let private = match format.worktree_config {
+        true => config::single(boundary, &git_dir.join("config.worktree"))?,
+        false => File::default(),
+    };
     let shared = (common_dir == git_dir).then_some(local);
     let sources = || [Some(&private), shared].into_iter().flatten();
     if let Some(worktree) = sources().find_map(|config| config.string("core.worktree")) {
@@ -191,11 +131,4 @@ fn check_worktree(folder: &Path, git_dir: &Path, common_dir: &Path, local: &File
         Some(true) => Err(GitError::Bare { git_dir: git_dir.to_owned() }),
         _ => Ok(()),
     }
-}
-
-/// Reads a file that git keeps short.
-fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(64 << 10).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

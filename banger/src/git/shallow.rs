@@ -64,6 +64,8 @@ impl Repository {
     /// # Errors
     /// As [`Repository::state`], and if `git` is missing or fails, or the pack cannot be written.
     pub fn shallow(&self, before: Sent, folder: &Path) -> Result<Shallow> {
+        // Not only the folders, which are checked whenever git runs: no file may lead outside.
+        self.object_files()?;
         let mut state = self.state()?;
         state.files.retain(|file| STATE.iter().any(|name| file.path == name.as_bytes()));
         let head = self.resolve(&state);

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::dir::Type;
+
+use super::boundary::Content;
 use super::refs::RefStore;
 use super::walk::is_absence;
-use super::{GitError, Repository, Result};
+use super::{Boundary, GitError, Repository, Result};
 
 /// `HEAD`, refs and in-progress state, as files of an ordinary `.git` folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,8 +88,8 @@ impl Repository {
             })
             .collect();
         for (path, name) in self.state_paths()? {
-            if let Some(file) = read_state_file(&path, name)? {
-                files.push(file);
+            if let Some(Content { bytes, metadata }) = self.boundary.read(&path, LIMIT)? {
+                files.push(StateFile { path: name, bytes, mode: metadata.mode() & 0o777 });
             }
         }
         files.sort_unstable();
@@ -101,29 +103,23 @@ impl Repository {
         let common = COMMON.iter().map(|name| (self.common_dir.join(name), name.as_bytes().to_vec()));
         let mut paths: Vec<_> = private.chain(common).collect();
         for folder in FOLDERS {
-            add_folder(&self.git_dir.join(folder), folder, &mut paths)?;
+            add_folder(&self.boundary, &self.git_dir.join(folder), folder, &mut paths)?;
         }
         Ok(paths)
     }
 }
 
-fn add_folder(folder: &Path, name: &str, paths: &mut Vec<(PathBuf, Vec<u8>)>) -> Result<()> {
+/// Links and special files below are none of git's making, and left out.
+fn add_folder(boundary: &Boundary, folder: &Path, name: &str, paths: &mut Vec<(PathBuf, Vec<u8>)>) -> Result<()> {
     let mut pending = vec![(folder.to_owned(), name.as_bytes().to_vec())];
     let limit = paths.len() + MAX_FILES;
     while let Some((folder, prefix)) = pending.pop() {
-        let children = match fs::read_dir(&folder) {
-            Ok(children) => children,
-            Err(error) if is_absence(&error) => continue,
-            Err(error) => return Err(GitError::io("list", folder, error)),
-        };
-        for child in children {
-            let child = child.map_err(|error| GitError::io("list", &folder, error))?;
-            let kind = child.file_type().map_err(|error| GitError::io("look at", child.path(), error))?;
-            let name = [&prefix, &b"/"[..], child.file_name().as_bytes()].concat();
-            if kind.is_dir() {
-                pending.push((child.path(), name));
-            } else if kind.is_file() && !name.ends_with(b".lock") {
-                paths.push((child.path(), name));
+        for child in boundary.children(&folder)? {
+            let name = [&prefix, &b"/"[..], &child.name].concat();
+            match child.kind {
+                Some(Type::Directory) => pending.push((child.path, name)),
+                Some(Type::File) if !name.ends_with(b".lock") => paths.push((child.path, name)),
+                _ => {}
             }
             if paths.len() + pending.len() > limit {
                 return Err(GitError::malformed("the state", folder, "it has too many files"));
@@ -133,16 +129,7 @@ fn add_folder(folder: &Path, name: &str, paths: &mut Vec<(PathBuf, Vec<u8>)>) ->
     Ok(())
 }
 
-/// `None` for what is absent, and for links and special files, which git does not make here.
-fn read_state_file(path: &Path, name: Vec<u8>) -> Result<Option<StateFile>> {
-    let mode = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_file() => metadata.mode() & 0o777,
-        _ => return Ok(None),
-    };
-    Ok(read_capped(path, LIMIT)?.map(|bytes| StateFile { path: name, bytes, mode }))
-}
-
-/// Reads a regular file of at most `limit` bytes; `None` if there is none.
+/// Reads a file of the user's own, regular and of at most `limit` bytes; `None` if there is none.
 pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let failed = |error| GitError::io("read", path, error);
     let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();

@@ -11,9 +11,9 @@ use gix::index::State;
 use gix::index::entry::Mode;
 use ignore::{DirEntry, ParallelVisitor, ParallelVisitorBuilder, WalkBuilder, WalkState};
 
+use super::dot_git::{DotGit, probe};
 use super::excludes::Excludes;
 use super::list::{Entry, EntryKind, Warning, nanoseconds};
-use super::repository::{DotGit, probe};
 use super::{GitError, RelPath, Repository};
 
 /// What a walk has found; paths are relative to the workspace root.
@@ -99,7 +99,8 @@ impl<'a> Tracked<'a> {
     }
 }
 
-/// Walks the worktree of `repository` with all cores.
+/// Walks the worktree of `repository` with all cores, by paths: what is found in a directory that was replaced by a link
+/// meanwhile is listed, and not read. Only [`super::Boundary`] opens files.
 pub(crate) fn walk(repository: &Repository, tracked: &Tracked<'_>, excludes: &Excludes) -> Found {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
     let found = Mutex::new(Found::default());
@@ -239,7 +240,7 @@ impl Found {
     /// A folder that the index says is a submodule.
     pub(crate) fn submodule(&mut self, repository: &Repository, path: &[u8]) {
         let full = repository.path.join(path);
-        match probe(&full_path(repository, path)) {
+        match probe(&repository.boundary, &full_path(repository, path)) {
             DotGit::Found { git_dir, file } => self.nested.push(Nested { path: full, git_dir, file }),
             DotGit::Absent => self.submodule_folders.push(full),
             DotGit::Broken(error) => {
@@ -251,9 +252,13 @@ impl Found {
 
     /// A folder of which nothing is tracked: true if it is an ordinary one, to be walked.
     fn untracked_folder(&mut self, repository: &Repository, path: &[u8]) -> bool {
-        match probe(&full_path(repository, path)) {
+        match probe(&repository.boundary, &full_path(repository, path)) {
             DotGit::Found { git_dir, file } => {
                 self.nested.push(Nested { path: repository.path.join(path), git_dir, file });
+                false
+            }
+            DotGit::Broken(error @ GitError::Outside(_)) => {
+                self.warnings.push(Warning { path: repository.path.join(path), error });
                 false
             }
             DotGit::Absent | DotGit::Broken(_) => true,

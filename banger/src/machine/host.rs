@@ -1,8 +1,12 @@
 //! What this machine has, and the user's side of git.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use super::Wanted;
+use crate::config::TrustStore;
 use crate::error::{CommandError, ErrorKind};
-use crate::git::Host;
+use crate::git::{Host, OutsidePolicy};
 use crate::paths::{Paths, search_path};
 use crate::units;
 
@@ -11,7 +15,9 @@ const DEFAULT_MEMORY: u64 = 4096;
 
 /// The user's side of git.
 pub fn git_host(paths: &Paths) -> Host {
+    let trust = TrustStore::new(&paths.data);
     Host {
+        outside: OutsidePolicy::Trusted(Arc::new(move |root: &Path| trust.outside(root))),
         home: paths.home.clone(),
         xdg_config_home: std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(Into::into),
         system_config: Some("/etc/gitconfig".into()),

@@ -111,7 +111,7 @@ impl<'a> Engine<'a> {
 
     pub(super) fn record(&self, entry: &Entry, mtime_ns: i64) -> (Record, Source) {
         let kind = kind(entry);
-        let source = Source::of(entry, &self.workspace.root);
+        let source = Source::of(entry, &self.workspace.root, &self.listed.boundary);
         let kind = RecordKind::Content(kind);
         (Record { path: entry.path.as_bytes().to_vec(), kind, mtime_ns, size: entry.size }, source)
     }

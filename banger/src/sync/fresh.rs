@@ -79,7 +79,7 @@ impl Engine<'_> {
         let mut bytes = 0;
         for (path, object) in snapshot.objects() {
             let record = plain(path, RecordKind::Object, object.size);
-            source::send(out, record, &Source::File(object.path.clone()))?;
+            source::send(out, record, &snapshot.object_source(object))?;
             bytes += object.size;
         }
         for (path, kind, content) in snapshot.files() {

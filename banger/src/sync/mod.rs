@@ -18,6 +18,7 @@ mod source;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ pub use self::error::{SyncError, Things};
 use self::source::Source;
 use crate::config::History;
 use crate::file::create_private;
-use crate::git::{self, Listing, Workspace};
+use crate::git::{self, Boundary, Listing, Workspace};
 use crate::site::Site;
 
 /// How often a sync starts again because files changed under it.
@@ -65,6 +66,7 @@ pub struct Listed {
     listed_ns: i64,
     took: Duration,
     apart: Vec<PathBuf>,
+    boundary: Arc<Boundary>,
 }
 
 impl Listed {
@@ -80,7 +82,8 @@ impl Listed {
             let prefix = [folder.as_os_str().as_encoded_bytes(), b"/"].concat();
             listing.entries.retain(|entry| !entry.path.as_bytes().starts_with(&prefix));
         }
-        Ok(Listed { listed_ns, listing, took: start.elapsed(), apart: apart.to_vec() })
+        let boundary = workspace.repository.boundary().clone();
+        Ok(Listed { listed_ns, listing, took: start.elapsed(), apart: apart.to_vec(), boundary })
     }
 
     /// How many files and links travel.
@@ -98,7 +101,7 @@ impl Listed {
         for entry in self.listing.entries.iter().filter(|entry| wanted(entry.path.as_bytes())) {
             let path = entry.path.as_bytes();
             hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
-            match source::digest(&Source::of(entry, root)) {
+            match source::digest(&Source::of(entry, root, &self.boundary)) {
                 Ok(digest) => _ = hasher.update(&digest),
                 // It does not travel.
                 Err(SyncError::Closed(_) | SyncError::Changed(_)) => {}

@@ -112,6 +112,14 @@ impl<'a> Snapshot<'a> {
         self.objects.iter().map(|object| ([&self.git[..], b"/objects/", object.name.as_bytes()].concat(), object))
     }
 
+    /// Where the content of an object's file is: in the repository, or in a pack made for this guest.
+    pub(super) fn object_source(&self, object: &ObjectFile) -> Source {
+        match self.sent {
+            Some(_) => Source::Pack(object.path.clone()),
+            None => Source::File(object.path.clone(), self.repository.boundary().clone()),
+        }
+    }
+
     /// The path of the index in the guest.
     pub(super) fn index_path(&self) -> Vec<u8> {
         [&self.git[..], b"/index"].concat()
@@ -158,7 +166,7 @@ impl<'a> Snapshot<'a> {
         for (path, object) in self.objects() {
             if everything || !base.objects.contains(&object.name) {
                 let change = Change::Object { size: object.size };
-                plan.push((Item { path, change }, Source::File(object.path.clone())));
+                plan.push((Item { path, change }, self.object_source(object)));
             }
         }
         let mut gone: BTreeSet<_> = base.files.keys().cloned().collect();

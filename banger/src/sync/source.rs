@@ -1,25 +1,27 @@
 //! Where the content of a plan's item comes from, and sending it.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use banger_agent::protocol::sync::{Digest, Record};
 use nix::libc;
 
 use super::SyncError;
 use crate::agent::DataWriter;
-use crate::git::{Entry, EntryKind};
+use crate::git::{Boundary, Entry, EntryKind};
 
 /// Where content comes from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// A file of the host.
-    File(PathBuf),
-    /// The target of a link of the host.
-    Link(PathBuf),
+    /// A file of the workspace, or of git's objects.
+    File(PathBuf, Arc<Boundary>),
+    /// The target of a link of the workspace.
+    Link(PathBuf, Arc<Boundary>),
+    /// A file of banger's own.
+    Pack(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
     /// The index of the repository whose `.git` this is: built when all else about the sync is known.
@@ -30,20 +32,24 @@ pub(super) enum Source {
 
 impl Source {
     /// What is listed of the workspace at `root`.
-    pub(super) fn of(entry: &Entry, root: &Path) -> Source {
-        let path = entry.path.under(root);
+    pub(super) fn of(entry: &Entry, root: &Path, boundary: &Arc<Boundary>) -> Source {
+        let (path, boundary) = (entry.path.under(root), boundary.clone());
         match entry.kind {
-            EntryKind::File => Source::File(path),
-            EntryKind::Symlink => Source::Link(path),
+            EntryKind::File => Source::File(path, boundary),
+            EntryKind::Symlink => Source::Link(path, boundary),
         }
     }
-}
 
-/// Opens a regular file, whatever has become of it meanwhile: no link is followed, no FIFO waited for.
-fn open(path: &Path) -> Result<File, SyncError> {
-    let mut options = File::options();
-    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY);
-    options.open(path).map_err(unread(path))
+    /// Opens a regular file, whatever has become of it meanwhile: no link is followed, at the end or on the way,
+    /// and no FIFO waited for. None for what is no file.
+    fn open(&self) -> Result<Option<(File, &Path)>, SyncError> {
+        let (path, file) = match self {
+            Source::File(path, boundary) => (path, boundary.open_file(path)),
+            Source::Pack(path) => (path, File::open(path)),
+            _ => return Ok(None),
+        };
+        Ok(Some((file.map_err(unread(path))?, path)))
+    }
 }
 
 /// The digest of a host's file or link.
@@ -51,27 +57,21 @@ fn open(path: &Path) -> Result<File, SyncError> {
 /// # Errors
 /// [`SyncError::Changed`] if it is gone.
 pub(super) fn digest(source: &Source) -> Result<Digest, SyncError> {
-    Ok(match source {
-        Source::File(path) => {
-            let mut file = open(path)?;
-            let mut hasher = blake3::Hasher::new();
-            let mut buffer = vec![0; 256 << 10];
-            loop {
-                match file.read(&mut buffer).map_err(unread(path))? {
-                    0 => break *hasher.finalize().as_bytes(),
-                    count => hasher.update(&buffer[..count]),
-                };
-            }
+    if let Some((mut file, path)) = source.open()? {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).map_err(unread(path))? {
+                0 => return Ok(*hasher.finalize().as_bytes()),
+                count => hasher.update(&buffer[..count]),
+            };
         }
-        Source::Link(path) => *blake3::hash(&target(path)?).as_bytes(),
+    }
+    Ok(match source {
+        Source::Link(path, boundary) => *blake3::hash(&boundary.read_link(path).map_err(unread(path))?).as_bytes(),
         Source::Bytes(bytes) => *blake3::hash(bytes).as_bytes(),
-        Source::Index(_) | Source::None => [0; 32],
+        Source::File(..) | Source::Pack(_) | Source::Index(_) | Source::None => [0; 32],
     })
-}
-
-fn target(path: &Path) -> Result<Vec<u8>, SyncError> {
-    let target = fs::read_link(path).map_err(unread(path))?;
-    Ok(target.as_os_str().as_bytes().to_vec())
 }
 
 /// Why a file, which was there a moment ago, cannot be read.
@@ -79,7 +79,9 @@ fn unread(path: &Path) -> impl Fn(io::Error) -> SyncError {
     move |error| {
         let named = || io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL) => SyncError::Changed(path.to_owned()),
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL | libc::ENXIO) => {
+                SyncError::Changed(path.to_owned())
+            }
             Some(libc::EACCES | libc::EPERM) => SyncError::Closed(named()),
             _ => SyncError::Host(named()),
         }
@@ -168,23 +170,24 @@ impl Content<'_> {
 /// # Errors
 /// [`SyncError::Changed`] if a file is gone, or becomes shorter while it is read.
 pub(super) fn send(out: &mut dyn Sink, mut record: Record, source: &Source) -> Result<Sent, SyncError> {
+    if let Some((mut file, path)) = source.open()? {
+        record.size = file.metadata().map_err(unread(path))?.len();
+        let soon = Known::Soon(Box::default());
+        let mut content = Content { bytes: &mut file, left: record.size, digest: soon, path };
+        out.put(&record, &mut content)?;
+        let digest = content.digest();
+        return Ok(Sent { digest, size: record.size, stat: Some(file.metadata().map_err(unread(path))?) });
+    }
     match source {
-        Source::File(path) => {
-            let mut file = open(path)?;
-            record.size = file.metadata().map_err(unread(path))?.len();
-            let soon = Known::Soon(Box::default());
-            let mut content = Content { bytes: &mut file, left: record.size, digest: soon, path };
-            out.put(&record, &mut content)?;
-            let digest = content.digest();
-            Ok(Sent { digest, size: record.size, stat: Some(file.metadata().map_err(unread(path))?) })
-        }
-        Source::Link(path) => {
-            let target = target(path)?;
+        Source::Link(path, boundary) => {
+            let target = boundary.read_link(path).map_err(unread(path))?;
             let sent = send_as(out, record, &target, *blake3::hash(&target).as_bytes())?;
-            Ok(Sent { stat: fs::symlink_metadata(path).ok(), ..sent })
+            Ok(Sent { stat: boundary.metadata(path).ok(), ..sent })
         }
         Source::Bytes(bytes) => send_as(out, record, bytes, *blake3::hash(bytes).as_bytes()),
-        Source::Index(_) | Source::None => Ok(Sent { digest: [0; 32], size: 0, stat: None }),
+        Source::File(..) | Source::Pack(_) | Source::Index(_) | Source::None => {
+            Ok(Sent { digest: [0; 32], size: 0, stat: None })
+        }
     }
 }
 
@@ -221,19 +224,32 @@ impl Sink for DataWriter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::git::Host;
 
     #[test]
     fn a_file_that_is_not_what_it_was_has_changed() {
         let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        fs::write(path("file"), "").unwrap();
-        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        let boundary = Arc::new(Boundary::new(&folder, &Host::default()));
+        let path = |name: &str| folder.join(name);
+        std::fs::write(path("file"), "").unwrap();
+        std::fs::create_dir(path("real")).unwrap();
+        std::fs::write(path("real/file"), "").unwrap();
+        for (target, name) in [("file", "link"), ("real", "swapped")] {
+            std::os::unix::fs::symlink(target, path(name)).unwrap();
+        }
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = |name: &str| Source::File(path(name), boundary.clone());
+        let link = |name: &str| Source::Link(path(name), boundary.clone());
         for source in [
-            Source::File(path("gone")),
-            Source::File(path("file/below")),
-            Source::File(path("link")),
-            Source::Link(path("gone")),
-            Source::Link(path("file")),
+            file("gone"),
+            file("file/below"),
+            file("link"),
+            file("swapped/file"),
+            file("fifo"),
+            link("gone"),
+            link("file"),
+            link("swapped/file"),
         ] {
             let outcome = digest(&source);
             assert!(matches!(outcome, Err(SyncError::Changed(_))), "{source:?}: {outcome:?}");

@@ -12,7 +12,7 @@ fn an_empty_repository_has_no_files() {
 fn ignore_rules_of_every_source_and_form() {
     let fixture = Fixture::new();
     fs::write(fixture.home().join("excludes"), "*.user\n").unwrap();
-    fixture.git(&["config", "core.excludesFile", "~/excludes"]);
+    fixture.git(&["config", "--global", "core.excludesFile", "~/excludes"]);
     fs::write(fixture.root.join(".git/info/exclude"), "*.private\n").unwrap();
     fixture.write(
         ".gitignore",

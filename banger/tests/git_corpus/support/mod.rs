@@ -11,14 +11,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use banger::git::{Host, Listing, Workspace, list};
+use banger::git::{Host, Listing, OutsidePolicy, Workspace, list, outside};
 use tempfile::TempDir;
 
 /// A temporary folder with a home of its own and a repository in `repo`.
 pub(crate) struct Fixture {
     folder: Rc<TempDir>,
     pub(crate) root: PathBuf,
+    /// Places outside that the user trusts it with.
+    trusted: BTreeSet<PathBuf>,
 }
 
 impl Fixture {
@@ -45,7 +48,7 @@ impl Fixture {
         let config = "[user]\nname = A U Thor\nemail = author@example.org\n\
                       [protocol \"file\"]\nallow = always\n[gc]\nauto = 0\n[advice]\ndetachedHead = false\n";
         fs::write(folder.path().join("home/.gitconfig"), config).unwrap();
-        Self { folder: Rc::new(folder), root }
+        Self { folder: Rc::new(folder), root, trusted: BTreeSet::new() }
     }
 
     pub(crate) fn home(&self) -> PathBuf {
@@ -54,7 +57,7 @@ impl Fixture {
 
     /// The same surroundings, with another repository in the middle.
     pub(crate) fn at(&self, root: &Path) -> Self {
-        Self { folder: self.folder.clone(), root: root.to_owned() }
+        Self { folder: self.folder.clone(), root: root.to_owned(), trusted: self.trusted.clone() }
     }
 
     /// A folder beside the repository.
@@ -63,7 +66,16 @@ impl Fixture {
     }
 
     pub(crate) fn host(&self) -> Host {
-        Host { home: Some(self.home()), path: std::env::var_os("PATH"), ..Host::default() }
+        let trusted = self.trusted.clone();
+        let outside = OutsidePolicy::Trusted(Arc::new(move |_| trusted.clone()));
+        Host { home: Some(self.home()), path: std::env::var_os("PATH"), outside, ..Host::default() }
+    }
+
+    /// The same, trusted with the places outside that it leads to, as `banger trust` has it.
+    pub(crate) fn trusting(&self) -> Self {
+        let host = Host { outside: OutsidePolicy::Collect, ..self.host() };
+        let places = outside(&Workspace::discover(&self.root, host).unwrap()).unwrap();
+        Self { trusted: places.into_iter().map(|place| place.target).collect(), ..self.at(&self.root) }
     }
 
     pub(crate) fn workspace(&self) -> Workspace {
