@@ -1,11 +1,16 @@
 //! Reading the index into one flat, sorted list of files.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use gix::index::entry::{Flags, Mode};
-use gix::index::{File, State};
+use gix::index::{File, State, decode};
 use gix::objs::{FindExt, TreeRefIter};
+use gix::validate::path::component;
 
+use super::boundary::Content;
 use super::error::words;
 use super::{GitError, Repository, Result};
 
@@ -21,34 +26,52 @@ impl Repository {
     pub(crate) fn index_file(&self) -> PathBuf {
         // git takes a relative one from the root of the worktree.
         let named = self.host.index_file.as_ref().map(|path| self.worktree.join(path));
-        let own = named.filter(|path| {
-            path.parent().is_some_and(|parent| parent.canonicalize().is_ok_and(|it| it == self.git_dir))
+        let own = named.and_then(|path| {
+            let is_here = path.parent().is_some_and(|parent| parent.canonicalize().is_ok_and(|it| it == self.git_dir));
+            Some(self.git_dir.join(path.file_name().filter(|_| is_here)?))
         });
         own.unwrap_or_else(|| self.git_dir.join("index"))
     }
 
-    /// Loads the index; `None` where nothing was ever staged.
+    /// Loads the index; `None` where nothing was ever staged. Its paths are checked: see [`check_paths`].
     pub(crate) fn index(&self) -> Result<Option<Index>> {
         let path = self.index_file();
-        if !path.exists() {
-            return Ok(None);
-        }
-        let malformed = |error: gix::Error| GitError::malformed("the index", &path, words(&error));
-        let skip_hash = true; // git replaces the file atomically; the checksum costs more than all else
-        let file = File::at(&path, self.format.object_hash, skip_hash, Default::default()).map_err(malformed)?;
-        let mtime = file.timestamp();
-        let mtime_ns = super::list::nanoseconds(mtime.unix_seconds(), i64::from(mtime.nanoseconds()));
-        let (state, _) = file.into_parts();
+        let Some(path) = self.boundary.real(&path)? else { return Ok(None) };
+        let Some(Content { bytes, metadata }) = self.boundary.read(&path, LIMIT)? else { return Ok(None) };
+        let mtime_ns = super::list::nanoseconds(metadata.mtime(), metadata.mtime_nsec());
+        let state = self.decode(&path, &bytes, metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH))?;
         let state = if state.is_sparse() || state.entries().iter().any(|entry| entry.mode == Mode::DIR) {
             self.expand(&state)?
         } else {
             state
         };
+        check_paths(&state, &path)?;
         Ok(Some(Index { state, mtime_ns }))
+    }
+
+    /// The index in `bytes`, which were read at `path`.
+    fn decode(&self, path: &Path, bytes: &[u8], mtime: SystemTime) -> Result<State> {
+        let malformed = |error: gix::Error| GitError::malformed("the index", path, words(&error));
+        let hash = self.format.object_hash;
+        // With more threads the offsets for them are used, which a damaged file may have wrong.
+        let options = decode::Options { thread_limit: Some(1), ..Default::default() };
+        let (state, _) =
+            unless_it_panics(path, || State::from_bytes(bytes, mtime.into(), hash, options))?.map_err(malformed)?;
+        let Some(link) = state.link() else { return Ok(state) };
+        // The other half is beside it, and gix joins them only where they are: by their paths.
+        let shared = path.with_file_name(format!("sharedindex.{}", link.shared_index_checksum));
+        if self.boundary.open_file(&shared).is_err() {
+            return Err(GitError::malformed("the index", path, format!("`{}` is missing", shared.display())));
+        }
+        let skip_hash = true; // git replaces the file atomically; the checksum costs more than all else
+        let file = unless_it_panics(path, || File::at(path, hash, skip_hash, options))?.map_err(malformed)?;
+        Ok(file.into_parts().0)
     }
 
     /// The object database, for the few objects that a listing may need.
     pub(crate) fn objects(&self) -> Result<gix::odb::Handle> {
+        // gix opens the files itself, also those of alternates: all of them have to be ours.
+        self.object_files()?;
         let path = self.common_dir.join("objects");
         gix::odb::at(&path, self.format.object_hash).map_err(|error| GitError::io("open", path, error))
     }
@@ -100,4 +123,43 @@ impl Repository {
         }
         Ok(())
     }
+}
+
+/// The longest index, in bytes: some ten million files.
+const LIMIT: u64 = 2 << 30;
+
+/// Makes sure that `state` holds what git itself would have put there: `verify_path` and `check_ce_order`
+/// in git's `read-cache.c`. No path can name anything outside of the work tree, or git's own files.
+///
+/// # Errors
+/// [`GitError::InvalidPath`].
+fn check_paths(state: &State, index: &Path) -> Result<()> {
+    let protect = component::Options { protect_windows: false, protect_hfs: true, protect_ntfs: true };
+    let mut last: Option<(&[u8], u32)> = None;
+    for entry in state.entries() {
+        let path: &[u8] = entry.path(state);
+        let refused = |reason: String| GitError::InvalidPath { index: index.to_owned(), path: path.to_vec(), reason };
+        if path.contains(&0) {
+            return Err(refused("it has a NUL".into()));
+        }
+        let last_slash = path.iter().rposition(|byte| *byte == b'/');
+        let mut start = 0;
+        for part in path.split(|byte| *byte == b'/') {
+            let is_leaf = last_slash.is_none_or(|slash| start > slash);
+            let mode = (is_leaf && entry.mode == Mode::SYMLINK).then_some(component::Mode::Symlink);
+            gix::validate::path::component(part.into(), mode, protect).map_err(|error| refused(error.to_string()))?;
+            start += part.len() + 1;
+        }
+        let this = (path, entry.stage_raw());
+        if last.is_some_and(|last| last >= this) {
+            return Err(refused("it is out of order, or there twice".into()));
+        }
+        last = Some(this);
+    }
+    Ok(())
+}
+
+/// What `decode` says of the index at `path`: gix checks most of what it reads, and not all.
+fn unless_it_panics<T>(path: &Path, decode: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(decode)).map_err(|_| GitError::malformed("the index", path, "it is damaged"))
 }

@@ -24,7 +24,7 @@ impl RelPath {
         (plain && !bytes.contains(&0)).then_some(Self(bytes))
     }
 
-    /// For bytes that a walk of the file system or a checked parent has produced.
+    /// For bytes that a walk of the file system or a checked index has produced.
     pub(crate) fn from_trusted(bytes: Vec<u8>) -> Self {
         debug_assert!(Self::new(bytes.clone()).is_some(), "not a relative path");
         Self(bytes)
