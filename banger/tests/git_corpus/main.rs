@@ -4,7 +4,9 @@ mod change;
 mod configuration;
 mod discovery;
 mod generated;
+mod hostile;
 mod listing;
+mod outside;
 mod support;
 mod twins;
 
@@ -12,7 +14,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use banger::git::{GitError, Host, Workspace, list};
+use banger::git::{EntryKind, GitError, Host, Workspace, list};
 use support::shallow::ShallowTwin;
 use support::{Fixture, skipped, twin};
 
