@@ -14,7 +14,7 @@
 //! * [`authorized_key`] has an SSH server of the guest's own know its user;
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
-//! [`commands`] are the others; [`disk_usage`] measures for them, [`doctor`] looks at the machine, [`table`] lays out their lists. A [`report`] is a run's account for programs. Everything that ends a command is an [`error::CommandError`].
+//! [`commands`] are the others; [`disk_usage`] measures for them, [`doctor`] looks at the machine, [`table`] lays out their lists. A [`report`] is a run's account for programs, and [`panic`] what is said of a defect. Everything that ends a command is an [`error::CommandError`].
 
 // What the types of this crate are made of: a plugin on this library needs no other.
 pub use {banger_agent, banger_image, banger_vmm};
@@ -41,6 +41,7 @@ pub mod job;
 pub mod kernels;
 pub mod machine;
 mod npm;
+pub mod panic;
 pub mod paths;
 pub mod permissions;
 pub mod plugin;

@@ -14,6 +14,7 @@ use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
 use banger::images::Images;
 use banger::machine::{Machines, git_host};
+use banger::panic;
 use banger::paths::{self, Paths};
 use banger::plugin::{self, Environment, Plugins};
 use banger::ui::Ui;
@@ -21,6 +22,10 @@ use banger::{commands, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    panic::guard(start)
+}
+
+fn start() -> ExitCode {
     let words: Vec<_> = env::args_os().skip(1).collect();
     // Until the command line is understood: whoever wrote that reads the errors as JSON.
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");

@@ -14,6 +14,7 @@ use super::propose::COMPLETER;
 use super::{API, Description};
 use crate::cli::Global;
 use crate::error::{CommandError, FAILED};
+use crate::panic;
 use crate::paths::Paths;
 use crate::ui::Ui;
 
@@ -37,6 +38,10 @@ pub trait Program: Parser {
 
 /// The `main` of a plugin. By the name of its completer, a link to it, it proposes words.
 pub fn main<P: Program>() -> ExitCode {
+    panic::guard(start::<P>)
+}
+
+fn start<P: Program>() -> ExitCode {
     let mut words: Vec<_> = env::args_os().collect();
     let name = if words.is_empty() { OsString::new() } else { words.remove(0) };
     let name = Path::new(&name).file_name().unwrap_or_default();
