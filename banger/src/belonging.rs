@@ -114,7 +114,7 @@ pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option
         match (purpose.path() == workspace.root, is_same(&purpose, &workspace.identity)) {
             (true, true) => return Ok(Some((vm, Belongs::Here))),
             // Where it can be seen in two places at once it was not moved.
-            (false, true) if !is_there(&purpose) => {
+            (false, true) if is_born_with(&purpose, &workspace.identity) && !is_there(&purpose) => {
                 moved = Some((vm, Belongs::Moved { from: purpose.path().to_owned() }));
             }
             (true, false) => replaced = Some((vm, Belongs::Replaced)),
@@ -140,6 +140,12 @@ pub fn is_same(purpose: &Purpose, identity: &Identity) -> bool {
     let (_, inode, birth_ns) = purpose.git;
     let born = birth_ns.zip(identity.birth_ns);
     inode == identity.inode && born.is_none_or(|(before, now)| before == now)
+}
+
+/// Whether the git folder is known by its birth too. By its inode alone another one may be taken for it, on a file system
+/// of its own, or once the first was deleted: that is enough at the same place, and not to say that it was moved.
+fn is_born_with(purpose: &Purpose, identity: &Identity) -> bool {
+    purpose.git.2.is_some() && purpose.git.2 == identity.birth_ns
 }
 
 /// Whether the repository is where it was.
@@ -295,6 +301,14 @@ mod tests {
         let moved = Some(("one".to_owned(), Belongs::Moved { from: one.clone() }));
         assert_eq!(found("three", &three), moved);
         assert_eq!(found("two", &two), None);
+        // Where no birth is known, another repository may have got its inode.
+        let vm = store.get("one").unwrap().unwrap();
+        let record = vm.record().unwrap();
+        let mut unborn = record.clone();
+        unborn.workspace["git"][2] = serde_json::Value::Null;
+        vm.set_record(&vm.lock().unwrap(), &unborn).unwrap();
+        assert_eq!(found("three", &three), None);
+        vm.set_record(&vm.lock().unwrap(), &record).unwrap();
 
         // In the place of the first there is another one now.
         fs::rename(&two, &one).unwrap();
