@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::beneath::is_plain;
-use crate::copy::{Entry, EntryKind, MAX_PIECE, read_piece, write_piece};
+use crate::copy::{Entries, Entry, EntryKind, MAX_PIECE, write_piece};
 use crate::frame::{Frame, FrameCodec, MAX_CONTROL};
 use crate::link::{self, GuestHello, HostHello, Mux, PROTOCOL};
 use crate::protocol::{self, Reply, Request, copy, exec, forward, sync};
@@ -240,26 +240,34 @@ fn link_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The entries of a copy. Paths lead nowhere else, pieces are in order, and what was read is
-/// written as what reads the same.
+/// The entries of a copy, announced as a directory and as something else. Paths lead nowhere else,
+/// pieces are in order and within the file, and what was read is written as what reads the same.
 pub fn copy_entries(data: &[u8]) {
-    let mut input = data;
     let mut buffer = Box::new([0; MAX_PIECE]);
-    while let Ok(Some(entry)) = Entry::read(&mut input) {
-        assert!(entry.path.is_empty() || is_plain(&entry.path), "{:?}", entry.path);
-        let mut written = Vec::new();
-        entry.write(&mut written).expect("memory has room");
-        assert_eq!(Entry::read(&mut &written[..]).expect("what was written can be read"), Some(entry.clone()));
-        if !matches!(entry.kind, EntryKind::File { .. }) {
-            continue;
-        }
-        let mut end = 0;
-        loop {
-            let Ok(piece) = read_piece(&mut input, end, &mut buffer) else { return };
-            assert!(piece.offset >= end && piece.length <= MAX_PIECE);
-            end = piece.offset + piece.length as u64;
-            if piece.length == 0 {
-                break;
+    for is_folder in [false, true] {
+        let mut input = data;
+        let mut entries = Entries::new(&mut input, is_folder);
+        let mut count = 0;
+        while let Ok(Some(entry)) = entries.entry() {
+            assert!(if count == 0 { entry.path.is_empty() } else { is_folder && is_plain(&entry.path) }, "{entry:?}");
+            count += 1;
+            // As the first of a copy, which has no path.
+            let alone = Entry { path: Vec::new(), ..entry.clone() };
+            let mut written = Vec::new();
+            alone.write(&mut written).expect("memory has room");
+            let is_folder = matches!(entry.kind, EntryKind::Folder { .. });
+            let read = Entries::new(&mut &written[..], is_folder).entry().expect("what was written can be read");
+            assert_eq!(read, Some(alone));
+            let EntryKind::File { size, .. } = entry.kind else { continue };
+            let mut end = 0;
+            loop {
+                let Ok(piece) = entries.piece(&mut buffer) else { break };
+                assert!(piece.offset >= end && piece.length <= MAX_PIECE);
+                end = piece.offset + piece.length as u64;
+                assert!(end <= size, "{end} of {size} bytes");
+                if piece.length == 0 {
+                    break;
+                }
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Replacing a file as a whole.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Replaces the file at `path`, or makes it: a reader finds the former content, or all of the new. It is written beside, synced and

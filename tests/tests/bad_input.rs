@@ -76,10 +76,6 @@ fn a_folder_that_is_no_workspace_is_an_error() {
     assert!(home.vms().is_empty());
 }
 
-fn run(program: &str, arguments: &[&str]) {
-    assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
-}
-
 #[test]
 fn a_full_disk_of_the_host_loses_nothing() {
     let home = Home::new();

@@ -4,11 +4,11 @@
 //!
 //! A target takes any bytes and panics if a promise is broken. It never fails on bad input.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::repository::Format;
-use super::{Host, RelPath, Repository};
+use super::{Boundary, Host, RelPath, Repository};
 
 /// A target: its name, its function, and inputs to start from.
 pub type Target = (&'static str, fn(&[u8]), Vec<Vec<u8>>);
@@ -21,13 +21,15 @@ pub fn targets() -> Vec<Target> {
 /// The guest's index, in repositories of both formats. A digest depends on nothing but the bytes.
 pub fn index_digest(data: &[u8]) {
     for object_hash in [gix::hash::Kind::Sha1, gix::hash::Kind::Sha256] {
+        let host = Host::default();
         let repository = Repository {
+            boundary: Arc::new(Boundary::new(Path::new("/"), &host)),
             path: RelPath::root(),
             worktree: PathBuf::new(),
             git_dir: PathBuf::new(),
             common_dir: PathBuf::new(),
             format: Format { object_hash, reftable: false, worktree_config: false },
-            host: Arc::new(Host::default()),
+            host: Arc::new(host),
         };
         if let Ok(digest) = repository.index_digest(data) {
             assert_eq!(repository.index_digest(data).ok(), Some(digest));
