@@ -198,7 +198,7 @@ fn an_image_boots_whatever_is_in_the_place_of_its_folders_and_files() {
     let layout = Layout::new(home.path().join("layout"));
     layout.busybox("odd", home.path());
     let make = "mkdir -p odd/etc/resolv.conf odd/etc/machine-id odd/var/lib; cd odd; ln -s run run; ln -s /nowhere/proc proc; \
-        echo kept >tmp; echo >dev; ln -s ../dev sys; echo >lib; ln -s /run/hosts etc/hosts; ln -s hostname etc/hostname; \
+        echo kept >tmp; echo >dev; echo >sys; echo >lib; ln -s /run/hosts etc/hosts; ln -s hostname etc/hostname; \
         ln -s ../../elsewhere/docker var/lib/docker; echo >var/lib/containers; tar -cf ../odd.tar --owner=0 --group=0 .";
     run(Command::new("sh").args(["-ec", make]).current_dir(home.path()));
     layout.add_layer("odd", &home.path().join("odd.tar"));

@@ -14,28 +14,39 @@ use super::uevent::Uevents;
 const AGENT_PORT: &str = "banger.0";
 
 /// What drivers sysfs shows, built in or loaded, by the names of their modules.
-const DRIVERS: [(&str, &str); 3] = [
-    ("virtio_mmio", "bus/platform/drivers/virtio-mmio"),
-    ("virtio_console", "bus/virtio/drivers/virtio_console"),
-    ("virtio_blk", "bus/virtio/drivers/virtio_blk"),
-];
+const BUS: (&str, &str) = ("virtio_mmio", "bus/platform/drivers/virtio-mmio");
+const DRIVERS: [(&str, &str); 3] =
+    [BUS, ("virtio_console", "bus/virtio/drivers/virtio_console"), ("virtio_blk", "bus/virtio/drivers/virtio_blk")];
+/// The same of what the network card needs.
+const NETWORK_DRIVERS: [(&str, &str); 2] = [BUS, ("virtio_net", "bus/virtio/drivers/virtio_net")];
 /// The same of file systems, which /proc/filesystems lists.
 const FILESYSTEMS: [&str; 2] = ["ext4", "overlay"];
 
 /// Makes sure that the kernel has what every boot needs, so that nothing is waited for that cannot appear.
 pub(super) fn check_drivers() -> Result<(), BootError> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    match &missing_drivers(Path::new("/sys"), &known)[..] {
-        [] => Ok(()),
-        missing => Err(BootError::NoDrivers(missing.join(", "))),
-    }
+    let filesystems = missing_filesystems(&known);
+    complain_of(missing_drivers(Path::new("/sys"), &DRIVERS).chain(filesystems).collect())
 }
 
-/// The modules that are missing by what `sys` shows, and by a list of file systems as in /proc/filesystems.
-fn missing_drivers(sys: &Path, filesystems: &str) -> Vec<&'static str> {
-    let drivers = DRIVERS.iter().filter(|(_, path)| !sys.join(path).exists()).map(|(name, _)| *name);
-    let is_known = |name: &&str| filesystems.lines().any(|line| line.split_whitespace().last() == Some(*name));
-    drivers.chain(FILESYSTEMS.into_iter().filter(|name| !is_known(name))).collect()
+/// Makes sure that the kernel has what a network card needs.
+pub(super) fn check_network_drivers() -> Result<(), BootError> {
+    complain_of(missing_drivers(Path::new("/sys"), &NETWORK_DRIVERS).collect())
+}
+
+fn complain_of(missing: Vec<&str>) -> Result<(), BootError> {
+    if missing.is_empty() { Ok(()) } else { Err(BootError::NoDrivers(missing.join(", "))) }
+}
+
+/// The drivers that are missing by what `sys` shows.
+fn missing_drivers(sys: &Path, drivers: &[(&'static str, &str)]) -> impl Iterator<Item = &'static str> {
+    drivers.iter().filter(|(_, path)| !sys.join(path).exists()).map(|(name, _)| *name)
+}
+
+/// The file systems that are missing by a list as in /proc/filesystems.
+fn missing_filesystems(known: &str) -> impl Iterator<Item = &'static str> {
+    let is_known = |name: &&str| known.lines().any(|line| line.split_whitespace().last() == Some(*name));
+    FILESYSTEMS.into_iter().filter(move |name| !is_known(name))
 }
 
 /// The block devices of a VM, by the serial that the host gave each.
@@ -106,12 +117,15 @@ mod tests {
     #[test]
     fn drivers_that_a_kernel_lacks_are_named() {
         let sys = tempfile::tempdir().unwrap();
-        let all = ["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "overlay"];
-        assert_eq!(missing_drivers(sys.path(), "nodev\tproc\n\tvfat\n"), all);
+        let missing = |drivers| missing_drivers(sys.path(), drivers).collect::<Vec<_>>();
+        assert_eq!(missing(&DRIVERS), ["virtio_mmio", "virtio_console", "virtio_blk"]);
         for (_, path) in DRIVERS {
             fs::create_dir_all(sys.path().join(path)).unwrap();
         }
-        assert_eq!(missing_drivers(sys.path(), "nodev\toverlay\n\text3\n"), ["ext4"]);
-        assert_eq!(missing_drivers(sys.path(), "nodev\toverlay\n\text4\n"), [""; 0]);
+        assert_eq!((missing(&DRIVERS), missing(&NETWORK_DRIVERS)), (vec![], vec!["virtio_net"]));
+        let missing = |known: &'static str| missing_filesystems(known).collect::<Vec<_>>();
+        assert_eq!(missing("nodev\tproc\n\tvfat\n"), ["ext4", "overlay"]);
+        assert_eq!(missing("nodev\toverlay\n\text3\n"), ["ext4"]);
+        assert_eq!(missing("nodev\toverlay\n\text4\n"), [""; 0]);
     }
 }

@@ -209,6 +209,7 @@ fn bring_up_network(modules: &Modules, net: Option<Net>) -> Result<(), BootError
     let uevents = Uevents::subscribe()?;
     modules::load(&modules.network)?;
     if net.is_some() {
+        devices::check_network_drivers()?;
         devices::wait_for_interface(&uevents, network::INTERFACE)?;
     }
     network::configure(net)
