@@ -260,8 +260,7 @@ pub fn copy_entries(data: &[u8]) {
             assert_eq!(read, Some(alone));
             let EntryKind::File { size, .. } = entry.kind else { continue };
             let mut end = 0;
-            loop {
-                let Ok(piece) = entries.piece(&mut buffer) else { break };
+            while let Ok(piece) = entries.piece(&mut buffer) {
                 assert!(piece.offset >= end && piece.length <= MAX_PIECE);
                 end = piece.offset + piece.length as u64;
                 assert!(end <= size, "{end} of {size} bytes");

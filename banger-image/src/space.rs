@@ -29,7 +29,7 @@ pub(crate) fn check_room(what: &str, needs: &[(&Path, u64)]) -> Result<()> {
             let error = io::Error::from(errno);
             io::Error::new(error.kind(), format!("cannot ask for the free space of `{}`: {error}", there.display()))
         })?;
-        let free = u64::from(found.blocks_available()).saturating_mul(found.fragment_size());
+        let free = found.blocks_available().saturating_mul(found.fragment_size());
         if bytes > free {
             let reason = format!("{what} takes {bytes} bytes, and `{}` has {free} bytes free", there.display());
             return Err(io::Error::new(io::ErrorKind::StorageFull, reason).into());

@@ -45,7 +45,7 @@ fn pull(place: &Place, server: &Server, options: &PullOptions) -> Result<Pulled>
 fn cached(place: &Place) -> usize {
     let parts = ["blobs/sha256", "partial", "anonymous/blobs/sha256", "anonymous/partial"];
     let folders = parts.map(|part| place.folder.path().join("cache/oci").join(part));
-    folders.iter().flat_map(|folder| std::fs::read_dir(folder)).flatten().count()
+    folders.iter().flat_map(std::fs::read_dir).flatten().count()
 }
 
 #[test]
