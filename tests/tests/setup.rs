@@ -87,8 +87,36 @@ fn each_need_installs_its_own_packages_and_none_a_daemon() {
         "{}",
         missing.stderr
     );
+    assert!(missing.stderr.ends_with("run: apt-get install build-essential\n"), "{}", missing.stderr);
     bare.program("cc", "#!/bin/sh\n");
     bare.setup(&["--check", "build"]).ok();
+}
+
+#[test]
+fn a_check_of_the_tests_needs_looks_for_the_registry() {
+    let bare = Bare::new();
+    let check = || {
+        let missing = bare.setup(&["--check", "test"]);
+        assert!(missing.status == 1 && !bare.path("log").exists(), "{}", missing.stderr);
+        assert!(missing.stderr.contains("apt-get install cpio"), "{}", missing.stderr);
+        missing.stderr
+    };
+    assert!(check().contains("docker-registry"));
+    // As the script unpacks it.
+    fs::create_dir_all(bare.path("target/test-tools/usr/bin")).unwrap();
+    bare.program("target/test-tools/usr/bin/docker-registry", "#!/bin/sh\n");
+    assert!(!check().contains("docker-registry"));
+}
+
+#[test]
+fn setup_without_a_need_is_a_usage_error() {
+    let bare = Bare::new();
+    for words in [&[][..], &["--check"], &["builds"], &["build", "--help"]] {
+        let refused = bare.setup(words);
+        assert_eq!(refused.status, 2, "{words:?}: {}", refused.stderr);
+        assert!(refused.stderr.starts_with("usage: scripts/setup"), "{words:?}: {}", refused.stderr);
+        assert!(!bare.path("log").exists(), "{words:?}");
+    }
 }
 
 #[test]
