@@ -21,11 +21,11 @@ use crate::units::{bytes, count};
 const LITTLE: u64 = 8 << 30;
 const TOO_LITTLE: u64 = 1 << 30;
 
-/// Nobody else can change what banger keeps.
+/// Nobody else may write to what banger keeps.
 pub(super) fn permissions(paths: &Paths) -> Check {
     const NAME: &str = "permissions";
     match paths.check() {
-        Ok(()) => Check::ok(NAME, format!("only you can change {}", paths.data.display())),
+        Ok(()) => Check::ok(NAME, format!("nobody else may write to {}", paths.data.display())),
         Err(error) => Check::fail(NAME, error.message).mend(error.hints.join("; ")),
     }
 }
