@@ -16,8 +16,8 @@ use super::{Boundary, GitError, Host, Repository, Result};
 /// The longest configuration file, in bytes.
 pub(crate) const LIMIT: u64 = 16 << 20;
 
-/// Files that include one another, as many as git follows.
-const MAX_INCLUDES: usize = 10;
+/// Files that a repository's own configuration may include, in all: more than anybody has.
+const MAX_INCLUDES: usize = 100;
 
 /// A file that a setting names.
 pub(crate) enum Named {
@@ -42,7 +42,7 @@ impl Repository {
         }
         for (source, path) in own {
             let Some(content) = self.boundary.read(&path, LIMIT)? else { continue };
-            self.check_includes(&content.bytes, &path, MAX_INCLUDES)?;
+            self.check_includes(&content.bytes, &path, &mut Vec::new())?;
             let file = File::from_bytes_no_includes(&content.bytes, metadata(source, path), plain).map_err(failed)?;
             all.append(file).map_err(failed)?;
         }
@@ -66,9 +66,15 @@ impl Repository {
     }
 
     /// Makes sure that what the repository's own configuration includes, under whatever condition, is its own.
-    fn check_includes(&self, bytes: &[u8], path: &Path, depth: usize) -> Result<()> {
-        if depth == 0 {
+    ///
+    /// `path` is as it is written, and a relative path in the file is looked up beside it: so does gix, and so does git.
+    fn check_includes(&self, bytes: &[u8], path: &Path, seen: &mut Vec<PathBuf>) -> Result<()> {
+        if seen.iter().any(|seen| seen == path) {
             return Ok(());
+        }
+        seen.push(path.to_owned());
+        if seen.len() > MAX_INCLUDES {
+            return Err(GitError::malformed("the configuration", path, "it includes too many files"));
         }
         let file = parse(bytes, path)?;
         let sections = file.sections().filter(|section| {
@@ -76,14 +82,17 @@ impl Repository {
             name.eq_ignore_ascii_case(b"include") || name.eq_ignore_ascii_case(b"includeIf")
         });
         for value in sections.flat_map(|section| section.values("path")) {
+            if value.starts_with(b"~") && !value.starts_with(b"~/") {
+                return Err(GitError::malformed("the configuration", path, "it includes a file of a user by name"));
+            }
             let Some(named) = interpolate(&self.host, &value) else { continue };
             let named = path.parent().unwrap_or(Path::new("/")).join(named);
-            let Ok(target) = std::fs::canonicalize(named) else { continue };
+            let Ok(target) = std::fs::canonicalize(&named) else { continue };
             if !self.boundary.is_inside(&target) {
                 self.boundary.admit(format!("`include.path` in {}", self.boundary.name(path)), &target)?;
             }
             if let Some(content) = self.boundary.read(&target, LIMIT)? {
-                self.check_includes(&content.bytes, &target, depth - 1)?;
+                self.check_includes(&content.bytes, &named, seen)?;
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use gix::index::{self, File, State, decode, write};
 
 use super::error::words;
 use super::index::Index;
+use super::index_caches::without_caches;
 use super::{Entry, EntryKind, GitError, Listing, Repository, Result};
 
 /// What `stat` says in the guest about a file whose content came from the host.
@@ -74,8 +75,10 @@ impl Repository {
             ..Default::default()
         };
         let epoch = SystemTime::UNIX_EPOCH.into();
-        let (state, _) =
-            State::from_bytes(bytes, epoch, self.format.object_hash, options).map_err(|error| self.malformed(error))?;
+        let hash = self.format.object_hash;
+        let whole = without_caches(bytes, hash.len_in_bytes())
+            .ok_or_else(|| GitError::malformed("the index", self.index_file(), "it is not whole"))?;
+        let (state, _) = State::from_bytes(&whole, epoch, hash, options).map_err(|error| self.malformed(error))?;
         if state.link().is_some() {
             return Err(GitError::malformed("the index", &self.git_dir, "it is split"));
         }

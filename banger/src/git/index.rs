@@ -12,6 +12,7 @@ use gix::validate::path::component;
 
 use super::boundary::Content;
 use super::error::words;
+use super::index_caches::without_caches;
 use super::{GitError, Repository, Result};
 
 /// The index of a repository, whole: a split one is joined, a sparse one expanded.
@@ -55,8 +56,10 @@ impl Repository {
         let hash = self.format.object_hash;
         // With more threads the offsets for them are used, which a damaged file may have wrong.
         let options = decode::Options { thread_limit: Some(1), ..Default::default() };
+        let whole = without_caches(bytes, hash.len_in_bytes())
+            .ok_or_else(|| GitError::malformed("the index", path, "it is not whole"))?;
         let (state, _) =
-            unless_it_panics(path, || State::from_bytes(bytes, mtime.into(), hash, options))?.map_err(malformed)?;
+            unless_it_panics(path, || State::from_bytes(&whole, mtime.into(), hash, options))?.map_err(malformed)?;
         let Some(link) = state.link() else { return Ok(state) };
         // The other half is beside it, and gix joins them only where they are: by their paths.
         let shared = path.with_file_name(format!("sharedindex.{}", link.shared_index_checksum));
@@ -80,10 +83,11 @@ impl Repository {
     fn expand(&self, sparse: &State) -> Result<State> {
         let objects = self.objects()?;
         let mut full = State::new(self.format.object_hash);
+        let mut budget = EXPANDED;
         for entry in sparse.entries() {
             let path = entry.path(sparse);
             if entry.mode == Mode::DIR {
-                self.expand_tree(&objects, &mut full, entry.id, path)?;
+                self.expand_tree(&objects, &mut full, &mut budget, entry.id, path)?;
             } else {
                 full.dangerously_push_entry(entry.stat, entry.id, entry.flags, entry.mode, path);
             }
@@ -96,6 +100,7 @@ impl Repository {
         &self,
         objects: &gix::odb::Handle,
         full: &mut State,
+        budget: &mut usize,
         tree: gix::ObjectId,
         folder: &[u8],
     ) -> Result<()> {
@@ -108,6 +113,10 @@ impl Repository {
                 objects.find_tree_iter(&tree, &mut buffer).map_err(|error| malformed(&error))?;
             for item in tree {
                 let item = item.map_err(|error| malformed(&error))?;
+                // Trees that name each other many times are small, and what they stand for is not.
+                let length = prefix.len() + item.filename.len();
+                *budget =
+                    budget.checked_sub(ENTRY + length).ok_or_else(|| malformed(&"it stands for too many files"))?;
                 let mut path = prefix.clone();
                 path.extend_from_slice(item.filename);
                 let mode = Mode::from(item.mode.kind());
@@ -127,6 +136,10 @@ impl Repository {
 
 /// The longest index, in bytes: some ten million files.
 const LIMIT: u64 = 2 << 30;
+/// What the folders of a sparse index may take when they are expanded, in bytes: as much as an index.
+const EXPANDED: usize = 2 << 30;
+/// What a file or folder takes there besides its path, in bytes.
+const ENTRY: usize = 128;
 
 /// Makes sure that `state` holds what git itself would have put there: `verify_path` and `check_ce_order`
 /// in git's `read-cache.c`. No path can name anything outside of the work tree, or git's own files.
