@@ -63,6 +63,21 @@ pub struct Target {
 }
 
 impl Target {
+    /// [`Target::find`] where `path` itself may not be a symbolic link, unless it ends with a slash: a copy may have
+    /// brought it, and the next one would go where it leads. The directories above are as they are.
+    ///
+    /// # Errors
+    /// As [`Target::find`].
+    pub fn find_at(path: &Path, source: &Source) -> Result<Target, CopyError> {
+        let bytes = path.as_os_str().as_bytes();
+        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+        if is_link && !bytes.ends_with(b"/") {
+            let why = "it is a symbolic link: remove it, or end the path with `/` to copy to where it leads";
+            return Err(CopyError::Place { path: Bytes(bytes.to_vec()), why });
+        }
+        Target::find(path, source)
+    }
+
     /// The place for `source` at `path`: in it if that is a folder, else it itself. The source is the host's word, never the guest's.
     ///
     /// # Errors
@@ -87,6 +102,7 @@ impl Target {
                 Ok(Target { parent, name, is_folder })
             }
             Ok(_) if means_folder || is_folder => place("it is no folder"),
+            Ok(metadata) if !metadata.is_file() => place("it is a device, FIFO or socket, which no copy replaces"),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => place("something on the way is no folder"),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(error)),
             Err(_) if means_folder && !is_folder => place("there is no such folder"),

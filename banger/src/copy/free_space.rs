@@ -46,7 +46,11 @@ impl FreeSpace {
 fn room(stat: &Statvfs) -> (u64, u64) {
     let unit = stat.fragment_size();
     let margin = MARGIN.min(stat.blocks().saturating_mul(unit) / 100);
-    let bytes = stat.blocks_available().saturating_mul(unit).saturating_sub(margin);
+    let bytes = match stat.blocks() {
+        // It does not say, as some of FUSE do not.
+        0 => u64::MAX,
+        _ => stat.blocks_available().saturating_mul(unit).saturating_sub(margin),
+    };
     // Some file systems make inodes as they need them, and count none.
     let entries = match stat.files() {
         0 => u64::MAX,

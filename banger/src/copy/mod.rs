@@ -34,7 +34,7 @@ pub struct GuestSource {
 /// If it cannot be read there or written here; if the guest sends what was not asked for, or what could run programs here.
 pub fn to_host(vm: &Vm, from: GuestSource, to: &Path) -> Result<Copied, CommandError> {
     let mut rules = HostRules::new(&from.asked);
-    out(vm, from, |source, input| receive(Target::find(to, source)?, input, &mut rules))
+    out(vm, from, |source, input| receive(Target::find_at(to, source)?, input, &mut rules))
 }
 
 /// Writes `from` to `to` as a tar archive.
