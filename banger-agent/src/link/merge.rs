@@ -180,7 +180,11 @@ impl State {
     fn release(&mut self) -> Option<(Bytes, Bytes)> {
         while let Some(id) = self.released.pop_front() {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
-            let Some(mut waiting) = stream.waiting.take().filter(|_| stream.unread == 0) else { continue };
+            // It may have been released more than once.
+            if stream.unread != 0 {
+                continue;
+            }
+            let Some(mut waiting) = stream.waiting.take() else { continue };
             let body = waiting.bytes.split_to(waiting.bytes.len().min(MAX_MERGED)).freeze();
             let is_whole = waiting.bytes.is_empty();
             let flags = if is_whole && waiting.is_last { FIN } else { 0 };
