@@ -5,7 +5,7 @@
 //! folder of the host that `..` or a link could lead to. Symbolic links above an entry are followed inside that tree, as umoci,
 //! docker and containerd follow them inside the image's root.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use crate::archive::{Entry, Reader, Type};
@@ -55,11 +55,16 @@ impl Budget {
         self.take(&entry.path, metadata)
     }
 
+    /// Takes an entry with this much metadata, in bytes.
     fn take(&mut self, path: &[u8], metadata: u64) -> Result<()> {
-        match (self.entries.checked_sub(1), self.metadata.checked_sub(metadata)) {
-            (Some(entries), Some(metadata)) => (self.entries, self.metadata) = (entries, metadata),
-            _ => return Err(refuse(path, "the image has more than 2 million entries, or 512 MiB of names")),
-        }
+        self.entries = self.entries.checked_sub(1).ok_or_else(|| too_many(path))?;
+        self.metadata = self.metadata.checked_sub(metadata).ok_or_else(|| too_many(path))?;
+        Ok(())
+    }
+
+    /// Takes more metadata of an entry that was taken, in bytes.
+    fn take_more(&mut self, path: &[u8], metadata: usize) -> Result<()> {
+        self.metadata = self.metadata.checked_sub(metadata as u64).ok_or_else(|| too_many(path))?;
         Ok(())
     }
 }
@@ -110,6 +115,8 @@ impl Layer<'_> {
             return self.hide(join(parent, hidden));
         }
         let path = join(parent, name);
+        // What links have made of the path is kept, and may be much longer than what the layer says.
+        self.budget.take_more(&path, path.len().saturating_sub(entry.path.len()))?;
         self.put(&entry, &path, content)?;
         self.own(&path)
     }
@@ -156,6 +163,7 @@ impl Layer<'_> {
                 let target = normal(&entry.link).map_err(|reason| refuse(path, &format!("a hard link: {reason}")))?;
                 let target = self.resolve_parent(&target)?;
                 if self.writer.entry(&target)?.is_none() {
+                    self.budget.take_more(path, path.len() + target.len())?;
                     self.links.push((path.to_vec(), target));
                 } else {
                     self.writer.hard_link(path, &target)?;
@@ -167,25 +175,27 @@ impl Layer<'_> {
 
     /// Makes the hard links that came before their targets. One may be the target of another.
     fn link_later(&mut self) -> Result<()> {
-        let mut waiting = std::mem::take(&mut self.links);
-        loop {
-            let before = waiting.len();
-            let mut still = Vec::new();
-            for (path, target) in waiting {
-                // Either may lead through a link that came later.
-                let (path, target) = (self.resolve_parent(&path)?, self.resolve_parent(&target)?);
-                match self.writer.entry(&target)? {
-                    Some(_) => self.writer.hard_link(&path, &target)?,
-                    None => still.push((path, target)),
-                }
+        let mut by_target: HashMap<Vec<u8>, Vec<Vec<u8>>> = HashMap::new();
+        let mut there = Vec::new();
+        for (path, target) in std::mem::take(&mut self.links) {
+            // Either may lead through a link that came later.
+            let (path, target) = (self.resolve_parent(&path)?, self.resolve_parent(&target)?);
+            if self.writer.entry(&target)?.is_some() && !by_target.contains_key(&target) {
+                there.push(target.clone());
             }
-            match still.first() {
-                None => return Ok(()),
-                Some((path, target)) if still.len() == before => {
-                    let reason = format!("a hard link to `{}`, which the image does not have", shown(target));
-                    return Err(refuse(path, &reason));
-                }
-                Some(_) => waiting = still,
+            by_target.entry(target).or_default().push(path);
+        }
+        while let Some(target) = there.pop() {
+            for path in by_target.remove(&target).unwrap_or_default() {
+                self.writer.hard_link(&path, &target)?;
+                there.push(path);
+            }
+        }
+        match by_target.iter().min() {
+            None => Ok(()),
+            Some((target, paths)) => {
+                let reason = format!("a hard link to `{}`, which the image does not have", shown(target));
+                Err(refuse(&paths[0], &reason))
             }
         }
     }
@@ -252,6 +262,10 @@ fn normal(path: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
         }
     }
     Ok(names.join(&b'/'))
+}
+
+fn too_many(path: &[u8]) -> Error {
+    refuse(path, "the image has more than 2 million entries, or 512 MiB of names")
 }
 
 fn shown(path: &[u8]) -> String {
