@@ -48,6 +48,21 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
+    // Memory and messages of System V and POSIX, which are every process's of a user: X11 and
+    // databases share theirs so.
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
     // The user's keys in the kernel.
     libc::SYS_add_key,
     libc::SYS_request_key,
@@ -82,6 +97,18 @@ pub(super) fn filter(network: bool) -> io::Result<BpfProgram> {
         };
         let other_families = || SeccompRule::new(vec![is_not(libc::AF_INET)?, is_not(libc::AF_INET6)?]);
         rules.insert(libc::SYS_socket, if network { vec![other_families()?] } else { Vec::new() });
+        // Both ends of a pair of datagram sockets can send to any other of the host; those of streams
+        // cannot. The type is in the lower bits, flags are above.
+        let is_datagram = SeccompCondition::new(
+            1,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(0xf),
+            u64::from(libc::SOCK_DGRAM.cast_unsigned()),
+        );
+        rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![is_datagram?])?]);
+        // A limit of processor time ends another process as a signal does.
+        let is_other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0);
+        rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![is_other?])?]);
         let forbidden = SeccompAction::Errno(libc::EPERM.cast_unsigned());
         SeccompFilter::new(rules, SeccompAction::Allow, forbidden, TargetArch::x86_64)?.try_into()
     };
