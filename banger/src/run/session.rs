@@ -1,5 +1,6 @@
 //! A command in the guest, seen from here: its streams, signals and end.
 
+use std::future::poll_fn;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ use crate::units;
 
 /// After a signal that should end the command: how long until it is given up. The guest kills it before.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Before this process stops: how long it waits for a guest to take what is sent.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a command's run ended.
 pub(super) enum Outcome {
@@ -75,6 +79,8 @@ pub(super) fn run(
 struct Session {
     frames: agent::Reader,
     sink: agent::Writer,
+    /// Whether the sink has what is not sent yet.
+    unsent: bool,
     raw: Option<RawMode>,
 }
 
@@ -119,7 +125,7 @@ impl Session {
         let wants_terminal = exec.tty.is_some();
         let request = Request::Exec(Exec { clock_ns: now_ns(), ..exec });
         let (_, frames, sink): (Started, _, _) = begin_on(stream, &request).await?;
-        let mut session = Session { frames, sink, raw: None };
+        let mut session = Session { frames, sink, unsent: false, raw: None };
         if wants_terminal {
             let raw = RawMode::enter();
             session.raw = Some(raw.map_err(|error| CommandError::new(format!("cannot use the terminal: {error}")))?);
@@ -171,11 +177,13 @@ impl Session {
                         },
                     }
                 }
-                chunk = next_chunk(&mut stdin) => match chunk {
-                    Some(chunk) => self.send(Frame::Data(STDIN, chunk)).await?,
+                // A guest that takes nothing holds up standard input, and nothing else.
+                _ = poll_fn(|cx| self.sink.poll_flush_unpin(cx)), if self.unsent => self.unsent = false,
+                chunk = next_chunk(&mut stdin), if !self.unsent => match chunk {
+                    Some(chunk) => self.send(Frame::Data(STDIN, chunk)),
                     None => {
                         stdin = None;
-                        self.say(ToCommand::StdinClosed).await?;
+                        self.say(ToCommand::StdinClosed);
                     }
                 },
                 signal = signals.next() => {
@@ -188,7 +196,7 @@ impl Session {
                     timeout = None;
                     timed_out = true;
                     patience.get_or_insert(Instant::now() + PATIENCE);
-                    self.say(ToCommand::Signal { signal: libc::SIGTERM }).await?;
+                    self.say(ToCommand::Signal { signal: libc::SIGTERM });
                 }
                 () = at(patience) => {
                     return Err(CommandError::new("the command does not end, and neither does the VM's agent end it")
@@ -212,14 +220,21 @@ impl Session {
         }
     }
 
-    async fn send(&mut self, frame: Frame) -> Result<(), CommandError> {
+    /// Has a frame sent, after those before it. It does not wait for that.
+    fn send(&mut self, frame: Frame) {
         // If the connection is gone, the reading side says so, after what was still to be read.
-        let _ = self.sink.send(frame).await;
-        Ok(())
+        let _ = self.sink.start_send_unpin(frame);
+        self.unsent = true;
     }
 
-    async fn say(&mut self, message: ToCommand) -> Result<(), CommandError> {
-        self.send(Frame::control(&message)).await
+    fn say(&mut self, message: ToCommand) {
+        self.send(Frame::control(&message));
+    }
+
+    /// Waits until all is sent, but not for a guest that takes nothing.
+    async fn flush(&mut self) {
+        let flushed = tokio::time::timeout(FLUSH_LIMIT, self.sink.flush()).await;
+        self.unsent = flushed.is_err();
     }
 
     /// Passes a signal on to the command. Returns when patience ends, if the signal is one that should end it.
@@ -227,12 +242,13 @@ impl Session {
         match signal {
             libc::SIGWINCH => {
                 if let (Some(_), Some(size)) = (&self.raw, terminal::size()) {
-                    self.say(ToCommand::Resize(size)).await?;
+                    self.say(ToCommand::Resize(size));
                 }
                 Ok(None)
             }
             libc::SIGTSTP => {
-                self.say(ToCommand::Signal { signal: libc::SIGSTOP }).await?;
+                self.say(ToCommand::Signal { signal: libc::SIGSTOP });
+                self.flush().await;
                 // On a terminal, the guest tells when it has stopped.
                 if self.raw.is_none() {
                     self.suspend().await?;
@@ -240,7 +256,7 @@ impl Session {
                 Ok(None)
             }
             signal => {
-                self.say(ToCommand::Signal { signal }).await?;
+                self.say(ToCommand::Signal { signal });
                 Ok((signal != libc::SIGQUIT).then(|| Instant::now() + PATIENCE))
             }
         }
@@ -254,9 +270,10 @@ impl Session {
         };
         stopped.map_err(|error| CommandError::new(format!("cannot stop: {error}")))?;
         if let (Some(_), Some(size)) = (&self.raw, terminal::size()) {
-            self.say(ToCommand::Resize(size)).await?;
+            self.say(ToCommand::Resize(size));
         }
-        self.say(ToCommand::Signal { signal: libc::SIGCONT }).await
+        self.say(ToCommand::Signal { signal: libc::SIGCONT });
+        Ok(())
     }
 }
 
