@@ -45,15 +45,23 @@ pub fn trust(revoke: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Co
     let repo = ConfigFile::read(&path, Owner::Repository)?;
     let outside = git::outside(&workspace)?;
     if repo.is_none() && outside.is_empty() {
-        let error =
-            CommandError::new(format!("there is no `{file}` to trust, and no place outside that git's files lead to"));
-        return Err(error.kind(ErrorKind::Config));
+        ui.status(&format!("nothing to trust: there is no `{file}`, and git's files lead to no place outside"));
+        return ui.answer(&Trust { file, trusted: false, keys: Vec::new(), outside: Vec::new() }, String::new);
     }
     let user = user_config().map(|path| ConfigFile::read(&path, Owner::User)).transpose()?.flatten();
     let mut keys = Vec::new();
     if let Some(repo) = &repo {
         keys = needing_trust(repo, user.as_ref());
         keys.extend(raised_with_trust(repo, user.as_ref()));
+    }
+    // A place is named before it is allowed: a command names only the first of several.
+    for place in &outside {
+        ui.status(&place.describe(root));
+    }
+    if !outside.is_empty() && !ui.confirm("Allow banger to read these places into the VM?").or_else(nobody_to_ask)? {
+        ui.status("nothing is trusted that was not before");
+        let outside = Vec::new();
+        return ui.answer(&Trust { file, trusted: false, keys, outside }, String::new);
     }
     let places: BTreeSet<_> = outside.iter().map(|place| place.target.clone()).collect();
     store.trust(root, repo.as_ref().map(|repo| repo.text.as_str()), &places)?;
@@ -62,9 +70,14 @@ pub fn trust(revoke: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), Co
         let what = if what.is_empty() { "nothing in it needs that now".to_owned() } else { what.join(", ") };
         ui.status(&format!("`{file}` is trusted until it changes: {what}"));
     }
-    for place in &outside {
-        ui.status(&format!("trusted to read `{}`, to which {} leads", place.target.display(), place.from));
+    for place in &places {
+        ui.status(&format!("`{}` may be read from now on", place.display()));
     }
     let outside = places.iter().map(|place| place.to_string_lossy().into_owned()).collect();
     ui.answer(&Trust { file, trusted: true, keys, outside }, String::new)
+}
+
+/// A script that trusts a repository has decided: only a person is asked.
+fn nobody_to_ask(error: CommandError) -> Result<bool, CommandError> {
+    if error.kind == ErrorKind::InputNeeded { Ok(true) } else { Err(error) }
 }

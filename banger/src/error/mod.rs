@@ -114,7 +114,7 @@ impl From<GitError> for CommandError {
             GitError::NotARepository { .. } | GitError::Bare { .. } | GitError::InsideGitDir { .. } => {
                 ErrorKind::NoWorkspace
             }
-            GitError::DubiousOwnership { .. } | GitError::Outside(_) => ErrorKind::UntrustedRepository,
+            GitError::DubiousOwnership { .. } | GitError::Outside { .. } => ErrorKind::UntrustedRepository,
             GitError::Io { source, .. } => source.into(),
             _ => ErrorKind::Repository,
         };

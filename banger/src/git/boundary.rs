@@ -90,7 +90,7 @@ impl Boundary {
     pub(crate) fn admit(&self, from: String, target: &Path) -> Result<()> {
         let outside = Outside { target: target.to_owned(), from };
         if !self.collects && !self.trusted.contains(target) {
-            return Err(GitError::Outside(outside));
+            return Err(GitError::Outside { outside, root: self.root.clone() });
         }
         self.places().admitted.insert(outside);
         Ok(())

@@ -65,7 +65,7 @@ pub(crate) fn is_git_dir(boundary: &Boundary, dir: &Path) -> Result<bool> {
     }
     let common = match common_dir(boundary, dir) {
         Ok(common) => common,
-        Err(error @ GitError::Outside(_)) => return Err(error),
+        Err(error @ GitError::Outside { .. }) => return Err(error),
         Err(_) => return Ok(false),
     };
     Ok(boundary.is_dir(&common.join("objects"))? && boundary.is_dir(&common.join("refs"))?)

@@ -46,8 +46,13 @@ pub enum GitError {
         reason: String,
     },
     /// The repository leads to a place that is not its own, and that the user has not allowed.
-    #[error("{} leads to `{}`, which is not in the repository", .0.from, .0.target.display())]
-    Outside(Outside),
+    #[error("{}", .outside.describe(root))]
+    Outside {
+        /// The place, and what leads there.
+        outside: Outside,
+        /// The workspace's root.
+        root: PathBuf,
+    },
     /// A path in the index that git itself would not have put there.
     #[error("the index `{}` has a path that git refuses: `{}` ({reason})", index.display(), path.escape_ascii())]
     InvalidPath {
@@ -133,13 +138,16 @@ impl GitError {
                  repository, or by `git submodule update --init`"
                     .into(),
             ),
-            Self::Outside(_) => Some(
-                "if you know the place and let it be read into the VM: banger trust (for a worktree or submodule \
-                 that was moved: git worktree repair)"
-                    .into(),
-            ),
+            Self::Outside { outside, root } => {
+                let moved = "if the worktree was moved: git worktree repair; ";
+                Some(format!(
+                    "{}to see all such places, and allow banger to read them: banger trust, in {}",
+                    if outside.is_git_file() { moved } else { "" },
+                    shell_quoted(root)
+                ))
+            }
             Self::Malformed { what: "the index", path, .. } | Self::InvalidPath { index: path, .. } => Some(format!(
-                "see what `git fsck` says; to make the index anew: rm {} && git reset",
+                "check the repository: git fsck; to write a new index, without what is staged: rm {} && git reset",
                 shell_quoted(path)
             )),
             Self::Command { .. } => Some("the `git` command is needed here; is it installed?".into()),
@@ -163,6 +171,7 @@ pub(crate) fn words(error: &gix::Error) -> String {
     all.join(": ")
 }
 
-fn shell_quoted(path: &Path) -> String {
+/// `path` as a word of a shell command.
+pub(crate) fn shell_quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

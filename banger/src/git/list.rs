@@ -95,7 +95,8 @@ pub fn list(workspace: &Workspace) -> Result<Listing> {
             Err(error) => listing.warnings.push(Warning { path, error }),
         }
     }
-    if let Some(position) = listing.warnings.iter().position(|warning| matches!(warning.error, GitError::Outside(_))) {
+    let is_outside = |warning: &Warning| matches!(warning.error, GitError::Outside { .. });
+    if let Some(position) = listing.warnings.iter().position(is_outside) {
         return Err(listing.warnings.swap_remove(position).error);
     }
     listing.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -109,13 +110,22 @@ pub fn list(workspace: &Workspace) -> Result<Listing> {
 /// # Errors
 /// As [`list`] and [`Repository::state`].
 pub fn outside(workspace: &Workspace) -> Result<Vec<Outside>> {
-    let listing = list(workspace)?;
+    check(workspace, &list(workspace)?)?;
+    Ok(workspace.repository.boundary.admitted())
+}
+
+/// Reads what a sync reads of the repositories besides the files of `listing`, and keeps none of it: what keeps a
+/// sync from being done is known before a VM is made for it.
+///
+/// # Errors
+/// As [`Repository::state`], [`Repository::object_files`] and [`Repository::fingerprint`].
+pub fn check(workspace: &Workspace, listing: &Listing) -> Result<()> {
     for repository in std::iter::once(&workspace.repository).chain(&listing.repositories) {
         repository.state()?;
         repository.object_files()?;
         repository.fingerprint()?;
     }
-    Ok(workspace.repository.boundary.admitted())
+    Ok(())
 }
 
 /// Adds the files of one repository to `listing`; the repositories nested in it are returned.

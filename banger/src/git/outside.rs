@@ -15,6 +15,23 @@ pub struct Outside {
     pub from: String,
 }
 
+impl Outside {
+    /// What leads where, for people. `root` is the workspace's.
+    pub fn describe(&self, root: &Path) -> String {
+        let (from, target) = (&self.from, self.target.display());
+        match self.target.starts_with(root) {
+            // Only links among git's own files need trust for a place within the workspace.
+            true => format!("{from} is a symbolic link to `{target}`, which git's files may not be without trust"),
+            false => format!("{from} leads to `{target}`, outside of the repository"),
+        }
+    }
+
+    /// Whether a file or link `.git` leads there.
+    pub(crate) fn is_git_file(&self) -> bool {
+        self.from == "`.git`" || self.from.ends_with("/.git`")
+    }
+}
+
 /// Answers for a workspace's root which places outside the user trusts it with.
 type Trusted = dyn Fn(&Path) -> BTreeSet<PathBuf> + Send + Sync;
 

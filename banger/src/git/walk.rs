@@ -257,7 +257,7 @@ impl Found {
                 self.nested.push(Nested { path: repository.path.join(path), git_dir, file });
                 false
             }
-            DotGit::Broken(error @ GitError::Outside(_)) => {
+            DotGit::Broken(error @ GitError::Outside { .. }) => {
                 self.warnings.push(Warning { path: repository.path.join(path), error });
                 false
             }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use banger_agent::protocol::Bytes;
@@ -89,15 +88,12 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     };
     let ready = || -> Result<(Machine, Option<Preparation>), CommandError> {
         let Some(workspace) = &workspace else { return Ok((make()?, None)) };
-        // The workspace is listed while the VM boots.
-        let (listed, machine) = thread::scope(|scope| {
-            let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(workspace, &paths.own())));
-            let machine = make();
-            (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
-        });
-        let machine = machine?;
+        // No image is pulled, and no VM made, for a repository that cannot be read.
+        let listed = account.time(Phase::List, || Listed::new(workspace, &paths.own()))?;
+        listed.check(workspace)?;
+        let machine = make()?;
         let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
-        let synced = work.sync(&machine, workspace, &site, listed, Policy::Stop).and_then(|(preparation, _)| {
+        let synced = work.sync(&machine, workspace, &site, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
             branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
         });
         let preparation = synced.inspect_err(|_| {

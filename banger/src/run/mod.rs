@@ -121,14 +121,23 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         }
     }
     let prepare = || -> Result<(Machine, Result<Preparation, CommandError>), CommandError> {
-        // The workspace is listed while the VM is looked for, and boots.
-        let (listed, machine) = thread::scope(|scope| {
-            let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
+        let list = || account.time(Phase::List, || Listed::new(&workspace, &paths.own()));
+        let (listed, machine) = if options.rm || machines.find(&workspace)?.is_none() {
+            // No image is pulled, and no VM made, for a repository that cannot be read.
+            let listed = list()?;
+            listed.check(&workspace)?;
             let machine =
                 if options.rm { machines.throwaway(&workspace, &wanted) } else { machines.ensure(&workspace, &wanted) };
-            (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
-        });
-        let machine = machine?;
+            (Ok(listed), machine?)
+        } else {
+            // The workspace is listed while the VM boots.
+            thread::scope(|scope| {
+                let listing = scope.spawn(list);
+                let machine = machines.ensure(&workspace, &wanted);
+                let listed = listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                machine.map(|machine| (listed, machine))
+            })?
+        };
         let published = publish(&machine.vm, &options.vm.publish, ui);
         let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
         let synced = published.and_then(|()| work.sync(&machine, &workspace, &site, listed, policy(options)));

@@ -86,6 +86,14 @@ impl Listed {
         Ok(Listed { listed_ns, listing, took: start.elapsed(), apart: apart.to_vec(), boundary })
     }
 
+    /// Reads what else a sync reads of the repositories.
+    ///
+    /// # Errors
+    /// As [`git::check`].
+    pub fn check(&self, workspace: &Workspace) -> Result<(), SyncError> {
+        Ok(git::check(workspace, &self.listing)?)
+    }
+
     /// How many files and links travel.
     pub fn files(&self) -> usize {
         self.listing.entries.len()

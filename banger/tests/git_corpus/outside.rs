@@ -16,7 +16,7 @@ fn assert_needs_trust(fixture: &Fixture, what: &str) -> Fixture {
         Ok(())
     });
     let error = refused.expect_err(what);
-    assert!(matches!(error, GitError::Outside(_)) && error.to_string().contains(what), "{error}");
+    assert!(matches!(error, GitError::Outside { .. }) && error.to_string().contains(what), "{error}");
     assert!(error.hint().unwrap().contains("banger trust"));
     let trusting = fixture.trusting();
     twin::assert_same(&trusting);
