@@ -88,7 +88,7 @@ pub enum Command {
     #[command(
         after_help = "A place that starts with a colon is in this repository's VM; there, a relative one is below the folder that matches where you stand.
 NAME:PATH is in the VM of that name, below the folder that its commands run in. A file here that has a colon in its name: ./a:b. Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`.
-Out of a VM, files get at most the permissions 0755, less the umask, and a git repository is copied only if the path names it: :PATH/.git. An archive holds all.
+Out of a VM, files get at most the permissions 0755, less the umask, and a git repository is copied only if the path names it: :PATH/.git. An archive holds everything.
 
 Examples:
   banger cp :target/release/app .    a file out of the VM

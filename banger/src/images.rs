@@ -338,11 +338,16 @@ const TRUST: &str = "if you trust the file as it is now: banger trust";
 /// A pull without the user's logins, for a file that is not trusted, that a registry has refused.
 fn hint_at_trust(error: banger_image::Error) -> CommandError {
     use banger_image::Error;
-    let wants_login = matches!(error, Error::Unauthorized { .. } | Error::NotInRegistry { .. });
+    let (is_refused, is_missing) =
+        (matches!(error, Error::Unauthorized { .. }), matches!(error, Error::NotInRegistry { .. }));
     let mut error = CommandError::from(error);
-    if wants_login {
-        let why = "an untrusted `banger.toml` names it, so your logins at registries were not used";
+    let why = "an untrusted `banger.toml` names it, so your logins at registries were not used";
+    if is_refused {
+        error = error.kind(ErrorKind::TrustNeeded);
         error.hints = vec![format!("{why}; {TRUST}")];
+    } else if is_missing {
+        // To some registries a private image is one that is not there.
+        error.hints = vec!["check its name and tag".to_owned(), format!("if it is private: {why}; {TRUST}")];
     }
     error
 }

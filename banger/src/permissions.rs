@@ -10,6 +10,7 @@ use std::path::Path;
 use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::error::{CommandError, ErrorKind};
+use crate::git::shell_quoted;
 
 /// Bits of a mode: write permission of the group and of all others, and the sticky bit, with which only the owner of an entry may
 /// rename it (inode(7)).
@@ -30,7 +31,7 @@ pub fn check_directory(path: &Path, home: Option<&Path>) -> Result<(), CommandEr
         let mode = above.metadata().map_or(0, |metadata| metadata.mode());
         if mode & OTHER_WRITE != 0 && mode & STICKY == 0 {
             let problem = format!("every user may replace what is in it (mode {:04o})", mode & 0o7777);
-            return Err(unsafe_to_use(above, &problem).hint(format!("run: chmod o-w '{}'", above.display())));
+            return Err(unsafe_to_use(above, &problem).hint(format!("run: chmod o-w {}", shell_quoted(above))));
         }
     }
     Ok(())
@@ -64,7 +65,7 @@ pub(crate) fn check(path: &Path, metadata: &Metadata) -> Result<(), CommandError
         return Ok(());
     };
     let error = unsafe_to_use(path, &format!("{who} may write to it (mode {mode:04o})"));
-    Err(error.hint(format!("look at what is there, then run: chmod go-w '{}'", path.display())))
+    Err(error.hint(format!("look at what is there, then run: chmod go-w {}", shell_quoted(path))))
 }
 
 /// Whether only this user is in the group: it is the user's own by passwd(5), has the same name, and no other member.

@@ -20,8 +20,10 @@ pub fn table<const N: usize>(headings: [&str; N], lines: impl IntoIterator<Item 
 
 /// Lays out what is known of one thing: a line for each fact, its name before it. Foreign text in a fact is made printable.
 pub fn facts<'a>(facts: impl IntoIterator<Item = &'a (&'a str, String)>) -> String {
-    let line = |(name, fact): &(&str, String)| format!("{name:<10}  {}\n", banger_vmm::printable(fact.as_bytes()));
-    facts.into_iter().map(line).collect()
+    let facts: Vec<_> = facts.into_iter().collect();
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max(10);
+    let line = |(name, fact): &&(&str, String)| format!("{name:<width$}  {}\n", banger_vmm::printable(fact.as_bytes()));
+    facts.iter().map(line).collect()
 }
 
 #[cfg(test)]

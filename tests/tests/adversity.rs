@@ -213,11 +213,11 @@ fn rm_keeps_the_exit_status_if_the_vm_cannot_be_deleted() {
     let mut said = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
     assert_eq!(said, "up\n");
-    // A directory with a mount in it cannot be renamed, and deleting begins with that.
+    // A directory that is a mount cannot be renamed, and deleting begins with that.
     let vm = home.vm();
     let namespace = format!("--mount=/proc/{}/ns/mnt", child.id());
     let mut mount = home.command("nsenter");
-    mount.args([&*namespace, "mount", "-t", "tmpfs", "none"]).arg(vm.join("sync"));
+    mount.args([&*namespace, "mount", "--bind"]).args([&vm, &vm]);
     assert!(mount.status().unwrap().success());
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     let output = Output::from(child.wait_with_output().unwrap());

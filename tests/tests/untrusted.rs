@@ -115,6 +115,8 @@ fn an_untrusted_file_names_no_image_of_the_users_own() {
     // Files of this machine are none's to name but the user's, with trust or without.
     repository.write("banger.toml", format!("image = \"{}\"\n", layout.source("own")));
     assert!(refused(&repository).stderr.contains("may not name files of this machine"));
+    repository.write("banger.toml", "image = \"../../etc/shadow\"\n");
+    assert!(refused(&repository).stderr.contains("may not name files of this machine"));
 }
 
 #[test]

@@ -83,7 +83,8 @@ impl ConfigFile {
 }
 
 fn is_image_in_files(key: &Key, text: &str) -> bool {
-    key.name == "image" && banger_image::oci::Source::is_in_files(text)
+    let is_path = ["/", "./", "../", "~"].iter().any(|start| text.starts_with(start));
+    key.name == "image" && (is_path || banger_image::oci::Source::is_in_files(text))
 }
 
 /// The text of the file at `path`; none if there is none.

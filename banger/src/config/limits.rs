@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use banger_image::oci::Reference;
 use serde::Serialize;
 
 use super::file::ConfigFile;
@@ -58,7 +57,7 @@ impl LimitedBy {
         match self {
             LimitedBy::User => "your own configuration",
             LimitedBy::Machine => "what this machine has",
-            LimitedBy::Untrusted => "what a file may ask for that is not trusted",
+            LimitedBy::Untrusted => "what an untrusted file may ask for",
         }
     }
 }
@@ -83,11 +82,11 @@ pub(super) fn limits(
     })
 }
 
-/// The keys of a repository's file that count for more once it is trusted: what is limited until then, and an image that is had with the
-/// user's logins then.
+/// The keys of a repository's file that count for more once it is trusted: what is limited until then, and an image,
+/// which may be one of the user's own then, and is pulled with the user's logins.
 pub(crate) fn raised_with_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
-    let is_image = |value: &Value| matches!(value, Value::Text(image) if Reference::is_meant_by(image));
-    let image = repo.values.get("image").filter(|value| is_image(value)).map(|_| "image");
+    // Of a registry, or one of the user's own: either is had with what is the user's.
+    let image = repo.values.get("image").map(|_| "image");
     let limited = limits(repo, user, Machine::here()).map(|(key, _)| key);
     image.into_iter().chain(limited).collect()
 }

@@ -115,6 +115,9 @@ docker does), or a shell; a command takes the place of the arguments. With a rep
         /// Its name, and the user to be there: `me@NAME`
         #[arg(value_name = "VM")]
         vm: String,
+        /// Forward your SSH agent: the VM can use its keys while you are connected
+        #[arg(short = 'A', long)]
+        forward_agent: bool,
         /// Words for the user's shell
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,
@@ -124,7 +127,7 @@ docker does), or a shell; a command takes the place of the arguments. With a rep
         after_help = "NAME:PATH is in the VM of that name; a relative path is below the folder that its commands run in. A file here that has
 a colon in its name: ./a:b. Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`.
 Out of a VM, files get at most the permissions 0755, less the umask, and a git repository is copied only if the path
-names it: NAME:PATH/.git. An archive holds all.
+names it: NAME:PATH/.git. An archive holds everything.
 
 Examples:
   banger vm cp box:/etc/hosts .

@@ -12,9 +12,12 @@ use banger::plugin;
 ///
 /// # Errors
 /// Returns only with the reason why that cannot be.
-pub(super) fn ssh(vm: &str, command: &[OsString]) -> Result<Infallible, CommandError> {
+pub(super) fn ssh(vm: &str, forward_agent: bool, command: &[OsString]) -> Result<Infallible, CommandError> {
     let mut ssh = Command::new(plugin::banger()?);
     ssh.args(["ssh", vm]);
+    if forward_agent {
+        ssh.arg("--forward-agent");
+    }
     if !command.is_empty() {
         ssh.arg("--").args(command);
     }
