@@ -49,6 +49,21 @@ fn files_are_copied_both_ways() {
     symlink("victim", host.join("name")).unwrap();
     cp(":/etc/hostname", &path("name")).ok();
     assert_eq!(fs::read(host.join("victim")).unwrap(), b"precious");
+    // One to a directory may have come with the copy before: the next does not go where it leads, unless that is said.
+    fs::create_dir(host.join("elsewhere")).unwrap();
+    repository.sh("ln -s elsewhere /srv/planted; mkdir /srv/plain; echo evil >/srv/plain/profile").ok();
+    cp(":/srv/planted", &path("planted")).ok();
+    for from in [":/etc/hostname", ":/srv/plain", ":/srv/plain/."] {
+        let output = cp(from, &path("planted"));
+        assert!(output.status == 125 && output.stderr.contains("it is a link to a directory"), "{from}: {output:?}");
+        assert_eq!(fs::read_dir(host.join("elsewhere")).unwrap().count(), 0);
+    }
+    cp(":/srv/plain/.", &path("planted/")).ok();
+    assert_eq!(fs::read(host.join("elsewhere/profile")).unwrap(), b"evil\n");
+    // Nor does it take the place of what is no file.
+    nix::unistd::mkfifo(&host.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let output = cp(":/etc/hostname", &path("fifo"));
+    assert!(output.status == 125 && output.stderr.contains("which no copy replaces"), "{output:?}");
 
     // Archives.
     let archive = repository.run(["-q", "cp", ":/srv/into/folder/.", "-"]).ok().stdout;

@@ -69,6 +69,6 @@ fn a_guest_whose_numbers_do_not_add_up_has_not_nothing() {
     let _fake = Fake::start(&folder, "numbers");
     let output = repository.run(["delete", "numbers", "--json"]);
     assert_eq!(output.status, 125, "{output:?}");
-    assert_eq!(output.document()["error"]["kind"], "guest_changes", "{output:?}");
+    assert_eq!(output.document()["kind"], "guest_changes", "{output:?}");
     assert!(fs::exists(folder.join("vm.json")).unwrap());
 }

@@ -63,16 +63,17 @@ pub struct Target {
 }
 
 impl Target {
-    /// [`Target::find`] where `path` itself may not be a symbolic link, unless it ends with a slash: a copy may have
-    /// brought it, and the next one would go where it leads. The directories above are as they are.
+    /// [`Target::find`] where `path` itself may not be a symbolic link to a directory, unless it ends with a slash: a
+    /// copy may have brought it, and the next one would go where it leads. The directories above are as they are, and a
+    /// link to anything else is replaced.
     ///
     /// # Errors
     /// As [`Target::find`].
     pub fn find_at(path: &Path, source: &Source) -> Result<Target, CopyError> {
         let bytes = path.as_os_str().as_bytes();
         let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
-        if is_link && !bytes.ends_with(b"/") {
-            let why = "it is a symbolic link: remove it, or end the path with `/` to copy to where it leads";
+        if is_link && path.is_dir() && !bytes.ends_with(b"/") {
+            let why = "it is a link to a directory: remove it, or end the path with `/` to copy to where it leads";
             return Err(CopyError::Place { path: Bytes(bytes.to_vec()), why });
         }
         Target::find(path, source)
