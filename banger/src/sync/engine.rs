@@ -14,6 +14,7 @@ use super::repository::Snapshot;
 use super::source::{self, Sink, Source};
 use super::{Listed, Report, SyncError};
 use crate::agent::{AgentError, Call};
+use crate::belonging::Purpose;
 use crate::config::History;
 use crate::git::{Entry, Listing, Repository, Workspace};
 use crate::site::Site;
@@ -67,7 +68,9 @@ impl<'a> Engine<'a> {
         let request = if self.site.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
         let mut call = Call::open(self.vm, &request)?;
         let begun: Begun = call.answer()?;
-        if begun.seed && !self.site.is_own() {
+        // In a bare VM the first repository gets the disk; in others, the VM's own has it.
+        let has_own = Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some();
+        if begun.seed && !self.site.is_own() && has_own {
             let error = FrameError::Unexpected("the agent offers a disk for a repository that has none");
             return Err(AgentError::from(error).into());
         }
