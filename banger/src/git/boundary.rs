@@ -247,7 +247,8 @@ pub(crate) fn read_back_link(path: &Path, limit: u64) -> Result<Option<Content>>
     }
 }
 
-fn read(path: &Path, file: File, limit: u64) -> Result<Option<Content>> {
+/// Reads `file`, which was opened at `path` and may have at most `limit` bytes; `None` if it is no regular file.
+pub(crate) fn read(path: &Path, file: File, limit: u64) -> Result<Option<Content>> {
     let failed = |error| GitError::io("read", path, error);
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {

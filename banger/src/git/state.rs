@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::dir::Type;
 
-use super::boundary::Content;
+use super::boundary::{self, Content};
 use super::refs::RefStore;
 use super::walk::is_absence;
 use super::{Boundary, GitError, Repository, Result};
@@ -138,14 +137,5 @@ pub(crate) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         Err(error) if is_absence(&error) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Ok(None);
-    }
-    let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize);
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > limit {
-        return Err(GitError::TooLarge { path: path.to_owned(), size: metadata.len(), limit });
-    }
-    Ok(Some(bytes))
+    Ok(boundary::read(path, file, limit)?.map(|content| content.bytes))
 }

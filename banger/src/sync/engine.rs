@@ -69,8 +69,7 @@ impl<'a> Engine<'a> {
         let mut call = Call::open(self.vm, &request)?;
         let begun: Begun = call.answer()?;
         // In a bare VM the first repository gets the disk; in others, the VM's own has it.
-        let has_own = Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some();
-        if begun.seed && !self.site.is_own() && has_own {
+        if begun.seed && !self.site.is_own() && Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some() {
             let error = FrameError::Unexpected("the agent offers a disk for a repository that has none");
             return Err(AgentError::from(error).into());
         }
