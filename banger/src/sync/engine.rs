@@ -90,8 +90,7 @@ impl<'a> Engine<'a> {
             }
         }
         match begun.mode {
-            // Only the VM's own workspace has a disk.
-            Mode::Fresh => self.fresh(call, generation, begun.seed && self.site.is_own(), histories, &mut report)?,
+            Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
             mode => self.difference(call, generation, manifest, mode, histories, &mut report)?,
         }
         Ok(report)
