@@ -90,7 +90,7 @@ impl Source {
     /// Reads a reference, or `oci:FOLDER[:NAME]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME]`, as skopeo(1) has them.
     ///
     /// # Errors
-    /// [`Error::Reference`].
+    /// [`Error::Reference`], and [`Error::Source`] for a file or directory without the form in front.
     pub fn parse(text: &str) -> Result<Source> {
         for (prefix, make) in Source::IN_FILES {
             let Some(rest) = text.strip_prefix(prefix) else { continue };
@@ -101,8 +101,10 @@ impl Source {
                 None => Ok(make(rest.into(), None)),
             };
         }
+        const FILES: &str = "files are named oci:FOLDER, oci-archive:FILE or docker-archive:FILE";
         match Source::mistaken_path(text) {
-            Some(path) => Err(form::wrong(path, "files are named oci:FOLDER, oci-archive:FILE or docker-archive:FILE")),
+            Some(path) if path.exists() => Err(form::wrong(path, FILES)),
+            Some(_) => Err(Error::Reference { text: text.into(), reason: FILES.into() }),
             None => text.parse().map(Source::Registry),
         }
     }
