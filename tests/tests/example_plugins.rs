@@ -101,8 +101,16 @@ fn in_python_a_command_runs_under_each_combination() {
     assert!(home.vms().is_empty());
 }
 
-/// Builds the example in Rust as a package of its own, with the dependencies that this workspace has.
-fn build(home: &Home) -> PathBuf {
+/// The example in Rust, which is built as one of the library's, with all that tests need of it.
+fn changed() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let program = target.join("debug/examples/banger-changed");
+    assert!(program.exists(), "it is built by: cargo build --workspace --all-features --examples");
+    program
+}
+
+/// What it says of itself is a package on its own, with dependencies that can be had.
+fn assert_is_package(home: &Home) {
     let package = home.path().join("banger-changed");
     fs::create_dir_all(package.join("src")).unwrap();
     let banger = Path::new(env!("CARGO_MANIFEST_DIR")).join("../banger");
@@ -111,18 +119,21 @@ fn build(home: &Home) -> PathBuf {
     fs::write(package.join("Cargo.toml"), manifest).unwrap();
     fs::copy(examples().join("banger-changed/src/main.rs"), package.join("src/main.rs")).unwrap();
     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock"), package.join("Cargo.lock")).unwrap();
-    // The folder of the tests' own programs is below the one that cargo builds into.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--offline", "--target-dir"]).arg(target).current_dir(&package);
-    Output::from(cargo.output().unwrap()).ok();
-    target.join("debug/banger-changed")
+    let platform = "x86_64-unknown-linux-gnu";
+    cargo.args(["metadata", "--offline", "--format-version=1", "--filter-platform", platform]).current_dir(&package);
+    let resolved = Output::from(cargo.output().unwrap()).ok().document();
+    let package = resolved["packages"].as_array().unwrap().iter().find(|package| package["name"] == "banger-changed");
+    let dependencies = package.unwrap()["dependencies"].as_array().unwrap();
+    let names: Vec<_> = dependencies.iter().map(|dependency| dependency["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["banger", "clap", "serde"]);
 }
 
 #[test]
 fn in_rust_what_only_the_vm_has_is_named() {
     let home = Home::new();
-    home.program("banger-changed", fs::read(build(&home)).unwrap(), 0o755);
+    assert_is_package(&home);
+    home.program("banger-changed", fs::read(changed()).unwrap(), 0o755);
     assert_described(&home, "changed");
     let repository = home.repository("r");
     let changed = |arguments: &[&str]| output(repository.with_plugins().arg("changed").args(arguments));
