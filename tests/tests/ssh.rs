@@ -92,6 +92,7 @@ fn openssh_works_by_name() {
     commands(&ssh);
     files(&ssh);
     connections(&ssh, &repository);
+    forwards_of_the_users_configuration(&ssh, &repository);
     editor(&ssh);
     refusals(&ssh, &repository);
     use_and_start(&ssh, &repository);
@@ -220,7 +221,7 @@ impl Master {
 
 impl Drop for Master {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // These fail only when it is gone already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -329,9 +330,10 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // These fail only when it is gone already.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -341,6 +343,29 @@ fn forward_everything(home: &Home, included: &Path) -> PathBuf {
     let all = "ForwardAgent yes\n    ForwardX11 yes\n    Tunnel yes\n    RemoteForward /run/leak localhost:1";
     fs::write(&path, format!("Include {}\nHost *\n    {all}\n", included.display())).unwrap();
     path
+}
+
+fn forwards_of_the_users_configuration(ssh: &Ssh<'_>, repository: &Repository<'_>) {
+    let config = forward_everything(ssh.home, &ssh.config);
+    let agent = Agent::new(ssh.home);
+    let with = |options: &[&str], line: &str| -> Output {
+        let mut command = ssh.home.command("ssh");
+        command.arg("-F").arg(&config).args(["-o", "BatchMode=yes"]).args(options).arg(&ssh.host).arg(line);
+        command.env("SSH_AUTH_SOCK", &agent.socket).output().unwrap().into()
+    };
+    assert_eq!(with(&[], "echo $SSH_AUTH_SOCK").ok().text(), "\n");
+    assert_eq!(with(&["-A"], ASK_AGENT).ok().text(), "12\n");
+
+    // ssh finds the user's own by passwd(5), so this one is named to it.
+    let script = format!("#!/bin/sh\nPATH=${{PATH#*:}} exec ssh -F {} \"$@\"\n", config.display());
+    ssh.home.program("ssh", script, 0o755);
+    let banger_ssh = |words: &[&str]| -> Output {
+        let mut command = repository.with_plugins();
+        command.arg("ssh").args(words).env("SSH_AUTH_SOCK", &agent.socket).output().unwrap().into()
+    };
+    ssh.run(&[], "rm -f /run/leak").ok();
+    assert_eq!(banger_ssh(&["--", "echo $SSH_AUTH_SOCK; ls /run/leak 2>&1 | grep -c cannot"]).ok().text(), "\n1\n");
+    assert_eq!(banger_ssh(&["-A", "--", ASK_AGENT]).ok().text(), "12\n");
 }
 
 #[test]
