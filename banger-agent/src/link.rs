@@ -379,6 +379,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_sent_before_a_reset_is_read_however_small_its_frames() {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (mux, driver) = Mux::host(host);
+        tokio::spawn(driver);
+        let sent = Arc::new(tokio::sync::Notify::new());
+        let at_end = sent.clone();
+        tokio::spawn(serve(guest, move |mut stream| {
+            let at_end = at_end.clone();
+            tokio::spawn(async move {
+                let count = stream.read_u32().await.unwrap();
+                for number in 0..count {
+                    stream.write_all(&[number as u8]).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+                at_end.notify_one();
+                // Dropped and not shut down: yamux resets it.
+            });
+        }));
+        let (mut first, mut second) = (mux.open().await.unwrap(), mux.open().await.unwrap());
+        first.write_u32(5000).await.unwrap();
+        first.flush().await.unwrap();
+        sent.notified().await;
+        // What comes on the second comes after all of the first.
+        second.write_u32(1).await.unwrap();
+        second.flush().await.unwrap();
+        assert_eq!(second.read_u8().await.unwrap(), 0);
+        let mut received = Vec::new();
+        first.read_to_end(&mut received).await.unwrap();
+        assert!(received == (0..5000_u32).map(|number| number as u8).collect::<Vec<_>>(), "{}", received.len());
+    }
+
+    #[tokio::test]
     async fn one_stream_too_many_waits_for_its_place() {
         let (host, guest) = tokio::io::duplex(1 << 16);
         let (mux, driver) = Mux::host(host);

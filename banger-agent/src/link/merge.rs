@@ -29,6 +29,8 @@ const WINDOW_UPDATE: u8 = 1;
 const SYN: u16 = 1;
 const FIN: u16 = 4;
 const RST: u16 = 8;
+/// Flags that end a stream.
+const ENDS: u16 = FIN | RST;
 
 /// What the peer has sent on the streams of a link and their readers have not read.
 #[derive(Clone)]
@@ -59,8 +61,8 @@ struct Stream {
 #[derive(Default)]
 struct Waiting {
     bytes: BytesMut,
-    /// The peer sends no more after this.
-    is_last: bool,
+    /// How the peer's side of the stream ends after this: FIN, RST, or 0 if it goes on.
+    end: u16,
 }
 
 impl Unread {
@@ -130,15 +132,13 @@ impl State {
     /// Decides about a frame by its header.
     fn way(&mut self, kind: u8, flags: u16, id: u32, length: usize) -> io::Result<Way> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(Way::Pass(flags)) };
-        if matches!(kind, DATA | WINDOW_UPDATE) && flags & RST != 0 {
-            self.total -= stream.waiting.take().map_or(0, |waiting| waiting.bytes.len());
-            return Ok(Way::Pass(flags));
-        }
         match (kind, &mut stream.waiting) {
+            // A reset ends the stream behind what was sent before it, as yamux has it.
             (WINDOW_UPDATE, Some(waiting)) => {
-                waiting.is_last |= flags & FIN != 0;
-                Ok(Way::Pass(flags & !FIN))
+                waiting.end |= flags & ENDS;
+                Ok(Way::Pass(flags & !ENDS))
             }
+            (_, None) if flags & RST != 0 => Ok(Way::Pass(flags)),
             (DATA, waiting) if flags & SYN == 0 => {
                 if length > self.room.saturating_sub(self.total) {
                     return Err(io::Error::other("the guest sends more than there is room for"));
@@ -166,18 +166,18 @@ impl State {
     }
 
     /// The end of a frame that waits.
-    fn waits(&mut self, id: u32, is_last: bool) {
+    fn waits(&mut self, id: u32, end: u16) {
         if let Some(stream) = self.streams.get_mut(&id) {
             let waiting = stream.waiting.get_or_insert_default();
-            waiting.is_last |= is_last;
+            waiting.end |= end;
             if stream.unread == 0 {
                 self.released.push_back(id);
             }
         }
     }
 
-    /// The next merged frame whose reader waits for it: its header and its body.
-    fn release(&mut self) -> Option<(Bytes, Bytes)> {
+    /// The next merged frame whose reader waits for it: its header and its body, and the header of a reset that comes next.
+    fn release(&mut self) -> Option<[Bytes; 3]> {
         while let Some(id) = self.released.pop_front() {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             // It may have been released more than once.
@@ -187,14 +187,20 @@ impl State {
             let Some(mut waiting) = stream.waiting.take() else { continue };
             let body = waiting.bytes.split_to(waiting.bytes.len().min(MAX_MERGED)).freeze();
             let is_whole = waiting.bytes.is_empty();
-            let flags = if is_whole && waiting.is_last { FIN } else { 0 };
+            let end = if is_whole { waiting.end } else { 0 };
             stream.unread = body.len();
             if !is_whole {
                 stream.waiting = Some(waiting);
             }
-            if !body.is_empty() || flags != 0 {
-                return Some((Bytes::copy_from_slice(&header(DATA, flags, id, body.len() as u32)), body));
+            if body.is_empty() && end == 0 {
+                continue;
             }
+            // What a frame with a reset carries is not read.
+            let (flags, reset) = match end & RST {
+                0 => (end, Bytes::new()),
+                _ => (0, Bytes::copy_from_slice(&header(DATA, RST, id, 0))),
+            };
+            return Some([Bytes::copy_from_slice(&header(DATA, flags, id, body.len() as u32)), body, reset]);
         }
         None
     }
@@ -216,7 +222,7 @@ enum Place {
     /// So many bytes of a body are still to pass.
     Passing(usize),
     /// So many bytes of a body are still to be added to what waits.
-    Waiting { id: u32, left: usize, is_last: bool },
+    Waiting { id: u32, left: usize, end: u16 },
 }
 
 /// A pipe whose reader, yamux, gets small frames merged. What is written passes unchanged.
@@ -241,9 +247,7 @@ impl<T: AsyncBufRead + Unpin> Merging<T> {
             }
             {
                 let mut state = self.unread.lock();
-                if let Some((header, body)) = state.release() {
-                    self.next.extend([header, body]);
-                }
+                self.next.extend(state.release().into_iter().flatten());
                 // A reader that reads its last byte from now on calls.
                 state.waker = Some(cx.waker().clone());
             }
@@ -271,7 +275,7 @@ impl<T: AsyncBufRead + Unpin> Merging<T> {
                                 self.next.push_back(Bytes::copy_from_slice(header));
                                 Place::Passing(if kind == DATA { length } else { 0 })
                             }
-                            Way::Wait => Place::Waiting { id, left: length, is_last: flags & FIN != 0 },
+                            Way::Wait => Place::Waiting { id, left: length, end: flags & ENDS },
                         };
                     }
                     count
@@ -285,8 +289,8 @@ impl<T: AsyncBufRead + Unpin> Merging<T> {
                 Place::Passing(_) => 0,
             };
             match self.place {
-                Place::Waiting { id, left: 0, is_last } => {
-                    state.waits(id, is_last);
+                Place::Waiting { id, left: 0, end } => {
+                    state.waits(id, end);
                     self.place = Place::Header([0; HEADER], 0);
                 }
                 Place::Passing(0) if self.next.is_empty() => self.place = Place::Header([0; HEADER], 0),
