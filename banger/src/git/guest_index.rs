@@ -6,7 +6,7 @@ use gix::index::entry::{Flags, Mode, Stage};
 use gix::index::{self, File, State, decode, write};
 
 use super::error::words;
-use super::index::Index;
+use super::index::{Index, unless_it_panics};
 use super::index_caches::without_caches;
 use super::{Entry, EntryKind, GitError, Listing, Repository, Result};
 
@@ -78,7 +78,8 @@ impl Repository {
         let hash = self.format.object_hash;
         let whole = without_caches(bytes, hash.len_in_bytes())
             .ok_or_else(|| GitError::malformed("the index", self.index_file(), "it is not whole"))?;
-        let (state, _) = State::from_bytes(&whole, epoch, hash, options).map_err(|error| self.malformed(error))?;
+        let (state, _) = unless_it_panics(&self.index_file(), || State::from_bytes(&whole, epoch, hash, options))?
+            .map_err(|error| self.malformed(error))?;
         if state.link().is_some() {
             return Err(GitError::malformed("the index", &self.git_dir, "it is split"));
         }

@@ -61,22 +61,24 @@ impl Repository {
         let (state, _) =
             unless_it_panics(path, || State::from_bytes(&whole, mtime.into(), hash, options))?.map_err(malformed)?;
         let Some(link) = state.link() else { return Ok(state) };
-        // The other half is beside it, and gix joins them only where they are: by their paths.
-        let shared = path.with_file_name(format!("sharedindex.{}", link.shared_index_checksum));
-        if self.boundary.open_file(&shared).is_err() {
-            return Err(GitError::malformed("the index", path, format!("`{}` is missing", shared.display())));
-        }
+        // The other half is beside it, and gix joins them only as files: so they are such of ours, with what was read here.
+        let name = format!("sharedindex.{}", link.shared_index_checksum);
+        let shared = path.with_file_name(&name);
+        let missing = || GitError::malformed("the index", path, format!("`{}` is missing", shared.display()));
+        let Content { bytes: half, .. } = self.boundary.read(&shared, LIMIT)?.ok_or_else(missing)?;
+        let half = without_caches(&half, hash.len_in_bytes())
+            .ok_or_else(|| GitError::malformed("the index", &shared, "it is not whole"))?;
+        let folder = tempfile::tempdir().map_err(|error| GitError::io("make", std::env::temp_dir(), error))?;
+        let copy = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).map_err(|error| GitError::io("write", path.clone(), error))?;
+            Ok(path)
+        };
+        copy(&name, &half)?;
+        let joined = copy("index", &whole)?;
         let skip_hash = true; // git replaces the file atomically; the checksum costs more than all else
-        let file = unless_it_panics(path, || File::at(path, hash, skip_hash, options))?.map_err(malformed)?;
+        let file = unless_it_panics(path, || File::at(&joined, hash, skip_hash, options))?.map_err(malformed)?;
         Ok(file.into_parts().0)
-    }
-
-    /// The object database, for the few objects that a listing may need.
-    pub(crate) fn objects(&self) -> Result<gix::odb::Handle> {
-        // gix opens the files itself, also those of alternates: all of them have to be ours.
-        self.object_files()?;
-        let path = self.common_dir.join("objects");
-        gix::odb::at(&path, self.format.object_hash).map_err(|error| GitError::io("open", path, error))
     }
 
     /// Replaces the folders of a sparse index by the files that their trees name.
@@ -173,6 +175,6 @@ fn check_paths(state: &State, index: &Path) -> Result<()> {
 }
 
 /// What `decode` says of the index at `path`: gix checks most of what it reads, and not all.
-fn unless_it_panics<T>(path: &Path, decode: impl FnOnce() -> T) -> Result<T> {
+pub(super) fn unless_it_panics<T>(path: &Path, decode: impl FnOnce() -> T) -> Result<T> {
     catch_unwind(AssertUnwindSafe(decode)).map_err(|_| GitError::malformed("the index", path, "it is damaged"))
 }

@@ -47,21 +47,40 @@ impl Repository {
             if folders.contains(&folder) {
                 continue;
             }
-            let list = folder.join("info/alternates");
-            let listed = self.boundary.read(&list, 1 << 20)?.map(|content| content.bytes).unwrap_or_default();
-            let lines = listed.split(|byte| *byte == b'\n');
-            for line in lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")) {
-                let named = alternate_path(line).map(|path| folder.join(path));
-                // git passes over an alternate that is gone, and so over cycles.
-                let Some(alternate) = named.and_then(|path| fs::canonicalize(path).ok()) else { continue };
-                if !self.boundary.is_inside(&alternate) {
-                    self.boundary.admit(self.boundary.name(&list), &alternate)?;
-                }
-                pending.push(alternate);
-            }
+            pending.extend(self.alternates(&folder, &folder)?);
             folders.push(folder);
         }
         Ok(folders)
+    }
+
+    /// The object database, for the few objects that a listing may need.
+    pub(crate) fn objects(&self) -> Result<gix::odb::Handle> {
+        // gix opens the files itself, also those of alternates: all of them have to be ours.
+        let folders = self.object_folders()?;
+        // What an alternate names by a relative path, gix looks for below the repository's own folder, and git below the alternate's.
+        if let [own, alternates @ ..] = &folders[..] {
+            for folder in alternates {
+                self.alternates(folder, own)?;
+            }
+        }
+        let path = self.common_dir.join("objects");
+        gix::odb::at(&path, self.format.object_hash).map_err(|error| GitError::io("open", path, error))
+    }
+
+    /// The alternates of an object folder that exist; relative ones are below `base`. git passes over one that is gone.
+    fn alternates(&self, folder: &Path, base: &Path) -> Result<Vec<PathBuf>> {
+        let list = folder.join("info/alternates");
+        let listed = self.boundary.read(&list, 1 << 20)?.map(|content| content.bytes).unwrap_or_default();
+        let lines = listed.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#"));
+        let mut alternates = Vec::new();
+        for path in lines.filter_map(alternate_path) {
+            let Ok(alternate) = fs::canonicalize(base.join(path)) else { continue };
+            if !self.boundary.is_inside(&alternate) {
+                self.boundary.admit(self.boundary.name(&list), &alternate)?;
+            }
+            alternates.push(alternate);
+        }
+        Ok(alternates)
     }
 
     /// Loose objects of folders `00` to `ff`; other names (`tmp_obj_*`) are unfinished.

@@ -194,6 +194,22 @@ fn alternates_and_shared_directories() {
     assert_nothing_is_read(&fixture, "more/info/alternates");
 }
 
+/// A sparse index is expanded by objects, which are looked for by gix.
+#[test]
+fn alternates_of_alternates_that_gix_finds_elsewhere_than_git() {
+    let fixture = victim();
+    fixture.write("folder/file", "");
+    fixture.commit("second");
+    fixture.git(&["sparse-checkout", "set", "--cone", "--sparse-index", "other"]);
+    assert!(fixture.listing().entries.iter().any(|entry| entry.path.to_string() == "file"));
+    fixture.write(".git/objects/info/alternates", "../../more\n");
+    // For git below `more`, where it is not, and for gix below `.git/objects`.
+    fixture.write("more/info/alternates", "../../../private/.git/objects\n");
+    let error = read_all(&fixture).unwrap_err();
+    assert!(error.to_string().contains("more/info/alternates"), "{error}");
+    assert_nothing_is_read(&fixture, "more/info/alternates");
+}
+
 #[test]
 fn git_files_that_lead_to_another_repository() {
     let linked = |fixture: &Fixture| {
@@ -318,6 +334,29 @@ fn a_damaged_index_is_an_error() {
             assert!(bytes.len() > whole.len() / 2, "{} bytes of {} were taken", bytes.len(), whole.len());
         }
     }
+}
+
+/// Of a split index, the half that is shared: its caches could exhaust the stack, as the index's own.
+#[test]
+fn a_shared_index_with_trees_in_one_another_without_end() {
+    let fixture = Fixture::new();
+    fixture.write("file", "");
+    fixture.commit("all");
+    fixture.git(&["update-index", "--split-index"]);
+    let before = paths(&fixture.listing());
+    let mut files = fs::read_dir(fixture.root.join(".git")).unwrap().map(|entry| entry.unwrap().path());
+    let shared = files.find(|path| path.to_string_lossy().contains("sharedindex.")).unwrap();
+    let whole = fs::read(&shared).unwrap();
+    let (body, hash) = whole.split_at(whole.len() - 20);
+    let tree = b"a\0-1 1\n".repeat(200_000);
+    let tree = [&b"TREE"[..], &(tree.len() as u32).to_be_bytes(), &tree].concat();
+    fs::write(&shared, [body, &tree, hash].concat()).unwrap();
+    assert_eq!(paths(&fixture.listing()), before);
+    // A link to the user's own is no half of it.
+    fs::rename(&shared, fixture.beside("shared")).unwrap();
+    symlink(fixture.beside("shared"), &shared).unwrap();
+    let error = list(&fixture.workspace()).unwrap_err();
+    assert!(error.to_string().contains("sharedindex."), "{error}");
 }
 
 #[test]
