@@ -16,6 +16,8 @@ const DATA: u8 = 0;
 const PING: u8 = 2;
 const SYN: u16 = 1;
 const ACK: u16 = 2;
+const FIN: u16 = 4;
+const RST: u16 = 8;
 
 /// A host's link, and the pipe on which a guest would speak.
 struct Link {
@@ -173,8 +175,9 @@ proptest! {
                     wire.truncate(wire.len() - size - 12);
                 }
             }
-            for id in [1, 3, 5] {
-                wire.extend(frame(DATA, 4, id, &[], 0));
+            // A reset comes after what was sent before it, as an end does.
+            for (id, end) in [(1, FIN), (3, RST), (5, FIN)] {
+                wire.extend(frame(DATA, end, id, &[], 0));
             }
             let writing = async {
                 for part in wire.chunks(997) {

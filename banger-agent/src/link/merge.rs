@@ -340,3 +340,39 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Merging<T> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_is_released_twice_loses_nothing() {
+        let unread = Unread::new(1 << 20);
+        let followed = unread.follow(1);
+        for _ in 0..MAX_SMALL {
+            assert_eq!(unread.lock().way(DATA, 0, 1, 1).unwrap(), Way::Pass(0));
+        }
+        let wait = |bytes: &[u8]| {
+            let mut state = unread.lock();
+            assert_eq!(state.way(DATA, 0, 1, bytes.len()).unwrap(), Way::Wait);
+            state.wait(1, bytes);
+            state.waits(1, 0);
+        };
+        wait(b"first");
+        // Its reader has read all, and asks once more.
+        followed.read(MAX_SMALL);
+        followed.read(0);
+        let body = |state: &mut State| state.release().map(|[_, body, _]| body);
+        assert_eq!(body(&mut unread.lock()).unwrap(), "first");
+        assert_eq!(body(&mut unread.lock()), None);
+        for _ in 0..MAX_SMALL {
+            unread.lock().way(DATA, 0, 1, 1).unwrap();
+        }
+        wait(b"second");
+        // It was released before, and its reader has not read what came then.
+        unread.lock().released.push_back(1);
+        assert_eq!(body(&mut unread.lock()), None);
+        followed.read(MAX_SMALL + "first".len());
+        assert_eq!(body(&mut unread.lock()).unwrap(), "second");
+    }
+}

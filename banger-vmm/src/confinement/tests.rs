@@ -5,13 +5,14 @@ use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpid};
 use tempfile::TempDir;
@@ -221,6 +222,35 @@ fn it_signals_nobody_and_is_signalled() {
     let mut child = command.spawn().unwrap();
     kill(Pid::from_raw(child.id().cast_signed()), nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGTERM));
+}
+
+/// Each of these reaches another process of the user without a signal or a socket of a path.
+#[test]
+fn it_reaches_no_process_by_limits_shared_memory_or_datagrams() {
+    let mut host = Host::new();
+    let parent = getpid().as_raw();
+    let done = |result: i64| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    for network in [false, true] {
+        host.network = network;
+        // SAFETY: none of these calls is given memory to write to.
+        unsafe {
+            host.assert_denied("a limit of another process", move || {
+                let limit = libc::rlimit64 { rlim_cur: 1, rlim_max: 1 };
+                done(libc::prlimit64(parent, libc::RLIMIT_CPU, &limit, std::ptr::null_mut()).into())
+            });
+            host.assert_denied("shared memory", move || done(libc::shmget(7, 4096, libc::IPC_CREAT | 0o600).into()));
+            host.assert_denied("semaphores", move || done(libc::semget(7, 1, libc::IPC_CREAT | 0o600).into()));
+            host.assert_denied("messages", move || done(libc::msgget(7, libc::IPC_CREAT | 0o600).into()));
+            let name = c"banger-test".as_ptr() as usize;
+            host.assert_denied("messages of POSIX", move || {
+                done(libc::syscall(libc::SYS_mq_open, name, libc::O_CREAT | libc::O_RDWR, 0o600, 0))
+            });
+        }
+        host.assert_denied("datagrams", || UnixDatagram::pair().map(drop));
+        // As QEMU has them.
+        host.assert_allowed(|| UnixStream::pair().map(drop));
+        host.assert_allowed(|| Ok(getrlimit(Resource::RLIMIT_NOFILE).map(drop)?));
+    }
 }
 
 #[test]

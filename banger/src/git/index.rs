@@ -138,8 +138,8 @@ impl Repository {
 
 /// The longest index, in bytes: some ten million files.
 const LIMIT: u64 = 2 << 30;
-/// What the folders of a sparse index may take when they are expanded, in bytes: as much as an index.
-const EXPANDED: usize = 2 << 30;
+/// What the folders of a sparse index may take when they are expanded, in bytes: some two million files.
+const EXPANDED: usize = 512 << 20;
 /// What a file or folder takes there besides its path, in bytes.
 const ENTRY: usize = 128;
 

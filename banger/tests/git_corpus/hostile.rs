@@ -336,6 +336,58 @@ fn a_damaged_index_is_an_error() {
     }
 }
 
+/// A few trees of which each names the next many times stand for more files than memory has room for.
+#[test]
+fn a_sparse_index_that_expands_without_end() {
+    let fixture = Fixture::new();
+    fixture.write("file", "");
+    fixture.write("folder/file", "");
+    fixture.commit("all");
+    let bytes = |hex: &[u8]| -> Vec<u8> {
+        let hex = std::str::from_utf8(hex).unwrap();
+        (0..40).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    fixture.write(".git/object", "");
+    let mut object = bytes(&fixture.git(&["hash-object", "-w", ".git/object"]));
+    for level in 0..5 {
+        let mode = if level == 0 { "100644" } else { "40000" };
+        let entry = |number| [format!("{mode} {number:03}{}\0", "n".repeat(200)).as_bytes(), &object].concat();
+        fixture.write(".git/object", (0..100).map(entry).collect::<Vec<_>>().concat());
+        object = bytes(&fixture.git(&["hash-object", "-w", "-t", "tree", ".git/object"]));
+    }
+    fixture.git(&["sparse-checkout", "set", "--cone", "--sparse-index", "other"]);
+    let old = fixture.git(&["rev-parse", "HEAD:folder"]);
+    let index = fixture.root.join(".git/index");
+    let mut content = fs::read(&index).unwrap();
+    let old = bytes(&old);
+    let at = content.windows(20).position(|window| window == old).unwrap();
+    content[at..at + 20].copy_from_slice(&object);
+    fs::write(&index, content).unwrap();
+    let error = list(&fixture.workspace()).unwrap_err().to_string();
+    assert!(error.contains("too many files"), "{error}");
+}
+
+/// A relative path is taken from where an include is written to be, and not from where a link there leads.
+#[test]
+fn includes_beside_a_link_and_without_end() {
+    let fixture = victim();
+    fixture.git(&["config", "include.path", "link/config"]);
+    fs::create_dir_all(fixture.root.join("deep/deeper")).unwrap();
+    // git looks for what it names beside the link, which leads out, and not beside the file.
+    fixture.write("deep/deeper/config", "[include]\n\tpath = ../../../home/.ssh/config\n");
+    symlink("../deep/deeper", fixture.root.join(".git/link")).unwrap();
+    assert_nothing_is_read(&fixture, "include.path");
+
+    let fixture = victim();
+    fixture.git(&["config", "include.path", "first"]);
+    for number in 0..200 {
+        let name = if number == 0 { "first".to_owned() } else { number.to_string() };
+        fixture.write(format!(".git/{name}"), format!("[include]\n\tpath = {}\n", number + 1));
+    }
+    let error = read_all(&fixture).unwrap_err().to_string();
+    assert!(error.contains("too many files"), "{error}");
+}
+
 /// Of a split index, the half that is shared: its caches could exhaust the stack, as the index's own.
 #[test]
 fn a_shared_index_with_trees_in_one_another_without_end() {

@@ -367,7 +367,18 @@ fn what_takes_memory_comes_out_of_the_budget() {
     let unknown = of(&|tar| {
         tar.pax(&[("comment", &huge)]).file("a", b"").pax(&[("comment", &huge)]).file("b", b"");
     });
-    for refused in [deep, unknown] {
+    // Names of a few bytes, which links make many times as long.
+    let links = of(&|tar| {
+        let long = ["x"; 45].join("/");
+        tar.folder(&long).symlink("l", &long).folder(&format!("l/{long}")).symlink("l/m", &long);
+        (0..9000).for_each(|number| _ = tar.file(&format!("l/m/{number}"), b""));
+    });
+    // Hard links to what comes later, of which both names are kept.
+    let later = of(&|tar| {
+        let target = "t".repeat(90);
+        (0..9000).for_each(|number| _ = tar.hard_link(&format!("{number}"), &target));
+    });
+    for refused in [deep, unknown, links, later] {
         let error = refused.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("512 MiB of names"), "{error}");
     }
