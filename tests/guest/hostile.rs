@@ -98,6 +98,8 @@ struct Guest {
 /// What is kept for the cases about limits: see [`Guest::bounds`].
 #[derive(Default)]
 struct Bounds {
+    /// A stream whose window is not given back.
+    deaf: Option<u32>,
     /// What becomes of the sync that goes on.
     sync: String,
     /// What becomes of questions what changed in the guest alone: commands ask, and so does the supervisor.
@@ -398,6 +400,11 @@ impl Guest {
                 self.control(id, EXITED);
             }
             "drips" => self.drip(id, 0, 1000),
+            // It takes no input, and hears no signal behind it.
+            "deaf" => {
+                self.bounds.deaf = Some(id);
+                self.control(id, STARTED);
+            }
             "drips-data" => {
                 self.control(id, STARTED);
                 self.drip(id, 1, 1000);
@@ -468,6 +475,9 @@ impl Guest {
             }
             if header[1] == DATA && length > 0 {
                 let bytes = self.read(length as usize);
+                if self.bounds.deaf == Some(id) {
+                    continue;
+                }
                 // Windows are given back at once: what is sent is small.
                 self.mux(WINDOW_UPDATE, 0, id, length, &[]);
                 return (id, bytes);

@@ -1,6 +1,6 @@
 //! Guests that harm their host where they can. See `tests/guest/hostile.rs` for what they do.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
@@ -369,6 +369,9 @@ fn a_guest_that_takes_too_long_or_tells_too_much_is_bounded() {
         banger.args(["--", command]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let slow = ["drips", "drips-data"].map(spawn);
+    let mut deaf = repository.banger();
+    deaf.args(["--timeout", "1s", "--", "deaf"]).stdin(File::open("/dev/zero").unwrap());
+    let deaf = deaf.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
 
     // Frames of one byte, for commands whose output nobody reads, as with a pager.
     let paused: Vec<_> = (0..3)
@@ -424,6 +427,8 @@ fn a_guest_that_takes_too_long_or_tells_too_much_is_bounded() {
         assert!(!output.stderr.contains("lost-"), "{output:?}");
     }
 
+    let output = Output::from(deaf.wait_with_output().unwrap());
+    assert!(output.status == 125 && output.stderr.contains("does not end"), "{output:?}");
     for child in slow {
         let output = Output::from(child.wait_with_output().unwrap());
         assert_eq!(output.status, 125, "{output:?}");
