@@ -54,7 +54,8 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     Some(match (probed, known) {
         (Prospect::Unusable(problem), _) => {
             let check = Check::warn(NAME, format!("{problem}; {slower}"));
-            if problem.contains("usermod") {
+            // It says what to do about it.
+            if problem.starts_with("you may not open") {
                 check
             } else {
                 check.mend("on a machine with KVM, or nested virtualisation, VMs start several times faster")
