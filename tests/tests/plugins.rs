@@ -238,7 +238,7 @@ fn completing(shell: &str, home: &Home, arguments: &[&str]) -> Option<Output> {
 }
 
 /// Command lines, and what is proposed for each.
-const PROPOSED: [(&str, &[&str]); 17] = [
+const PROPOSED: [(&str, &[&str]); 22] = [
     ("banger wa", &["wax", "watch"]),
     ("banger stat", &["status"]),
     ("banger -q wat", &["watch"]),
@@ -256,6 +256,11 @@ const PROPOSED: [(&str, &[&str]); 17] = [
     ("banger vm cre", &["create"]),
     ("banger vm exec bo", &["box"]),
     ("banger vm run --image debian-bookworm-m", &["debian-bookworm-minimal"]),
+    ("banger vm sho", &["show"]),
+    ("banger vm insp", &["inspect"]),
+    ("banger ssh-p", &["ssh-proxy"]),
+    ("banger config set histo", &["history"]),
+    ("banger config set history sha", &["shallow"]),
 ];
 
 #[test]
