@@ -98,3 +98,19 @@ fn a_value_that_is_not_there_is_an_error() {
     assert_eq!(place.answer(&["config", "get", "env.A"]), "1\n");
     assert_eq!(place.answer(&["config", "get", "disk"]), "32G\n");
 }
+
+#[test]
+fn help_is_an_answer_as_json_too() {
+    let place = Place::new();
+    for (arguments, key, part) in [
+        (&["help", "--json"][..], "help", "Usage: banger"),
+        (&["--json", "--help"], "help", "Usage: banger"),
+        (&["help", "stop", "--json"], "help", "banger stop"),
+        (&["stop", "--help", "--json"], "help", "banger stop"),
+        (&["--version", "--json"], "version", "banger "),
+    ] {
+        let answer: serde_json::Value = serde_json::from_str(&place.answer(arguments)).unwrap();
+        assert!(answer[key].as_str().unwrap().contains(part), "{arguments:?}: {answer}");
+    }
+    assert!(place.answer(&["help", "stop"]).contains("Usage: banger stop"));
+}

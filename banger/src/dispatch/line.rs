@@ -37,6 +37,19 @@ impl Line {
         options.iter().map(OsString::as_os_str).filter(|word| *word != "--json")
     }
 
+    /// Moves the options behind the name to those before it.
+    pub(super) fn options_first(&mut self, cli: &clap::Command) {
+        let mut words = std::mem::take(&mut self.rest).into_iter();
+        while let Some(word) = words.next() {
+            if word == "-" || !word.as_encoded_bytes().starts_with(b"-") {
+                self.rest.push(word);
+                continue;
+            }
+            let value = if takes_next(&word, cli) { words.next() } else { None };
+            self.options.extend([word].into_iter().chain(value));
+        }
+    }
+
     /// All words, in their order.
     pub(super) fn words(self) -> Vec<OsString> {
         self.options.into_iter().chain(self.name).chain(self.rest).collect()

@@ -64,6 +64,10 @@ pub fn meaning(
 ) -> Result<Meaning, Unclear> {
     let cli = Cli::command();
     let mut line = Line::split(words, &cli);
+    if line.name.as_deref() == Some(OsStr::new("help")) {
+        // clap's takes no option, and these are of every command.
+        line.options_first(&cli);
+    }
     // clap's `help` knows built-in commands only. Of others it is their own.
     let foreign = line.name.as_deref() == Some(OsStr::new("help"))
         && line.rest.first().is_some_and(|topic| is_topic(&cli, topic));
@@ -275,7 +279,9 @@ mod tests {
             &[("s", &["status", "--json"]), ("t", &["--rm", "--", "make"]), ("w", &["watch"])];
         assert_eq!(words(of("help status", all)), "help status");
         assert_eq!(words(of("help", all)), "help");
-        assert_eq!(words(of("help --color never", all)), "help --color never");
+        assert_eq!(words(of("help --color never", all)), "--color never help");
+        assert_eq!(words(of("help --json status", all)), "--json help status");
+        assert_eq!(words(of("help status --json", all)), "--json help status");
         assert_eq!(words(of("help s", all)), "status --json --help");
         for (line, expected) in [("-q help watch", &["--help"][..]), ("help w it", &["it", "--help"])] {
             let Ok(Meaning::Plugin { plugin, arguments, .. }) = of(line, all) else { panic!("{line}: no plugin") };

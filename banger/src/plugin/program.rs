@@ -59,10 +59,13 @@ fn start<P: Program>() -> ExitCode {
         Ok(program) => program,
         // `--help` and `--version` are answers, and no errors.
         Err(answer) if !answer.use_stderr() => {
-            let _ = answer.print();
+            before_parsing(&words).help(&answer);
             return ExitCode::SUCCESS;
         }
-        Err(error) => return usage(&error, &words),
+        Err(error) => {
+            before_parsing(&words).usage(&error);
+            return ExitCode::from(FAILED);
+        }
     };
     let ui = Ui::new(program.global());
     let checked = Paths::from_env().and_then(|paths| paths.check().map(|()| paths));
@@ -82,10 +85,10 @@ fn answer(answer: &[u8]) -> ExitCode {
     }
 }
 
-fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+/// For answers to a command line that was not understood, or asks for help.
+fn before_parsing(words: &[OsString]) -> Ui {
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
-    Ui::new(&Global { json, ..Global::default() }).usage(error);
-    ExitCode::from(FAILED)
+    Ui::new(&Global { json, ..Global::default() })
 }
 
 /// Lines of what the last of `words` may be.
