@@ -17,7 +17,7 @@ use banger::images::Images;
 use banger::machine::{Machines, git_host};
 use banger::panic;
 use banger::paths::{self, Paths};
-use banger::plugin::{self, Environment, Plugins};
+use banger::plugin::{self, Environment, KnownPlugins, Plugins};
 use banger::ui::Ui;
 use banger::{commands, run};
 use clap::Parser;
@@ -35,7 +35,7 @@ fn start() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         // `--help` and `--version` are answers, and no errors.
         Err(Unclear::Usage(answer)) if !answer.use_stderr() => {
-            let _ = answer.print();
+            ui.help(&answer);
             ExitCode::SUCCESS
         }
         Err(Unclear::Usage(error)) => {
@@ -51,7 +51,8 @@ fn start() -> ExitCode {
 
 fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
     let banger = paths::program()?;
-    let plugins = Plugins::new(&paths::search_path(), banger.parent());
+    let banger_folder = banger.parent().map(Path::to_owned);
+    let plugins = Plugins::new(&paths::search_path(), banger_folder.as_deref());
     if let Ok(shell) = env::var(completion::VARIABLE) {
         let here = env::current_dir().ok();
         let words = completion::typed(&shell, words);
@@ -72,7 +73,8 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
                     return Err(error.hint("only the names: banger --list --quiet").into());
                 }
                 let environment = Environment::new(banger, workspace_root())?;
-                commands::overview(&aliases()?, paths::user_config().as_deref(), &plugins, &environment, ui)?;
+                let known = known_plugins(banger_folder.as_deref())?;
+                commands::overview(&aliases()?, paths::user_config().as_deref(), &plugins, &known, &environment, ui)?;
                 return Ok(0);
             }
             Ok(execute(cli, ui)?)
@@ -80,6 +82,9 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
         Meaning::Plugin { plugin, options, arguments } => {
             *ui = Ui::new(&options);
             let environment = Environment::new(banger, workspace_root())?;
+            if let Ok(known) = known_plugins(banger_folder.as_deref()) {
+                known.note(&plugin.path);
+            }
             match plugin::exec(&plugin, &options, arguments, &environment)? {}
         }
     }
@@ -187,6 +192,11 @@ fn proposals(
         }
         Meaning::Plugin { .. } | Meaning::BuiltIn(_) => None,
     }
+}
+
+/// The plugins that may be asked what they are.
+fn known_plugins(beside: Option<&Path>) -> Result<KnownPlugins, CommandError> {
+    Ok(KnownPlugins::new(&Paths::from_env()?.cache, beside))
 }
 
 /// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is theirs to mind.

@@ -3,6 +3,7 @@
 mod describe;
 mod environment;
 mod exec;
+mod known;
 mod program;
 mod propose;
 mod question;
@@ -18,6 +19,7 @@ use nix::unistd::{AccessFlags, access};
 pub use self::describe::{Description, describe};
 pub use self::environment::{Environment, banger};
 pub use self::exec::exec;
+pub use self::known::KnownPlugins;
 pub(crate) use self::program::with_values;
 pub use self::program::{Program, Values, main};
 pub use self::propose::{Proposal, propose};
