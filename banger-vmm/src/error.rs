@@ -127,6 +127,8 @@ pub enum Error {
         name: String,
         /// Why, in words.
         reason: String,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// A running VM's supervisor did not answer as it should.
     #[error("the supervisor of the VM `{name}` does not answer: {reason}")]
@@ -231,9 +233,7 @@ impl Error {
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
             Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),
             Error::Boot { failure, .. } | Error::Refused { failure, .. } => failure.hint.clone(),
-            Error::Ports { .. } => Some(
-                "choose another port, or 0 for any that is free; for those that there are: banger port list".into(),
-            ),
+            Error::Ports { hint, .. } => Some((*hint).to_owned()),
             Error::ProgramFailed { .. } | Error::NotFound(_) | Error::NotRunning(_) => None,
         }
     }

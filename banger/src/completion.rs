@@ -4,6 +4,9 @@
 //! the proposals are of this moment, plugins, aliases and VMs among them. For words behind a plugin's name a program that the plugin brings for
 //! that is asked (see [`plugin::propose`](crate::plugin::propose)); nothing else of a plugin is run.
 
+mod bash;
+mod guest;
+
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
@@ -14,10 +17,12 @@ use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
+pub use self::guest::{hosts, places};
 use crate::cli::{Cli, Shell};
+use crate::config::{KEYS, Kind, Shape};
 use crate::dispatch::{self, Aliases, is_built_in};
 use crate::error::{CommandError, ErrorKind};
-use crate::plugin::{Proposal, with_values};
+use crate::plugin::{Proposal, fitted, with_values};
 
 /// Holds the name of the shell that asks; the words so far are banger's arguments.
 pub const VARIABLE: &str = "BANGER_COMPLETE";
@@ -39,6 +44,13 @@ pub fn script(shell: Shell) -> String {
     let written = completer(shell).write_registration(VARIABLE, "banger", "banger", "banger", &mut script);
     written.expect("memory takes what it is given");
     let mut script = String::from_utf8(script).expect("a script is text");
+    if shell == Shell::Bash {
+        // The line itself: its words are split at colons, which are a part of places and references.
+        let variable = "        BANGER_COMPLETE=\"bash\"";
+        assert!(script.contains(variable), "the script says for which shell it asks");
+        let line = format!("        {}=\"${{COMP_LINE:0:COMP_POINT}}\" \\\n{variable}", bash::LINE);
+        script = script.replace(variable, &line);
+    }
     if shell == Shell::Zsh {
         // From a folder of $fpath this is the body of `_banger`, read when completions are first asked for: it has to answer then.
         script.push_str("[[ ${funcstack[1]} != _banger ]] || _clap_dynamic_completer_banger \"$@\"\n");
@@ -53,14 +65,37 @@ pub struct Names {
     pub aliases: Aliases,
     /// Plugins.
     pub plugins: BTreeSet<String>,
+    /// Parts of plugins: proposed where nothing else fits.
+    pub parts: BTreeSet<String>,
     /// VMs, where an argument is one.
     pub vms: Vec<String>,
     /// Images, where an argument is one.
     pub images: Vec<String>,
+    /// Variables of the configuration, as `env.NAME`.
+    pub variables: Vec<String>,
+    /// Ports and paths of this machine that lead into the VM that the words are about.
+    pub hosts: Vec<String>,
+    /// What the last word may become as a place in a VM.
+    pub places: Vec<String>,
 }
 
-/// What `shell`, by its name, shows for `words`: banger's arguments as the script gives them, `--` and then the words of the command
-/// line, `banger` being the first. `of_plugin` tells what the plugin that words without the first lead to proposes for the last of them; none:
+/// The words of the command line, `banger` being the first and the one that is typed the last, of those that the script gives.
+pub fn typed(shell: &str, words: Vec<OsString>) -> Vec<OsString> {
+    if let Some(line) = bash_line(shell) {
+        return bash::words(&line).0;
+    }
+    let mut words: Vec<_> = words.into_iter().skip_while(|word| word != "--").skip(1).collect();
+    // bash and zsh give the words behind the one that is typed too, and say which that is.
+    let index = env::var(INDEX).ok().and_then(|index| index.parse::<usize>().ok()).filter(|_| shell != "fish");
+    words.truncate(index.map_or(words.len(), |index| index.saturating_add(1)));
+    words
+}
+
+fn bash_line(shell: &str) -> Option<String> {
+    env::var(bash::LINE).ok().filter(|line| shell == "bash" && !line.is_empty())
+}
+
+/// What `shell`, by its name, shows for `words`: those of the command line, see [`typed`]. `of_plugin` tells what the plugin that words without the first lead to proposes for the last of them; none:
 /// they lead to none, or it proposes nothing.
 ///
 /// # Errors
@@ -74,10 +109,7 @@ pub fn complete(
 ) -> Result<Vec<u8>, CommandError> {
     let wrong = |what: String| CommandError::new(what).kind(ErrorKind::Usage);
     let shell = Shell::from_str(shell, false).map_err(|_| wrong(format!("{VARIABLE} is `{shell}`: no known shell")))?;
-    let mut words: Vec<_> = words.into_iter().skip_while(|word| word != "--").skip(1).collect();
-    // bash and zsh give the words behind the one that is typed too, and say which that is.
-    let typed = env::var(INDEX).ok().and_then(|index| index.parse::<usize>().ok()).filter(|_| shell != Shell::Fish);
-    words.truncate(typed.map_or(words.len(), |typed| typed.saturating_add(1)));
+    let mut words = words;
     let mut answer = Vec::new();
     let mut cli = match words.get(1..).and_then(of_plugin) {
         Some(proposals) => {
@@ -90,7 +122,15 @@ pub fn complete(
     };
     let completed = completer(shell).write_complete(&mut cli, words, here, &mut answer);
     completed.map_err(|error: io::Error| wrong(format!("cannot complete this: {error}")))?;
-    Ok(answer)
+    let kept = bash_line("bash").filter(|_| shell == Shell::Bash).map_or(0, |line| bash::words(&line).1);
+    Ok(without_start(&answer, kept))
+}
+
+/// The proposals of bash, each without so many bytes at its start.
+fn without_start(answer: &[u8], kept: usize) -> Vec<u8> {
+    // What the script has between them.
+    let proposals = answer.split(|byte| *byte == b'\x0b').map(|word| word.get(kept..).unwrap_or_default());
+    proposals.collect::<Vec<_>>().join(&b'\x0b')
 }
 
 /// A command line in which each word may be one of these.
@@ -111,25 +151,49 @@ fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
         let values = match name {
             "VM" => names.vms.clone(),
             "IMAGE" => names.images.clone(),
+            "KEY" => keys(names),
+            "VALUE" => words.iter().rev().nth(1).map(|key| choices(&key.to_string_lossy())).unwrap_or_default(),
+            "HOST" => names.hosts.clone(),
+            "FROM" | "TO" => names.places.clone(),
             _ => return None,
         };
         Some(move || values.clone())
     };
-    let mut cli = with_values(cli, &values);
+    let typed = words.last().cloned().unwrap_or_default();
+    let mut cli = with_values(fitted(cli, words), &typed, &values);
     if dispatch::name(words.iter().skip(1).cloned().collect(), &cli).is_some_and(|name| !is_built_in(&cli, &name)) {
         // Behind another's name banger's options are not banger's.
         cli = cli.mut_args(|argument| argument.global(false));
     }
     let aliases = names.aliases.iter().map(|(name, words)| (name, format!("Stands for: {}", words.join(" "))));
     let plugins = names.plugins.iter().map(|name| (name, "A plugin".to_owned()));
-    for (name, about) in aliases.chain(plugins) {
+    let parts = names.parts.iter().map(|name| (name, "A part of a plugin".to_owned()));
+    for (name, about) in aliases.chain(plugins).chain(parts) {
         if !is_built_in(&cli, name.as_ref()) {
             let about = banger_vmm::printable(about.as_bytes());
             let words = Arg::new("words").num_args(0..).allow_hyphen_values(true).value_hint(ValueHint::AnyPath);
-            cli = cli.subcommand(Command::new(name).about(about).disable_help_flag(true).arg(words));
+            let command = Command::new(name).about(about).disable_help_flag(true).arg(words);
+            cli = cli.subcommand(command.hide(names.parts.contains(name)));
         }
     }
     cli
+}
+
+/// The keys of the configuration, and what stands in its tables.
+fn keys(names: &Names) -> Vec<String> {
+    let keys = KEYS.iter().map(|key| key.name.to_owned());
+    let aliases = names.aliases.keys().map(|name| format!("alias.{name}"));
+    keys.chain(names.variables.iter().cloned()).chain(aliases).collect()
+}
+
+/// The values that a key may have, where it is one of a few.
+fn choices(key: &str) -> Vec<String> {
+    let choices: &[&str] = match KEYS.iter().find(|known| known.name == key).map(|key| key.shape) {
+        Some(Shape::One(Kind::Choice(choices))) => choices,
+        Some(Shape::One(Kind::Flag)) => &["true", "false"],
+        _ => &[],
+    };
+    choices.iter().map(|choice| (*choice).to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -150,7 +214,7 @@ mod tests {
     fn what_a_plugin_proposes_is_all_that_is_proposed() {
         let proposal = |value: &str| Proposal { value: value.to_owned(), about: Some("what it is".to_owned()) };
         let propose = |words: &[&str]| {
-            let given: Vec<OsString> = ["--", "banger"].iter().chain(words).map(OsString::from).collect();
+            let given: Vec<OsString> = ["banger"].iter().chain(words).map(OsString::from).collect();
             let names = Names { plugins: ["image".to_owned()].into(), ..Names::default() };
             let of_plugin = |typed: &[OsString]| {
                 assert_eq!(typed, words);
@@ -173,6 +237,10 @@ mod tests {
             plugins: ["state".to_owned(), "stop".to_owned(), "stand-up".to_owned()].into(),
             vms: vec!["some-vm".to_owned(), "other".to_owned()],
             images: vec!["debian".to_owned()],
+            parts: ["state-proxy".to_owned()].into(),
+            variables: vec!["env.A".to_owned()],
+            hosts: vec!["8080".to_owned()],
+            places: vec![":src/".to_owned()],
         };
         assert_eq!(shown(Cli::command(), &["banger", "sta"], &names), ["status", "start", "stand-up", "state"]);
         assert_eq!(shown(Cli::command(), &["banger", "-q", "sto"], &names), ["stop"]);
@@ -187,5 +255,30 @@ mod tests {
         assert_eq!(shown(cli.clone(), &["banger", "peek", "so"], &names), ["some-vm"]);
         assert!(shown(cli, &["banger", "peek", "--x", "so"], &names).is_empty());
         assert_eq!(shown(Cli::command(), &["banger", "logs", "so"], &names), ["some-vm"]);
+
+        // Of the configuration, forwarded ports and files of a VM.
+        let here = |words: &[&str]| shown(Cli::command(), words, &names);
+        let keys = here(&["banger", "config", "set", ""]);
+        assert!(
+            ["memory", "env.A", "alias.stand-up"].iter().all(|key| keys.iter().any(|known| known == key)),
+            "{keys:?}"
+        );
+        assert!(keys.iter().all(|key| !key.starts_with('-')), "{keys:?}");
+        assert_eq!(here(&["banger", "config", "get", "mem"]), ["memory"]);
+        assert_eq!(here(&["banger", "config", "set", "history", ""]), ["full", "shallow", "none"]);
+        assert_eq!(here(&["banger", "config", "set", "mise", "t"]), ["true"]);
+        assert_eq!(here(&["banger", "port", "remove", ""]), ["8080"]);
+        assert_eq!(here(&["banger", "cp", ":"]), [":src/"]);
+
+        // What is meant for people to type, each once; a part of a plugin only by its name.
+        let all = here(&["banger", ""]);
+        assert!(
+            all.iter().all(|word| !word.starts_with('-') && word != "." && word != "rm" && word != "ls"),
+            "{all:?}"
+        );
+        assert!(all.contains(&"status".to_owned()) && !all.contains(&"state-proxy".to_owned()), "{all:?}");
+        assert!(all.len() < 22, "{all:?}");
+        assert_eq!(here(&["banger", "state-"]), ["state-proxy"]);
+        assert_eq!(here(&["banger", "rm"]), ["rm"]);
     }
 }

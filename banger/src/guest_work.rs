@@ -10,6 +10,9 @@ use crate::error::{CommandError, ErrorKind};
 use crate::site::Site;
 use crate::units::count;
 
+/// How many names fit on a line.
+const NAMES: usize = 3;
+
 /// What changed in the guest alone.
 #[derive(Clone, Debug)]
 pub enum GuestWork {
@@ -46,6 +49,37 @@ impl GuestWork {
             VmState::Failed { .. } if is_counted(vm) => Ok(GuestWork::Unknown),
             _ => Ok(GuestWork::noted(vm)?),
         }
+    }
+
+    /// What the VM has now, for who only looks: one that runs is asked, and one that does not answer in time has what was noted.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn looked_at(vm: &Vm) -> Result<GuestWork, banger_vmm::Error> {
+        if matches!(vm.state()?, VmState::Running { .. })
+            && is_counted(vm)
+            && let Ok(only) = Call::look(vm, &Request::GuestOnly)
+        {
+            return Ok(GuestWork::Known(only));
+        }
+        GuestWork::noted(vm)
+    }
+
+    /// A line for who leaves a shell in the VM: what exists only there now, and how it gets out. None: nothing does, or it is not known.
+    pub fn farewell(&self) -> Option<String> {
+        let GuestWork::Known(only) = self else { return None };
+        if only.counts.is_nothing() {
+            return None;
+        }
+        let names: Vec<_> = only.named.iter().take(NAMES).map(|path| banger_vmm::printable(&path.0)).collect();
+        let more =
+            if only.counts.files.saturating_add(only.counts.references) > names.len() as u64 { ", …" } else { "" };
+        let names = if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) };
+        let files = count(only.counts.files, "file", "files");
+        let references = count(only.counts.references, "branch or tag", "branches and tags");
+        Some(format!(
+            "only in the VM: {files}, {references}{names}; all names: banger status -v; to copy: banger cp :PATH ."
+        ))
     }
 
     /// How much it is, if that is known.
@@ -94,6 +128,20 @@ fn is_counted(vm: &Vm) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_leaves_a_shell_is_told_what_is_only_there() {
+        let work = |files, references, names: &[&str]| {
+            let named = names.iter().map(|name| (*name).into()).collect();
+            GuestWork::Known(GuestOnly { counts: Counts { files, references }, named }).farewell()
+        };
+        assert_eq!(work(0, 0, &[]), None);
+        assert_eq!(GuestWork::Unknown.farewell(), None);
+        let one = work(1, 0, &["out/a\u{1b}b"]).unwrap();
+        assert!(one.starts_with("only in the VM: 1 file, 0 branches and tags (out/a^[b); "), "{one}");
+        let many = work(4, 1, &["a", "b", "c", "d", "refs/heads/x"]).unwrap();
+        assert!(many.contains("4 files, 1 branch or tag (a, b, c, …); ") && many.contains("banger cp"), "{many}");
+    }
 
     #[test]
     fn numbers_that_do_not_add_up_are_not_nothing() {

@@ -60,7 +60,7 @@ pub fn run(vm: &Vm, exec: Exec, input: &[u8], mut each: impl FnMut(&[u8])) -> Re
             Frame::Data(..) => {}
             frame => match frame.message()? {
                 FromCommand::StdinTaken { bytes } => taken = sent.min(taken.saturating_add(bytes)),
-                FromCommand::Stopped => {}
+                FromCommand::Stopped | FromCommand::OutOfMemory => {}
                 FromCommand::Exited(exit) => return Ok(Finished { exit, output }),
             },
         }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use banger::cli::{Cli, Command, Global, Run};
 use banger::completion::{self, Names};
+use banger::config::{ConfigFile, Owner, Value};
 use banger::dispatch::{self, Aliases, Meaning, Unclear};
 use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
@@ -16,7 +17,7 @@ use banger::images::Images;
 use banger::machine::{Machines, git_host};
 use banger::panic;
 use banger::paths::{self, Paths};
-use banger::plugin::{self, Environment, Plugins};
+use banger::plugin::{self, Environment, KnownPlugins, Plugins};
 use banger::ui::Ui;
 use banger::{commands, run};
 use clap::Parser;
@@ -34,7 +35,7 @@ fn start() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         // `--help` and `--version` are answers, and no errors.
         Err(Unclear::Usage(answer)) if !answer.use_stderr() => {
-            let _ = answer.print();
+            ui.help(&answer);
             ExitCode::SUCCESS
         }
         Err(Unclear::Usage(error)) => {
@@ -50,11 +51,14 @@ fn start() -> ExitCode {
 
 fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
     let banger = paths::program()?;
-    let plugins = Plugins::new(&paths::search_path(), banger.parent());
+    let banger_folder = banger.parent().map(Path::to_owned);
+    let plugins = Plugins::new(&paths::search_path(), banger_folder.as_deref());
     if let Ok(shell) = env::var(completion::VARIABLE) {
         let here = env::current_dir().ok();
+        let words = completion::typed(&shell, words);
+        let names = names(&words, &plugins, here.as_deref(), ui);
         let of_plugin = |words: &[OsString]| proposals(words, &plugins, banger, here.as_deref());
-        let answer = completion::complete(&shell, words, &names(&plugins, ui), of_plugin, here.as_deref())?;
+        let answer = completion::complete(&shell, words, &names, of_plugin, here.as_deref())?;
         // A shell that does not listen needs no answer.
         let _ = stdout().write_all(&answer);
         return Ok(0);
@@ -69,7 +73,8 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
                     return Err(error.hint("only the names: banger --list --quiet").into());
                 }
                 let environment = Environment::new(banger, workspace_root())?;
-                commands::overview(&aliases()?, paths::user_config().as_deref(), &plugins, &environment, ui)?;
+                let known = known_plugins(banger_folder.as_deref())?;
+                commands::overview(&aliases()?, paths::user_config().as_deref(), &plugins, &known, &environment, ui)?;
                 return Ok(0);
             }
             Ok(execute(cli, ui)?)
@@ -77,6 +82,9 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
         Meaning::Plugin { plugin, options, arguments } => {
             *ui = Ui::new(&options);
             let environment = Environment::new(banger, workspace_root())?;
+            if let Ok(known) = known_plugins(banger_folder.as_deref()) {
+                known.note(&plugin.path);
+            }
             match plugin::exec(&plugin, &options, arguments, &environment)? {}
         }
     }
@@ -137,16 +145,36 @@ fn aliases() -> Result<Aliases, CommandError> {
 }
 
 /// What a shell may propose. What cannot be read is left out: a line that is being typed is no place for errors.
-fn names(plugins: &Plugins, ui: &Ui) -> Names {
+fn names(words: &[OsString], plugins: &Plugins, here: Option<&Path>, ui: &Ui) -> Names {
     let paths = Paths::from_env().ok();
     let vms = paths.as_ref().and_then(|paths| Machines::new(paths, ui).names().ok());
     let images = paths.as_ref().and_then(|paths| Images::new(paths, ui).names_to_use().ok());
-    Names {
+    let user = paths::user_config().and_then(|file| ConfigFile::read(&file, Owner::User).ok().flatten());
+    let variables = match user.as_ref().and_then(|user| user.values.get("env")) {
+        Some(Value::Variables(all)) => all.keys().map(|name| format!("env.{name}")).collect(),
+        _ => Vec::new(),
+    };
+    let (typed, parts) = plugins.to_type();
+    let mut names = Names {
         aliases: aliases().unwrap_or_default(),
-        plugins: plugins.names(),
+        plugins: typed,
+        parts,
         vms: vms.unwrap_or_default(),
         images: images.unwrap_or_default(),
+        variables,
+        ..Names::default()
+    };
+    // A VM is asked only where it has the answer.
+    let has = |command: &str| words.iter().any(|word| word == command);
+    if let (Some(paths), Some(here), Some(word)) = (&paths, here, words.last()) {
+        if has("port") {
+            names.hosts = completion::hosts(words, here, paths, ui);
+        }
+        if has("cp") {
+            names.places = completion::places(&word.to_string_lossy(), here, paths, ui).unwrap_or_default();
+        }
     }
+    names
 }
 
 /// What the plugin that `words` lead to proposes for the last of them.
@@ -164,6 +192,11 @@ fn proposals(
         }
         Meaning::Plugin { .. } | Meaning::BuiltIn(_) => None,
     }
+}
+
+/// The plugins that may be asked what they are.
+fn known_plugins(beside: Option<&Path>) -> Result<KnownPlugins, CommandError> {
+    Ok(KnownPlugins::new(&Paths::from_env()?.cache, beside))
 }
 
 /// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is theirs to mind.

@@ -88,6 +88,11 @@ impl Ui {
         self.quiet
     }
 
+    /// Whether all is to be said.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
     /// Whether answers are JSON.
     pub fn is_json(&self) -> bool {
         self.json
@@ -143,6 +148,19 @@ impl Ui {
         for text in &error.hints {
             self.line(&format!("  {hint} {}", clean(text)));
         }
+    }
+
+    /// What `--help` and `--version` answer: text, or with `--json` an object that has it.
+    pub fn help(&self, answer: &clap::Error) {
+        let key = match answer.kind() {
+            clap::error::ErrorKind::DisplayVersion => "version",
+            _ => "help",
+        };
+        // A reader that is gone needs no answer.
+        let _ = match self.json {
+            true => stdout().write_all(json(&serde_json::json!({ key: answer.render().to_string() })).as_bytes()),
+            false => answer.print(),
+        };
     }
 
     /// Why a command line is none. That a command is missing is answered with the help, which is for people.

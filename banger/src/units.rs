@@ -25,7 +25,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "a time above 0, with `s`, `m` or `h`, such as `90s`".to_owned())
 }
 
-/// Parses the size of a VM's memory, such as `512M` or `4G`, into MiB; a number without a unit is in MiB.
+/// Parses the size of a VM's memory, such as `512M`, `4G` or `0.5GiB`, into MiB; a number without a unit is in MiB.
 ///
 /// # Errors
 /// Of anything else: what it may be.
@@ -51,14 +51,24 @@ pub fn disk(text: &str) -> Result<u64, String> {
     }
 }
 
+/// In MiB, rounded down. As docker(1) has it, units are powers of 1024, and `G`, `GB` and `GiB` the same.
 fn parse_size(text: &str) -> Option<u64> {
-    let (number, factor) = match text.as_bytes().last()?.to_ascii_uppercase() {
-        b'M' => (&text[..text.len() - 1], 1),
-        b'G' => (&text[..text.len() - 1], 1 << 10),
-        b'T' => (&text[..text.len() - 1], 1 << 20),
-        _ => (text, 1),
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: u64 = match unit.to_ascii_uppercase().as_str() {
+        "" | "M" | "MB" | "MIB" => 1,
+        "G" | "GB" | "GIB" => 1 << 10,
+        "T" | "TB" | "TIB" => 1 << 20,
+        _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(factor)
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    if !(is_number(whole) && is_number(fraction)) {
+        return None;
+    }
+    // A fraction of the unit is less than one, so no digit of the whole is lost.
+    let part = (format!("0.{fraction}").parse::<f64>().ok()? * factor as f64) as u64;
+    whole.parse::<u64>().ok()?.checked_mul(factor)?.checked_add(part)
 }
 
 /// A size in MiB as it is written: `512M`, `64G`.
@@ -135,7 +145,26 @@ mod tests {
         assert_eq!(said(option(duration)("0s").err()), "it may be a time above 0, with `s`, `m` or `h`, such as `90s`");
         assert_eq!(mebibytes("4G"), Ok(4096));
         assert_eq!(mebibytes("512"), Ok(512));
-        for wrong in ["", "G", "1M", "-4G", "99999999999999999999G", "18014398509481984G"] {
+        for (text, mib) in
+            [("8GB", 8192), ("8GiB", 8192), ("0.5G", 512), ("512mb", 512), ("1.5gib", 1536), ("1tib", 1 << 20)]
+        {
+            assert_eq!(mebibytes(text), Ok(mib), "{text}");
+        }
+        let wrong = [
+            "",
+            "G",
+            "1M",
+            "-4G",
+            "99999999999999999999G",
+            "18014398509481984G",
+            "4 G",
+            "4iB",
+            "4K",
+            "4GG",
+            ".5G",
+            "1.G",
+        ];
+        for wrong in wrong.into_iter().chain(["+4G", "1e3M", "4BG", "1.2.3G", "infG"]) {
             assert!(mebibytes(wrong).is_err(), "{wrong}");
         }
     }

@@ -17,3 +17,15 @@ fn generated_pages_are_not_stale() {
     stale.extend(manuals.filter(|path| !pages.contains_key(path)));
     assert!(stale.is_empty(), "to be written anew by `cargo run -p banger --example docs`: {stale:#?}");
 }
+
+#[test]
+fn a_synopsis_has_values_and_what_separates_a_command() {
+    let pages = pages::pages().expect("pages that are written by hand");
+    let page = |name: &str| &pages[&pages::manuals_folder().join(name)];
+    let exec = page("banger-vm-exec.1");
+    for part in ["[\\-e|\\-\\-env <NAME[=VALUE]>]...", "[\\-\\-timeout <TIME>]", "<VM> [\\-\\- <COMMAND>...]"] {
+        assert!(exec.contains(part), "{part} in {exec}");
+    }
+    assert!(page("banger-port-add.1").contains("<FORWARD>...\n"), "{}", page("banger-port-add.1"));
+    assert!(page("banger-port.1").contains(" <COMMAND>\n") && page("banger-config.1").contains("[<COMMAND>]\n"));
+}

@@ -276,6 +276,13 @@ fn one_vm_from_its_making_to_its_end() {
     }
     assert_eq!(home.vms().len(), 1);
 
+    // The kernel ends what wants more memory than there is; a shell would say no more than "Killed".
+    let hog = repository.sh("tail /dev/zero");
+    assert_ne!(hog.status, 0);
+    assert!(hog.stderr.contains("the VM ran out of memory") && hog.stderr.contains("--memory"), "{}", hog.stderr);
+    let log = repository.run(["logs"]).ok().text();
+    assert!(log.contains("Out of memory: Killed process") && !log.contains("PCI: Fatal"), "{log}");
+
     let links = repository.sh("ls /sys/class/net; nproc; getent hosts localhost | wc -l").ok().text();
     assert_eq!(links, "lo\n1\n1\n");
     let status: serde_json::Value = serde_json::from_slice(&repository.run(["status", "--json"]).ok().stdout).unwrap();

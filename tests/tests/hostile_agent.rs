@@ -52,6 +52,10 @@ fn a_guest_that_does_not_come_up_ends_in_a_clear_error() {
         let output = Output::from(output);
         assert_eq!((output.status, output.text().as_str()), (125, ""), "{}", output.stderr);
         assert!(output.stderr.contains(reason), "{name}: {}", output.stderr);
+        let is_late = name == "hangs";
+        assert_eq!(output.stderr.contains("BANGER_BOOT_TIMEOUT=80s"), is_late, "{name}: {}", output.stderr);
+        // This VM goes with its command, so that no hint leads to its console.
+        assert!(!output.stderr.contains("banger logs"), "{name}: {}", output.stderr);
         // What it said last is shown, and does nothing to the terminal.
         let said = if name == "panics" { "Kernel panic".into() } else { format!("^[]0;a guest that {name}^G") };
         assert!(output.stderr.contains(&said), "{}", output.stderr);

@@ -183,6 +183,16 @@ fn a_list_survives_its_plugins() {
     home.plugin("d-crashes", "kill -SEGV $$");
     home.plugin("e-of-tomorrow", r#"echo '{"api": 2, "description": "new"}'"#);
     home.plugin("f-\u{1b}[31m", "true");
+    // What was never run is not run for a list.
+    let unasked = output(repository.with_plugins().arg("--list")).ok().text();
+    assert!(!home.path().join("ran").exists() && unasked.contains("a-good-one"), "{unasked}");
+    for name in ["a-good-one", "b-floods", "d-crashes", "e-of-tomorrow"] {
+        let mut child = repository.with_plugins().arg(name).stdout(Stdio::piped()).spawn().unwrap();
+        // One that floods ends with its reader.
+        drop(child.stdout.take());
+        child.wait().unwrap();
+    }
+    fs::remove_file(home.path().join("ran")).unwrap();
     let start = Instant::now();
     let listed = output(repository.with_plugins().args(["--list", "--json"])).ok();
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
@@ -198,8 +208,9 @@ fn a_list_survives_its_plugins() {
     let described: Vec<_> = plugins.iter().map(|entry| entry["description"].as_str()).collect();
     assert_eq!(described, [Some("does ^[]0;owned^Ggood"), None, None, None, Some("new"), None]);
     assert!(plugins[4]["problem"].as_str().unwrap().contains("needs version 2"));
-    assert_eq!(fs::read_to_string(home.path().join("ran")).unwrap(), "ran\n");
     let text = output(repository.with_plugins().arg("--list")).ok().text();
+    // What it said is kept.
+    assert_eq!(fs::read_to_string(home.path().join("ran")).unwrap(), "ran\n");
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
 
     // Names alone are had without running anything.
@@ -238,7 +249,7 @@ fn completing(shell: &str, home: &Home, arguments: &[&str]) -> Option<Output> {
 }
 
 /// Command lines, and what is proposed for each.
-const PROPOSED: [(&str, &[&str]); 17] = [
+const PROPOSED: [(&str, &[&str]); 22] = [
     ("banger wa", &["wax", "watch"]),
     ("banger stat", &["status"]),
     ("banger -q wat", &["watch"]),
@@ -256,6 +267,11 @@ const PROPOSED: [(&str, &[&str]); 17] = [
     ("banger vm cre", &["create"]),
     ("banger vm exec bo", &["box"]),
     ("banger vm run --image debian-bookworm-m", &["debian-bookworm-minimal"]),
+    ("banger vm sho", &["show"]),
+    ("banger vm insp", &["inspect"]),
+    ("banger ssh-p", &["ssh-proxy"]),
+    ("banger config set histo", &["history"]),
+    ("banger config set history sha", &["shallow"]),
 ];
 
 #[test]

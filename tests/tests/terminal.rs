@@ -185,9 +185,11 @@ fn a_shell_in_the_guest_feels_like_ones_own() {
     assert_eq!(repository.run(["-q", "--", "cat", "/tmp/typed"]).text(), "a line\n");
 
     // Ctrl-D leaves a shell; its status is that of the last command.
+    // What is only there then is said.
     let mut terminal = Terminal::new(&mut repository.banger());
     terminal.expect("# ");
-    terminal.press("(exit 4)\r\x04");
+    terminal.press("touch made-there; (exit 4)\r\x04");
+    terminal.expect("only in the VM: 1 file, 0 branches and tags (made-there); ");
     assert_eq!(terminal.wait(), 4);
 
     // A terminal only for who sits at both ends, and wants one.

@@ -132,7 +132,7 @@ fn an_untrusted_file_raises_no_limit_and_config_says_so() {
     };
     let cpus = setting("cpus");
     assert_eq!((&cpus["value"], &cpus["origin"]), (&1.into(), &"user".into()), "{cpus}");
-    assert_eq!(cpus["limited"], serde_json::json!({"asked": 2, "limit": 1, "by": "user"}));
+    assert_eq!(cpus["limited"], serde_json::json!({"asked": 2, "limit": 1, "by": "user", "with_trust": 2}));
     let memory = setting("memory");
     assert_eq!((&memory["value"], memory["limited"].is_null()), (&"200M".into(), true), "{memory}");
     assert_eq!(setting("idle_timeout")["value"], "10m");

@@ -87,6 +87,8 @@ pub enum FromCommand {
     },
     /// It was stopped at its terminal (Ctrl-Z), and waits for SIGCONT.
     Stopped,
+    /// The guest's kernel killed a process while it ran, for want of memory. It comes before the end of a command that failed.
+    OutOfMemory,
     /// It ended.
     Exited(Exit),
 }

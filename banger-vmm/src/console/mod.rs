@@ -1,6 +1,7 @@
 //! The guest's serial console: kept bounded, shown harmless.
 
 mod follow;
+mod harmless;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use self::follow::{ConsoleLines, Followed};
+use self::harmless::Harmless;
 use crate::error::{IoContext, Result};
 
 /// The console's file in the VM's folder.
@@ -37,6 +39,7 @@ pub(crate) struct ConsoleLog {
     file: File,
     written: u64,
     tail: VecDeque<u8>,
+    harmless: Harmless,
 }
 
 impl ConsoleLog {
@@ -44,11 +47,12 @@ impl ConsoleLog {
     pub(crate) fn start(vm: &Path) -> Result<Self> {
         let (path, older) = (vm.join(LOG), vm.join(OLDER));
         let file = begin(&path, &older).at("write", &path)?;
-        Ok(ConsoleLog { path, older, file, written: 0, tail: VecDeque::new() })
+        Ok(ConsoleLog { path, older, file, written: 0, tail: VecDeque::new(), harmless: Harmless::default() })
     }
 
     /// Adds what the guest wrote. Errors are the host's disk being full, say: the console is not worth stopping for.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
+        let bytes = &*self.harmless.without(bytes);
         self.tail.extend(bytes);
         let excess = self.tail.len().saturating_sub(TAIL);
         self.tail.drain(..excess);

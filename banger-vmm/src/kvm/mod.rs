@@ -1,6 +1,7 @@
 //! Whether KVM works here. That `/dev/kvm` exists does not mean that it runs guests: [a few instructions](guest) tell in a millisecond that it
 //! does not, and a boot that it does.
 
+mod access;
 mod guest;
 
 use std::io::{self, Write};
@@ -170,9 +171,7 @@ fn path(host_folder: &Path) -> PathBuf {
 pub(crate) fn ask_device() -> Result<(), String> {
     let kvm = Kvm::new().map_err(|error| match Errno::from_raw(error.errno()) {
         Errno::ENOENT => format!("there is no {DEVICE}"),
-        Errno::EACCES | Errno::EPERM => {
-            format!("you may not open {DEVICE}: become a member of the group `kvm` (sudo usermod -aG kvm $USER)")
-        }
+        Errno::EACCES | Errno::EPERM => format!("you may not open {DEVICE}: {}", access::advice(Path::new(DEVICE))),
         errno => format!("cannot open {DEVICE}: {}", io::Error::from(errno)),
     })?;
     match kvm.get_api_version() {

@@ -52,6 +52,17 @@ pub(crate) fn place(ports: &[PortForward], wanted: &PortForward) -> Result<Optio
     if *there == wanted.guest { Ok(Some(index)) } else { Err(format!("{} leads to {there} already", wanted.host)) }
 }
 
+/// An error, in words, if two of these want the same of the host for different things of the guest.
+pub(crate) fn agree(wanted: &[PortForward]) -> Result<(), String> {
+    for (index, port) in wanted.iter().enumerate().filter(|(_, port)| !port.any) {
+        let before = wanted[..index].iter().filter(|before| !before.any);
+        if let Some(other) = before.into_iter().find(|other| other.host == port.host && other.guest != port.guest) {
+            return Err(format!("{} cannot lead to both {} and {}", port.host, other.guest, port.guest));
+        }
+    }
+    Ok(())
+}
+
 /// Which of `ports` these name. An error, in words, if one names none.
 pub(crate) fn matching(ports: &[PortForward], names: &[PortName]) -> Result<Vec<bool>, String> {
     let is_named = |port: &PortForward, name: &PortName| match name {
@@ -107,6 +118,13 @@ mod tests {
         assert!(place("80:81").unwrap_err().contains("127.0.0.1:80 leads to 80 already"));
         let full = vec![there[0].clone(); MAX_PORTS];
         assert!(super::place(&full, &"81:81".parse().unwrap()).unwrap_err().contains("at most 64"));
+    }
+
+    #[test]
+    fn one_port_of_the_host_leads_to_one_of_the_guest() {
+        let error = agree(&ports(["80:80", "9000:9000", "9000:1"])).unwrap_err();
+        assert_eq!(error, "127.0.0.1:9000 cannot lead to both 9000 and 1");
+        assert!(agree(&ports(["0:80", "0:81", "80:80", "80:80", "127.0.0.2:80:81", "/a:/b", "/b:/a"])).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A VM's ports, as a command sees and changes them.
 
-use super::{PortForward, PortName, PortState, matching, place, read, write};
+use super::{PortForward, PortName, PortState, agree, matching, place, read, write};
 use crate::error::{Error, Result};
 use crate::run;
 use crate::vm::{Vm, VmLock};
@@ -9,6 +9,15 @@ use crate::wire::{PortsAnswer, Request};
 /// Why nothing listens for a VM that is stopped.
 const NOT_RUNNING: &str = "the VM does not run";
 
+/// What to do where the host cannot listen.
+const ANOTHER: &str = "choose another port, or 0 for any that is free; for those that there are: banger port list";
+/// What to do where two of those that are wanted do not agree.
+const DISAGREE: &str = "give each a port of its own, or 0 for any that is free";
+/// What to do where one leads elsewhere already.
+const ELSEWHERE: &str = "to have it lead elsewhere, remove it first: banger port remove HOST; or choose another port";
+/// What to do where none is what was named.
+const UNKNOWN: &str = "for those that there are: banger port list";
+
 impl Vm {
     /// Makes ports of the host lead into the VM, from now on or from its next start on: all of these or, on an error, none. One
     /// that does already is no error. The answer has those that are wanted, in their order.
@@ -16,13 +25,18 @@ impl Vm {
     /// # Errors
     /// [`Error::Ports`] if the host cannot listen there, or one leads elsewhere; the file system's refusal.
     pub fn add_ports(&self, _lock: &VmLock, wanted: &[PortForward]) -> Result<Vec<PortState>> {
-        if let Some(answer) = self.ask_for_ports(&Request::AddPorts { ports: wanted.to_vec() })? {
+        agree(wanted).map_err(|reason| self.refused(reason, DISAGREE))?;
+        let mut ports = read(self.folder())?;
+        // The supervisor keeps the same list.
+        for port in wanted {
+            place(&ports, port).map_err(|reason| self.refused(reason, ELSEWHERE))?;
+        }
+        if let Some(answer) = self.ask_for_ports(&Request::AddPorts { ports: wanted.to_vec() }, ANOTHER)? {
             return Ok(answer);
         }
-        let mut ports = read(self.folder())?;
         let mut added = Vec::new();
         for port in wanted {
-            let index = place(&ports, port).map_err(|reason| self.refused(reason))?.unwrap_or(ports.len());
+            let index = place(&ports, port).map_err(|reason| self.refused(reason, UNKNOWN))?.unwrap_or(ports.len());
             if index == ports.len() {
                 ports.push(port.clone());
             }
@@ -37,11 +51,11 @@ impl Vm {
     /// # Errors
     /// [`Error::Ports`] if one does not lead into the VM; the file system's refusal.
     pub fn remove_ports(&self, _lock: &VmLock, names: &[PortName]) -> Result<Vec<PortState>> {
-        if let Some(answer) = self.ask_for_ports(&Request::RemovePorts { names: names.to_vec() })? {
+        if let Some(answer) = self.ask_for_ports(&Request::RemovePorts { names: names.to_vec() }, UNKNOWN)? {
             return Ok(answer);
         }
         let ports = read(self.folder())?;
-        let named = matching(&ports, names).map_err(|reason| self.refused(reason))?;
+        let named = matching(&ports, names).map_err(|reason| self.refused(reason, UNKNOWN))?;
         let (removed, kept): (Vec<_>, Vec<_>) = ports.into_iter().zip(named).partition(|(_, named)| *named);
         write(self.folder(), kept.into_iter().map(|(port, _)| port).collect())?;
         Ok(removed.into_iter().map(|(port, _)| silent(port)).collect())
@@ -52,20 +66,20 @@ impl Vm {
     /// # Errors
     /// The file system's refusal; [`Error::Supervisor`] if that does not answer.
     pub fn ports(&self) -> Result<Vec<PortState>> {
-        match self.ask_for_ports(&Request::Ports)? {
+        match self.ask_for_ports(&Request::Ports, UNKNOWN)? {
             Some(answer) => Ok(answer),
             None => Ok(read(self.folder())?.into_iter().map(silent).collect()),
         }
     }
 
-    /// What the supervisor answers; none: there is none, or not any more.
-    fn ask_for_ports(&self, request: &Request) -> Result<Option<Vec<PortState>>> {
+    /// What the supervisor answers; none: there is none, or not any more. `hint` is for its refusal.
+    fn ask_for_ports(&self, request: &Request, hint: &'static str) -> Result<Option<Vec<PortState>>> {
         if !run::is_supervised(self.folder())? {
             return Ok(None);
         }
         match self.connect().and_then(|connection| connection.ask::<PortsAnswer>(request)) {
             Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(reason)) => Err(self.refused(reason)),
+            Ok(Err(reason)) => Err(self.refused(reason, hint)),
             // The last of these is what one hears that ends at this moment.
             Err(Error::GoingDown(_) | Error::NotRunning(_) | Error::Supervisor { .. }) => {
                 self.wait_until_down()?;
@@ -75,8 +89,8 @@ impl Vm {
         }
     }
 
-    fn refused(&self, reason: String) -> Error {
-        Error::Ports { name: self.name().to_owned(), reason }
+    fn refused(&self, reason: String, hint: &'static str) -> Error {
+        Error::Ports { name: self.name().to_owned(), reason, hint }
     }
 }
 

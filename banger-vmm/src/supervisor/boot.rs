@@ -1,7 +1,9 @@
 //! From a VMM's start to the agent's first word, under KVM if that works.
 
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use banger_agent::link::{self, GuestHello, HANDSHAKE_TIMEOUT, HostHello, LinkError, PROTOCOL};
@@ -17,6 +19,7 @@ use crate::console::ConsoleLog;
 use crate::error::{Failure, FailureKind};
 use crate::file;
 use crate::kvm::{self, Accelerator, AcceleratorChoice, Prospect};
+use crate::record::VmRecord;
 use crate::wire::AgentInfo;
 
 /// How long a guest may take until its agent answers, if the caller does not say.
@@ -26,6 +29,9 @@ const FIRST_TCG_BOOT: Duration = Duration::from_secs(40);
 const KVM_BOOT: Duration = Duration::from_secs(30);
 /// The same for the first guest under KVM since the host booted.
 const FIRST_KVM_BOOT: Duration = Duration::from_secs(10);
+
+/// An ordinary image needs more to come up, in MiB.
+const LITTLE_MEMORY_MIB: u64 = 256;
 
 /// What a guest does whose kernel panics.
 const RESET: &str = "the guest's kernel panicked, or the guest reset itself, before its agent answered";
@@ -131,6 +137,32 @@ pub(super) async fn boot_translated(
     }
 }
 
+/// The failure of a guest whose agent does not answer in time: how to give it more, and what about the VM may make it slow.
+fn late(record: &VmRecord, attempt: &Attempt) -> Failure {
+    let limit = attempt.limit.as_secs_f32();
+    let failure = Failure::new(format!("the guest's agent did not answer within {limit} s"));
+    let more = format!("if it is only slow, give it more time: BANGER_BOOT_TIMEOUT={}s", (limit * 4.0).ceil());
+    let unusual = unusual(record, attempt.accelerator, available_parallelism().map_or(1, NonZero::get));
+    let unusual = unusual.map(|unusual| format!("; unusual about this VM: {unusual}")).unwrap_or_default();
+    failure.with_hint(more + &unusual)
+}
+
+/// What about a VM may keep it from coming up on a host with so many processors.
+fn unusual(record: &VmRecord, accelerator: Accelerator, host_cpus: usize) -> Option<String> {
+    let mut unusual = Vec::new();
+    if record.cpus as usize > host_cpus {
+        let are = if host_cpus == 1 { "is" } else { "are" };
+        unusual.push(format!("{} processors where {are} {host_cpus}", record.cpus));
+    }
+    if record.memory_mib < LITTLE_MEMORY_MIB {
+        unusual.push(format!("only {}M of memory", record.memory_mib));
+    }
+    if accelerator == Accelerator::Tcg && !unusual.is_empty() {
+        unusual.push("no KVM, so its processors are translated".to_owned());
+    }
+    (!unusual.is_empty()).then(|| unusual.join(", "))
+}
+
 /// Starts the VMM, and waits so long for the agent. On failure nothing runs any more.
 pub(super) async fn boot(
     backend: &dyn Backend,
@@ -145,7 +177,7 @@ pub(super) async fn boot(
         backend.launch(machine, attempt.accelerator)?;
     let following = tokio::spawn(console.clone().follow(stream));
     let greeted = tokio::select! {
-        greeted = greet(&mut pipe, &mut vmm, start + patience, attempt.limit) => greeted,
+        greeted = greet(&mut pipe, &mut vmm, start + patience, late(&machine.record, attempt)) => greeted,
         () = cancel.cancelled() => Err(Failure::new("it was stopped while it booted")),
     };
     match greeted {
@@ -165,17 +197,8 @@ pub(super) async fn boot(
 }
 
 /// Waits until the agent opens its port, and exchanges greetings.
-async fn greet(
-    pipe: &mut UnixStream,
-    vmm: &mut Vmm,
-    deadline: Instant,
-    limit: Duration,
-) -> Result<GuestHello, Failure> {
-    let late = |_| {
-        Failure::new(format!("the guest's agent did not answer within {} s", limit.as_secs_f32()))
-            .with_hint("the console may tell why; if the machine is just slow, allow the boot more time")
-    };
-    timeout_at(deadline, port_opened(vmm)).await.map_err(late)??;
+async fn greet(pipe: &mut UnixStream, vmm: &mut Vmm, deadline: Instant, late: Failure) -> Result<GuestHello, Failure> {
+    timeout_at(deadline, port_opened(vmm)).await.map_err(|_| late)??;
 
     // Not before: the guest sets its clock by this.
     let ours = HostHello {
@@ -265,6 +288,19 @@ mod tests {
         let never = || unreachable!("whoever forces an accelerator gets it");
         assert_eq!(first_attempt(AcceleratorChoice::Tcg, never, None).0, tcg_attempt(None, None));
         assert!(!first_attempt(AcceleratorChoice::Kvm, never, None).1);
+    }
+
+    #[test]
+    fn a_guest_that_is_late_is_given_more_time_and_its_oddities_are_named() {
+        let hint = |cpus, memory_mib| {
+            let record = VmRecord { cpus, memory_mib, ..VmRecord::new("vm", "image", "kernel", 0) };
+            late(&record, &tcg_attempt(Some(Duration::from_secs(20)), None)).hint.unwrap()
+        };
+        assert_eq!(hint(1, 1024), "if it is only slow, give it more time: BANGER_BOOT_TIMEOUT=80s");
+        let odd = hint(100_000, 128);
+        for part in ["; unusual about this VM: 100000 processors where", "only 128M of memory", "no KVM"] {
+            assert!(odd.contains(part), "{odd}");
+        }
     }
 
     #[test]

@@ -69,11 +69,49 @@ fn shown(command: &Command) -> impl Iterator<Item = &Command> {
 
 /// A manual page for `command`, and for each below it.
 fn manuals(command: &Command, folder: &Path, pages: &mut BTreeMap<PathBuf, String>) -> io::Result<()> {
-    let man = Man::new(command.clone());
+    let usage = command.get_overridden_usage().map_or_else(|| synopsis(command), ToString::to_string);
+    let man = Man::new(command.clone().override_usage(usage));
     let mut page = Vec::new();
     man.render(&mut page)?;
     pages.insert(folder.join(man.get_filename()), String::from_utf8_lossy(&page).into_owned());
     shown(command).try_for_each(|command| manuals(command, folder, pages))
+}
+
+/// `banger stop [-f|--force] [VM]`, with the values of options and the `--` before a command, which [`Man`] leaves out.
+fn synopsis(command: &Command) -> String {
+    let mut words = vec![command.get_bin_name().unwrap_or(command.get_name()).to_owned()];
+    let shown = || command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let is_list = |argument: &Arg| {
+        let is_many = argument.get_num_args().is_some_and(|count| count.max_values() > 1);
+        is_many || matches!(argument.get_action(), clap::ArgAction::Append)
+    };
+    let optional = |argument: &Arg, text: String| {
+        let text = if argument.is_required_set() { text } else { format!("[{text}]") };
+        if is_list(argument) { text + "..." } else { text }
+    };
+    for argument in shown().filter(|argument| !argument.is_positional()) {
+        let short = argument.get_short().map(|short| format!("-{short}"));
+        let long = argument.get_long().map(|long| format!("--{long}"));
+        let name = short.into_iter().chain(long).collect::<Vec<_>>().join("|");
+        let value = if argument.get_action().takes_values() { format!(" {}", values(argument)) } else { String::new() };
+        words.push(optional(argument, name + &value));
+    }
+    for argument in shown().filter(|argument| argument.is_positional()) {
+        words.push(match argument.is_last_set() {
+            true => format!("[-- {}...]", values(argument)),
+            false => optional(argument, values(argument)),
+        });
+    }
+    if command.has_subcommands() {
+        words.push(if command.is_subcommand_required_set() { "<COMMAND>" } else { "[<COMMAND>]" }.to_owned());
+    }
+    words.join(" ")
+}
+
+/// `<NAME>`
+fn values(argument: &Arg) -> String {
+    let names = argument.get_value_names().unwrap_or_default();
+    names.iter().map(|name| format!("<{name}>")).collect::<Vec<_>>().join(" ")
 }
 
 fn reference(all: &[Command]) -> String {
@@ -111,9 +149,8 @@ fn section(command: &Command, page: &mut String) {
 
 /// `-e`, `--env <NAME>`
 fn label(argument: &Arg) -> String {
-    let names: Vec<_> = argument.get_value_names().unwrap_or_default().iter().map(|name| format!("<{name}>")).collect();
     let takes_value = argument.get_action().takes_values();
-    let value = if takes_value { names.join(" ") } else { String::new() };
+    let value = if takes_value { values(argument) } else { String::new() };
     let short = argument.get_short().map(|short| format!("-{short}"));
     let long = argument.get_long().map(|long| format!("--{long}"));
     let mut options: Vec<_> = short.into_iter().chain(long).collect();

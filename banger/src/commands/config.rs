@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory;
 use serde::Serialize;
 
-use crate::cli::{ConfigCommand, Run};
+use crate::cli::{Cli, ConfigCommand, Run};
 use crate::config::edit::{self, Name, REPOSITORY_FILE};
-use crate::config::{Answer, Limited, Owner, Settings, schema};
+use crate::config::{Answer, Owner, Settings, Shape, Value, schema};
+use crate::dispatch::is_built_in;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
-use crate::machine::git_host;
+use crate::machine::{Wanted, check_fits, git_host};
 use crate::paths::{Paths, user_config};
 use crate::ui::Ui;
 
@@ -44,6 +46,13 @@ pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &
             let (file, owner) = file(*repo, here, paths)?;
             let name = Name::parse(key)?;
             let value = name.value(value, owner)?;
+            check_alias(&name, &value)?;
+            match does_not_fit(&name, &value) {
+                // Others who share the file may have a larger machine.
+                Some(error) if owner == Owner::Repository => ui.warning(&error.message),
+                Some(error) => return Err(error),
+                None => {}
+            }
             edit::set(&file, owner, &name, &value)?;
             if let Some(what) = name.key.awaits {
                 ui.warning(&format!("`{key}` is set without effect, the feature being yet to come: {what}"));
@@ -65,6 +74,50 @@ pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &
             ui.answer(&schema, || schema::text(&schema))
         }
     }
+}
+
+/// An alias that could never be run is refused: banger's own commands come first, and an option is no command.
+fn check_alias(name: &Name, value: &Value) -> Result<(), CommandError> {
+    let wrong = |message: String, hint: &str| Err(CommandError::new(message).kind(ErrorKind::Usage).hint(hint));
+    let names: Vec<&String> = match (name.key.shape, &name.entry, value) {
+        (Shape::Aliases, Some(entry), value) => {
+            let is_empty = match value {
+                Value::Text(text) => text.trim().is_empty(),
+                Value::List(words) => words.is_empty(),
+                _ => false,
+            };
+            if is_empty {
+                return wrong(
+                    format!("the alias `{entry}` would stand for nothing"),
+                    "give it words: '[\"--\", \"make\"]'",
+                );
+            }
+            vec![entry]
+        }
+        (Shape::Aliases, None, Value::Aliases(all)) => all.keys().collect(),
+        _ => return Ok(()),
+    };
+    let cli = Cli::command();
+    for name in names {
+        if is_built_in(&cli, name.as_ref()) {
+            let message = format!("`{name}` is a command of banger's own, which comes before an alias");
+            return wrong(message, "choose another name for the alias");
+        }
+        if name.is_empty() || name.starts_with('-') || name.contains(char::is_whitespace) {
+            return wrong(format!("`{name}` cannot name an alias"), "a name is a word that does not begin with `-`");
+        }
+    }
+    Ok(())
+}
+
+/// Why no VM of this machine can have this value.
+fn does_not_fit(name: &Name, value: &Value) -> Option<CommandError> {
+    let wanted = match (name.key.name, value) {
+        ("cpus", Value::Number(cpus)) => Wanted { cpus: u32::try_from(*cpus).ok(), ..Wanted::default() },
+        ("memory", Value::Size(mib)) => Wanted { memory_mib: Some(*mib), ..Wanted::default() },
+        _ => return None,
+    };
+    check_fits(&wanted).err()
 }
 
 fn changed(key: &str, file: &Path, changed: bool, ui: &Ui) -> Result<(), CommandError> {
@@ -108,8 +161,15 @@ fn overview(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
 fn get(key: &str, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let name = Name::parse(key)?;
     let settings = Settings::of_process(paths, root(here, paths)?.as_deref(), &Run::default())?;
-    let value = settings.value(&name).map(|(value, _)| value);
-    ui.answer(&value, || value.as_ref().map(|value| format!("{}\n", clean(&value.to_string()))).unwrap_or_default())
+    let Some((value, _)) = settings.value(&name) else {
+        let error = CommandError::new(format!("`{key}` is not set")).kind(ErrorKind::NotSet);
+        let hint = match name.entry {
+            Some(_) => format!("for all that there are: banger config get {}", name.key.name),
+            None => format!("without it: {}", name.key.without),
+        };
+        return Err(error.hint(hint));
+    };
+    ui.answer(&value, || format!("{}\n", clean(&value.to_string())))
 }
 
 fn text(overview: &Overview) -> String {
@@ -124,10 +184,7 @@ fn text(overview: &Overview) -> String {
     let values = width(|(_, value, _)| value.chars().count()).min(32);
     let line = |(key, value, answer): &(String, String, &Answer)| {
         let source = answer.source.as_ref().map(|source| format!(" ({})", clean(source))).unwrap_or_default();
-        let limited = answer.limited.as_ref().map(|Limited { asked, by, .. }| {
-            let asked = clean(&asked.to_string());
-            format!("; limited by {}: `{REPOSITORY_FILE}` asks for {asked}, `banger trust` allows it", by.words())
-        });
+        let limited = answer.limited.as_ref().map(|limited| format!("; {}", clean(&limited.words(REPOSITORY_FILE))));
         format!("{key:<keys$}  {value:<values$}  {}{source}{}\n", answer.origin, limited.unwrap_or_default())
     };
     rows.iter().map(line).collect()

@@ -1,5 +1,6 @@
 //! `banger list`.
 
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use banger_agent::protocol::sync::Counts;
@@ -46,22 +47,36 @@ struct Entry {
     created: Option<u64>,
     /// When the last command in it had ended, in seconds since 1970; none: not known.
     last_use: Option<u64>,
-    /// What had changed in the VM alone by then; none: not known, or bare and used, so that all of it is only there.
+    /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not known, or bare and used, so that all of it is
+    /// only there.
     guest_only: Option<Counts>,
 }
 
-/// Shows all VMs on standard output. None of them is asked: what is shown is what is written down.
+/// Shows all VMs on standard output. Those that run are asked what exists only there, all at a time and for a few seconds at most; names alone
+/// are had without that.
 ///
 /// # Errors
 /// If the store cannot be read.
 pub fn list(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let vms = Machines::new(paths, ui).all()?;
     let images = Images::new(paths, ui);
-    let list = List { vms: vms.iter().map(|vm| entry(vm, &images)).collect() };
+    let mut list = List { vms: vms.iter().map(|vm| entry(vm, &images)).collect() };
+    if !ui.is_quiet() || ui.is_json() {
+        look(&vms, &mut list);
+    }
     if vms.is_empty() {
         ui.status("there is no VM yet: `banger`, in a git repository, makes one, and so does `banger vm run`");
     }
     ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list, now()) })
+}
+
+/// Asks those that run.
+fn look(vms: &[Vm], list: &mut List) {
+    thread::scope(|scope| {
+        for (vm, entry) in vms.iter().zip(&mut list.vms).filter(|(_, entry)| entry.state == "running" && !entry.bare) {
+            scope.spawn(|| entry.guest_only = GuestWork::looked_at(vm).ok().and_then(|work| work.counts()));
+        }
+    });
 }
 
 fn entry(vm: &Vm, images: &Images<'_>) -> Entry {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cli::Cli;
 use crate::dispatch::{Aliases, is_built_in};
 use crate::error::CommandError;
-use crate::plugin::{API, Environment, Plugins, describe};
+use crate::plugin::{API, Environment, KnownPlugins, Plugins, describe};
 use crate::ui::Ui;
 
 /// The answer, as `--json` has it.
@@ -46,8 +46,8 @@ enum Kind {
     Plugin,
 }
 
-/// Shows all commands on standard output. Plugins are asked for their descriptions, unless `--quiet` is set: then only names are
-/// shown, and nothing is run.
+/// Shows all commands on standard output. Plugins beside banger, and those that were run before, are asked for their descriptions, unless
+/// `--quiet` is set: then only names are shown, and nothing is run.
 ///
 /// # Errors
 /// If the answer cannot be printed.
@@ -55,6 +55,7 @@ pub fn overview(
     aliases: &Aliases,
     config: Option<&Path>,
     plugins: &Plugins,
+    known: &KnownPlugins,
     environment: &Environment,
     ui: &Ui,
 ) -> Result<(), CommandError> {
@@ -68,7 +69,7 @@ pub fn overview(
         entry.shadowed_by = is_built_in(&cli, OsStr::new(name)).then_some(Kind::BuiltIn);
         commands.push(entry);
     }
-    commands.extend(of_plugins(&cli, aliases, plugins, environment, !ui.is_quiet()));
+    commands.extend(of_plugins(&cli, aliases, plugins, known, environment, !ui.is_quiet()));
     let overview = Overview { plugin_api: API, commands };
     ui.answer(&overview, || if ui.is_quiet() { names(&overview) } else { text(&overview) })
 }
@@ -95,6 +96,7 @@ fn of_plugins(
     cli: &clap::Command,
     aliases: &Aliases,
     plugins: &Plugins,
+    known: &KnownPlugins,
     environment: &Environment,
     ask: bool,
 ) -> Vec<Entry> {
@@ -115,7 +117,7 @@ fn of_plugins(
         entries.push(entry);
     }
     let paths: Vec<_> = programs.iter().map(|(_, path)| path.as_path()).collect();
-    for ((place, _), answer) in programs.iter().zip(describe(&paths, environment)) {
+    for ((place, _), answer) in programs.iter().zip(describe(&paths, known, environment)) {
         let Some(answer) = answer else { continue };
         let entry = &mut entries[*place];
         entry.description = Some(answer.description);

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use banger_agent::protocol::Request;
 use banger_agent::protocol::sync::{Counts, GuestOnly};
+use banger_agent::protocol::{Bytes, Request};
 use banger_vmm::{Accelerator, Confinement, Vm, VmState};
 use serde::Serialize;
 
@@ -19,6 +19,9 @@ use crate::site::Site;
 use crate::table::facts;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
+
+/// How many names of what exists only in the VM are shown to who does not ask for all.
+const NAMES: usize = 5;
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]
@@ -53,6 +56,8 @@ struct VmStatus {
     /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not known, or bare and used, so that all of it is
     /// only there.
     guest_only: Option<Counts>,
+    /// The first of these, paths and names of references.
+    guest_only_names: Vec<Bytes>,
     /// Other repositories that were brought into it.
     repositories: Vec<Further>,
     /// Why it failed.
@@ -99,9 +104,11 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             }
         };
         let asked = (state == "running" && purpose.is_some()).then(|| guest_only(&vm, ui));
-        let only = match &asked {
-            Some(Some(only)) => Some(only.counts),
-            _ => GuestWork::noted(&vm)?.counts(),
+        let responds = asked.as_ref().map(Option::is_some);
+        let work = asked.flatten().map_or_else(|| GuestWork::noted(&vm), |only| Ok(GuestWork::Known(only)))?;
+        let only = match work {
+            GuestWork::Known(only) => Some(only),
+            GuestWork::Unknown | GuestWork::All => None,
         };
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
@@ -111,7 +118,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             state,
             accelerator,
             confinement,
-            responds: asked.map(|only| only.is_some()),
+            responds,
             image: Images::new(paths, ui).name_of(&record.image),
             kernel: record.kernel,
             cpus: record.cpus,
@@ -119,12 +126,14 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             net: record.net,
             disk_bytes: vm.disk_allocated()?,
             created: record.created,
-            guest_only: only,
+            guest_only: only.as_ref().map(|only| only.counts),
+            guest_only_names: only.map(|only| only.named).unwrap_or_default(),
             repositories: further(&vm)?,
             reason,
         });
     }
-    ui.answer(&status, || text(&status))
+    let names = if ui.is_verbose() { usize::MAX } else { NAMES };
+    ui.answer(&status, || text(&status, names))
 }
 
 fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
@@ -139,7 +148,8 @@ fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
     answer.inspect_err(|error| ui.warning(&format!("{error}: what is shown is what was last written down"))).ok()
 }
 
-fn text(status: &Status) -> String {
+/// The facts, with so many names of what exists only in the VM.
+fn text(status: &Status, names: usize) -> String {
     let is_bare = status.workspace.is_none();
     let mut lines = vec![("workspace", status.workspace.clone().unwrap_or_else(|| "none".to_owned()))];
     match &status.vm {
@@ -176,6 +186,13 @@ fn text(status: &Status) -> String {
                 },
             );
             lines.push(("only there", only));
+            lines.extend(vm.guest_only_names.iter().take(names).map(|name| ("", banger_vmm::printable(&name.0))));
+            let all = vm.guest_only.map_or(0, |only| only.files.saturating_add(only.references));
+            let shown = vm.guest_only_names.len().min(names);
+            if all > shown as u64 {
+                let how = if shown < vm.guest_only_names.len() { ": banger status -v" } else { "" };
+                lines.push(("", format!("and {} more{how}", all - shown as u64)));
+            }
             let also = vm.repositories.iter().map(|further| format!("{} at {}", further.workspace, further.guest_path));
             lines.extend(also.map(|also| ("also there", also)));
         }
@@ -206,10 +223,15 @@ mod tests {
             net: banger_vmm::NetMode::None,
             disk_bytes: 0,
             guest_only: Some(Counts { files: 1, references: 1 }),
+            guest_only_names: vec!["out/\u{1b}a".into(), "refs/heads/b".into()],
             repositories: vec![Further { workspace: "/b".into(), guest_path: "/srv/b".into() }],
             reason: None,
         };
-        let shown = text(&Status { workspace: Some("/a".into()), vm: Some(vm) });
+        let status = Status { workspace: Some("/a".into()), vm: Some(vm) };
+        let all = text(&status, usize::MAX);
+        assert!(all.contains(" out/^[a\n") && all.contains(" refs/heads/b\n") && !all.contains("more"), "{all}");
+        let shown = text(&status, 1);
+        assert!(shown.contains(" out/^[a\n") && shown.contains(" and 1 more: banger status -v\n"), "{shown}");
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
         assert!(shown.contains("seccomp, Landlock (version 2 of its interface); not kept from: ending"), "{shown}");
         assert!(shown.contains("running, does not respond\n"), "{shown}");

@@ -244,12 +244,14 @@ mod tests {
             ("net = \"bridge\"", "1:7", "`bridge`"),
             ("history = [\"full\"]", "1:11", "a list"),
             ("idle_timeout = \"soon\"", "1:16", "`soon`"),
-            ("setup = \"npm ci\"", "1:9", "a text"),
+            ("setup = 3", "1:9", "a number"),
+            ("setup = \"\"", "1:9", "not what it may be"),
             ("setup = [\"a\", 3]", "1:15", "a number"),
             ("setup_inputs = [\"../x\"]", "1:17", "`../x`"),
             ("setup_inputs = [\"/etc/passwd\"]", "1:17", "`/etc/passwd`"),
             ("mise = \"no\"", "1:8", "a text"),
-            ("env = { A = 1 }", "1:13", "a number"),
+            ("env = { A = 0xff }", "1:13", "a number"),
+            ("env = { A = [1] }", "1:13", "a list"),
             ("[env]\n\"A B\" = \"1\"", "2:1", "no name"),
             ("[env]\nA = \"\\u0000\"", "2:5", "NUL"),
             ("env_from_host = [\"A=B\"]", "1:18", "`A=B`"),
@@ -270,6 +272,27 @@ mod tests {
         }
         for text in ["ca_certificates = [\"pem\"]", "bridge_ip = \"10.0.0\"", "cidr = \"10.0.0.0/33\"", "alias = 3"] {
             error(Owner::User, text);
+        }
+    }
+
+    #[test]
+    fn what_is_clear_needs_no_other_form() {
+        let values =
+            |text: &str| ConfigFile::parse(Path::new("c.toml"), Owner::Repository, text.to_owned()).unwrap().values;
+        let lists = values("setup = \"npm ci\"\nsetup_inputs = \"package.json\"\nenv_from_host = \"TOKEN\"\n");
+        let shown: Vec<_> = lists.values().map(ToString::to_string).collect();
+        assert_eq!(shown, ["[\"TOKEN\"]", "[\"npm ci\"]", "[\"package.json\"]"]);
+        let env = values("[env]\nA = 1\nB = true\nC = 1.50\nD = -7\nE = \"x\"\n");
+        assert_eq!(env["env"].to_string(), r#"{ A = "1", B = "true", C = "1.50", D = "-7", E = "x" }"#);
+        let sizes = values("memory = \"8GiB\"\ndisk = \"0.5TB\"\n");
+        assert_eq!((sizes["memory"].to_string(), sizes["disk"].to_string()), ("8G".into(), "512G".into()));
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_told_how_never_is_written() {
+        for text in ["never", "1 day", "-1", "0s"] {
+            let error = error(Owner::User, &format!("idle_timeout = \"{text}\"\n"));
+            assert_eq!(error.hints, ["it may be a time, such as `30m`; `0` is never"], "{text}");
         }
     }
 

@@ -1,8 +1,9 @@
 //! What a repository's file may ask for while it is not trusted: less than the user's own file allows, never more.
 //!
-//! Where the user's file says nothing, this machine is the limit: as many processors as it has, and three quarters of its memory. A default is no
-//! limit. A disk takes only what is written to it, so its size has none but the user's.
+//! Where the user's file says nothing, this machine is the limit: as many processors as it has, and three quarters of its memory. More than the
+//! machine has is had by no file, trusted or not. A default is no limit. A disk takes only what is written to it, so its size has none but the user's.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -26,9 +27,28 @@ impl Machine {
     pub(super) fn here() -> Machine {
         Machine { cpus: crate::machine::default_cpus().into(), memory_mib: crate::machine::host_memory() }
     }
+
+    /// As much of what is asked for as this machine has.
+    fn most(self, key: &str, asked: &Value) -> Value {
+        let has = match key {
+            "cpus" => Some(Value::Number(self.cpus)),
+            "memory" => self.memory_mib.map(Value::Size),
+            _ => None,
+        };
+        match has {
+            // A VM that has all of the memory leaves none for who runs it.
+            Some(has) if is_more(asked, &has) => self.share_of_memory().filter(|_| key == "memory").unwrap_or(has),
+            _ => asked.clone(),
+        }
+    }
+
+    /// Three quarters of this machine's memory, where it is known.
+    fn share_of_memory(self) -> Option<Value> {
+        Some(Value::Size(self.memory_mib? / 4 * 3))
+    }
 }
 
-/// A value of a repository's file that counts less than it says, as the file is not trusted.
+/// A value of a repository's file that counts less than it says, as the file is not trusted, or the machine has no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limited {
     /// What the repository's file says.
@@ -37,6 +57,26 @@ pub struct Limited {
     pub limit: Value,
     /// Whose limit it is.
     pub by: LimitedBy,
+    /// What holds once the file is trusted.
+    pub with_trust: Value,
+}
+
+impl Limited {
+    /// Whether more holds once the file is trusted.
+    pub fn is_raised_by_trust(&self) -> bool {
+        is_more(&self.with_trust, &self.limit)
+    }
+
+    /// What the file asks for, and whether trust gives it.
+    pub fn words(&self, file: impl fmt::Display) -> String {
+        let Limited { asked, with_trust, .. } = self;
+        let trust = match () {
+            () if !self.is_raised_by_trust() => String::new(),
+            () if with_trust == asked => ", which needs `banger trust`".to_owned(),
+            () => format!("; `banger trust` gives {with_trust}, as this machine has no more"),
+        };
+        format!("limited by {}: `{file}` asks for {asked}{trust}", self.by.words())
+    }
 }
 
 /// Whose limit it is.
@@ -62,19 +102,27 @@ impl LimitedBy {
     }
 }
 
-/// The values of a repository's file that need trust to hold, by key, with what holds without it.
+/// The values of a repository's file that hold less than they say, by key, with what holds: until the file is trusted, and once it is.
 pub(super) fn limits(
     repo: &ConfigFile,
     user: Option<&ConfigFile>,
     machine: Machine,
+    is_trusted: bool,
 ) -> impl Iterator<Item = (&'static str, Limited)> {
     repo.values.iter().filter_map(move |(key, asked)| {
-        let own = user.and_then(|user| user.values.get(key));
-        let limited = |limit: &Value, by| Limited { asked: asked.clone(), limit: limit.clone(), by };
+        let with_trust = machine.most(key, asked);
+        let limited = |limit: &Value, by| Limited {
+            asked: asked.clone(),
+            limit: limit.clone(),
+            by,
+            with_trust: with_trust.clone(),
+        };
+        let own = user.and_then(|user| user.values.get(key)).filter(|_| !is_trusted);
         let limit = match (own, *key) {
+            _ if is_trusted => limited(&with_trust, LimitedBy::Machine),
             (Some(own), "cpus" | "memory" | "disk" | "idle_timeout") => limited(own, LimitedBy::User),
-            (None, "cpus") => limited(&Value::Number(machine.cpus), LimitedBy::Machine),
-            (None, "memory") => limited(&Value::Size(machine.memory_mib? / 4 * 3), LimitedBy::Machine),
+            (None, "cpus") => limited(&with_trust, LimitedBy::Machine),
+            (None, "memory") => limited(&machine.share_of_memory()?, LimitedBy::Machine),
             (None, "idle_timeout") => limited(&Value::Time(LONGEST_IDLE), LimitedBy::Untrusted),
             _ => return None,
         };
@@ -87,7 +135,8 @@ pub(super) fn limits(
 pub(crate) fn raised_with_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
     // Of a registry, or one of the user's own: either is had with what is the user's.
     let image = repo.values.get("image").map(|_| "image");
-    let limited = limits(repo, user, Machine::here()).map(|(key, _)| key);
+    let limited = limits(repo, user, Machine::here(), false).filter(|(_, limited)| limited.is_raised_by_trust());
+    let limited = limited.map(|(key, _)| key);
     image.into_iter().chain(limited).collect()
 }
 
@@ -113,7 +162,36 @@ mod tests {
         let (user, repo) = (file(Owner::User, user), file(Owner::Repository, repo));
         let machine = Machine { cpus: 4, memory_mib: Some(16 << 10) };
         let shown = |(key, limited): (_, Limited)| format!("{key}={} {:?}", limited.limit, limited.by);
-        limits(&repo, Some(&user), machine).map(shown).collect()
+        limits(&repo, Some(&user), machine, false).map(shown).collect()
+    }
+
+    #[test]
+    fn trust_is_named_only_where_it_gives_more() {
+        let file = |owner, text: &str| ConfigFile::parse(Path::new("c.toml"), owner, text.to_owned()).unwrap();
+        let machine = Machine { cpus: 4, memory_mib: Some(16 << 10) };
+        let words = |user: &str, repo: &str, is_trusted| {
+            let (user, repo) = (file(Owner::User, user), file(Owner::Repository, repo));
+            let all: Vec<_> = limits(&repo, Some(&user), machine, is_trusted).collect();
+            all.into_iter().map(|(_, limited)| limited.words("b.toml")).collect::<Vec<_>>()
+        };
+        // It fits the machine.
+        assert!(words("cpus = 1\n", "cpus = 4\n", false)[0].ends_with("asks for 4, which needs `banger trust`"));
+        assert!(words("", "memory = \"14G\"\n", false)[0].ends_with("asks for 14G, which needs `banger trust`"));
+        // It does not, and trust would change nothing.
+        for repo in ["cpus = 5\n", "memory = \"17G\"\n"] {
+            let [words] = &words("", repo, false)[..] else { panic!("{repo}") };
+            assert!(words.contains("what this machine has") && !words.contains("trust"), "{words}");
+        }
+        // It does not, and trust would give some of it.
+        let [some] = &words("cpus = 1\n", "cpus = 64\n", false)[..] else { panic!("one value") };
+        assert!(some.ends_with("asks for 64; `banger trust` gives 4, as this machine has no more"), "{some}");
+        // With trust, the machine is the only limit.
+        assert!(
+            words("cpus = 1\nmemory = \"1G\"\n", "cpus = 4\nmemory = \"16G\"\nidle_timeout = 0\n", true).is_empty()
+        );
+        let trusted = words("", "cpus = 64\nmemory = \"99G\"\n", true);
+        assert_eq!(trusted[0], "limited by what this machine has: `b.toml` asks for 64");
+        assert!(trusted[1].ends_with("asks for 99G"), "{trusted:?}");
     }
 
     #[test]

@@ -33,9 +33,9 @@ pub fn text(schema: &Json) -> String {
 fn property(key: &Key, owner: Owner) -> Json {
     let mut property = match key.shape {
         Shape::One(kind) => one(kind),
-        Shape::List(kind) => json!({ "type": "array", "items": one(kind) }),
+        Shape::List(kind) => json!({ "anyOf": [{ "type": "array", "items": one(kind) }, one(kind)] }),
         Shape::Variables => {
-            json!({ "type": "object", "propertyNames": one(Kind::Variable), "additionalProperties": { "type": "string" } })
+            json!({ "type": "object", "propertyNames": one(Kind::Variable), "additionalProperties": { "type": ["string", "number", "boolean"] } })
         }
         Shape::Aliases => {
             let words = json!({ "type": ["string", "array"], "items": { "type": "string" } });
@@ -68,7 +68,9 @@ fn one(kind: Kind) -> Json {
         Kind::Text => json!({ "type": "string", "minLength": 1 }),
         Kind::Number(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
         Kind::Flag => json!({ "type": "boolean" }),
-        Kind::Size(_) => json!({ "type": ["string", "integer"], "pattern": "^[0-9]+[MmGgTt]?$" }),
+        Kind::Size(_) => {
+            json!({ "type": ["string", "integer"], "pattern": "^[0-9]+(\\.[0-9]+)?([MmGgTt]([Ii]?[Bb])?)?$" })
+        }
         Kind::Time => json!({ "type": ["string", "integer"], "pattern": "^[0-9]+(\\.[0-9]+)?[smh]?$" }),
         Kind::Choice(choices) => json!({ "enum": choices }),
         Kind::Variable => json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" }),

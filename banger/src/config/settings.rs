@@ -111,7 +111,7 @@ pub struct Answer {
     pub origin: Origin,
     /// The file or variable or option that it is from.
     pub source: Option<String>,
-    /// That the repository's file asks for more, which needs trust.
+    /// That the repository's file asks for more: for what it needs trust, or than this machine has.
     pub limited: Option<Limited>,
 }
 
@@ -141,8 +141,8 @@ impl Settings {
             settings.set(key.name, value, Origin::Default);
         }
         let ignored = settings.untrusted(user.as_ref(), repo.as_ref());
-        if let Some(repo) = repo.as_ref().filter(|_| !settings.is_trusted) {
-            settings.limited = limits(repo, user.as_ref(), Machine::here()).collect();
+        if let Some(repo) = &repo {
+            settings.limited = limits(repo, user.as_ref(), Machine::here(), settings.is_trusted).collect();
         }
         for (file, origin) in [(user, Origin::User), (repo, Origin::Repo)] {
             let values = file.map(|file| file.values).unwrap_or_default();
@@ -318,9 +318,8 @@ impl Settings {
         let file = self.repo.as_deref().unwrap_or(Path::new(REPOSITORY_FILE)).display();
         let of = |key: &&'static str| {
             let (_, origin) = self.values.get(*key)?;
-            let Limited { asked, limit, by } = self.limit(key, *origin)?;
-            let by = by.words();
-            Some(format!("`{key}` is {limit}, limited by {by}: `{file}` asks for {asked}, which needs `banger trust`"))
+            let limited = self.limit(key, *origin)?;
+            Some(format!("`{key}` is {}, {}", limited.limit, limited.words(&file)))
         };
         self.limited.keys().filter_map(of).collect()
     }
@@ -606,6 +605,7 @@ mod tests {
     fn a_repository_raises_the_users_limits_only_with_trust() {
         let user = "cpus = 1\nmemory = \"1G\"\nidle_timeout = \"10m\"\n";
         let repo = "cpus = 200\nmemory = \"512M\"\ndisk = \"64G\"\nidle_timeout = 0\n";
+        let has = crate::machine::default_cpus();
         let mut given = Given::new(user, repo);
         let settings = given.load().unwrap();
         assert_eq!((answer(&settings, "cpus"), settings.cpus()), (("1".into(), Origin::User), Some(1)));
@@ -618,9 +618,10 @@ mod tests {
         };
         assert_eq!(limited(&settings), [("cpus".into(), "200".into()), ("idle_timeout".into(), "0".into())]);
         let notes = settings.limit_notes();
-        for part in ["`cpus` is 1", "your own configuration", "asks for 200", "`banger trust`"] {
+        for part in ["`cpus` is 1", "your own configuration", "asks for 200"] {
             assert!(notes[0].contains(part), "{notes:?}");
         }
+        assert!(notes[1].contains("which needs `banger trust`"), "{notes:?}");
         // Nothing of it is said with each command.
         assert_eq!((notes.len(), settings.warnings.len()), (2, 0));
         // An option is the user's word.
@@ -630,8 +631,10 @@ mod tests {
         given.options.vm.cpus = None;
         given.trust();
         let settings = given.load().unwrap();
-        assert_eq!((settings.cpus(), settings.idle_timeout()), (Some(200), Duration::ZERO));
-        assert!(limited(&settings).is_empty() && settings.limit_notes().is_empty());
+        // No file asks for more than the machine has.
+        assert_eq!((settings.cpus(), settings.idle_timeout()), (Some(has), Duration::ZERO));
+        assert_eq!(limited(&settings), [("cpus".into(), "200".into())]);
+        assert!(!settings.limit_notes()[0].contains("trust"), "{:?}", settings.limit_notes());
         // Without a word of the user's own.
         let settings = Given::new("", "idle_timeout = 0\ncpus = 255\n").load().unwrap();
         assert_eq!(settings.idle_timeout(), Duration::from_secs(24 * 3600));

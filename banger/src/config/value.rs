@@ -113,16 +113,18 @@ impl Value {
                     let items = items.iter().map(|item| Ok(one(*kind, item)?.to_string()));
                     Ok(Value::List(items.collect::<Result<_, Wrong>>()?))
                 }
+                // As on the command line, one item may stand alone.
+                DeValue::String(_) => Ok(Value::List(vec![one(*kind, value)?.to_string()])),
                 _ => Err(wrong_type(value, &format!("a list, such as [{}]", example(*kind)))),
             },
             Shape::Variables => {
                 let entries = table(value, "a table, such as { CI = \"1\" }")?.iter().map(|(name, value)| {
                     check(Kind::Variable, name.get_ref()).map_err(|may_be| wrong(name.span(), "is no name", may_be))?;
-                    let text = value.get_ref().as_str().ok_or_else(|| wrong_type(value, "a text"))?;
+                    let text = variable(value).ok_or_else(|| wrong_type(value, "a text"))?;
                     if text.contains('\0') {
                         return Err(wrong(value.span(), "holds a NUL byte", "a variable cannot hold one".to_owned()));
                     }
-                    Ok((name.get_ref().to_string(), text.to_owned()))
+                    Ok((name.get_ref().to_string(), text))
                 });
                 Ok(Value::Variables(entries.collect::<Result<_, Wrong>>()?))
             }
@@ -186,6 +188,17 @@ fn one(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Wrong> {
     }
 }
 
+/// The text that a variable has whose value is this: a number in decimal digits, and `true` or `false`, are texts already.
+fn variable(value: &Spanned<DeValue<'_>>) -> Option<String> {
+    match value.get_ref() {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+        DeValue::Float(number) => Some(number.as_str().to_owned()),
+        DeValue::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
 fn integer(value: &Spanned<DeValue<'_>>) -> Option<u64> {
     let integer = value.get_ref().as_integer()?;
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
@@ -195,7 +208,7 @@ fn from_str(kind: Kind, text: &str) -> Result<Value, String> {
     match kind {
         Kind::Size(read) => read(text).map(Value::Size),
         Kind::Time if text == "0" => Ok(Value::Time(Duration::ZERO)),
-        Kind::Time => units::duration(text).map(Value::Time),
+        Kind::Time => units::duration(text).map(Value::Time).map_err(|_| expected(&Shape::One(kind))),
         kind => check(kind, text).map(|()| Value::Text(text.to_owned())),
     }
 }

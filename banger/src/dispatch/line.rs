@@ -32,6 +32,24 @@ impl Line {
         Line { options: words, name: None, rest: Vec::new() }
     }
 
+    /// These options but for `--json`, which does not go with a run: its output is the command's own. No option has it as its value.
+    pub(super) fn without_json(options: &[OsString]) -> impl Iterator<Item = &OsStr> {
+        options.iter().map(OsString::as_os_str).filter(|word| *word != "--json")
+    }
+
+    /// Moves the options behind the name to those before it.
+    pub(super) fn options_first(&mut self, cli: &clap::Command) {
+        let mut words = std::mem::take(&mut self.rest).into_iter();
+        while let Some(word) = words.next() {
+            if word == "-" || !word.as_encoded_bytes().starts_with(b"-") {
+                self.rest.push(word);
+                continue;
+            }
+            let value = if takes_next(&word, cli) { words.next() } else { None };
+            self.options.extend([word].into_iter().chain(value));
+        }
+    }
+
     /// All words, in their order.
     pub(super) fn words(self) -> Vec<OsString> {
         self.options.into_iter().chain(self.name).chain(self.rest).collect()
@@ -39,7 +57,7 @@ impl Line {
 
     /// The command line that runs the name as a command in the VM.
     pub(super) fn in_the_vm(&self) -> String {
-        let before = self.options.iter().map(OsString::as_os_str);
+        let before = Line::without_json(&self.options);
         let after = self.name.iter().chain(&self.rest).map(OsString::as_os_str);
         let words = [OsStr::new("banger")].into_iter().chain(before).chain([OsStr::new("--")]).chain(after);
         words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")

@@ -1,6 +1,7 @@
 //! From the words of a command line to what they mean: a built-in command, an alias, or a plugin, in this order.
 
 mod alias;
+mod familiar;
 mod line;
 
 use std::ffi::{OsStr, OsString};
@@ -63,6 +64,10 @@ pub fn meaning(
 ) -> Result<Meaning, Unclear> {
     let cli = Cli::command();
     let mut line = Line::split(words, &cli);
+    if line.name.as_deref() == Some(OsStr::new("help")) {
+        // clap's takes no option, and these are of every command.
+        line.options_first(&cli);
+    }
     // clap's `help` knows built-in commands only. Of others it is their own.
     let foreign = line.name.as_deref() == Some(OsStr::new("help"))
         && line.rest.first().is_some_and(|topic| is_topic(&cli, topic));
@@ -97,7 +102,7 @@ pub fn meaning(
                 // An unknown option says more than the word after it.
                 parse(&line.options)?;
                 let known = built_in_names(&cli).chain(aliases.names()?).chain(plugins.names());
-                Err(unknown(&line, &name, known).into())
+                Err(unknown(&line, &name, known, &cli).into())
             }
         };
     }
@@ -147,14 +152,19 @@ fn parse(options: &[OsString]) -> Result<clap::ArgMatches, clap::Error> {
     Cli::command().try_get_matches_from(std::iter::once(&OsString::from("banger")).chain(options))
 }
 
-fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>) -> CommandError {
+fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>, cli: &clap::Command) -> CommandError {
     let name = name.to_string_lossy();
-    let error = CommandError::new(format!("there is no command `{name}`")).kind(ErrorKind::UnknownCommand);
-    let error = match suggest::nearest(&name, known) {
-        Some(nearest) => error.hint(format!("did you mean `{nearest}`?")),
-        None => error,
-    };
-    error.hint(format!("to run it in the VM: {}", line.in_the_vm())).hint("for a list: banger --list")
+    let mut error = CommandError::new(format!("there is no command `{name}`")).kind(ErrorKind::UnknownCommand);
+    let familiar = familiar::familiar(&line.options, &name, &line.rest, cli);
+    let is_program = familiar.as_ref().is_none_or(|familiar| familiar.is_program);
+    // What another tool calls so says more than a name that looks like it.
+    let meant = familiar.map(|familiar| familiar.hint);
+    let nearest = || suggest::nearest(&name, known).map(|nearest| format!("did you mean `{nearest}`?"));
+    error.hints.extend(meant.or_else(nearest));
+    if is_program {
+        error = error.hint(format!("to run it in the VM: {}", line.in_the_vm()));
+    }
+    error.hint("for a list: banger --list")
 }
 
 /// The alias `name` has led to `line`, which names no command but is a run: help is no reason to run anything.
@@ -241,6 +251,15 @@ mod tests {
         let far = hints("--rm -e A=1 make test");
         assert_eq!(far, ["to run it in the VM: banger --rm -e A=1 -- make test", "for a list: banger --list"]);
         assert_eq!(error(of("../watch", &[])).kind, ErrorKind::UnknownCommand);
+        // A run has no `--json`, so no hint has it either.
+        assert_eq!(hints("--json -q nosuch")[0], "to run it in the VM: banger -q -- nosuch");
+        // What other tools call a command says more than a name that is one letter away.
+        assert_eq!(
+            hints("run make"),
+            ["a command needs no `run` or `exec`: banger -- make", "for a list: banger --list"]
+        );
+        assert!(hints("up")[0].ends_with("banger start") && hints("up").len() == 2, "{:?}", hints("up"));
+        assert_eq!(hints("ps")[..2], ["for a list of VMs: banger list", "to run it in the VM: banger -- ps"]);
     }
 
     #[test]
@@ -260,7 +279,9 @@ mod tests {
             &[("s", &["status", "--json"]), ("t", &["--rm", "--", "make"]), ("w", &["watch"])];
         assert_eq!(words(of("help status", all)), "help status");
         assert_eq!(words(of("help", all)), "help");
-        assert_eq!(words(of("help --color never", all)), "help --color never");
+        assert_eq!(words(of("help --color never", all)), "--color never help");
+        assert_eq!(words(of("help --json status", all)), "--json help status");
+        assert_eq!(words(of("help status --json", all)), "--json help status");
         assert_eq!(words(of("help s", all)), "status --json --help");
         for (line, expected) in [("-q help watch", &["--help"][..]), ("help w it", &["it", "--help"])] {
             let Ok(Meaning::Plugin { plugin, arguments, .. }) = of(line, all) else { panic!("{line}: no plugin") };

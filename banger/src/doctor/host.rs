@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use banger_agent::VERSION;
 use banger_vmm::kvm::{self, Prospect};
 use banger_vmm::{Confinement, Gap, Programs};
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 
 use super::{Check, Health};
 use crate::authorized_key;
@@ -22,8 +22,6 @@ const OLDEST_QEMU: (u32, u32) = (7, 2);
 /// From this version on, translated processors do not run code any more that another one is just changing: QEMU's commit deba78709a, "accel/tcg:
 /// Always lock pages before translation".
 const SOUND_TCG: (u32, u32) = (8, 1);
-/// How many subordinate ids a build maps: those of all of Debian's own users.
-const SUBORDINATE_IDS: u64 = 65_536;
 
 /// banger itself: all of its parts are there.
 pub(super) fn parts() -> Check {
@@ -54,7 +52,8 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     Some(match (probed, known) {
         (Prospect::Unusable(problem), _) => {
             let check = Check::warn(NAME, format!("{problem}; {slower}"));
-            if problem.contains("usermod") {
+            // It says what to do about it.
+            if problem.starts_with("you may not open") {
                 check
             } else {
                 check.mend("on a machine with KVM, or nested virtualisation, VMs start several times faster")
@@ -182,53 +181,9 @@ pub(super) fn builder(is_needed: bool) -> Check {
 }
 
 /// How it is when something cannot be built.
-fn without(is_needed: bool) -> impl Fn(&'static str, String) -> Check {
+pub(super) fn without(is_needed: bool) -> impl Fn(&'static str, String) -> Check {
     let health = if is_needed { Health::Fail } else { Health::Warn };
     move |name, found| Check::new(name, health, found)
-}
-
-/// A build may have namespaces of its own, and the ids that it maps.
-pub(super) fn namespaces(is_needed: bool) -> Check {
-    const NAME: &str = "namespaces";
-    if Uid::effective().is_root() {
-        return Check::ok(NAME, "root needs no user namespace");
-    }
-    let uid = Uid::effective().to_string();
-    let Some(user) = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name) else {
-        return without(is_needed)(
-            NAME,
-            format!("uid {uid} has no name, and newuidmap, which a build needs, wants one"),
-        )
-        .mend(
-            "run banger as a user that passwd(5) knows; images of registries need none: banger image pull debian:12",
-        );
-    };
-    let has =
-        |file: &str| subordinate_ids(&fs::read_to_string(file).unwrap_or_default(), &user, &uid) >= SUBORDINATE_IDS;
-    if !(has("/etc/subuid") && has("/etc/subgid")) {
-        return without(is_needed)(
-            NAME,
-            format!("`{user}` has fewer than {SUBORDINATE_IDS} subordinate ids, which a build maps"),
-        )
-        .mend("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER");
-    }
-    let ran = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).stdin(Stdio::null()).output();
-    match ran {
-        Ok(output) if output.status.success() => Check::ok(NAME, "a user may make them"),
-        _ => without(is_needed)(NAME, "this machine does not let users make namespaces, which a build needs".to_owned())
-            .mend("sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0, as far as it has these"),
-    }
-}
-
-/// How many subordinate ids a user has: subuid(5), `NAME:START:COUNT`.
-fn subordinate_ids(file: &str, user: &str, uid: &str) -> u64 {
-    let counts = file.lines().filter_map(|line| {
-        let mut fields = line.trim().split(':');
-        let whose = fields.next()?;
-        let count = fields.nth(1)?.parse::<u64>().ok()?;
-        (whose == user || whose == uid).then_some(count)
-    });
-    counts.fold(0, u64::saturating_add)
 }
 
 /// A program, by the name that it and its package have.
@@ -264,13 +219,5 @@ mod tests {
         ] {
             assert_eq!(version(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn subordinate_ids_are_a_users_by_name_or_number() {
-        let file = "root:100000:65536\nme:200000:65536\n1000:300000:10\nme:x:y\nbroken\nyou:1:99999999\n";
-        assert_eq!(subordinate_ids(file, "me", "1000"), 65_546);
-        assert_eq!(subordinate_ids(file, "nobody", "1"), 0);
-        assert_eq!(subordinate_ids("", "me", "1000"), 0);
     }
 }

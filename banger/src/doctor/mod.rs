@@ -1,6 +1,7 @@
 //! What banger needs of this machine, looked at piece by piece.
 
 mod host;
+mod namespaces;
 mod store;
 
 use serde::Serialize;
@@ -89,7 +90,7 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
         host::git(),
         host::ssh(settings.as_ref(), paths),
         host::builder(is_needed),
-        host::namespaces(is_needed),
+        namespaces::namespaces(is_needed),
         store::permissions(paths),
         store::space(paths),
         store::images(settings.as_ref(), paths, ui),

@@ -52,6 +52,7 @@ kinds! {
     Failed, "failed", FAILED, "Anything that has no kind of its own.";
     Usage, "usage", FAILED, "The command line, or a variable of banger's, is not as it may be.";
     UnknownCommand, "unknown_command", FAILED, "No built-in command, alias or plugin has this name.";
+    NotSet, "not_set", FAILED, "The configuration has no such value.";
     AliasLoop, "alias_loop", FAILED, "Aliases lead to each other without end.";
     PluginLoop, "plugin_loop", FAILED, "Plugins run each other without end.";
     PluginNotExecutable, "plugin_not_executable", NOT_EXECUTABLE, "The plugin is there and cannot be run.";

@@ -1,6 +1,7 @@
 //! What ends a command of banger's, with the exit status that it deserves.
 
 mod kind;
+mod usage;
 
 use std::path::Path;
 
@@ -12,6 +13,9 @@ pub use self::kind::{ErrorKind, FAILED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT};
 use crate::agent::AgentError;
 use crate::git::GitError;
 use crate::sync::SyncError;
+
+/// How the hint begins that names the command for all that a guest has said.
+pub(crate) const WHOLE_CONSOLE: &str = "for all that the guest said: banger logs";
 
 /// An error for the user: what was tried and went wrong, and what to do next.
 #[derive(Debug)]
@@ -91,23 +95,6 @@ impl CommandError {
     }
 }
 
-impl From<&clap::Error> for CommandError {
-    /// clap has its errors only as text: a paragraph, then tips, then the usage.
-    fn from(error: &clap::Error) -> Self {
-        let text = error.render().to_string();
-        let mut paragraphs = text.split("\n\n");
-        let message = paragraphs.next().unwrap_or_default();
-        let words: Vec<_> = message.trim_start_matches("error: ").split_whitespace().collect();
-        let tips = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).map(str::to_owned);
-        let usage = paragraphs.find_map(|paragraph| paragraph.trim().strip_prefix("Usage: ")).unwrap_or_default();
-        let usages = usage.lines().map(|line| format!("usage: {}", line.trim()));
-        CommandError {
-            hints: tips.chain(usages).collect(),
-            ..CommandError::new(words.join(" ")).kind(ErrorKind::Usage)
-        }
-    }
-}
-
 impl From<GitError> for CommandError {
     fn from(error: GitError) -> Self {
         let kind = match &error {
@@ -142,7 +129,11 @@ impl From<banger_vmm::Error> for CommandError {
             Error::Boot { .. } | Error::Refused { .. } | Error::Supervisor { .. } => ErrorKind::VmFailed,
             _ => ErrorKind::Failed,
         };
-        let hints = error.hint().into_iter().collect();
+        let logs = match &error {
+            Error::Boot { name, .. } => Some(format!("{WHOLE_CONSOLE} {name}")),
+            _ => None,
+        };
+        let hints = error.hint().into_iter().chain(logs).collect();
         let mut details: Vec<_> = error.console_tail().to_vec();
         if !details.is_empty() {
             details.insert(0, "the end of the guest's console:".into());

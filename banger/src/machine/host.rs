@@ -27,19 +27,35 @@ pub fn git_host(paths: &Paths) -> Host {
     }
 }
 
-/// A VM cannot have more memory than there is.
-pub(super) fn check_memory(wanted: &Wanted) -> Result<(), CommandError> {
-    match (wanted.memory_mib, host_memory()) {
-        (Some(memory), Some(host)) if memory > host => {
-            let (memory, host) = (units::size(memory), units::size(host));
-            Err(CommandError::new(format!(
-                "a VM with {memory} of memory does not fit into this machine, which has {host}"
-            ))
-            .kind(ErrorKind::Usage)
-            .hint("ask for less: --memory, BANGER_MEMORY, or `memory` in banger.toml"))
+/// A VM cannot have more memory or processors than there are.
+///
+/// # Errors
+/// If it is to.
+pub(crate) fn check_fits(wanted: &Wanted) -> Result<(), CommandError> {
+    fits(wanted, host_cpus(), host_memory())
+}
+
+fn fits(wanted: &Wanted, cpus: u32, memory_mib: Option<u64>) -> Result<(), CommandError> {
+    let (what, has, name) = match (wanted.cpus, wanted.memory_mib, memory_mib) {
+        // A guest's processors wait for each other. With more than there are, one that is translated does not come up at all.
+        (Some(wanted), ..) if wanted > cpus => {
+            (units::count(wanted.into(), "processor", "processors"), cpus.to_string(), "cpus")
         }
-        _ => Ok(()),
-    }
+        (_, Some(wanted), Some(memory)) if wanted > memory => {
+            (format!("{} of memory", units::size(wanted)), units::size(memory), "memory")
+        }
+        _ => return Ok(()),
+    };
+    let error = CommandError::new(format!("a VM with {what} does not fit into this machine, which has {has}"));
+    let variable = name.to_uppercase();
+    let hint = format!("ask for less: --{name}, BANGER_{variable}, or `{name}` in your configuration");
+    Err(error.kind(ErrorKind::Usage).hint(hint))
+}
+
+/// The processors of this machine, also those that this process may not use.
+pub(super) fn host_cpus() -> u32 {
+    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    online.and_then(|count| u32::try_from(count).ok()).unwrap_or(1).max(default_cpus())
 }
 
 pub(crate) fn default_cpus() -> u32 {
@@ -56,4 +72,23 @@ pub(crate) fn host_memory() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))?;
     Some(total.parse::<u64>().ok()? / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_does_not_fit_is_refused_with_what_there_is() {
+        let fits = |cpus, memory_mib| fits(&Wanted { cpus, memory_mib, ..Wanted::default() }, 2, Some(8 << 10));
+        for (cpus, memory, message, hint) in [
+            (Some(64), None, "64 processors does not fit into this machine, which has 2", "--cpus, BANGER_CPUS"),
+            (Some(2), Some(99_999 << 10), "99999G of memory does not fit into this machine, which has 8G", "--memory"),
+        ] {
+            let error = fits(cpus, memory).unwrap_err();
+            assert!(error.message.contains(message) && error.hints[0].contains(hint), "{error:?}");
+        }
+        assert!(fits(Some(2), Some(8 << 10)).is_ok() && fits(None, None).is_ok());
+        assert!(super::fits(&Wanted { memory_mib: Some(1 << 40), ..Wanted::default() }, 1, None).is_ok());
+    }
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime};
 use banger_vmm::{Ready, Vm, VmRecord};
 use serde_json::Value;
 
-use super::host::{check_memory, default_cpus, default_memory};
+use super::host::{check_fits, default_cpus, default_memory};
 use super::start::adjust;
 use super::{DEFAULT_IMAGE, Machine, Machines, Wanted, names};
 use crate::belonging::{self, Purpose};
-use crate::error::CommandError;
+use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
 use crate::images::{ImageAccess, Images};
 use crate::report::Phase;
@@ -138,12 +138,14 @@ impl Machines<'_> {
         self.machine(vm, wanted).map_err(|started| {
             // That it could not be removed either is not the news.
             let _ = self.remove(vm, Duration::ZERO);
-            started.into()
+            let mut error = CommandError::from(started);
+            error.hints.retain(|hint| !hint.starts_with(WHOLE_CONSOLE));
+            error
         })
     }
 
     fn create(&self, new: &New<'_>, wanted: &Wanted) -> Result<Vm, Made> {
-        check_memory(wanted)?;
+        check_fits(wanted)?;
         let images = Images::new(self.paths, self.ui);
         let (named, access) = match (&wanted.image, &wanted.default_image) {
             (Some(image), _) => (&**image, wanted.image_access),

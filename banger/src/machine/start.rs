@@ -7,7 +7,7 @@ use banger_vmm::{
     AcceleratorChoice, NetMode, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState, initramfs,
 };
 
-use super::host::check_memory;
+use super::host::{check_fits, host_cpus};
 use super::{Machine, Machines, Wanted};
 use crate::authorized_key;
 use crate::error::{CommandError, ErrorKind};
@@ -82,7 +82,7 @@ impl Machines<'_> {
         if let Some(report) = self.report {
             report.vm(vm.name());
         }
-        check_memory(wanted)?;
+        check_fits(wanted)?;
         let mut record = vm.record()?;
         let state = vm.state()?;
         Self::check_network(&record, wanted)?;
@@ -238,7 +238,8 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
 pub(super) fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
     let before = (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms);
     record.disk_bytes = record.disk_bytes.max(wanted.disk_bytes.unwrap_or_default());
-    record.cpus = wanted.cpus.unwrap_or(record.cpus);
+    // It may have been made on a machine that has more, or where that was not checked.
+    record.cpus = wanted.cpus.unwrap_or(record.cpus).min(host_cpus());
     record.memory_mib = wanted.memory_mib.unwrap_or(record.memory_mib);
     if record.throwaway {
         record.idle_timeout_ms = 0;

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Environment;
+use super::known::KnownPlugins;
 use super::question::Question;
 
 /// The argument that asks a plugin to describe itself.
@@ -17,6 +19,9 @@ const MAX_ANSWER: usize = 4 << 10;
 const MAX_SHOWN: usize = 200;
 /// How many plugins are asked at a time.
 const AT_A_TIME: usize = 32;
+/// How long an answer may take. An interpreter takes a tenth of a second to start, and several when the machine is busy; what was
+/// answered is kept, so that a slow one is waited for once.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// A plugin's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +32,20 @@ pub struct Description {
     pub description: String,
 }
 
-/// Asks programs to describe themselves, all at the same time. One that does not within a second, or whose answer makes no sense,
-/// has no description.
-pub fn describe(programs: &[&Path], environment: &Environment) -> Vec<Option<Description>> {
+/// What programs say of themselves. Those that may be asked, and have not answered before, are asked, all at the same time. One that does not
+/// answer within [`LIMIT`], or whose answer makes no sense, has no description.
+pub fn describe(programs: &[&Path], known: &KnownPlugins, environment: &Environment) -> Vec<Option<Description>> {
+    let mut answers: Vec<_> = programs.iter().map(|program| known.description(program)).collect();
+    let asked: Vec<_> = (0..programs.len()).filter(|&n| answers[n].is_none() && known.may_ask(programs[n])).collect();
+    let programs_asked: Vec<_> = asked.iter().map(|&number| programs[number]).collect();
+    for (number, answer) in asked.into_iter().zip(ask_all(&programs_asked, environment, LIMIT)) {
+        answer.iter().for_each(|description| known.keep(programs[number], description));
+        answers[number] = answer;
+    }
+    answers
+}
+
+fn ask_all(programs: &[&Path], environment: &Environment, limit: Duration) -> Vec<Option<Description>> {
     let next = Mutex::new(programs.iter().enumerate());
     let answers = Mutex::new(vec![None; programs.len()]);
     thread::scope(|scope| {
@@ -38,7 +54,7 @@ pub fn describe(programs: &[&Path], environment: &Environment) -> Vec<Option<Des
                 // What is given back is taken under the lock, and worked on without it.
                 let take = || next.lock().expect("nothing panics under it").next();
                 while let Some((number, program)) = take() {
-                    let answer = ask(program, environment);
+                    let answer = ask(program, environment, limit);
                     answers.lock().expect("nothing panics under it")[number] = answer;
                 }
             });
@@ -47,8 +63,8 @@ pub fn describe(programs: &[&Path], environment: &Environment) -> Vec<Option<Des
     answers.into_inner().expect("nothing panics under it")
 }
 
-fn ask(program: &Path, environment: &Environment) -> Option<Description> {
-    let question = Question { arguments: &[ARGUMENT.into()], folder: Path::new("/"), most: MAX_ANSWER };
+fn ask(program: &Path, environment: &Environment, limit: Duration) -> Option<Description> {
+    let question = Question { arguments: &[ARGUMENT.into()], folder: Path::new("/"), most: MAX_ANSWER, limit };
     let mut description: Description = serde_json::from_slice(&question.ask(program, environment)?).ok()?;
     let line = description.description.lines().next().unwrap_or_default().trim();
     description.description = banger_vmm::printable(line.as_bytes()).chars().take(MAX_SHOWN).collect();
@@ -60,16 +76,38 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
-    use crate::plugin::question::LIMIT;
 
     fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
         let path = folder.join(name);
         fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         path
+    }
+
+    #[test]
+    fn a_program_that_was_never_run_is_not_run_for_a_list_and_one_that_was_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let body = |name: &str| {
+            // As slow as an interpreter on a busy machine.
+            format!("echo >>{}.ran; sleep 1.2; echo '{{\"api\": 1, \"description\": \"{name}\"}}'", at(name).display())
+        };
+        let programs = ["known", "foreign"].map(|name| script(folder.path(), name, &body(name)));
+        let programs = programs.each_ref().map(PathBuf::as_path);
+        let environment = Environment::new("/b".into(), None).unwrap();
+        let known = KnownPlugins::new(&at("cache"), None);
+        let ran = |name: &str| fs::read_to_string(at(&format!("{name}.ran"))).unwrap_or_default().len();
+        assert_eq!(describe(&programs, &known, &environment), [None, None]);
+        assert_eq!([ran("known"), ran("foreign")], [0, 0]);
+        known.note(programs[0]);
+        for _ in 0..2 {
+            let described = Description { api: 1, description: "known".to_owned() };
+            assert_eq!(describe(&programs, &known, &environment), [Some(described), None]);
+            assert_eq!([ran("known"), ran("foreign")], [1, 0]);
+        }
     }
 
     #[test]
@@ -91,8 +129,9 @@ mod tests {
         ];
         let environment = Environment::new("/b".into(), None).unwrap();
         let start = Instant::now();
-        let answers = describe(&programs.each_ref().map(PathBuf::as_path), &environment);
-        assert!(start.elapsed() < LIMIT * 3, "{:?}", start.elapsed());
+        let limit = Duration::from_secs(1);
+        let answers = ask_all(&programs.each_ref().map(PathBuf::as_path), &environment, limit);
+        assert!(start.elapsed() < limit * 3, "{:?}", start.elapsed());
         let described = Description { api: 1, description: "Says ^[[31mhi".to_owned() };
         assert_eq!(answers[0], Some(described));
         assert!(answers[1..].iter().all(Option::is_none), "{answers:?}");

@@ -3,9 +3,11 @@
 mod describe;
 mod environment;
 mod exec;
+mod known;
 mod program;
 mod propose;
 mod question;
+mod typed;
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -17,9 +19,11 @@ use nix::unistd::{AccessFlags, access};
 pub use self::describe::{Description, describe};
 pub use self::environment::{Environment, banger};
 pub use self::exec::exec;
+pub use self::known::KnownPlugins;
 pub(crate) use self::program::with_values;
 pub use self::program::{Program, Values, main};
 pub use self::propose::{Proposal, propose};
+pub(crate) use self::typed::fitted;
 
 /// The version of the contract. A plugin that needs more than it offers says so in its description.
 pub const API: u32 = 1;
@@ -100,6 +104,22 @@ impl Plugins {
             }
         }
         unusable
+    }
+
+    /// The names of plugins that somebody may want to type, and of those that are a part of another plugin. Nothing of them is run.
+    ///
+    /// A part is a link to the program of another plugin whose name begins its own, as `banger-ssh-proxy` is one to `banger-ssh`.
+    pub fn to_type(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        let runnable = |name: &String| self.find(name.as_ref()).is_some_and(|found| found.problem.is_none());
+        self.names().into_iter().filter(runnable).partition(|name| !self.is_part(name))
+    }
+
+    fn is_part(&self, name: &str) -> bool {
+        let Some(found) = self.find(name.as_ref()) else { return false };
+        let target = fs::read_link(&found.path).ok();
+        let whole = target.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
+        let whole = whole.and_then(|file| file.strip_prefix(PREFIX));
+        whole.is_some_and(|whole| name.strip_prefix(whole).is_some_and(|rest| rest.starts_with('-')))
     }
 
     /// The names of all plugins. Nothing of them is run.

@@ -1,25 +1,25 @@
 //! What a plugin on this library is around what it does: a command line, one printer, errors as banger's own, completions.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Arg, Command, Parser};
+use clap::{Arg, Command, Parser, ValueHint};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate, complete};
 
 use super::describe::ARGUMENT;
 use super::propose::COMPLETER;
-use super::{API, Description};
+use super::{API, Description, fitted};
 use crate::cli::Global;
 use crate::error::{CommandError, FAILED};
 use crate::panic;
 use crate::paths::Paths;
 use crate::ui::Ui;
 
-/// Finds what may stand for an argument.
-pub type Values = fn(&Paths, &Ui) -> Result<Vec<String>, CommandError>;
+/// Finds what may stand for an argument. The last are the words so far, behind the plugin's name.
+pub type Values = fn(&Paths, &Ui, &[OsString]) -> Result<Vec<String>, CommandError>;
 
 /// The command line of a plugin. What its help says that it is, in one line, is what `banger --list` says too.
 pub trait Program: Parser {
@@ -59,10 +59,13 @@ fn start<P: Program>() -> ExitCode {
         Ok(program) => program,
         // `--help` and `--version` are answers, and no errors.
         Err(answer) if !answer.use_stderr() => {
-            let _ = answer.print();
+            before_parsing(&words).help(&answer);
             return ExitCode::SUCCESS;
         }
-        Err(error) => return usage(&error, &words),
+        Err(error) => {
+            before_parsing(&words).usage(&error);
+            return ExitCode::from(FAILED);
+        }
     };
     let ui = Ui::new(program.global());
     let checked = Paths::from_env().and_then(|paths| paths.check().map(|()| paths));
@@ -82,23 +85,25 @@ fn answer(answer: &[u8]) -> ExitCode {
     }
 }
 
-fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+/// For answers to a command line that was not understood, or asks for help.
+fn before_parsing(words: &[OsString]) -> Ui {
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
-    Ui::new(&Global { json, ..Global::default() }).usage(error);
-    ExitCode::from(FAILED)
+    Ui::new(&Global { json, ..Global::default() })
 }
 
 /// Lines of what the last of `words` may be.
 fn proposals(command: Command, values: &'static [(&str, Values)], words: &[OsString]) -> String {
+    let typed = words.last().cloned().unwrap_or_default();
     let find = |name: &str| {
         let (_, values) = values.iter().find(|(known, _)| *known == name)?;
-        Some(|| {
+        let words = words.to_vec();
+        Some(move || {
             let ui = Ui::new(&Global { quiet: true, ..Global::default() });
             // What cannot be read is left out: a line that is being typed is no place for errors.
-            Paths::from_env().and_then(|paths| values(&paths, &ui)).unwrap_or_default()
+            Paths::from_env().and_then(|paths| values(&paths, &ui, &words)).unwrap_or_default()
         })
     };
-    let mut command = with_values(command, &find);
+    let mut command = with_values(fitted(command, words), &typed, &find);
     let all: Vec<_> = [OsString::from("banger")].into_iter().chain(words.iter().cloned()).collect();
     let here = env::current_dir().ok();
     let found = complete(&mut command, all, words.len(), here.as_deref()).unwrap_or_default();
@@ -111,13 +116,16 @@ fn proposals(command: Command, values: &'static [(&str, Values)], words: &[OsStr
     found.into_iter().filter_map(line).collect()
 }
 
-/// `command` with proposals for the arguments whose value's name `find` knows.
-pub(crate) fn with_values<V>(command: Command, find: &impl Fn(&str) -> Option<V>) -> Command
+/// `command` with proposals for the arguments whose value's name `find` knows. One that may be a path of the host too keeps these, unless
+/// `typed` has a colon, as what is in a VM has.
+pub(crate) fn with_values<V>(command: Command, typed: &OsStr, find: &impl Fn(&str) -> Option<V>) -> Command
 where
     V: Fn() -> Vec<String> + Send + Sync + 'static,
 {
     let candidates = |argument: Arg| {
         let name = argument.get_value_names().and_then(|names| names.first()).map(|name| name.as_str().to_owned());
+        let is_path = !matches!(argument.get_value_hint(), ValueHint::Unknown | ValueHint::Other);
+        let name = name.filter(|_| !is_path || typed.as_encoded_bytes().contains(&b':'));
         match name.and_then(|name| find(&name)) {
             Some(values) => argument.add(ArgValueCandidates::new(move || {
                 values().iter().map(CompletionCandidate::new).collect::<Vec<_>>()
@@ -125,7 +133,7 @@ where
             None => argument,
         }
     };
-    command.mut_args(candidates).mut_subcommands(|command| with_values(command, find))
+    command.mut_args(candidates).mut_subcommands(|command| with_values(command, typed, find))
 }
 
 #[cfg(test)]
@@ -145,12 +153,22 @@ mod tests {
             how: Option<String>,
         },
         /// List all
+        #[command(visible_alias = "all")]
         List,
+        /// Run something
+        Run {
+            /// From where
+            #[arg(value_name = "THING", value_hint = ValueHint::AnyPath)]
+            from: Option<String>,
+            /// What
+            #[arg(last = true, value_hint = ValueHint::AnyPath)]
+            command: Vec<OsString>,
+        },
     }
 
     const VALUES: &[(&str, Values)] = &[
-        ("THING", |_, _| Ok(vec!["this".to_owned(), "that".to_owned(), "other".to_owned()])),
-        ("WAY", |_, _| Err(CommandError::new("there is none"))),
+        ("THING", |_, _, _| Ok(vec!["this".to_owned(), "that".to_owned(), "other".to_owned()])),
+        ("WAY", |_, _, _| Err(CommandError::new("there is none"))),
     ];
 
     #[test]
@@ -161,6 +179,21 @@ mod tests {
             proposals(Things::command(), VALUES, &words)
         };
         assert_eq!(proposed(&["l"]), "list\tList all\n");
+        // Commands by their names, and no options before one is begun.
+        let first =
+            |text: String| text.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(first(proposed(&[""])), ["show", "list", "run", "help"]);
+        assert_eq!(first(proposed(&["a"])), ["all"]);
+        assert_eq!(first(proposed(&["-"])), ["-h"]);
+        assert_eq!(first(proposed(&["list", ""])), ["--help"], "there is nothing else");
+        // What may be a path of the host is one, unless it has a colon.
+        assert!(
+            first(proposed(&["run", "src/pl"])).contains(&"src/plugin/".to_owned()),
+            "{}",
+            proposed(&["run", "src/pl"])
+        );
+        assert_eq!(proposed(&["run", "t:"]), "");
+        assert!(first(proposed(&["run", "--", "src/pl"])).contains(&"src/plugin/".to_owned()));
         assert_eq!(proposed(&["show", "th"]), "this\nthat\n");
         assert_eq!(proposed(&["show", "--h"]), "--how\tHow\n--help\tPrint help\n");
         assert_eq!(proposed(&["show", "--how", ""]), "");

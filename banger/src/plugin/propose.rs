@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 
@@ -13,6 +14,8 @@ use super::{Environment, Found, PREFIX};
 pub(super) const COMPLETER: &str = "banger_complete-";
 /// The most that it may say, in bytes.
 const MAX_ANSWER: usize = 256 << 10;
+/// How long somebody waits who has pressed TAB.
+const LIMIT: Duration = Duration::from_secs(1);
 /// How much is shown of what a proposal is, in characters.
 const MAX_SHOWN: usize = 200;
 
@@ -34,7 +37,8 @@ pub fn propose(
     environment: &Environment,
 ) -> Option<Vec<Proposal>> {
     let program = completer(plugin)?;
-    let question = Question { arguments: words, folder: here.unwrap_or(Path::new("/")), most: MAX_ANSWER };
+    let question =
+        Question { arguments: words, folder: here.unwrap_or(Path::new("/")), most: MAX_ANSWER, limit: LIMIT };
     Some(parse(&question.ask(&program, environment)?))
 }
 

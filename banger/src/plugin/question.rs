@@ -1,4 +1,4 @@
-//! Asking a program something: it has a second and so many bytes, and is killed with all that it has started.
+//! Asking a program something: it has so much time and so many bytes, and is killed with all that it has started.
 
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -17,9 +17,6 @@ use nix::unistd::Pid;
 use super::Environment;
 use crate::cli::Global;
 
-/// How long the answer may take.
-pub(super) const LIMIT: Duration = Duration::from_secs(1);
-
 /// What a program is asked.
 pub(super) struct Question<'a> {
     /// Its arguments.
@@ -28,6 +25,8 @@ pub(super) struct Question<'a> {
     pub(super) folder: &'a Path,
     /// The most that it may say, in bytes.
     pub(super) most: usize,
+    /// How long the answer may take.
+    pub(super) limit: Duration,
 }
 
 impl Question<'_> {
@@ -45,7 +44,7 @@ impl Question<'_> {
         // SAFETY: between fork and exec it makes this one system call.
         unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
         let mut child = command.spawn().ok()?;
-        let answer = self.read_answer(&mut child, Instant::now() + LIMIT);
+        let answer = self.read_answer(&mut child, Instant::now() + self.limit);
         // Whatever it has started goes with it.
         let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
         let _ = child.wait();

@@ -14,7 +14,7 @@ use super::interruption::Interruption;
 use super::place::{self, Place};
 use super::session::Outcome;
 use super::work::{Work, discard};
-use super::{environment, refuse_json, status};
+use super::{environment, refuse_json, status, tell_what_is_only_there};
 use crate::agent::AgentError;
 use crate::belonging::Purpose;
 use crate::cli::{CommandOptions, Run};
@@ -174,6 +174,9 @@ pub fn exec(
     let place = Place::of(&machine.vm, site.as_ref(), here, &Images::new(paths, ui));
     let outcome =
         work.command(&machine, None, site.as_ref(), &place, command.iter().map(|word| word.as_os_str().into()));
+    if command.is_empty() && work.has_terminal() && outcome.is_ok() {
+        tell_what_is_only_there(&machine, ui);
+    }
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
 }
 

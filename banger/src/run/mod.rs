@@ -30,6 +30,7 @@ use crate::cli::Run;
 use crate::commands::publish;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
+use crate::guest_work::GuestWork;
 use crate::images::{ImageAccess, Images};
 use crate::machine::{Machine, Machines, Wanted};
 use crate::paths::Paths;
@@ -106,6 +107,13 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
     }
 }
 
+/// For who leaves a shell: what was made there is not here.
+fn tell_what_is_only_there(machine: &Machine, ui: &Ui) {
+    // One that does not tell has told the shell why.
+    let work = GuestWork::looked_at(&machine.vm).ok();
+    work.and_then(|work| work.farewell()).into_iter().for_each(|text| ui.status(&text));
+}
+
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
@@ -168,6 +176,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
         discard_after(&machine, &machines, ui);
+    } else if options.command.is_empty() && work.has_terminal() && outcome.is_ok() {
+        tell_what_is_only_there(&machine, ui);
     }
     outcome
 }

@@ -67,7 +67,7 @@ pub(super) fn run(
             std::future::pending().await
         };
         tokio::select! {
-            outcome = session.follow(timeout, ui) => outcome,
+            outcome = session.follow(timeout, vm.name(), ui) => outcome,
             outcome = forwarding => outcome,
         }
     });
@@ -133,12 +133,12 @@ impl Session {
         Ok(session)
     }
 
-    async fn follow(mut self, limit: Option<Duration>, ui: &Ui) -> Result<Outcome, CommandError> {
+    async fn follow(mut self, limit: Option<Duration>, vm: &str, ui: &Ui) -> Result<Outcome, CommandError> {
         let mut signals = Signals::new().map_err(|error| CommandError::new(format!("cannot take signals: {error}")))?;
         let window = Arc::new(Semaphore::new(STDIN_WINDOW));
         let mut stdin = Some(read_stdin(Arc::clone(&window)));
         let out = Writer::start();
-        let mut timed_out = false;
+        let (mut timed_out, mut out_of_memory) = (false, false);
         let mut timeout = limit.map(|limit| Instant::now() + limit);
         let mut patience = None;
         let at = |deadline: Option<Instant>| async move {
@@ -173,6 +173,7 @@ impl Session {
                                 window.add_permits(bytes.min(STDIN_WINDOW - window.available_permits().min(STDIN_WINDOW)));
                             }
                             FromCommand::Stopped => self.suspend().await?,
+                            FromCommand::OutOfMemory => out_of_memory = true,
                             FromCommand::Exited(exit) => break Some(exit),
                         },
                     }
@@ -210,6 +211,12 @@ impl Session {
             (Ok(()), Some(exit)) => {
                 if let Some(time) = limit.filter(|_| timed_out) {
                     ui.status(&format!("the command was ended after {}, as `--timeout` says", units::time(time)));
+                }
+                if out_of_memory {
+                    ui.warning(&format!(
+                        "the VM ran out of memory, so its kernel killed a process (banger logs {vm} tells which); \
+                         to give it more: banger stop {vm}, and --memory or `memory` in the configuration"
+                    ));
                 }
                 Ok(Outcome::Status(if timed_out { TIMED_OUT } else { exit.status() }))
             }

@@ -18,9 +18,9 @@ use crate::cli::Cli;
 
 impl Program for Cli {
     const VALUES: &[(&str, Values)] = &[
-        ("IMAGE", |paths, ui| Images::new(paths, ui).names()),
-        ("SOURCE", |_, _| Ok(Catalog::embedded()?.images.into_keys().collect())),
-        ("KERNEL", |paths, ui| Kernels::new(paths, ui).names_for_images()),
+        ("IMAGE", |paths, ui, _| Images::new(paths, ui).names()),
+        ("SOURCE", |_, _, _| Ok(Catalog::embedded()?.images.into_keys().collect())),
+        ("KERNEL", |paths, ui, _| Kernels::new(paths, ui).names_for_images()),
     ];
 
     fn global(&self) -> &Global {

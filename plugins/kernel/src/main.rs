@@ -17,8 +17,8 @@ use crate::cli::Cli;
 
 impl Program for Cli {
     const VALUES: &[(&str, Values)] = &[
-        ("KERNEL", |paths, ui| Kernels::new(paths, ui).names()),
-        ("CATALOG-NAME", |_, _| Ok(Catalog::embedded()?.kernels.into_keys().collect())),
+        ("KERNEL", |paths, ui, _| Kernels::new(paths, ui).names()),
+        ("CATALOG-NAME", |_, _, _| Ok(Catalog::embedded()?.kernels.into_keys().collect())),
     ];
 
     fn global(&self) -> &Global {

@@ -23,7 +23,7 @@ use banger::ui::Ui;
 use crate::cli::{ConfigCli, ProxyCli, SshCli};
 
 /// What is proposed for a VM.
-const VMS: &[(&str, Values)] = &[("VM", |paths, ui| Machines::new(paths, ui).names())];
+const VMS: &[(&str, Values)] = &[("VM", |paths, ui, _| Machines::new(paths, ui).names())];
 
 impl Program for SshCli {
     const VALUES: &[(&str, Values)] = VMS;

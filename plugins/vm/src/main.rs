@@ -3,9 +3,12 @@
 mod cli;
 mod commands;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use banger::cli::Global;
+use banger::completion;
 use banger::error::CommandError;
 use banger::images::Images;
 use banger::machine::Machines;
@@ -17,8 +20,11 @@ use crate::cli::Cli;
 
 impl Program for Cli {
     const VALUES: &[(&str, Values)] = &[
-        ("VM", |paths, ui| Machines::new(paths, ui).names()),
-        ("IMAGE", |paths, ui| Images::new(paths, ui).names_to_use()),
+        ("VM", |paths, ui, _| Machines::new(paths, ui).names()),
+        ("IMAGE", |paths, ui, _| Images::new(paths, ui).names_to_use()),
+        ("HOST", |paths, ui, words| Ok(completion::hosts(words, &here()?, paths, ui))),
+        ("FROM", |paths, ui, words| Ok(places(paths, ui, words))),
+        ("TO", |paths, ui, words| Ok(places(paths, ui, words))),
     ];
 
     fn global(&self) -> &Global {
@@ -28,6 +34,15 @@ impl Program for Cli {
     fn run(&self, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
         commands::run(&self.command, paths, ui)
     }
+}
+
+fn here() -> Result<PathBuf, CommandError> {
+    std::env::current_dir().map_err(|error| CommandError::new(error.to_string()))
+}
+
+fn places(paths: &Paths, ui: &Ui, words: &[OsString]) -> Vec<String> {
+    let place = words.last().and_then(|word| word.to_str());
+    place.zip(here().ok()).and_then(|(place, here)| completion::places(place, &here, paths, ui)).unwrap_or_default()
 }
 
 fn main() -> ExitCode {

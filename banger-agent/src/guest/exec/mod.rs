@@ -5,6 +5,7 @@
 //! ended and what it had written is sent. What it left running lives on.
 
 mod cgroup;
+mod memory;
 mod pty;
 mod spawn;
 
@@ -61,6 +62,7 @@ pub(super) async fn run(
     mut writer: Writer,
     settle: impl Future<Output = ()>,
 ) {
+    let kills = memory::kills();
     let spawned = match spawn(&exec, program) {
         Ok(spawned) => spawned,
         Err(failure) => {
@@ -102,6 +104,10 @@ pub(super) async fn run(
         let _ = pump.await;
     }
     settle.await;
+    // A command that came through had no need of what was killed.
+    if exit.status() != 0 && memory::kills() > kills {
+        let _ = out.send(Frame::control(&FromCommand::OutOfMemory)).await;
+    }
     let _ = out.send(Frame::control(&FromCommand::Exited(exit))).await;
     drop(out);
     feeding.abort();

@@ -173,6 +173,8 @@ async fn read(
                     window.add_permits(bytes.min(STDIN_WINDOW - window.available_permits().min(STDIN_WINDOW)));
                 }
                 FromCommand::Stopped => _ = go_on.try_send(()),
+                // The client shows what the command said, and nothing else.
+                FromCommand::OutOfMemory => {}
                 FromCommand::Exited(exit) => return Ok(exit),
             },
         }

@@ -1,0 +1,58 @@
+//! The words of a command line as bash has it. bash(1) gives a completion function words that are split at colons and equals signs too,
+//! as COMP_WORDBREAKS says; what it replaces with the answer is the last of these pieces.
+
+use std::ffi::OsString;
+
+/// What bash's function gives beside the words: COMP_LINE up to COMP_POINT, the command up to the cursor.
+pub(super) const LINE: &str = "_BANGER_COMPLETE_LINE";
+
+/// The words of `line`, the last being typed, and how much of that one bash does not replace, in bytes of its proposals.
+pub(super) fn words(line: &str) -> (Vec<OsString>, usize) {
+    let (mut words, mut word) = (Vec::new(), None::<String>);
+    let (mut quote, mut kept) = (None, 0);
+    let mut characters = line.chars();
+    while let Some(c) = characters.next() {
+        let current = word.get_or_insert_default();
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => quote = Some(c),
+            (None | Some('"'), '\\') => current.extend(characters.next()),
+            (None, c) if c.is_whitespace() => {
+                words.extend(word.take().filter(|word| !word.is_empty()).map(OsString::from));
+                kept = 0;
+            }
+            (_, c) => {
+                current.push(c);
+                if quote.is_none() && matches!(c, ':' | '=') {
+                    kept = current.len();
+                }
+            }
+        }
+    }
+    words.push(word.unwrap_or_default().into());
+    (words, kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_whole_and_what_bash_replaces_is_its_last_piece() {
+        let words = |line: &str| {
+            let (words, kept) = words(line);
+            (words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join("|"), kept)
+        };
+        for (line, expected, kept) in [
+            ("banger ", "banger|", 0),
+            ("banger cp :", "banger|cp|:", 1),
+            ("banger cp box:/etc/h", "banger|cp|box:/etc/h", 4),
+            ("banger cp a: b", "banger|cp|a:|b", 0),
+            ("banger --image=deb", "banger|--image=deb", 8),
+            (r#"banger cp "a b":c\ d 'x:y"#, "banger|cp|a b:c d|x:y", 0),
+            ("banger  image   pull debian:12", "banger|image|pull|debian:12", 7),
+        ] {
+            assert_eq!(words(line), (expected.to_owned(), kept), "{line}");
+        }
+    }
+}

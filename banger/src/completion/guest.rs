@@ -1,0 +1,100 @@
+//! What a running VM, or what is kept of it, has to propose: files for `cp`, forwarded ports. Nothing is started for it, and a guest that
+//! does not list its files within a second has none.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use banger_agent::frame::Frame;
+use banger_agent::protocol::exec::{Exec, FromCommand, STDOUT, Started, ToCommand};
+use banger_agent::protocol::{Bytes, Request, now_ns};
+use banger_vmm::{Vm, VmState, is_name};
+
+use crate::agent::{Call, Limits};
+use crate::commands;
+use crate::images::Images;
+use crate::machine::Machines;
+use crate::paths::Paths;
+use crate::run;
+use crate::ui::Ui;
+
+/// How long somebody waits who has pressed TAB.
+const LIMIT: Duration = Duration::from_secs(1);
+/// The most that a listing may have, in bytes.
+const MAX_LISTING: usize = 256 << 10;
+
+/// The ports and paths of the host that lead into the VM: that of the option `--vm` among `words`, or the one of the workspace around
+/// `here`.
+pub fn hosts(words: &[OsString], here: &Path, paths: &Paths, ui: &Ui) -> Vec<String> {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let value = words.iter().position(|word| word == "--vm").and_then(|at| words.get(at + 1).map(|word| &**word));
+    let name = value.or_else(|| words.iter().find_map(|word| word.strip_prefix("--vm=")));
+    let vm = commands::existing(name, here, paths, &Machines::new(paths, ui));
+    let ports = vm.ok().and_then(|vm| vm.ports().ok()).unwrap_or_default();
+    // A port is enough of a name, unless several addresses have it.
+    let number = |host: &banger_vmm::HostEnd| {
+        let is_same = |other: &&banger_vmm::PortState| other.forward.host.port() == host.port();
+        host.port().filter(|_| ports.iter().filter(is_same).count() == 1)
+    };
+    let name = |host| number(host).map_or_else(|| host.to_string(), |port| port.to_string());
+    ports.iter().map(|port| name(&port.forward.host)).collect()
+}
+
+/// What `word`, a place such as `:src/` or `box:/etc/h`, may become, whole words; none: it is no place in a VM.
+pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<String>> {
+    let (name, path) = word.split_once(':').filter(|(name, _)| name.is_empty() || is_name(name))?;
+    let (folder, _) = path.rsplit_once('/').map_or(("", path), |(folder, _)| path.split_at(folder.len() + 1));
+    let start = format!("{name}:{folder}");
+    let name = Some(name).filter(|name| !name.is_empty());
+    let found = commands::existing(name, here, paths, &Machines::new(paths, ui)).ok();
+    let running = found.filter(|vm| matches!(vm.state(), Ok(VmState::Running { .. })));
+    let listed = running.and_then(|vm| {
+        let base = run::folder(&vm, here, &Images::new(paths, ui)).path;
+        list(&vm, &base.join(folder))
+    });
+    Some(listed.unwrap_or_default().into_iter().map(|entry| format!("{start}{entry}")).collect())
+}
+
+/// The names in a folder of a guest, those of folders with a slash at the end; none: it cannot say, or not in time.
+fn list(vm: &Vm, folder: &Path) -> Option<Vec<String>> {
+    let end = Instant::now() + LIMIT;
+    let limits = Limits { silence: Some(LIMIT), frame: LIMIT };
+    let argv = ["ls", "-1Ap", "--"].map(Bytes::from);
+    let argv = argv.into_iter().chain([folder.as_os_str().into()]).collect();
+    let exec = Exec { argv, cwd: "/".into(), clock_ns: now_ns(), ..Exec::default() };
+    let mut call = Call::on(vm.watch_agent(LIMIT).ok()?, &Request::Exec(exec), limits).ok()?;
+    call.end_within(end.saturating_duration_since(Instant::now()));
+    let left = end.saturating_duration_since(Instant::now());
+    let _: Started = call.answer_within(left).ok()?;
+    call.say(&ToCommand::StdinClosed).ok()?;
+    let mut listing = Vec::new();
+    while listing.len() <= MAX_LISTING {
+        match call.receive().ok()?? {
+            Frame::Data(STDOUT, chunk) => listing.extend_from_slice(&chunk),
+            Frame::Data(..) => {}
+            frame => {
+                if let FromCommand::Exited(_) = frame.message().ok()? {
+                    return Some(names(&listing));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// What a shell could take for something else than a word is left out.
+fn names(listing: &[u8]) -> Vec<String> {
+    let lines = listing.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
+    let is_word = |name: &&str| !name.is_empty() && !name.contains(char::is_control);
+    lines.filter(is_word).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_of_a_guest_is_words_and_nothing_else() {
+        assert_eq!(names(b"a b\ndir/\n\x1b[2J\n\n\xff\nc\tlast"), ["a b", "dir/"]);
+    }
+}

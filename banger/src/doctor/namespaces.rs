@@ -1,0 +1,192 @@
+//! Whether a build may have namespaces of its own, and the ids that it maps; and what lets it, for this user and machine.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::unistd::{Uid, User};
+
+use super::Check;
+use super::host::without;
+use crate::paths::program;
+
+const NAME: &str = "namespaces";
+/// How many subordinate ids a build maps: those of all of Debian's own users.
+const SUBORDINATE_IDS: u64 = 65_536;
+/// The first that useradd(8) gives, by SUB_UID_MIN of login.defs(5).
+const FIRST_ID: u64 = 100_000;
+
+/// A build may have namespaces of its own, and the ids that it maps.
+pub(super) fn namespaces(is_needed: bool) -> Check {
+    if Uid::effective().is_root() {
+        return Check::ok(NAME, "root needs no user namespace");
+    }
+    let uid = Uid::effective().to_string();
+    let Some(user) = User::from_uid(Uid::effective()).ok().flatten().map(|user| user.name) else {
+        return without(is_needed)(
+            NAME,
+            format!("uid {uid} has no name, and newuidmap, which a build needs, wants one"),
+        )
+        .mend(
+            "run banger as a user that passwd(5) knows; images of registries need none: banger image pull debian:12",
+        );
+    };
+    let files = ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default());
+    if let Some(mend) = missing_ids(&files, &user, &uid) {
+        let found = format!("`{user}` has fewer than {SUBORDINATE_IDS} subordinate ids, which a build maps");
+        return without(is_needed)(NAME, found).mend(mend);
+    }
+    let ran = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).stdin(Stdio::null()).output();
+    let said = match ran {
+        Ok(output) if output.status.success() => return Check::ok(NAME, "a user may make them"),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let check = without(is_needed)(
+        NAME,
+        format!("this machine does not let users make namespaces, which a build needs ({said})"),
+    );
+    let setting = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).ok();
+    let folder = program().ok().and_then(|program| Some(program.parent()?.to_owned()));
+    match what_forbids(setting).and_then(|by| by.mend(folder.as_deref())) {
+        Some(mend) => check.mend(mend),
+        None => check,
+    }
+}
+
+/// The command that gives a user the subordinate ids that are missing: the next that nobody has. None: none is missing. `files` are those of
+/// users and of groups, subuid(5) and subgid(5).
+fn missing_ids(files: &[String; 2], user: &str, uid: &str) -> Option<String> {
+    let start = free_range(files);
+    let range = format!("{start}-{}", start + SUBORDINATE_IDS - 1);
+    let lacks = |file: &String| count(file, user, uid) < SUBORDINATE_IDS;
+    let options = files.iter().zip(["--add-subuids", "--add-subgids"]).filter(|(file, _)| lacks(file));
+    let options: Vec<_> = options.map(|(_, option)| format!("{option} {range}")).collect();
+    (!options.is_empty()).then(|| format!("sudo usermod {} {user}", options.join(" ")))
+}
+
+/// Lines of `NAME:START:COUNT`.
+fn entries(file: &str) -> impl Iterator<Item = (&str, Range<u64>)> {
+    file.lines().filter_map(|line| {
+        let mut fields = line.trim().split(':');
+        let (whose, start) = (fields.next()?, fields.next()?.parse::<u64>().ok()?);
+        Some((whose, start..start.saturating_add(fields.next()?.parse().ok()?)))
+    })
+}
+
+/// How many subordinate ids a user has.
+fn count(file: &str, user: &str, uid: &str) -> u64 {
+    let own = entries(file).filter(|(whose, _)| *whose == user || *whose == uid);
+    own.fold(0, |count, (_, range)| count.saturating_add(range.end - range.start))
+}
+
+/// The first of so many ids in a row that are in neither file.
+fn free_range(files: &[String; 2]) -> u64 {
+    let mut taken: Vec<_> = files.iter().flat_map(|file| entries(file)).map(|(_, range)| range).collect();
+    taken.sort_by_key(|range| range.start);
+    taken.iter().fold(FIRST_ID, |start, range| match range.start < start + SUBORDINATE_IDS {
+        true => start.max(range.end),
+        false => start,
+    })
+}
+
+/// What keeps users from namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forbids {
+    /// Debian's own switch.
+    Clone,
+    /// A limit of none at all: namespaces(7).
+    Limit,
+    /// AppArmor, for programs without a profile that allows it.
+    AppArmor,
+}
+
+/// `setting` reads a file below /proc/sys.
+fn what_forbids(setting: impl Fn(&str) -> Option<String>) -> Option<Forbids> {
+    let is = |name: &str, value: &str| setting(name).is_some_and(|set| set.trim() == value);
+    match () {
+        () if is("kernel/unprivileged_userns_clone", "0") => Some(Forbids::Clone),
+        () if is("user/max_user_namespaces", "0") => Some(Forbids::Limit),
+        () if is("kernel/apparmor_restrict_unprivileged_userns", "1") => Some(Forbids::AppArmor),
+        () => None,
+    }
+}
+
+impl Forbids {
+    /// A command that can be pasted. `folder` is where banger and its plugins are.
+    fn mend(self, folder: Option<&Path>) -> Option<String> {
+        let set = |setting: &str| {
+            format!(
+                "echo '{setting}' | sudo tee /etc/sysctl.d/60-banger.conf && sudo sysctl --load /etc/sysctl.d/60-banger.conf"
+            )
+        };
+        match self {
+            Forbids::Clone => Some(set("kernel.unprivileged_userns_clone = 1")),
+            Forbids::Limit => Some(set("user.max_user_namespaces = 15000")),
+            Forbids::AppArmor => {
+                // Nothing that a shell or AppArmor would read as more than a name.
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+                let folder = folder?.to_str().filter(|folder| folder.chars().all(is_plain))?;
+                let profile = format!(
+                    "abi <abi/4.0>,\\nprofile banger {folder}/banger{{,-*}} flags=(unconfined) {{\\n  userns,\\n}}\\n"
+                );
+                let file = "/etc/apparmor.d/banger";
+                Some(format!("printf '{profile}' | sudo tee {file} && sudo apparmor_parser --replace {file}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ids_are_a_users_by_name_or_number() {
+        let file = "root:100000:65536\nme:200000:65536\n1000:300000:10\nme:x:y\nbroken\nyou:1:99999999\n";
+        assert_eq!(count(file, "me", "1000"), 65_546);
+        assert_eq!(count(file, "nobody", "1"), 0);
+        assert_eq!(count("", "me", "1000"), 0);
+    }
+
+    #[test]
+    fn the_ids_that_are_named_are_nobodys() {
+        let missing = |uids: &str, gids: &str| missing_ids(&[uids.to_owned(), gids.to_owned()], "me", "1001");
+        let both = |range: &str| format!("sudo usermod --add-subuids {range} --add-subgids {range} me");
+        assert_eq!(missing("", ""), Some(both("100000-165535")));
+        // The first user of a machine has the first range.
+        let first = "you:100000:65536\n";
+        assert_eq!(missing(first, first), Some(both("165536-231071")));
+        // Taken for users or for groups is taken; order does not matter, and a gap that is too small is none.
+        assert_eq!(missing("b:200000:65536\na:100000:65536\n", "c:300000:10\n"), Some(both("300010-365545")));
+        assert_eq!(missing("a:300000:65536\n", ""), Some(both("100000-165535")));
+        // Only what is missing.
+        let own = "you:100000:65536\nme:165536:65536\n";
+        assert_eq!(missing(own, first), Some("sudo usermod --add-subgids 231072-296607 me".to_owned()));
+        assert_eq!(missing(own, own), None);
+    }
+
+    #[test]
+    fn what_forbids_namespaces_is_changed_and_no_more() {
+        let of = |set: &[(&str, &str)]| {
+            what_forbids(|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| format!("{value}\n")))
+        };
+        let armor =
+            of(&[("kernel/apparmor_restrict_unprivileged_userns", "1"), ("kernel/unprivileged_userns_clone", "1")]);
+        assert_eq!(armor, Some(Forbids::AppArmor));
+        assert_eq!(of(&[("kernel/unprivileged_userns_clone", "0")]), Some(Forbids::Clone));
+        assert_eq!(of(&[("user/max_user_namespaces", "0")]), Some(Forbids::Limit));
+        assert_eq!(of(&[]), None);
+        // A profile of banger's own programs, not the switch for all of the machine's.
+        let mend = Forbids::AppArmor.mend(Some(Path::new("/usr/local/bin"))).unwrap();
+        assert!(mend.contains("profile banger /usr/local/bin/banger{,-*} flags=(unconfined)"), "{mend}");
+        assert!(!mend.contains("apparmor_restrict"), "{mend}");
+        assert_eq!(Forbids::AppArmor.mend(Some(Path::new("/home/me/'; rm"))), None);
+        for forbids in [Forbids::Clone, Forbids::Limit, Forbids::AppArmor] {
+            let mend = forbids.mend(Some(Path::new("/usr/bin"))).unwrap();
+            let parsed = Command::new("sh").args(["-n", "-c", &mend]).status().unwrap();
+            assert!(parsed.success(), "a shell takes it as it is: {mend}");
+        }
+    }
+}
