@@ -67,7 +67,9 @@ impl<'a> Engine<'a> {
         };
         let request = if self.site.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
         let mut call = Call::open(self.vm, &request)?;
-        let begun: Begun = call.answer()?;
+        let begun = call.answer::<Begun>().map_err(SyncError::from);
+        // Without a manifest, the guest may have no files yet.
+        let begun = if manifest.is_some() { begun.map_err(SyncError::of_later_sync) } else { begun }?;
         // In a bare VM the first repository gets the disk; in others, the VM's own has it.
         if begun.seed && !self.site.is_own() && Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some() {
             let error = FrameError::Unexpected("the agent offers a disk for a repository that has none");
@@ -91,7 +93,9 @@ impl<'a> Engine<'a> {
         }
         match begun.mode {
             Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
-            mode => self.difference(call, generation, manifest, mode, histories, &mut report)?,
+            mode => self
+                .difference(call, generation, manifest, mode, histories, &mut report)
+                .map_err(SyncError::of_later_sync)?,
         }
         Ok(report)
     }
