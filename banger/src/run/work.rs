@@ -123,8 +123,10 @@ impl<'a> Work<'a> {
         let preparation = Preparation::of(workspace, site, &listed, &self.settings, self.paths, self.ui)?;
         let waits = || self.ui.status("waiting for another command's sync of this workspace");
         let report = self.account.time(Phase::Sync, || {
-            sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history(), &waits)
+            let shows = |done, total| self.ui.transfers("sending files to the VM", done, total);
+            sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history(), &waits, &shows)
         });
+        self.ui.finish();
         if let Ok(report) = &report {
             report.notes.iter().for_each(|note| self.ui.warning(note));
             self.account.synced(files, report);

@@ -27,6 +27,8 @@ pub(super) struct Engine<'a> {
     pub(super) listed: &'a Listed,
     pub(super) policy: Policy,
     pub(super) history: Option<History>,
+    /// Is told how far a large transfer is.
+    pub(super) shows: &'a dyn Fn(u64, u64),
 }
 
 impl<'a> Engine<'a> {
@@ -92,9 +94,9 @@ impl<'a> Engine<'a> {
             }
         }
         match begun.mode {
-            Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
-            mode => self
-                .difference(call, generation, manifest, mode, histories, &mut report)
+            Mode::Fresh => self.fresh(call, generation, &begun, histories, &mut report)?,
+            _ => self
+                .difference(call, generation, manifest, &begun, histories, &mut report)
                 .map_err(SyncError::of_later_sync)?,
         }
         Ok(report)
@@ -111,7 +113,7 @@ impl<'a> Engine<'a> {
         let (index, digest) = snapshot.index(self.listing(), &|entry| manifest.guest_stat(entry))?;
         let kind = RecordKind::Content(Kind::File(0o644));
         let record = Record { mtime_ns: index.mtime_ns, ..plain(path, kind, 0) };
-        Ok((source::send_as(out, record, &index.bytes, digest)?.size, digest))
+        Ok((source::send_as(out, record, &index.bytes, digest)?.bytes, digest))
     }
 
     pub(super) fn record(&self, entry: &Entry, mtime_ns: i64) -> (Record, Source) {

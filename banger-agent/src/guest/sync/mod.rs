@@ -214,12 +214,12 @@ impl Workspace {
                 None => remove_folder(&place.root()).and_then(|()| remove_folder(&place.stage())),
             };
             cleared.map_err(|error| explain(&error))?;
-            return Ok(Begun { mode: Mode::Fresh, seed: seed.is_some(), lost, guest_only });
+            return Ok(Begun { mode: Mode::Fresh, seed: seed.is_some(), lost, guest_only, holes: true });
         };
         remove_folder(&place.stage()).map_err(|error| explain(&error))?;
         let agreed = records.generation.is_some() && records.generation == request.base;
         let mode = if agreed { Mode::Delta } else { Mode::Complete };
-        Ok(Begun { mode, seed: false, lost, guest_only })
+        Ok(Begun { mode, seed: false, lost, guest_only, holes: true })
     }
 
     /// Makes the workspace visible at the host's path too, and no more where that was before. Where that cannot be, it is not: nothing
