@@ -129,15 +129,10 @@ impl Workspaces {
         });
     }
 
-    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are relative to the root where there is only
-    /// one, else absolute.
+    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are absolute.
     pub(in crate::guest) fn guest_only(&self) -> Result<GuestOnly, Failure> {
-        let all = self.all();
-        if let [only] = &all[..] {
-            return only.guest_only();
-        }
         let mut sum = GuestOnly::default();
-        for workspace in all {
+        for workspace in self.all() {
             let GuestOnly { counts, named } = workspace.guest_only()?;
             sum.counts.files += counts.files;
             sum.counts.references += counts.references;
