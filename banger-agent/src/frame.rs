@@ -120,6 +120,8 @@ impl Encoder<Frame> for FrameCodec {
     fn encode(&mut self, frame: Frame, target: &mut BytesMut) -> Result<(), FrameError> {
         let (kind, payload, limit) = match &frame {
             Frame::Control(json) => (0, json, MAX_CONTROL),
+            // The other end would read it as a control frame.
+            Frame::Data(0, _) => return Err(FrameError::Unexpected("data on the channel of control frames")),
             Frame::Data(channel, bytes) => (*channel, bytes, MAX_DATA),
         };
         if payload.len() > limit {
@@ -141,6 +143,13 @@ mod tests {
 
     use super::*;
     use crate::protocol;
+
+    #[test]
+    fn data_on_the_channel_of_control_frames_are_not_sent() {
+        let mut target = BytesMut::new();
+        FrameCodec.encode(Frame::Data(0, Bytes::from_static(b"{}")), &mut target).unwrap_err();
+        assert!(target.is_empty());
+    }
 
     fn decode_all(mut bytes: BytesMut) -> Result<Vec<Frame>, FrameError> {
         let mut frames = Vec::new();

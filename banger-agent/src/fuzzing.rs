@@ -251,6 +251,10 @@ pub fn copy_entries(data: &[u8]) {
         while let Ok(Some(entry)) = entries.entry() {
             assert!(if count == 0 { entry.path.is_empty() } else { is_folder && is_plain(&entry.path) }, "{entry:?}");
             count += 1;
+            if let EntryKind::HardLink { target } = &entry.kind {
+                assert!(is_plain(target), "{entry:?}");
+                continue;
+            }
             // As the first of a copy, which has no path.
             let alone = Entry { path: Vec::new(), ..entry.clone() };
             let mut written = Vec::new();
@@ -288,8 +292,9 @@ fn copy_seeds() -> Vec<Vec<u8>> {
     };
     let (folder, file) = (EntryKind::Folder { mode: 0o755 }, EntryKind::File { mode: 0o644, size: 10 });
     let link = EntryKind::Link { target: b"../x".to_vec() };
+    let hard_link = EntryKind::HardLink { target: b"a/f".to_vec() };
     vec![
-        stream(&[("", folder.clone()), ("a", folder.clone()), ("a/f", file.clone()), ("l", link)]),
+        stream(&[("", folder.clone()), ("a", folder.clone()), ("a/f", file.clone()), ("l", link), ("h", hard_link)]),
         stream(&[("", file.clone())]),
         stream(&[("", folder), ("../f", file)]),
     ]

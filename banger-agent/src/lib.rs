@@ -4,7 +4,7 @@
 //! * [`frame`]: how it is written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
 //! * [`carry`]: a connection as frames.
-//! * [`copy`]: files as a stream; [`beneath`]: writing what others send, and nowhere else.
+//! * [`copy`]: files as a stream; [`beneath`]: writing what others send, and nowhere else; [`sparse`]: files with holes.
 //! * `guest` (feature of that name): the agent itself.
 
 pub mod beneath;
@@ -16,6 +16,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod link;
 pub mod protocol;
+pub mod sparse;
 
 #[cfg(feature = "guest")]
 pub mod guest;

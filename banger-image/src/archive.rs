@@ -1,4 +1,4 @@
-//! Reads the tar streams of layers, in the dialects that builders of images write: ustar and pax (POSIX.1-2017, pax), and GNU tar's long
+//! Reads the tar streams of layers, and of others who must not trust one, in the dialects that builders of images write: ustar and pax (POSIX.1-2017, pax), and GNU tar's long
 //! names, large numbers and sparse files (GNU tar manual, "Basic Tar Format" and "Storing Sparse Files").
 //!
 //! Own code, because a layer's extended attributes may hold any byte (file capabilities do), because sparse files come in four
@@ -23,38 +23,52 @@ const MAX_PIECES: usize = 1 << 20;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Type {
+pub enum Type {
+    /// A regular file.
     File,
+    /// Another name of a file.
     HardLink,
+    /// A symbolic link.
     Symlink,
+    /// A character device.
     CharacterDevice,
+    /// A block device.
     BlockDevice,
+    /// A directory.
     Directory,
+    /// A FIFO.
     Fifo,
 }
 
 /// An entry's header. Its content is read from the [`Reader`].
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// As it is written, without slashes at the end.
-    pub(crate) path: Vec<u8>,
-    pub(crate) kind: Type,
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Type,
     /// What a link leads to.
-    pub(crate) link: Vec<u8>,
-    pub(crate) mode: u16,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: Timestamp,
+    pub link: Vec<u8>,
+    /// The permission bits, with setuid, setgid and sticky bits.
+    pub mode: u16,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The modification time.
+    pub mtime: Timestamp,
     /// Of a file, holes included.
-    pub(crate) size: u64,
-    pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub size: u64,
+    /// The numbers of a device, major and minor.
+    pub device: (u32, u32),
+    /// Names and values of the extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Bytes of its extended headers, long names and map of pieces.
-    pub(crate) extended: u64,
+    pub extended: u64,
 }
 
 /// A tar stream. Errors of the stream's form have the kind [`io::ErrorKind::InvalidData`].
-pub(crate) struct Reader<R> {
+pub struct Reader<R> {
     inner: R,
     /// Bytes of the current entry that are stored and not read yet, and how many fill up their last block.
     stored: u64,
@@ -70,7 +84,8 @@ pub(crate) struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    pub(crate) fn new(inner: R) -> Reader<R> {
+    /// Reads an archive from `inner`.
+    pub fn new(inner: R) -> Reader<R> {
         let global = Records::default();
         Reader { inner, stored: 0, padding: 0, pieces: Vec::new(), at: 0, size: 0, extended: 0, global }
     }
@@ -91,7 +106,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Passes over a hole, if one comes next, and returns its length.
-    pub(crate) fn skip_hole(&mut self) -> u64 {
+    pub fn skip_hole(&mut self) -> u64 {
         let hole = self.hole();
         self.at += hole;
         hole
@@ -107,8 +122,13 @@ impl<R: Read> Reader<R> {
         self.inner
     }
 
-    /// The next entry; what is left of the one before is passed over.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
+    /// The next entry; what is left of the one before is passed over. None at the end of the archive, or of
+    /// the stream.
+    ///
+    /// # Errors
+    /// Of the kind [`io::ErrorKind::InvalidData`] for what is no tar stream or exceeds a limit; those of the stream.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would hide that errors are final")]
+    pub fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut long_path = None;
         let mut long_link = None;
         let mut records = Records::default();

@@ -12,7 +12,7 @@
 //! Everything here is blocking: call it from a thread that may wait. It reads no environment and
 //! prints nothing; what there is to tell goes to a [`Progress`].
 
-mod archive;
+pub mod archive;
 mod bundle;
 mod catalog;
 mod digest;
@@ -54,3 +54,4 @@ pub use progress::Progress;
 pub use pull::{Change, Pulled};
 pub use register::Exported;
 pub use store::{Image, Kernel, Store};
+pub use unpack::decompressed;

@@ -4,7 +4,10 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::GzDecoder;
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -14,26 +17,35 @@ const PIECE: usize = 256 << 10;
 const WAITING: usize = 8;
 /// The largest window of zstd's that is kept in memory, as a power of two: what its own tools take without being asked to.
 const MAX_WINDOW: u32 = 27;
+/// The most memory that xz may take, in bytes: twice what `xz -9` asks for (xz(1)).
+const MAX_XZ_MEMORY: u64 = 130 << 20;
+/// How long the magic numbers are.
+const MAGIC: u64 = 10;
 
-/// Reads a compressed or plain stream.
-fn decoder<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut magic = Vec::with_capacity(6);
-    stream.by_ref().take(6).read_to_end(&mut magic)?;
-    let stream = Cursor::new(magic.clone()).chain(stream);
+/// Reads what `stream` unpacks to: gzip, bzip2, xz and zstd are known by their magic numbers, and anything else is read as it is.
+/// Memory is limited, the length of what comes is not: that is for the caller to do.
+///
+/// # Errors
+/// If the stream cannot be read.
+pub fn decompressed<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut magic = Vec::with_capacity(MAGIC as usize);
+    stream.by_ref().take(MAGIC).read_to_end(&mut magic)?;
+    let stream = BufReader::with_capacity(PIECE, Cursor::new(magic.clone()).chain(stream));
     Ok(match &magic[..] {
-        [0x1f, 0x8b, ..] => {
-            Box::new(Members { current: Some(GzDecoder::new(BufReader::with_capacity(PIECE, stream))) })
-        }
+        [0x1f, 0x8b, ..] => Box::new(Members { current: Some(GzDecoder::new(stream)) }),
         // A frame, or one to skip before it (RFC 8878).
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            let mut decoder = zstd::Decoder::new(stream)?;
+            let mut decoder = zstd::Decoder::with_buffer(stream)?;
             decoder.window_log_max(MAX_WINDOW)?;
             Box::new(decoder)
         }
-        [0xfd, b'7', b'z', b'X', b'Z', 0] | [b'B', b'Z', b'h', ..] => {
-            let reason = "it is compressed with xz or bzip2; gzip and zstd are known";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            let decoder = Stream::new_stream_decoder(MAX_XZ_MEMORY, CONCATENATED).map_err(io::Error::from)?;
+            Box::new(XzDecoder::new_stream(stream, decoder))
         }
+        // With the magic number of a block, or of the end: a tar archive may begin with a file `BZh…`.
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59]
+        | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90] => Box::new(MultiBzDecoder::new(stream)),
         _ => Box::new(stream),
     })
 }
@@ -131,7 +143,7 @@ fn unpack(
     let mut hasher = hashes.then(Hasher::default);
     let mut total = 0;
     let fill = || -> io::Result<Option<Unpacked>> {
-        let mut reader = decoder(packed)?;
+        let mut reader = decompressed(packed)?;
         loop {
             let mut piece = to_fill.try_recv().unwrap_or_default();
             piece.clear();
@@ -217,14 +229,24 @@ mod tests {
 
     #[test]
     fn all_compressions_give_the_same() {
-        let content: Vec<u8> = (0..600_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
-        let (first, second) = content.split_at(200_000);
+        let content: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+        let (first, second) = content.split_at(100_000);
+        let xz = |bytes: &[u8]| liblzma::encode_all(bytes, 6).unwrap();
+        let bzip2 = |bytes: &[u8]| {
+            let mut packed = Vec::new();
+            bzip2::read::BzEncoder::new(bytes, bzip2::Compression::fast()).read_to_end(&mut packed).unwrap();
+            packed
+        };
         let forms = [
             content.clone(),
             gzip(&content),
             [gzip(first), gzip(second)].concat(),
             zstd::encode_all(&content[..], 3).unwrap(),
             [zstd::encode_all(first, 1).unwrap(), zstd::encode_all(second, 1).unwrap()].concat(),
+            xz(&content),
+            [xz(first), xz(second)].concat(),
+            bzip2(&content),
+            [bzip2(first), bzip2(second)].concat(),
         ];
         for form in &forms {
             assert!(read(form, content.len() as u64, Some(Digest::of(&content))).unwrap() == content);
@@ -234,7 +256,9 @@ mod tests {
         for form in &forms[1..] {
             read(&form[..form.len() - 5], 1 << 30, None).unwrap_err();
         }
-        assert!(read(b"\xfd7zXZ\0...", 10, None).unwrap_err().to_string().contains("xz"));
+        read(b"\xfd7zXZ\0...", 10, None).unwrap_err();
+        assert_eq!(read(b"BZh9 is no archive", 100, None).unwrap(), b"BZh9 is no archive");
+        assert_eq!(read(&bzip2(b""), 0, None).unwrap(), b"");
     }
 
     #[test]
@@ -257,6 +281,16 @@ mod tests {
         assert!(matches!(error, Error::ImageTooLarge { limit: 1_048_576 }), "{error}");
         // A window of 2 GiB: a frame's header without anything in it (RFC 8878, 3.1.1.1).
         let error = read(&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00], 1 << 20, None).unwrap_err();
+        assert!(matches!(error, Error::Io(_)), "{error}");
+        // A dictionary of 1 GiB.
+        let mut options = liblzma::stream::LzmaOptions::new_preset(0).unwrap();
+        options.dict_size(1 << 30);
+        let mut filters = liblzma::stream::Filters::new();
+        filters.lzma2(&options);
+        let mut wide = Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32).unwrap();
+        let mut packed = Vec::with_capacity(1 << 10);
+        wide.process_vec(b"x", &mut packed, liblzma::stream::Action::Finish).unwrap();
+        let error = read(&packed, 1 << 20, None).unwrap_err();
         assert!(matches!(error, Error::Io(_)), "{error}");
     }
 }

@@ -225,7 +225,11 @@ impl Call {
     }
 
     /// A writer of data frames on `channel`.
+    ///
+    /// # Panics
+    /// If that is 0, the channel of control frames.
     pub fn data(&mut self, channel: u8) -> DataWriter<'_> {
+        assert_ne!(channel, 0, "data on the channel of control frames");
         DataWriter { stream: &mut self.stream, channel, frame: vec![0; HEADER + MAX_DATA], used: 0 }
     }
 }

@@ -87,7 +87,7 @@ pub enum Command {
     /// Copy files and folders out of a VM, or into it
     #[command(
         after_help = "A place that starts with a colon is in this repository's VM; there, a relative one is below the folder that matches where you stand.
-NAME:PATH is in the VM of that name, below the folder that its commands run in. A file here that has a colon in its name: ./a:b. Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`.
+NAME:PATH is in the VM of that name, below the folder that its commands run in. A file here that has a colon in its name: ./a:b. Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`. An archive that is read may be compressed with gzip, bzip2, xz or zstd.
 Out of a VM, files get at most the permissions 0755, less the umask, and a git repository is copied only if the path names it: :PATH/.git. An archive holds everything.
 
 Examples:

@@ -171,6 +171,16 @@ impl Ui {
         }
     }
 
+    /// Shows how many bytes of a transfer are done, where something that moves may be shown.
+    pub fn transfers(&self, what: &str, done: u64, total: u64) {
+        if self.animates && !self.quiet {
+            if self.bar().is_none() {
+                banger_image::Progress::phase(self, what);
+            }
+            banger_image::Progress::advance(self, done, total);
+        }
+    }
+
     /// Removes a progress bar.
     pub fn finish(&self) {
         if let Some(bar) = self.bar().take() {

@@ -126,6 +126,38 @@ fn a_file_system_may_be_full_at_every_file_and_block() {
 }
 
 #[test]
+fn a_guest_whose_disk_is_full_runs_commands() {
+    let home = Home::with_process_guests();
+    let repository = home.repository("r");
+    // The guest's disk is a file system of its own, which a command fills.
+    let script = r#"
+        vms=$1; banger=$2
+        "$banger" -q -- true; "$banger" -q stop
+        guest=$(echo "$vms"/*)/guest
+        cp -a "$guest" ../kept
+        mount -t tmpfs -o size=64M,mode=700 tmpfs "$guest"
+        cp -a ../kept/. "$guest"
+        "$banger" -- sh -c 'cat /dev/zero >big' 2>/dev/null
+        echo edited >small
+        "$banger" -- cat small 2>../small
+        head -c 4M /dev/zero | tr '\0' x >large
+        "$banger" -- rm big 2>../large; echo $?
+        "$banger" -- sh -c 'wc -c <large' 2>../later
+        "$banger" vm run . --name other -- true 2>../first; echo $?
+        "$banger" -q delete --force; umount -l "$guest"
+        for file in small large later; do echo "== $file"; cat ../$file; done
+    "#;
+    let output = with_own_file_system(&repository, "vms", script);
+    let text = output.text();
+    assert!(text.starts_with("edited\n0\n4194304\n0\n== small\n"), "{output:?}");
+    let part = |name: &str| text.split("== ").find(|part| part.starts_with(name)).unwrap();
+    assert!(part("large").contains("disk is full") && part("large").contains("banger vm exec"), "{text}");
+    assert!(!part("small").contains("full") && !part("later").contains("full"), "{text}");
+    repository.run(["vm", "delete", "--force", "other"]).ok();
+    eventually("the end of all processes", || home.nothing_runs());
+}
+
+#[test]
 fn a_file_system_may_be_full_at_every_block_of_an_image() {
     let home = Home::with_own_images();
     let repository = home.repository("r");

@@ -1,13 +1,43 @@
-//! What the host and the guest change at the same time: three states are compared, and nothing is lost.
+//! What the host and the guest change at the same time: three states are compared, and nothing is lost, holes of files neither.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
+use std::time::{Duration, Instant, SystemTime};
 
 use banger_tests::{Home, Repository};
 
 /// What the guest has in a file, without syncing anything to it first.
 fn guest_file(repository: &Repository, path: &str) -> String {
     repository.run(["-q", "--guest-wins", "--", "cat", path]).ok().text()
+}
+
+#[test]
+fn holes_of_files_are_neither_sent_nor_read() {
+    const SIZE: u64 = 64 << 30;
+    let home = Home::with_any_guests();
+    let repository = home.repository("repo");
+    repository.run(["--", "true"]).ok();
+    let file = fs::File::create(repository.root.join("vm.img")).unwrap();
+    file.set_len(SIZE).unwrap();
+    file.write_all_at(b"first", SIZE / 2).unwrap();
+    // Size, whether it has few blocks, and what is at the two places.
+    let script = "stat -c %s vm.img; [ $(stat -c %b vm.img) -lt 1024 ] && echo sparse; \
+                  tail -c $((32 << 30)) vm.img | head -c 5; tail -c 3 vm.img | tr '\\0' .";
+    let start = Instant::now();
+    let sent = repository.sh(script).ok();
+    assert_eq!(sent.text(), format!("{SIZE}\nsparse\nfirst..."));
+    // One byte changes, and then nothing but the time, on both sides.
+    file.write_all_at(b"!", SIZE - 1).unwrap();
+    assert_eq!(repository.sh(script).ok().text(), format!("{SIZE}\nsparse\nfirst..!"));
+    repository.sh("touch vm.img").ok();
+    file.set_modified(SystemTime::now()).unwrap();
+    assert_eq!(repository.sh(script).ok().text(), format!("{SIZE}\nsparse\nfirst..!"));
+    // What has the other file's holes is another file.
+    repository.sh("truncate -s +1 vm.img").ok();
+    file.write_all_at(b"?", SIZE - 1).unwrap();
+    repository.sh("true").refused(&["vm.img ("]);
+    // To read so much would take minutes.
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -78,6 +78,14 @@ fn files_are_copied_both_ways() {
     assert_eq!((&copied["files"], &copied["links"]), (&1.into(), &2.into()), "{copied}");
     repository.sh("cmp /srv/archive/deep/file /srv/into/folder/deep/file").ok();
 
+    // Compressed, and with a hard link in it.
+    fs::hard_link(host.join("untarred/deep/file"), host.join("untarred/hard")).unwrap();
+    let packed = home.command("tar").args(["-czC", "untarred", "."]).current_dir(&host).output().unwrap().stdout;
+    repository.with_input(["cp", "-", ":/srv/packed"], &packed).ok();
+    repository.sh("cmp /srv/packed/hard /srv/archive/deep/file && [ /srv/packed/hard -ef /srv/packed/deep/file ]").ok();
+    let nothing = repository.with_input(["cp", "-", ":/srv/packed"], b"");
+    assert!(nothing.status == 125 && nothing.stderr.contains("nothing in the stream"), "{nothing:?}");
+
     for (from, to, why) in [
         (":/nothing", ".", "in the VM: cannot read `/nothing`"),
         ("nothing", ":/srv", "cannot read `nothing`"),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use banger_tests::{Home, Output, eventually};
 
@@ -60,4 +61,25 @@ fn it_grows_when_more_is_wanted_and_gives_back_what_is_deleted() {
     let copy = Output::from(copy.output().unwrap());
     assert!(copy.status == 125 && copy.stderr.contains("No space left"), "{copy:?}");
     assert_eq!(repository.run(["cp", ":/kept", "-"]).ok().status, 0);
+
+    // Nor does it keep anybody out: what is small still comes, from the room that is kept for syncs, and
+    // with what is large the command runs as the guest is.
+    let filled = repository.run(["vm", "exec", &name(vm), "--", "sh", "-c", FILL]);
+    assert_ne!(filled.status, 0, "{filled:?}");
+    fs::remove_file(repository.root.join("large")).unwrap();
+    repository.write("small", "edited\n");
+    let small = repository.run(["--", "cat", "small"]).ok();
+    assert!(small.text() == "edited\n" && !small.stderr.contains("full"), "{small:?}");
+    repository.write("large", vec![1; 24 << 20]);
+    let without = repository.run(["--", "rm", "big"]).ok();
+    assert!(without.stderr.contains("disk is full") && without.stderr.contains("banger vm exec"), "{without:?}");
+    let later = repository.run(["--", "sh", "-c", "wc -c <large"]).ok();
+    assert!(later.text() == format!("{}\n", 24 << 20) && !later.stderr.contains("full"), "{later:?}");
+}
+
+/// Fills the disk that the working tree is on, beside that of the root.
+const FILL: &str = "cd /root/repo && fallocate -l 3800M big; head -c 300M /dev/zero >rest";
+
+fn name(vm: &Path) -> String {
+    vm.file_name().unwrap().to_string_lossy().into_owned()
 }

@@ -235,7 +235,7 @@ fn by_themselves(repository: &Repository<'_>) {
     let mut said = |port: u16| -> u16 {
         let end = format!(" → port {port} in the guest");
         let line = lines.by_ref().find(|line| line.starts_with("banger: http")).expect("a line");
-        let number = line.strip_prefix("banger: http://127.0.0.1:").and_then(|line| line.strip_suffix(&end));
+        let number = line.strip_prefix("banger: 127.0.0.1:").and_then(|line| line.strip_suffix(&end));
         number.unwrap_or_else(|| panic!("{port}: {line}")).parse().unwrap()
     };
     let heard = |port: u16| {

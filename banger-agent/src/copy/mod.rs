@@ -111,6 +111,11 @@ pub enum EntryKind {
         /// Where it leads.
         target: Vec<u8>,
     },
+    /// Another name of a file, or of a symbolic link, that came before: link(2). Only a host sends it.
+    HardLink {
+        /// The other name, a path as that of an [`Entry`].
+        target: Vec<u8>,
+    },
 }
 
 impl Entry {

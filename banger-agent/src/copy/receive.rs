@@ -2,18 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::libc;
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
 
-use super::unnamed::{UnnamedFile, make_link};
-use super::{CopyError, Entries, Entry, EntryKind, MAX_PIECE};
+use super::unnamed::{UnnamedFile, make_hard_link, make_link};
+use super::{CopyError, Entries, EntryKind, MAX_PIECE};
 use crate::beneath::{Beneath, c, split};
 use crate::protocol::Bytes;
 use crate::protocol::copy::{Copied, Source};
@@ -120,11 +120,25 @@ impl Target {
         }
     }
 
-    fn path(&self, entry: &Entry) -> Vec<u8> {
-        match (self.name.is_empty(), entry.path.is_empty()) {
-            (true, _) => entry.path.clone(),
+    /// Where an entry's path is, beneath the parent.
+    fn path(&self, path: &[u8]) -> Vec<u8> {
+        match (self.name.is_empty(), path.is_empty()) {
+            (true, _) => path.to_vec(),
             (_, true) => self.name.clone(),
-            _ => [&self.name[..], b"/", &entry.path].concat(),
+            _ => [&self.name[..], b"/", path].concat(),
+        }
+    }
+
+    /// What a hard link is to be another name of: its directory, and its name there.
+    fn linked(&self, kind: &EntryKind) -> io::Result<Option<(OwnedFd, Vec<u8>)>> {
+        let EntryKind::HardLink { target } = kind else { return Ok(None) };
+        let path = self.path(target);
+        let (folder, name) = split(&path);
+        let folder = self.parent.open_beneath(folder, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(explain)?;
+        let stat = fstatat(&folder, c(name).as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFREG | SFlag::S_IFLNK => Ok(Some((folder, name.to_vec()))),
+            _ => Err(io::Error::other("it is to be another name of what is no file")),
         }
     }
 }
@@ -139,7 +153,7 @@ pub fn receive(mut target: Target, input: &mut dyn Read, rules: &mut dyn Rules) 
     let mut buffer = Box::new([0; MAX_PIECE]);
     let mut entries = Entries::new(input, target.is_folder);
     while let Some(entry) = entries.entry()? {
-        let path = target.path(&entry);
+        let path = target.path(&entry.path);
         let io = |action| {
             let path = Bytes(path.clone());
             move |source: io::Error| CopyError::Io { action, path, source }
@@ -148,6 +162,7 @@ pub fn receive(mut target: Target, input: &mut dyn Read, rules: &mut dyn Rules) 
             // The folder that the contents go into.
             continue;
         }
+        let linked = target.linked(&entry.kind).map_err(io("make the hard link"))?;
         let (parent, name) = split(&path);
         let parent = target.parent.folder(parent).map_err(|error| io("reach")(explain(error)))?;
         rules
@@ -162,6 +177,11 @@ pub fn receive(mut target: Target, input: &mut dyn Read, rules: &mut dyn Rules) 
             EntryKind::Link { target } => {
                 make_link(parent, name, &target).map_err(io("make the link"))?;
                 copied.links += 1;
+            }
+            EntryKind::HardLink { .. } => {
+                let (folder, of) = linked.as_ref().expect("a hard link is another name of something");
+                make_hard_link(parent, name, folder.as_fd(), of).map_err(io("make the hard link"))?;
+                copied.files += 1;
             }
             EntryKind::File { mode, .. } => {
                 let file = UnnamedFile::new(parent).map_err(io("write"))?;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -11,12 +11,12 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, readlinkat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::unistd::{Whence, lseek};
 
 use super::{CopyError, Entry, EntryKind, MAX_PIECE, SourcePath, write_piece};
 use crate::beneath::{Beneath, c, split};
 use crate::protocol::Bytes;
 use crate::protocol::copy::{Copied, Source};
+use crate::sparse::next_data;
 
 /// Files that the kernel makes up have no length; this much of one is read, in bytes.
 const MAX_MADE_UP: u64 = 16 << 20;
@@ -234,7 +234,7 @@ fn content(file: &File, size: u64, out: &mut dyn Write, copied: &mut Copied) -> 
     let mut buffer = vec![0; MAX_PIECE];
     let mut offset = 0;
     while offset < size {
-        let Some((start, end)) = extent(file, offset, size) else {
+        let Some((start, end)) = next_data(file, offset, size) else {
             return Ok(size);
         };
         offset = start;
@@ -254,17 +254,6 @@ fn content(file: &File, size: u64, out: &mut dyn Write, copied: &mut Copied) -> 
         }
     }
     Ok(offset)
-}
-
-/// Where the next data are; none: there is nothing more but a hole. A file system that knows no holes has data only.
-fn extent(file: &File, offset: u64, limit: u64) -> Option<(u64, u64)> {
-    let start = match lseek(file.as_fd(), offset as i64, Whence::SeekData) {
-        Ok(start) => start as u64,
-        Err(Errno::ENXIO) => return None,
-        Err(_) => return Some((offset, limit)),
-    };
-    let end = lseek(file.as_fd(), start as i64, Whence::SeekHole).map_or(limit, |end| end as u64);
-    (start < limit).then_some((start, end.min(limit)))
 }
 
 fn kind(stat: &FileStat) -> SFlag {

@@ -42,7 +42,8 @@ impl<'a> Entries<'a> {
             return if self.count > 0 { Ok(None) } else { Err(CopyError::Stream(ended.into())) };
         };
         let is_folder = matches!(entry.kind, EntryKind::Folder { .. });
-        if self.count == 0 && (!entry.path.is_empty() || is_folder != self.is_folder) {
+        let is_hard_link = matches!(entry.kind, EntryKind::HardLink { .. });
+        if self.count == 0 && (!entry.path.is_empty() || is_folder != self.is_folder || is_hard_link) {
             return Err(CopyError::Malformed("it is not what was announced"));
         }
         if self.count > 0 && (entry.path.is_empty() || !self.is_folder) {
@@ -84,6 +85,9 @@ impl<'a> Entries<'a> {
         match &entry.kind {
             EntryKind::Link { target } if target.is_empty() || target.len() > MAX_PATH || target.contains(&0) => {
                 Err(CopyError::Malformed("a link has no target"))
+            }
+            EntryKind::HardLink { target } if !is_plain(target) => {
+                Err(CopyError::Malformed("a hard link leads elsewhere"))
             }
             _ => Ok(Some(entry)),
         }

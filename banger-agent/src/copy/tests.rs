@@ -165,6 +165,10 @@ fn link(path: &str, target: &str) -> Vec<u8> {
     entry(path, EntryKind::Link { target: target.into() })
 }
 
+fn hard_link(path: &str, target: &str) -> Vec<u8> {
+    entry(path, EntryKind::HardLink { target: target.into() })
+}
+
 /// What is in a folder, to any depth: paths, modes and contents.
 fn snapshot(folder: &Path) -> Vec<(String, u32, Vec<u8>)> {
     let mut all = Vec::new();
@@ -200,6 +204,11 @@ fn nothing_lands_outside_the_target_whatever_is_sent() {
         ("second root", vec![dir(""), link("", away), file("victim")]),
         ("no root", vec![file("x/../../outside/victim")]),
         ("no folder", vec![dir(""), file("absent/x")]),
+        ("hard link alone", vec![hard_link("", "x")]),
+        ("hard link to a parent", vec![dir(""), hard_link("x", "../outside/victim")]),
+        ("hard link to a path", vec![dir(""), hard_link("x", &victim)]),
+        ("hard link through a link", vec![dir(""), link("d", away), hard_link("x", "d/victim")]),
+        ("hard link to a folder", vec![dir(""), dir("d"), hard_link("x", "d")]),
     ];
     let mut nul = dir("");
     Entry { path: b"a\0b".to_vec(), kind: EntryKind::Folder { mode: 0 }, mtime_ns: 0 }.write(&mut nul).unwrap();

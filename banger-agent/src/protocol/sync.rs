@@ -28,7 +28,7 @@ pub const MAX_ITEMS: usize = 8 << 20;
 /// How many conflicts are named; the rest are counted.
 pub const MAX_NAMED: usize = 100;
 
-/// A content hash: BLAKE3 of a file's bytes, or of a link's target.
+/// A content hash, of a file's bytes or of a link's target: see [`crate::sparse::ContentHasher`].
 pub type Digest = [u8; 32];
 
 /// The request.
@@ -62,6 +62,9 @@ pub struct Begun {
     pub lost: Vec<Bytes>,
     /// What is known to have changed in the guest alone, from the last time it was counted; none: not counted since a command ran.
     pub guest_only: Option<Counts>,
+    /// The agent takes files with holes: [`RecordKind::Sparse`].
+    #[serde(default)]
+    pub holes: bool,
 }
 
 /// What a plan holds.
@@ -183,6 +186,9 @@ pub enum RecordKind {
     References,
     /// A folder; only in a fresh sync.
     Folder,
+    /// A file of the workspace with these permission bits. Its content is sent as pieces, until they are as long as the file:
+    /// the 64-bit length of a hole, the 32-bit length of the data behind it, both little-endian, and the data.
+    Sparse(u32),
 }
 
 /// On a workspace's disk: the folder of the tree that the host has written.
@@ -204,7 +210,7 @@ impl RecordKind {
     /// The permission bits that a file gets: of what the host does not say, an object's never change.
     pub fn permissions(self) -> u32 {
         match self {
-            RecordKind::Content(Kind::File(permissions)) => permissions & 0o777,
+            RecordKind::Content(Kind::File(permissions)) | RecordKind::Sparse(permissions) => permissions & 0o777,
             RecordKind::Object => 0o444,
             _ => 0o644,
         }
@@ -300,6 +306,6 @@ impl Counts {
 pub struct GuestOnly {
     /// How many.
     pub counts: Counts,
-    /// The first [`MAX_NAMED`] of them, paths and reference names.
+    /// The first [`MAX_NAMED`] of them: absolute paths, and of references their names behind the path of the repository's `.git`.
     pub named: Vec<Bytes>,
 }

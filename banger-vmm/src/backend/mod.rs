@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 
+use futures::future::LocalBoxFuture;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
@@ -39,8 +40,8 @@ pub(crate) trait Backend {
     /// Its name, for people.
     fn name(&self) -> &'static str;
 
-    /// Starts a VMM that dies when this thread's process does. To be called on the main thread, in a tokio runtime.
-    fn launch(&self, machine: &Machine, accelerator: Accelerator) -> Result<Launched>;
+    /// Starts a VMM that dies when this thread's process does. To be polled on the main thread, in a tokio runtime.
+    fn launch<'a>(&'a self, machine: &'a Machine, accelerator: Accelerator) -> LocalBoxFuture<'a, Result<Launched>>;
 }
 
 /// Between fork and exec: has this process die with its supervisor. It makes only system calls that signal-safety(7) allows.

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use futures::future::LocalBoxFuture;
 use nix::unistd::getpid;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +30,13 @@ impl Backend for Process {
         "process"
     }
 
-    fn launch(&self, machine: &Machine, _: Accelerator) -> Result<Launched> {
+    fn launch<'a>(&'a self, machine: &'a Machine, _: Accelerator) -> LocalBoxFuture<'a, Result<Launched>> {
+        Box::pin(async { self.start(machine) })
+    }
+}
+
+impl Process {
+    fn start(&self, machine: &Machine) -> Result<Launched> {
         let folder = machine.disk.with_file_name(FOLDER);
         file::create_folder(&folder)?;
         let pair = || StdUnixStream::pair().at("make a socket for", &self.agent);

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::blocking;
 use crate::backend::{Backend, Launched, Machine, Vmm, VmmEvent};
 use crate::confinement::Confinement;
 use crate::console::ConsoleLog;
@@ -45,10 +46,10 @@ pub(super) struct Attempt {
     pub(super) fallback: Option<String>,
 }
 
-/// The way to boot that comes first, and whether it is tried only to see if KVM works.
-pub(super) fn first_attempt(
+/// The way to boot that comes first, and whether it is tried only to see if KVM works. `prospect` may block.
+pub(super) async fn first_attempt(
     choice: AcceleratorChoice,
-    prospect: impl FnOnce() -> Prospect,
+    prospect: impl FnOnce() -> Prospect + Send + 'static,
     limit: Option<Duration>,
 ) -> (Attempt, bool) {
     let kvm =
@@ -56,7 +57,7 @@ pub(super) fn first_attempt(
     match choice {
         AcceleratorChoice::Tcg => (tcg_attempt(limit, None), false),
         AcceleratorChoice::Kvm => (kvm(Duration::MAX), false),
-        AcceleratorChoice::Auto => match prospect() {
+        AcceleratorChoice::Auto => match blocking(prospect).await {
             Prospect::Works => (kvm(Duration::MAX), false),
             Prospect::Untried => (kvm(FIRST_KVM_BOOT), true),
             Prospect::Unusable(problem) => (tcg_attempt(limit, Some(problem)), false),
@@ -70,8 +71,9 @@ pub(super) fn tcg_attempt(limit: Option<Duration>, fallback: Option<String>) -> 
 }
 
 /// Notes what a boot under KVM has shown. Not being able to costs the next start a few seconds, and nothing else.
-pub(super) fn remember(host: &Path, problem: Option<String>) {
-    let _ = kvm::remember(host, problem);
+pub(super) async fn remember(host: &Path, problem: Option<String>) {
+    let host = host.to_owned();
+    let _ = blocking(move || kvm::remember(&host, problem)).await;
 }
 
 /// The guest's console, shared between who writes it down and who quotes it.
@@ -174,7 +176,7 @@ pub(super) async fn boot(
 ) -> Result<Booted, Failure> {
     let start = Instant::now();
     let Launched { mut vmm, confinement, agent: mut pipe, console: stream } =
-        backend.launch(machine, attempt.accelerator)?;
+        backend.launch(machine, attempt.accelerator).await?;
     let following = tokio::spawn(console.clone().follow(stream));
     let greeted = tokio::select! {
         greeted = greet(&mut pipe, &mut vmm, start + patience, late(&machine.record, attempt)) => greeted,
@@ -273,21 +275,34 @@ fn ended(event: Option<VmmEvent>, last: &mut Option<&'static str>) -> Option<Fai
 mod tests {
     use super::*;
 
-    #[test]
-    fn kvm_is_tried_where_it_may_work() {
+    #[tokio::test]
+    async fn to_ask_about_kvm_keeps_nobody_waiting() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // A probe takes as long as the other tasks of this thread like.
+        let prospect = move || match receiver.recv_timeout(Duration::from_secs(10)) {
+            Ok(()) => Prospect::Works,
+            Err(error) => Prospect::Unusable(error.to_string()),
+        };
+        tokio::spawn(async move { sender.send(()) });
+        let (attempt, _) = first_attempt(AcceleratorChoice::Auto, prospect, None).await;
+        assert_eq!((attempt.accelerator, attempt.fallback), (Accelerator::Kvm, None));
+    }
+
+    #[tokio::test]
+    async fn kvm_is_tried_where_it_may_work() {
         let first = |choice, prospect, limit| first_attempt(choice, || prospect, limit);
-        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Untried, None);
+        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Untried, None).await;
         assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, FIRST_KVM_BOOT, true));
-        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Works, None);
+        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Works, None).await;
         assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, KVM_BOOT, false));
-        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Unusable("no".into()), None);
+        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Unusable("no".into()), None).await;
         assert_eq!((attempt.accelerator, attempt.fallback.as_deref(), trial), (Accelerator::Tcg, Some("no"), false));
 
         let short = Some(Duration::from_secs(3));
-        assert_eq!(first(AcceleratorChoice::Auto, Prospect::Untried, short).0.limit, Duration::from_secs(3));
+        assert_eq!(first(AcceleratorChoice::Auto, Prospect::Untried, short).await.0.limit, Duration::from_secs(3));
         let never = || unreachable!("whoever forces an accelerator gets it");
-        assert_eq!(first_attempt(AcceleratorChoice::Tcg, never, None).0, tcg_attempt(None, None));
-        assert!(!first_attempt(AcceleratorChoice::Kvm, never, None).1);
+        assert_eq!(first_attempt(AcceleratorChoice::Tcg, never, None).await.0, tcg_attempt(None, None));
+        assert!(!first_attempt(AcceleratorChoice::Kvm, never, None).await.1);
     }
 
     #[test]

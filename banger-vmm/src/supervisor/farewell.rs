@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
 
+use super::blocking;
 use super::state::State;
 use crate::last_use::LastUse;
 
@@ -19,7 +20,14 @@ use crate::last_use::LastUse;
 pub(super) async fn take_stock(mux: Mux, state: &State, limit: Duration) -> bool {
     let found = timeout(limit, changes(&mux)).await.ok().flatten().filter(|_| !state.usage.is_touched());
     let known = found.is_some();
-    LastUse::now(found).write(&state.folder).is_ok() && known
+    let (last_use, folder) = (LastUse::now(found), state.folder.clone());
+    let written = blocking(move || last_use.write(&folder)).await.is_ok();
+    if state.usage.is_touched() {
+        // Somebody has come while it was written.
+        let _ = LastUse::forget_changes(&state.folder);
+        return false;
+    }
+    written && known
 }
 
 /// Asks the agent to switch off. Whether it does is seen by the VMM's exit.

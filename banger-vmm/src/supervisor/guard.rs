@@ -9,11 +9,11 @@ use banger_agent::link::{LinkError, Mux};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Report;
 use super::boot::Booted;
 use super::farewell::{ask_to_shut_down, take_stock};
 use super::life::{Ended, Shutdown};
 use super::state::State;
+use super::{Report, blocking};
 use crate::backend::{Vmm, VmmEvent};
 use crate::error::Failure;
 use crate::last_use::LastUse;
@@ -73,7 +73,7 @@ impl<'a> Guard<'a> {
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(pipe);
         let mut link = Some(tokio::spawn(driver));
-        self.note(Phase::Running { accelerator, agent: agent.clone() });
+        self.note(Phase::Running { accelerator, agent: agent.clone() }).await;
         self.state.up(mux.clone(), accelerator, vmm.pid, agent.clone());
         report.send(&StartEvent::Ready(Running { accelerator, agent }));
         report.close();
@@ -91,14 +91,14 @@ impl<'a> Guard<'a> {
                     Some(VmmEvent::Exited(failure)) => break failure.message,
                     None => break "the VMM is gone".to_owned(),
                     Some(VmmEvent::AgentPort { open: true }) => {}
-                    Some(VmmEvent::AgentPort { open: false }) => self.lose(Failure::new("the guest's agent is gone")),
-                    Some(VmmEvent::Stuck(failure)) => self.lose(failure),
+                    Some(VmmEvent::AgentPort { open: false }) => self.lose(Failure::new("the guest's agent is gone")).await,
+                    Some(VmmEvent::Stuck(failure)) => self.lose(failure).await,
                     Some(VmmEvent::PoweredOff) => self.stopping = true,
                     Some(VmmEvent::Reset) => reset = Some("the guest reset itself: a reboot, or a kernel panic".to_owned()),
                 },
                 error = ended(&mut link) => {
                     link = None;
-                    self.lose(Failure::new(error));
+                    self.lose(Failure::new(error)).await;
                 }
                 patience = shutdown.asked() => self.stop(patience, &mux, &mut vmm),
                 () = self.state.usage.idle(), if !self.stopping && !self.lost => self.stop(IDLE_PATIENCE, &mux, &mut vmm),
@@ -109,7 +109,7 @@ impl<'a> Guard<'a> {
                         take_stock(mux, &state, COUNT_LIMIT).await
                     });
                 }
-                () = sleep(NOTE_AGAIN), if !self.noted => self.write_note(),
+                () = sleep(NOTE_AGAIN), if !self.noted => self.write_note().await,
                 () = sleep_until(self.deadline.unwrap_or_else(Instant::now)), if self.deadline.is_some() => {
                     self.deadline = None;
                     vmm.quit();
@@ -126,7 +126,7 @@ impl<'a> Guard<'a> {
         }
         self.state.down(Failure::new("the VM went down"));
         let reason = reset.unwrap_or(exit);
-        self.note(Phase::Failed { reason });
+        self.note(Phase::Failed { reason }).await;
         Ended::Crashed
     }
 
@@ -158,26 +158,27 @@ impl<'a> Guard<'a> {
     }
 
     /// The agent will not answer any more. On its way down it need not.
-    fn lose(&mut self, failure: Failure) {
+    async fn lose(&mut self, failure: Failure) {
         if self.stopping || self.lost {
             return;
         }
         self.lost = true;
         // It may have more than was last seen. A disk that is full loses this note, and the end makes up for it.
         let _ = LastUse::forget_changes(self.folder);
-        self.note(Phase::Failed { reason: failure.message.clone() });
+        self.note(Phase::Failed { reason: failure.message.clone() }).await;
         let hint = "stop the VM; the next command starts it anew";
         self.state.down(if failure.hint.is_none() { failure.with_hint(hint) } else { failure });
     }
 
-    fn note(&mut self, phase: Phase) {
+    async fn note(&mut self, phase: Phase) {
         self.info.phase = phase;
-        self.write_note();
+        self.write_note().await;
     }
 
     /// Writes the phase down. Should the disk be full, the VM is worth more than the note.
-    fn write_note(&mut self) {
-        self.noted = self.info.write(self.folder).is_ok();
+    async fn write_note(&mut self) {
+        let (info, folder) = (self.info.clone(), self.folder.to_owned());
+        self.noted = blocking(move || info.write(&folder)).await.is_ok();
     }
 }
 

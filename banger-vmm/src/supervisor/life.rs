@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Report;
 use super::boot::{self, Booted, Console};
 use super::guard::Guard;
 use super::owner;
 use super::socket::{self, Stop};
 use super::state::State;
+use super::{Report, blocking};
 use crate::backend::{Backend, Machine};
 use crate::console::ConsoleLog;
 use crate::error::{Error, Failure, IoContext, Result};
@@ -100,7 +100,8 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
         abandoned: false,
         waiting: Vec::new(),
     };
-    for port in state.ports.restore(&state)? {
+    let restoring = Arc::clone(&state);
+    for port in blocking(move || restoring.ports.restore(&restoring)).await? {
         if let PortState { forward, problem: Some(problem) } = port {
             report.send(&StartEvent::NotForwarded { forward, problem });
         }
@@ -209,8 +210,9 @@ async fn boot_somehow(
     if launch.accelerator == AcceleratorChoice::Kvm {
         kvm::ask_device().map_err(Failure::new)?;
     }
-    let prospect = || kvm::prospect(&launch.host, Path::new("/proc/self/exe"));
-    let (first, trial) = boot::first_attempt(launch.accelerator, prospect, launch.boot_timeout);
+    let host = launch.host.clone();
+    let prospect = move || kvm::prospect(&host, Path::new("/proc/self/exe"));
+    let (first, trial) = boot::first_attempt(launch.accelerator, prospect, launch.boot_timeout).await;
     booting(&first);
     if first.accelerator == Accelerator::Tcg {
         return boot::boot_translated(backend, machine, &first, console, cancel).await;
@@ -222,11 +224,11 @@ async fn boot_somehow(
             booting(&second);
             let booted = boot::boot_translated(backend, machine, &second, console, cancel).await?;
             // Only now: a guest that comes up under neither says nothing about KVM.
-            boot::remember(&launch.host, Some(problem));
+            boot::remember(&launch.host, Some(problem)).await;
             Ok(booted)
         }
         Ok(booted) if trial => {
-            boot::remember(&launch.host, None);
+            boot::remember(&launch.host, None).await;
             Ok(booted)
         }
         Err(failure) if launch.accelerator == AcceleratorChoice::Kvm => {

@@ -47,6 +47,16 @@ pub fn run_as_processes(agent: std::path::PathBuf) -> ExitCode {
     run_on(|_| crate::backend::process::Process { agent })
 }
 
+/// Does what waits for a disk or a process on a thread of its own: the supervisor's only thread serves all streams.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is going down, and this with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 fn run_on<B: Backend>(backend: impl FnOnce(&Launch) -> B) -> ExitCode {
     let Ok((input, output)) = daemon::detach() else { return ExitCode::FAILURE };
     let mut report = Report(Some(output));

@@ -18,8 +18,9 @@ use futures::{SinkExt, StreamExt};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::geteuid;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::{FramedRead, FramedWrite};
 use tokio_util::either::Either;
@@ -52,14 +53,29 @@ struct Entry {
 
 /// Listens, and serves who has connected, until dropped.
 struct Listener {
-    task: AbortHandle,
-    /// The socket's file goes after the listener.
-    _file: Option<SocketFile>,
+    task: JoinHandle<()>,
+    file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Returns when nobody listens any more, so that another one can. To be called on a thread that may wait.
+    fn end(mut self) {
+        self.stop();
+        // It was aborted: that is its end.
+        let _ = Handle::current().block_on(&mut self.task);
+    }
+
+    /// The file goes first: while somebody listens, nobody takes it for a stale one and puts another in its place, which would
+    /// then be removed. The runtime ends the task when it next has its turn.
+    fn stop(&mut self) {
+        drop(self.file.take());
+        self.task.abort();
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop();
     }
 }
 
@@ -127,7 +143,7 @@ impl Ports {
         Ok(places.into_iter().map(|index| entries[index].state()).collect())
     }
 
-    /// Listens for these no more, and ends their connections. Errors are in words.
+    /// Listens for these no more, and ends their connections. Errors are in words. To be called on a thread that may wait.
     pub(super) fn remove(&self, names: &[PortName], state: &State) -> Result<Vec<PortState>, String> {
         let mut entries = self.lock();
         let named = ports::matching(&forwards(&entries), names)?;
@@ -140,7 +156,11 @@ impl Ports {
             index += 1;
             is_named(index - 1)
         });
-        Ok(removed.map(|entry| entry.state()).collect())
+        let removed: Vec<_> = removed.collect();
+        drop(entries);
+        let states = removed.iter().map(Entry::state).collect();
+        removed.into_iter().filter_map(|entry| entry.listener.ok()).for_each(Listener::end);
+        Ok(states)
     }
 
     /// Listens for none any more. What is kept stays.
@@ -182,7 +202,7 @@ impl Ports {
             }
         };
         let serving = serve(socket, address(&forward.guest), Arc::clone(state), Arc::clone(&self.places));
-        Ok(Listener { task: tokio::spawn(serving).abort_handle(), _file: file })
+        Ok(Listener { task: tokio::spawn(serving), file })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
@@ -301,6 +321,7 @@ mod tests {
     use std::net::TcpStream as StdTcpStream;
     use std::os::unix::net::UnixStream as StdUnixStream;
 
+    use super::super::blocking;
     use super::*;
 
     fn parsed(text: &str) -> PortForward {
@@ -349,8 +370,14 @@ mod tests {
         assert_eq!(second.ports.states().len(), 3);
 
         let name = PortName::Port(port(&restored[0]));
-        assert!(second.ports.remove(&[name.clone(), PortName::Port(1)], &second).is_err());
-        assert_eq!(second.ports.remove(&[name], &second).unwrap(), restored[..1]);
+        let remove = |names: Vec<PortName>| {
+            let second = Arc::clone(&second);
+            blocking(move || second.ports.remove(&names, &second))
+        };
+        assert!(remove(vec![name.clone(), PortName::Port(1)]).await.is_err());
+        assert_eq!(remove(vec![name]).await.unwrap(), restored[..1]);
+        // It is over when that returns.
+        StdTcpListener::bind(("127.0.0.1", port(&restored[0]))).unwrap();
         assert_eq!(ports::read(folder.path()).unwrap().len(), 2);
     }
 
@@ -378,7 +405,17 @@ mod tests {
         assert!(path.exists() && theirs.exists());
         fs::remove_file(&path).unwrap();
         add().unwrap();
+        // The file goes while somebody still listens there.
+        let client = StdUnixStream::connect(&path).unwrap();
         state.ports.close();
         assert!(!path.exists());
+        let kept = folder.path().join("kept");
+        add().unwrap();
+        fs::hard_link(&path, &kept).unwrap();
+        state.ports.close();
+        StdUnixStream::connect(&kept).unwrap();
+        tokio::task::yield_now().await;
+        assert_eq!(StdUnixStream::connect(&kept).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        drop(client);
     }
 }

@@ -18,6 +18,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::blocking;
 use super::state::{Phase, State};
 use crate::error::{Failure, FailureKind, IoContext, Result};
 use crate::file;
@@ -115,11 +116,20 @@ async fn answer(
             let _ = stops.send(Stop { timeout, client }).await;
             Ok(())
         }
-        Ok(Request::Ports) => reply(&mut client, Reply::Ok(PortsAnswer::Ok(state.ports.states()))).await,
-        Ok(Request::RemovePorts { names }) => reply(&mut client, Reply::Ok(state.ports.remove(&names, state))).await,
+        Ok(Request::Ports) => {
+            let asked = Arc::clone(state);
+            reply(&mut client, Reply::Ok(PortsAnswer::Ok(blocking(move || asked.ports.states()).await))).await
+        }
+        Ok(Request::RemovePorts { names }) => {
+            let asked = Arc::clone(state);
+            reply(&mut client, Reply::Ok(blocking(move || asked.ports.remove(&names, &asked)).await)).await
+        }
         Ok(Request::AddPorts { ports }) => match state.failure() {
             Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
-            None => reply(&mut client, Reply::Ok(state.ports.add(&ports, state))).await,
+            None => {
+                let asked = Arc::clone(state);
+                reply(&mut client, Reply::Ok(blocking(move || asked.ports.add(&ports, &asked)).await)).await
+            }
         },
         Ok(Request::Use { idle_timeout_ms }) => match state.failure() {
             Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,

@@ -93,7 +93,7 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
             }
         }
         (Place::Host(from), Place::Guest(_, path)) => copy::to_guest(&machine.vm, from, inside(path))?,
-        (_, Place::Guest(_, path)) => copy::from_archive(&machine.vm, &mut stdin().lock(), inside(path))?,
+        (_, Place::Guest(_, path)) => copy::from_archive(&machine.vm, stdin(), inside(path))?,
         _ => unreachable!("one of them is in the VM"),
     };
     if copied.skipped > 0 {

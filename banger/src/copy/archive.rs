@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
 use banger_agent::beneath::{MAX_PATH, is_plain, split};
-use banger_agent::copy::{CopyError, Entries, Entry, EntryKind, MAX_PIECE, write_piece};
+use banger_agent::copy::{CopyError, Entries, Entry, EntryKind, MAX_ENTRIES, MAX_PIECE, write_piece};
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::copy::{Copied, Source};
-use tar::{Archive, Builder, EntryType, Header};
+use banger_image::archive::{Reader, Type};
+use banger_image::decompressed;
+use tar::{Builder, EntryType, Header};
 
 use super::rules::MODE;
 
@@ -50,6 +52,9 @@ pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) 
                 let target = Bytes(target);
                 builder.append_link(&mut header, name, target.as_os_str()).map_err(CopyError::Stream)?;
                 copied.links += 1;
+            }
+            EntryKind::HardLink { .. } => {
+                return Err(CopyError::Malformed("a guest sends no hard links"));
             }
             EntryKind::File { mode, size } => {
                 header.set_entry_type(EntryType::Regular);
@@ -137,81 +142,148 @@ impl Read for Content<'_, '_> {
     }
 }
 
-/// Reads an archive and writes its entries, the folders to each before it. Devices and the like are left out.
-pub(super) fn read(input: &mut dyn Read, out: &mut dyn Write) -> Result<Copied, CopyError> {
+/// How many bytes behind an archive are read: the rest of its last record, and where the checksum of a compressed one is
+/// found. Writers fill up a record of 10 KiB; 512 KiB is the longest that tar(1) writes.
+const MAX_TRAILER: u64 = 1 << 20;
+
+/// Reads an archive, which may be compressed, and writes its entries, the folders to each before it. Devices and the like are
+/// left out. A hard link is one to what came before it in the archive, and to nothing else.
+pub(super) fn read(input: impl Read + Send, out: &mut dyn Write) -> Result<Copied, CopyError> {
     let mut copied = Copied::default();
-    let mut made = HashSet::new();
+    let mut stream = Counted { inner: decompressed(input).map_err(unreadable)?, bytes: 0 };
+    let mut seen = Seen::default();
     Entry { path: Vec::new(), kind: EntryKind::Folder { mode: 0o755 }, mtime_ns: 0 }.write(out)?;
-    let mut archive = Archive::new(input);
-    for entry in archive.entries().map_err(unreadable)? {
-        let mut entry = entry.map_err(unreadable)?;
-        let header = entry.header();
-        let kind = header.entry_type();
-        let mode = header.mode().map_err(unreadable)? & 0o777;
-        let mtime_ns = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0).saturating_mul(1_000_000_000);
-        let path = plain(&entry.path_bytes())?;
+    let mut archive = Reader::new(&mut stream);
+    while let Some(entry) =
+        archive.next().map_err(|error| if seen.entries == 0 { other(error) } else { unreadable(error) })?
+    {
+        seen.entry()?;
+        let mode = u32::from(entry.mode & 0o777);
+        let mtime_ns = entry.mtime.seconds.saturating_mul(1_000_000_000).saturating_add(entry.mtime.nanoseconds.into());
+        let path = plain(&entry.path)?;
         if path.is_empty() {
             continue;
         }
-        let kind = match kind {
-            EntryType::Directory => EntryKind::Folder { mode },
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                EntryKind::File { mode, size: entry.size() }
-            }
-            EntryType::Symlink => {
-                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
-                if target.is_empty() || target.len() > MAX_PATH || target.contains(&0) {
+        let kind = match entry.kind {
+            Type::Directory => EntryKind::Folder { mode },
+            Type::File => EntryKind::File { mode, size: entry.size },
+            Type::Symlink => {
+                if entry.link.is_empty() || entry.link.len() > MAX_PATH || entry.link.contains(&0) {
                     return Err(refused(path, "the link leads nowhere"));
                 }
-                EntryKind::Link { target }
+                EntryKind::Link { target: entry.link }
             }
-            EntryType::Link => return Err(refused(path, "hard links in an archive cannot be copied")),
-            _ => {
+            Type::HardLink => {
+                let target = plain(&entry.link)?;
+                if !seen.files.contains(&key(&target)) {
+                    return Err(refused(path, "it is a hard link to what is not in the archive before it"));
+                }
+                if target == path {
+                    continue;
+                }
+                EntryKind::HardLink { target }
+            }
+            Type::CharacterDevice | Type::BlockDevice | Type::Fifo => {
                 copied.skipped += 1;
                 continue;
             }
         };
-        parents(&path, &mut made, out)?;
+        seen.parents(&path, out)?;
         match &kind {
-            EntryKind::Folder { .. } if !made.insert(path.clone()) => continue,
+            EntryKind::Folder { .. } if !seen.folders.insert(key(&path)) => continue,
             EntryKind::Folder { .. } => copied.folders += 1,
             EntryKind::Link { .. } => copied.links += 1,
-            EntryKind::File { .. } => copied.files += 1,
+            EntryKind::File { .. } | EntryKind::HardLink { .. } => copied.files += 1,
+        }
+        if !matches!(kind, EntryKind::Folder { .. }) {
+            seen.files.insert(key(&path));
         }
         let is_file = matches!(kind, EntryKind::File { .. });
         Entry { path, kind, mtime_ns }.write(out)?;
         if is_file {
-            copied.bytes += content(&mut entry, out)?;
+            copied.bytes += content(&mut archive, entry.size, out)?;
         }
+    }
+    io::copy(&mut (&mut stream).take(MAX_TRAILER), &mut io::sink()).map_err(unreadable)?;
+    if stream.bytes == 0 {
+        return Err(unreadable(io::Error::new(io::ErrorKind::UnexpectedEof, "there is nothing in the stream")));
     }
     out.flush().map_err(CopyError::Stream)?;
     Ok(copied)
 }
 
-fn parents(path: &[u8], made: &mut HashSet<Vec<u8>>, out: &mut dyn Write) -> Result<(), CopyError> {
-    let parent = split(path).0;
-    if parent.is_empty() || made.contains(parent) {
-        return Ok(());
-    }
-    parents(parent, made, out)?;
-    made.insert(parent.to_vec());
-    Entry { path: parent.to_vec(), kind: EntryKind::Folder { mode: 0o755 }, mtime_ns: 0 }.write(out)
+/// What an archive has brought, each path by its digest: that is shorter, and nobody chooses which are alike.
+#[derive(Default)]
+struct Seen {
+    entries: u64,
+    folders: HashSet<[u8; 16]>,
+    /// Files and links.
+    files: HashSet<[u8; 16]>,
 }
 
-fn content(entry: &mut impl Read, out: &mut dyn Write) -> Result<u64, CopyError> {
+impl Seen {
+    /// Counts an entry: a few bytes that are compressed may be very many.
+    fn entry(&mut self) -> Result<(), CopyError> {
+        self.entries += 1;
+        if self.entries > MAX_ENTRIES {
+            return Err(unreadable(io::Error::other(format!("it has more than {MAX_ENTRIES} entries"))));
+        }
+        Ok(())
+    }
+
+    /// Writes the folders to `path` that were not written yet.
+    fn parents(&mut self, path: &[u8], out: &mut dyn Write) -> Result<(), CopyError> {
+        let parent = split(path).0;
+        if parent.is_empty() || self.folders.contains(&key(parent)) {
+            return Ok(());
+        }
+        self.parents(parent, out)?;
+        self.folders.insert(key(parent));
+        Entry { path: parent.to_vec(), kind: EntryKind::Folder { mode: 0o755 }, mtime_ns: 0 }.write(out)
+    }
+}
+
+fn key(path: &[u8]) -> [u8; 16] {
+    let digest = blake3::hash(path);
+    std::array::from_fn(|byte| digest.as_bytes()[byte])
+}
+
+/// A stream, and how much of it was read.
+struct Counted<R> {
+    inner: R,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+/// Writes the content of the archive's current entry, which is `size` bytes long, without its holes.
+fn content(archive: &mut Reader<impl Read>, size: u64, out: &mut dyn Write) -> Result<u64, CopyError> {
     let mut buffer = vec![0; MAX_PIECE];
-    let mut offset = 0;
+    let (mut offset, mut bytes) = (0, 0);
     loop {
-        let read = match entry.read(&mut buffer) {
+        offset += archive.skip_hole();
+        let read = match archive.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read.map_err(unreadable)?,
         };
-        write_piece(out, offset, &buffer[..read])?;
         if read == 0 {
-            return Ok(offset);
+            break;
         }
+        write_piece(out, offset, &buffer[..read])?;
         offset += read as u64;
+        bytes += read as u64;
     }
+    if offset < size {
+        return Err(unreadable(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends in the middle of a file")));
+    }
+    write_piece(out, offset, &[])?;
+    Ok(bytes)
 }
 
 /// A path of an archive without what means nothing: leading slashes, as tar(1) leaves them out, and dots.
@@ -227,6 +299,12 @@ fn plain(path: &[u8]) -> Result<Vec<u8>, CopyError> {
 
 fn refused(path: Vec<u8>, why: &'static str) -> CopyError {
     CopyError::Io { action: "unpack", path: Bytes(path), source: io::Error::other(why) }
+}
+
+/// What no archive begins with.
+fn other(error: io::Error) -> CopyError {
+    let why = "it is no tar archive, neither plain nor compressed with gzip, bzip2, xz or zstd";
+    unreadable(io::Error::new(error.kind(), format!("{why} ({error})")))
 }
 
 fn unreadable(source: io::Error) -> CopyError {
@@ -299,7 +377,7 @@ mod tests {
             let source = Source { name: Bytes::default(), is_folder: true, contents: true };
             let into = tempfile::tempdir().unwrap();
             let mut wire = Vec::new();
-            let sent = read(&mut &archive[..], &mut wire).unwrap();
+            let sent = read(&archive[..], &mut wire).unwrap();
             let received = receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..], &mut AsSent).unwrap();
             assert_eq!((sent.files, sent.bytes), (received.files, received.bytes));
             if options.contains(&"src/a/b/file") {
@@ -323,7 +401,7 @@ mod tests {
             let source = Source { name: "f".into(), is_folder: false, contents: false };
             let mut archive = Vec::new();
             write(&source, &mut &wire[..], &mut archive).unwrap();
-            let mut archive = Archive::new(&archive[..]);
+            let mut archive = tar::Archive::new(&archive[..]);
             let entries = archive.entries().unwrap().map(Result::unwrap);
             let entries: Vec<_> = entries.map(|entry| (entry.size(), entry.header().mode().unwrap())).collect();
             assert_eq!(entries, [(4000, 0o755)]);
@@ -360,6 +438,115 @@ mod tests {
         }
     }
 
+    /// What an archive makes of an empty directory.
+    fn unpacked(archive: &[u8]) -> Result<(tempfile::TempDir, Copied), CopyError> {
+        let into = tempfile::tempdir().unwrap();
+        let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+        let mut wire = Vec::new();
+        read(archive, &mut wire)?;
+        let copied = receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..], &mut AsSent)?;
+        Ok((into, copied))
+    }
+
+    /// What a program makes of `input`.
+    fn filter(program: &str, input: &[u8]) -> Vec<u8> {
+        let mut child = Command::new(program).arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let output = std::thread::scope(|scope| {
+            scope.spawn(move || stdin.write_all(input));
+            child.wait_with_output().unwrap()
+        });
+        assert!(output.status.success(), "{program}");
+        output.stdout
+    }
+
+    #[test]
+    fn compressed_archives_are_unpacked_and_checked_to_their_end() {
+        let folder = tempfile::tempdir().unwrap();
+        tree(folder.path());
+        let plain = tar(folder.path(), &["-c", "src"], b"");
+        for program in ["gzip", "bzip2", "xz", "zstd"] {
+            let packed = filter(program, &plain);
+            let (into, _) = unpacked(&packed).unwrap_or_else(|error| panic!("{program}: {error}"));
+            assert_same(&folder.path().join("src"), &into.path().join("src"));
+            for cut in [packed.len() / 2, packed.len() - 2] {
+                assert!(unpacked(&packed[..cut]).is_err(), "{program} cut at {cut}");
+            }
+        }
+        for nothing in [Vec::new(), filter("gzip", b"")] {
+            let error = unpacked(&nothing).err().unwrap().to_string();
+            assert!(error.contains("there is nothing in the stream"), "{error}");
+        }
+        // An archive without entries is one.
+        assert_eq!(unpacked(&tar(folder.path(), &["-c", "-T", "/dev/null"], b"")).unwrap().1, Copied::default());
+        let error = unpacked(&filter("gzip", b"no archive")).err().unwrap().to_string();
+        assert!(error.contains("no tar archive"), "{error}");
+        let error = unpacked(&plain[..plain.len() / 2]).err().unwrap().to_string();
+        assert!(error.contains("in the middle of a file"), "{error}");
+    }
+
+    #[test]
+    fn a_few_compressed_bytes_take_no_more_memory_than_an_archive_may() {
+        // A name of 4 GiB of zeros, and a hole of as many.
+        let mut header = Header::new_gnu();
+        header.set_path("././@LongLink").unwrap();
+        header.set_entry_type(EntryType::GNULongName);
+        header.set_size(4 << 30);
+        header.set_cksum();
+        let bomb = [header.as_bytes(), &[0; 100_000][..]].concat();
+        let error = unpacked(&filter("gzip", &bomb)).err().unwrap().to_string();
+        assert!(error.contains("more than 1 MiB"), "{error}");
+
+        let folder = tempfile::tempdir().unwrap();
+        fs::File::create(folder.path().join("hole")).unwrap().set_len(4 << 30).unwrap();
+        let (into, copied) = unpacked(&tar(folder.path(), &["-c", "-S", "hole"], b"")).unwrap();
+        assert_eq!((copied.bytes, fs::metadata(into.path().join("hole")).unwrap().len()), (0, 4 << 30));
+    }
+
+    #[test]
+    fn hard_links_are_made_within_an_archive_and_never_out_of_it() {
+        use std::os::unix::fs::MetadataExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        tree(root);
+        fs::hard_link(root.join("src/a/b/file"), root.join("src/a/other")).unwrap();
+        fs::hard_link(root.join("src/link"), root.join("src/other-link")).unwrap();
+        let (into, copied) = unpacked(&tar(root, &["-c", "src"], b"")).unwrap();
+        assert_same(&root.join("src"), &into.path().join("src"));
+        let inode = |path: &str| fs::symlink_metadata(into.path().join(path)).unwrap().ino();
+        assert_eq!(inode("src/a/b/file"), inode("src/a/other"));
+        assert_eq!(inode("src/link"), inode("src/other-link"));
+        assert_eq!((copied.files, copied.links), (5, 1));
+        // Again, over what is there.
+        let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+        let mut wire = Vec::new();
+        read(&tar(root, &["-c", "src"], b"")[..], &mut wire).unwrap();
+        receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..], &mut AsSent).unwrap();
+        assert_eq!(inode("src/a/b/file"), inode("src/a/other"));
+        assert_same(&root.join("src"), &into.path().join("src"));
+
+        for target in ["/etc/passwd", "../victim", "absent", "later", "d", "d/../../victim", ""] {
+            let mut archive = Builder::new(Vec::new());
+            let mut add = |name: &str, kind: EntryType, link: Option<&str>| {
+                let mut header = Header::new_gnu();
+                header.set_entry_type(kind);
+                header.set_mode(0o755);
+                header.set_size(0);
+                header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+                let link = link.unwrap_or_default().as_bytes();
+                header.as_gnu_mut().unwrap().linkname[..link.len()].copy_from_slice(link);
+                header.set_cksum();
+                archive.append(&header, io::empty()).unwrap();
+            };
+            add("d", EntryType::Directory, None);
+            add("hard", EntryType::Link, Some(target));
+            add("later", EntryType::Regular, None);
+            let error = unpacked(&archive.into_inner().unwrap()).err();
+            assert!(error.is_some(), "{target}");
+        }
+    }
+
     #[test]
     fn paths_that_lead_elsewhere_are_refused() {
         for (path, plain_path) in [("/etc/x", "etc/x"), ("./a//b/", "a/b"), (".", ""), ("a/./b", "a/b")] {
@@ -368,7 +555,7 @@ mod tests {
         for path in ["../x", "a/../../x", "a/.."] {
             assert!(plain(path.as_bytes()).is_err(), "{path}");
         }
-        let nothing = read(&mut &b"this is no archive"[..], &mut Vec::new());
+        let nothing = read(&b"this is no archive"[..], &mut Vec::new());
         assert!(nothing.unwrap_err().to_string().contains("the archive"));
     }
 }

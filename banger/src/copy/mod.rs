@@ -54,11 +54,11 @@ pub fn to_guest(vm: &Vm, from: &Path, to: Bytes) -> Result<Copied, CommandError>
     into(vm, to, opened.source.clone(), |out| send(opened, out))
 }
 
-/// Unpacks a tar archive to the folder `to` in the guest, an absolute path.
+/// Unpacks a tar archive to the folder `to` in the guest, an absolute path. It may be compressed with gzip, bzip2, xz or zstd.
 ///
 /// # Errors
 /// If it cannot be read here or written there.
-pub fn from_archive(vm: &Vm, from: &mut dyn Read, to: Bytes) -> Result<Copied, CommandError> {
+pub fn from_archive(vm: &Vm, from: impl Read + Send, to: Bytes) -> Result<Copied, CommandError> {
     let source = Source { name: Bytes::default(), is_folder: true, contents: true };
     into(vm, to, source, |out| archive::read(from, out))
 }

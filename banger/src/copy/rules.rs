@@ -46,6 +46,10 @@ impl Rules for HostRules {
     }
 
     fn admit(&mut self, folder: BorrowedFd<'_>, path: &[u8], kind: &EntryKind) -> Result<(), &'static str> {
+        // The agent sends none: it sends the file again.
+        if matches!(kind, EntryKind::HardLink { .. }) {
+            return Err("it is a hard link, which no guest sends");
+        }
         if self.wants_repository {
             return Ok(());
         }
@@ -140,6 +144,8 @@ mod tests {
             for (path, kind) in &cases {
                 assert!(admits(&mut rules, folder.path(), path, kind), "{asked}: {path} {kind:?}");
             }
+            let hard_link = EntryKind::HardLink { target: b"x".to_vec() };
+            assert!(!admits(&mut rules, folder.path(), "h", &hard_link), "{asked}");
         }
     }
 

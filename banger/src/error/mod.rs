@@ -178,9 +178,10 @@ impl From<Failure> for CommandError {
             FailureKind::NotExecutable => error.kind(ErrorKind::CommandNotExecutable),
             FailureKind::NoSuchFolder => error.kind(ErrorKind::NoSuchFolder),
             FailureKind::NoSuchUser => error.kind(ErrorKind::NoSuchUser),
-            FailureKind::NoSpace => {
-                error.kind(ErrorKind::GuestFull).hint("free space in the VM, or start with a new one: banger delete")
-            }
+            FailureKind::NoSpace => error
+                .kind(ErrorKind::GuestFull)
+                .hint("free some space in the VM: banger vm exec NAME -- COMMAND")
+                .hint("make its disk larger: banger config set disk SIZE, then banger restart"),
             FailureKind::BadRequest => error
                 .kind(ErrorKind::Guest)
                 .hint("the VM may run the agent of another version of banger: banger restart"),
@@ -210,6 +211,7 @@ impl From<SyncError> for CommandError {
         match error {
             SyncError::Git(error) => error.into(),
             SyncError::Agent(error) => error.into(),
+            SyncError::GuestFull(failure) => failure.into(),
             SyncError::Host(error) | SyncError::Closed(error) => {
                 CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
             }

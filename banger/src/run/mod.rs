@@ -128,7 +128,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             images.ensure(image, ImageAccess::User)?;
         }
     }
-    let prepare = || -> Result<(Machine, Result<Preparation, CommandError>), CommandError> {
+    let prepare = || -> Result<(Machine, Result<Option<Preparation>, CommandError>), CommandError> {
         let list = || account.time(Phase::List, || Listed::new(&workspace, &paths.own()));
         let (listed, machine) = if options.rm || machines.find(&workspace)?.is_none() {
             // No image is pulled, and no VM made, for a repository that cannot be read.
@@ -148,8 +148,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         };
         let published = publish(&machine.vm, &options.vm.publish, ui);
         let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
-        let synced = published.and_then(|()| work.sync(&machine, &workspace, &site, listed, policy(options)));
-        let synced = synced.map(|(preparation, _)| preparation);
+        let synced =
+            published.and_then(|()| work.sync_if_it_fits(&machine, &workspace, &site, listed, policy(options)));
         Ok((machine, synced))
     };
     let mut prepared = prepare();
@@ -167,7 +167,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let outcome = synced.and_then(|preparation| {
         work.command(
             &machine,
-            Some(&preparation),
+            preparation.as_ref(),
             Some(&site),
             &place,
             options.command.iter().map(|word| word.as_os_str().into()),

@@ -123,7 +123,8 @@ impl Ports {
     fn take(&mut self, port: u16, task: JoinSet<()>, address: SocketAddr, ui: &Ui) {
         self.forwarded.insert(port, task);
         if self.said.insert(port, address) != Some(address) {
-            ui.status(&format!("http://{address} → port {port} in the guest"));
+            // What is spoken there is not known.
+            ui.status(&format!("{address} → port {port} in the guest"));
         }
     }
 }

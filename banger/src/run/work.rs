@@ -66,7 +66,7 @@ impl<'a> Work<'a> {
     /// Brings the workspace into the VM, to `site`, and finds out what it asks for. It was listed while the VM was looked for.
     ///
     /// # Errors
-    /// If it cannot be read, or both sides changed the same things.
+    /// If it cannot be read, both sides changed the same things, or the VM's disk is full.
     pub(super) fn sync(
         &self,
         machine: &Machine,
@@ -75,6 +75,46 @@ impl<'a> Work<'a> {
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<(Preparation, sync::Report), CommandError> {
+        let (preparation, report) = self.try_sync(machine, workspace, site, listed, policy)?;
+        Ok((preparation, report?))
+    }
+
+    /// Syncs as [`Work::sync`] does. A guest whose disk is full keeps the files of an earlier sync, and a
+    /// warning says so: the command may be what frees some space. What the workspace asks for is not known then.
+    ///
+    /// # Errors
+    /// If it cannot be read, both sides changed the same things, or a first sync does not fit.
+    pub(super) fn sync_if_it_fits(
+        &self,
+        machine: &Machine,
+        workspace: &Workspace,
+        site: &Site,
+        listed: Result<Listed, SyncError>,
+        policy: Policy,
+    ) -> Result<Option<Preparation>, CommandError> {
+        match self.try_sync(machine, workspace, site, listed, policy)? {
+            (preparation, Ok(_)) => Ok(Some(preparation)),
+            (_, Err(SyncError::GuestFull(failure))) => {
+                let name = machine.vm.name();
+                self.ui.warning(&format!(
+                    "the VM's disk is full: the command runs without all changes of this side ({}); \
+                     to free some space without a sync: banger vm exec {name} -- COMMAND",
+                    failure.message
+                ));
+                Ok(None)
+            }
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+
+    fn try_sync(
+        &self,
+        machine: &Machine,
+        workspace: &Workspace,
+        site: &Site,
+        listed: Result<Listed, SyncError>,
+        policy: Policy,
+    ) -> Result<(Preparation, Result<sync::Report, SyncError>), CommandError> {
         // A boot takes long enough for an edit: what was listed before it is not what there is.
         let anew = machine.boot.is_some();
         let listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
@@ -83,11 +123,15 @@ impl<'a> Work<'a> {
         let preparation = Preparation::of(workspace, site, &listed, &self.settings, self.paths, self.ui)?;
         let waits = || self.ui.status("waiting for another command's sync of this workspace");
         let report = self.account.time(Phase::Sync, || {
-            sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history(), &waits)
-        })?;
-        report.notes.iter().for_each(|note| self.ui.warning(note));
-        self.account.synced(files, &report);
-        self.ui.status(&summary(&report, machine.boot));
+            let shows = |done, total| self.ui.transfers("sending files to the VM", done, total);
+            sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history(), &waits, &shows)
+        });
+        self.ui.finish();
+        if let Ok(report) = &report {
+            report.notes.iter().for_each(|note| self.ui.warning(note));
+            self.account.synced(files, report);
+            self.ui.status(&summary(report, machine.boot));
+        }
         Ok((preparation, report))
     }
 

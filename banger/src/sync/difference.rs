@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameError};
 use banger_agent::protocol::Bytes;
-use banger_agent::protocol::sync::{CONTENT, Change, FromSync, Mode, NEEDED, PLAN, Policy, RecordKind, ToSync};
+use banger_agent::protocol::sync::{
+    Begun, CONTENT, Change, FromSync, Item, Mode, NEEDED, PLAN, Policy, RecordKind, ToSync,
+};
 
 use super::engine::{Engine, commit, plain, readable};
 use super::history::Histories;
+use super::link::{Link, Meter};
 use super::manifest::{Known, Manifest, kind};
 use super::plan::Plan;
 use super::repository::{Snapshot, git_path};
@@ -27,10 +30,11 @@ impl Engine<'_> {
         mut call: Call,
         generation: String,
         manifest: Manifest,
-        mode: Mode,
+        begun: &Begun,
         histories: Histories,
         report: &mut Report,
     ) -> Result<(), SyncError> {
+        let mode = begun.mode;
         let mut next = Manifest { generation, ..Manifest::default() };
         let mut plan = Plan::default();
         // The guest may have deleted what did not change here, and the host's state shall replace its.
@@ -65,7 +69,10 @@ impl Engine<'_> {
             return Ok(());
         }
         let (needed, now_ns) = propose(&mut call, &plan, self.policy)?;
-        self.send_needed(&mut call, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
+        let sizes = needed.iter().map(|number| self.size(&plan.get(*number).0)).sum();
+        let meter = Meter::new(sizes, self.shows);
+        let mut out = Link::new(call.data(CONTENT), begun.holes, &meter);
+        self.send_needed(&mut out, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
         commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
         next.save(self.folder()).map_err(SyncError::State)
@@ -136,10 +143,18 @@ impl Engine<'_> {
         }
     }
 
+    /// How many bytes an item's content has, as far as that is known.
+    fn size(&self, item: &Item) -> u64 {
+        match item.change {
+            Change::Object { size } => size,
+            _ => self.listing().entry(&item.path).map_or(0, |entry| entry.size),
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "the whole state of a sync in progress")]
     fn send_needed(
         &self,
-        call: &mut Call,
+        out: &mut Link<'_>,
         plan: &Plan,
         needed: &[usize],
         now_ns: i64,
@@ -148,7 +163,6 @@ impl Engine<'_> {
         snapshots: &[Snapshot<'_>],
         report: &mut Report,
     ) -> Result<(), SyncError> {
-        let mut out = call.data(CONTENT);
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {
             let record = match (&item.change, source) {
                 (_, Source::Index(_)) => continue,
@@ -167,8 +181,8 @@ impl Engine<'_> {
                 _ => continue,
             };
             let mtime_ns = record.mtime_ns;
-            let sent = source::send(&mut out, record, source)?;
-            report.bytes += sent.size;
+            let sent = source::send(out, record, source)?;
+            report.bytes += sent.bytes;
             // The manifest lacks the listed files that could not be read, so a position in the listing
             // is none in the manifest.
             if let Some((entry, known)) = self.listing().entry(&item.path).zip(next.entry_mut(&item.path)) {
@@ -179,13 +193,13 @@ impl Engine<'_> {
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {
             let Source::Index(git) = source else { continue };
             let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.git == *git) else { continue };
-            let (bytes, digest) = self.send_index(&mut out, snapshot, item.path.clone(), next)?;
+            let (bytes, digest) = self.send_index(out, snapshot, item.path.clone(), next)?;
             report.bytes += bytes;
             if let Some(known) = next.repositories.get_mut(git) {
                 known.index = Some(digest);
             }
         }
-        Ok(out.flush()?)
+        out.flush()
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Engine<'a> {
     pub(super) listed: &'a Listed,
     pub(super) policy: Policy,
     pub(super) history: Option<History>,
+    /// Is told how far a large transfer is.
+    pub(super) shows: &'a dyn Fn(u64, u64),
 }
 
 impl<'a> Engine<'a> {
@@ -67,7 +69,9 @@ impl<'a> Engine<'a> {
         };
         let request = if self.site.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
         let mut call = Call::open(self.vm, &request)?;
-        let begun: Begun = call.answer()?;
+        let begun = call.answer::<Begun>().map_err(SyncError::from);
+        // Without a manifest, the guest may have no files yet.
+        let begun = if manifest.is_some() { begun.map_err(SyncError::of_later_sync) } else { begun }?;
         // In a bare VM the first repository gets the disk; in others, the VM's own has it.
         if begun.seed && !self.site.is_own() && Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some() {
             let error = FrameError::Unexpected("the agent offers a disk for a repository that has none");
@@ -90,8 +94,10 @@ impl<'a> Engine<'a> {
             }
         }
         match begun.mode {
-            Mode::Fresh => self.fresh(call, generation, begun.seed, histories, &mut report)?,
-            mode => self.difference(call, generation, manifest, mode, histories, &mut report)?,
+            Mode::Fresh => self.fresh(call, generation, &begun, histories, &mut report)?,
+            _ => self
+                .difference(call, generation, manifest, &begun, histories, &mut report)
+                .map_err(SyncError::of_later_sync)?,
         }
         Ok(report)
     }
@@ -107,7 +113,7 @@ impl<'a> Engine<'a> {
         let (index, digest) = snapshot.index(self.listing(), &|entry| manifest.guest_stat(entry))?;
         let kind = RecordKind::Content(Kind::File(0o644));
         let record = Record { mtime_ns: index.mtime_ns, ..plain(path, kind, 0) };
-        Ok((source::send_as(out, record, &index.bytes, digest)?.size, digest))
+        Ok((source::send_as(out, record, &index.bytes, digest)?.bytes, digest))
     }
 
     pub(super) fn record(&self, entry: &Entry, mtime_ns: i64) -> (Record, Source) {

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use banger_agent::protocol::Failure;
 use banger_agent::protocol::sync::Conflict;
+use banger_agent::protocol::{Failure, FailureKind};
 
 use crate::agent::AgentError;
 use crate::git::GitError;
@@ -27,6 +27,9 @@ pub enum SyncError {
     /// The VM's side failed.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// The VM's disk is full. The guest has the files of an earlier sync, and may have some of this one.
+    #[error(transparent)]
+    GuestFull(Failure),
     /// A file of the host may not be read.
     #[error("{0}")]
     Closed(io::Error),
@@ -44,6 +47,18 @@ pub enum SyncError {
         /// The first of them.
         conflicts: Vec<Conflict>,
     },
+}
+
+impl SyncError {
+    /// The error of a sync into a guest that has files of an earlier one.
+    pub(super) fn of_later_sync(self) -> SyncError {
+        match self {
+            SyncError::Agent(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSpace => {
+                SyncError::GuestFull(failure)
+            }
+            error => error,
+        }
+    }
 }
 
 impl From<io::Error> for SyncError {

@@ -1,9 +1,10 @@
 //! The first sync: all there is.
 
-use banger_agent::protocol::sync::{CONTENT, RecordKind, ToSync};
+use banger_agent::protocol::sync::{Begun, CONTENT, RecordKind, ToSync};
 
 use super::engine::{Engine, commit, plain, readable};
 use super::history::Histories;
+use super::link::{Link, Meter};
 use super::manifest::Manifest;
 use super::repository::{Snapshot, reference_files};
 use super::seed::Seed;
@@ -12,12 +13,12 @@ use super::{Report, SyncError};
 use crate::agent::Call;
 
 impl Engine<'_> {
-    /// Brings everything to a guest that has nothing: on a disk that it gets (`seed`), or over the link.
+    /// Brings everything to a guest that has nothing: on a disk that it gets (`begun.seed`), or over the link.
     pub(super) fn fresh(
         &self,
         mut call: Call,
         generation: String,
-        seed: bool,
+        begun: &Begun,
         histories: Histories,
         report: &mut Report,
     ) -> Result<(), SyncError> {
@@ -25,13 +26,16 @@ impl Engine<'_> {
         let read = |repository| Snapshot::read(repository, self.listing(), root, &histories);
         let snapshots = self.sent_repositories(&histories).map(read).collect::<Result<Vec<_>, _>>()?;
         call.say(&ToSync::PlanEnds { policy: self.policy })?;
-        let manifest = if seed {
-            let mut disk = Seed::create(&self.vm.workspace_disk())?;
+        let files: u64 = self.listing().entries.iter().map(|entry| entry.size).sum();
+        let objects = snapshots.iter().flat_map(|snapshot| snapshot.objects().map(|(_, object)| object.size));
+        let meter = Meter::new(files + objects.sum::<u64>(), self.shows);
+        let manifest = if begun.seed {
+            let mut disk = Seed::create(&self.vm.workspace_disk(), &meter)?;
             let manifest = self.everything(&mut disk, generation, &snapshots, report)?;
             disk.finish()?;
             manifest
         } else {
-            let mut out = call.data(CONTENT);
+            let mut out = Link::new(call.data(CONTENT), begun.holes, &meter);
             let manifest = self.everything(&mut out, generation, &snapshots, report)?;
             out.flush()?;
             manifest
@@ -53,7 +57,7 @@ impl Engine<'_> {
         for entry in &self.listing().entries {
             let (record, source) = self.record(entry, entry.mtime_ns);
             let Some(sent) = readable(source::send(out, record, &source), report)? else { continue };
-            report.bytes += sent.size;
+            report.bytes += sent.bytes;
             let guest_mtime_ns = sent.is(entry).then_some(entry.mtime_ns);
             manifest.entries.push(self.known(entry, sent.digest, guest_mtime_ns));
         }

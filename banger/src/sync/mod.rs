@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod fresh;
 mod history;
+mod link;
 mod manifest;
 mod plan;
 mod repository;
@@ -130,10 +131,12 @@ impl Listed {
 }
 
 /// Syncs the workspace into the VM, to `site`. `listed` may be a listing made a moment ago, `history` is how much of git's history the guest
-/// shall have, if somebody said it. `waits` is called once where another command's sync of the workspace takes its time.
+/// shall have, if somebody said it. `waits` is called once where another command's sync of the workspace takes its time. `shows` is told
+/// how many bytes of a large transfer are done, and how many there are.
 ///
 /// # Errors
 /// See [`SyncError`]: nothing was changed in the guest.
+#[expect(clippy::too_many_arguments, reason = "what a sync is told, and what it tells")]
 pub fn sync(
     vm: &Vm,
     workspace: &Workspace,
@@ -142,6 +145,7 @@ pub fn sync(
     policy: Policy,
     history: Option<History>,
     waits: &dyn Fn(),
+    shows: &dyn Fn(u64, u64),
 ) -> Result<Report, SyncError> {
     let start = Instant::now();
     let folder = site.syncs();
@@ -153,7 +157,7 @@ pub fn sync(
     let lock = create_private(&folder.join("lock")).map_err(SyncError::State)?;
     lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, waits)?;
     for attempt in 1.. {
-        let engine = Engine { vm, workspace, site, listed: &listed, policy, history };
+        let engine = Engine { vm, workspace, site, listed: &listed, policy, history, shows };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;

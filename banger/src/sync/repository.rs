@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use banger_agent::protocol::FailureKind;
 use banger_agent::protocol::sync::{Change, Digest, Item, Kind, Verdict};
+use banger_agent::sparse;
 use banger_vmm::Vm;
 
 use super::SyncError;
@@ -144,7 +145,7 @@ impl<'a> Snapshot<'a> {
         KnownRepository {
             fingerprint: self.fingerprint,
             references: self.references(),
-            files: self.files().into_iter().map(|(path, _, bytes)| (path, *blake3::hash(&bytes).as_bytes())).collect(),
+            files: self.files().into_iter().map(|(path, _, bytes)| (path, sparse::digest(&bytes))).collect(),
             index: Some(self.index),
             objects: self.objects.iter().map(|object| object.name.clone()).collect(),
         }
@@ -172,7 +173,7 @@ impl<'a> Snapshot<'a> {
         let mut gone: BTreeSet<_> = base.files.keys().cloned().collect();
         for (path, kind, bytes) in self.files() {
             gone.remove(&path);
-            let (digest, base) = (*blake3::hash(&bytes).as_bytes(), base.files.get(&path).copied());
+            let (digest, base) = (sparse::digest(&bytes), base.files.get(&path).copied());
             if everything || base != Some(digest) {
                 // git itself keeps only the last one of these, whoever left it.
                 let is_fleeting = path.ends_with(b"/ORIG_HEAD") || path.ends_with(b"/AUTO_MERGE");

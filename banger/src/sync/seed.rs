@@ -12,13 +12,15 @@ use banger_image::ext4::{Error, Metadata, Options, Timestamp, Writer};
 use nix::libc;
 
 use super::SyncError;
+use super::link::Meter;
 use super::source::{Content, Sink};
 
 /// After so many bytes more, the kernel is told to begin with writing them to the disk: the guest flushes it when all is there.
 const WRITE_OUT: u64 = 32 << 20;
 
 /// A workspace's disk while it is written.
-pub(super) struct Seed {
+pub(super) struct Seed<'a> {
+    meter: &'a Meter<'a>,
     writer: Writer,
     list: Vec<SeedEntry>,
     disk: File,
@@ -26,12 +28,12 @@ pub(super) struct Seed {
     untold: u64,
 }
 
-impl Seed {
-    /// Begins anew on the disk at `path`, which no guest has mounted.
+impl<'a> Seed<'a> {
+    /// Begins anew on the disk at `path`, which no guest has mounted. `meter` is told of what is written.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(super) fn create(path: &Path) -> Result<Seed, SyncError> {
+    pub(super) fn create(path: &Path, meter: &'a Meter<'a>) -> Result<Seed<'a>, SyncError> {
         let explain = |error: io::Error| {
             let message = format!("cannot write `{}`: {error}", path.display());
             SyncError::Disk(io::Error::new(error.kind(), message))
@@ -49,7 +51,7 @@ impl Seed {
         let mut writer = Writer::new(file, options.derived_from(another.as_bytes()))?;
         // What is beside the tree is the agent's alone.
         writer.directory(b"", Metadata { mode: 0o700, ..Metadata::default() })?;
-        Ok(Seed { writer, list: Vec::new(), disk, untold: 0 })
+        Ok(Seed { meter, writer, list: Vec::new(), disk, untold: 0 })
     }
 
     /// Completes the file system.
@@ -65,7 +67,7 @@ impl Seed {
     }
 }
 
-impl Sink for Seed {
+impl Sink for Seed<'_> {
     fn put(&mut self, record: &Record, content: &mut Content<'_>) -> Result<(), SyncError> {
         let path = [SEED_TREE.as_bytes(), b"/", &record.path].concat();
         let mtime = Timestamp {
@@ -84,7 +86,7 @@ impl Sink for Seed {
                 self.writer.symlink(&path, metadata(0o777), &target)?;
             }
             kind => {
-                let mut reader = Reader { content, failure: None };
+                let mut reader = Reader { content, meter: self.meter, failure: None };
                 let written = self.writer.file(&path, metadata(kind.permissions()), &mut reader);
                 if let Some(failure) = reader.failure {
                     return Err(failure);
@@ -106,15 +108,18 @@ impl Sink for Seed {
 /// A content for the writer, which keeps what went wrong in its own words.
 struct Reader<'a, 'b> {
     content: &'a mut Content<'b>,
+    meter: &'a Meter<'a>,
     failure: Option<SyncError>,
 }
 
 impl Read for Reader<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.content.read(buffer).map_err(|error| {
+        let read = self.content.read(buffer).map_err(|error| {
             self.failure = Some(error);
-            io::ErrorKind::Other.into()
-        })
+            io::Error::from(io::ErrorKind::Other)
+        })?;
+        self.meter.advance(read as u64);
+        Ok(read)
     }
 }
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use banger_agent::protocol::sync::{Digest, Record};
+use banger_agent::sparse::{self, ContentHasher, SparseReader};
 use nix::libc;
 
 use super::SyncError;
-use crate::agent::DataWriter;
 use crate::git::{Boundary, Entry, EntryKind};
 
 /// Where content comes from.
@@ -57,19 +57,12 @@ impl Source {
 /// # Errors
 /// [`SyncError::Changed`] if it is gone.
 pub(super) fn digest(source: &Source) -> Result<Digest, SyncError> {
-    if let Some((mut file, path)) = source.open()? {
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            match file.read(&mut buffer).map_err(unread(path))? {
-                0 => return Ok(*hasher.finalize().as_bytes()),
-                count => hasher.update(&buffer[..count]),
-            };
-        }
+    if let Some((file, path)) = source.open()? {
+        return sparse::digest_file(&file).map_err(unread(path));
     }
     Ok(match source {
-        Source::Link(path, boundary) => *blake3::hash(&boundary.read_link(path).map_err(unread(path))?).as_bytes(),
-        Source::Bytes(bytes) => *blake3::hash(bytes).as_bytes(),
+        Source::Link(path, boundary) => sparse::digest(&boundary.read_link(path).map_err(unread(path))?),
+        Source::Bytes(bytes) => sparse::digest(bytes),
         Source::File(..) | Source::Pack(_) | Source::Index(_) | Source::None => [0; 32],
     })
 }
@@ -78,6 +71,9 @@ pub(super) fn digest(source: &Source) -> Result<Digest, SyncError> {
 fn unread(path: &Path) -> impl Fn(io::Error) -> SyncError {
     move |error| {
         let named = || io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return SyncError::Changed(path.to_owned());
+        }
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL | libc::ENXIO) => {
                 SyncError::Changed(path.to_owned())
@@ -91,7 +87,8 @@ fn unread(path: &Path) -> impl Fn(io::Error) -> SyncError {
 /// What was sent.
 pub(super) struct Sent {
     pub(super) digest: Digest,
-    pub(super) size: u64,
+    /// Bytes of content, holes apart.
+    pub(super) bytes: u64,
     /// What the file or link looked like when all of it had been read.
     stat: Option<Metadata>,
 }
@@ -120,17 +117,23 @@ pub(super) trait Sink {
 
 /// The content of a record: so many bytes, and their digest after the last.
 pub(super) struct Content<'a> {
-    bytes: &'a mut dyn Read,
+    body: Body<'a>,
     left: u64,
     digest: Known,
     /// Of the host, for messages.
     path: &'a Path,
 }
 
+/// Where the bytes are.
+enum Body<'a> {
+    Bytes(&'a [u8]),
+    File(SparseReader<'a>),
+}
+
 /// A digest that is known, or will be.
 enum Known {
     Already(Digest),
-    Soon(Box<blake3::Hasher>),
+    Soon(Box<ContentHasher>),
 }
 
 impl Content<'_> {
@@ -139,13 +142,37 @@ impl Content<'_> {
         self.left
     }
 
+    /// Whether it may have holes.
+    pub(super) fn is_sparse(&self) -> bool {
+        matches!(&self.body, Body::File(file) if file.is_sparse())
+    }
+
+    /// Passes over a hole, if one comes next, and returns its length.
+    ///
+    /// # Errors
+    /// [`SyncError::Changed`] if a file has become shorter.
+    pub(super) fn skip_hole(&mut self) -> Result<u64, SyncError> {
+        let Body::File(file) = &mut self.body else { return Ok(0) };
+        let hole = file.skip_hole().map_err(unread(self.path))?;
+        if let Known::Soon(hasher) = &mut self.digest {
+            hasher.skip(hole);
+        }
+        self.left -= hole;
+        Ok(hole)
+    }
+
     /// Reads some of what is left; 0 bytes when nothing is, or for an empty `buffer`.
     ///
     /// # Errors
     /// [`SyncError::Changed`] if a file has become shorter.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SyncError> {
         let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let count = self.bytes.read(&mut buffer[..wanted]).map_err(unread(self.path))?;
+        let buffer = &mut buffer[..wanted];
+        let count = match &mut self.body {
+            Body::Bytes(bytes) => bytes.read(buffer),
+            Body::File(file) => file.read(buffer),
+        };
+        let count = count.map_err(unread(self.path))?;
         if count == 0 && wanted > 0 {
             return Err(SyncError::Changed(self.path.to_owned()));
         }
@@ -157,10 +184,13 @@ impl Content<'_> {
     }
 
     /// The digest of all that was read.
-    pub(super) fn digest(&self) -> Digest {
-        match &self.digest {
-            Known::Already(digest) => *digest,
-            Known::Soon(hasher) => *hasher.finalize().as_bytes(),
+    pub(super) fn digest(&mut self) -> Digest {
+        if let Known::Soon(hasher) = &mut self.digest {
+            self.digest = Known::Already(std::mem::take(hasher).finish());
+        }
+        match self.digest {
+            Known::Already(digest) => digest,
+            Known::Soon(_) => unreachable!("it has just been made"),
         }
     }
 }
@@ -170,23 +200,25 @@ impl Content<'_> {
 /// # Errors
 /// [`SyncError::Changed`] if a file is gone, or becomes shorter while it is read.
 pub(super) fn send(out: &mut dyn Sink, mut record: Record, source: &Source) -> Result<Sent, SyncError> {
-    if let Some((mut file, path)) = source.open()? {
-        record.size = file.metadata().map_err(unread(path))?.len();
+    if let Some((file, path)) = source.open()? {
+        let reader = SparseReader::new(&file).map_err(unread(path))?;
+        record.size = reader.size();
         let soon = Known::Soon(Box::default());
-        let mut content = Content { bytes: &mut file, left: record.size, digest: soon, path };
+        let mut content = Content { body: Body::File(reader), left: record.size, digest: soon, path };
         out.put(&record, &mut content)?;
-        let digest = content.digest();
-        return Ok(Sent { digest, size: record.size, stat: Some(file.metadata().map_err(unread(path))?) });
+        let holes = if let Body::File(reader) = &content.body { reader.holes() } else { 0 };
+        let (digest, bytes) = (content.digest(), record.size - holes);
+        return Ok(Sent { digest, bytes, stat: Some(file.metadata().map_err(unread(path))?) });
     }
     match source {
         Source::Link(path, boundary) => {
             let target = boundary.read_link(path).map_err(unread(path))?;
-            let sent = send_as(out, record, &target, *blake3::hash(&target).as_bytes())?;
+            let sent = send_as(out, record, &target, sparse::digest(&target))?;
             Ok(Sent { stat: boundary.metadata(path).ok(), ..sent })
         }
-        Source::Bytes(bytes) => send_as(out, record, bytes, *blake3::hash(bytes).as_bytes()),
+        Source::Bytes(bytes) => send_as(out, record, bytes, sparse::digest(bytes)),
         Source::File(..) | Source::Pack(_) | Source::Index(_) | Source::None => {
-            Ok(Sent { digest: [0; 32], size: 0, stat: None })
+            Ok(Sent { digest: [0; 32], bytes: 0, stat: None })
         }
     }
 }
@@ -195,30 +227,12 @@ pub(super) fn send(out: &mut dyn Sink, mut record: Record, source: &Source) -> R
 ///
 /// # Errors
 /// The sink's.
-pub(super) fn send_as(
-    out: &mut dyn Sink,
-    mut record: Record,
-    mut bytes: &[u8],
-    digest: Digest,
-) -> Result<Sent, SyncError> {
+pub(super) fn send_as(out: &mut dyn Sink, mut record: Record, bytes: &[u8], digest: Digest) -> Result<Sent, SyncError> {
     record.size = bytes.len() as u64;
     let known = Known::Already(digest);
-    out.put(&record, &mut Content { bytes: &mut bytes, left: record.size, digest: known, path: Path::new("") })?;
-    Ok(Sent { digest, size: record.size, stat: None })
-}
-
-/// Over the link: see [`Record`].
-impl Sink for DataWriter<'_> {
-    fn put(&mut self, record: &Record, content: &mut Content<'_>) -> Result<(), SyncError> {
-        let head = postcard::to_stdvec(record).expect("plain data has a postcard form");
-        self.write(&(head.len() as u32).to_le_bytes())?;
-        self.write(&head)?;
-        while content.left() > 0 {
-            let count = content.read(self.room())?;
-            self.filled(count)?;
-        }
-        Ok(self.write(&content.digest())?)
-    }
+    let body = Body::Bytes(bytes);
+    out.put(&record, &mut Content { body, left: record.size, digest: known, path: Path::new("") })?;
+    Ok(Sent { digest, bytes: record.size, stat: None })
 }
 
 #[cfg(test)]

@@ -126,6 +126,7 @@ docker does), or a shell; a command takes the place of the arguments. With a rep
     #[command(
         after_help = "NAME:PATH is in the VM of that name; a relative path is below the folder that its commands run in. A file here that has
 a colon in its name: ./a:b. Folders, slashes and `-`, a tar archive, mean what they mean to `docker cp`.
+An archive that is read may be compressed with gzip, bzip2, xz or zstd.
 Out of a VM, files get at most the permissions 0755, less the umask, and a git repository is copied only if the path
 names it: NAME:PATH/.git. An archive holds everything.
 

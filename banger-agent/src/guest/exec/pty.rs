@@ -46,6 +46,12 @@ pub(super) fn report_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?)
 }
 
+unsafe extern "C" {
+    /// As fork(2), but it may be called where a signal handler may, and so in a child of a process with threads: it runs no
+    /// handlers of pthread_atfork(3), which may wait for locks (POSIX.1-2024, `_Fork`). glibc has it from 2.34 on, musl from 1.2.3 on.
+    fn _Fork() -> libc::pid_t;
+}
+
 /// Becomes the session leader of the terminal on standard input, and forks: the function returns in the command-to-be, which is
 /// in the foreground; the session leader stays inside, writes the child's pid and then each wait status to `report` as native
 /// 32-bit numbers, and exits with the child.
@@ -58,7 +64,7 @@ pub(super) unsafe fn lead_session(report: RawFd) -> io::Result<()> {
         if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
             return Err(io::Error::last_os_error());
         }
-        match libc::fork() {
+        match _Fork() {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 // A background process group that takes the terminal is sent SIGTTOU, unless it blocks it.
@@ -117,5 +123,51 @@ pub(super) fn duplicate(fd: &OwnedFd) -> io::Result<OwnedFd> {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: just made.
         copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    static HANDLED: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn handle() {
+        HANDLED.store(true, Ordering::Relaxed);
+    }
+
+    unsafe extern "C" {
+        fn pthread_atfork(
+            prepare: Option<extern "C" fn()>,
+            parent: Option<extern "C" fn()>,
+            child: Option<extern "C" fn()>,
+        ) -> libc::c_int;
+    }
+
+    #[test]
+    fn the_session_leader_forks_without_handlers_of_the_c_library() {
+        let pty = Pty::open(Size { rows: 24, columns: 80 }).unwrap();
+        let (reader, writer) = report_pipe().unwrap();
+        // SAFETY: the handler only stores a flag, and the processes that are forked make only calls that are
+        // async-signal-safe until they exit.
+        let (status, leader) = unsafe {
+            assert_eq!(pthread_atfork(Some(handle), None, None), 0);
+            let leader = _Fork();
+            if leader == 0 {
+                libc::dup2(pty.slave.as_raw_fd(), 0);
+                let led = lead_session(writer.as_raw_fd());
+                libc::_exit(if led.is_ok() && !HANDLED.load(Ordering::Relaxed) { 42 } else { 1 });
+            }
+            drop(writer);
+            let mut status = 0;
+            (libc::waitpid(leader, &mut status, 0), leader)
+        };
+        assert_eq!(status, leader);
+        let mut report = [0; 8];
+        std::io::Read::read_exact(&mut std::fs::File::from(reader), &mut report).unwrap();
+        let status = i32::from_ne_bytes(report[4..].try_into().unwrap());
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 42, "{status}");
     }
 }

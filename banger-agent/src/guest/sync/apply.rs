@@ -15,7 +15,7 @@ use super::run::reference;
 use super::tree::{Stamp, Tree, is_git, split};
 use crate::guest::serve::sync_file_system;
 use crate::protocol::Bytes;
-use crate::protocol::sync::{Applied, Change, Digest, Item, RecordKind};
+use crate::protocol::sync::{Applied, Change, Digest, Item, Kind, RecordKind};
 
 /// What has arrived and waits to be moved into place, under its own path in the stage.
 pub(super) struct Staged {
@@ -47,7 +47,11 @@ impl Staged {
         let mut files = HashMap::new();
         while let Some(record) = contents.next()? {
             let (digest, stamp) = contents.write(&record, &mut tree, &record.path)?;
-            files.insert(record.path, Arrived { digest, stamp, kind: record.kind });
+            let kind = match record.kind {
+                RecordKind::Sparse(permissions) => RecordKind::Content(Kind::File(permissions)),
+                kind => kind,
+            };
+            files.insert(record.path, Arrived { digest, stamp, kind });
         }
         Ok(Staged { stage: stage.to_owned(), files })
     }
@@ -83,7 +87,7 @@ pub(super) fn apply_fresh(
                 let known = Known { digest: arrived.digest, kind, stamp: Some(arrived.stamp) };
                 records.files.insert(path, known);
             }
-            RecordKind::Object | RecordKind::Folder => {}
+            RecordKind::Object | RecordKind::Folder | RecordKind::Sparse(_) => {}
             // A remote has one too (`refs/remotes/origin/HEAD`).
             RecordKind::References if is_head_of_repository(&path) => {
                 let (git, _) = split(&path);

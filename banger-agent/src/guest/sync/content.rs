@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
@@ -72,18 +73,47 @@ impl Contents {
         Ok(Some(record))
     }
 
-    /// Copies the content of a record of `size` bytes into `file`, and returns its digest.
-    fn copy(&mut self, size: u64, file: &mut File) -> io::Result<Digest> {
+    /// Passes the next `size` bytes on, in order.
+    fn take(&mut self, size: u64, mut put: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut left = size;
         while left > 0 {
             if !self.fill() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let count = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk.len());
-            file.write_all(&self.chunk[..count])?;
+            put(&self.chunk[..count])?;
             self.chunk.advance(count);
             left -= count as u64;
         }
+        Ok(())
+    }
+
+    /// Copies the content of a record of `size` bytes into `file`, and returns its digest.
+    fn copy(&mut self, size: u64, file: &mut File) -> io::Result<Digest> {
+        self.take(size, |bytes| file.write_all(bytes))?;
+        self.digest()
+    }
+
+    /// The same for a content in pieces ([`RecordKind::Sparse`]). What is no data stays a hole.
+    fn copy_pieces(&mut self, size: u64, file: &File) -> io::Result<Digest> {
+        let mut at = 0u64;
+        while at < size {
+            let (mut hole, mut length) = ([0; 8], [0; 4]);
+            self.read(&mut hole)?;
+            self.read(&mut length)?;
+            let (hole, length) = (u64::from_le_bytes(hole), u64::from(u32::from_le_bytes(length)));
+            let piece = hole.checked_add(length).filter(|piece| (1..=size - at).contains(piece));
+            piece.ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, "a piece of a file is not where it can be")
+            })?;
+            at += hole;
+            self.take(length, |bytes| {
+                file.write_all_at(bytes, at)?;
+                at += bytes.len() as u64;
+                Ok(())
+            })?;
+        }
+        file.set_len(size)?;
         self.digest()
     }
 
@@ -109,7 +139,10 @@ impl Contents {
             }
             kind => {
                 let mut file = tree.create(path, kind.permissions())?;
-                let digest = self.copy(record.size, &mut file)?;
+                let digest = match kind {
+                    RecordKind::Sparse(_) => self.copy_pieces(record.size, &file)?,
+                    _ => self.copy(record.size, &mut file)?,
+                };
                 Ok((digest, tree::finish(&file, record.mtime_ns)?))
             }
         }
@@ -161,6 +194,54 @@ mod tests {
                 );
             }
             assert_eq!(std::fs::read(folder.path().join("l")).unwrap(), b"hello");
+        }
+    }
+
+    fn sparse_wire(size: u64, pieces: &[(u64, &[u8])]) -> Vec<u8> {
+        let record = Record { path: b"a".to_vec(), kind: RecordKind::Sparse(0o640), mtime_ns: 0, size };
+        let head = postcard::to_stdvec(&record).unwrap();
+        let mut bytes = (head.len() as u32).to_le_bytes().to_vec();
+        bytes.extend(head);
+        for (hole, data) in pieces {
+            bytes.extend(hole.to_le_bytes());
+            bytes.extend((data.len() as u32).to_le_bytes());
+            bytes.extend(*data);
+        }
+        bytes.extend([7; 32]);
+        bytes
+    }
+
+    #[test]
+    fn holes_arrive_as_holes() {
+        use std::os::unix::fs::MetadataExt;
+
+        let bytes = sparse_wire(1 << 30, &[(1 << 20, b"data"), (0, b" and more"), ((1 << 30) - (1 << 20) - 13, b"")]);
+        for chunk in [1, 7, 4096] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut tree = Tree::open(folder.path()).unwrap();
+            let mut contents = contents(bytes.clone(), chunk);
+            let record = contents.next().unwrap().unwrap();
+            assert_eq!(contents.write(&record, &mut tree, b"a").unwrap().0, [7; 32]);
+            let file = File::open(folder.path().join("a")).unwrap();
+            let metadata = file.metadata().unwrap();
+            assert_eq!((metadata.len(), metadata.mode() & 0o777), (1 << 30, 0o640));
+            assert!(metadata.blocks() < 1024, "{}", metadata.blocks());
+            let mut data = [0; 15];
+            file.read_exact_at(&mut data, (1 << 20) - 1).unwrap();
+            assert_eq!(&data, b"\0data and more\0");
+        }
+        for (size, pieces) in [
+            (9, &[(0u64, &b""[..])][..]),
+            (9, &[(10, b"")]),
+            (9, &[(9, b"x")]),
+            (9, &[(u64::MAX, b"x")]),
+            (9, &[(0, b"ten bytes.")]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut tree = Tree::open(folder.path()).unwrap();
+            let mut contents = contents(sparse_wire(size, pieces), 64);
+            let record = contents.next().unwrap().unwrap();
+            contents.write(&record, &mut tree, b"a").unwrap_err();
         }
     }
 

@@ -10,6 +10,7 @@ mod count;
 mod place;
 mod records;
 mod references;
+mod reserve;
 mod run;
 mod seed;
 mod tree;
@@ -31,6 +32,7 @@ use self::compare::Comparison;
 use self::place::{Place, Settings, bind, remove_folder};
 use self::records::{Log, Records};
 use self::references::References;
+use self::reserve::Reserve;
 use self::run::failure;
 use self::seed::SeedDisk;
 use super::serve::sync_file_system;
@@ -212,12 +214,12 @@ impl Workspace {
                 None => remove_folder(&place.root()).and_then(|()| remove_folder(&place.stage())),
             };
             cleared.map_err(|error| explain(&error))?;
-            return Ok(Begun { mode: Mode::Fresh, seed: seed.is_some(), lost, guest_only });
+            return Ok(Begun { mode: Mode::Fresh, seed: seed.is_some(), lost, guest_only, holes: true });
         };
         remove_folder(&place.stage()).map_err(|error| explain(&error))?;
         let agreed = records.generation.is_some() && records.generation == request.base;
         let mode = if agreed { Mode::Delta } else { Mode::Complete };
-        Ok(Begun { mode, seed: false, lost, guest_only })
+        Ok(Begun { mode, seed: false, lost, guest_only, holes: true })
     }
 
     /// Makes the workspace visible at the host's path too, and no more where that was before. Where that cannot be, it is not: nothing
@@ -248,6 +250,12 @@ impl Workspace {
         staged.map_err(|error| failure("take what was written for", &place.settings.root, &error))
     }
 
+    /// The room that is kept on the workspace's own disk, if it has one.
+    fn reserve(&self) -> Option<Reserve> {
+        let held = self.held();
+        held.seed.as_ref().and_then(SeedDisk::root).map(|_| Reserve::new(&held.place.disk))
+    }
+
     /// Brings what commands and syncs wrote to the workspace's own disk, if it has one.
     fn settle(&self) {
         let disk = self.held().seed.as_ref().and_then(SeedDisk::root);
@@ -267,18 +275,20 @@ impl Workspace {
         let mut held = self.held();
         let held = &mut *held;
         let place = held.place.clone();
-        let explain = |error: &io::Error| failure("write", &place.settings.root, error);
+        let explain = |error: io::Error| failure("write", &place.settings.root, &error);
         let applied = if mode == Mode::Fresh {
-            let (records, applied) = apply_fresh(&mut held.log, &place, generation, staged).map_err(|e| explain(&e))?;
-            held.records = Some(Arc::new(records));
-            held.show().map_err(|error| failure("show the workspace at", &place.settings.root, &error))?;
-            applied
+            apply_fresh(&mut held.log, &place, generation, staged).map_err(explain).and_then(|(records, applied)| {
+                held.records = Some(Arc::new(records));
+                let shown = held.show();
+                shown.map_err(|error| failure("show the workspace at", &place.settings.root, &error))?;
+                Ok(applied)
+            })
         } else {
             let records = Arc::make_mut(held.records.get_or_insert_default());
-            apply(&mut held.log, records, &place, generation, staged, items, comparison).map_err(|e| explain(&e))?
+            apply(&mut held.log, records, &place, generation, staged, items, comparison).map_err(explain)
         };
-        // Its absence is seen to at the next sync.
+        // Its absence is seen to at the next sync. If the disk is full, this is what makes room.
         let _ = remove_folder(&place.stage());
-        Ok(applied)
+        applied
     }
 }

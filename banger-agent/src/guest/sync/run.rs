@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::apply::Staged;
 use super::compare::{Comparison, Decision, compare};
 use super::content::Contents;
-use super::place::Place;
+use super::place::{Place, remove_folder};
 use super::records::Records;
 use super::{Workspace, Workspaces, tree};
 use crate::frame::{Frame, FrameError, MAX_DATA};
@@ -26,7 +26,11 @@ use crate::protocol::{self, Failure, FailureKind, Reply};
 /// Serves one sync to the end.
 pub(in crate::guest) async fn run(workspaces: &Arc<Workspaces>, request: Sync, mut reader: Reader, mut writer: Writer) {
     let (all, root) = (Arc::clone(workspaces), request.root.clone());
-    let found = tokio::task::spawn_blocking(move || all.at(&root)).await;
+    let find = move || {
+        all.spend_reserve();
+        all.at(&root)
+    };
+    let found = tokio::task::spawn_blocking(find).await;
     let workspace = match found.unwrap_or_else(|error| Err(broken(&error))) {
         Ok(workspace) => workspace,
         Err(failure) => {
@@ -41,6 +45,12 @@ pub(in crate::guest) async fn run(workspaces: &Arc<Workspaces>, request: Sync, m
         let _ = writer.send(Frame::control(&FromSync::Failed(failure))).await;
     }
     let _ = writer.close().await;
+    let all = Arc::clone(workspaces);
+    let restored = blocking(&workspace, (), move |workspace, ()| {
+        all.restore_reserve(workspace);
+        Ok(())
+    });
+    let _ = restored.await;
 }
 
 /// Why a sync ends early.
@@ -65,8 +75,13 @@ impl From<FrameError> for End {
 async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, writer: &mut Writer) -> Result<(), End> {
     // A host that slept leaves its guest with an old clock, which breaks signatures, TLS and make.
     set_clock(request.clock_ns);
-    let begun = blocking(workspace, request.clone(), |workspace, request| workspace.begin(&request)).await;
-    let begun = match begun {
+    let begin = |workspace: &Workspace, request| {
+        if let Some(reserve) = workspace.reserve() {
+            reserve.spend();
+        }
+        workspace.begin(&request)
+    };
+    let begun = match blocking(workspace, request.clone(), begin).await {
         Ok(begun) => begun,
         Err(failure) => {
             writer.send(Frame::control(&Reply::<Begun>::Error(failure))).await?;
@@ -191,7 +206,11 @@ async fn receive_contents(workspace: &Arc<Workspace>, place: &Place, reader: &mu
     let (chunks, receiver) = mpsc::channel::<Bytes>(16);
     let (stage, root) = (place.stage(), place.settings.root.clone());
     let staging = blocking(workspace, (), move |_, ()| {
-        Staged::receive(&stage, Contents::new(receiver)).map_err(|error| failure("stage files for", &root, &error))
+        Staged::receive(&stage, Contents::new(receiver)).map_err(|error| {
+            // It may be what fills the disk.
+            let _ = remove_folder(&stage);
+            failure("stage files for", &root, &error)
+        })
     });
     let receiving = async {
         loop {

@@ -1,6 +1,6 @@
 //! The workspace's folder tree: everything beneath one root, reached without following a link.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -13,6 +13,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::beneath::{Beneath, c};
 pub(super) use crate::beneath::{is_plain, split};
 use crate::protocol::sync::{Digest, Kind};
+use crate::sparse;
 
 /// What is known of a file without reading it. An edit that leaves size and modification time alone still moves the change time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -112,19 +113,11 @@ impl Tree {
         let fd = self.folder(folder)?;
         if kind == Kind::Link {
             let target = readlinkat(fd, c(name).as_c_str())?;
-            return Ok(*blake3::hash(&target.into_vec()).as_bytes());
+            return Ok(sparse::digest(&target.into_vec()));
         }
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let file = nix::fcntl::openat(fd, c(name).as_c_str(), flags, Mode::empty())?;
-        let mut file = std::fs::File::from(file);
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(*hasher.finalize().as_bytes()),
-                count => hasher.update(&buffer[..count]),
-            };
-        }
+        sparse::digest_file(&file.into())
     }
 
     /// Removes the file or link at `path`, and the folders that are empty then. Its absence is fine.

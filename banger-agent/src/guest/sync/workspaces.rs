@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::place::check_is_free;
+use super::reserve::Reserve;
 use super::run::failure;
 use super::{COUNT_DELAY, Workspace};
 use crate::guest::init::{REPOSITORIES, WORKSPACE};
@@ -23,6 +24,8 @@ pub(in crate::guest) struct Workspaces {
     /// The one that was synced first: it comes on a disk of its own, if there is one.
     first: Arc<Workspace>,
     places: Mutex<Places>,
+    /// Room on the VM's disk.
+    reserve: Reserve,
 }
 
 /// Where they are.
@@ -39,6 +42,9 @@ impl Workspaces {
     pub(in crate::guest) fn new(disk: BorrowedFd<'_>, seed: Option<PathBuf>) -> io::Result<Workspaces> {
         let disk = disk.try_clone_to_owned()?;
         let own = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
+        let reserve = Reserve::new(&own);
+        // A log that is damaged is written anew.
+        reserve.spend();
         let first = Arc::new(Workspace::new(own.join("sync"), WORKSPACE.into(), seed)?);
         let folder = own.join("repositories");
         let mut further = BTreeMap::new();
@@ -54,7 +60,7 @@ impl Workspaces {
             Err(error) => return Err(error),
         }
         let places = Mutex::new(Places { first: first.root(), further });
-        Ok(Workspaces { folder, _disk: disk, first, places })
+        Ok(Workspaces { folder, _disk: disk, first, places, reserve })
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -94,6 +100,18 @@ impl Workspaces {
         Ok(workspace)
     }
 
+    /// Makes room for a sync on the VM's disk, if that is full.
+    pub(super) fn spend_reserve(&self) {
+        self.reserve.spend();
+    }
+
+    /// Keeps room for the next sync. Best effort: a full disk is said by what fails then.
+    pub(super) fn restore_reserve(&self, workspace: &Workspace) {
+        for reserve in workspace.reserve().iter().chain([&self.reserve]) {
+            let _ = reserve.restore();
+        }
+    }
+
     /// A command starts: the guest's own changes are not known any more.
     pub(in crate::guest) fn forget_counts(&self) {
         self.all().iter().for_each(|workspace| workspace.forget_count());
@@ -111,15 +129,10 @@ impl Workspaces {
         });
     }
 
-    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are relative to the root where there is only
-    /// one, else absolute.
+    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are absolute.
     pub(in crate::guest) fn guest_only(&self) -> Result<GuestOnly, Failure> {
-        let all = self.all();
-        if let [only] = &all[..] {
-            return only.guest_only();
-        }
         let mut sum = GuestOnly::default();
-        for workspace in all {
+        for workspace in self.all() {
             let GuestOnly { counts, named } = workspace.guest_only()?;
             sum.counts.files += counts.files;
             sum.counts.references += counts.references;

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use futures::future::LocalBoxFuture;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Uid, getpid};
 use tokio::process::Command;
@@ -37,7 +38,13 @@ impl Backend for Qemu {
         "QEMU"
     }
 
-    fn launch(&self, machine: &Machine, accelerator: Accelerator) -> Result<Launched> {
+    fn launch<'a>(&'a self, machine: &'a Machine, accelerator: Accelerator) -> LocalBoxFuture<'a, Result<Launched>> {
+        Box::pin(self.start(machine, accelerator))
+    }
+}
+
+impl Qemu {
+    async fn start(&self, machine: &Machine, accelerator: Accelerator) -> Result<Launched> {
         // Socket pairs, so that nothing has a name on disk that would be left behind.
         let pair = || StdUnixStream::pair().at("make a socket for", &self.program);
         let ((agent, its_agent), (console, its_console), (qmp, its_qmp)) = (pair()?, pair()?, pair()?);
@@ -46,7 +53,7 @@ impl Backend for Qemu {
 
         let mut kernel_parameters = kernel_command_line(&machine.record);
         if accelerator == Accelerator::Tcg {
-            kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters());
+            kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
         }
 
         let rules = self.rules(machine, accelerator).prepare().at("confine", &self.program)?;
@@ -85,9 +92,7 @@ impl Backend for Qemu {
             console: ours(console).at("talk to", &self.program)?,
         })
     }
-}
 
-impl Qemu {
     /// What QEMU may do to run `machine`.
     fn rules(&self, machine: &Machine, accelerator: Accelerator) -> Rules {
         let network = machine.record.net == NetMode::User;

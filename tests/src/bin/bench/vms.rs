@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use banger_tests::leftovers::Machine;
 use banger_tests::{Home, Repository, eventually};
 
-use super::floor::{Floor, Served};
+use super::floor::{Floor, LIMIT, Served};
 use super::{Failure, median, megabytes_per_second, ms, ratio, row, succeed, tenths};
 
 /// The VM that is measured.
@@ -76,6 +76,8 @@ impl Vm<'_> {
         let added = self.repository.run(["vm", "port", "add", "--vm", NAME, "0:7000"]).ok().text();
         let stream = TcpStream::connect(added.trim())?;
         stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(LIMIT))?;
         Ok(Served(stream))
     }
 
