@@ -170,10 +170,16 @@ pub fn exec(
     let root = site.as_ref().filter(|site| site.is_present()).map(Site::root);
     let work = Work::new(&options, given, root, paths, &account, ui)?;
     let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
-    let machine = machines.reported(&account).start_found(&vm, &wanted)?;
-    let place = Place::of(&machine.vm, site.as_ref(), here, &Images::new(paths, ui));
-    let outcome =
-        work.command(&machine, None, site.as_ref(), &place, command.iter().map(|word| word.as_os_str().into()));
+    let machines = machines.reported(&account);
+    let (machine, outcome) = post_mortem::unless_stopped(|| {
+        let machine = machines.start_found(&vm, &wanted)?;
+        let place = Place::of(&machine.vm, site.as_ref(), here, &Images::new(paths, ui));
+        let words = command.iter().map(|word| word.as_os_str().into());
+        match work.command(&machine, None, site.as_ref(), &place, words) {
+            Err(error) if error.kind == ErrorKind::VmEnded => Err(error),
+            outcome => Ok((machine, outcome)),
+        }
+    })?;
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
 }
 

@@ -144,27 +144,29 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let synced = synced.map(|(preparation, _)| preparation);
         Ok((machine, synced))
     };
-    let mut prepared = prepare();
-    // A VM that was killed may have looked alive. The command has not begun, so the VM may be started again for it.
-    let (used, failure) = match &prepared {
-        Ok((machine, synced)) => (Some(machine), synced.as_ref().err()),
-        Err(error) => (None, Some(error)),
+    let mut restarts = if options.rm { 0..0 } else { 0..post_mortem::RESTARTS };
+    let (machine, outcome) = loop {
+        let prepared = prepare();
+        // A VM that was killed may have looked alive, and somebody may have stopped it meanwhile. The command has not begun, so the VM may
+        // be started again for it.
+        let (used, failure) = match &prepared {
+            Ok((machine, synced)) => (Some(machine), synced.as_ref().err()),
+            Err(error) => (None, Some(error)),
+        };
+        if failure.is_some_and(|error| machines.is_over(error, &workspace, used)) && restarts.next().is_some() {
+            continue;
+        }
+        let (machine, synced) = prepared?;
+        let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
+        let place = Place::of_workspace(here, &site);
+        let words = options.command.iter().map(|word| word.as_os_str().into());
+        let outcome =
+            synced.and_then(|preparation| work.command(&machine, Some(&preparation), Some(&site), &place, words));
+        match outcome {
+            Err(error) if error.kind == ErrorKind::VmEnded && restarts.next().is_some() => {}
+            outcome => break (machine, outcome),
+        }
     };
-    if failure.is_some_and(|error| error.kind.is_of_vm()) && !options.rm && machines.has_died(&workspace, used) {
-        prepared = prepare();
-    }
-    let (machine, synced) = prepared?;
-    let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
-    let place = Place::of_workspace(here, &site);
-    let outcome = synced.and_then(|preparation| {
-        work.command(
-            &machine,
-            Some(&preparation),
-            Some(&site),
-            &place,
-            options.command.iter().map(|word| word.as_os_str().into()),
-        )
-    });
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
         discard_after(&machine, &machines, ui);

@@ -21,6 +21,7 @@ use crate::git::Workspace;
 use crate::images::{self, Images};
 use crate::machine::{Machine, Machines};
 use crate::paths::Paths;
+use crate::post_mortem;
 use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report};
 use crate::site::Site;
@@ -96,7 +97,8 @@ impl<'a> Work<'a> {
     /// # Errors
     /// As [`Preparation::run`].
     pub(super) fn prepare(&self, machine: &Machine, preparation: &Preparation) -> Result<(), CommandError> {
-        self.enter(machine, Some(preparation), None).map(drop)
+        let entered = self.enter(machine, Some(preparation), None);
+        entered.map(drop).map_err(|error| post_mortem::of_preparation(error, machine))
     }
 
     /// Does what the workspace asks for, if it was synced, and then runs the command; without words, the user's login shell. In a VM with
@@ -112,7 +114,8 @@ impl<'a> Work<'a> {
         place: &Place,
         words: impl Iterator<Item = Bytes>,
     ) -> Result<Outcome, CommandError> {
-        let surroundings = self.enter(machine, preparation, site)?;
+        let entered = self.enter(machine, preparation, site);
+        let surroundings = entered.map_err(|error| post_mortem::of_preparation(error, machine))?;
         let user = place.user(self.how);
         // The tools are root's; another user has what the image has.
         let env = surroundings.variables(user.is_none());
@@ -122,7 +125,12 @@ impl<'a> Work<'a> {
         let (argv, cwd) = (words.collect(), cwd.as_os_str().into());
         let ports = self.settings.ports_by_themselves();
         let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
-        self.account.time(Phase::Run, || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui))
+        let run = || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui);
+        let outcome = self.account.time(Phase::Run, run)?;
+        if matches!(outcome, Outcome::Status(status) if status != 0) && post_mortem::was_stopped(machine) {
+            self.ui.warning("the VM was stopped while the command ran");
+        }
+        Ok(outcome)
     }
 
     /// Waits until the VM is ready, and sees to all that comes before a command.
