@@ -175,7 +175,7 @@ impl<'a> Work<'a> {
         let inherited = Inherited::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
         inherited.warnings.iter().for_each(|warning| ui.warning(warning));
         let mut all = Vec::new();
-        match self.certificates.install(&machine.vm, ui) {
+        match self.certificates.install(&machine.vm, self.account, ui) {
             Ok(()) if self.certificates.is_empty() => {}
             Ok(()) => all.extend(certificates::VARIABLES.map(|(name, value)| (name.into(), value.into()))),
             // The command may have no need of them.
