@@ -16,6 +16,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod link;
 pub mod protocol;
+pub mod terminfo;
 
 #[cfg(feature = "guest")]
 pub mod guest;

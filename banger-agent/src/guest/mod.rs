@@ -12,6 +12,7 @@ pub mod init;
 mod serve;
 pub mod sftp;
 mod sync;
+mod terminfo;
 mod users;
 
 pub use serve::serve;

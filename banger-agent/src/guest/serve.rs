@@ -20,7 +20,7 @@ use super::clock::set_clock;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
 use super::sync::Workspaces;
-use super::{Reader, Writer, copy, exec, forward, sync};
+use super::{Reader, Writer, copy, exec, forward, sync, terminfo};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
 use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Request, Stat};
@@ -148,6 +148,7 @@ impl Agent {
                 answer(writer, Ok(Readiness { state: state.state, failed_units: state.failed_units })).await;
             }
             Request::Authorize(request) => answer(writer, authorize(&request)).await,
+            Request::Terminfo(request) => answer(writer, terminfo::install(&request)).await,
             Request::Stat => answer(writer, self.stat()).await,
             Request::Shutdown => {
                 answer(writer, Ok(())).await;

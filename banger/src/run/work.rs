@@ -26,6 +26,7 @@ use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report};
 use crate::site::Site;
 use crate::sync::{self, Listed, SyncError};
+use crate::terminfo;
 use crate::ui::Ui;
 use crate::units::{bytes, count, elapsed};
 
@@ -121,7 +122,10 @@ impl<'a> Work<'a> {
         let env = surroundings.variables(user.is_none());
         let tty = self.has_terminal().then(|| terminal::size().unwrap_or_default());
         let (cwd, make_cwd) = place.folder(self.how);
-        let env = [environment::of_terminal(tty.is_some()), env].concat();
+        let mut env = [environment::of_terminal(tty.is_some()), env].concat();
+        if tty.is_some() {
+            self.bring_terminal(machine, &mut env);
+        }
         let (argv, cwd) = (words.collect(), cwd.as_os_str().into());
         let ports = self.settings.ports_by_themselves();
         let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
@@ -131,6 +135,16 @@ impl<'a> Work<'a> {
             self.ui.warning("the VM was stopped while the command ran");
         }
         Ok(outcome)
+    }
+
+    /// Lets the guest know the terminal that a command gets, if this machine does. A command can do without.
+    fn bring_terminal(&self, machine: &Machine, env: &mut Variables) {
+        let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
+        match Call::ask::<bool>(&machine.vm, &request) {
+            Ok(true) => env.extend(terminfo::variables(env)),
+            Ok(false) => {}
+            Err(error) => self.ui.detail(&format!("the VM does not know this terminal: {error}")),
+        }
     }
 
     /// Waits until the VM is ready, and sees to all that comes before a command.
