@@ -148,9 +148,22 @@ fn mise_is_asked_when_its_files_change_and_its_failure_stops_nothing() {
     let template = format!("[env]\nFROM_MISE = \"{{{{ exec(command='mkdir -p {mark}; echo there') }}}}\"\n");
     repository.write("mise.toml", template);
     assert!(!run(&["--no-mise"], "true").stderr.contains("tools"));
-    let output = run(&[], &format!("mise env; test -d {mark}"));
+    let output = run(&[], &format!("echo $FROM_MISE; test -d {mark}"));
     assert!(output.stderr.contains("the tools are there"), "{}", output.stderr);
-    assert!(output.text().contains("FROM_MISE=there"), "{}", output.text());
+    assert_eq!(output.text(), "there\n");
+    assert_eq!(run(&["-e", "FROM_MISE=mine"], "echo $FROM_MISE").text(), "mine\n");
+    assert_eq!(run(&["--no-mise"], "echo ${FROM_MISE-unset}").text(), "unset\n");
+    // A project of a monorepo has its own besides; elsewhere they do not count.
+    repository.write("project/mise.toml", "[env]\nOF_PROJECT = \"yes\"\n");
+    let asked = "echo $FROM_MISE ${OF_PROJECT-no}; mise env >/dev/null 2>&1 && echo trusted";
+    let output = run(&["-w", "project"], asked);
+    assert!(output.stderr.contains("the tools are there"), "{}", output.stderr);
+    assert_eq!(output.text(), "there yes\ntrusted\n");
+    assert_eq!(run(&["-w", "project"], asked).text(), "there yes\ntrusted\n");
+    assert_eq!(run(&[], asked).text(), "there no\ntrusted\n");
+    let name = home.vm().file_name().unwrap().to_str().unwrap().to_owned();
+    let inside = repository.run(["vm", "exec", &name, "-w", "project", "--", "sh", "-c", asked]).ok();
+    assert_eq!(inside.text(), "there yes\ntrusted\n");
     assert!(!fs::exists(mark).unwrap());
     assert!(!run(&[], "true").stderr.contains("tools"));
     repository.write(".tool-versions", "# nothing yet\n");

@@ -8,8 +8,10 @@ mod setup;
 mod sshd;
 
 use std::fs::{File, TryLockError};
+use std::path::Path;
 
 use banger_agent::protocol::Bytes;
+use banger_vmm::Vm;
 
 pub(crate) use self::done::Done;
 use self::mise::Mise;
@@ -45,19 +47,20 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    /// Finds out what the workspace, whose files are `listed`, asks for at `site`.
+    /// Finds out what the workspace, whose files are `listed`, asks for at `site`, for commands in `folder` in the guest.
     ///
     /// # Errors
     /// If a file that has a say in it cannot be read.
     pub fn of(
         workspace: &Workspace,
         site: &Site,
+        folder: &Path,
         listed: &Listed,
         settings: &Settings,
         paths: &Paths,
         ui: &Ui,
     ) -> Result<Preparation, CommandError> {
-        let mise = if settings.mise() { Mise::of(site, listed, paths)? } else { None };
+        let mise = if settings.mise() { Mise::of(site, folder, listed, paths)? } else { None };
         let setup = Setup::of(workspace, listed, settings, ui)?;
         Ok(Preparation { site: site.clone(), mise, setup })
     }
@@ -67,9 +70,20 @@ impl Preparation {
         self.mise.as_ref().map(|mise| mise.variables(of_image)).unwrap_or_default()
     }
 
-    /// The same for a workspace that the VM was prepared for before.
-    pub fn variables_of(site: &Site, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
-        mise::variables_of(site, of_image)
+    /// What the tools set for commands, once all is done.
+    pub fn environment(&self, vm: &Vm, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+        self.mise.as_ref().map(|mise| mise.environment(vm, &self.site, ui)).unwrap_or_default()
+    }
+
+    /// Both for a workspace that the VM was prepared for before, and a command in `folder` in the guest.
+    pub fn variables_of(
+        vm: &Vm,
+        site: &Site,
+        folder: &Path,
+        of_image: &[(Bytes, Bytes)],
+        ui: &Ui,
+    ) -> Vec<(Bytes, Bytes)> {
+        mise::variables_of(vm, site, folder, of_image, ui)
     }
 
     /// Does what has to be done, with the variables that commands have.

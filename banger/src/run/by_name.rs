@@ -93,9 +93,11 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         listed.check(workspace)?;
         let machine = make()?;
         let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
-        let synced = work.sync(&machine, workspace, &site, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
-            branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
-        });
+        let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &site);
+        let synced =
+            work.sync(&machine, workspace, &site, &place, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
+                branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
+            });
         let preparation = synced.inspect_err(|_| {
             // It has nothing of anybody's; that it could not be removed is not the news.
             let _ = discard(&machine, &machines);

@@ -140,7 +140,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         };
         let published = publish(&machine.vm, &options.vm.publish, ui);
         let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
-        let synced = published.and_then(|()| work.sync(&machine, &workspace, &site, listed, policy(options)));
+        let place = Place::of_workspace(here, &site);
+        let synced = published.and_then(|()| work.sync(&machine, &workspace, &site, &place, listed, policy(options)));
         let synced = synced.map(|(preparation, _)| preparation);
         Ok((machine, synced))
     };

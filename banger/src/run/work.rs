@@ -65,7 +65,7 @@ impl<'a> Work<'a> {
         Ok(Work { settings, how: &options.how, given, certificates, paths, account, ui })
     }
 
-    /// Brings the workspace into the VM, to `site`, and finds out what it asks for. It was listed while the VM was looked for.
+    /// Brings the workspace into the VM, to `site`, and finds out what it asks for, for a command in `place`. It was listed while the VM was looked for.
     ///
     /// # Errors
     /// If it cannot be read, or both sides changed the same things.
@@ -74,6 +74,7 @@ impl<'a> Work<'a> {
         machine: &Machine,
         workspace: &Workspace,
         site: &Site,
+        place: &Place,
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<(Preparation, sync::Report), CommandError> {
@@ -82,7 +83,8 @@ impl<'a> Work<'a> {
         let listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
         listed.warnings().for_each(|warning| self.ui.warning(&warning));
         let files = listed.files();
-        let preparation = Preparation::of(workspace, site, &listed, &self.settings, self.paths, self.ui)?;
+        let (folder, _) = place.folder(self.how);
+        let preparation = Preparation::of(workspace, site, &folder, &listed, &self.settings, self.paths, self.ui)?;
         let waits = || self.ui.status("waiting for another command's sync of this workspace");
         let report = self.account.time(Phase::Sync, || {
             sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history(), &waits)
@@ -98,7 +100,7 @@ impl<'a> Work<'a> {
     /// # Errors
     /// As [`Preparation::run`].
     pub(super) fn prepare(&self, machine: &Machine, preparation: &Preparation) -> Result<(), CommandError> {
-        let entered = self.enter(machine, Some(preparation), None);
+        let entered = self.enter(machine, Some(preparation), None, Path::new(""));
         entered.map(drop).map_err(|error| post_mortem::of_preparation(error, machine))
     }
 
@@ -115,13 +117,13 @@ impl<'a> Work<'a> {
         place: &Place,
         words: impl Iterator<Item = Bytes>,
     ) -> Result<Outcome, CommandError> {
-        let entered = self.enter(machine, preparation, site);
+        let (cwd, make_cwd) = place.folder(self.how);
+        let entered = self.enter(machine, preparation, site, &cwd);
         let surroundings = entered.map_err(|error| post_mortem::of_preparation(error, machine))?;
         let user = place.user(self.how);
         // The tools are root's; another user has what the image has.
         let env = surroundings.variables(user.is_none());
         let tty = self.has_terminal().then(|| terminal::size().unwrap_or_default());
-        let (cwd, make_cwd) = place.folder(self.how);
         let mut env = [environment::of_terminal(tty.is_some()), env].concat();
         if tty.is_some() {
             self.bring_terminal(machine, &mut env);
@@ -153,6 +155,7 @@ impl<'a> Work<'a> {
         machine: &Machine,
         preparation: Option<&Preparation>,
         site: Option<&Site>,
+        folder: &Path,
     ) -> Result<Surroundings, CommandError> {
         if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
             self.account.time(Phase::Ready, || wait_for_system(&machine.vm, self.ui))?;
@@ -162,15 +165,18 @@ impl<'a> Work<'a> {
         let (inherited, said) = self.variables(machine);
         let of_tools = match preparation {
             Some(preparation) => preparation.variables(&of_image),
-            None => site.map(|site| Preparation::variables_of(site, &of_image)).unwrap_or_default(),
+            None => site
+                .map(|site| Preparation::variables_of(&machine.vm, site, folder, &of_image, self.ui))
+                .unwrap_or_default(),
         };
-        let surroundings = Surroundings { inherited, of_image, of_tools, said };
+        let mut surroundings = Surroundings { inherited, of_image, of_tools, said };
         let with_tools = surroundings.variables(true);
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
             prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
         }
         if let Some(preparation) = preparation {
             preparation.run(machine, &with_tools, self.account, self.ui)?;
+            surroundings.of_tools.extend(preparation.environment(&machine.vm, self.ui));
         }
         Ok(surroundings)
     }

@@ -7,6 +7,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::by_name::workspace;
+use super::place::Place;
 use super::policy;
 use super::work::Work;
 use crate::cli::Run;
@@ -68,8 +69,9 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
             (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
         });
         let machine = machine?;
+        let place = Place::of_workspace(&workspace.root, &site);
         let files_listed = listed.as_ref().map_or(0, Listed::files);
-        let synced = work.sync(&machine, &workspace, &site, listed, policy(new.options));
+        let synced = work.sync(&machine, &workspace, &site, &place, listed, policy(new.options));
         match synced.and_then(|(preparation, report)| work.prepare(&machine, &preparation).map(|()| report)) {
             Err(error) if post_mortem::is_over(&error, &vm, Some(&machine)) => Err(error.kind(ErrorKind::VmEnded)),
             prepared => Ok((machine, files_listed, prepared)),
