@@ -61,6 +61,8 @@ pub enum Request {
     },
     /// Lets the user into an SSH server of the guest's own; the answer is whether the key is there, `bool`.
     Authorize(Authorize),
+    /// Gives the files of a workspace to a user of the guest; the answer is how many were another's, `u64`.
+    Own(Own),
     /// Lets programs in the guest know a terminal; the answer is whether they are to look for it in `/etc/terminfo`, `bool`.
     Terminfo(Terminfo),
     /// How the guest is; the answer is [`Stat`].
@@ -144,6 +146,15 @@ pub struct Authorize {
     pub key: String,
     /// Even if the guest has no server: it is about to get one.
     pub awaited: bool,
+}
+
+/// Gives the files of a workspace to a user.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Own {
+    /// Where the workspace is in the guest, absolute.
+    pub root: Bytes,
+    /// As in [`exec::Exec::user`].
+    pub user: String,
 }
 
 /// The answer to [`Request::Stat`].

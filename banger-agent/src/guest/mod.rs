@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod forward;
 pub mod init;
+mod own;
 mod serve;
 pub mod sftp;
 mod sync;

@@ -9,16 +9,18 @@ mod sshd;
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::time::Duration;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::{Bytes, Own, Request};
 use banger_vmm::Vm;
 
 pub(crate) use self::done::Done;
 use self::mise::Mise;
 use self::setup::Setup;
 pub(crate) use self::sshd::start as start_sshd;
+use crate::agent::Call;
 use crate::config::Settings;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::machine::Machine;
 use crate::paths::Paths;
@@ -26,6 +28,9 @@ use crate::report::{Phase, Report};
 use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
+
+/// How long a guest may take to give all files of a workspace to a user.
+const OWN_LIMIT: Duration = Duration::from_secs(600);
 
 /// Held while something is done to a VM: of what two repositories ask for, one would be in the other's way (apt, mise).
 fn alone(machine: &Machine, ui: &Ui) -> Result<File, CommandError> {
@@ -63,6 +68,21 @@ impl Preparation {
         let mise = if settings.mise() { Mise::of(site, folder, listed, paths)? } else { None };
         let setup = Setup::of(workspace, listed, settings, ui)?;
         Ok(Preparation { site: site.clone(), mise, setup })
+    }
+
+    /// Gives the working tree to the user of the guest called `owner`: what was synced is root's.
+    ///
+    /// # Errors
+    /// If the guest has no such user, or the VM fails.
+    pub fn give_to(&self, owner: &str, vm: &Vm) -> Result<(), CommandError> {
+        let request = Own { root: self.site.guest_path().as_os_str().into(), user: owner.to_owned() };
+        let given: Result<u64, _> = Call::ask_within(vm, &Request::Own(request), OWN_LIMIT);
+        given.map(drop).map_err(|error| match CommandError::from(error) {
+            error if error.kind == ErrorKind::NoSuchUser => {
+                error.hint("`owner` of the configuration names a user of the VM")
+            }
+            error => error,
+        })
     }
 
     /// Variables for what runs in the guest: where the tools are.

@@ -28,6 +28,7 @@ pub use self::workspace::{NewWorkspace, prepare};
 use crate::belonging::Purpose;
 use crate::cli::Run;
 use crate::commands::publish;
+use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::images::{ImageAccess, Images};
@@ -106,6 +107,18 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
     }
 }
 
+/// Says that the `banger.toml` of the repository around this one, be it the superproject of a submodule, has no say in a VM that is about to be made.
+fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
+    let has_file = |root: &Path| root.join(REPOSITORY_FILE).is_file();
+    let Some(parent) = workspace.root.parent().filter(|_| !has_file(&workspace.root)) else { return };
+    if let Ok(outer) = Workspace::discover(parent, crate::machine::git_host(paths))
+        && has_file(&outer.root)
+    {
+        let (root, place) = (outer.root.display(), workspace.root.display());
+        ui.warning(&format!("`{REPOSITORY_FILE}` of the repository around this one, {root}, does not count in {place}: for that repository's VM, run banger in {root}"));
+    }
+}
+
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
@@ -119,6 +132,9 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         if !images.is_to_be_had(image).unwrap_or(true) {
             images.ensure(image, ImageAccess::User)?;
         }
+    }
+    if options.rm || machines.find(&workspace)?.is_none() {
+        tell_outer_configuration(&workspace, paths, ui);
     }
     let prepare = || -> Result<(Machine, Result<Preparation, CommandError>), CommandError> {
         let list = || account.time(Phase::List, || Listed::new(&workspace, &paths.own()));

@@ -174,6 +174,9 @@ impl<'a> Work<'a> {
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
             prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
         }
+        if let (Some(preparation), Some(owner)) = (preparation, self.settings.owner()) {
+            self.account.time(Phase::Sync, || preparation.give_to(owner, &machine.vm))?;
+        }
         if let Some(preparation) = preparation {
             preparation.run(machine, &with_tools, self.account, self.ui)?;
             surroundings.of_tools.extend(preparation.environment(&machine.vm, self.ui));
