@@ -17,6 +17,7 @@ pub mod fuzzing;
 pub mod link;
 pub mod protocol;
 pub mod sparse;
+pub mod terminfo;
 
 #[cfg(feature = "guest")]
 pub mod guest;

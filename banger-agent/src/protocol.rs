@@ -15,6 +15,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::terminfo::Terminfo;
+
 /// The first frame of a stream: which operation it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -59,6 +61,10 @@ pub enum Request {
     },
     /// Lets the user into an SSH server of the guest's own; the answer is whether the key is there, `bool`.
     Authorize(Authorize),
+    /// Gives the files of a workspace to a user of the guest; the answer is how many were another's, `u64`.
+    Own(Own),
+    /// Lets programs in the guest know a terminal; the answer is whether they are to look for it in `/etc/terminfo`, `bool`.
+    Terminfo(Terminfo),
     /// How the guest is; the answer is [`Stat`].
     Stat,
     /// Powers the guest off. The answer comes first, if it comes at all.
@@ -140,6 +146,15 @@ pub struct Authorize {
     pub key: String,
     /// Even if the guest has no server: it is about to get one.
     pub awaited: bool,
+}
+
+/// Gives the files of a workspace to a user.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Own {
+    /// Where the workspace is in the guest, absolute.
+    pub root: Bytes,
+    /// As in [`exec::Exec::user`].
+    pub user: String,
 }
 
 /// The answer to [`Request::Stat`].

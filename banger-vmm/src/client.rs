@@ -84,6 +84,7 @@ impl Connection {
             Ok(Reply::Error(failure)) if failure.kind == FailureKind::GoingDown => {
                 Err(Error::GoingDown(self.vm.clone()))
             }
+            Ok(Reply::Error(failure)) if failure.kind == FailureKind::InUse => Err(Error::InUse(self.vm.clone())),
             Ok(Reply::Error(failure)) if failure.kind == FailureKind::Busy => {
                 Err(Error::TooManyClients(self.vm.clone()))
             }

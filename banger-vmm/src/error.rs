@@ -90,6 +90,9 @@ pub enum Error {
     /// The VM is going down in order.
     #[error("the VM `{0}` is going down")]
     GoingDown(String),
+    /// A command runs in the VM, or a connection to one of its ports is open.
+    #[error("the VM `{0}` is in use: a command runs in it, or a connection to a forwarded port is open")]
+    InUse(String),
     /// Another command works on the VM, and did not finish in time.
     #[error("another command has been working on the VM `{0}` for too long")]
     Busy(String),
@@ -173,6 +176,8 @@ pub(crate) enum FailureKind {
     GoingDown,
     /// The supervisor serves as many clients as it can.
     Busy,
+    /// The VM is in use, and is to stop only if it is not.
+    InUse,
     /// The supervisor does not know the request: it is of another version of banger.
     UnknownRequest,
     /// The guest reset itself while it booted, as a kernel that panics does.
@@ -188,6 +193,11 @@ impl Failure {
     /// The failure to serve somebody who came too late.
     pub(crate) fn going_down() -> Self {
         Failure::new("the VM is going down").of_kind(FailureKind::GoingDown).with_hint("run it again")
+    }
+
+    /// The refusal to stop a VM that is in use.
+    pub(crate) fn in_use() -> Self {
+        Failure::new("the VM is in use").of_kind(FailureKind::InUse)
     }
 
     pub(crate) fn of_kind(mut self, kind: FailureKind) -> Self {
@@ -228,6 +238,7 @@ impl Error {
             Error::Newer { .. } => Some("use the newer banger that made it, or delete this VM".into()),
             Error::Running(_) => Some("stop it first".into()),
             Error::GoingDown(_) => Some("run it again".into()),
+            Error::InUse(_) => Some("wait for the command to end".into()),
             Error::TooManyClients(_) => Some("wait for one of them to end".into()),
             Error::Busy(_) => Some("wait for the other command, or end it".into()),
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),

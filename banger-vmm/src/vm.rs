@@ -32,6 +32,10 @@ pub(crate) const OPERATION_LOCK: &str = "operation.lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(300);
 /// What a supervisor needs to leave after its VMM is gone.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+/// What a supervisor may take besides that to see that the VM is unused, and to count the guest's changes.
+const COUNT_PATIENCE: Duration = Duration::from_secs(15);
+/// What a supervisor may take to say whether its VM is going down.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 /// What a supervisor needs to make its socket anew.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(5);
 /// What an orderly shutdown that somebody else has asked for may take.
@@ -278,6 +282,13 @@ impl Vm {
         Ok(last_use)
     }
 
+    /// Whether the VM is going down in order. A supervisor that does not say so within a second is none that does.
+    pub fn is_going_down(&self) -> bool {
+        let status = client::connect(&self.name, &self.folder)
+            .and_then(|connection| connection.within(LOOK_PATIENCE).ask::<Status>(&Request::Status));
+        status.is_ok_and(|status| status.going_down)
+    }
+
     /// Asks the supervisor how the VM is.
     ///
     /// # Errors
@@ -293,10 +304,22 @@ impl Vm {
     /// [`Error::Supervisor`] if it does not go.
     pub fn stop(&self, timeout: Duration) -> Result<Stopped> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let (start, limit) = (Instant::now(), timeout + EXIT_PATIENCE);
+        self.request_stop(&Request::Stop { timeout_ms, if_unused: false }, timeout + EXIT_PATIENCE)
+    }
+
+    /// Stops a VM that nobody uses, at once: before, the guest's changes are counted, so that [`Vm::last_use`] knows them.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] if somebody does; [`Error::Supervisor`] if it does not go.
+    pub fn stop_unused(&self) -> Result<Stopped> {
+        self.request_stop(&Request::Stop { timeout_ms: 0, if_unused: true }, EXIT_PATIENCE + COUNT_PATIENCE)
+    }
+
+    fn request_stop(&self, request: &Request, limit: Duration) -> Result<Stopped> {
+        let start = Instant::now();
         // Another command may start the VM again meanwhile: that supervisor is none of this one's business.
         let supervisor = RunInfo::read(&self.folder)?;
-        match self.connect().and_then(|connection| connection.within(limit).ask(&Request::Stop { timeout_ms })) {
+        match self.connect().and_then(|connection| connection.within(limit).ask(request)) {
             // One whose VM has just died goes without an answer.
             Ok(()) | Err(Error::NotRunning(_) | Error::Supervisor { .. }) => {}
             Err(error) => return Err(error),

@@ -35,7 +35,12 @@ pub(crate) enum Request {
         idle_timeout_ms: u64,
     },
     /// Shut down, in order until the time is up. Answered when the VMM is gone.
-    Stop { timeout_ms: u64 },
+    Stop {
+        timeout_ms: u64,
+        /// Refuse if the VM is in use, and count the guest's changes before the VM goes down.
+        #[serde(default)]
+        if_unused: bool,
+    },
     /// Listen at these ports of the host too. Answered with a [`PortsAnswer`] of them, as are the others.
     AddPorts { ports: Vec<PortForward> },
     /// Not at these any more.
@@ -76,6 +81,9 @@ pub struct Status {
     pub clients: usize,
     /// What the VMM takes of the host's memory, in bytes.
     pub memory_bytes: u64,
+    /// Whether the VM is going down in order.
+    #[serde(default)]
+    pub going_down: bool,
 }
 
 /// The agent, as it introduced itself.

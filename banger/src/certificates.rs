@@ -13,6 +13,7 @@ use banger_vmm::Vm;
 use crate::error::{CommandError, ErrorKind};
 use crate::job;
 use crate::prepare::Done;
+use crate::report::{Phase, Report};
 use crate::ui::Ui;
 
 /// No file of certificates is longer, in bytes,
@@ -31,7 +32,8 @@ pub const VARIABLES: [(&str, &str); 3] = [
 ///
 /// `update-ca-certificates` starts a thousand processes, which takes a translated guest a minute. So its work is done here for our
 /// certificates alone, and undone, wherever the result is the same: nothing of its own hangs on it (`update.d`), and the bundle is as
-/// we left it. Whenever it is run in the guest later, it finds ours in their place.
+/// we left it. Whenever it is run in the guest later, it finds ours in their place. No process is started for each certificate: a bundle
+/// of the host has more than a hundred. printf(1) is built into every shell in use, and `openssl rehash` goes through the whole folder.
 const BEGIN: &str = "set -eu
 umask 022
 store=/usr/local/share/ca-certificates
@@ -39,19 +41,25 @@ certs=/etc/ssl/certs
 ours=/etc/banger
 mkdir -p $store $ours
 whole=
-command -v openssl >/dev/null && [ -s $certs/ca-certificates.crt ] || whole=yes
+openssl rehash -help >/dev/null 2>&1 && [ -s $certs/ca-certificates.crt ] || whole=yes
 [ -z \"$(ls -A /etc/ca-certificates/update.d 2>/dev/null)\" ] || whole=yes
 rm -f $store/banger-*.crt
 if [ -e $ours/ca-certificates.pem ]; then
     if cat $ours/ca-before.pem $ours/ca-certificates.pem | cmp -s - $certs/ca-certificates.crt; then
         cat $ours/ca-before.pem >$certs/ca-certificates.crt
-        find $certs -lname 'banger-*.pem' -delete
-        rm -f $certs/banger-*.pem
     else
         whole=yes
     fi
 fi
+if [ -d $certs ]; then
+    find $certs -lname 'banger-*.pem' -delete
+    rm -f $certs/banger-*.pem
+fi
 rm -f $ours/ca-*.pem
+put() {
+    printf %s \"$2\" >$store/banger-$1.crt
+    [ $whole ] || printf %s \"$2\" >$certs/banger-$1.pem
+}
 ";
 
 /// The last part, after the certificates were written into the store. Where there is no `update-ca-certificates`, [`VARIABLES`] lead to
@@ -68,17 +76,13 @@ if ! command -v update-ca-certificates >/dev/null; then
 fi
 if [ $whole ]; then
     update-ca-certificates
-elif [ -e $1 ]; then
-    cat $certs/ca-certificates.crt >$ours/ca-before.pem
-    for file; do
-        name=${file##*/}
-        ln -s $file $certs/${name%.crt}.pem
-        hash=$(openssl x509 -noout -hash -in $file)
-        number=0
-        while [ -e $certs/$hash.$number ]; do number=$((number + 1)); done
-        ln -s ${name%.crt}.pem $certs/$hash.$number
-    done
-    cat $ours/ca-certificates.pem >>$certs/ca-certificates.crt
+else
+    # One that is there twice has one link, which may have been to ours. It fails for files that hold more than one.
+    openssl rehash $certs >/dev/null 2>&1 || :
+    if [ -e $1 ]; then
+        cat $certs/ca-certificates.crt >$ours/ca-before.pem
+        cat $ours/ca-certificates.pem >>$certs/ca-certificates.crt
+    fi
 fi
 if [ -e $1 ]; then ln -s $certs/ca-certificates.crt $ours/ca-bundle.pem; fi
 ";
@@ -133,7 +137,8 @@ impl Certificates {
         let mut script = BEGIN.to_owned();
         for certificate in &self.0 {
             let name = &blake3::hash(certificate.as_bytes()).to_hex()[..16];
-            script.push_str(&format!("cat >$store/banger-{name}.crt <<'END'\n{certificate}END\n"));
+            // Base64 and the two marker lines have no quotation mark.
+            script.push_str(&format!("put {name} '{certificate}'\n"));
         }
         script.push_str(END);
         script
@@ -143,7 +148,7 @@ impl Certificates {
     ///
     /// # Errors
     /// If the guest cannot be brought to it.
-    pub fn install(&self, vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
+    pub fn install(&self, vm: &Vm, account: &Report, ui: &Ui) -> Result<(), CommandError> {
         let mark = vm.folder().join("certificates");
         let done = if self.is_empty() { Done::find(&mark, ui)? } else { Some(Done::open(&mark, ui)?) };
         let Some(mut done) = done else { return Ok(()) };
@@ -154,7 +159,8 @@ impl Certificates {
         done.begin()?;
         ui.status("the VM is brought to trust what `ca_certificates` says");
         let exec = Exec { argv: vec!["sh".into(), "-s".into()], cwd: "/".into(), ..Exec::default() };
-        let finished = job::run(vm, exec, self.script().as_bytes(), |_| {})?;
+        let run = || job::run(vm, exec, self.script().as_bytes(), |_| {});
+        let finished = account.time(Phase::Certificates, run)?;
         if finished.exit != Exit::Code(0) {
             let error =
                 CommandError::new("the VM cannot be made to trust the `ca_certificates`").kind(ErrorKind::Guest);
@@ -184,6 +190,49 @@ fn blocks(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hundred_certificates_start_no_more_processes_than_one() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_str().unwrap();
+        let (bin, log) = (format!("{root}/bin"), format!("{root}/log"));
+        for folder in [&bin, &format!("{root}/etc/ssl/certs")] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        for name in ["mkdir", "ls", "rm", "cmp", "find", "cat", "ln", "openssl", "update-ca-certificates"] {
+            let real = if name.len() > 5 {
+                ":".to_owned()
+            } else {
+                format!("exec /usr/bin/env PATH=/usr/bin:/bin {name} \"$@\"")
+            };
+            std::fs::write(format!("{bin}/{name}"), format!("#!/bin/sh\necho {name} >>{log}\n{real}\n")).unwrap();
+            std::fs::set_permissions(format!("{bin}/{name}"), PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let bundle = format!("{root}/etc/ssl/certs/ca-certificates.crt");
+        std::fs::write(&bundle, "former\n").unwrap();
+        let processes = |count: usize| {
+            let of = |number| format!("-----BEGIN CERTIFICATE-----\n{number:04}\n-----END CERTIFICATE-----\n");
+            let script = Certificates((0..count).map(of).collect()).script();
+            let script = script.replace("/usr/local/share", &format!("{root}/share"));
+            let script = script.replace("/etc/", &format!("{root}/etc/"));
+            let _ = std::fs::remove_file(&log);
+            let path = format!("{root}/script");
+            std::fs::write(&path, script).unwrap();
+            let status = std::process::Command::new("/bin/sh").arg(&path).env("PATH", &bin).status().unwrap();
+            assert!(status.success());
+            assert_eq!(std::fs::read_to_string(&bundle).unwrap().matches("BEGIN").count(), count);
+            std::fs::read_to_string(&log).unwrap().lines().count()
+        };
+        // The second also takes away what the first has put there.
+        let one = processes(1);
+        let hundred = processes(100);
+        assert!(hundred <= one + 5, "{one} and {hundred}");
+        assert_eq!(std::fs::read_dir(format!("{root}/etc/ssl/certs")).unwrap().count(), 101);
+        processes(0);
+        assert_eq!(std::fs::read_to_string(&bundle).unwrap(), "former\n");
+        assert_eq!(std::fs::read_dir(format!("{root}/etc/ssl/certs")).unwrap().count(), 1);
+    }
 
     #[test]
     fn only_certificates_are_taken() {

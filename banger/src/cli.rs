@@ -176,7 +176,7 @@ Examples:
         /// The VM [default: this repository's]
         #[arg(value_name = "VM")]
         vm: Option<String>,
-        /// Even if it runs, or holds changes that are not here
+        /// Delete even if a command runs in the VM, or it has unsynced changes
         #[arg(short, long)]
         force: bool,
     },

@@ -2,9 +2,9 @@
 
 use banger_agent::protocol::Request;
 use banger_agent::protocol::sync::{Counts, GuestOnly};
-use banger_vmm::{Vm, VmState};
+use banger_vmm::{Error, Vm, VmState};
 
-use crate::agent::Call;
+use crate::agent::{AgentError, Call};
 use crate::belonging::Purpose;
 use crate::error::{CommandError, ErrorKind};
 use crate::site::Site;
@@ -45,7 +45,14 @@ impl GuestWork {
     /// If a VM that runs does not answer, or the file system refuses.
     pub fn now(vm: &Vm) -> Result<GuestWork, CommandError> {
         match vm.state()? {
-            VmState::Running { .. } if is_counted(vm) => Ok(GuestWork::Known(Call::ask(vm, &Request::GuestOnly)?)),
+            VmState::Running { .. } if is_counted(vm) => match Call::ask(vm, &Request::GuestOnly) {
+                // It is counted on its way down.
+                Err(AgentError::Vm(Error::GoingDown(_) | Error::NotRunning(_))) => {
+                    vm.wait_until_down()?;
+                    Ok(GuestWork::noted(vm)?)
+                }
+                only => Ok(GuestWork::Known(only?)),
+            },
             VmState::Failed { .. } if is_counted(vm) => Ok(GuestWork::Unknown),
             _ => Ok(GuestWork::noted(vm)?),
         }
@@ -93,6 +100,15 @@ impl GuestWork {
     /// Whether it is known that there is nothing.
     pub fn is_nothing(&self) -> bool {
         matches!(self, GuestWork::Known(only) if only.counts.is_nothing())
+    }
+
+    /// Whether who agrees to lose this loses no more if it is `now` that: the same, or nothing.
+    pub fn covers(&self, now: &GuestWork) -> bool {
+        match (self, now) {
+            (GuestWork::Known(seen), GuestWork::Known(only)) => now.is_nothing() || seen.counts == only.counts,
+            (GuestWork::Known(_), _) => false,
+            (GuestWork::Unknown | GuestWork::All, _) => true,
+        }
     }
 
     /// The VM named `name` has something that would be lost, in words.
@@ -149,6 +165,9 @@ mod tests {
             GuestWork::Known(GuestOnly { counts: Counts { files, references }, ..GuestOnly::default() })
         };
         assert!(work(0, 0).is_nothing());
+        assert!(work(2, 1).covers(&work(2, 1)) && work(2, 1).covers(&work(0, 0)) && work(0, 0).covers(&work(0, 0)));
+        assert!(!work(2, 1).covers(&work(3, 1)) && !work(0, 0).covers(&GuestWork::Unknown));
+        assert!(GuestWork::Unknown.covers(&work(3, 1)) && !work(1, 0).covers(&GuestWork::All));
         assert!(!work(u64::MAX, 1).is_nothing() && !work(0, 1).is_nothing() && !work(1, 0).is_nothing());
     }
 }

@@ -53,5 +53,6 @@ pub mod site;
 mod suggest;
 pub mod sync;
 pub mod table;
+pub mod terminfo;
 pub mod ui;
 pub mod units;

@@ -19,7 +19,7 @@ use crate::sync;
 /// Of the file's format. It grows with a change that a reader has to know of; fields may be added without.
 const FORMAT_VERSION: u32 = 1;
 
-/// The parts of a run. Some overlap: the workspace is listed while the VM starts.
+/// The parts of a run. Each moment counts for one of them, so that all of them are the total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -29,10 +29,13 @@ pub enum Phase {
     Kernel,
     Boot,
     Sync,
+    Certificates,
     Tools,
     Setup,
     Ready,
     Run,
+    /// What is none of the others.
+    Other,
 }
 
 /// What is known of a run so far. Several threads add to it.
@@ -40,6 +43,25 @@ pub enum Phase {
 pub struct Report {
     start: Instant,
     state: Mutex<State>,
+    clock: Mutex<Clock>,
+}
+
+/// Which phases are under way.
+#[derive(Debug)]
+struct Clock {
+    /// In the order of their beginning.
+    active: Vec<Phase>,
+    /// Until when the time is accounted for.
+    until: Instant,
+}
+
+impl Clock {
+    /// What this moment counts for: the phase that began last. Listing goes on beside the start of the VM, which is what is waited for.
+    fn current(&self) -> Phase {
+        let of = |phases: &mut dyn Iterator<Item = &Phase>| phases.next().copied();
+        let waited_for = of(&mut self.active.iter().rev().filter(|phase| **phase != Phase::List));
+        waited_for.or_else(|| of(&mut self.active.iter())).unwrap_or(Phase::Other)
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -55,6 +77,8 @@ struct State {
     error: Option<ErrorAnswer>,
     /// Milliseconds from the start to the end.
     total_ms: f64,
+    #[serde(skip)]
+    phases: BTreeMap<Phase, Duration>,
     /// Milliseconds of each phase that there was.
     phases_ms: BTreeMap<Phase, f64>,
     counts: Option<Counts>,
@@ -83,7 +107,9 @@ impl Report {
             command: command.iter().map(|word| word.as_os_str().into()).collect(),
             ..State::default()
         };
-        Report { start: Instant::now(), state: Mutex::new(state) }
+        let start = Instant::now();
+        let clock = Clock { active: Vec::new(), until: start };
+        Report { start, state: Mutex::new(state), clock: Mutex::new(clock) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -92,10 +118,27 @@ impl Report {
 
     /// Does `work`, and notes how long it took, whatever comes of it.
     pub fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
+        self.account(|active| active.push(phase));
         let result = work();
-        *self.state().phases_ms.entry(phase).or_default() += ms(start.elapsed());
+        self.account(|active| {
+            let index = active.iter().rposition(|active| *active == phase);
+            index.map(|index| active.remove(index));
+        });
         result
+    }
+
+    /// Counts the time until now for the phase that it was of, before `change` changes which are under way.
+    fn account(&self, change: impl FnOnce(&mut Vec<Phase>)) {
+        let mut clock = self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let now = Instant::now();
+        let mut state = self.state();
+        // A phase that there was is in the report, however short it was.
+        let spent = now.duration_since(std::mem::replace(&mut clock.until, now));
+        *state.phases.entry(clock.current()).or_default() += spent;
+        change(&mut clock.active);
+        for phase in &clock.active {
+            state.phases.entry(*phase).or_default();
+        }
     }
 
     /// Notes where the workspace is.
@@ -127,8 +170,10 @@ impl Report {
     /// # Errors
     /// If it cannot be written; what was in the file before is there then.
     pub fn write(&self, target: &Target, outcome: Result<u8, &CommandError>) -> Result<(), CommandError> {
+        self.account(|_| {});
         let mut state = self.state();
         state.total_ms = ms(self.start.elapsed());
+        state.phases_ms = state.phases.iter().map(|(phase, time)| (*phase, ms(*time))).collect();
         state.exit_status = outcome.unwrap_or_else(CommandError::status);
         state.error = outcome.err().map(CommandError::answer);
         let mut json = serde_json::to_vec_pretty(&*state).expect("plain data has a JSON form");
@@ -194,14 +239,22 @@ mod tests {
         let report = Report::new(&["make".into(), "test".into()]);
         report.vm("some-vm");
         report.time(Phase::Boot, || std::thread::sleep(Duration::from_millis(2)));
+        // Two at a time count once, and what is of no phase counts too.
+        report.time(Phase::List, || report.time(Phase::Sync, || std::thread::sleep(Duration::from_millis(2))));
+        std::thread::sleep(Duration::from_millis(2));
         report.write(&Target::new(&folder.path().join("link")).unwrap(), Ok(3)).unwrap();
         let read = || -> serde_json::Value { serde_json::from_slice(&fs::read(&file).unwrap()).unwrap() };
         let json = read();
         assert_eq!((json["exit_status"].as_u64(), json["vm"].as_str()), (Some(3), Some("some-vm")));
         assert!(
-            json["phases_ms"]["boot"].as_f64().unwrap() >= 2.0 && json["phases_ms"].get("sync").is_none(),
+            json["phases_ms"]["boot"].as_f64().unwrap() >= 2.0 && json["phases_ms"].get("setup").is_none(),
             "{json}"
         );
+        let phases = json["phases_ms"].as_object().unwrap();
+        let sum: f64 = phases.values().map(|ms| ms.as_f64().unwrap()).sum();
+        assert!((sum - json["total_ms"].as_f64().unwrap()).abs() < 1.0, "{json}");
+        assert!(phases["other"].as_f64().unwrap() >= 2.0 && phases["sync"].as_f64().unwrap() >= 2.0, "{json}");
+        assert!(phases["list"].as_f64().unwrap() < 2.0, "{json}");
         assert!(json["error"].is_null() && json["counts"].is_null(), "{json}");
 
         let error = CommandError::new("no").kind(ErrorKind::CommandNotFound);

@@ -148,11 +148,73 @@ fn mise_is_asked_when_its_files_change_and_its_failure_stops_nothing() {
     let template = format!("[env]\nFROM_MISE = \"{{{{ exec(command='mkdir -p {mark}; echo there') }}}}\"\n");
     repository.write("mise.toml", template);
     assert!(!run(&["--no-mise"], "true").stderr.contains("tools"));
-    let output = run(&[], &format!("mise env; test -d {mark}"));
+    let output = run(&[], &format!("echo $FROM_MISE; test -d {mark}"));
     assert!(output.stderr.contains("the tools are there"), "{}", output.stderr);
-    assert!(output.text().contains("FROM_MISE=there"), "{}", output.text());
+    assert_eq!(output.text(), "there\n");
+    assert_eq!(run(&["-e", "FROM_MISE=mine"], "echo $FROM_MISE").text(), "mine\n");
+    assert_eq!(run(&["--no-mise"], "echo ${FROM_MISE-unset}").text(), "unset\n");
+    // A project of a monorepo has its own besides; elsewhere they do not count.
+    repository.write("project/mise.toml", "[env]\nOF_PROJECT = \"yes\"\n");
+    let asked = "echo $FROM_MISE ${OF_PROJECT-no}; mise env >/dev/null 2>&1 && echo trusted";
+    let output = run(&["-w", "project"], asked);
+    assert!(output.stderr.contains("the tools are there"), "{}", output.stderr);
+    assert_eq!(output.text(), "there yes\ntrusted\n");
+    assert_eq!(run(&["-w", "project"], asked).text(), "there yes\ntrusted\n");
+    assert_eq!(run(&[], asked).text(), "there no\ntrusted\n");
+    let name = home.vm().file_name().unwrap().to_str().unwrap().to_owned();
+    let inside = repository.run(["vm", "exec", &name, "-w", "project", "--", "sh", "-c", asked]).ok();
+    assert_eq!(inside.text(), "there yes\ntrusted\n");
     assert!(!fs::exists(mark).unwrap());
     assert!(!run(&[], "true").stderr.contains("tools"));
     repository.write(".tool-versions", "# nothing yet\n");
     assert!(run(&[], "true").stderr.contains("the tools are there"));
+}
+
+#[test]
+fn a_working_tree_with_an_owner_can_be_written_by_its_owner_and_by_root() {
+    let home = Home::with_any_guests();
+    let repository = home.repository("repo");
+    let as_user = |script: &str| -> Output {
+        let arguments = ["-u", "1000:1000", "-e", "HOME=/tmp", "--", "sh", "-c", script];
+        repository.banger().args(arguments).output().unwrap().into()
+    };
+    // Without an owner it is root's.
+    assert_ne!(as_user("echo new >made").status, 0);
+    repository.write("banger.toml", "owner = \"1000:1000\"\n");
+    let committed = "echo new >made && git add made && git commit -qm made && stat -c %u:%g made README sub .git/HEAD";
+    assert_eq!(as_user(committed).ok().text(), "1000:1000\n".repeat(4));
+    // What a sync brings is theirs too.
+    repository.write("README", "changed\n");
+    assert_eq!(as_user("cat README && echo more >>README").ok().text(), "changed\n");
+    assert_eq!(
+        repository.sh("tail -n 1 README; git log -1 --format=%s; git status -s").ok().text(),
+        "more\nmade\n M README\n?? banger.toml\n"
+    );
+    repository.write("banger.toml", "owner = \"nobody-knows\"\n");
+    let unknown = repository.run(["--json", "status"]);
+    assert_eq!(unknown.status, 0, "{}", unknown.stderr);
+    let unknown = repository.sh("true");
+    assert_eq!(unknown.status, 125, "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("no user `nobody-knows`") && unknown.stderr.contains("`owner`"),
+        "{}",
+        unknown.stderr
+    );
+}
+
+#[test]
+fn the_configuration_of_a_repository_around_is_said_not_to_count() {
+    let home = Home::with_any_guests();
+    let outer = home.repository("outer");
+    outer.write("banger.toml", "memory = \"600M\"\n");
+    let library = home.repository("library");
+    outer.git(["submodule", "--quiet", "add", library.root.to_str().unwrap(), "library"]);
+    outer.commit("a submodule");
+    let inner = home.at(outer.root.join("library"));
+    let output = inner.sh("true").ok();
+    let said = "`banger.toml` of the repository around this one";
+    assert_eq!(output.stderr.matches(said).count(), 1, "{}", output.stderr);
+    // It is news once.
+    assert!(!inner.sh("true").ok().stderr.contains(said));
+    assert!(!outer.sh("true").ok().stderr.contains(said));
 }

@@ -138,10 +138,17 @@ fn sleep_is(repository: &Repository<'_>, state: &str) {
 fn a_shell_in_the_guest_feels_like_ones_own() {
     let home = Home::new();
     let repository = home.repository("shell");
-    let mut terminal = Terminal::new(repository.banger().current_dir(repository.root.join("sub")).env("TERM", "vt220"));
-    terminal.press("PS1='guest''> '; stty size; echo \"$TERM $PWD $(tty)\"; echo $0\r");
+    // A terminal that no image knows: its entry is this user's.
+    let source = home.path().join("terminal");
+    std::fs::write(&source, "banger-test|a terminal,\n\tam, cols#77, clear=\\E[H\\E[J,\n").unwrap();
+    let compiled = home.command("tic").arg(&source).current_dir(home.path()).output().expect("tic of ncurses");
+    Output::from(compiled).ok();
+    let mut command = repository.banger();
+    let mut terminal = Terminal::new(command.current_dir(repository.root.join("sub")).env("TERM", "banger-test"));
+    terminal.press("PS1='guest''> '; stty size; echo \"$TERM $PWD $(tty)\"; tput clear | od -An -c; echo $0\r");
     terminal.expect("30 100");
-    terminal.expect("vt220 /root/repo/sub /dev/pts/");
+    terminal.expect("banger-test /root/repo/sub /dev/pts/");
+    terminal.expect("033   [   H 033   [   J");
     terminal.expect("-bash");
     assert!(!terminal.is_restored());
 

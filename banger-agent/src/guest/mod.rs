@@ -9,9 +9,11 @@ mod exec;
 mod files;
 mod forward;
 pub mod init;
+mod own;
 mod serve;
 pub mod sftp;
 mod sync;
+mod terminfo;
 mod users;
 
 pub use serve::serve;

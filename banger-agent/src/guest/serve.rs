@@ -19,8 +19,9 @@ use super::authorize::authorize;
 use super::clock::set_clock;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
+use super::own::own;
 use super::sync::Workspaces;
-use super::{Reader, Writer, copy, exec, forward, sync};
+use super::{Reader, Writer, copy, exec, forward, sync, terminfo};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
 use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Request, Stat};
@@ -148,6 +149,12 @@ impl Agent {
                 answer(writer, Ok(Readiness { state: state.state, failed_units: state.failed_units })).await;
             }
             Request::Authorize(request) => answer(writer, authorize(&request)).await,
+            Request::Own(request) => {
+                let owned = tokio::task::spawn_blocking(move || own(&request)).await;
+                let broken = |_| Failure::new(FailureKind::Other, "the walk through the working tree broke off");
+                answer(writer, owned.map_err(broken).flatten()).await;
+            }
+            Request::Terminfo(request) => answer(writer, terminfo::install(&request)).await,
             Request::Stat => answer(writer, self.stat()).await,
             Request::Shutdown => {
                 answer(writer, Ok(())).await;

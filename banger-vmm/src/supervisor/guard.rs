@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger_agent::link::{LinkError, Mux};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::boot::Booted;
 use super::farewell::{ask_to_shut_down, take_stock};
-use super::life::{Ended, Shutdown};
+use super::life::{Asked, Ended, Shutdown};
+use super::socket::LEAVING;
 use super::state::State;
 use super::{Report, blocking};
 use crate::backend::{Vmm, VmmEvent};
@@ -28,8 +30,6 @@ const QUIET: Duration = Duration::from_secs(1);
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
 /// The same for a guest that is going down.
 const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
-/// How long its users have to be gone before that.
-const LEAVING: Duration = Duration::from_millis(500);
 /// How long an idle guest may take to go down.
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -50,6 +50,8 @@ pub(super) struct Guard<'a> {
     counted: Arc<AtomicBool>,
     /// One count at a time, so that an older one never comes last.
     counting: Arc<tokio::sync::Mutex<()>>,
+    /// The guest's changes are counted, and there is nothing else to wait for.
+    finished: Arc<Notify>,
 }
 
 impl<'a> Guard<'a> {
@@ -64,6 +66,7 @@ impl<'a> Guard<'a> {
             noted: true,
             counted: Arc::default(),
             counting: Arc::default(),
+            finished: Arc::default(),
         }
     }
 
@@ -100,8 +103,11 @@ impl<'a> Guard<'a> {
                     link = None;
                     self.lose(Failure::new(error)).await;
                 }
-                patience = shutdown.asked() => self.stop(patience, &mux, &mut vmm),
-                () = self.state.usage.idle(), if !self.stopping && !self.lost => self.stop(IDLE_PATIENCE, &mux, &mut vmm),
+                asked = shutdown.asked() => self.stop(&asked, &mux, &mut vmm),
+                () = self.finished.notified() => vmm.quit(),
+                () = self.state.usage.idle(), if !self.stopping && !self.lost => {
+                    self.stop(&Asked { patience: IDLE_PATIENCE, counts: false }, &mux, &mut vmm);
+                }
                 () = self.state.usage.quiet(QUIET), if !self.stopping && !self.lost => {
                     let (mux, state, turn) = (mux.clone(), Arc::clone(self.state), Arc::clone(&self.counting));
                     tokio::spawn(async move {
@@ -130,18 +136,23 @@ impl<'a> Guard<'a> {
         Ended::Crashed
     }
 
-    /// Makes the guest go down, within `patience`.
-    fn stop(&mut self, patience: Duration, mux: &Mux, vmm: &mut Vmm) {
+    /// Makes the guest go down.
+    fn stop(&mut self, asked: &Asked, mux: &Mux, vmm: &mut Vmm) {
+        let Asked { mut patience, counts } = *asked;
         if self.lost {
             // Its agent is lost: there is nobody to ask.
             vmm.quit();
+        } else if self.stopping && counts {
+            // It goes in the time that it was given before, and is counted.
+            return;
         } else if !self.stopping {
             self.state.leave();
             let (mux, counted) = (mux.clone(), Arc::clone(&self.counted));
             let (turn, state) = (Arc::clone(&self.counting), Arc::clone(self.state));
+            let finished = Arc::clone(&self.finished);
             tokio::spawn(async move {
                 // Who has no time for an orderly end has none for this either, and what still runs can write until its end.
-                let limit = LAST_COUNT_LIMIT.min(patience / 2);
+                let limit = if counts { LAST_COUNT_LIMIT } else { LAST_COUNT_LIMIT.min(patience / 2) };
                 // A command that has just ended may still be on its way out.
                 if !limit.is_zero() && timeout(LEAVING.min(limit), state.usage.unused()).await.is_ok() {
                     let _turn = turn.lock().await;
@@ -149,8 +160,15 @@ impl<'a> Guard<'a> {
                     state.usage.look();
                     counted.store(take_stock(mux.clone(), &state, limit).await, Ordering::Relaxed);
                 }
-                ask_to_shut_down(mux).await;
+                if patience.is_zero() && counts {
+                    finished.notify_one();
+                } else {
+                    ask_to_shut_down(mux).await;
+                }
             });
+            if counts {
+                patience += LEAVING + LAST_COUNT_LIMIT;
+            }
         }
         self.stopping = true;
         let deadline = Instant::now().checked_add(patience);

@@ -29,7 +29,7 @@ use crate::ports::PortState;
 use crate::record::VmRecord;
 use crate::run::{self, RunInfo};
 use crate::vm::Vm;
-use crate::wire::{Reply, SOCKET};
+use crate::wire::{self, Reply, SOCKET};
 use crate::{file, host, store};
 
 /// How long a guest may take to go down when a signal asks for it.
@@ -99,6 +99,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
         owner: Box::pin(ended(record.throwaway, folder.clone())),
         abandoned: false,
         waiting: Vec::new(),
+        state: Arc::clone(&state),
     };
     let restoring = Arc::clone(&state);
     for port in blocking(move || restoring.ports.restore(&restoring)).await? {
@@ -144,22 +145,39 @@ pub(super) struct Shutdown {
     abandoned: bool,
     /// They are told when it has.
     waiting: Vec<UnixStream>,
+    state: Arc<State>,
+}
+
+/// How a VM is to go down.
+pub(super) struct Asked {
+    /// How long the guest may take for it.
+    pub(super) patience: Duration,
+    /// The guest's changes are counted, however short that time is: the VM is unused.
+    pub(super) counts: bool,
 }
 
 impl Shutdown {
-    /// Waits for the next one who does; how long the guest may take for it.
-    pub(super) async fn asked(&mut self) -> Duration {
-        tokio::select! {
-            Some(stop) = self.stops.recv() => {
-                self.waiting.push(stop.client);
-                stop.timeout
+    /// Waits for the next one who does. Until the caller waits for something else, a VM that was to be unused stays so.
+    pub(super) async fn asked(&mut self) -> Asked {
+        let patience = loop {
+            tokio::select! {
+                Some(stop) = self.stops.recv() => {
+                    if stop.if_unused && !self.state.may_stop() {
+                        // A fresh socket's buffer takes it at once.
+                        let _ = stop.client.try_write(&wire::frame(&Reply::<()>::Error(Failure::in_use())));
+                        continue;
+                    }
+                    self.waiting.push(stop.client);
+                    return Asked { patience: stop.timeout, counts: stop.if_unused };
+                }
+                _ = self.terminate.recv() => break SIGNAL_PATIENCE,
+                () = &mut self.owner, if !self.abandoned => {
+                    self.abandoned = true;
+                    break Duration::ZERO;
+                }
             }
-            _ = self.terminate.recv() => SIGNAL_PATIENCE,
-            () = &mut self.owner, if !self.abandoned => {
-                self.abandoned = true;
-                Duration::ZERO
-            }
-        }
+        };
+        Asked { patience, counts: false }
     }
 }
 

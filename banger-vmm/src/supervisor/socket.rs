@@ -30,12 +30,16 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for it to end an operation whose client has gone. It gives a command five seconds for that.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
+/// Who has just ended may still be counted for this long.
+pub(super) const LEAVING: Duration = Duration::from_millis(500);
 /// What a relay holds in each direction, in bytes: one frame of the link. The windows of the streams hold more.
 const RELAY_BUFFER: usize = link::PAYLOAD;
 
 /// A client that wants the VM to stop, and to be told when it has.
 pub(super) struct Stop {
     pub(super) timeout: Duration,
+    /// See [`Request::Stop`].
+    pub(super) if_unused: bool,
     pub(super) client: UnixStream,
 }
 
@@ -110,10 +114,14 @@ async fn answer(
     match request {
         Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
         Ok(Request::Status) => reply(&mut client, Reply::Ok(state.status())).await,
-        Ok(Request::Stop { timeout_ms }) => {
+        Ok(Request::Stop { timeout_ms, if_unused }) => {
+            if if_unused {
+                // Who is still there then is told by whoever stops the VM.
+                let _ = timeout(LEAVING, state.usage.unused()).await;
+            }
             let timeout = Duration::from_millis(timeout_ms);
             // Nobody takes it when the VM is down already: then the client sees the socket close.
-            let _ = stops.send(Stop { timeout, client }).await;
+            let _ = stops.send(Stop { timeout, if_unused, client }).await;
             Ok(())
         }
         Ok(Request::Ports) => {

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::ports::Ports;
 use super::usage::{Usage, User};
-use crate::error::Failure;
+use crate::error::{Failure, FailureKind};
 use crate::host;
 use crate::kvm::Accelerator;
 use crate::last_use::LastUse;
@@ -54,6 +54,7 @@ impl State {
             failed: None,
             clients: 0,
             memory_bytes: 0,
+            going_down: false,
         };
         State {
             folder: folder.to_owned(),
@@ -105,6 +106,15 @@ impl State {
         }
     }
 
+    /// Whether a VM may stop that is to stop only if it is unused. One that boots is somebody's.
+    pub(super) fn may_stop(&self) -> bool {
+        match &*self.phase.borrow() {
+            Phase::Booting => false,
+            Phase::Up(_) => self.usage.is_unused(),
+            Phase::Down(_) => true,
+        }
+    }
+
     /// The agent is lost, or was never there.
     pub(super) fn down(&self, failure: Failure) {
         self.lock().failed = Some(failure.message.clone());
@@ -123,6 +133,7 @@ impl State {
         status.uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         // The one who asks is a client too.
         status.clients = (MAX_CLIENTS - self.clients.available_permits()).saturating_sub(1);
+        status.going_down = self.failure().is_some_and(|failure| failure.kind == FailureKind::GoingDown);
         status.memory_bytes = status.vmm_pid.map_or(0, host::resident_bytes);
         status
     }

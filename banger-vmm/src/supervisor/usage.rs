@@ -62,6 +62,11 @@ impl Usage {
         self.0.send_modify(|now| now.touched = false);
     }
 
+    /// Whether there is none.
+    pub(super) fn is_unused(&self) -> bool {
+        self.0.borrow().users == 0
+    }
+
     /// Completes when there is none.
     pub(super) async fn unused(&self) {
         // The sender is in `self`.

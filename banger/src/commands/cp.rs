@@ -15,6 +15,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::images::Images;
 use crate::machine::{Machines, Wanted};
 use crate::paths::Paths;
+use crate::post_mortem;
 use crate::run;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
@@ -69,33 +70,40 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
     }
     let machines = Machines::new(paths, ui);
     let vm = super::existing(name, here, paths, &machines)?;
-    let machine = machines.start_found(&vm, &Wanted::default())?;
-    let place = run::folder(&vm, here, &Images::new(paths, ui));
-    let folder = &place.path;
-    let inside = |path: &OsStr| -> Bytes {
-        // Nothing is the folder itself; a slash or dot at the end means something.
-        if path.is_empty() { folder.as_os_str().into() } else { folder.join(path).as_os_str().into() }
-    };
-    // Whoever made an image has no say in what a copy is called here.
-    let source = |path: &OsStr| {
-        let is_banger_to_say = path.is_empty() && !place.is_of_image;
-        let asked = if is_banger_to_say { folder.file_name().unwrap_or_default() } else { path };
-        GuestSource { path: inside(path), asked: asked.to_owned() }
-    };
-    let copied = match places {
-        (Place::Guest(_, path), Place::Host(to)) => copy::to_host(&machine.vm, source(path), to)?,
-        (Place::Guest(_, path), _) => {
-            let mut out = Output::new();
-            match copy::to_archive(&machine.vm, source(path), &mut out) {
-                // Who has read enough may go.
-                Err(_) if !out.is_wanted => return Ok(()),
-                copied => copied?,
+    let copied = post_mortem::unless_stopped(|| {
+        let machine = machines.start_found(&vm, &Wanted::default())?;
+        let place = run::folder(&vm, here, &Images::new(paths, ui));
+        let folder = &place.path;
+        let inside = |path: &OsStr| -> Bytes {
+            // Nothing is the folder itself; a slash or dot at the end means something.
+            if path.is_empty() { folder.as_os_str().into() } else { folder.join(path).as_os_str().into() }
+        };
+        // Whoever made an image has no say in what a copy is called here.
+        let source = |path: &OsStr| {
+            let is_banger_to_say = path.is_empty() && !place.is_of_image;
+            let asked = if is_banger_to_say { folder.file_name().unwrap_or_default() } else { path };
+            GuestSource { path: inside(path), asked: asked.to_owned() }
+        };
+        let copied = match places {
+            (Place::Guest(_, path), Place::Host(to)) => copy::to_host(&machine.vm, source(path), to),
+            (Place::Guest(_, path), _) => {
+                let mut out = Output::new();
+                match copy::to_archive(&machine.vm, source(path), &mut out) {
+                    // Who has read enough may go.
+                    Err(_) if !out.is_wanted => return Ok(None),
+                    copied => copied,
+                }
             }
+            (Place::Host(from), Place::Guest(_, path)) => copy::to_guest(&machine.vm, from, inside(path)),
+            (_, Place::Guest(_, path)) => copy::from_archive(&machine.vm, stdin(), inside(path)),
+            _ => unreachable!("one of them is in the VM"),
+        };
+        match copied.map_err(CommandError::from) {
+            Err(error) if error.kind == ErrorKind::VmEnded => Err(error),
+            copied => Ok(Some(copied.map_err(|error| post_mortem::explained(error, &machine)))),
         }
-        (Place::Host(from), Place::Guest(_, path)) => copy::to_guest(&machine.vm, from, inside(path))?,
-        (_, Place::Guest(_, path)) => copy::from_archive(&machine.vm, stdin(), inside(path))?,
-        _ => unreachable!("one of them is in the VM"),
-    };
+    })?;
+    let Some(copied) = copied.transpose()? else { return Ok(()) };
     if copied.skipped > 0 {
         let what = count(copied.skipped, "device, FIFO or socket", "devices, FIFOs and sockets");
         ui.warning(&format!("{what} stayed behind"));

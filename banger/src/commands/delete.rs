@@ -24,56 +24,88 @@ struct Deleted {
     deleted: bool,
 }
 
-/// Deletes the VM named `name`, or the workspace's. One that has changes of its own, or may have, goes if `force` is set or somebody at the terminal says so.
+/// Deletes the VM named `name`, or the workspace's. One that has changes of its own, or may have, goes if `force` is set or somebody at the terminal says so;
+/// one that is in use only with `force`.
 ///
 /// # Errors
-/// If it has changes and there is nobody to ask, or it cannot be deleted.
+/// If it is in use, it has changes and there is nobody to ask, or it cannot be deleted.
 pub fn delete(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let Some(vm) = super::chosen(name, here, paths, &machines)? else {
         ui.status("this repository has no VM");
         return ui.answer(&Deleted { vm: None, deleted: false }, String::new);
     };
-    if !force && !may_go(&vm, name, ui)? {
-        ui.status("nothing was deleted");
-        return ui.answer(&Deleted { vm: Some(vm.name().to_owned()), deleted: false }, String::new);
+    if force {
+        remove_by_force(&vm, &machines)?;
+    } else {
+        let Some(work) = agreed(&vm, name, ui)? else {
+            ui.status("nothing was deleted");
+            return ui.answer(&Deleted { vm: Some(vm.name().to_owned()), deleted: false }, String::new);
+        };
+        remove_unused(&vm, &work, name, &machines)?;
     }
-    let remove = || machines.remove(&vm, Duration::ZERO);
+    ui.status(&format!("deleted `{}`", vm.name()));
+    ui.answer(&Deleted { vm: Some(vm.name().to_owned()), deleted: true }, String::new)
+}
+
+/// Deletes the VM whatever runs in it. Who forces it means it, whoever starts it meanwhile.
+fn remove_by_force(vm: &Vm, machines: &Machines<'_>) -> Result<(), CommandError> {
+    let remove = || machines.remove(vm, Duration::ZERO);
     let mut removed = remove();
-    // Who forces it means it, whoever starts it meanwhile.
-    for _ in 1..if force { FORCED_TRIES } else { 1 } {
+    for _ in 1..FORCED_TRIES {
         if !removed.as_ref().is_err_and(|error| error.kind == ErrorKind::VmRunning) {
             break;
         }
         removed = remove();
     }
     removed.map_err(|error| match error.kind {
-        ErrorKind::VmRunning => CommandError::new(format!("another command has started `{}` meanwhile", vm.name()))
-            .kind(ErrorKind::VmBusy)
-            .hint("run it again"),
+        ErrorKind::VmRunning => used_meanwhile(vm, "another command has started"),
         _ => error,
-    })?;
-    ui.status(&format!("deleted `{}`", vm.name()));
-    ui.answer(&Deleted { vm: Some(vm.name().to_owned()), deleted: true }, String::new)
+    })
 }
 
-/// Whether the VM, which the user has called by `name`, may go: it has nothing of its own, or somebody says so.
-fn may_go(vm: &Vm, name: Option<&str>, ui: &Ui) -> Result<bool, CommandError> {
+/// Deletes the VM unless somebody uses it. `work` is what may be lost with it: it is looked at again when nobody can use the VM any more.
+fn remove_unused(vm: &Vm, work: &GuestWork, name: Option<&str>, machines: &Machines<'_>) -> Result<(), CommandError> {
+    let removed = machines.remove_unused(vm, |vm| Ok(work.covers(&GuestWork::noted(vm)?)));
+    match removed {
+        Err(banger_vmm::Error::InUse(_)) => {
+            let error = CommandError::from(banger_vmm::Error::InUse(vm.name().to_owned()));
+            Err(error.hint(format!("end it with the VM: {}", by_force(name))))
+        }
+        removed => match removed? {
+            true => Ok(()),
+            false => Err(used_meanwhile(vm, "another command has used")),
+        },
+    }
+}
+
+fn used_meanwhile(vm: &Vm, what: &str) -> CommandError {
+    let error = CommandError::new(format!("{what} `{}` meanwhile", vm.name()));
+    error.kind(ErrorKind::VmBusy).hint("run it again")
+}
+
+/// What deletes the VM that the user has called by `name`, whatever it holds.
+fn by_force(name: Option<&str>) -> String {
+    let named = name.map(|name| format!(" {name}")).unwrap_or_default();
+    format!("banger delete --force{named}")
+}
+
+/// What may be lost with the VM, which the user has called by `name`: nothing, or what somebody at the terminal agrees to lose. None if they do not.
+fn agreed(vm: &Vm, name: Option<&str>, ui: &Ui) -> Result<Option<GuestWork>, CommandError> {
     let work = GuestWork::now(vm)?;
     if work.is_nothing() {
-        return Ok(true);
+        return Ok(Some(work));
     }
     let error = work.error(vm.name());
     let named = if error.details.is_empty() { String::new() } else { format!(" ({})", error.details.join(", ")) };
     match ui.confirm(&format!("{}{named}. Delete it all the same?", error.message)) {
         Err(nobody) if nobody.kind == ErrorKind::InputNeeded => {
-            let named = name.map(|name| format!(" {name}")).unwrap_or_default();
-            let error = error.hint(format!("delete it all the same: banger delete --force{named}"));
+            let error = error.hint(format!("delete it all the same: {}", by_force(name)));
             Err(match work {
                 GuestWork::Unknown if name.is_none() => error.hint("look into it before: banger"),
                 _ => error,
             })
         }
-        answer => answer,
+        answer => Ok(answer?.then_some(work)),
     }
 }

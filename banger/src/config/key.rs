@@ -105,6 +105,12 @@ pub const KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "owner",
+        without: "root",
+        about: "User of the VM that the working tree belongs to, so that commands with `--user` can write into it: a name or a number, either with `:group`.",
+        ..PLAIN
+    },
+    Key {
         name: "env",
         shape: Shape::Variables,
         without: "none",

@@ -411,6 +411,11 @@ impl Settings {
         self.text("ready").map(|ready| if ready == "system" { Ready::System } else { Ready::Agent })
     }
 
+    /// Whom the working tree in the VM belongs to, if not root.
+    pub fn owner(&self) -> Option<&str> {
+        self.text("owner")
+    }
+
     /// Whether ports that something begins to listen at lead into the VM.
     pub fn ports_by_themselves(&self) -> bool {
         self.text("ports") == Some("auto")

@@ -84,6 +84,7 @@ kinds! {
     VmRunning, "vm_running", FAILED, "It needs a VM that does not run.";
     VmNotRunning, "vm_not_running", FAILED, "It needs a VM that runs.";
     VmBusy, "vm_busy", FAILED, "Another command works on the VM.";
+    VmEnded, "vm_ended", FAILED, "Another command stopped or deleted the VM meanwhile.";
     VmFailed, "vm_failed", FAILED, "The VM does not start, or its supervisor does not do what it is asked.";
     Port, "port", FAILED, "A port or socket of this machine cannot lead into a VM as was asked, or does not.";
     Agent, "agent", FAILED, "The VM's agent does not answer, or the connection to it broke.";

@@ -123,7 +123,8 @@ impl From<banger_vmm::Error> for CommandError {
             Error::Newer { .. } => ErrorKind::StateNewer,
             Error::Running(_) => ErrorKind::VmRunning,
             Error::NotRunning(_) => ErrorKind::VmNotRunning,
-            Error::Busy(_) | Error::GoingDown(_) | Error::TooManyClients(_) => ErrorKind::VmBusy,
+            Error::Busy(_) | Error::InUse(_) | Error::TooManyClients(_) => ErrorKind::VmBusy,
+            Error::GoingDown(_) => ErrorKind::VmEnded,
             Error::NotStatic { .. } => ErrorKind::Installation,
             Error::Ports { .. } => ErrorKind::Port,
             Error::Boot { .. } | Error::Refused { .. } | Error::Supervisor { .. } => ErrorKind::VmFailed,
@@ -200,7 +201,7 @@ impl From<AgentError> for CommandError {
             }
             AgentError::Broken(_) => CommandError::new(error.to_string())
                 .kind(ErrorKind::Agent)
-                .hint("run it again: what was written before is safe, and the VM is started anew if it has to be"),
+                .hint("run it again: the VM is started if it does not run"),
         }
     }
 }

@@ -218,15 +218,18 @@ impl<'a> Machines<'a> {
         let machine = start()?;
         // One that was killed may have looked alive.
         match Call::ask::<Stat>(vm, &Request::Stat).map_err(CommandError::from) {
-            Err(error) if error.kind.is_of_vm() && post_mortem::has_died(vm, Some(&machine)) => start(),
+            Err(error) if post_mortem::is_over(&error, vm, Some(&machine)) => start(),
             _ => Ok(machine),
         }
     }
 
-    /// Whether the VM of `workspace` has ended without anybody's wish, a moment ago or just now; or has been started again since it
-    /// was `used`.
-    pub fn has_died(&self, workspace: &Workspace, used: Option<&Machine>) -> bool {
-        self.find(workspace).ok().flatten().is_some_and(|vm| post_mortem::has_died(&vm, used))
+    /// Whether `error` is the news that the VM of `workspace` has ended, or is going down, since it was `used`: it can be started again.
+    pub fn is_over(&self, error: &CommandError, workspace: &Workspace, used: Option<&Machine>) -> bool {
+        match (used, self.find(workspace).ok().flatten()) {
+            (Some(machine), _) => post_mortem::is_over(error, &machine.vm, used),
+            (None, Some(vm)) => post_mortem::is_over(error, &vm, None),
+            (None, None) => false,
+        }
     }
 
     /// Stops and deletes a VM.
@@ -236,6 +239,19 @@ impl<'a> Machines<'a> {
     pub fn remove(&self, vm: &Vm, limit: Duration) -> Result<(), CommandError> {
         vm.stop(limit)?;
         Ok(self.store.delete(vm.name())?)
+    }
+
+    /// Deletes a VM that nobody uses, if `may_go` says so when nobody can start it any more. False if it does not, or the VM runs again.
+    ///
+    /// # Errors
+    /// [`banger_vmm::Error::InUse`] if somebody uses it; if it does not stop, or cannot be deleted.
+    pub fn remove_unused(
+        &self,
+        vm: &Vm,
+        may_go: impl FnOnce(&Vm) -> Result<bool, banger_vmm::Error>,
+    ) -> Result<bool, banger_vmm::Error> {
+        vm.stop_unused()?;
+        self.store.delete_if(vm.name(), may_go)
     }
 
     /// Gives a VM that does not run another name. What it is for finds it all the same; its host name follows.

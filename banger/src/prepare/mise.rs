@@ -1,12 +1,15 @@
 //! The tools that a repository names for mise (<https://mise.jdx.dev>), installed in the guest.
 
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
+use banger_vmm::Vm;
 
 use super::{Done, alone};
-use crate::agent::AgentError;
+use crate::agent::{AgentError, read_file};
 use crate::error::CommandError;
 use crate::job;
 use crate::machine::Machine;
@@ -28,11 +31,15 @@ const MARK: &str = "tools";
 /// Where mise puts a command for each of root's tools.
 const SHIMS: &str = "/root/.local/share/mise/shims";
 
-/// For sh(1) in the guest: the log, the archive's address, its digest, and the folder of commands.
+/// What mise sets is no longer, in bytes.
+const MAX_ENVIRONMENT: u64 = 64 << 10;
+
+/// For sh(1) in the guest: the log, the archive's address, its digest, the folder of commands, and the file for what mise sets.
 ///
 /// A login shell sets its PATH anew, so it is told of the folder too.
 const SCRIPT: &str = r#"set -u
-log=$1 address=$2 digest=$3 shims=$4
+log=$1 address=$2 digest=$3 shims=$4 environment=$5
+rm -f "$environment"
 mkdir -p "${log%/*}" && exec >"$log" 2>&1 </dev/null || exit
 if [ -d /etc/profile.d ]; then
     printf 'case ":$PATH:" in *":%s:"*) ;; *) PATH="%s:$PATH" ;; esac\n' "$shims" "$shims" >/etc/profile.d/banger-mise.sh
@@ -50,40 +57,87 @@ if ! command -v mise; then
     cp "$new/package/bin/mise" /usr/local/bin/.mise && chmod 755 /usr/local/bin/.mise && mv /usr/local/bin/.mise /usr/local/bin/mise || exit
 fi
 mise install --yes
+status=$?
+mise env --json >"$environment.new" && mv "$environment.new" "$environment"
+exit $status
 "#;
 
 /// What the repository asks of mise.
 pub(super) struct Mise {
+    place: Place,
     /// Of the files that say it.
     digest: String,
     /// Where mise may believe them.
     trusted: Vec<u8>,
-    log: String,
     archive: String,
+}
+
+/// The innermost directory of a repository with files for mise, of those around the directory that a command runs in: mise goes by
+/// all of them. Relative to the repository's root.
+pub(super) struct Place(PathBuf);
+
+impl Place {
+    /// The file that says what was installed there.
+    fn mark(&self, site: &Site) -> PathBuf {
+        site.mark(&format!("{MARK}{}", suffix(&self.0)))
+    }
+
+    /// What tells the files in the guest that are about it from those about others.
+    fn name(&self, site: &Site) -> String {
+        let name = site.root().file_name().unwrap_or_default().to_string_lossy();
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
+        let which = if site.is_own() { String::new() } else { suffix(site.guest_path()) };
+        format!("{name}{which}{}", suffix(&self.0))
+    }
+
+    fn log(&self, site: &Site) -> String {
+        format!("/root/.cache/banger/vm-run-tooling-{}.log", self.name(site))
+    }
+
+    fn environment(&self, site: &Site) -> String {
+        format!("/root/.cache/banger/mise-env-{}.json", self.name(site))
+    }
+}
+
+/// What tells one path from others in a file's name; nothing for the root.
+fn suffix(path: &Path) -> String {
+    let digest = |path: &Path| format!("-{}", &blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..8]);
+    if path.as_os_str().is_empty() { String::new() } else { digest(path) }
+}
+
+/// The directories of the repository around `folder` in the guest, the innermost first; the root alone if it is somewhere else.
+fn around<'a>(site: &Site, folder: &'a Path) -> impl Iterator<Item = &'a Path> {
+    // The VM's own workspace is at its own path too.
+    let below = folder.strip_prefix(site.guest_path()).or_else(|_| folder.strip_prefix(site.root()));
+    let is_plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+    below.ok().filter(is_plain).unwrap_or(Path::new("")).ancestors()
 }
 
 impl Mise {
     /// What the listed files say; none if there is none for mise.
-    pub(super) fn of(site: &Site, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
-        let Some(files) = listed.digest(site.root(), &mut is_configuration)? else { return Ok(None) };
-        let digest = blake3::keyed_hash(&files, VERSION.as_bytes()).to_hex().to_string();
+    pub(super) fn of(site: &Site, folder: &Path, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
+        let has = |directory: &&Path, is: fn(&[u8]) -> bool, path: &[u8]| within(directory, path).is_some_and(is);
+        let place = around(site, folder).find(|place| listed.paths().any(|path| has(place, is_configuration, path)));
+        let Some(place) = place else { return Ok(None) };
+        let is_input = |path: &[u8]| is_configuration(path) || is_dotenv(path);
+        let wanted = |path: &[u8]| place.ancestors().any(|directory| within(directory, path).is_some_and(is_input));
+        let Some(files) = listed.digest(site.root(), &mut |path| wanted(path))? else { return Ok(None) };
+        // What mise sets was not written down by versions of before.
+        let digest = blake3::keyed_hash(&files, format!("{VERSION} env").as_bytes()).to_hex().to_string();
         let trusted = trusted(site);
-        let name = site.root().file_name().unwrap_or_default().to_string_lossy();
-        let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
-        let which = if site.is_own() {
-            String::new()
-        } else {
-            format!("-{}", &blake3::hash(site.guest_path().as_os_str().as_encoded_bytes()).to_hex()[..8])
-        };
-        let log = format!("/root/.cache/banger/vm-run-tooling-{name}{which}.log");
         let registry = npm::registry(paths.home.as_deref());
         let archive = format!("{registry}/@jdxcode/mise-linux-x64/-/mise-linux-x64-{VERSION}.tgz");
-        Ok(Some(Mise { digest, trusted, log, archive }))
+        Ok(Some(Mise { place: Place(place.to_owned()), digest, trusted, archive }))
     }
 
     /// The tools are found, and mise asks nobody whether the files are to be believed.
     pub(super) fn variables(&self, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
         variables(self.trusted.clone(), of_image)
+    }
+
+    /// What mise sets, once it was installed: `[env]`, and what tools need.
+    pub(super) fn environment(&self, vm: &Vm, site: &Site, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+        environment(vm, site, &self.place, ui)
     }
 
     /// Installs what is not there, unless that was tried for just these files. Where it failed, it is tried again once the VM was started
@@ -98,7 +152,7 @@ impl Mise {
         variables: &[(Bytes, Bytes)],
         ui: &Ui,
     ) -> Result<(), CommandError> {
-        let mut done = Done::open(&site.mark(MARK), ui)?;
+        let mut done = Done::open(&self.place.mark(site), ui)?;
         let failed = format!("failed {}", self.digest);
         if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
             return Ok(());
@@ -107,14 +161,14 @@ impl Mise {
         done.begin()?;
         ui.status("installing the tools that the repository names for mise");
         let start = Instant::now();
-        let words = ["sh", "-c", SCRIPT, "sh", &self.log, &self.archive, SHA512, SHIMS];
+        let (log, environment) = (&self.place.log(site), &self.place.environment(site));
+        let words = ["sh", "-c", SCRIPT, "sh", log, &self.archive, SHA512, SHIMS, environment];
         let exec = Exec {
             argv: words.map(Into::into).into(),
             env: variables.to_vec(),
-            cwd: site.guest_path().as_os_str().into(),
+            cwd: site.guest_path().join(&self.place.0).as_os_str().into(),
             ..Exec::default()
         };
-        let log = &self.log;
         match job::run(&machine.vm, exec, &[], |_| {}) {
             Ok(finished) if finished.exit == Exit::Code(0) => {
                 ui.status(&format!("the tools are there; mise took {}", elapsed(start.elapsed())));
@@ -137,9 +191,37 @@ impl Mise {
     }
 }
 
-/// The same for a workspace that a VM was prepared for before: none if it has no tools.
-pub(super) fn variables_of(site: &Site, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
-    if site.mark(MARK).exists() { variables(trusted(site), of_image) } else { Vec::new() }
+/// The same for a workspace that a VM was prepared for before, and a command in `folder` in the guest: none if it has no tools.
+pub(super) fn variables_of(
+    vm: &Vm,
+    site: &Site,
+    folder: &Path,
+    of_image: &[(Bytes, Bytes)],
+    ui: &Ui,
+) -> Vec<(Bytes, Bytes)> {
+    let mut places = around(site, folder).map(|place| Place(place.to_owned()));
+    let Some(place) = places.find(|place| place.mark(site).exists()) else { return Vec::new() };
+    let mut all = variables(trusted(site), of_image);
+    all.extend(environment(vm, site, &place, ui));
+    all
+}
+
+/// What the guest has written down of what mise sets there. It goes back to the guest only.
+fn environment(vm: &Vm, site: &Site, place: &Place, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+    let path = place.environment(site);
+    let text = read_file(vm, path.as_bytes(), MAX_ENVIRONMENT).unwrap_or_else(|error| {
+        ui.detail(&format!("what mise sets cannot be read: {error}"));
+        None
+    });
+    parsed(&text.unwrap_or_default())
+}
+
+/// The variables in what `mise env --json` printed.
+fn parsed(json: &[u8]) -> Vec<(Bytes, Bytes)> {
+    let all: BTreeMap<String, String> = serde_json::from_slice(json).unwrap_or_default();
+    let is_variable =
+        |name: &str, value: &str| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+    all.into_iter().filter(|(name, value)| is_variable(name, value)).map(|(n, v)| (n.into(), v.into())).collect()
 }
 
 fn variables(trusted: Vec<u8>, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
@@ -153,6 +235,17 @@ fn trusted(site: &Site) -> Vec<u8> {
     let paths = [site.guest_path(), site.root()].map(|path| path.as_os_str().as_encoded_bytes());
     let paths: Vec<_> = paths.into_iter().filter(|path| !path.contains(&b':')).collect();
     paths.join(&b':')
+}
+
+/// The rest of a path that is in a directory of the repository.
+fn within<'a>(directory: &Path, path: &'a [u8]) -> Option<&'a [u8]> {
+    let directory = directory.as_os_str().as_encoded_bytes();
+    if directory.is_empty() { Some(path) } else { path.strip_prefix(directory)?.strip_prefix(b"/") }
+}
+
+/// Whether `_.file` of a configuration tends to name the file at `path`.
+fn is_dotenv(path: &[u8]) -> bool {
+    path == b".env" || (path.starts_with(b".env.") && !path.contains(&b'/'))
 }
 
 /// Whether mise reads its configuration from the file at `path`: <https://mise.jdx.dev/configuration.html>.
@@ -177,6 +270,25 @@ fn is_configuration(path: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_goes_by_the_directories_around_it() {
+        assert_eq!(within(Path::new(""), b"mise.toml"), Some(&b"mise.toml"[..]));
+        assert_eq!(within(Path::new("a/b"), b"a/b/mise.toml"), Some(&b"mise.toml"[..]));
+        assert_eq!(within(Path::new("a/b"), b"a/bc/mise.toml"), None);
+        assert!(suffix(Path::new("")).is_empty() && suffix(Path::new("a")) != suffix(Path::new("b")));
+        assert!(is_dotenv(b".env") && is_dotenv(b".env.local") && !is_dotenv(b"a/.env") && !is_dotenv(b".envrc"));
+    }
+
+    #[test]
+    fn what_mise_sets_is_read_as_it_prints_it() {
+        let json = br#"{"PATH": "/tools:/bin", "A": "b c\n", "": "x", "B=": "x", "NUL": "\u0000"}"#;
+        let read: Vec<_> = parsed(json).iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        assert_eq!(read, [("A".into(), "b c\n".into()), ("PATH".into(), "/tools:/bin".to_owned())]);
+        for broken in [&b""[..], b"{", b"[]", b"{\"A\": 1}"] {
+            assert!(parsed(broken).is_empty());
+        }
+    }
 
     #[test]
     fn files_that_mise_reads() {

@@ -8,15 +8,19 @@ mod setup;
 mod sshd;
 
 use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::time::Duration;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::{Bytes, Own, Request};
+use banger_vmm::Vm;
 
 pub(crate) use self::done::Done;
 use self::mise::Mise;
 use self::setup::Setup;
 pub(crate) use self::sshd::start as start_sshd;
+use crate::agent::Call;
 use crate::config::Settings;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::machine::Machine;
 use crate::paths::Paths;
@@ -24,6 +28,9 @@ use crate::report::{Phase, Report};
 use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
+
+/// How long a guest may take to give all files of a workspace to a user.
+const OWN_LIMIT: Duration = Duration::from_secs(600);
 
 /// Held while something is done to a VM: of what two repositories ask for, one would be in the other's way (apt, mise).
 fn alone(machine: &Machine, ui: &Ui) -> Result<File, CommandError> {
@@ -45,21 +52,37 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    /// Finds out what the workspace, whose files are `listed`, asks for at `site`.
+    /// Finds out what the workspace, whose files are `listed`, asks for at `site`, for commands in `folder` in the guest.
     ///
     /// # Errors
     /// If a file that has a say in it cannot be read.
     pub fn of(
         workspace: &Workspace,
         site: &Site,
+        folder: &Path,
         listed: &Listed,
         settings: &Settings,
         paths: &Paths,
         ui: &Ui,
     ) -> Result<Preparation, CommandError> {
-        let mise = if settings.mise() { Mise::of(site, listed, paths)? } else { None };
+        let mise = if settings.mise() { Mise::of(site, folder, listed, paths)? } else { None };
         let setup = Setup::of(workspace, listed, settings, ui)?;
         Ok(Preparation { site: site.clone(), mise, setup })
+    }
+
+    /// Gives the working tree to the user of the guest called `owner`: what was synced is root's.
+    ///
+    /// # Errors
+    /// If the guest has no such user, or the VM fails.
+    pub fn give_to(&self, owner: &str, vm: &Vm) -> Result<(), CommandError> {
+        let request = Own { root: self.site.guest_path().as_os_str().into(), user: owner.to_owned() };
+        let given: Result<u64, _> = Call::ask_within(vm, &Request::Own(request), OWN_LIMIT);
+        given.map(drop).map_err(|error| match CommandError::from(error) {
+            error if error.kind == ErrorKind::NoSuchUser => {
+                error.hint("`owner` of the configuration names a user of the VM")
+            }
+            error => error,
+        })
     }
 
     /// Variables for what runs in the guest: where the tools are.
@@ -67,9 +90,20 @@ impl Preparation {
         self.mise.as_ref().map(|mise| mise.variables(of_image)).unwrap_or_default()
     }
 
-    /// The same for a workspace that the VM was prepared for before.
-    pub fn variables_of(site: &Site, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
-        mise::variables_of(site, of_image)
+    /// What the tools set for commands, once all is done.
+    pub fn environment(&self, vm: &Vm, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+        self.mise.as_ref().map(|mise| mise.environment(vm, &self.site, ui)).unwrap_or_default()
+    }
+
+    /// Both for a workspace that the VM was prepared for before, and a command in `folder` in the guest.
+    pub fn variables_of(
+        vm: &Vm,
+        site: &Site,
+        folder: &Path,
+        of_image: &[(Bytes, Bytes)],
+        ui: &Ui,
+    ) -> Vec<(Bytes, Bytes)> {
+        mise::variables_of(vm, site, folder, of_image, ui)
     }
 
     /// Does what has to be done, with the variables that commands have.

@@ -93,9 +93,11 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         listed.check(workspace)?;
         let machine = make()?;
         let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
-        let synced = work.sync(&machine, workspace, &site, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
-            branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
-        });
+        let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &site);
+        let synced =
+            work.sync(&machine, workspace, &site, &place, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
+                branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
+            });
         let preparation = synced.inspect_err(|_| {
             // It has nothing of anybody's; that it could not be removed is not the news.
             let _ = discard(&machine, &machines);
@@ -170,10 +172,16 @@ pub fn exec(
     let root = site.as_ref().filter(|site| site.is_present()).map(Site::root);
     let work = Work::new(&options, given, root, paths, &account, ui)?;
     let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
-    let machine = machines.reported(&account).start_found(&vm, &wanted)?;
-    let place = Place::of(&machine.vm, site.as_ref(), here, &Images::new(paths, ui));
-    let outcome =
-        work.command(&machine, None, site.as_ref(), &place, command.iter().map(|word| word.as_os_str().into()));
+    let machines = machines.reported(&account);
+    let (machine, outcome) = post_mortem::unless_stopped(|| {
+        let machine = machines.start_found(&vm, &wanted)?;
+        let place = Place::of(&machine.vm, site.as_ref(), here, &Images::new(paths, ui));
+        let words = command.iter().map(|word| word.as_os_str().into());
+        match work.command(&machine, None, site.as_ref(), &place, words) {
+            Err(error) if error.kind == ErrorKind::VmEnded => Err(error),
+            outcome => Ok((machine, outcome)),
+        }
+    })?;
     if command.is_empty() && work.has_terminal() && outcome.is_ok() {
         tell_what_is_only_there(&machine, ui);
     }

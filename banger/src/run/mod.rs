@@ -28,6 +28,7 @@ pub use self::workspace::{NewWorkspace, prepare};
 use crate::belonging::Purpose;
 use crate::cli::Run;
 use crate::commands::publish;
+use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::guest_work::GuestWork;
@@ -114,6 +115,18 @@ fn tell_what_is_only_there(machine: &Machine, ui: &Ui) {
     work.and_then(|work| work.farewell()).into_iter().for_each(|text| ui.status(&text));
 }
 
+/// Says that the `banger.toml` of the repository around this one, be it the superproject of a submodule, has no say in a VM that is about to be made.
+fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
+    let has_file = |root: &Path| root.join(REPOSITORY_FILE).is_file();
+    let Some(parent) = workspace.root.parent().filter(|_| !has_file(&workspace.root)) else { return };
+    if let Ok(outer) = Workspace::discover(parent, crate::machine::git_host(paths))
+        && has_file(&outer.root)
+    {
+        let (root, place) = (outer.root.display(), workspace.root.display());
+        ui.warning(&format!("`{REPOSITORY_FILE}` of the repository around this one, {root}, does not count in {place}: for that repository's VM, run banger in {root}"));
+    }
+}
+
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
@@ -127,6 +140,9 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         if !images.is_to_be_had(image).unwrap_or(true) {
             images.ensure(image, ImageAccess::User)?;
         }
+    }
+    if options.rm || machines.find(&workspace)?.is_none() {
+        tell_outer_configuration(&workspace, paths, ui);
     }
     let prepare = || -> Result<(Machine, Result<Option<Preparation>, CommandError>), CommandError> {
         let list = || account.time(Phase::List, || Listed::new(&workspace, &paths.own()));
@@ -148,31 +164,34 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         };
         let published = publish(&machine.vm, &options.vm.publish, ui);
         let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
+        let place = Place::of_workspace(here, &site);
         let synced =
-            published.and_then(|()| work.sync_if_it_fits(&machine, &workspace, &site, listed, policy(options)));
+            published.and_then(|()| work.sync_if_it_fits(&machine, &workspace, &site, &place, listed, policy(options)));
         Ok((machine, synced))
     };
-    let mut prepared = prepare();
-    // A VM that was killed may have looked alive. The command has not begun, so the VM may be started again for it.
-    let (used, failure) = match &prepared {
-        Ok((machine, synced)) => (Some(machine), synced.as_ref().err()),
-        Err(error) => (None, Some(error)),
+    let mut restarts = if options.rm { 0..0 } else { 0..post_mortem::RESTARTS };
+    let (machine, outcome) = loop {
+        let prepared = prepare();
+        // A VM that was killed may have looked alive, and somebody may have stopped it meanwhile. The command has not begun, so the VM may
+        // be started again for it.
+        let (used, failure) = match &prepared {
+            Ok((machine, synced)) => (Some(machine), synced.as_ref().err()),
+            Err(error) => (None, Some(error)),
+        };
+        if failure.is_some_and(|error| machines.is_over(error, &workspace, used)) && restarts.next().is_some() {
+            continue;
+        }
+        let (machine, synced) = prepared?;
+        let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
+        let place = Place::of_workspace(here, &site);
+        let words = options.command.iter().map(|word| word.as_os_str().into());
+        let outcome =
+            synced.and_then(|preparation| work.command(&machine, preparation.as_ref(), Some(&site), &place, words));
+        match outcome {
+            Err(error) if error.kind == ErrorKind::VmEnded && restarts.next().is_some() => {}
+            outcome => break (machine, outcome),
+        }
     };
-    if failure.is_some_and(|error| error.kind.is_of_vm()) && !options.rm && machines.has_died(&workspace, used) {
-        prepared = prepare();
-    }
-    let (machine, synced) = prepared?;
-    let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
-    let place = Place::of_workspace(here, &site);
-    let outcome = synced.and_then(|preparation| {
-        work.command(
-            &machine,
-            preparation.as_ref(),
-            Some(&site),
-            &place,
-            options.command.iter().map(|word| word.as_os_str().into()),
-        )
-    });
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
         discard_after(&machine, &machines, ui);

@@ -21,10 +21,12 @@ use crate::git::Workspace;
 use crate::images::{self, Images};
 use crate::machine::{Machine, Machines};
 use crate::paths::Paths;
+use crate::post_mortem;
 use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report};
 use crate::site::Site;
 use crate::sync::{self, Listed, SyncError};
+use crate::terminfo;
 use crate::ui::Ui;
 use crate::units::{bytes, count, elapsed};
 
@@ -63,7 +65,7 @@ impl<'a> Work<'a> {
         Ok(Work { settings, how: &options.how, given, certificates, paths, account, ui })
     }
 
-    /// Brings the workspace into the VM, to `site`, and finds out what it asks for. It was listed while the VM was looked for.
+    /// Brings the workspace into the VM, to `site`, and finds out what it asks for, for a command in `place`. It was listed while the VM was looked for.
     ///
     /// # Errors
     /// If it cannot be read, both sides changed the same things, or the VM's disk is full.
@@ -72,10 +74,11 @@ impl<'a> Work<'a> {
         machine: &Machine,
         workspace: &Workspace,
         site: &Site,
+        place: &Place,
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<(Preparation, sync::Report), CommandError> {
-        let (preparation, report) = self.try_sync(machine, workspace, site, listed, policy)?;
+        let (preparation, report) = self.try_sync(machine, workspace, site, place, listed, policy)?;
         Ok((preparation, report?))
     }
 
@@ -89,10 +92,11 @@ impl<'a> Work<'a> {
         machine: &Machine,
         workspace: &Workspace,
         site: &Site,
+        place: &Place,
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<Option<Preparation>, CommandError> {
-        match self.try_sync(machine, workspace, site, listed, policy)? {
+        match self.try_sync(machine, workspace, site, place, listed, policy)? {
             (preparation, Ok(_)) => Ok(Some(preparation)),
             (_, Err(SyncError::GuestFull(failure))) => {
                 let name = machine.vm.name();
@@ -112,6 +116,7 @@ impl<'a> Work<'a> {
         machine: &Machine,
         workspace: &Workspace,
         site: &Site,
+        place: &Place,
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<(Preparation, Result<sync::Report, SyncError>), CommandError> {
@@ -120,7 +125,8 @@ impl<'a> Work<'a> {
         let listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
         listed.warnings().for_each(|warning| self.ui.warning(&warning));
         let files = listed.files();
-        let preparation = Preparation::of(workspace, site, &listed, &self.settings, self.paths, self.ui)?;
+        let (folder, _) = place.folder(self.how);
+        let preparation = Preparation::of(workspace, site, &folder, &listed, &self.settings, self.paths, self.ui)?;
         let waits = || self.ui.status("waiting for another command's sync of this workspace");
         let report = self.account.time(Phase::Sync, || {
             let shows = |done, total| self.ui.transfers("sending files to the VM", done, total);
@@ -140,7 +146,8 @@ impl<'a> Work<'a> {
     /// # Errors
     /// As [`Preparation::run`].
     pub(super) fn prepare(&self, machine: &Machine, preparation: &Preparation) -> Result<(), CommandError> {
-        self.enter(machine, Some(preparation), None).map(drop)
+        let entered = self.enter(machine, Some(preparation), None, Path::new(""));
+        entered.map(drop).map_err(|error| post_mortem::of_preparation(error, machine))
     }
 
     /// Does what the workspace asks for, if it was synced, and then runs the command; without words, the user's login shell. In a VM with
@@ -156,17 +163,36 @@ impl<'a> Work<'a> {
         place: &Place,
         words: impl Iterator<Item = Bytes>,
     ) -> Result<Outcome, CommandError> {
-        let surroundings = self.enter(machine, preparation, site)?;
+        let (cwd, make_cwd) = place.folder(self.how);
+        let entered = self.enter(machine, preparation, site, &cwd);
+        let surroundings = entered.map_err(|error| post_mortem::of_preparation(error, machine))?;
         let user = place.user(self.how);
         // The tools are root's; another user has what the image has.
         let env = surroundings.variables(user.is_none());
         let tty = self.has_terminal().then(|| terminal::size().unwrap_or_default());
-        let (cwd, make_cwd) = place.folder(self.how);
-        let env = [environment::of_terminal(tty.is_some()), env].concat();
+        let mut env = [environment::of_terminal(tty.is_some()), env].concat();
+        if tty.is_some() {
+            self.bring_terminal(machine, &mut env);
+        }
         let (argv, cwd) = (words.collect(), cwd.as_os_str().into());
         let ports = self.settings.ports_by_themselves();
         let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
-        self.account.time(Phase::Run, || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui))
+        let run = || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui);
+        let outcome = self.account.time(Phase::Run, run)?;
+        if matches!(outcome, Outcome::Status(status) if status != 0) && post_mortem::was_stopped(machine) {
+            self.ui.warning("the VM was stopped while the command ran");
+        }
+        Ok(outcome)
+    }
+
+    /// Lets the guest know the terminal that a command gets, if this machine does. A command can do without.
+    fn bring_terminal(&self, machine: &Machine, env: &mut Variables) {
+        let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
+        match Call::ask::<bool>(&machine.vm, &request) {
+            Ok(true) => env.extend(terminfo::variables(env)),
+            Ok(false) => {}
+            Err(error) => self.ui.detail(&format!("the VM does not know this terminal: {error}")),
+        }
     }
 
     /// Waits until the VM is ready, and sees to all that comes before a command.
@@ -175,6 +201,7 @@ impl<'a> Work<'a> {
         machine: &Machine,
         preparation: Option<&Preparation>,
         site: Option<&Site>,
+        folder: &Path,
     ) -> Result<Surroundings, CommandError> {
         if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
             self.account.time(Phase::Ready, || wait_for_system(&machine.vm, self.ui))?;
@@ -184,15 +211,21 @@ impl<'a> Work<'a> {
         let (inherited, said) = self.variables(machine);
         let of_tools = match preparation {
             Some(preparation) => preparation.variables(&of_image),
-            None => site.map(|site| Preparation::variables_of(site, &of_image)).unwrap_or_default(),
+            None => site
+                .map(|site| Preparation::variables_of(&machine.vm, site, folder, &of_image, self.ui))
+                .unwrap_or_default(),
         };
-        let surroundings = Surroundings { inherited, of_image, of_tools, said };
+        let mut surroundings = Surroundings { inherited, of_image, of_tools, said };
         let with_tools = surroundings.variables(true);
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
             prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
         }
+        if let (Some(preparation), Some(owner)) = (preparation, self.settings.owner()) {
+            self.account.time(Phase::Sync, || preparation.give_to(owner, &machine.vm))?;
+        }
         if let Some(preparation) = preparation {
             preparation.run(machine, &with_tools, self.account, self.ui)?;
+            surroundings.of_tools.extend(preparation.environment(&machine.vm, self.ui));
         }
         Ok(surroundings)
     }
@@ -211,7 +244,7 @@ impl<'a> Work<'a> {
         let inherited = Inherited::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
         inherited.warnings.iter().for_each(|warning| ui.warning(warning));
         let mut all = Vec::new();
-        match self.certificates.install(&machine.vm, ui) {
+        match self.certificates.install(&machine.vm, self.account, ui) {
             Ok(()) if self.certificates.is_empty() => {}
             Ok(()) => all.extend(certificates::VARIABLES.map(|(name, value)| (name.into(), value.into()))),
             // The command may have no need of them.

@@ -7,11 +7,12 @@ use std::thread;
 use serde::Serialize;
 
 use super::by_name::workspace;
+use super::place::Place;
 use super::policy;
 use super::work::Work;
 use crate::cli::Run;
 use crate::commands::named;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::machine::{Machines, Wanted};
 use crate::paths::Paths;
 use crate::post_mortem;
@@ -59,16 +60,23 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
     let work = Work::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
     let site = Site::at(&vm, &workspace, new.guest_path)?;
     let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
-    // The workspace is listed while the VM boots.
-    let (listed, machine) = thread::scope(|scope| {
-        let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
-        let machine = machines.reported(&account).start_found(&vm, &wanted);
-        (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
-    });
-    let machine = machine?;
-    let files_listed = listed.as_ref().map_or(0, Listed::files);
-    let synced = work.sync(&machine, &workspace, &site, listed, policy(new.options));
-    let prepared = synced.and_then(|(preparation, report)| work.prepare(&machine, &preparation).map(|()| report));
+    let machines = machines.reported(&account);
+    let (machine, files_listed, prepared) = post_mortem::unless_stopped(|| {
+        // The workspace is listed while the VM boots.
+        let (listed, machine) = thread::scope(|scope| {
+            let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
+            let machine = machines.start_found(&vm, &wanted);
+            (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
+        });
+        let machine = machine?;
+        let place = Place::of_workspace(&workspace.root, &site);
+        let files_listed = listed.as_ref().map_or(0, Listed::files);
+        let synced = work.sync(&machine, &workspace, &site, &place, listed, policy(new.options));
+        match synced.and_then(|(preparation, report)| work.prepare(&machine, &preparation).map(|()| report)) {
+            Err(error) if post_mortem::is_over(&error, &vm, Some(&machine)) => Err(error.kind(ErrorKind::VmEnded)),
+            prepared => Ok((machine, files_listed, prepared)),
+        }
+    })?;
     let report = prepared.map_err(|error| post_mortem::explained(error, &machine))?;
     let guest_path = site.guest_path().display().to_string();
     ui.status(&format!("`{guest_path}` in `{name}` is {}", workspace.root.display()));

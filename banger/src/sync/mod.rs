@@ -100,6 +100,11 @@ impl Listed {
         self.listing.entries.len()
     }
 
+    /// Their paths, relative to the workspace's root.
+    pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
+        self.listing.entries.iter().map(|entry| entry.path.as_bytes())
+    }
+
     /// A digest of the names and contents of the files that are `wanted`, each by its path; none if none is.
     ///
     /// # Errors

@@ -149,7 +149,7 @@ Examples:
         /// Its name
         #[arg(value_name = "VM")]
         vm: String,
-        /// Even if it holds what is nowhere else
+        /// Delete even if a command runs in the VM, or it has unsynced changes
         #[arg(short, long)]
         force: bool,
     },

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -164,8 +165,8 @@ fn environment(exec: &Exec, user: &User, cwd: &Path) -> Vec<(std::ffi::OsString,
     ]
     .map(|(name, value)| (name.into(), value.to_owned()))
     .into();
-    if user.uid != 0 {
-        // Files of the workspace are root's, in which git sees a trap for other users: "safe.directory", git-config(1).
+    // Files of the workspace are root's, or those of its `owner`, in which git sees a trap for other users: "safe.directory", git-config(1).
+    if user.uid != 0 || std::fs::metadata(cwd).is_ok_and(|cwd| cwd.uid() != user.uid) {
         let trust = [("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory"), ("GIT_CONFIG_VALUE_0", "*")];
         env.extend(trust.map(|(name, value)| (name.into(), value.into())));
     }

@@ -2,22 +2,29 @@
 //! resolv.conf(5).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use resolv_conf::{Config, ScopedIp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 /// How long a name server may take, each time it is asked.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the other kind of address is waited for when there are addresses of one kind.
+const RESOLUTION_DELAY: Duration = Duration::from_millis(500);
 /// How often all of them are asked.
 const ROUNDS: usize = 2;
-/// What of an answer is read: without EDNS no more is sent, RFC 1035, 4.2.1.
+/// How many are asked: resolv.conf(5), MAXNS.
+const MAX_SERVERS: usize = 3;
+/// How many domains of `search` are gone through.
+const MAX_DOMAINS: usize = 6;
+/// What of an answer by UDP is read: without EDNS no more is sent, RFC 1035, 4.2.1. A longer one comes by TCP.
 const MAX_ANSWER: usize = 512;
-/// The longest name, RFC 1035, 2.3.4.
-const MAX_NAME: usize = 253;
-const A: u16 = 1;
-const AAAA: u16 = 28;
 
 /// The addresses of `host`, the best first.
 ///
@@ -36,12 +43,19 @@ pub(super) async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
     if !known.is_empty() {
         return Ok(known);
     }
-    let configuration = read("/etc/resolv.conf");
+    let configuration = parsed(&std::fs::read("/etc/resolv.conf").unwrap_or_default());
+    look_up(&candidates(&configuration, host)?, &name_servers(&configuration)).await
+}
+
+/// The addresses of the first of `names` that has some.
+async fn look_up(names: &[Name], servers: &[SocketAddr]) -> io::Result<Vec<IpAddr>> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name is not known there");
-    for name in candidates(&configuration, host) {
-        match ask(&name, &name_servers(&configuration)).await {
+    for name in names {
+        match ask(name, servers).await {
             Ok(found) if !found.is_empty() => return Ok(found),
             Ok(_) => {}
+            // The next name would be asked for in vain too.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
             Err(error) => failure = error,
         }
     }
@@ -58,154 +72,185 @@ fn in_hosts(hosts: &str, host: &str) -> Vec<IpAddr> {
     hosts.lines().filter_map(address).collect()
 }
 
-fn name_servers(configuration: &str) -> Vec<SocketAddr> {
-    let of_line = |line: &str| Some(SocketAddr::new(line.strip_prefix("nameserver")?.trim().parse().ok()?, 53));
-    configuration.lines().filter_map(of_line).take(3).collect()
+/// What resolv.conf(5) says. A line that cannot be understood is none.
+fn parsed(configuration: &[u8]) -> Config {
+    Config::parse_with_errors(configuration).0
 }
 
-/// The names to ask for: a short one is looked for in the domains of `search`.
-fn candidates(configuration: &str, host: &str) -> Vec<String> {
-    let is_short = !host.contains('.');
-    let domains = configuration.lines().filter(|_| is_short).filter_map(|line| line.strip_prefix("search "));
-    let within = domains.flat_map(str::split_whitespace).take(6).map(|domain| format!("{host}.{domain}"));
-    within.chain([host.to_owned()]).collect()
+fn name_servers(configuration: &Config) -> Vec<SocketAddr> {
+    let server = |server: &ScopedIp| match server {
+        ScopedIp::V4(address) => Some(SocketAddr::from((*address, 53))),
+        ScopedIp::V6(address, zone) => {
+            let zone = zone.as_ref().map_or(Some(0), |zone| zone.parse().ok().or_else(|| interface(zone)))?;
+            Some(SocketAddrV6::new(*address, 53, 0, zone).into())
+        }
+    };
+    configuration.nameservers.iter().filter_map(server).take(MAX_SERVERS).collect()
 }
 
-async fn ask(name: &str, servers: &[SocketAddr]) -> io::Result<Vec<IpAddr>> {
+/// The number of the interface of this name: netdevice(7).
+fn interface(name: &str) -> Option<u32> {
+    let path = std::path::Path::new("/sys/class/net").join(name).join("ifindex");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The names to ask for, in the order of resolv.conf(5): one with as many dots as `ndots` says is first asked for as it is, another one
+/// in the domains of `search` first. One that ends with a dot is asked for as it is, and no other.
+fn candidates(configuration: &Config, host: &str) -> io::Result<Vec<Name>> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "that is no name of a host");
+    let name = Name::from_ascii(host).ok().filter(|name| host.is_ascii() && name.num_labels() > 0);
+    let name = name.ok_or_else(invalid)?;
+    if name.is_fqdn() {
+        return Ok(vec![name]);
+    }
+    let domains = configuration.get_last_search_or_domain().filter_map(|domain| Name::from_ascii(domain).ok());
+    // One that becomes too long is nobody's.
+    let mut names: Vec<_> =
+        domains.take(MAX_DOMAINS).filter_map(|domain| name.clone().append_domain(&domain).ok()).collect();
+    let dots = host.bytes().filter(|byte| *byte == b'.').count();
+    let first = if dots >= configuration.ndots as usize { 0 } else { names.len() };
+    let mut as_it_is = name;
+    as_it_is.set_fqdn(true);
+    names.insert(first, as_it_is);
+    Ok(names)
+}
+
+/// What one of `servers` knows of a name: one that does not answer, or fails, leaves it to the next one.
+async fn ask(name: &Name, servers: &[SocketAddr]) -> io::Result<Vec<IpAddr>> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "there is no name server to ask");
     for server in servers.iter().cycle().take(servers.len() * ROUNDS) {
-        match timeout(PATIENCE, async { tokio::try_join!(query(name, A, *server), query(name, AAAA, *server)) }).await {
-            Ok(Ok((mut found, more))) => {
+        let (first, second) = both(name, *server).await;
+        match (first, second) {
+            (Ok(mut found), Ok(more)) => {
                 found.extend(more);
                 return Ok(found);
             }
-            Ok(Err(error)) => failure = error,
-            Err(_) => failure = io::Error::new(io::ErrorKind::TimedOut, "no name server answers"),
+            // An answer that is lost takes nothing from the other.
+            (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_empty() => return Ok(found),
+            (Err(error), _) | (_, Err(error)) => failure = error,
         }
     }
     Err(failure)
 }
 
-async fn query(name: &str, kind: u16, server: SocketAddr) -> io::Result<Vec<IpAddr>> {
-    use std::hash::{BuildHasher, Hasher};
+type Found = io::Result<Vec<IpAddr>>;
+
+/// The addresses of both kinds, those of IPv4 first. Where there are some of one kind, the other is not waited for as long: RFC 8305, 3.
+async fn both(name: &Name, server: SocketAddr) -> (Found, Found) {
+    let (mut first, mut second) =
+        (pin!(query(name, RecordType::A, server)), pin!(query(name, RecordType::AAAA, server)));
+    let is_enough = |found: &Found| found.as_ref().is_ok_and(|found| !found.is_empty());
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    tokio::select! {
+        found = &mut first => {
+            let patience = if is_enough(&found) { RESOLUTION_DELAY } else { PATIENCE };
+            (found, timeout(patience, second).await.unwrap_or_else(|_| Err(late())))
+        }
+        found = &mut second => {
+            let patience = if is_enough(&found) { RESOLUTION_DELAY } else { PATIENCE };
+            (timeout(patience, first).await.unwrap_or_else(|_| Err(late())), found)
+        }
+    }
+}
+
+/// Asks one name server for addresses of one kind.
+async fn query(name: &Name, kind: RecordType, server: SocketAddr) -> Found {
+    let answered = timeout(PATIENCE, async {
+        let question = question(name, kind);
+        match by_udp(&question, server).await? {
+            Answer::Truncated => by_tcp(&question, server).await,
+            answer => Ok(answer),
+        }
+    });
+    let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "no name server answers");
+    match answered.await.map_err(silent)?? {
+        Answer::Addresses(found) => Ok(found),
+        Answer::Failed(code) => Err(io::Error::other(format!("the name server {} fails: {code}", server.ip()))),
+        Answer::Truncated => Err(io::Error::other(format!("the name server {} sends parts of answers", server.ip()))),
+    }
+}
+
+async fn by_udp(question: &Message, server: SocketAddr) -> io::Result<Answer> {
     let any: SocketAddr =
         if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).await?;
     // What is not from this address is not received.
     socket.connect(server).await?;
-    let id = std::hash::RandomState::new().build_hasher().finish() as u16;
-    socket.send(&question(id, name, kind)?).await?;
+    socket.send(&bytes_of(question)?).await?;
     let mut answer = [0; MAX_ANSWER];
     loop {
         let count = socket.recv(&mut answer).await?;
-        if let Some(found) = addresses_in(&answer[..count], id, kind) {
-            return Ok(found);
+        if let Some(answer) = answer_in(&answer[..count], question) {
+            return Ok(answer);
         }
     }
 }
 
-/// A query, RFC 1035, 4.1.
-fn question(id: u16, name: &str, kind: u16) -> io::Result<Vec<u8>> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.is_ascii();
-    if name.len() > MAX_NAME || !name.split('.').all(is_label) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "that is no name of a host"));
-    }
-    // Recursion desired; one question.
-    let mut query = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
-    for label in name.split('.') {
-        query.push(label.len() as u8);
-        query.extend(label.as_bytes());
-    }
-    query.push(0);
-    query.extend([&kind.to_be_bytes()[..], &[0, 1]].concat());
-    Ok(query)
+/// By TCP each message has its length before it: RFC 1035, 4.2.2.
+async fn by_tcp(question: &Message, server: SocketAddr) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(server).await?;
+    let bytes = bytes_of(question)?;
+    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes()[..], &bytes].concat()).await?;
+    let mut answer = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut answer).await?;
+    answer_in(&answer, question).ok_or_else(|| io::Error::other("the name server answers something else"))
 }
 
-/// The addresses that an answer brings; none: it is not the answer to this question.
-fn addresses_in(answer: &[u8], id: u16, kind: u16) -> Option<Vec<IpAddr>> {
-    let number = |at: usize| Some(u16::from_be_bytes(answer.get(at..at + 2)?.try_into().ok()?));
-    let is_answer = number(0)? == id && answer.get(2)? & 0x80 != 0 && number(4)? == 1;
-    if !is_answer {
+/// A query of a random number, RFC 1035, 4.1.
+fn question(name: &Name, kind: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name.clone(), kind));
+    message
+}
+
+fn bytes_of(question: &Message) -> io::Result<Vec<u8>> {
+    question.to_vec().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+/// What a name server has said.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// None: the name has no addresses of this kind, or does not exist.
+    Addresses(Vec<IpAddr>),
+    /// There is more than fits.
+    Truncated,
+    /// It cannot say.
+    Failed(ResponseCode),
+}
+
+/// The answer in `bytes`; none: it is not one to this question.
+fn answer_in(bytes: &[u8], question: &Message) -> Option<Answer> {
+    let [id_high, id_low, flags, ..] = *bytes else { return None };
+    if u16::from_be_bytes([id_high, id_low]) != question.metadata.id || flags & 0x80 == 0 {
         return None;
     }
-    let mut at = after_name(answer, 12)? + 4;
-    let mut found = Vec::new();
-    for _ in 0..number(6)? {
-        // An answer that was cut short has brought something all the same.
-        let Some(head) = after_name(answer, at) else { break };
-        let (Some(this), Some(length)) = (number(head), number(head + 8)) else { break };
-        let Some(data) = answer.get(head + 10..head + 10 + usize::from(length)) else { break };
-        if this == kind {
-            match *data {
-                [a, b, c, d] if kind == A => found.push(Ipv4Addr::new(a, b, c, d).into()),
-                _ => found.extend(<[u8; 16]>::try_from(data).map(|octets| IpAddr::from(Ipv6Addr::from(octets)))),
-            }
-        }
-        at = head + 10 + usize::from(length);
+    // QR and TC, RFC 1035, 4.1.1. What comes after it may end anywhere.
+    if flags & 0x02 != 0 {
+        return Some(Answer::Truncated);
     }
-    Some(found)
-}
-
-/// Where a name ends: with an empty label, or one that says where the rest is.
-fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
-    loop {
-        match *message.get(at)? {
-            0 => return Some(at + 1),
-            length if length & 0xc0 == 0xc0 => return Some(at + 2),
-            length => at += 1 + usize::from(length),
-        }
+    let message = Message::from_vec(bytes).ok()?;
+    let (asked, [answered]) = (question.queries.first()?, &message.queries[..]) else { return None };
+    let is_same = answered.query_type == asked.query_type && answered.name.eq_ignore_root_case(&asked.name);
+    if message.metadata.message_type != MessageType::Response || !is_same {
+        return None;
     }
+    let address = |data: &RData| match data {
+        RData::A(address) if asked.query_type == RecordType::A => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) if asked.query_type == RecordType::AAAA => Some(IpAddr::V6(address.0)),
+        _ => None,
+    };
+    Some(match message.metadata.response_code {
+        ResponseCode::NoError => {
+            Answer::Addresses(message.answers.iter().filter_map(|record| address(&record.data)).collect())
+        }
+        ResponseCode::NXDomain => Answer::Addresses(Vec::new()),
+        code => Answer::Failed(code),
+    })
 }
 
 #[cfg(feature = "fuzzing")]
 pub(in crate::guest) mod fuzzing;
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_and_configuration_are_read_as_they_are_written() {
-        let hosts = "127.0.0.1 localhost\n10.0.0.7\tdb DB.lan # the database\n# 1.1.1.1 no\nfe80::1%2 odd\n::2 db\n";
-        assert_eq!(in_hosts(hosts, "Db"), ["10.0.0.7".parse::<IpAddr>().unwrap(), "::2".parse().unwrap()]);
-        assert!(in_hosts(hosts, "no").is_empty());
-        let configuration = "# x\nsearch a.example b.example\nnameserver 10.0.2.3\nnameserver x\nnameserver ::1\n";
-        assert_eq!(name_servers(configuration), ["10.0.2.3:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
-        assert_eq!(candidates(configuration, "h"), ["h.a.example", "h.b.example", "h"]);
-        assert_eq!(candidates(configuration, "h.c"), ["h.c"]);
-    }
-
-    #[test]
-    fn an_answer_brings_addresses_whatever_else_it_has() {
-        let query = question(7, "a.bc", A).unwrap();
-        assert_eq!(query[12..], *b"\x01a\x02bc\0\0\x01\0\x01");
-        let mut answer = query.clone();
-        (answer[2], answer[7]) = (0x81, 2);
-        // CNAME, then A, each of the name in the question.
-        answer.extend(b"\xc0\x0c\0\x05\0\x01\0\0\0\x01\0\x04\x01x\xc0\x0e");
-        answer.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x01\0\x04\x0a\0\0\x07");
-        assert_eq!(addresses_in(&answer, 7, A), Some(vec!["10.0.0.7".parse().unwrap()]));
-        assert_eq!(addresses_in(&answer, 7, AAAA), Some(vec![]));
-        assert_eq!(addresses_in(&answer, 8, A), None);
-        assert_eq!(addresses_in(&query, 7, A), None);
-        for end in 0..answer.len() {
-            let _ = addresses_in(&answer[..end], 7, A);
-        }
-    }
-
-    #[test]
-    fn what_is_no_name_is_not_asked_for() {
-        for name in ["", "a..b", "ü.example", &"a".repeat(64), &"a.".repeat(200)] {
-            assert!(question(1, name, A).is_err(), "{name}");
-        }
-        assert!(question(1, "a.example.", A).is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_is_an_address_needs_nobody() {
-        for (host, address) in [("10.1.2.3", "10.1.2.3"), ("[::1]", "::1"), ("::1", "::1")] {
-            assert_eq!(addresses(host).await.unwrap(), [address.parse::<IpAddr>().unwrap()]);
-        }
-        assert_eq!(addresses("LocalHost").await.unwrap().len(), 2);
-    }
-}
+mod tests;

@@ -190,7 +190,7 @@ impl Connection {
         let (guest, handle, user) = (self.guest.clone(), session.handle(), self.user.clone());
         let agent = Arc::clone(&self.agent);
         let request = {
-            let (guest, handle) = (guest.clone(), handle.clone());
+            let (guest, handle, terminal) = (guest.clone(), handle.clone(), guest.clone());
             async move {
                 let mut env = guest.up().await.map(|up| up.env.clone()).unwrap_or_default();
                 env.extend(session::variables());
@@ -198,6 +198,9 @@ impl Connection {
                 if wants_agent {
                     let listening = agent.get_or_init(|| forward_agent(guest, user.clone(), handle)).await;
                     env.extend(listening.as_ref().map(session::agent_variable));
+                }
+                if tty.is_some() {
+                    session::bring_terminal(&terminal, &mut env).await;
                 }
                 let user = Some(user);
                 let (argv, shell) = match what {

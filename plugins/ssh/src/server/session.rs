@@ -12,6 +12,7 @@ use banger::banger_agent::protocol::exec::{
 use banger::banger_agent::protocol::{Bytes, Request};
 use banger::banger_vmm::printable;
 use banger::error::{CommandError, FAILED};
+use banger::terminfo;
 use futures::{SinkExt, StreamExt};
 use nix::libc;
 use russh::server::{Handle, Msg};
@@ -49,6 +50,14 @@ pub(super) fn number(signal: &Sig) -> Option<i32> {
         signal => {
             SIGNALS.iter().find(|(known, _)| discriminant(known) == discriminant(signal)).map(|(_, number)| *number)
         }
+    }
+}
+
+/// Lets the guest know the terminal of a session whose variables are `env`, if this machine does. A session can do without.
+pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(Bytes, Bytes)>) {
+    let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
+    if let Ok((true, ..)) = guest.open::<bool>(&request).await {
+        env.extend(terminfo::variables(env));
     }
 }
 

@@ -1,0 +1,67 @@
+//! Entries of the terminfo database: how terminfo(5) names their files, and how term(5) begins them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Bytes;
+
+/// The longest entry, in bytes: term(5), "the total compiled entries cannot exceed 32768 bytes".
+pub const MAX_ENTRY: usize = 32 << 10;
+/// The longest name of a terminal, in bytes. term(5) leaves 128 for all names of an entry.
+const MAX_NAME: usize = 64;
+/// The first two bytes of an entry: term(5), of numbers with 16 and with 32 bits.
+const MAGIC: [[u8; 2]; 2] = [[0x1a, 0x01], [0x1e, 0x02]];
+
+/// What programs go by that draw on a terminal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminfo {
+    /// The terminal's name, as `TERM` has it.
+    pub name: String,
+    /// The compiled entry.
+    pub entry: Bytes,
+}
+
+impl Terminfo {
+    /// Whether the name can be part of a path, and the entry is one.
+    pub fn is_valid(&self) -> bool {
+        let is_entry = MAGIC.iter().any(|magic| self.entry.0.starts_with(magic));
+        is_name(&self.name) && is_entry && self.entry.0.len() <= MAX_ENTRY
+    }
+}
+
+/// Whether a terminal may be called so. No path separator is in it, and it does not begin with a dot.
+pub fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
+    name.len() <= MAX_NAME
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.bytes().all(is_plain)
+}
+
+/// Where a directory of entries has that of a terminal: below its first letter, or the number of that, as on file systems that do
+/// not tell small letters from capitals.
+pub fn places(name: &str) -> [String; 2] {
+    let first = name.bytes().next().unwrap_or_default();
+    [format!("{}/{name}", char::from(first)), format!("{first:02x}/{name}")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_part_of_a_path() {
+        for name in ["xterm-kitty", "rxvt-unicode-256color", "xterm+256color", "9term", "st.v1_0"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", ".", "..", ".hidden", "a/b", "../x", "-x", "ü", "a b", "a\0", &"a".repeat(65)] {
+            assert!(!is_name(name), "{name:?}");
+        }
+        assert_eq!(places("xterm-kitty"), ["x/xterm-kitty", "78/xterm-kitty"]);
+    }
+
+    #[test]
+    fn an_entry_is_short_and_begins_as_one() {
+        let is_valid = |entry: &[u8]| Terminfo { name: "foot".into(), entry: Bytes(entry.to_vec()) }.is_valid();
+        assert!(is_valid(b"\x1a\x01rest") && is_valid(b"\x1e\x02"));
+        assert!(!is_valid(b"") && !is_valid(b"#!/bin/sh") && !is_valid(&[&[0x1a, 1][..], &[0; MAX_ENTRY]].concat()));
+    }
+}
