@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::config::Named;
+use super::config::{Named, quote_name, quote_value};
 use super::{Repository, Result};
 
 /// Keys that are copied from plain sections; `*` stands for every key of the section.
@@ -243,7 +243,7 @@ fn render(values: &BTreeMap<Key, Vec<Vec<u8>>>) -> Vec<u8> {
             text.extend_from_slice(section.as_bytes());
             if let Some(own) = own {
                 text.push(b' ');
-                quote(&mut text, own, &[]);
+                quote_name(&mut text, own);
             }
             text.extend_from_slice(b"]\n");
         }
@@ -251,24 +251,11 @@ fn render(values: &BTreeMap<Key, Vec<Vec<u8>>>) -> Vec<u8> {
             text.push(b'\t');
             text.extend_from_slice(key.as_bytes());
             text.extend_from_slice(b" = ");
-            quote(&mut text, value, &[(b'\n', b'n'), (b'\t', b't'), (0x08, b'b')]);
+            quote_value(&mut text, value);
             text.push(b'\n');
         }
     }
     text
-}
-
-/// Quotes as git-config(1) unquotes. Values have escapes for some bytes, sections' names none.
-fn quote(text: &mut Vec<u8>, value: &[u8], escapes: &[(u8, u8)]) {
-    text.push(b'"');
-    for &byte in value {
-        match escapes.iter().find(|(escaped, _)| *escaped == byte) {
-            Some((_, letter)) => text.extend_from_slice(&[b'\\', *letter]),
-            None if matches!(byte, b'"' | b'\\') => text.extend_from_slice(&[b'\\', byte]),
-            None => text.push(byte),
-        }
-    }
-    text.push(b'"');
 }
 
 #[cfg(test)]

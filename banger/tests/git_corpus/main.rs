@@ -2,6 +2,7 @@
 
 mod change;
 mod configuration;
+mod configuration_levels;
 mod discovery;
 mod generated;
 mod hostile;
