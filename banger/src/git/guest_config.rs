@@ -85,7 +85,7 @@ const PLAIN: &[(&str, &[&str])] = &[
 /// Keys that are copied from sections with a name of their own, `[remote "origin"]`.
 const NAMED: &[(&str, &[&str])] = &[
     ("branch", &["description", "merge", "pushremote", "rebase", "remote"]),
-    ("remote", &["fetch", "prune", "push", "pushurl", "tagopt", "url"]),
+    ("remote", &["fetch", "partialclonefilter", "promisor", "prune", "push", "pushurl", "tagopt", "url"]),
     ("submodule", &["active", "branch", "fetchrecursesubmodules", "ignore", "path", "update", "url"]),
 ];
 
@@ -109,13 +109,18 @@ impl Repository {
     /// # Errors
     /// A configuration file that cannot be read or parsed.
     pub fn guest_config(&self) -> Result<Vec<u8>> {
-        let mut values = allowed(&self.config()?);
+        let config = self.config()?;
+        let mut values = allowed(&config);
         let mut set = |section: &str, key: &str, value: &str| {
             values.insert((section.into(), None, key.into()), vec![value.as_bytes().to_vec()]);
         };
-        set("core", "repositoryformatversion", if self.is_sha256() { "1" } else { "0" });
+        let is_extended = self.is_sha256() || self.partial()?.is_some();
+        set("core", "repositoryformatversion", if is_extended { "1" } else { "0" });
         if self.is_sha256() {
             set("extensions", "objectformat", "sha256");
+        }
+        if let Some(remote) = self.promisor(&config) {
+            set("extensions", "partialclone", &remote);
         }
         set("core", "bare", "false");
         // Inodes, devices and change times are the guest's own, and say nothing about the host's index.

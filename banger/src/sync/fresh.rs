@@ -1,5 +1,6 @@
 //! The first sync: all there is.
 
+use banger_agent::protocol::Bytes;
 use banger_agent::protocol::sync::{CONTENT, RecordKind, ToSync};
 
 use super::engine::{Engine, commit, plain, readable};
@@ -10,6 +11,8 @@ use super::seed::Seed;
 use super::source::{self, Sink, Source};
 use super::{Report, SyncError};
 use crate::agent::Call;
+use crate::config::History;
+use crate::git::Repository;
 
 impl Engine<'_> {
     /// Brings everything to a guest that has nothing: on a disk that it gets (`seed`), or over the link.
@@ -24,6 +27,9 @@ impl Engine<'_> {
         let root = self.guest_root();
         let read = |repository| Snapshot::read(repository, self.listing(), root, &histories);
         let snapshots = self.sent_repositories(&histories).map(read).collect::<Result<Vec<_>, _>>()?;
+        if histories.kind() == History::Full {
+            report.notes.extend(partial_clones(self.sent_repositories(&histories))?);
+        }
         call.say(&ToSync::PlanEnds { policy: self.policy })?;
         let manifest = if seed {
             let mut disk = Seed::create(&self.vm.workspace_disk())?;
@@ -93,4 +99,27 @@ impl Engine<'_> {
         }
         Ok(bytes)
     }
+}
+
+/// What the VM lacks because it is not here, in one line.
+fn partial_clones<'a>(repositories: impl Iterator<Item = &'a Repository>) -> Result<Option<String>, SyncError> {
+    let mut found = Vec::new();
+    for repository in repositories {
+        found.extend(repository.partial()?.map(|partial| (repository, partial)));
+    }
+    let Some((repository, partial)) = found.first() else { return Ok(None) };
+    let name = match repository.path.as_bytes() {
+        b"" => "this repository".to_owned(),
+        path => format!("`{}`", Bytes(path.to_vec())),
+    };
+    let others = match found.len() {
+        1 => String::new(),
+        count => format!(" (and {} others)", count - 1),
+    };
+    let (missing, remote) = (partial.missing(), &partial.remote);
+    let filter = if partial.filter.is_empty() { String::new() } else { format!(" with `{}`", partial.filter) };
+    Ok(Some(format!(
+        "{name}{others} is a partial clone{filter}: {missing}, if git has not fetched them here, are not in the VM; \
+         git there asks `{remote}` for them"
+    )))
 }
