@@ -221,6 +221,23 @@ fn reftable() {
     fs::remove_dir_all(fixture.beside("twin")).unwrap();
     fixture.git(&["checkout", "-q", "--detach"]);
     twin::assert_same(&fixture);
+    fs::remove_dir_all(fixture.beside("twin")).unwrap();
+    // What the configuration says of a log does not get into the list of stashes.
+    for (key, value) in [("log.showSignature", "true"), ("gpg.program", "false"), ("log.date", "relative")] {
+        fixture.git(&["config", key, value]);
+    }
+    for content in ["one", "two", "three \u{e9}"] {
+        fixture.write("a", content);
+        fixture.git(&["stash", "push", "-q", "-m", content]);
+    }
+    fixture.git(&["stash", "drop", "-q", "stash@{1}"]);
+    let twin = twin::assert_same(&fixture);
+    let log = ["log", "-g", "--format=%H %gn %ge %gd %gs", "--date=raw", "--no-show-signature", "refs/stash"];
+    assert_eq!(fixture.git_in(&twin, &log), fixture.git(&log));
+    assert_eq!(fixture.git_in(&twin, &["stash", "list"]).split(|byte| *byte == b'\n').count(), 3);
+    fixture.git_in(&twin, &["stash", "pop", "-q", "stash@{1}"]);
+    assert_eq!(fs::read_to_string(twin.join("a")).unwrap(), "one");
+    fixture.git_in(&twin, &["stash", "drop", "-q"]);
 }
 
 #[test]
