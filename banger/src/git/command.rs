@@ -55,7 +55,7 @@ impl Repository {
         self.config()?;
         self.object_folders()?;
         for folder in [&self.git_dir, &self.common_dir] {
-            for name in ["HEAD", "index", "packed-refs", "shallow", "refs", "reftable"] {
+            for name in ["HEAD", "index", "packed-refs", "shallow", "refs", "reftable", "info/attributes"] {
                 let path = folder.join(name);
                 if link_to_ref(&self.boundary, &path).is_none() {
                     self.boundary.stat(&path)?;

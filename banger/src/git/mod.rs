@@ -11,6 +11,7 @@
 //! | the current commit alone | [`Repository::shallow`] |
 //! | the guest's `.git/config` | [`Repository::guest_config`] |
 //! | the guest's `.git/index` | [`Repository::guest_index`] |
+//! | files that git stores in another form | [`Repository::filtered_files`] |
 //! | has any of this changed? | [`Repository::fingerprint`] |
 //!
 //! Repositories are read, never written, and nothing they configure is executed. All gix types
@@ -25,6 +26,7 @@ mod dot_git;
 mod environment;
 mod error;
 mod excludes;
+mod filters;
 mod fingerprint;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -53,6 +55,7 @@ pub use boundary::Boundary;
 pub use discover::{Identity, Workspace};
 pub use error::GitError;
 pub(crate) use error::shell_quoted;
+pub use filters::{Evidence, FilteredFile, FilteredFiles};
 pub use fingerprint::Fingerprint;
 pub use guest_index::{GuestIndex, GuestStat};
 pub use host::Host;

@@ -4,6 +4,7 @@ use banger_agent::protocol::Bytes;
 use banger_agent::protocol::sync::{CONTENT, RecordKind, ToSync};
 
 use super::engine::{Engine, commit, plain, readable};
+use super::filters::Filters;
 use super::history::Histories;
 use super::manifest::Manifest;
 use super::repository::{Snapshot, reference_files};
@@ -22,6 +23,7 @@ impl Engine<'_> {
         generation: String,
         seed: bool,
         histories: Histories,
+        mut filters: Filters,
         report: &mut Report,
     ) -> Result<(), SyncError> {
         let root = self.guest_root();
@@ -33,17 +35,19 @@ impl Engine<'_> {
         call.say(&ToSync::PlanEnds { policy: self.policy })?;
         let manifest = if seed {
             let mut disk = Seed::create(&self.vm.workspace_disk())?;
-            let manifest = self.everything(&mut disk, generation, &snapshots, report)?;
+            let manifest = self.everything(&mut disk, generation, &snapshots, &mut filters, report)?;
             disk.finish()?;
             manifest
         } else {
             let mut out = call.data(CONTENT);
-            let manifest = self.everything(&mut out, generation, &snapshots, report)?;
+            let manifest = self.everything(&mut out, generation, &snapshots, &mut filters, report)?;
             out.flush()?;
             manifest
         };
         commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
+        report.notes.extend(filters.note());
+        filters.save()?;
         manifest.save(self.folder()).map_err(SyncError::State)
     }
 
@@ -53,6 +57,7 @@ impl Engine<'_> {
         out: &mut dyn Sink,
         generation: String,
         snapshots: &[Snapshot<'_>],
+        filters: &mut Filters,
         report: &mut Report,
     ) -> Result<Manifest, SyncError> {
         let mut manifest = Manifest { generation, ..Manifest::default() };
@@ -69,7 +74,7 @@ impl Engine<'_> {
         }
         manifest.folders = self.folders();
         for snapshot in snapshots {
-            report.bytes += self.send_repository(out, snapshot, &manifest)?;
+            report.bytes += self.send_repository(out, snapshot, &manifest, filters)?;
             manifest.repositories.insert(snapshot.git.clone(), snapshot.known());
         }
         Ok(manifest)
@@ -81,6 +86,7 @@ impl Engine<'_> {
         out: &mut dyn Sink,
         snapshot: &Snapshot<'_>,
         manifest: &Manifest,
+        filters: &mut Filters,
     ) -> Result<u64, SyncError> {
         let mut bytes = 0;
         for (path, object) in snapshot.objects() {
@@ -92,7 +98,9 @@ impl Engine<'_> {
             bytes += content.len() as u64;
             source::send(out, plain(path, RecordKind::Content(kind), 0), &Source::Bytes(content))?;
         }
-        bytes += self.send_index(out, snapshot, snapshot.index_path(), manifest)?.0;
+        let (repository, fingerprint) = (snapshot.repository, snapshot.fingerprint());
+        let filtered = filters.decide(repository, &snapshot.git, fingerprint, self.listing(), manifest)?.files;
+        bytes += self.send_index(out, snapshot, snapshot.index_path(), manifest, &filtered)?.0;
         // HEAD comes last: by it the guest sees that a repository is whole.
         for (path, content) in reference_files(snapshot) {
             source::send(out, plain(path, RecordKind::References, 0), &Source::Bytes(content))?;
