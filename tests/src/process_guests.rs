@@ -81,7 +81,7 @@ const OF_A_VM: [&str; 16] = [
     "console.log.1",
     "guest",
 ];
-const OF_A_SYNC: [&str; 3] = ["manifest", "history", "lock"];
+const OF_A_SYNC: [&str; 4] = ["manifest", "filters", "history", "lock"];
 
 fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())

@@ -84,6 +84,19 @@ fn what_concerns_git_alone_travels_too() {
     fs::create_dir_all(home.path().join(".config/git")).unwrap();
     fs::write(home.path().join(".config/git/attributes"), "*.mine -diff\n").unwrap();
     assert_eq!(repository.sh("git check-attr diff x.mine").ok().text(), "x.mine: diff: unset\n");
+    // What variables say, in the process of the command: a name, and files to ignore.
+    fs::write(repository.root.join("z.secret"), "").unwrap();
+    fs::write(home.path().join("of-variables"), "*.secret\n").unwrap();
+    let variables = [
+        ("GIT_CONFIG_COUNT", "1"),
+        ("GIT_CONFIG_KEY_0", "user.name"),
+        ("GIT_CONFIG_VALUE_0", "Of Variables"),
+        ("GIT_CONFIG_PARAMETERS", "'core.excludesFile'='~/of-variables'"),
+    ];
+    let script = "git config user.name; test ! -e z.secret; git check-ignore z.secret";
+    let output = repository.banger().envs(variables).args(["-q", "--", "sh", "-ec", script]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "Of Variables\nz.secret\n", "{output:?}");
+    fs::remove_file(repository.root.join("z.secret")).unwrap();
     // Hooks, helpers and the like stay behind.
     repository.git(["config", "alias.pwn", "!touch /tmp/pwned"]);
     repository.git(["config", "core.hooksPath", "/tmp/elsewhere"]);

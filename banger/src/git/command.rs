@@ -55,7 +55,7 @@ impl Repository {
         self.config()?;
         self.object_folders()?;
         for folder in [&self.git_dir, &self.common_dir] {
-            for name in ["HEAD", "index", "packed-refs", "shallow", "refs", "reftable"] {
+            for name in ["HEAD", "index", "packed-refs", "shallow", "refs", "reftable", "info/attributes"] {
                 let path = folder.join(name);
                 if link_to_ref(&self.boundary, &path).is_none() {
                     self.boundary.stat(&path)?;
@@ -65,7 +65,7 @@ impl Repository {
         Ok(())
     }
 
-    /// The environment is made from nothing, so no `GIT_*` variable leaks in, and what a repository's
+    /// The environment is made from nothing, so no `GIT_*` variable leaks in but the user's own configuration, and what a repository's
     /// configuration could have executed is turned off. A missing object of a partial clone would be
     /// fetched, by a program that the configuration names. No transport is allowed, whatever
     /// `protocol.<name>.allow` says: git older than 2.45 does not know `GIT_NO_LAZY_FETCH`.
@@ -76,6 +76,7 @@ impl Repository {
             .envs(self.host.path.iter().map(|path| ("PATH", path)))
             .envs(self.host.home.iter().map(|home| ("HOME", home)))
             .envs(self.host.xdg_config_home.iter().map(|folder| ("XDG_CONFIG_HOME", folder)))
+            .envs(self.host.variables.iter().map(|(name, value)| (name, value)))
             .env("LC_ALL", "C")
             .env("GIT_OPTIONAL_LOCKS", "0")
             .env("GIT_TERMINAL_PROMPT", "0")

@@ -1,15 +1,14 @@
-//! Effective configuration: every level git reads but the environment, includes resolved.
+//! Effective configuration: every level git reads, includes resolved.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use gix::bstr::ByteSlice;
 use gix::config::file::{includes, init};
-use gix::config::path::interpolate as interpolation;
 use gix::config::{File, Source, file::Metadata};
 
 use super::error::words;
+use super::includes::{Place, Surroundings};
 use super::refs::link_to_ref;
 use super::{Boundary, GitError, Host, Repository, Result};
 
@@ -28,31 +27,22 @@ pub(crate) enum Named {
 }
 
 impl Repository {
-    /// System, user, repository and worktree configuration, later ones last.
+    /// System, user, repository and worktree configuration, and the environment's, later ones last.
     pub(crate) fn config(&self) -> Result<File> {
-        let failed = |error: gix::Error| GitError::malformed("the configuration", &self.git_dir, words(&error));
-        let plain = options(includes::Options::no_follow());
-        let mut all =
-            File::from_paths_metadata_buf(&mut user_files(&self.host).into_iter(), &mut Vec::new(), false, plain)
-                .map_err(failed)?
-                .unwrap_or_default();
         let mut own = vec![(Source::Local, self.common_dir.join("config"))];
         if self.format.worktree_config {
             own.push((Source::Worktree, self.git_dir.join("config.worktree")));
         }
+        let mut levels = user_levels(&self.host);
         for (source, path) in own {
-            let Some(content) = self.boundary.read(&path, LIMIT)? else { continue };
+            let Some(real) = self.boundary.real(&path)? else { continue };
+            let Some(content) = self.boundary.read(&real, LIMIT)? else { continue };
             self.check_includes(&content.bytes, &path, &mut Vec::new())?;
-            let file = File::from_bytes_no_includes(&content.bytes, metadata(source, path), plain).map_err(failed)?;
-            all.append(file).map_err(failed)?;
+            levels.push((source, Place::File(path)));
         }
-        let branch = self.head()?.and_then(|name| gix::refs::FullName::try_from(name.as_slice().as_bstr()).ok());
-        let conditional = includes::conditional::Context {
-            git_dir: Some(&self.git_dir),
-            branch_name: branch.as_ref().map(|name| name.as_ref()),
-        };
-        all.resolve_includes(options(follow(&self.host, conditional))).map_err(failed)?;
-        Ok(all)
+        levels.push((Source::Env, Place::Text(self.host.environment_config()?)));
+        let branch = self.head()?.and_then(|name| Some(name.strip_prefix(b"refs/heads/")?.to_vec()));
+        super::includes::read(&self.host, Some(Surroundings { repository: self, branch }), &levels)
     }
 
     /// The reference that `HEAD` names.
@@ -133,13 +123,11 @@ impl Repository {
     }
 }
 
-/// System and user configuration only: what a repository cannot influence.
+/// The configuration of the system, the user and the environment only: what a repository cannot influence.
 pub(crate) fn protected(host: &Host) -> Result<File> {
-    let anchor = host.home.clone().unwrap_or_default();
-    let options = options(follow(host, includes::conditional::Context::default()));
-    let file = File::from_paths_metadata_buf(&mut user_files(host).into_iter(), &mut Vec::new(), false, options)
-        .map_err(|error| GitError::malformed("the configuration", anchor, words(&error)))?;
-    Ok(file.unwrap_or_default())
+    let mut levels = user_levels(host);
+    levels.push((Source::Env, Place::Text(host.environment_config()?)));
+    super::includes::read(host, None, &levels)
 }
 
 /// One of git's own files as it is, for what git reads without includes; empty if it does not exist.
@@ -152,9 +140,43 @@ pub(crate) fn single(boundary: &Boundary, path: &Path) -> Result<File> {
 
 /// The configuration in `bytes`, which were read at `path`; includes are not followed.
 pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<File> {
-    let meta = metadata(Source::Local, path.to_owned());
-    File::from_bytes_no_includes(bytes, meta, options(includes::Options::no_follow()))
-        .map_err(|error| GitError::malformed("the configuration", path, words(&error)))
+    parse_as(Source::Local, bytes, Some(path))
+}
+
+/// The same of another level; without a path for what is no file.
+pub(crate) fn parse_as(source: Source, bytes: &[u8], path: Option<&Path>) -> Result<File> {
+    let meta = Metadata { path: path.map(Path::to_owned), ..Metadata::from(source).with(gix::sec::Trust::Full) };
+    let options = init::Options { includes: includes::Options::no_follow(), lossy: false, ignore_io_errors: false };
+    File::from_bytes_no_includes(bytes, meta, options).map_err(|error| {
+        GitError::malformed("the configuration", path.unwrap_or(Path::new("the environment")), words(&error))
+    })
+}
+
+/// Adds `value`, quoted as git-config(1) unquotes it.
+pub(crate) fn quote_value(text: &mut Vec<u8>, value: &[u8]) {
+    text.push(b'"');
+    for &byte in value {
+        match byte {
+            b'\n' => text.extend_from_slice(b"\\n"),
+            b'\t' => text.extend_from_slice(b"\\t"),
+            0x08 => text.extend_from_slice(b"\\b"),
+            b'"' | b'\\' => text.extend_from_slice(&[b'\\', byte]),
+            _ => text.push(byte),
+        }
+    }
+    text.push(b'"');
+}
+
+/// Adds a section's own name, quoted: it has no escapes but for these.
+pub(crate) fn quote_name(text: &mut Vec<u8>, name: &[u8]) {
+    text.push(b'"');
+    for &byte in name {
+        if matches!(byte, b'"' | b'\\') {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
+    text.push(b'"');
 }
 
 /// A path value: `~/` is the user's home, `~name/` is not supported.
@@ -173,22 +195,17 @@ pub(crate) fn boolean(config: &File, key: &str, default: bool) -> bool {
     config.boolean(key).ok().flatten().unwrap_or(default)
 }
 
-fn user_files(host: &Host) -> Vec<Metadata> {
-    let system = host.system_config.clone().map(|path| (Source::System, path));
-    let xdg = host.xdg_git_folder().map(|folder| (Source::Git, folder.join("config")));
-    let home = host.home.as_ref().map(|home| (Source::User, home.join(".gitconfig")));
-    [system, xdg, home].into_iter().flatten().map(|(source, path)| metadata(source, path)).collect()
-}
-
-fn metadata(source: Source, path: PathBuf) -> Metadata {
-    Metadata::from(source).at(path).with(gix::sec::Trust::Full)
-}
-
-fn options(includes: includes::Options<'_>) -> init::Options<'_> {
-    init::Options { includes, lossy: true, ignore_io_errors: false }
-}
-
-fn follow<'a>(host: &'a Host, conditional: includes::conditional::Context<'a>) -> includes::Options<'a> {
-    let context = interpolation::Context { git_install_dir: None, home_dir: host.home.as_deref(), home_for_user: None };
-    includes::Options::follow(context, conditional)
+/// Files of the system and of the user.
+fn user_levels(host: &Host) -> Vec<(Source, Place)> {
+    let system = host.system_config().map(|path| (Source::System, path));
+    let of_user = match host.global_config() {
+        Some(path) => vec![(Source::User, path)],
+        None => {
+            let xdg = host.xdg_git_folder().map(|folder| (Source::Git, folder.join("config")));
+            let home = host.home.as_ref().map(|home| (Source::User, home.join(".gitconfig")));
+            xdg.into_iter().chain(home).collect()
+        }
+    };
+    let named = system.into_iter().chain(of_user).filter(|(_, path)| !path.as_os_str().is_empty());
+    named.map(|(source, path)| (source, Place::File(path))).collect()
 }

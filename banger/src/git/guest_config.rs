@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::config::Named;
+use super::config::{Named, quote_name, quote_value};
 use super::{Repository, Result};
 
 /// Keys that are copied from plain sections; `*` stands for every key of the section.
@@ -85,7 +85,7 @@ const PLAIN: &[(&str, &[&str])] = &[
 /// Keys that are copied from sections with a name of their own, `[remote "origin"]`.
 const NAMED: &[(&str, &[&str])] = &[
     ("branch", &["description", "merge", "pushremote", "rebase", "remote"]),
-    ("remote", &["fetch", "prune", "push", "pushurl", "tagopt", "url"]),
+    ("remote", &["fetch", "partialclonefilter", "promisor", "prune", "push", "pushurl", "tagopt", "url"]),
     ("submodule", &["active", "branch", "fetchrecursesubmodules", "ignore", "path", "update", "url"]),
 ];
 
@@ -109,13 +109,18 @@ impl Repository {
     /// # Errors
     /// A configuration file that cannot be read or parsed.
     pub fn guest_config(&self) -> Result<Vec<u8>> {
-        let mut values = allowed(&self.config()?);
+        let config = self.config()?;
+        let mut values = allowed(&config);
         let mut set = |section: &str, key: &str, value: &str| {
             values.insert((section.into(), None, key.into()), vec![value.as_bytes().to_vec()]);
         };
-        set("core", "repositoryformatversion", if self.is_sha256() { "1" } else { "0" });
+        let is_extended = self.is_sha256() || self.partial()?.is_some();
+        set("core", "repositoryformatversion", if is_extended { "1" } else { "0" });
         if self.is_sha256() {
             set("extensions", "objectformat", "sha256");
+        }
+        if let Some(remote) = self.promisor(&config) {
+            set("extensions", "partialclone", &remote);
         }
         set("core", "bare", "false");
         // Inodes, devices and change times are the guest's own, and say nothing about the host's index.
@@ -243,7 +248,7 @@ fn render(values: &BTreeMap<Key, Vec<Vec<u8>>>) -> Vec<u8> {
             text.extend_from_slice(section.as_bytes());
             if let Some(own) = own {
                 text.push(b' ');
-                quote(&mut text, own, &[]);
+                quote_name(&mut text, own);
             }
             text.extend_from_slice(b"]\n");
         }
@@ -251,24 +256,11 @@ fn render(values: &BTreeMap<Key, Vec<Vec<u8>>>) -> Vec<u8> {
             text.push(b'\t');
             text.extend_from_slice(key.as_bytes());
             text.extend_from_slice(b" = ");
-            quote(&mut text, value, &[(b'\n', b'n'), (b'\t', b't'), (0x08, b'b')]);
+            quote_value(&mut text, value);
             text.push(b'\n');
         }
     }
     text
-}
-
-/// Quotes as git-config(1) unquotes. Values have escapes for some bytes, sections' names none.
-fn quote(text: &mut Vec<u8>, value: &[u8], escapes: &[(u8, u8)]) {
-    text.push(b'"');
-    for &byte in value {
-        match escapes.iter().find(|(escaped, _)| *escaped == byte) {
-            Some((_, letter)) => text.extend_from_slice(&[b'\\', *letter]),
-            None if matches!(byte, b'"' | b'\\') => text.extend_from_slice(&[b'\\', byte]),
-            None => text.push(byte),
-        }
-    }
-    text.push(b'"');
 }
 
 #[cfg(test)]

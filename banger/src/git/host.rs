@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::outside::OutsidePolicy;
 
-/// The user's side of git. Of the `GIT_*` variables only the index counts: the folder one stands in names the workspace, also inside a
-/// hook, where git sets `GIT_DIR` too.
+/// The user's side of git. Of the `GIT_*` variables only the index and the configuration count: the
+/// directory one stands in names the workspace, also inside a hook, where git sets `GIT_DIR` too.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// The home folder: `~/.gitconfig`, and `~` in configuration.
@@ -15,6 +15,10 @@ pub struct Host {
     pub xdg_config_home: Option<PathBuf>,
     /// The system-wide configuration, usually `/etc/gitconfig`.
     pub system_config: Option<PathBuf>,
+    /// The variables `GIT_CONFIG_*` of the user's environment: git-config(1), ENVIRONMENT.
+    pub variables: Vec<(OsString, OsString)>,
+    /// `$PWD`: the directory one stands in, by the name that one came by. `includeIf "gitdir:…"` knows that too.
+    pub pwd: Option<PathBuf>,
     /// `$PATH`, to find `git` for what gix cannot do.
     pub path: Option<OsString>,
     /// `$GIT_INDEX_FILE`: in a hook of `git commit --all`, say, the index of the commit to be. Heeded in its own repository alone.

@@ -11,6 +11,7 @@
 //! | the current commit alone | [`Repository::shallow`] |
 //! | the guest's `.git/config` | [`Repository::guest_config`] |
 //! | the guest's `.git/index` | [`Repository::guest_index`] |
+//! | files that git stores in another form | [`Repository::filtered_files`] |
 //! | has any of this changed? | [`Repository::fingerprint`] |
 //!
 //! Repositories are read, never written, and nothing they configure is executed. All gix types
@@ -22,8 +23,10 @@ mod command;
 mod config;
 mod discover;
 mod dot_git;
+mod environment;
 mod error;
 mod excludes;
+mod filters;
 mod fingerprint;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -31,6 +34,7 @@ pub mod fuzzing;
 mod guest_config;
 mod guest_index;
 mod host;
+mod includes;
 mod index;
 mod index_caches;
 mod list;
@@ -38,6 +42,7 @@ mod names;
 mod objects;
 mod outside;
 mod ownership;
+mod partial;
 mod path;
 mod pattern;
 mod refs;
@@ -50,6 +55,7 @@ pub use boundary::Boundary;
 pub use discover::{Identity, Workspace};
 pub use error::GitError;
 pub(crate) use error::shell_quoted;
+pub use filters::{Evidence, FilteredFile, FilteredFiles};
 pub use fingerprint::Fingerprint;
 pub use guest_index::{GuestIndex, GuestStat};
 pub use host::Host;
@@ -57,6 +63,7 @@ pub use list::{Entry, EntryKind, Listing, Warning, check, list, outside};
 pub use names::{is_git_dir_name, names_git_dir};
 pub use objects::ObjectFile;
 pub use outside::{Outside, OutsidePolicy};
+pub use partial::Partial;
 pub use path::RelPath;
 pub use repository::Repository;
 pub use shallow::{Sent, Shallow};

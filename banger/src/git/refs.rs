@@ -23,6 +23,8 @@ pub(crate) struct RefStore {
     pub(crate) head: Vec<u8>,
     pub(crate) refs: Refs,
     pub(crate) pseudo: Refs,
+    /// The reflog of `refs/stash`, in the format of a file, where it is no file of its own.
+    pub(crate) stashes: Option<Vec<u8>>,
 }
 
 impl Repository {
@@ -43,7 +45,7 @@ impl Repository {
         let head = read_ref(&self.boundary, &path)?;
         let mut head = head.ok_or_else(|| GitError::malformed("HEAD", path, "it names neither a ref nor an object"))?;
         head.push(b'\n');
-        Ok(RefStore { head, refs, pseudo: Refs::new() })
+        Ok(RefStore { head, refs, pseudo: Refs::new(), stashes: None })
     }
 
     fn packed_refs(&self) -> Result<Refs> {
@@ -82,9 +84,37 @@ impl Repository {
             store.head = [b"ref: ", target.trim_ascii_end()].concat();
         }
         store.head.push(b'\n');
+        if store.refs.contains_key(STASH) && self.agrees(&["reflog", "exists", "refs/stash"])? {
+            store.stashes = Some(self.stash_log()?);
+        }
         Ok(store)
     }
+
+    /// The reflog of `refs/stash` as a file of it would be. git lists the newest first, and only new values: an
+    /// entry's old value is the new one of the entry before.
+    fn stash_log(&self) -> Result<Vec<u8>> {
+        let format = "--format=%H%x00%gn%x00%ge%x00%gd%x00%gs";
+        // Nothing of the configuration shall add to the output, or run a program for it.
+        let plain = ["--no-show-signature", "--no-notes", "--no-patch", "--no-color", "--encoding=UTF-8"];
+        let arguments = [&["log", "-g", "-z", "--date=raw", format][..], &plain, &["refs/stash", "--"]].concat();
+        let output = self.git(&arguments)?;
+        let fields: Vec<_> = output.strip_suffix(b"\0").unwrap_or(&output).split(|byte| *byte == 0).collect();
+        let mut log = Vec::new();
+        let mut old = "0".repeat(self.format.object_hash.len_in_hex()).into_bytes();
+        for entry in fields.chunks_exact(5).rev() {
+            let [new, name, email, selector, message] = entry else { continue };
+            // `refs/stash@{1700000000 +0100}`
+            let start = selector.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+            let time = selector[start..].strip_suffix(b"}").unwrap_or_default();
+            log.extend([&old, *new, name].join(&b' '));
+            log.extend([b" <", *email, b"> ", time, b"\t", *message, b"\n"].concat());
+            old = new.to_vec();
+        }
+        Ok(log)
+    }
 }
+
+const STASH: &[u8] = b"refs/stash";
 
 /// Adds the refs below `base/folder`; they win over packed ones of the same name.
 fn add_loose(boundary: &Boundary, base: &Path, folder: &str, refs: &mut Refs) -> Result<()> {

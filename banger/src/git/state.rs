@@ -66,7 +66,10 @@ const PRIVATE: [&str; 21] = [
 ];
 
 /// State that all worktrees of a repository share.
-const COMMON: [&str; 5] = ["info/attributes", "info/exclude", "info/grafts", "logs/refs/stash", "shallow"];
+const COMMON: [&str; 5] = ["info/attributes", "info/exclude", "info/grafts", STASHES, "shallow"];
+
+/// The reflog that is the list of stashes.
+const STASHES: &str = "logs/refs/stash";
 
 /// In-progress state in folders, all of whose files travel.
 const FOLDERS: [&str; 3] = ["rebase-apply", "rebase-merge", "sequencer"];
@@ -78,7 +81,7 @@ impl Repository {
     /// # Errors
     /// Unreadable or oversized files, malformed refs; `git` missing for a reftable repository.
     pub fn state(&self) -> Result<RepositoryState> {
-        let RefStore { head, refs, pseudo } = self.ref_store()?;
+        let RefStore { head, refs, pseudo, stashes } = self.ref_store()?;
         let mut files: Vec<_> = pseudo
             .into_iter()
             .map(|(path, mut bytes)| {
@@ -86,6 +89,7 @@ impl Repository {
                 StateFile { path, bytes, mode: 0o644 }
             })
             .collect();
+        files.extend(stashes.map(|bytes| StateFile { path: STASHES.into(), bytes, mode: 0o644 }));
         for (path, name) in self.state_paths()? {
             if let Some(Content { bytes, metadata }) = self.boundary.read(&path, LIMIT)? {
                 files.push(StateFile { path: name, bytes, mode: metadata.mode() & 0o777 });

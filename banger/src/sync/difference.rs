@@ -1,6 +1,6 @@
 //! A later sync: what is not as it was.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use banger_agent::protocol::sync::{
 };
 
 use super::engine::{Engine, commit, plain, readable};
+use super::filters::Filters;
 use super::history::Histories;
 use super::link::{Link, Meter};
 use super::manifest::{Known, Manifest, kind};
@@ -19,12 +20,14 @@ use super::repository::{Snapshot, git_path};
 use super::source::{self, Source};
 use super::{Report, SyncError, Things};
 use crate::agent::{AgentError, Call};
+use crate::git::FilteredFiles;
 
 /// What a guest may take to compare a plan with what it has, however much it says meanwhile.
 const COMPARE_LIMIT: Duration = Duration::from_secs(3600);
 
 impl Engine<'_> {
     /// Sends what is not as it was.
+    #[expect(clippy::too_many_arguments, reason = "the whole state of a sync that begins")]
     pub(super) fn difference(
         &self,
         mut call: Call,
@@ -32,6 +35,7 @@ impl Engine<'_> {
         manifest: Manifest,
         begun: &Begun,
         histories: Histories,
+        mut filters: Filters,
         report: &mut Report,
     ) -> Result<(), SyncError> {
         let mode = begun.mode;
@@ -40,19 +44,27 @@ impl Engine<'_> {
         // The guest may have deleted what did not change here, and the host's state shall replace its.
         let everything = mode == Mode::Complete || self.policy == Policy::HostWins;
         self.compare_files(&manifest, everything, &mut plan, &mut next, mode, report)?;
-        let mut snapshots = Vec::new();
+        let (mut snapshots, mut filtered) = (Vec::new(), BTreeMap::new());
         for repository in self.sent_repositories(&histories) {
             let path = git_path(repository);
             let base = manifest.repositories.get(&path);
-            if let Some(base) = base.filter(|_| !everything)
-                && base.fingerprint == histories.fingerprint(repository)?
+            let fingerprint = histories.fingerprint(repository)?;
+            if let Some(base) = base.filter(|base| !everything && base.fingerprint == fingerprint)
+                && filters.is_settled(repository, &path, &fingerprint, self.listing(), &next)?
             {
                 next.repositories.insert(path, base.clone());
                 continue;
             }
             let root = self.guest_root();
-            let snapshot = Snapshot::read(repository, self.listing(), root, &histories)?;
-            plan.extend(snapshot.changes(self.vm, root, base.unwrap_or(&Default::default()), everything)?);
+            let mut snapshot = Snapshot::read(repository, self.listing(), root, &histories)?;
+            let answer = filters.decide(repository, &path, snapshot.fingerprint(), self.listing(), &next)?;
+            let base = base.cloned().unwrap_or_default();
+            let changes = snapshot.changes(self.vm, root, &base, everything, &answer)?;
+            if answer.is_news && !changes.iter().any(|(_, source)| matches!(source, Source::Index(_))) {
+                filters.not_told(&path);
+            }
+            plan.extend(changes);
+            filtered.insert(path.clone(), answer.files);
             next.repositories.insert(path, snapshot.known());
             snapshots.push(snapshot);
         }
@@ -66,15 +78,16 @@ impl Engine<'_> {
                 histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
                 next.save(self.folder()).map_err(SyncError::State)?;
             }
-            return Ok(());
+            return filters.save();
         }
         let (needed, now_ns) = propose(&mut call, &plan, self.policy)?;
         let sizes = needed.iter().map(|number| self.size(&plan.get(*number).0)).sum();
         let meter = Meter::new(sizes, self.shows);
         let mut out = Link::new(call.data(CONTENT), begun.holes, &meter);
-        self.send_needed(&mut out, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, report)?;
+        self.send_needed(&mut out, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, &filtered, report)?;
         commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
+        filters.save()?;
         next.save(self.folder()).map_err(SyncError::State)
     }
 
@@ -161,6 +174,7 @@ impl Engine<'_> {
         manifest: &Manifest,
         next: &mut Manifest,
         snapshots: &[Snapshot<'_>],
+        filtered: &BTreeMap<Vec<u8>, FilteredFiles>,
         report: &mut Report,
     ) -> Result<(), SyncError> {
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {
@@ -193,7 +207,8 @@ impl Engine<'_> {
         for (item, source) in needed.iter().map(|number| plan.get(*number)) {
             let Source::Index(git) = source else { continue };
             let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.git == *git) else { continue };
-            let (bytes, digest) = self.send_index(out, snapshot, item.path.clone(), next)?;
+            let Some(filtered) = filtered.get(git) else { continue };
+            let (bytes, digest) = self.send_index(out, snapshot, item.path.clone(), next, filtered)?;
             report.bytes += bytes;
             if let Some(known) = next.repositories.get_mut(git) {
                 known.index = Some(digest);

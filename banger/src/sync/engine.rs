@@ -1,13 +1,16 @@
 //! One sync, from the request to the last word: what a first one and a later one have in common.
 
+use std::cell::Cell;
 use std::path::Path;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use banger_agent::frame::FrameError;
 use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Policy, Record, RecordKind, Sync, ToSync};
 use banger_agent::protocol::{Bytes, Request, now_ns};
 use banger_vmm::Vm;
 
+use super::filters::Filters;
 use super::history::Histories;
 use super::manifest::{HostStat, Known, Manifest, kind};
 use super::repository::Snapshot;
@@ -16,7 +19,7 @@ use super::{Listed, Report, SyncError};
 use crate::agent::{AgentError, Call};
 use crate::belonging::Purpose;
 use crate::config::History;
-use crate::git::{Entry, Listing, Repository, Workspace};
+use crate::git::{Entry, FilteredFiles, Listing, Repository, Workspace};
 use crate::site::Site;
 
 /// One attempt at a sync.
@@ -29,6 +32,8 @@ pub(super) struct Engine<'a> {
     pub(super) history: Option<History>,
     /// Is told how far a large transfer is.
     pub(super) shows: &'a dyn Fn(u64, u64),
+    /// When the second is over in which files with a filter were written in the guest, in nanoseconds since 1970.
+    pub(super) settles_ns: Cell<i64>,
 }
 
 impl<'a> Engine<'a> {
@@ -93,13 +98,25 @@ impl<'a> Engine<'a> {
                 report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
             }
         }
+        let filters = Filters::load(self.folder())?;
         match begun.mode {
-            Mode::Fresh => self.fresh(call, generation, &begun, histories, &mut report)?,
+            Mode::Fresh => self.fresh(call, generation, &begun, histories, filters, &mut report)?,
             _ => self
-                .difference(call, generation, manifest, &begun, histories, &mut report)
+                .difference(call, generation, manifest, &begun, histories, filters, &mut report)
                 .map_err(SyncError::of_later_sync)?,
         }
+        self.settle();
         Ok(report)
+    }
+
+    /// Waits until git in the guest may write its index: it knows times by the second only, and compares the contents of files that
+    /// are not older than the index. Whoever compares a file with a filter takes it for changed.
+    fn settle(&self) {
+        let left = u64::try_from(self.settles_ns.get().saturating_sub(now_ns())).unwrap_or_default();
+        // A file may be of the future: nobody waits for that.
+        if left <= 1_000_000_000 {
+            thread::sleep(Duration::from_nanos(left));
+        }
     }
 
     /// Sends the index, which may have moved since the snapshot. Returns its length and its digest.
@@ -109,8 +126,12 @@ impl<'a> Engine<'a> {
         snapshot: &Snapshot<'_>,
         path: Vec<u8>,
         manifest: &Manifest,
+        filtered: &FilteredFiles,
     ) -> Result<(u64, Digest), SyncError> {
-        let (index, digest) = snapshot.index(self.listing(), &|entry| manifest.guest_stat(entry))?;
+        let (index, digest) = snapshot.index(self.listing(), filtered, &|entry| manifest.guest_stat(entry))?;
+        if filtered.values().any(|is_clean| *is_clean) {
+            self.settles_ns.set(self.settles_ns.get().max(index.mtime_ns));
+        }
         let kind = RecordKind::Content(Kind::File(0o644));
         let record = Record { mtime_ns: index.mtime_ns, ..plain(path, kind, 0) };
         Ok((source::send_as(out, record, &index.bytes, digest)?.bytes, digest))
@@ -170,7 +191,6 @@ fn new_generation() -> String {
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-    use std::thread;
 
     use banger_agent::frame::{Frame, FrameCodec};
     use bytes::BytesMut;

@@ -1,8 +1,10 @@
 //! The first sync: all there is.
 
+use banger_agent::protocol::Bytes;
 use banger_agent::protocol::sync::{Begun, CONTENT, RecordKind, ToSync};
 
 use super::engine::{Engine, commit, plain, readable};
+use super::filters::Filters;
 use super::history::Histories;
 use super::link::{Link, Meter};
 use super::manifest::Manifest;
@@ -11,6 +13,8 @@ use super::seed::Seed;
 use super::source::{self, Sink, Source};
 use super::{Report, SyncError};
 use crate::agent::Call;
+use crate::config::History;
+use crate::git::Repository;
 
 impl Engine<'_> {
     /// Brings everything to a guest that has nothing: on a disk that it gets (`begun.seed`), or over the link.
@@ -20,28 +24,34 @@ impl Engine<'_> {
         generation: String,
         begun: &Begun,
         histories: Histories,
+        mut filters: Filters,
         report: &mut Report,
     ) -> Result<(), SyncError> {
         let root = self.guest_root();
         let read = |repository| Snapshot::read(repository, self.listing(), root, &histories);
         let snapshots = self.sent_repositories(&histories).map(read).collect::<Result<Vec<_>, _>>()?;
+        if histories.kind() == History::Full {
+            report.notes.extend(partial_clones(self.sent_repositories(&histories))?);
+        }
         call.say(&ToSync::PlanEnds { policy: self.policy })?;
         let files: u64 = self.listing().entries.iter().map(|entry| entry.size).sum();
         let objects = snapshots.iter().flat_map(|snapshot| snapshot.objects().map(|(_, object)| object.size));
         let meter = Meter::new(files + objects.sum::<u64>(), self.shows);
         let manifest = if begun.seed {
             let mut disk = Seed::create(&self.vm.workspace_disk(), &meter)?;
-            let manifest = self.everything(&mut disk, generation, &snapshots, report)?;
+            let manifest = self.everything(&mut disk, generation, &snapshots, &mut filters, report)?;
             disk.finish()?;
             manifest
         } else {
             let mut out = Link::new(call.data(CONTENT), begun.holes, &meter);
-            let manifest = self.everything(&mut out, generation, &snapshots, report)?;
+            let manifest = self.everything(&mut out, generation, &snapshots, &mut filters, report)?;
             out.flush()?;
             manifest
         };
         commit(&mut call, report)?;
         histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
+        report.notes.extend(filters.note());
+        filters.save()?;
         manifest.save(self.folder()).map_err(SyncError::State)
     }
 
@@ -51,6 +61,7 @@ impl Engine<'_> {
         out: &mut dyn Sink,
         generation: String,
         snapshots: &[Snapshot<'_>],
+        filters: &mut Filters,
         report: &mut Report,
     ) -> Result<Manifest, SyncError> {
         let mut manifest = Manifest { generation, ..Manifest::default() };
@@ -67,7 +78,7 @@ impl Engine<'_> {
         }
         manifest.folders = self.folders();
         for snapshot in snapshots {
-            report.bytes += self.send_repository(out, snapshot, &manifest)?;
+            report.bytes += self.send_repository(out, snapshot, &manifest, filters)?;
             manifest.repositories.insert(snapshot.git.clone(), snapshot.known());
         }
         Ok(manifest)
@@ -79,6 +90,7 @@ impl Engine<'_> {
         out: &mut dyn Sink,
         snapshot: &Snapshot<'_>,
         manifest: &Manifest,
+        filters: &mut Filters,
     ) -> Result<u64, SyncError> {
         let mut bytes = 0;
         for (path, object) in snapshot.objects() {
@@ -90,11 +102,36 @@ impl Engine<'_> {
             bytes += content.len() as u64;
             source::send(out, plain(path, RecordKind::Content(kind), 0), &Source::Bytes(content))?;
         }
-        bytes += self.send_index(out, snapshot, snapshot.index_path(), manifest)?.0;
+        let (repository, fingerprint) = (snapshot.repository, snapshot.fingerprint());
+        let filtered = filters.decide(repository, &snapshot.git, fingerprint, self.listing(), manifest)?.files;
+        bytes += self.send_index(out, snapshot, snapshot.index_path(), manifest, &filtered)?.0;
         // HEAD comes last: by it the guest sees that a repository is whole.
         for (path, content) in reference_files(snapshot) {
             source::send(out, plain(path, RecordKind::References, 0), &Source::Bytes(content))?;
         }
         Ok(bytes)
     }
+}
+
+/// What the VM lacks because it is not here, in one line.
+fn partial_clones<'a>(repositories: impl Iterator<Item = &'a Repository>) -> Result<Option<String>, SyncError> {
+    let mut found = Vec::new();
+    for repository in repositories {
+        found.extend(repository.partial()?.map(|partial| (repository, partial)));
+    }
+    let Some((repository, partial)) = found.first() else { return Ok(None) };
+    let name = match repository.path.as_bytes() {
+        b"" => "this repository".to_owned(),
+        path => format!("`{}`", Bytes(path.to_vec())),
+    };
+    let others = match found.len() {
+        1 => String::new(),
+        count => format!(" (and {} others)", count - 1),
+    };
+    let (missing, remote) = (partial.missing(), &partial.remote);
+    let filter = if partial.filter.is_empty() { String::new() } else { format!(" with `{}`", partial.filter) };
+    Ok(Some(format!(
+        "{name}{others} is a partial clone{filter}: {missing}, if git has not fetched them here, are not in the VM; \
+         git there asks `{remote}` for them"
+    )))
 }

@@ -7,6 +7,7 @@
 mod difference;
 mod engine;
 mod error;
+mod filters;
 mod fresh;
 mod history;
 mod link;
@@ -16,6 +17,7 @@ mod repository;
 mod seed;
 mod source;
 
+use std::cell::Cell;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -162,7 +164,8 @@ pub fn sync(
     let lock = create_private(&folder.join("lock")).map_err(SyncError::State)?;
     lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, waits)?;
     for attempt in 1.. {
-        let engine = Engine { vm, workspace, site, listed: &listed, policy, history, shows };
+        let settles_ns = Cell::new(0);
+        let engine = Engine { vm, workspace, site, listed: &listed, policy, history, shows, settles_ns };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;
@@ -198,8 +201,6 @@ fn lock_within(lock: &File, notice: Duration, limit: Duration, waits: &dyn Fn())
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
 
     #[test]

@@ -8,12 +8,16 @@ use banger_agent::sparse;
 use banger_vmm::Vm;
 
 use super::SyncError;
+use super::filters::Answer;
 use super::history::Histories;
 use super::manifest::KnownRepository;
 use super::source::Source;
 use crate::agent::{AgentError, read_file};
 use crate::config::History;
-use crate::git::{Entry, GuestIndex, GuestStat, Listing, ObjectFile, Repository, RepositoryState, Sent, Shallow};
+use crate::git::{
+    Entry, FilteredFiles, GuestIndex, GuestStat, Listing, ObjectFile, RelPath, Repository, RepositoryState, Sent,
+    Shallow,
+};
 
 /// The longest index that is fetched from a guest has this many bytes and twice those of the host's. To compare it takes up to five times
 /// that in memory. A guest that stages much more than the host has some 300,000 files below that.
@@ -40,6 +44,8 @@ pub(super) struct Snapshot<'a> {
     /// What the guest has of it then, where that is not all.
     sent: Option<Sent>,
     fingerprint: [u8; 32],
+    /// What stat says in the guest of files with a filter, by its own index.
+    guest_stats: BTreeMap<RelPath, GuestStat>,
 }
 
 /// The path of a repository's `.git` in the guest.
@@ -80,9 +86,21 @@ impl<'a> Snapshot<'a> {
                 copies.push((name, content));
             }
         }
-        let bytes = repository.guest_index(listing, &|_| None)?.bytes;
+        let bytes = repository.guest_index(listing, &FilteredFiles::new(), &|_| None)?.bytes;
         let (index, index_size) = (repository.index_digest(&bytes)?, bytes.len() as u64);
-        Ok(Snapshot { git, state, objects, sent, config, copies, index, index_size, fingerprint, repository })
+        Ok(Snapshot {
+            git,
+            state,
+            objects,
+            sent,
+            config,
+            copies,
+            index,
+            index_size,
+            fingerprint,
+            repository,
+            guest_stats: BTreeMap::new(),
+        })
     }
 
     /// What the guest has after this sync, by the path of `.git`; none: all that there is.
@@ -133,9 +151,11 @@ impl<'a> Snapshot<'a> {
     pub(super) fn index(
         &self,
         listing: &Listing,
+        filtered: &FilteredFiles,
         stat_of: &dyn Fn(&Entry) -> Option<GuestStat>,
     ) -> Result<(GuestIndex, Digest), SyncError> {
-        let index = self.repository.guest_index(listing, stat_of)?;
+        let stat_of = |entry: &Entry| stat_of(entry).or_else(|| self.guest_stats.get(&entry.path).copied());
+        let index = self.repository.guest_index(listing, filtered, &stat_of)?;
         let digest = self.repository.index_digest(&index.bytes)?;
         Ok((index, digest))
     }
@@ -151,17 +171,23 @@ impl<'a> Snapshot<'a> {
         }
     }
 
+    /// The fingerprint of the repository.
+    pub(super) fn fingerprint(&self) -> &Digest {
+        &self.fingerprint
+    }
+
     /// What has to change in the guest. `base` is the last sync's state; `everything` asks for all there is, the guest being at
-    /// another state than `base`.
+    /// another state than `base`. Of files with a filter `filtered` says what the guest has to be told.
     ///
     /// # Errors
     /// If the guest's index cannot be read.
     pub(super) fn changes(
-        &self,
+        &mut self,
         vm: &Vm,
         root: &[u8],
         base: &KnownRepository,
         everything: bool,
+        filtered: &Answer,
     ) -> Result<Vec<(Item, Source)>, SyncError> {
         let mut plan = Vec::new();
         for (path, object) in self.objects() {
@@ -186,33 +212,44 @@ impl<'a> Snapshot<'a> {
             let base = base.files.get(&path).copied();
             (Item { path, change: Change::Delete { base } }, Source::None)
         }));
-        plan.extend(self.index_change(vm, root, base, everything)?);
+        plan.extend(self.index_change(vm, root, base, everything, filtered)?);
         plan.extend(self.moved_references(base, everything));
         Ok(plan)
     }
 
     /// git writes its index anew whenever it looks at the files, so its bytes say nothing: the entries are compared, here.
     fn index_change(
-        &self,
+        &mut self,
         vm: &Vm,
         root: &[u8],
         base: &KnownRepository,
         everything: bool,
+        filtered: &Answer,
     ) -> Result<Option<(Item, Source)>, SyncError> {
         let (digest, path) = (self.index, self.index_path());
-        if !everything && base.index == Some(digest) {
+        let is_same = base.index == Some(digest);
+        if !everything && !filtered.is_news && is_same {
             return Ok(None);
         }
         let guest = match read_file(vm, &[root, b"/", &path].concat(), longest_index(self.index_size)) {
             Err(AgentError::Refused(failure)) if failure.kind == FailureKind::TooLong => Some(LONG_INDEX),
-            read => read?.map(|bytes| self.repository.index_digest(&bytes)).transpose()?,
+            read => {
+                let read = read?;
+                if let Some(bytes) = read.as_ref().filter(|_| !filtered.files.is_empty()) {
+                    self.guest_stats = self.repository.guest_stats(bytes, &filtered.files)?;
+                }
+                read.map(|bytes| self.repository.index_digest(&bytes)).transpose()?
+            }
         };
         // Where everything is asked for, what is not named is taken for deleted.
-        if guest == Some(digest) && !everything {
+        let guest_has_it = guest == Some(digest);
+        // What the guest staged itself stays, where nothing else was staged here.
+        if !everything && (if guest_has_it { !filtered.is_news } else { is_same }) {
             return Ok(None);
         }
         let verdict = Verdict::Found(guest);
-        let change = Change::Put { digest, kind: Kind::File(0o644), base: base.index, verdict };
+        let base = if guest_has_it && !everything { guest } else { base.index };
+        let change = Change::Put { digest, kind: Kind::File(0o644), base, verdict };
         Ok(Some((Item { path, change }, Source::Index(self.git.clone()))))
     }
 

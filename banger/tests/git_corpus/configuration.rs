@@ -62,14 +62,11 @@ fn levels_includes_and_conditions_are_resolved() {
 }
 
 #[test]
-fn credentials_and_promisors_stay_behind() {
+fn credentials_stay_behind() {
     let fixture = Fixture::new();
     for (key, value) in [
         ("remote.origin.url", "https://user:secret@example.org/x"),
         ("remote.origin.pushurl", "https://secret@example.org/x"),
-        ("remote.origin.promisor", "true"),
-        ("remote.origin.partialCloneFilter", "blob:none"),
-        ("extensions.partialClone", "origin"),
         ("http.extraHeader", "Authorization: secret"),
         ("url.https://secret@example.org/.insteadOf", "https://example.org/"),
         ("credential.helper", "secret"),
@@ -79,7 +76,7 @@ fn credentials_and_promisors_stay_behind() {
         fixture.git(&["config", key, value]);
     }
     let config = guest_config(&fixture);
-    for absent in ["secret", "promisor", "partial", "worktree", "update ="] {
+    for absent in ["secret", "worktree", "update ="] {
         assert!(!config.contains(absent), "{absent}: {config}");
     }
     assert!(config.contains("url = \"https://example.org/x\""), "{config}");

@@ -48,7 +48,7 @@ fn read_all(fixture: &Fixture) -> Result<Vec<u8>, GitError> {
         all.extend(repository.guest_config()?);
         all.extend(repository.global_excludes()?);
         all.extend(repository.global_attributes()?);
-        all.extend(repository.guest_index(&listing, &|_| None)?.bytes);
+        all.extend(repository.guest_index(&listing, &Default::default(), &|_| None)?.bytes);
         let state = repository.state()?;
         all.extend(state.head);
         all.extend(state.refs.into_iter().flat_map(|(name, value)| [name, value].concat()));
@@ -324,11 +324,11 @@ fn a_damaged_index_is_an_error() {
     let cut = (0..whole.len() / 2).step_by(97).map(|at| whole[..at].to_vec());
     for bytes in found {
         fs::write(&index, bytes).unwrap();
-        workspace.repository.guest_index(&Default::default(), &|_| None).unwrap();
+        workspace.repository.guest_index(&Default::default(), &Default::default(), &|_| None).unwrap();
     }
     for bytes in ends.map(changed).chain(cut) {
         fs::write(&index, &bytes).unwrap();
-        if let Err(error) = workspace.repository.guest_index(&Default::default(), &|_| None) {
+        if let Err(error) = workspace.repository.guest_index(&Default::default(), &Default::default(), &|_| None) {
             assert!(error.hint().is_some_and(|hint| hint.contains("git reset")), "{error}");
         } else {
             assert!(bytes.len() > whole.len() / 2, "{} bytes of {} were taken", bytes.len(), whole.len());

@@ -349,7 +349,7 @@ fn nothing_that_is_configured_is_executed() {
     let repository = &workspace.repository;
     repository.state().unwrap();
     repository.fingerprint().unwrap();
-    repository.guest_index(&listing, &|_| None).unwrap();
+    repository.guest_index(&listing, &Default::default(), &|_| None).unwrap();
     let config = String::from_utf8(repository.guest_config().unwrap()).unwrap();
     assert!(!config.contains(hook), "{config}");
     assert!(!mark.exists());

@@ -2,7 +2,9 @@
 
 mod change;
 mod configuration;
+mod configuration_levels;
 mod discovery;
+mod filters;
 mod generated;
 mod hostile;
 mod listing;

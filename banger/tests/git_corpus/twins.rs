@@ -164,6 +164,48 @@ fn shallow_shared_and_partial_clones() {
 }
 
 #[test]
+fn partial_clones_miss_what_they_miss_here() {
+    let origin = with_history();
+    origin.git(&["config", "uploadpack.allowFilter", "true"]);
+    let url = format!("file://{}", origin.root.display());
+    let parent = origin.root.parent().unwrap();
+    let filters = ["blob:none", "blob:limit=1", "tree:0"];
+    for filter in filters {
+        let name = filter.replace([':', '='], "-");
+        origin.git_in(parent, &["clone", "-q", &format!("--filter={filter}"), &url, &name]);
+    }
+    // From here on there is no such remote.
+    fs::rename(&origin.root, origin.beside("moved")).unwrap();
+    for filter in filters {
+        let clone = origin.at(&origin.beside(&filter.replace([':', '='], "-")));
+        let partial = clone.workspace().repository.partial().unwrap().unwrap();
+        assert_eq!((partial.remote.as_str(), partial.filter.as_str()), ("origin", filter));
+        let twin = twin::assert_same(&clone);
+        for question in [
+            &["config", "core.repositoryformatversion"][..],
+            &["rev-list", "--objects", "--all", "--missing=print"],
+            &["fsck", "--no-progress"],
+            &["show", "v1:a"],
+            &["log", "-p", "--all"],
+            &["checkout", "-q", "v1"],
+            &["status", "--porcelain"],
+            &["diff", "HEAD~1"],
+            &["ls-files", "-s"],
+            &["stash", "list"],
+        ] {
+            let [host, guest] = [&clone.root, &twin].map(|root| {
+                let output = clone.try_git_in(root, question);
+                (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+            });
+            assert_eq!(guest, host, "git {question:?} with {filter}");
+        }
+        assert_eq!(fs::read_to_string(twin.join("a")).unwrap(), "1\n2\n3\n4\n", "{filter}");
+        fs::remove_dir_all(twin).unwrap();
+    }
+    assert_eq!(origin.at(&origin.beside("moved")).workspace().repository.partial().unwrap(), None);
+}
+
+#[test]
 fn reftable() {
     let fixture = Fixture::empty("repo");
     if !fixture.supports(&["init", "-q", "-b", "main", "--ref-format=reftable"]) {
@@ -179,6 +221,23 @@ fn reftable() {
     fs::remove_dir_all(fixture.beside("twin")).unwrap();
     fixture.git(&["checkout", "-q", "--detach"]);
     twin::assert_same(&fixture);
+    fs::remove_dir_all(fixture.beside("twin")).unwrap();
+    // What the configuration says of a log does not get into the list of stashes.
+    for (key, value) in [("log.showSignature", "true"), ("gpg.program", "false"), ("log.date", "relative")] {
+        fixture.git(&["config", key, value]);
+    }
+    for content in ["one", "two", "three \u{e9}"] {
+        fixture.write("a", content);
+        fixture.git(&["stash", "push", "-q", "-m", content]);
+    }
+    fixture.git(&["stash", "drop", "-q", "stash@{1}"]);
+    let twin = twin::assert_same(&fixture);
+    let log = ["log", "-g", "--format=%H %gn %ge %gd %gs", "--date=raw", "--no-show-signature", "refs/stash"];
+    assert_eq!(fixture.git_in(&twin, &log), fixture.git(&log));
+    assert_eq!(fixture.git_in(&twin, &["stash", "list"]).split(|byte| *byte == b'\n').count(), 3);
+    fixture.git_in(&twin, &["stash", "pop", "-q", "stash@{1}"]);
+    assert_eq!(fs::read_to_string(twin.join("a")).unwrap(), "one");
+    fixture.git_in(&twin, &["stash", "drop", "-q"]);
 }
 
 #[test]

@@ -42,7 +42,10 @@ impl<'a> ShallowTwin<'a> {
         put(b"HEAD", &shallow.state.head);
         shallow.state.refs.iter().for_each(|(name, value)| put(name, &[value, &b"\n"[..]].concat()));
         shallow.state.files.iter().for_each(|file| put(&file.path, &file.bytes));
-        put(b"index", &repository.guest_index(&list(&workspace).unwrap(), &|_| None).unwrap().bytes);
+        put(
+            b"index",
+            &repository.guest_index(&list(&workspace).unwrap(), &Default::default(), &|_| None).unwrap().bytes,
+        );
         shallow.objects.len()
     }
 

@@ -96,7 +96,16 @@ fn copy_repository(repository: &Repository, listing: &Listing, twin: &Path) {
         let metadata = fs::symlink_metadata(entry.path.under(twin)).ok()?;
         Some(GuestStat { mtime_s: metadata.mtime(), mtime_ns: metadata.mtime_nsec() as u32, size: metadata.size() })
     };
-    let index = repository.guest_index(listing, &stat_of).unwrap();
+    let filtered = repository.filtered_files(listing).unwrap().unwrap_or_default().into_iter();
+    let filtered = filtered.map(|file| (file.path.clone(), repository.is_as_staged(&file, false).unwrap()));
+    let filtered: banger::git::FilteredFiles = filtered.collect();
+    let index = repository.guest_index(listing, &filtered, &stat_of).unwrap();
+    // As a sync does: no file with a filter is of the second in which the guest's git writes its index.
+    let has_filters = listing.entries.iter().any(|entry| filtered.contains_key(&entry.path));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    if has_filters && (now..now + 1_000_000_000).contains(&index.mtime_ns) {
+        std::thread::sleep(Duration::from_nanos((index.mtime_ns - now) as u64));
+    }
     put(b"index", &index.bytes);
     set_mtime(&git.join("index"), index.mtime_ns);
     repository.index_digest(&index.bytes).unwrap();
