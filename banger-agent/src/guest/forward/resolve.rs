@@ -223,6 +223,10 @@ enum Answer {
 /// The answer in `bytes`; none: it is not one to this question.
 fn answer_in(bytes: &[u8], question: &Message) -> Option<Answer> {
     let [id_high, id_low, flags, ..] = *bytes else { return None };
+    // No message is longer: RFC 1035, 4.2.2.
+    if bytes.len() > usize::from(u16::MAX) {
+        return None;
+    }
     if u16::from_be_bytes([id_high, id_low]) != question.metadata.id || flags & 0x80 == 0 {
         return None;
     }
