@@ -45,6 +45,9 @@ fn through_a_day_of_work() {
         "git sparse-checkout disable; git rm -rq sub; git update-index --assume-unchanged a",
         "rm .git/index",
         "git reset -q --hard HEAD~1; chmod +x README",
+        "git config filter.x.clean 'tr a-z A-Z'; git config filter.x.smudge 'tr A-Z a-z'; echo '*.nb filter=x' \
+         >.gitattributes; echo abc >a.nb; git add .; git commit -qm filtered",
+        "touch a.nb; git status",
     ] {
         host(&repository, step);
         repository.assert_same_git();

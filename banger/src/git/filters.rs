@@ -138,9 +138,10 @@ impl Repository {
     /// Whether any attributes file has the word: most repositories have no filter.
     fn speaks_of_filters(&self, listing: &Listing) -> Result<bool> {
         let speaks = |bytes: &[u8]| bytes.windows(6).any(|word| word == b"filter");
-        if speaks(&self.global_attributes()?)
-            || speaks(&read_capped("/etc/gitattributes".as_ref(), LIMIT)?.unwrap_or_default())
-        {
+        // The system's is beside its configuration.
+        let system = self.host.system_config.as_ref().map(|path| path.with_file_name("gitattributes"));
+        let system = system.map(|path| read_capped(&path, LIMIT)).transpose()?.flatten();
+        if speaks(&self.global_attributes()?) || system.is_some_and(|bytes| speaks(&bytes)) {
             return Ok(true);
         }
         let own = self.boundary.read(&self.common_dir.join("info/attributes"), LIMIT)?;
