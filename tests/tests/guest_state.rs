@@ -22,11 +22,11 @@ fn a_running_guest_tells_what_is_only_there() {
     let status = repository.run(["status", "--json"]).ok().document();
     assert_eq!(status["vm"]["guest_only"], json!({"files": 7, "references": 0}), "{status}");
     let names = status["vm"]["guest_only_names"].as_array().unwrap().clone();
-    assert!(names.contains(&json!("out/two")) && names.len() == 7, "{status}");
+    assert!(names.contains(&json!("/root/repo/out/two")) && names.len() == 7, "{status}");
     let text = repository.run(["status"]).ok().text();
     assert!(text.contains(" and 2 more: banger status -v\n"), "{text}");
     let all = repository.run(["status", "-v"]).ok().text();
-    assert!(all.contains(" out/two\n") && !all.contains(" more"), "{all}");
+    assert!(all.contains(" /root/repo/out/two\n") && !all.contains(" more"), "{all}");
     let listed = repository.run(["list", "--json"]).ok().document();
     assert_eq!(listed["vms"][0]["guest_only"], json!({"files": 7, "references": 0}), "{listed}");
     assert!(!repository.run(["ls"]).ok().text().contains("unknown"));

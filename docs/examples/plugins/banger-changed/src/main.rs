@@ -2,6 +2,7 @@
 //!
 //! The exit status is that of `diff`: 0 if there is nothing, 1 if there is something, 125 if that cannot be found out.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, io};
@@ -39,7 +40,7 @@ struct Answer {
 
 fn main() -> io::Result<ExitCode> {
     if env::args_os().nth(1).is_some_and(|word| word == "--banger-describe") {
-        println!(r#"{{"api": {API}, "description": "Name what exists only in the VM"}}"#);
+        writeln!(io::stdout(), r#"{{"api": {API}, "description": "Name what exists only in the VM"}}"#)?;
         return Ok(ExitCode::SUCCESS);
     }
     let options = Options::parse();
