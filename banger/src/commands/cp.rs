@@ -98,7 +98,7 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
             (_, Place::Guest(_, path)) => copy::from_archive(&machine.vm, stdin(), inside(path)),
             _ => unreachable!("one of them is in the VM"),
         };
-        match copied.map_err(CommandError::from) {
+        match copied {
             Err(error) if error.kind == ErrorKind::VmEnded => Err(error),
             copied => Ok(Some(copied.map_err(|error| post_mortem::explained(error, &machine)))),
         }
