@@ -111,6 +111,8 @@ pub enum FailureKind {
     TooLong,
     /// No space or inodes are left in the guest.
     NoSpace,
+    /// Something was written in the guest while it was synced: to be tried again.
+    Changed,
     /// Anything else.
     #[serde(other)]
     Other,

@@ -73,7 +73,7 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
                     return Err(error.hint("only the names: banger --list --quiet").into());
                 }
                 let environment = Environment::new(banger, workspace_root())?;
-                let known = known_plugins(banger_folder.as_deref())?;
+                let known = known_plugins(banger_folder.as_deref());
                 commands::overview(&aliases()?, paths::user_config().as_deref(), &plugins, &known, &environment, ui)?;
                 return Ok(0);
             }
@@ -82,9 +82,7 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
         Meaning::Plugin { plugin, options, arguments } => {
             *ui = Ui::new(&options);
             let environment = Environment::new(banger, workspace_root())?;
-            if let Ok(known) = known_plugins(banger_folder.as_deref()) {
-                known.note(&plugin.path);
-            }
+            known_plugins(banger_folder.as_deref()).note(&plugin.path);
             match plugin::exec(&plugin, &options, arguments, &environment)? {}
         }
     }
@@ -195,8 +193,9 @@ fn proposals(
 }
 
 /// The plugins that may be asked what they are.
-fn known_plugins(beside: Option<&Path>) -> Result<KnownPlugins, CommandError> {
-    Ok(KnownPlugins::new(&Paths::from_env()?.cache, beside))
+fn known_plugins(beside: Option<&Path>) -> KnownPlugins {
+    // Without a home nothing is noted, and a list is one all the same.
+    KnownPlugins::new(Paths::from_env().ok().map(|paths| paths.cache).as_deref(), beside)
 }
 
 /// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is theirs to mind.

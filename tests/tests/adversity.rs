@@ -140,7 +140,7 @@ fn a_guest_whose_disk_is_full_runs_commands() {
         "$banger" -- sh -c 'cat /dev/zero >big' 2>/dev/null
         echo edited >small
         "$banger" -- cat small 2>../small
-        head -c 4M /dev/zero | tr '\0' x >large
+        head -c 24M /dev/zero | tr '\0' x >large
         "$banger" -- rm big 2>../large; echo $?
         "$banger" -- sh -c 'wc -c <large' 2>../later
         "$banger" vm run . --name other -- true 2>../first; echo $?
@@ -149,7 +149,7 @@ fn a_guest_whose_disk_is_full_runs_commands() {
     "#;
     let output = with_own_file_system(&repository, "vms", script);
     let text = output.text();
-    assert!(text.starts_with("edited\n0\n4194304\n0\n== small\n"), "{output:?}");
+    assert!(text.starts_with("edited\n0\n25165824\n0\n== small\n"), "{output:?}");
     let part = |name: &str| text.split("== ").find(|part| part.starts_with(name)).unwrap();
     assert!(part("large").contains("disk is full") && part("large").contains("banger vm exec"), "{text}");
     assert!(!part("small").contains("full") && !part("later").contains("full"), "{text}");

@@ -41,6 +41,20 @@ fn holes_of_files_are_neither_sent_nor_read() {
 }
 
 #[test]
+fn what_is_written_in_the_guest_while_files_come_is_not_overwritten() {
+    let home = Home::with_any_guests();
+    let repository = home.repository("repo");
+    repository.write("file", "base\n");
+    // It waits until files have begun to come.
+    let script = "while [ ! -e /run/banger/workspace/stage ]; do :; done; echo guest >file";
+    repository.sh(&format!("setsid sh -c '{script}' >/dev/null 2>&1 &")).ok();
+    repository.write("file", "host\n");
+    repository.write("large", vec![7; 128 << 20]);
+    repository.sh("true").refused(&["file ("]);
+    assert_eq!(guest_file(&repository, "file"), "guest\n");
+}
+
+#[test]
 fn files_changed_on_both_sides_stop_the_command() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");

@@ -1,6 +1,7 @@
 //! Repositories whose files or objects are not all there in their own form: filters, Git LFS, partial clones.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use banger_tests::{Home, Repository};
@@ -11,10 +12,12 @@ fn status(repository: &Repository) -> String {
     repository.run(["-q", "--", "git", "status", "--porcelain"]).ok().text()
 }
 
-/// Gives a file another time.
+/// Gives a file a time that is another one for git too, which may know times by the second.
 fn touch(repository: &Repository, path: &str) {
+    static TIMES: AtomicU64 = AtomicU64::new(1);
     let file = fs::File::options().write(true).open(repository.root.join(path)).unwrap();
-    file.set_modified(SystemTime::now() - Duration::from_secs(1000)).unwrap();
+    let ago = Duration::from_secs(1000 * TIMES.fetch_add(1, Ordering::Relaxed));
+    file.set_modified(SystemTime::now() - ago).unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A workspace that belongs to a user of the guest: a sync writes as root, and the user could not write into it.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -34,9 +35,12 @@ fn give(root: &Path, uid: Uid, gid: Gid) -> io::Result<u64> {
         fchown(&folder, Some(uid), Some(gid))?;
         owner.given += 1;
     }
-    owner.walk(folder)?;
+    owner.walk(folder, 0)?;
     Ok(owner.given)
 }
+
+/// Directories in one another that are given away; what is in deeper ones stays root's.
+const MAX_DEPTH: usize = 256;
 
 struct Owner {
     uid: Uid,
@@ -53,15 +57,21 @@ impl Owner {
         found.st_uid != self.uid.as_raw() || found.st_gid != self.gid.as_raw()
     }
 
-    fn walk(&mut self, folder: OwnedFd) -> io::Result<()> {
-        let mut listing = Dir::from_fd(folder.try_clone()?)?;
-        for entry in listing.iter() {
+    fn walk(&mut self, folder: OwnedFd, depth: usize) -> io::Result<()> {
+        // A descriptor each is open on the way, and the agent needs some for others.
+        if depth > MAX_DEPTH {
+            return Ok(());
+        }
+        let mut folder = Dir::from_fd(folder)?;
+        let mut names = Vec::new();
+        for entry in folder.iter() {
             let entry = entry?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                names.push(entry.file_name().to_owned());
             }
-            match self.entry(&folder, name) {
+        }
+        for name in names {
+            match self.entry(&folder, &name, depth) {
                 // What is gone meanwhile is nobody's.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 done => done?,
@@ -70,7 +80,7 @@ impl Owner {
         Ok(())
     }
 
-    fn entry(&mut self, folder: &OwnedFd, name: &std::ffi::CStr) -> io::Result<()> {
+    fn entry(&mut self, folder: &Dir, name: &CStr, depth: usize) -> io::Result<()> {
         let found = fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         if found.st_dev != self.device {
             return Ok(());
@@ -81,7 +91,7 @@ impl Owner {
             fchownat(folder, name, Some(self.uid), Some(self.gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
             self.given += 1;
         }
-        if is_folder { self.walk(openat(folder, name, DIRECTORY, Mode::empty())?) } else { Ok(()) }
+        if is_folder { self.walk(openat(folder, name, DIRECTORY, Mode::empty())?, depth + 1) } else { Ok(()) }
     }
 }
 
@@ -118,5 +128,10 @@ mod tests {
         assert_eq!(of(&outside), (0, 0));
         assert_eq!(of(&outside.join("file")), (0, 0));
         assert!(super::give(&root.join("link"), Uid::from_raw(1), Gid::from_raw(1)).is_err());
+        // A tree that is deeper than there are descriptors is no error.
+        let mut deep = root.clone();
+        (0..400).for_each(|_| deep.push("d"));
+        fs::create_dir_all(&deep).unwrap();
+        assert_eq!(give(), MAX_DEPTH as u64 + 1);
     }
 }

@@ -186,6 +186,7 @@ impl From<Failure> for CommandError {
             FailureKind::BadRequest => error
                 .kind(ErrorKind::Guest)
                 .hint("the VM may run the agent of another version of banger: banger restart"),
+            FailureKind::Changed => error.kind(ErrorKind::Guest).hint("run it again; nothing was overwritten"),
             FailureKind::NoSuchFile | FailureKind::TooLong | FailureKind::Other => error.kind(ErrorKind::Guest),
         }
     }
@@ -212,7 +213,7 @@ impl From<SyncError> for CommandError {
         match error {
             SyncError::Git(error) => error.into(),
             SyncError::Agent(error) => error.into(),
-            SyncError::GuestFull(failure) => failure.into(),
+            SyncError::GuestFull(failure) | SyncError::GuestChanged(failure) => failure.into(),
             SyncError::Host(error) | SyncError::Closed(error) => {
                 CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
             }

@@ -98,7 +98,7 @@ mod tests {
         let programs = ["known", "foreign"].map(|name| script(folder.path(), name, &body(name)));
         let programs = programs.each_ref().map(PathBuf::as_path);
         let environment = Environment::new("/b".into(), None).unwrap();
-        let known = KnownPlugins::new(&at("cache"), None);
+        let known = KnownPlugins::new(Some(&at("cache")), None);
         let ran = |name: &str| fs::read_to_string(at(&format!("{name}.ran"))).unwrap_or_default().len();
         assert_eq!(describe(&programs, &known, &environment), [None, None]);
         assert_eq!([ran("known"), ran("foreign")], [0, 0]);

@@ -21,7 +21,8 @@ const MAX_LENGTH: u64 = 16 << 10;
 /// What is known of plugins, a file for each in a folder of the cache.
 #[derive(Clone, Debug)]
 pub struct KnownPlugins {
-    folder: PathBuf,
+    /// Where it is kept; none: nothing is.
+    folder: Option<PathBuf>,
     beside: Option<PathBuf>,
 }
 
@@ -61,9 +62,9 @@ impl Stamp {
 }
 
 impl KnownPlugins {
-    /// Those that are noted below `cache`, and those in the folder of `banger`, which is `beside` them.
-    pub fn new(cache: &Path, beside: Option<&Path>) -> KnownPlugins {
-        KnownPlugins { folder: cache.join("plugins"), beside: beside.map(Path::to_owned) }
+    /// Those that are noted below `cache`, if there is one, and those in the folder of `banger`, which is `beside` them.
+    pub fn new(cache: Option<&Path>, beside: Option<&Path>) -> KnownPlugins {
+        KnownPlugins { folder: cache.map(|cache| cache.join("plugins")), beside: beside.map(Path::to_owned) }
     }
 
     /// Notes that the user runs this program. That it cannot be noted is no reason not to run it.
@@ -89,24 +90,27 @@ impl KnownPlugins {
         self.write(program, Some(description.clone()));
     }
 
-    fn place(&self, program: &Path) -> PathBuf {
-        self.folder.join(blake3::hash(program.as_os_str().as_bytes()).to_hex().as_str())
+    fn place(&self, program: &Path) -> Option<PathBuf> {
+        let name = blake3::hash(program.as_os_str().as_bytes()).to_hex();
+        self.folder.as_ref().map(|folder| folder.join(name.as_str()))
     }
 
     fn record(&self, program: &Path) -> Option<Record> {
         let mut json = Vec::new();
-        File::open(self.place(program)).ok()?.take(MAX_LENGTH).read_to_end(&mut json).ok()?;
+        File::open(self.place(program)?).ok()?.take(MAX_LENGTH).read_to_end(&mut json).ok()?;
         let record: Record = serde_json::from_slice(&json).ok()?;
         (Some(&record.program) == Stamp::of(program).as_ref()).then_some(record)
     }
 
     fn write(&self, program: &Path, description: Option<Description>) {
-        let Some(stamp) = Stamp::of(program) else { return };
+        let (Some(stamp), Some(folder), Some(place)) = (Stamp::of(program), &self.folder, self.place(program)) else {
+            return;
+        };
         let record = Record { program: stamp, banger: VERSION.to_owned(), description };
         let json = serde_json::to_vec(&record).expect("plain data has a JSON form");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         // Without it the program is not asked, or asked again.
-        let _ = made.and_then(|()| replace(&self.place(program), &json, 0o600));
+        let _ = made.and_then(|()| replace(&place, &json, 0o600));
     }
 }
 
@@ -123,7 +127,7 @@ mod tests {
         for program in [&beside, &elsewhere] {
             fs::write(program, "#!/bin/sh\n").unwrap();
         }
-        let known = KnownPlugins::new(&at("cache"), Some(&at("bin")));
+        let known = KnownPlugins::new(Some(&at("cache")), Some(&at("bin")));
         assert!(known.may_ask(&beside) && !known.may_ask(&elsewhere));
         known.note(&elsewhere);
         assert!(known.may_ask(&elsewhere));
@@ -136,8 +140,12 @@ mod tests {
         fs::remove_file(&elsewhere).unwrap();
         fs::write(&elsewhere, "#!/bin/sh\n# another\n").unwrap();
         assert!(!known.may_ask(&elsewhere) && known.description(&elsewhere).is_none());
-        fs::write(known.place(&elsewhere), "{").unwrap();
+        fs::write(known.place(&elsewhere).unwrap(), "{").unwrap();
         assert!(!known.may_ask(&elsewhere));
-        assert!(!KnownPlugins::new(&at("cache"), None).may_ask(&beside));
+        assert!(!KnownPlugins::new(Some(&at("cache")), None).may_ask(&beside));
+        // Without a place for it nothing is kept.
+        let known = KnownPlugins::new(None, Some(&at("bin")));
+        known.note(&elsewhere);
+        assert!(known.may_ask(&beside) && !known.may_ask(&elsewhere));
     }
 }

@@ -30,6 +30,9 @@ pub enum SyncError {
     /// The VM's disk is full. The guest has the files of an earlier sync, and may have some of this one.
     #[error(transparent)]
     GuestFull(Failure),
+    /// Something was written in the guest while it was synced, by commands that run there.
+    #[error(transparent)]
+    GuestChanged(Failure),
     /// A file of the host may not be read.
     #[error("{0}")]
     Closed(io::Error),
@@ -55,6 +58,9 @@ impl SyncError {
         match self {
             SyncError::Agent(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSpace => {
                 SyncError::GuestFull(failure)
+            }
+            SyncError::Agent(AgentError::Refused(failure)) if failure.kind == FailureKind::Changed => {
+                SyncError::GuestChanged(failure)
             }
             error => error,
         }

@@ -172,7 +172,9 @@ pub fn sync(
                 report.total = start.elapsed();
                 return Ok(report);
             }
-            Err(SyncError::Changed(_)) if attempt < ATTEMPTS => listed = Listed::new(workspace, &listed.apart)?,
+            Err(SyncError::Changed(_) | SyncError::GuestChanged(_)) if attempt < ATTEMPTS => {
+                listed = Listed::new(workspace, &listed.apart)?
+            }
             Err(error) => return Err(error),
         }
     }

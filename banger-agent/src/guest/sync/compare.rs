@@ -33,6 +33,17 @@ pub(super) struct Comparison {
     pub(super) conflicts: Vec<Conflict>,
 }
 
+impl Comparison {
+    /// Whether what was decided to be replaced, moved or deleted still is, by a `later` comparison of the same plan, or is what
+    /// was wanted already.
+    pub(super) fn holds(&self, later: &Comparison) -> bool {
+        let harmless = |was: &Decision| matches!(was, Decision::Adopt(_) | Decision::Keep);
+        let mut both = self.decisions.iter().zip(&later.decisions);
+        both.all(|(was, is)| was == is || harmless(was) || matches!(is, Decision::Adopt(_)))
+            && later.conflicts.len() <= self.conflicts.len()
+    }
+}
+
 /// Compares every item of a plan.
 ///
 /// # Errors

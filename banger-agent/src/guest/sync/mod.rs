@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use self::apply::{Staged, apply, apply_fresh};
-use self::compare::Comparison;
+use self::compare::{Comparison, compare};
 use self::place::{Place, Settings, bind, remove_folder};
 use self::records::{Log, Records};
 use self::references::References;
@@ -36,7 +36,7 @@ use self::reserve::Reserve;
 use self::run::failure;
 use self::seed::SeedDisk;
 use super::serve::sync_file_system;
-use crate::protocol::sync::{Applied, Begun, Counts, GuestOnly, Item, Mode, Sync};
+use crate::protocol::sync::{Applied, Begun, Counts, GuestOnly, Item, Mode, Policy, Sync};
 use crate::protocol::{self, Failure, FailureKind};
 
 /// After the last command: how long until the guest's own changes are counted.
@@ -271,6 +271,7 @@ impl Workspace {
         staged: Staged,
         items: &[Item],
         comparison: Comparison,
+        policy: Policy,
     ) -> Result<Applied, Failure> {
         let mut held = self.held();
         let held = &mut *held;
@@ -285,6 +286,13 @@ impl Workspace {
             })
         } else {
             let records = Arc::make_mut(held.records.get_or_insert_default());
+            // What came took its time, and commands in the guest went on.
+            let now = compare(&place.root(), records, items, policy).map_err(explain)?;
+            if !comparison.holds(&now) {
+                let _ = remove_folder(&place.stage());
+                let message = "files were changed in the VM while they were synced";
+                return Err(Failure::new(FailureKind::Changed, message));
+            }
             apply(&mut held.log, records, &place, generation, staged, items, comparison).map_err(explain)
         };
         // Its absence is seen to at the next sync. If the disk is full, this is what makes room.

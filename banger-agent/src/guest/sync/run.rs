@@ -127,7 +127,7 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
     };
     let generation = request.generation.clone();
     let applied = blocking(workspace, (staged, items, comparison), move |workspace, (staged, items, comparison)| {
-        workspace.apply(mode, &generation, staged, &items, comparison)
+        workspace.apply(mode, &generation, staged, &items, comparison, policy)
     })
     .await?;
     if mode == Mode::Fresh {
