@@ -10,7 +10,7 @@ mod guest;
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
@@ -120,17 +120,16 @@ pub fn complete(
         }
         None => command_line(Cli::command(), &words, names),
     };
-    let completed = completer(shell).write_complete(&mut cli, words, here, &mut answer);
-    completed.map_err(|error: io::Error| wrong(format!("cannot complete this: {error}")))?;
-    let kept = bash_line("bash").filter(|_| shell == Shell::Bash).map_or(0, |line| bash::words(&line).1);
-    Ok(without_start(&answer, kept))
-}
-
-/// The proposals of bash, each without so many bytes at its start.
-fn without_start(answer: &[u8], kept: usize) -> Vec<u8> {
-    // What the script has between them.
-    let proposals = answer.split(|byte| *byte == b'\x0b').map(|word| word.get(kept..).unwrap_or_default());
-    proposals.collect::<Vec<_>>().join(&b'\x0b')
+    let completed = match shell {
+        Shell::Bash => {
+            let kept = bash_line("bash").map_or(0, |line| bash::words(&line).1);
+            let separator = env::var_os(bash::SEPARATOR).unwrap_or_else(|| "\n".into());
+            bash::complete(&mut cli, words, here, kept).map(|proposals| answer = proposals.join(separator.as_bytes()))
+        }
+        Shell::Zsh | Shell::Fish => completer(shell).write_complete(&mut cli, words, here, &mut answer),
+    };
+    completed.map_err(|error| wrong(format!("cannot complete this: {error}")))?;
+    Ok(answer)
 }
 
 /// A command line in which each word may be one of these.
