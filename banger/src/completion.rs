@@ -111,12 +111,17 @@ pub fn complete(
     let shell = Shell::from_str(shell, false).map_err(|_| wrong(format!("{VARIABLE} is `{shell}`: no known shell")))?;
     let mut words = words;
     let mut answer = Vec::new();
-    let mut cli = match words.get(1..).and_then(of_plugin) {
-        Some(proposals) => {
-            // Whatever the words before mean to the plugin, here they mean nothing.
+    let before = words.split_last().and_then(|(_, before)| before.get(1..)).unwrap_or_default();
+    let foreign = match dispatch::is_run(before, &Cli::command()) {
+        true => Some(only(|words| words.value_hint(ValueHint::AnyPath))),
+        false => words.get(1..).and_then(of_plugin).map(of_plugin_only),
+    };
+    let mut cli = match foreign {
+        Some(cli) => {
+            // Whatever the words before mean to the plugin or to the command in the VM, here they mean nothing.
             let last = words.len() - 1;
             words[1..last].fill("word".into());
-            only(proposals)
+            cli
         }
         None => command_line(Cli::command(), &words, names),
     };
@@ -132,16 +137,21 @@ pub fn complete(
     Ok(answer)
 }
 
+/// A command line whose words are all completed as `with` has it.
+fn only(with: impl FnOnce(Arg) -> Arg) -> Command {
+    let words = Arg::new("words").num_args(0..).allow_hyphen_values(true);
+    Command::new("banger").disable_help_flag(true).arg(with(words))
+}
+
 /// A command line in which each word may be one of these.
-fn only(proposals: Vec<Proposal>) -> Command {
+fn of_plugin_only(proposals: Vec<Proposal>) -> Command {
     let candidates = move || {
         let candidate = |proposal: &Proposal| {
             CompletionCandidate::new(&proposal.value).help(proposal.about.clone().map(Into::into))
         };
         proposals.iter().map(candidate).collect()
     };
-    let words = Arg::new("words").num_args(0..).allow_hyphen_values(true).add(ArgValueCandidates::new(candidates));
-    Command::new("banger").disable_help_flag(true).arg(words)
+    only(|words| words.add(ArgValueCandidates::new(candidates)))
 }
 
 /// `cli` with aliases and plugins as if they were built in, whose own arguments may be paths, and with the names of VMs and images.
@@ -227,6 +237,18 @@ mod tests {
         assert_eq!(propose(&["image", "pull", "debian:"]), "debian:12\twhat it is\n");
         assert_eq!(propose(&["image", "x"]), "");
         assert!(propose(&["stat"]).starts_with("status\t"));
+        // A command for the VM has words of its own.
+        for words in [&["--", "s"][..], &["-q", "--", ""], &["--", "image", "p"], &["--", "status", "--js"]] {
+            let given: Vec<OsString> = ["banger"].iter().chain(words).map(OsString::from).collect();
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("some-file"), "").unwrap();
+            let of_plugin = |_: &[OsString]| unreachable!("no plugin is meant");
+            let here = Some(folder.path());
+            let answer = complete("fish", given, &Names::default(), of_plugin, here).unwrap();
+            let files = if words.last().is_some_and(|word| "some-file".starts_with(word)) { "some-file\n" } else { "" };
+            assert_eq!(String::from_utf8(answer).unwrap(), files, "{words:?}");
+        }
+        assert!(propose(&["--image", "--", "stat"]).starts_with("status\t"));
     }
 
     #[test]

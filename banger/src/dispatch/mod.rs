@@ -113,6 +113,11 @@ pub fn name(words: Vec<OsString>, cli: &clap::Command) -> Option<OsString> {
     Line::split(words, cli).name
 }
 
+/// Whether what follows `words`, the command line so far without the program's name, belongs to a command for the VM.
+pub fn is_run(words: &[OsString], cli: &clap::Command) -> bool {
+    Line::split(words.to_vec(), cli).is_run
+}
+
 /// Whether `name` is a command of banger's own. `help` is clap's.
 pub fn is_built_in(cli: &clap::Command, name: &OsStr) -> bool {
     name == "help" || cli.find_subcommand(name).is_some()
