@@ -161,7 +161,7 @@ fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
             "VM" => names.vms.clone(),
             "IMAGE" => names.images.clone(),
             "KEY" => keys(names),
-            "VALUE" => words.iter().rev().nth(1).map(|key| choices(&key.to_string_lossy())).unwrap_or_default(),
+            "VALUE" => words.iter().rev().nth(1).map(|key| choices(&key.to_string_lossy(), names)).unwrap_or_default(),
             "HOST" => names.hosts.clone(),
             "FROM" | "TO" => names.places.clone(),
             _ => return None,
@@ -188,15 +188,18 @@ fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
     cli
 }
 
-/// The keys of the configuration, and what stands in its tables.
+/// The keys of the configuration that have an effect, and what stands in its tables.
 fn keys(names: &Names) -> Vec<String> {
-    let keys = KEYS.iter().map(|key| key.name.to_owned());
+    let keys = KEYS.iter().filter(|key| key.awaits.is_none()).map(|key| key.name.to_owned());
     let aliases = names.aliases.keys().map(|name| format!("alias.{name}"));
     keys.chain(names.variables.iter().cloned()).chain(aliases).collect()
 }
 
-/// The values that a key may have, where it is one of a few.
-fn choices(key: &str) -> Vec<String> {
+/// The values that a key may have, where it is one of a few, or names an image.
+fn choices(key: &str, names: &Names) -> Vec<String> {
+    if matches!(key, "image" | "default_image_name") {
+        return names.images.clone();
+    }
     let choices: &[&str] = match KEYS.iter().find(|known| known.name == key).map(|key| key.shape) {
         Some(Shape::One(Kind::Choice(choices))) => choices,
         Some(Shape::One(Kind::Flag)) => &["true", "false"],
@@ -285,11 +288,19 @@ mod tests {
             "{keys:?}"
         );
         assert!(keys.iter().all(|key| !key.starts_with('-')), "{keys:?}");
+        assert!(!keys.iter().any(|key| key == "bridge_name"), "it has no effect yet: {keys:?}");
         assert_eq!(here(&["banger", "config", "get", "mem"]), ["memory"]);
         assert_eq!(here(&["banger", "config", "set", "history", ""]), ["full", "shallow", "none"]);
         assert_eq!(here(&["banger", "config", "set", "mise", "t"]), ["true"]);
+        assert_eq!(here(&["banger", "config", "set", "image", ""]), ["debian"]);
         assert_eq!(here(&["banger", "port", "remove", ""]), ["8080"]);
         assert_eq!(here(&["banger", "cp", ":"]), [":src/"]);
+        let both = shown(
+            Cli::command(),
+            &["banger", "cp", "sr"],
+            &Names { places: vec!["srv:".to_owned(), "box:".to_owned()], ..Names::default() },
+        );
+        assert_eq!(both, ["src/", "srv:"], "files here, and VMs");
 
         // What is meant for people to type, each once; a part of a plugin only by its name.
         let all = here(&["banger", ""]);

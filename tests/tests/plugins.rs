@@ -287,6 +287,8 @@ fn bash_completes_commands_aliases_and_plugins() {
     // Of a word that is split, bash replaces the last piece. Where nothing fits, nothing is printed into the line either.
     let split = [
         ("banger --image=debian-bookworm-m", &["debian-bookworm-minimal"][..]),
+        ("banger cp bo", &["box:"]),
+        ("banger vm cp README bo", &["box:"]),
         ("banger cp box:", &[]),
         ("banger cp box:et", &[]),
         ("banger cp :/e", &[]),
