@@ -163,9 +163,9 @@ fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>, cli: 
     let familiar = familiar::familiar(&line.options, &name, &line.rest, cli);
     let is_program = familiar.as_ref().is_none_or(|familiar| familiar.is_program);
     // What another tool calls so says more than a name that looks like it.
-    let meant = familiar.map(|familiar| familiar.hint);
-    let nearest = || suggest::nearest(&name, known).map(|nearest| format!("did you mean `{nearest}`?"));
-    error.hints.extend(meant.or_else(nearest));
+    let meant = familiar.map(|familiar| familiar.hints);
+    let nearest = || suggest::nearest(&name, known).map(|nearest| vec![format!("did you mean `{nearest}`?")]);
+    error.hints.extend(meant.or_else(nearest).unwrap_or_default());
     if is_program {
         error = error.hint(format!("to run it in the VM: {}", line.in_the_vm()));
     }
@@ -261,7 +261,11 @@ mod tests {
         // What other tools call a command says more than a name that is one letter away.
         assert_eq!(
             hints("run make"),
-            ["a command needs no `run` or `exec`: banger -- make", "for a list: banger --list"]
+            [
+                "a command needs no `run` or `exec`: banger -- make",
+                "in another image: banger --rm --image IMAGE -- COMMAND",
+                "for a list: banger --list"
+            ]
         );
         assert!(hints("up")[0].ends_with("banger start") && hints("up").len() == 2, "{:?}", hints("up"));
         assert_eq!(hints("ps")[..2], ["for a list of VMs: banger list", "to run it in the VM: banger -- ps"]);
