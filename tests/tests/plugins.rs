@@ -106,6 +106,7 @@ fn what_is_built_in_comes_first_and_plugins_last() {
     assert_eq!(entry("both", "plugin")["shadowed_by"], "alias");
     assert_eq!(entry("only", "plugin")["description"], "says only");
     assert_eq!(entry("only", "plugin")["path"].as_str(), home.bin().join("banger-only").to_str());
+    assert!(json(&run(&["vm", "help", "run", "--json"]).ok())["help"].as_str().unwrap().contains("banger vm run"));
     assert!(entry("delete", "built_in")["also"].as_array().unwrap().iter().any(|name| name == "rm"));
     let text = run(&["--list"]).ok().text();
     assert!(text.contains("says only") && text.contains("never run: a built-in command has its name"), "{text}");

@@ -63,11 +63,7 @@ pub fn meaning(
     plugins: &Plugins,
 ) -> Result<Meaning, Unclear> {
     let cli = Cli::command();
-    let mut line = Line::split(words, &cli);
-    if line.name.as_deref() == Some(OsStr::new("help")) {
-        // clap's takes no option, and these are of every command.
-        line.options_first(&cli);
-    }
+    let mut line = Line::split(before_help(words, &cli), &cli);
     // clap's `help` knows built-in commands only. Of others it is their own.
     let foreign = line.name.as_deref() == Some(OsStr::new("help"))
         && line.rest.first().is_some_and(|topic| is_topic(&cli, topic));
@@ -105,6 +101,34 @@ pub fn meaning(
                 Err(unknown(&line, &name, known, &cli).into())
             }
         };
+    }
+}
+
+/// `words`, a command line without the program's name, with the options behind a `help` before it: clap's takes no option, and these
+/// are of every command.
+pub(crate) fn before_help(words: Vec<OsString>, cli: &clap::Command) -> Vec<OsString> {
+    if !words.iter().any(|word| word == "help") {
+        return words;
+    }
+    // A command has the options of every command once it is built.
+    let mut cli = cli.clone();
+    cli.build();
+    let (mut words, mut before) = (words, Vec::new());
+    let mut command = &cli;
+    loop {
+        let mut line = Line::split(words, command);
+        let is_help = line.name.as_deref() == Some(OsStr::new("help"));
+        if is_help {
+            line.options_first(command);
+        }
+        let inner = line.name.as_ref().filter(|_| !is_help).and_then(|name| command.find_subcommand(name));
+        let Some(inner) = inner.filter(|inner| inner.has_subcommands()) else {
+            before.append(&mut line.words());
+            return before;
+        };
+        words = std::mem::take(&mut line.rest);
+        before.append(&mut line.words());
+        command = inner;
     }
 }
 
@@ -291,6 +315,10 @@ mod tests {
         assert_eq!(words(of("help --color never", all)), "--color never help");
         assert_eq!(words(of("help --json status", all)), "--json help status");
         assert_eq!(words(of("help status --json", all)), "--json help status");
+        assert_eq!(words(of("port help add --json", all)), "port --json help add");
+        assert_eq!(words(of("-q port help --color never add", all)), "-q port --color never help add");
+        assert_eq!(words(of("config set help --repo", all)), "config set help --repo");
+        assert_eq!(words(of("-- help --json", all)), "-- help --json");
         assert_eq!(words(of("help s", all)), "status --json --help");
         for (line, expected) in [("-q help watch", &["--help"][..]), ("help w it", &["it", "--help"])] {
             let Ok(Meaning::Plugin { plugin, arguments, .. }) = of(line, all) else { panic!("{line}: no plugin") };

@@ -3,6 +3,8 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{Write, stdout};
+use std::iter;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -15,6 +17,7 @@ use super::describe::ARGUMENT;
 use super::propose::COMPLETER;
 use super::{API, Description, fitted};
 use crate::cli::Global;
+use crate::dispatch::before_help;
 use crate::error::{CommandError, FAILED};
 use crate::panic;
 use crate::paths::Paths;
@@ -46,6 +49,7 @@ pub fn main<P: Program>() -> ExitCode {
 fn start<P: Program>() -> ExitCode {
     let mut words: Vec<_> = env::args_os().collect();
     let name = if words.is_empty() { OsString::new() } else { words.remove(0) };
+    let program_name = name.clone();
     let name = Path::new(&name).file_name().unwrap_or_default();
     if name.as_encoded_bytes().starts_with(COMPLETER.as_bytes()) {
         return answer(proposals(P::command(), P::VALUES, &words).as_bytes());
@@ -57,7 +61,7 @@ fn start<P: Program>() -> ExitCode {
         };
         return answer(&serde_json::to_vec(&description).expect("a description is JSON"));
     }
-    let program = match P::try_parse() {
+    let program = match P::try_parse_from(iter::once(program_name).chain(before_help(words.clone(), &P::command()))) {
         Ok(program) => program,
         // `--help` and `--version` are answers, and no errors.
         Err(answer) if !answer.use_stderr() => {
