@@ -10,7 +10,7 @@ mod guest;
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
@@ -111,38 +111,47 @@ pub fn complete(
     let shell = Shell::from_str(shell, false).map_err(|_| wrong(format!("{VARIABLE} is `{shell}`: no known shell")))?;
     let mut words = words;
     let mut answer = Vec::new();
-    let mut cli = match words.get(1..).and_then(of_plugin) {
-        Some(proposals) => {
-            // Whatever the words before mean to the plugin, here they mean nothing.
+    let before = words.split_last().and_then(|(_, before)| before.get(1..)).unwrap_or_default();
+    let foreign = match dispatch::is_run(before, &Cli::command()) {
+        true => Some(only(|words| words.value_hint(ValueHint::AnyPath))),
+        false => words.get(1..).and_then(of_plugin).map(of_plugin_only),
+    };
+    let mut cli = match foreign {
+        Some(cli) => {
+            // Whatever the words before mean to the plugin or to the command in the VM, here they mean nothing.
             let last = words.len() - 1;
             words[1..last].fill("word".into());
-            only(proposals)
+            cli
         }
         None => command_line(Cli::command(), &words, names),
     };
-    let completed = completer(shell).write_complete(&mut cli, words, here, &mut answer);
-    completed.map_err(|error: io::Error| wrong(format!("cannot complete this: {error}")))?;
-    let kept = bash_line("bash").filter(|_| shell == Shell::Bash).map_or(0, |line| bash::words(&line).1);
-    Ok(without_start(&answer, kept))
+    let completed = match shell {
+        Shell::Bash => {
+            let kept = bash_line("bash").map_or(0, |line| bash::words(&line).1);
+            let separator = env::var_os(bash::SEPARATOR).unwrap_or_else(|| "\n".into());
+            bash::complete(&mut cli, words, here, kept).map(|proposals| answer = proposals.join(separator.as_bytes()))
+        }
+        Shell::Zsh | Shell::Fish => completer(shell).write_complete(&mut cli, words, here, &mut answer),
+    };
+    completed.map_err(|error| wrong(format!("cannot complete this: {error}")))?;
+    Ok(answer)
 }
 
-/// The proposals of bash, each without so many bytes at its start.
-fn without_start(answer: &[u8], kept: usize) -> Vec<u8> {
-    // What the script has between them.
-    let proposals = answer.split(|byte| *byte == b'\x0b').map(|word| word.get(kept..).unwrap_or_default());
-    proposals.collect::<Vec<_>>().join(&b'\x0b')
+/// A command line whose words are all completed as `with` has it.
+fn only(with: impl FnOnce(Arg) -> Arg) -> Command {
+    let words = Arg::new("words").num_args(0..).allow_hyphen_values(true);
+    Command::new("banger").disable_help_flag(true).arg(with(words))
 }
 
 /// A command line in which each word may be one of these.
-fn only(proposals: Vec<Proposal>) -> Command {
+fn of_plugin_only(proposals: Vec<Proposal>) -> Command {
     let candidates = move || {
         let candidate = |proposal: &Proposal| {
             CompletionCandidate::new(&proposal.value).help(proposal.about.clone().map(Into::into))
         };
         proposals.iter().map(candidate).collect()
     };
-    let words = Arg::new("words").num_args(0..).allow_hyphen_values(true).add(ArgValueCandidates::new(candidates));
-    Command::new("banger").disable_help_flag(true).arg(words)
+    only(|words| words.add(ArgValueCandidates::new(candidates)))
 }
 
 /// `cli` with aliases and plugins as if they were built in, whose own arguments may be paths, and with the names of VMs and images.
@@ -152,7 +161,7 @@ fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
             "VM" => names.vms.clone(),
             "IMAGE" => names.images.clone(),
             "KEY" => keys(names),
-            "VALUE" => words.iter().rev().nth(1).map(|key| choices(&key.to_string_lossy())).unwrap_or_default(),
+            "VALUE" => words.iter().rev().nth(1).map(|key| choices(&key.to_string_lossy(), names)).unwrap_or_default(),
             "HOST" => names.hosts.clone(),
             "FROM" | "TO" => names.places.clone(),
             _ => return None,
@@ -179,15 +188,18 @@ fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
     cli
 }
 
-/// The keys of the configuration, and what stands in its tables.
+/// The keys of the configuration that have an effect, and what stands in its tables.
 fn keys(names: &Names) -> Vec<String> {
-    let keys = KEYS.iter().map(|key| key.name.to_owned());
+    let keys = KEYS.iter().filter(|key| key.awaits.is_none()).map(|key| key.name.to_owned());
     let aliases = names.aliases.keys().map(|name| format!("alias.{name}"));
     keys.chain(names.variables.iter().cloned()).chain(aliases).collect()
 }
 
-/// The values that a key may have, where it is one of a few.
-fn choices(key: &str) -> Vec<String> {
+/// The values that a key may have, where it is one of a few, or names an image.
+fn choices(key: &str, names: &Names) -> Vec<String> {
+    if matches!(key, "image" | "default_image_name") {
+        return names.images.clone();
+    }
     let choices: &[&str] = match KEYS.iter().find(|known| known.name == key).map(|key| key.shape) {
         Some(Shape::One(Kind::Choice(choices))) => choices,
         Some(Shape::One(Kind::Flag)) => &["true", "false"],
@@ -228,6 +240,18 @@ mod tests {
         assert_eq!(propose(&["image", "pull", "debian:"]), "debian:12\twhat it is\n");
         assert_eq!(propose(&["image", "x"]), "");
         assert!(propose(&["stat"]).starts_with("status\t"));
+        // A command for the VM has words of its own.
+        for words in [&["--", "s"][..], &["-q", "--", ""], &["--", "image", "p"], &["--", "status", "--js"]] {
+            let given: Vec<OsString> = ["banger"].iter().chain(words).map(OsString::from).collect();
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("some-file"), "").unwrap();
+            let of_plugin = |_: &[OsString]| unreachable!("no plugin is meant");
+            let here = Some(folder.path());
+            let answer = complete("fish", given, &Names::default(), of_plugin, here).unwrap();
+            let files = if words.last().is_some_and(|word| "some-file".starts_with(word)) { "some-file\n" } else { "" };
+            assert_eq!(String::from_utf8(answer).unwrap(), files, "{words:?}");
+        }
+        assert!(propose(&["--image", "--", "stat"]).starts_with("status\t"));
     }
 
     #[test]
@@ -264,11 +288,19 @@ mod tests {
             "{keys:?}"
         );
         assert!(keys.iter().all(|key| !key.starts_with('-')), "{keys:?}");
+        assert!(!keys.iter().any(|key| key == "bridge_name"), "it has no effect yet: {keys:?}");
         assert_eq!(here(&["banger", "config", "get", "mem"]), ["memory"]);
         assert_eq!(here(&["banger", "config", "set", "history", ""]), ["full", "shallow", "none"]);
         assert_eq!(here(&["banger", "config", "set", "mise", "t"]), ["true"]);
+        assert_eq!(here(&["banger", "config", "set", "image", ""]), ["debian"]);
         assert_eq!(here(&["banger", "port", "remove", ""]), ["8080"]);
         assert_eq!(here(&["banger", "cp", ":"]), [":src/"]);
+        let both = shown(
+            Cli::command(),
+            &["banger", "cp", "sr"],
+            &Names { places: vec!["srv:".to_owned(), "box:".to_owned()], ..Names::default() },
+        );
+        assert_eq!(both, ["src/", "srv:"], "files here, and VMs");
 
         // What is meant for people to type, each once; a part of a plugin only by its name.
         let all = here(&["banger", ""]);

@@ -50,19 +50,13 @@ fn start() -> ExitCode {
 }
 
 fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
+    if let Ok(shell) = env::var(completion::VARIABLE) {
+        // Standard error would appear in the line that is being typed, so a failure is only a status.
+        return Ok(complete(&shell, words).map_or(FAILED, |()| 0));
+    }
     let banger = paths::program()?;
     let banger_folder = banger.parent().map(Path::to_owned);
     let plugins = Plugins::new(&paths::search_path(), banger_folder.as_deref());
-    if let Ok(shell) = env::var(completion::VARIABLE) {
-        let here = env::current_dir().ok();
-        let words = completion::typed(&shell, words);
-        let names = names(&words, &plugins, here.as_deref(), ui);
-        let of_plugin = |words: &[OsString]| proposals(words, &plugins, banger, here.as_deref());
-        let answer = completion::complete(&shell, words, &names, of_plugin, here.as_deref())?;
-        // A shell that does not listen needs no answer.
-        let _ = stdout().write_all(&answer);
-        return Ok(0);
-    }
     match dispatch::meaning(words, aliases, &plugins)? {
         Meaning::BuiltIn(words) => {
             let cli = Cli::try_parse_from(iter::once("banger".into()).chain(words))?;
@@ -140,6 +134,21 @@ fn checked_place() -> Result<(PathBuf, Paths), CommandError> {
 
 fn aliases() -> Result<Aliases, CommandError> {
     paths::user_config().map_or_else(|| Ok(Aliases::new()), |file| dispatch::read(&file))
+}
+
+/// Answers a shell that asks what the last word of `words` may be.
+fn complete(shell: &str, words: Vec<OsString>) -> Result<(), CommandError> {
+    let banger = paths::program()?;
+    let plugins = Plugins::new(&paths::search_path(), banger.parent());
+    let here = env::current_dir().ok();
+    let words = completion::typed(shell, words);
+    let ui = Ui::new(&Global { quiet: true, ..Global::default() });
+    let names = names(&words, &plugins, here.as_deref(), &ui);
+    let of_plugin = |words: &[OsString]| proposals(words, &plugins, banger, here.as_deref());
+    let answer = completion::complete(shell, words, &names, of_plugin, here.as_deref())?;
+    // A shell that does not listen needs no answer.
+    let _ = stdout().write_all(&answer);
+    Ok(())
 }
 
 /// What a shell may propose. What cannot be read is left out: a line that is being typed is no place for errors.

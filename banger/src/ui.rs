@@ -150,15 +150,11 @@ impl Ui {
         }
     }
 
-    /// What `--help` and `--version` answer: text, or with `--json` an object that has it.
+    /// What `--help` and `--version` answer: text, or with `--json` an object that has the text, or the version alone.
     pub fn help(&self, answer: &clap::Error) {
-        let key = match answer.kind() {
-            clap::error::ErrorKind::DisplayVersion => "version",
-            _ => "help",
-        };
         // A reader that is gone needs no answer.
         let _ = match self.json {
-            true => stdout().write_all(json(&serde_json::json!({ key: answer.render().to_string() })).as_bytes()),
+            true => stdout().write_all(json(&help_object(answer)).as_bytes()),
             false => answer.print(),
         };
     }
@@ -206,6 +202,17 @@ impl Ui {
             Some(bar) => bar.suspend(print),
             None => print(),
         }
+    }
+}
+
+fn help_object(answer: &clap::Error) -> serde_json::Value {
+    let text = answer.render().to_string();
+    match answer.kind() {
+        // clap's text is a name, which may have spaces, and the version.
+        clap::error::ErrorKind::DisplayVersion => {
+            serde_json::json!({ "version": text.split_whitespace().next_back() })
+        }
+        _ => serde_json::json!({ "help": text }),
     }
 }
 
@@ -291,6 +298,16 @@ mod tests {
         let json = json(&[name]);
         assert_eq!(json, "[\"a\\nb\\u001b[31m\\u007f\\u009b1m \\u202etxt \u{e9}\\\"\"]\n");
         assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [name]);
+    }
+
+    #[test]
+    fn the_version_is_alone_and_help_is_text_as_json() {
+        let answer = |argument: &str| {
+            let command = clap::Command::new("some thing").version("1.2.3");
+            help_object(&command.try_get_matches_from(["thing", argument]).unwrap_err())
+        };
+        assert_eq!(answer("--version"), serde_json::json!({ "version": "1.2.3" }));
+        assert!(answer("--help")["help"].as_str().unwrap().contains("Usage: "));
     }
 
     #[test]

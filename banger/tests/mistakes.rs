@@ -107,10 +107,12 @@ fn help_is_an_answer_as_json_too() {
         (&["--json", "--help"], "help", "Usage: banger"),
         (&["help", "stop", "--json"], "help", "banger stop"),
         (&["stop", "--help", "--json"], "help", "banger stop"),
-        (&["--version", "--json"], "version", "banger "),
+        (&["port", "help", "add", "--json"], "help", "Usage: banger port add"),
     ] {
         let answer: serde_json::Value = serde_json::from_str(&place.answer(arguments)).unwrap();
         assert!(answer[key].as_str().unwrap().contains(part), "{arguments:?}: {answer}");
     }
+    let version = place.answer(&["--version", "--json"]);
+    assert_eq!(format!("banger {}", version.split('"').nth(3).unwrap()), place.answer(&["--version"]).trim_end());
     assert!(place.answer(&["help", "stop"]).contains("Usage: banger stop"));
 }

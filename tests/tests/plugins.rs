@@ -106,6 +106,7 @@ fn what_is_built_in_comes_first_and_plugins_last() {
     assert_eq!(entry("both", "plugin")["shadowed_by"], "alias");
     assert_eq!(entry("only", "plugin")["description"], "says only");
     assert_eq!(entry("only", "plugin")["path"].as_str(), home.bin().join("banger-only").to_str());
+    assert!(json(&run(&["vm", "help", "run", "--json"]).ok())["help"].as_str().unwrap().contains("banger vm run"));
     assert!(entry("delete", "built_in")["also"].as_array().unwrap().iter().any(|name| name == "rm"));
     let text = run(&["--list"]).ok().text();
     assert!(text.contains("says only") && text.contains("never run: a built-in command has its name"), "{text}");
@@ -249,7 +250,7 @@ fn completing(shell: &str, home: &Home, arguments: &[&str]) -> Option<Output> {
 }
 
 /// Command lines, and what is proposed for each.
-const PROPOSED: [(&str, &[&str]); 22] = [
+const PROPOSED: [(&str, &[&str]); 25] = [
     ("banger wa", &["wax", "watch"]),
     ("banger stat", &["status"]),
     ("banger -q wat", &["watch"]),
@@ -272,27 +273,39 @@ const PROPOSED: [(&str, &[&str]); 22] = [
     ("banger ssh-p", &["ssh-proxy"]),
     ("banger config set histo", &["history"]),
     ("banger config set history sha", &["shallow"]),
+    // bash splits these words at colons and equals signs.
+    ("banger -e A=b stat", &["status"]),
+    ("banger -p 8080:80 stat", &["status"]),
+    ("banger vm run -p 8080:80 --image debian-bookworm-m", &["debian-bookworm-minimal"]),
 ];
+
+/// Completes lines as bash does.
+const BASH_TRY: &str = include_str!("../src/bash_completion.sh");
 
 #[test]
 fn bash_completes_commands_aliases_and_plugins() {
     let home = Home::new();
-    let lines: Vec<_> = PROPOSED.iter().map(|(line, _)| format!("try {line}\n")).collect();
+    // Of a word that is split, bash replaces the last piece. Where nothing fits, nothing is printed into the line either.
+    let split = [
+        ("banger --image=debian-bookworm-m", &["debian-bookworm-minimal"][..]),
+        ("banger cp bo", &["box:"]),
+        ("banger vm cp README bo", &["box:"]),
+        ("banger cp box:", &[]),
+        ("banger cp box:et", &[]),
+        ("banger cp :/e", &[]),
+        ("banger vm cp box:", &[]),
+        ("banger image pull debian:1", &[]),
+    ];
+    let all = || PROPOSED.iter().chain(&split);
+    let lines: Vec<_> = all().map(|(line, _)| format!("try '{line}'\n")).collect();
     let script = format!(
-        r#"source {}
-        complete -p banger | grep -q 'F _clap_complete_banger ' || exit
-        try() {{
-            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9; COMPREPLY=()
-            _clap_complete_banger banger "${{COMP_WORDS[COMP_CWORD]}}"
-            echo "${{COMPREPLY[*]}}"
-        }}
-        {}"#,
+        "source {}\ncomplete -p banger | grep -q 'F _clap_complete_banger ' || exit\n{BASH_TRY}{}",
         installed("bash-completion/completions/banger"),
         lines.concat(),
     );
     let Some(output) = completing("bash", &home, &["--norc", "-c", &script]) else { return };
-    let expected: Vec<_> = PROPOSED.iter().map(|(_, proposed)| proposed.join(" ") + "\n").collect();
-    assert_eq!(output.text(), expected.concat(), "{}", output.stderr);
+    let expected: Vec<_> = all().map(|(_, proposed)| proposed.join(" ") + "\n").collect();
+    assert_eq!((output.text(), output.stderr.as_str()), (expected.concat(), ""));
 }
 
 #[test]

@@ -2,9 +2,32 @@
 //! as COMP_WORDBREAKS says; what it replaces with the answer is the last of these pieces.
 
 use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use clap::Command;
 
 /// What bash's function gives beside the words: COMP_LINE up to COMP_POINT, the command up to the cursor.
 pub(super) const LINE: &str = "_BANGER_COMPLETE_LINE";
+/// Holds what the script expects between proposals.
+pub(super) const SEPARATOR: &str = "_CLAP_IFS";
+
+/// Proposals for the last of `words`, each without its first `kept` bytes, which bash does not replace. The adapter of `clap_complete`
+/// does not fit: it takes the place of the word from COMP_CWORD, which counts the pieces of split words.
+pub(super) fn complete(
+    cli: &mut Command,
+    words: Vec<OsString>,
+    here: Option<&Path>,
+    kept: usize,
+) -> io::Result<Vec<Vec<u8>>> {
+    let last = words.len().saturating_sub(1);
+    let typed = words.last().cloned().unwrap_or_default();
+    let start = typed.as_bytes().get(..kept).unwrap_or_default();
+    let candidates = clap_complete::engine::complete(cli, words, last, here)?;
+    let rest = candidates.iter().filter_map(|candidate| candidate.get_value().as_bytes().strip_prefix(start));
+    Ok(rest.map(<[u8]>::to_vec).collect())
+}
 
 /// The words of `line`, the last being typed, and how much of that one bash does not replace, in bytes of its proposals.
 pub(super) fn words(line: &str) -> (Vec<OsString>, usize) {

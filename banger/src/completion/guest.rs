@@ -40,8 +40,13 @@ pub fn hosts(words: &[OsString], here: &Path, paths: &Paths, ui: &Ui) -> Vec<Str
     ports.iter().map(|port| name(&port.forward.host)).collect()
 }
 
-/// What `word`, a place such as `:src/` or `box:/etc/h`, may become, whole words; none: it is no place in a VM.
+/// What `word`, a place such as `:src/` or `box:/etc/h`, may become, whole words; none: it is no place in a VM. Before the colon
+/// these are the names of VMs, each with one.
 pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<String>> {
+    if !word.contains([':', '/']) {
+        let names = Machines::new(paths, ui).names().unwrap_or_default();
+        return Some(names.into_iter().map(|name| format!("{name}:")).collect());
+    }
     let (name, path) = word.split_once(':').filter(|(name, _)| name.is_empty() || is_name(name))?;
     let (folder, _) = path.rsplit_once('/').map_or(("", path), |(folder, _)| path.split_at(folder.len() + 1));
     let start = format!("{name}:{folder}");

@@ -11,6 +11,8 @@ pub(super) struct Line {
     pub(super) name: Option<OsString>,
     /// What comes after it: the command's own.
     pub(super) rest: Vec<OsString>,
+    /// Whether there is no name, but a `--` that is not an option's value: a command for the VM follows it.
+    pub(super) is_run: bool,
 }
 
 impl Line {
@@ -25,11 +27,12 @@ impl Line {
             if !word.as_encoded_bytes().starts_with(b"-") || word == "-" {
                 let mut rest = words.split_off(place);
                 let name = rest.remove(0);
-                return Line { options: words, name: Some(name), rest };
+                return Line { options: words, name: Some(name), rest, is_run: false };
             }
             place += if takes_next(word, cli) { 2 } else { 1 };
         }
-        Line { options: words, name: None, rest: Vec::new() }
+        let is_run = place < words.len();
+        Line { options: words, name: None, rest: Vec::new(), is_run }
     }
 
     /// These options but for `--json`, which does not go with a run: its output is the command's own. No option has it as its value.

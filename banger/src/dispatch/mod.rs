@@ -63,11 +63,7 @@ pub fn meaning(
     plugins: &Plugins,
 ) -> Result<Meaning, Unclear> {
     let cli = Cli::command();
-    let mut line = Line::split(words, &cli);
-    if line.name.as_deref() == Some(OsStr::new("help")) {
-        // clap's takes no option, and these are of every command.
-        line.options_first(&cli);
-    }
+    let mut line = Line::split(before_help(words, &cli), &cli);
     // clap's `help` knows built-in commands only. Of others it is their own.
     let foreign = line.name.as_deref() == Some(OsStr::new("help"))
         && line.rest.first().is_some_and(|topic| is_topic(&cli, topic));
@@ -108,9 +104,42 @@ pub fn meaning(
     }
 }
 
+/// `words`, a command line without the program's name, with the options behind a `help` before it: clap's takes no option, and these
+/// are of every command.
+pub(crate) fn before_help(words: Vec<OsString>, cli: &clap::Command) -> Vec<OsString> {
+    if !words.iter().any(|word| word == "help") {
+        return words;
+    }
+    // A command has the options of every command once it is built.
+    let mut cli = cli.clone();
+    cli.build();
+    let (mut words, mut before) = (words, Vec::new());
+    let mut command = &cli;
+    loop {
+        let mut line = Line::split(words, command);
+        let is_help = line.name.as_deref() == Some(OsStr::new("help"));
+        if is_help {
+            line.options_first(command);
+        }
+        let inner = line.name.as_ref().filter(|_| !is_help).and_then(|name| command.find_subcommand(name));
+        let Some(inner) = inner.filter(|inner| inner.has_subcommands()) else {
+            before.append(&mut line.words());
+            return before;
+        };
+        words = std::mem::take(&mut line.rest);
+        before.append(&mut line.words());
+        command = inner;
+    }
+}
+
 /// The word of a command line that names its command, if one does.
 pub fn name(words: Vec<OsString>, cli: &clap::Command) -> Option<OsString> {
     Line::split(words, cli).name
+}
+
+/// Whether what follows `words`, the command line so far without the program's name, belongs to a command for the VM.
+pub fn is_run(words: &[OsString], cli: &clap::Command) -> bool {
+    Line::split(words.to_vec(), cli).is_run
 }
 
 /// Whether `name` is a command of banger's own. `help` is clap's.
@@ -158,9 +187,9 @@ fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>, cli: 
     let familiar = familiar::familiar(&line.options, &name, &line.rest, cli);
     let is_program = familiar.as_ref().is_none_or(|familiar| familiar.is_program);
     // What another tool calls so says more than a name that looks like it.
-    let meant = familiar.map(|familiar| familiar.hint);
-    let nearest = || suggest::nearest(&name, known).map(|nearest| format!("did you mean `{nearest}`?"));
-    error.hints.extend(meant.or_else(nearest));
+    let meant = familiar.map(|familiar| familiar.hints);
+    let nearest = || suggest::nearest(&name, known).map(|nearest| vec![format!("did you mean `{nearest}`?")]);
+    error.hints.extend(meant.or_else(nearest).unwrap_or_default());
     if is_program {
         error = error.hint(format!("to run it in the VM: {}", line.in_the_vm()));
     }
@@ -256,7 +285,11 @@ mod tests {
         // What other tools call a command says more than a name that is one letter away.
         assert_eq!(
             hints("run make"),
-            ["a command needs no `run` or `exec`: banger -- make", "for a list: banger --list"]
+            [
+                "a command needs no `run` or `exec`: banger -- make",
+                "in another image: banger --rm --image IMAGE -- COMMAND",
+                "for a list: banger --list"
+            ]
         );
         assert!(hints("up")[0].ends_with("banger start") && hints("up").len() == 2, "{:?}", hints("up"));
         assert_eq!(hints("ps")[..2], ["for a list of VMs: banger list", "to run it in the VM: banger -- ps"]);
@@ -282,6 +315,10 @@ mod tests {
         assert_eq!(words(of("help --color never", all)), "--color never help");
         assert_eq!(words(of("help --json status", all)), "--json help status");
         assert_eq!(words(of("help status --json", all)), "--json help status");
+        assert_eq!(words(of("port help add --json", all)), "port --json help add");
+        assert_eq!(words(of("-q port help --color never add", all)), "-q port --color never help add");
+        assert_eq!(words(of("config set help --repo", all)), "config set help --repo");
+        assert_eq!(words(of("-- help --json", all)), "-- help --json");
         assert_eq!(words(of("help s", all)), "status --json --help");
         for (line, expected) in [("-q help watch", &["--help"][..]), ("help w it", &["it", "--help"])] {
             let Ok(Meaning::Plugin { plugin, arguments, .. }) = of(line, all) else { panic!("{line}: no plugin") };

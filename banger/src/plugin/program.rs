@@ -3,16 +3,21 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{Write, stdout};
+use std::iter;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, Command, Parser, ValueHint};
-use clap_complete::engine::{ArgValueCandidates, CompletionCandidate, complete};
+use clap_complete::engine::{
+    ArgValueCandidates, ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter, complete,
+};
 
 use super::describe::ARGUMENT;
 use super::propose::COMPLETER;
 use super::{API, Description, fitted};
 use crate::cli::Global;
+use crate::dispatch::before_help;
 use crate::error::{CommandError, FAILED};
 use crate::panic;
 use crate::paths::Paths;
@@ -44,6 +49,7 @@ pub fn main<P: Program>() -> ExitCode {
 fn start<P: Program>() -> ExitCode {
     let mut words: Vec<_> = env::args_os().collect();
     let name = if words.is_empty() { OsString::new() } else { words.remove(0) };
+    let program_name = name.clone();
     let name = Path::new(&name).file_name().unwrap_or_default();
     if name.as_encoded_bytes().starts_with(COMPLETER.as_bytes()) {
         return answer(proposals(P::command(), P::VALUES, &words).as_bytes());
@@ -55,7 +61,7 @@ fn start<P: Program>() -> ExitCode {
         };
         return answer(&serde_json::to_vec(&description).expect("a description is JSON"));
     }
-    let program = match P::try_parse() {
+    let program = match P::try_parse_from(iter::once(program_name).chain(before_help(words.clone(), &P::command()))) {
         Ok(program) => program,
         // `--help` and `--version` are answers, and no errors.
         Err(answer) if !answer.use_stderr() => {
@@ -116,8 +122,8 @@ fn proposals(command: Command, values: &'static [(&str, Values)], words: &[OsStr
     found.into_iter().filter_map(line).collect()
 }
 
-/// `command` with proposals for the arguments whose value's name `find` knows. One that may be a path of the host too keeps these, unless
-/// `typed` has a colon, as what is in a VM has.
+/// `command` with proposals for the arguments whose value's name `find` knows. For one that may be a path of the host too, paths are
+/// proposed first, unless `typed` has a colon, as what is in a VM has.
 pub(crate) fn with_values<V>(command: Command, typed: &OsStr, find: &impl Fn(&str) -> Option<V>) -> Command
 where
     V: Fn() -> Vec<String> + Send + Sync + 'static,
@@ -125,8 +131,13 @@ where
     let candidates = |argument: Arg| {
         let name = argument.get_value_names().and_then(|names| names.first()).map(|name| name.as_str().to_owned());
         let is_path = !matches!(argument.get_value_hint(), ValueHint::Unknown | ValueHint::Other);
-        let name = name.filter(|_| !is_path || typed.as_encoded_bytes().contains(&b':'));
+        let is_here_too = is_path && !typed.as_encoded_bytes().contains(&b':');
         match name.and_then(|name| find(&name)) {
+            Some(values) if is_here_too => argument.add(ArgValueCompleter::new(move |typed: &OsStr| {
+                let starts = |value: &String| value.as_bytes().starts_with(typed.as_encoded_bytes());
+                let values = values().into_iter().filter(starts).map(CompletionCandidate::new);
+                PathCompleter::any().complete(typed).into_iter().chain(values).collect::<Vec<_>>()
+            })),
             Some(values) => argument.add(ArgValueCandidates::new(move || {
                 values().iter().map(CompletionCandidate::new).collect::<Vec<_>>()
             })),
@@ -186,12 +197,13 @@ mod tests {
         assert_eq!(first(proposed(&["a"])), ["all"]);
         assert_eq!(first(proposed(&["-"])), ["-h"]);
         assert_eq!(first(proposed(&["list", ""])), ["--help"], "there is nothing else");
-        // What may be a path of the host is one, unless it has a colon.
+        // What may be a path of the host is one, or another value, unless it has a colon.
         assert!(
             first(proposed(&["run", "src/pl"])).contains(&"src/plugin/".to_owned()),
             "{}",
             proposed(&["run", "src/pl"])
         );
+        assert_eq!(first(proposed(&["run", "th"])), ["this", "that"]);
         assert_eq!(proposed(&["run", "t:"]), "");
         assert!(first(proposed(&["run", "--", "src/pl"])).contains(&"src/plugin/".to_owned()));
         assert_eq!(proposed(&["show", "th"]), "this\nthat\n");
