@@ -131,7 +131,7 @@ pub enum Error {
         /// Why, in words.
         reason: String,
         /// What to do about it.
-        hint: &'static str,
+        hint: String,
     },
     /// A running VM's supervisor did not answer as it should.
     #[error("the supervisor of the VM `{name}` does not answer: {reason}")]
@@ -244,7 +244,7 @@ impl Error {
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
             Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),
             Error::Boot { failure, .. } | Error::Refused { failure, .. } => failure.hint.clone(),
-            Error::Ports { hint, .. } => Some((*hint).to_owned()),
+            Error::Ports { hint, .. } => Some(hint.clone()),
             Error::ProgramFailed { .. } | Error::NotFound(_) | Error::NotRunning(_) => None,
         }
     }

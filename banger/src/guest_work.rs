@@ -73,7 +73,8 @@ impl GuestWork {
     }
 
     /// A line for who leaves a shell in the VM: what exists only there now, and how it gets out. None: nothing does, or it is not known.
-    pub fn farewell(&self) -> Option<String> {
+    /// `name` is that of a VM reached by name; without it, the hints are for the current directory's VM.
+    pub fn farewell(&self, name: Option<&str>) -> Option<String> {
         let GuestWork::Known(only) = self else { return None };
         if only.counts.is_nothing() {
             return None;
@@ -84,8 +85,10 @@ impl GuestWork {
         let names = if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) };
         let files = count(only.counts.files, "file", "files");
         let references = count(only.counts.references, "branch or tag", "branches and tags");
+        let (argument, vm) = (name.map(|name| format!(" {name}")).unwrap_or_default(), name.unwrap_or_default());
         Some(format!(
-            "only in the VM: {files}, {references}{names}; all names: banger status -v; to copy: banger cp :PATH ."
+            "only in the VM: {files}, {references}{names}; all names: banger status -v{argument}; \
+             to copy: banger cp {vm}:PATH ."
         ))
     }
 
@@ -149,14 +152,17 @@ mod tests {
     fn who_leaves_a_shell_is_told_what_is_only_there() {
         let work = |files, references, names: &[&str]| {
             let named = names.iter().map(|name| (*name).into()).collect();
-            GuestWork::Known(GuestOnly { counts: Counts { files, references }, named }).farewell()
+            GuestWork::Known(GuestOnly { counts: Counts { files, references }, named }).farewell(None)
         };
         assert_eq!(work(0, 0, &[]), None);
-        assert_eq!(GuestWork::Unknown.farewell(), None);
+        assert_eq!(GuestWork::Unknown.farewell(None), None);
         let one = work(1, 0, &["out/a\u{1b}b"]).unwrap();
         assert!(one.starts_with("only in the VM: 1 file, 0 branches and tags (out/a^[b); "), "{one}");
         let many = work(4, 1, &["a", "b", "c", "d", "refs/heads/x"]).unwrap();
         assert!(many.contains("4 files, 1 branch or tag (a, b, c, …); ") && many.contains("banger cp"), "{many}");
+        let only = GuestOnly { counts: Counts { files: 1, references: 0 }, named: vec!["a".into()] };
+        let named = GuestWork::Known(only).farewell(Some("try")).unwrap();
+        assert!(named.ends_with(": banger status -v try; to copy: banger cp try:PATH ."), "{named}");
     }
 
     #[test]

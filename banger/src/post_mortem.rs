@@ -107,7 +107,8 @@ fn state_after_failure(vm: &Vm, used: Option<&Machine>) -> banger_vmm::Result<Vm
 }
 
 /// The failure of what ran in a VM, with what became of the VM itself.
-pub(crate) fn explained(mut error: CommandError, machine: &Machine) -> CommandError {
+pub(crate) fn explained(error: CommandError, machine: &Machine) -> CommandError {
+    let mut error = error.in_vm(machine.vm.name());
     if !error.kind.is_of_vm() && error.kind != ErrorKind::VmEnded {
         return error;
     }

@@ -133,7 +133,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         });
     }
     let names = if ui.is_verbose() { usize::MAX } else { NAMES };
-    ui.answer(&status, || text(&status, names))
+    ui.answer(&status, || text(&status, name, names))
 }
 
 fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
@@ -148,8 +148,8 @@ fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
     answer.inspect_err(|error| ui.warning(&format!("{error}: what is shown is what was last written down"))).ok()
 }
 
-/// The facts, with so many names of what exists only in the VM.
-fn text(status: &Status, names: usize) -> String {
+/// The facts, with so many names of what exists only in the VM. `name` is that of the command line.
+fn text(status: &Status, name: Option<&str>, names: usize) -> String {
     let is_bare = status.workspace.is_none();
     let mut lines = vec![("workspace", status.workspace.clone().unwrap_or_else(|| "none".to_owned()))];
     match &status.vm {
@@ -190,7 +190,11 @@ fn text(status: &Status, names: usize) -> String {
             let all = vm.guest_only.map_or(0, |only| only.files.saturating_add(only.references));
             let shown = vm.guest_only_names.len().min(names);
             if all > shown as u64 {
-                let how = if shown < vm.guest_only_names.len() { ": banger status -v" } else { "" };
+                let how = match name {
+                    _ if shown == vm.guest_only_names.len() => String::new(),
+                    Some(name) => format!(": banger status -v {name}"),
+                    None => ": banger status -v".to_owned(),
+                };
                 lines.push(("", format!("and {} more{how}", all - shown as u64)));
             }
             let also = vm.repositories.iter().map(|further| format!("{} at {}", further.workspace, further.guest_path));
@@ -228,9 +232,11 @@ mod tests {
             reason: None,
         };
         let status = Status { workspace: Some("/a".into()), vm: Some(vm) };
-        let all = text(&status, usize::MAX);
+        let all = text(&status, None, usize::MAX);
         assert!(all.contains(" out/^[a\n") && all.contains(" refs/heads/b\n") && !all.contains("more"), "{all}");
-        let shown = text(&status, 1);
+        let named = text(&status, Some("a"), 1);
+        assert!(named.contains(" and 1 more: banger status -v a\n"), "{named}");
+        let shown = text(&status, None, 1);
         assert!(shown.contains(" out/^[a\n") && shown.contains(" and 1 more: banger status -v\n"), "{shown}");
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
         assert!(shown.contains("seccomp, Landlock (version 2 of its interface); not kept from: ending"), "{shown}");

@@ -72,6 +72,18 @@ impl CommandError {
         self
     }
 
+    /// The same, with hints for the VM named `name` where the error does not know its VM.
+    #[must_use]
+    pub fn in_vm(mut self, name: &str) -> Self {
+        if self.kind == ErrorKind::GuestFull {
+            self.hints = vec![
+                format!("free some space in the VM: banger vm exec {name} -- COMMAND"),
+                format!("make its disk larger: banger config set disk SIZE, then banger restart {name}"),
+            ];
+        }
+        self
+    }
+
     /// `cannot <action> <path>: <why>`.
     pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
         CommandError::new(format!("cannot {action} `{}`: {error}", path.display())).kind(error.into())
@@ -179,10 +191,7 @@ impl From<Failure> for CommandError {
             FailureKind::NotExecutable => error.kind(ErrorKind::CommandNotExecutable),
             FailureKind::NoSuchFolder => error.kind(ErrorKind::NoSuchFolder),
             FailureKind::NoSuchUser => error.kind(ErrorKind::NoSuchUser),
-            FailureKind::NoSpace => error
-                .kind(ErrorKind::GuestFull)
-                .hint("free some space in the VM: banger vm exec NAME -- COMMAND")
-                .hint("make its disk larger: banger config set disk SIZE, then banger restart"),
+            FailureKind::NoSpace => error.kind(ErrorKind::GuestFull).in_vm("NAME"),
             FailureKind::BadRequest => error
                 .kind(ErrorKind::Guest)
                 .hint("the VM may run the agent of another version of banger: banger restart"),

@@ -183,7 +183,7 @@ pub fn exec(
         }
     })?;
     if command.is_empty() && work.has_terminal() && outcome.is_ok() {
-        tell_what_is_only_there(&machine, ui);
+        tell_what_is_only_there(&machine, Some(machine.vm.name()), ui);
     }
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
 }

@@ -108,11 +108,11 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
     }
 }
 
-/// For who leaves a shell: what was made there is not here.
-fn tell_what_is_only_there(machine: &Machine, ui: &Ui) {
+/// For who leaves a shell: what was made there is not here. `name` is that of a VM reached by name.
+fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
     // One that does not tell has told the shell why.
     let work = GuestWork::looked_at(&machine.vm).ok();
-    work.and_then(|work| work.farewell()).into_iter().for_each(|text| ui.status(&text));
+    work.and_then(|work| work.farewell(name)).into_iter().for_each(|text| ui.status(&text));
 }
 
 /// Says that the `banger.toml` of the repository around this one, be it the superproject of a submodule, has no say in a VM that is about to be made.
@@ -196,7 +196,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     if options.rm {
         discard_after(&machine, &machines, ui);
     } else if options.command.is_empty() && work.has_terminal() && outcome.is_ok() {
-        tell_what_is_only_there(&machine, ui);
+        tell_what_is_only_there(&machine, None, ui);
     }
     outcome
 }
