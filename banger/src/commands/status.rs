@@ -11,7 +11,7 @@ use crate::agent::Call;
 use crate::belonging::{self, Purpose};
 use crate::confinement::describe;
 use crate::error::CommandError;
-use crate::guest_work::GuestWork;
+use crate::guest_work::{self, GuestWork};
 use crate::images::Images;
 use crate::machine::Machines;
 use crate::paths::Paths;
@@ -178,13 +178,9 @@ fn text(status: &Status, name: Option<&str>, names: usize) -> String {
                 format!("{}, {} MiB of memory", count(vm.cpus.into(), "processor", "processors"), vm.memory_mib),
             ));
             lines.push(("disk", bytes(vm.disk_bytes)));
-            let only = vm.guest_only.map_or_else(
-                || if is_bare { "all of it" } else { "unknown" }.to_owned(),
-                |only| {
-                    let references = count(only.references, "branch or tag", "branches and tags");
-                    format!("{}, {references}", count(only.files, "file", "files"))
-                },
-            );
+            let only = vm
+                .guest_only
+                .map_or_else(|| if is_bare { "all of it" } else { "unknown" }.to_owned(), guest_work::describe);
             lines.push(("only there", only));
             lines.extend(vm.guest_only_names.iter().take(names).map(|name| ("", banger_vmm::printable(&name.0))));
             let all = vm.guest_only.map_or(0, |only| only.files.saturating_add(only.references));
