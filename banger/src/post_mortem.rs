@@ -57,6 +57,25 @@ pub(crate) fn is_over(error: &CommandError, vm: &Vm, used: Option<&Machine>) -> 
     }
 }
 
+/// What to do about a VM that ran out of memory: commands to paste. Whether it goes with its command is `is_ephemeral`.
+pub(crate) fn more_memory(name: &str, is_ephemeral: bool) -> String {
+    match is_ephemeral {
+        true => "--memory SIZE, or banger config set memory SIZE".to_owned(),
+        false => format!("banger config set memory SIZE && banger restart {name}"),
+    }
+}
+
+/// The failure of what banger ran in a VM that ran out of memory, if it did.
+pub(crate) fn of_memory(error: CommandError, vm: &Vm, out_of_memory: bool) -> CommandError {
+    if !out_of_memory {
+        return error;
+    }
+    let is_ephemeral = vm.record().is_ok_and(|record| record.throwaway);
+    let message = format!("{}: the VM ran out of memory", error.message);
+    let error = CommandError { message, ..error };
+    error.hint(format!("to give it more: {}", more_memory(vm.name(), is_ephemeral)))
+}
+
 /// Whether somebody has stopped the VM of a command that has just ended.
 pub(crate) fn was_stopped(machine: &Machine) -> bool {
     let stopped = |state| match state {
