@@ -57,12 +57,22 @@ pub(crate) fn is_over(error: &CommandError, vm: &Vm, used: Option<&Machine>) -> 
     }
 }
 
-/// What to do about a VM that ran out of memory: commands to paste. Whether it goes with its command is `is_ephemeral`.
-pub(crate) fn more_memory(name: &str, is_ephemeral: bool) -> String {
-    match is_ephemeral {
-        true => "--memory SIZE, or banger config set memory SIZE".to_owned(),
-        false => format!("banger config set memory SIZE && banger restart {name}"),
+/// How a VM gets more memory: commands to paste. A VM that is deleted with its command cannot be restarted.
+fn more_memory(vm: &Vm) -> String {
+    match vm.record().is_ok_and(|record| record.throwaway) {
+        true => "banger config set memory SIZE".to_owned(),
+        false => format!("banger config set memory SIZE && banger restart {}", vm.name()),
     }
+}
+
+/// The warning about a VM that ran out of memory while a command ran.
+pub(crate) fn out_of_memory(vm: &Vm) -> String {
+    let logs = match vm.record().is_ok_and(|record| record.throwaway) {
+        true => String::new(),
+        false => format!(" (see banger logs {})", vm.name()),
+    };
+    let more = more_memory(vm);
+    format!("the VM ran out of memory and its kernel killed a process{logs}. To give it more: {more}")
 }
 
 /// The failure of what banger ran in a VM that ran out of memory, if it did.
@@ -70,10 +80,9 @@ pub(crate) fn of_memory(error: CommandError, vm: &Vm, out_of_memory: bool) -> Co
     if !out_of_memory {
         return error;
     }
-    let is_ephemeral = vm.record().is_ok_and(|record| record.throwaway);
     let message = format!("{}: the VM ran out of memory", error.message);
     let error = CommandError { message, ..error };
-    error.hint(format!("to give it more: {}", more_memory(vm.name(), is_ephemeral)))
+    error.hint(format!("to give it more: {}", more_memory(vm)))
 }
 
 /// Whether somebody has stopped the VM of a command that has just ended.
