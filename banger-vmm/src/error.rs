@@ -148,7 +148,7 @@ pub enum Error {
 pub struct Failure {
     /// What was tried and what went wrong.
     pub message: String,
-    /// What to do next.
+    /// What to do next, a hint a line.
     #[serde(default)]
     pub hint: Option<String>,
     /// The last lines of the guest's console, made printable.
@@ -219,7 +219,7 @@ impl From<Error> for Failure {
 }
 
 impl Error {
-    /// What to do next, if there is something to say.
+    /// What to do next, if there is something to say: a hint a line.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Io { source, path, .. } => match source.kind() {

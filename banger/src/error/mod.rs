@@ -146,7 +146,8 @@ impl From<banger_vmm::Error> for CommandError {
             Error::Boot { name, .. } => Some(format!("{WHOLE_CONSOLE} {name}")),
             _ => None,
         };
-        let hints = error.hint().into_iter().chain(logs).collect();
+        let hint = error.hint().unwrap_or_default();
+        let hints = hint.lines().map(str::to_owned).chain(logs).collect();
         let mut details: Vec<_> = error.console_tail().to_vec();
         if !details.is_empty() {
             details.insert(0, "the end of the guest's console:".into());
@@ -282,6 +283,16 @@ mod tests {
         });
         assert_eq!(answer, expected);
     }
+
+    #[test]
+    fn each_line_of_a_hint_is_a_hint_and_a_full_disk_names_its_vm() {
+        let failure = banger_vmm::Failure { message: "late".into(), hint: Some("a\nb".into()), ..Default::default() };
+        let error = CommandError::from(banger_vmm::Error::Refused { name: "box".into(), failure });
+        assert_eq!(error.hints, ["a", "b"]);
+        let full = CommandError::from(Failure::new(FailureKind::NoSpace, "full")).in_vm("box");
+        assert!(full.hints[0].contains("banger vm exec box --") && full.hints[1].ends_with("banger restart box"));
+    }
+
     #[test]
     fn what_a_program_of_this_machine_said_is_shown_in_lines() {
         let status = std::os::unix::process::ExitStatusExt::from_raw(1 << 8);
