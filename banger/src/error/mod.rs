@@ -286,7 +286,8 @@ mod tests {
 
     #[test]
     fn each_line_of_a_hint_is_a_hint_and_a_full_disk_names_its_vm() {
-        let failure = banger_vmm::Failure { message: "late".into(), hint: Some("a\nb".into()), ..Default::default() };
+        let failure = serde_json::json!({"message": "late", "hint": "a\nb"});
+        let failure = serde_json::from_value(failure).unwrap();
         let error = CommandError::from(banger_vmm::Error::Refused { name: "box".into(), failure });
         assert_eq!(error.hints, ["a", "b"]);
         let full = CommandError::from(Failure::new(FailureKind::NoSpace, "full")).in_vm("box");
