@@ -18,7 +18,7 @@ use super::{environment, refuse_json, status, tell_what_is_only_there};
 use crate::agent::AgentError;
 use crate::belonging::Purpose;
 use crate::cli::{CommandOptions, Run};
-use crate::commands::{named, publish};
+use crate::commands::{check_forwards, named, publish};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
@@ -64,6 +64,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     refuse_json(ui)?;
     let options = new.options;
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
+    check_forwards(&options.vm.publish)?;
     let folder = new.path.map(|path| here.join(path));
     let workspace = folder.as_deref().map(|folder| workspace(folder, paths)).transpose()?;
     let branch = branch(new, workspace.as_ref())?;

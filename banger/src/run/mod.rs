@@ -27,7 +27,7 @@ use self::work::Work;
 pub use self::workspace::{NewWorkspace, prepare};
 use crate::belonging::Purpose;
 use crate::cli::Run;
-use crate::commands::publish;
+use crate::commands::{check_forwards, publish};
 use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
@@ -129,6 +129,7 @@ fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
 
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
+    check_forwards(&options.vm.publish)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
     account.workspace(&workspace.root);
     let machines = Machines::new(paths, ui).reported(account);
