@@ -14,7 +14,7 @@ use super::interruption::Interruption;
 use super::place::{self, Place};
 use super::session::Outcome;
 use super::work::{Work, discard};
-use super::{environment, refuse_json, status, tell_what_is_only_there};
+use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::agent::AgentError;
 use crate::belonging::Purpose;
 use crate::cli::{CommandOptions, Run};
@@ -73,6 +73,9 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let work = Work::new(options, given, root, paths, &account, ui)?;
     let machines = Machines::new(paths, ui).reported(&account);
     let wanted = Wanted::from(&work.settings);
+    if let Some(workspace) = &workspace {
+        tell_outer_configuration(workspace, paths, ui);
+    }
     let interruption = Interruption::watch()?;
     let make = || -> Result<Machine, CommandError> {
         let vm = machines.create_by_name(new.name, workspace.as_ref(), &wanted, options.rm)?;

@@ -122,9 +122,15 @@ fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
     if let Ok(outer) = Workspace::discover(parent, crate::machine::git_host(paths))
         && has_file(&outer.root)
     {
-        let (root, place) = (outer.root.display(), workspace.root.display());
-        ui.warning(&format!("`{REPOSITORY_FILE}` of the repository around this one, {root}, does not count in {place}: for that repository's VM, run banger in {root}"));
+        ui.warning(&ignored(&outer.root, &workspace.root));
     }
+}
+
+/// The warning that a repository at `inner` has nothing of the file of the one around it.
+fn ignored(outer: &Path, inner: &Path) -> String {
+    let (file, outer, inner) = (outer.join(REPOSITORY_FILE), outer.display(), inner.display());
+    let file = file.display();
+    format!("ignoring {file}: {inner} is a repository of its own. To use that file's VM, run banger in {outer}")
 }
 
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
