@@ -124,6 +124,9 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     if options.rm {
         super::discard_after(&machine, &machines, ui);
     } else if work.has_terminal() && outcome.is_ok() {
+        if workspace.is_some() && options.command.is_empty() {
+            tell_what_is_only_there(&machine, Some(machine.vm.name()), ui);
+        }
         farewell(machine.vm.name(), ui);
     }
     outcome.map(status)
