@@ -147,6 +147,16 @@ pub(super) fn limits(
     })
 }
 
+/// The most that a repository's file gets here of `cpus` or `memory`, where the user's own file says nothing.
+pub(crate) fn most_of_repository(key: &str) -> Option<Value> {
+    let machine = Machine::here();
+    match key {
+        "cpus" => Some(Value::Number(machine.cpus)),
+        "memory" => machine.most_memory(None),
+        _ => None,
+    }
+}
+
 /// The keys of a repository's file that count for more once it is trusted: what is limited until then, and an image,
 /// which may be one of the user's own then, and is pulled with the user's logins.
 pub(crate) fn raised_with_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
