@@ -131,7 +131,7 @@ pub enum Error {
         /// Why, in words.
         reason: String,
         /// What to do about it.
-        hint: &'static str,
+        hint: String,
     },
     /// A running VM's supervisor did not answer as it should.
     #[error("the supervisor of the VM `{name}` does not answer: {reason}")]
@@ -148,7 +148,7 @@ pub enum Error {
 pub struct Failure {
     /// What was tried and what went wrong.
     pub message: String,
-    /// What to do next.
+    /// What to do next, a hint a line.
     #[serde(default)]
     pub hint: Option<String>,
     /// The last lines of the guest's console, made printable.
@@ -219,7 +219,7 @@ impl From<Error> for Failure {
 }
 
 impl Error {
-    /// What to do next, if there is something to say.
+    /// What to do next, if there is something to say: a hint a line.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Io { source, path, .. } => match source.kind() {
@@ -244,7 +244,7 @@ impl Error {
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
             Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),
             Error::Boot { failure, .. } | Error::Refused { failure, .. } => failure.hint.clone(),
-            Error::Ports { hint, .. } => Some((*hint).to_owned()),
+            Error::Ports { hint, .. } => Some(hint.clone()),
             Error::ProgramFailed { .. } | Error::NotFound(_) | Error::NotRunning(_) => None,
         }
     }

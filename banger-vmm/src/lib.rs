@@ -37,7 +37,7 @@ pub use kvm::{Accelerator, AcceleratorChoice};
 pub use last_use::LastUse;
 pub use launch::{Running, StartEvent, StartOptions};
 pub use owner::Owner;
-pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState};
+pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState, agree as check_forwards};
 pub use program::Programs;
 pub use record::{NetMode, Ready, VmRecord, is_name};
 pub use store::{Still, StorePaths, VmStore};

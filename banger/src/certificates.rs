@@ -12,6 +12,7 @@ use banger_vmm::Vm;
 
 use crate::error::{CommandError, ErrorKind};
 use crate::job;
+use crate::post_mortem;
 use crate::prepare::Done;
 use crate::report::{Phase, Report};
 use crate::ui::Ui;
@@ -164,6 +165,7 @@ impl Certificates {
         if finished.exit != Exit::Code(0) {
             let error =
                 CommandError::new("the VM cannot be made to trust the `ca_certificates`").kind(ErrorKind::Guest);
+            let error = post_mortem::of_memory(error, vm, finished.out_of_memory);
             return Err(error.details(finished.last_lines()));
         }
         done.note(&digest)

@@ -73,7 +73,8 @@ impl GuestWork {
     }
 
     /// A line for who leaves a shell in the VM: what exists only there now, and how it gets out. None: nothing does, or it is not known.
-    pub fn farewell(&self) -> Option<String> {
+    /// `name` is that of a VM reached by name; without it, the hints are for the current directory's VM.
+    pub fn farewell(&self, name: Option<&str>) -> Option<String> {
         let GuestWork::Known(only) = self else { return None };
         if only.counts.is_nothing() {
             return None;
@@ -82,10 +83,10 @@ impl GuestWork {
         let more =
             if only.counts.files.saturating_add(only.counts.references) > names.len() as u64 { ", …" } else { "" };
         let names = if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) };
-        let files = count(only.counts.files, "file", "files");
-        let references = count(only.counts.references, "branch or tag", "branches and tags");
+        let (argument, vm) = (name.map(|name| format!(" {name}")).unwrap_or_default(), name.unwrap_or_default());
         Some(format!(
-            "only in the VM: {files}, {references}{names}; all names: banger status -v; to copy: banger cp :PATH ."
+            "only in the VM: {}{names}; more names: banger status -v{argument}; to copy: banger cp {vm}:PATH .",
+            describe(only.counts)
         ))
     }
 
@@ -119,15 +120,22 @@ impl GuestWork {
             }
             GuestWork::All => (format!("`{name}` is a bare VM: whatever was done in it exists only there"), &[][..]),
             GuestWork::Known(only) => {
-                let files = count(only.counts.files, "file", "files");
-                let references = count(only.counts.references, "branch or tag", "branches and tags");
-                (format!("`{name}` has changes that exist only there: {files}, {references}"), &only.named[..])
+                let what = describe(only.counts);
+                (format!("`{name}` has changes that exist only there: {what}"), &only.named[..])
             }
         };
         let mut error = CommandError::new(message).kind(ErrorKind::GuestChanges);
         error.details = named.iter().take(10).map(|path| banger_vmm::printable(&path.0)).collect();
         error
     }
+}
+
+/// How much exists only in a VM, without what there is none of.
+pub fn describe(counts: Counts) -> String {
+    let files = (counts.files > 0).then(|| count(counts.files, "file", "files"));
+    let references = (counts.references > 0).then(|| count(counts.references, "branch or tag", "branches and tags"));
+    let parts: Vec<_> = files.into_iter().chain(references).collect();
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
 fn is_for_workspace(vm: &Vm) -> bool {
@@ -149,14 +157,18 @@ mod tests {
     fn who_leaves_a_shell_is_told_what_is_only_there() {
         let work = |files, references, names: &[&str]| {
             let named = names.iter().map(|name| (*name).into()).collect();
-            GuestWork::Known(GuestOnly { counts: Counts { files, references }, named }).farewell()
+            GuestWork::Known(GuestOnly { counts: Counts { files, references }, named }).farewell(None)
         };
         assert_eq!(work(0, 0, &[]), None);
-        assert_eq!(GuestWork::Unknown.farewell(), None);
+        assert_eq!(GuestWork::Unknown.farewell(None), None);
         let one = work(1, 0, &["out/a\u{1b}b"]).unwrap();
-        assert!(one.starts_with("only in the VM: 1 file, 0 branches and tags (out/a^[b); "), "{one}");
+        assert!(one.starts_with("only in the VM: 1 file (out/a^[b); more names: "), "{one}");
+        assert!(work(0, 2, &[]).unwrap().starts_with("only in the VM: 2 branches and tags; "));
         let many = work(4, 1, &["a", "b", "c", "d", "refs/heads/x"]).unwrap();
         assert!(many.contains("4 files, 1 branch or tag (a, b, c, …); ") && many.contains("banger cp"), "{many}");
+        let only = GuestOnly { counts: Counts { files: 1, references: 0 }, named: vec!["a".into()] };
+        let named = GuestWork::Known(only).farewell(Some("try")).unwrap();
+        assert!(named.ends_with(": banger status -v try; to copy: banger cp try:PATH ."), "{named}");
     }
 
     #[test]

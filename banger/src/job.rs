@@ -19,6 +19,8 @@ pub struct Finished {
     pub exit: Exit,
     /// The end of what it printed, on both streams.
     pub output: Vec<u8>,
+    /// Whether the guest's kernel killed a process meanwhile, for want of memory.
+    pub out_of_memory: bool,
 }
 
 impl Finished {
@@ -40,7 +42,7 @@ pub fn run(vm: &Vm, exec: Exec, input: &[u8], mut each: impl FnMut(&[u8])) -> Re
     let _: Started = call.answer()?;
     call.wait_without_limit();
     let (mut sent, mut taken, mut closed) = (0, 0, false);
-    let mut output = Vec::new();
+    let (mut output, mut out_of_memory) = (Vec::new(), false);
     loop {
         while sent < input.len() && sent - taken < STDIN_WINDOW {
             let end = input.len().min(sent + MAX_DATA.min(STDIN_WINDOW - (sent - taken)));
@@ -60,8 +62,9 @@ pub fn run(vm: &Vm, exec: Exec, input: &[u8], mut each: impl FnMut(&[u8])) -> Re
             Frame::Data(..) => {}
             frame => match frame.message()? {
                 FromCommand::StdinTaken { bytes } => taken = sent.min(taken.saturating_add(bytes)),
-                FromCommand::Stopped | FromCommand::OutOfMemory => {}
-                FromCommand::Exited(exit) => return Ok(Finished { exit, output }),
+                FromCommand::Stopped => {}
+                FromCommand::OutOfMemory => out_of_memory = true,
+                FromCommand::Exited(exit) => return Ok(Finished { exit, output, out_of_memory }),
             },
         }
     }

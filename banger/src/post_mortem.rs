@@ -57,6 +57,34 @@ pub(crate) fn is_over(error: &CommandError, vm: &Vm, used: Option<&Machine>) -> 
     }
 }
 
+/// How a VM gets more memory: commands to paste. A VM that is deleted with its command cannot be restarted.
+fn more_memory(vm: &Vm) -> String {
+    match vm.record().is_ok_and(|record| record.throwaway) {
+        true => "banger config set memory SIZE".to_owned(),
+        false => format!("banger config set memory SIZE && banger restart {}", vm.name()),
+    }
+}
+
+/// The warning about a VM that ran out of memory while a command ran.
+pub(crate) fn out_of_memory(vm: &Vm) -> String {
+    let logs = match vm.record().is_ok_and(|record| record.throwaway) {
+        true => String::new(),
+        false => format!(" (see banger logs {})", vm.name()),
+    };
+    let more = more_memory(vm);
+    format!("the VM ran out of memory and its kernel killed a process{logs}. To give it more: {more}")
+}
+
+/// The failure of what banger ran in a VM that ran out of memory, if it did.
+pub(crate) fn of_memory(error: CommandError, vm: &Vm, out_of_memory: bool) -> CommandError {
+    if !out_of_memory {
+        return error;
+    }
+    let message = format!("{}: the VM ran out of memory", error.message);
+    let error = CommandError { message, ..error };
+    error.hint(format!("to give it more: {}", more_memory(vm)))
+}
+
 /// Whether somebody has stopped the VM of a command that has just ended.
 pub(crate) fn was_stopped(machine: &Machine) -> bool {
     let stopped = |state| match state {
@@ -107,7 +135,8 @@ fn state_after_failure(vm: &Vm, used: Option<&Machine>) -> banger_vmm::Result<Vm
 }
 
 /// The failure of what ran in a VM, with what became of the VM itself.
-pub(crate) fn explained(mut error: CommandError, machine: &Machine) -> CommandError {
+pub(crate) fn explained(error: CommandError, machine: &Machine) -> CommandError {
+    let mut error = error.in_vm(machine.vm.name());
     if !error.kind.is_of_vm() && error.kind != ErrorKind::VmEnded {
         return error;
     }

@@ -83,7 +83,10 @@ fn a_value_that_could_never_take_effect_is_refused() {
     // A repository's file is for larger machines too.
     let output = place.run(&["config", "set", "--repo", "memory", "99999G"]);
     assert!(output.status.success(), "{output:?}");
-    assert!(String::from_utf8(output.stderr).unwrap().contains("does not fit into this machine"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("does not fit into this machine") && said.contains("; here, a VM gets at most "), "{said}");
+    let said = place.fails(&["config", "set", "cpus", "255"]);
+    assert!(said.contains("hint: the most here is ") && !said.contains("--cpus"), "{said}");
     assert!(place.fails(&["--cpus", "255", "--", "true"]).contains("does not fit into this machine"));
     assert!(place.fails(&["config", "set", "idle_timeout", "never"]).contains("`0` is never"));
 }
@@ -94,6 +97,9 @@ fn a_value_that_is_not_there_is_an_error() {
     for key in ["env.NOPE", "alias.nope", "catalog_url"] {
         assert!(place.fails(&["config", "get", key]).contains(&format!("`{key}` is not set")), "{key}");
     }
+    assert!(!place.fails(&["config", "get", "env"]).contains("hint: "));
+    assert!(place.fails(&["config", "get", "env.NOPE"]).contains("hint: to list all: banger config get env\n"));
+    assert!(place.fails(&["config", "get", "ready"]).contains("hint: default: the image's\n"));
     place.answer(&["config", "set", "env.A", "1"]);
     assert_eq!(place.answer(&["config", "get", "env.A"]), "1\n");
     assert_eq!(place.answer(&["config", "get", "disk"]), "32G\n");

@@ -279,7 +279,15 @@ fn one_vm_from_its_making_to_its_end() {
     // The kernel ends what wants more memory than there is; a shell would say no more than "Killed".
     let hog = repository.sh("tail /dev/zero");
     assert_ne!(hog.status, 0);
-    assert!(hog.stderr.contains("the VM ran out of memory") && hog.stderr.contains("--memory"), "{}", hog.stderr);
+    assert!(
+        hog.stderr.contains("the VM ran out of memory") && hog.stderr.contains("config set memory"),
+        "{}",
+        hog.stderr
+    );
+    let mut setup = repository.banger();
+    setup.env("BANGER_SETUP", "tail /dev/zero").args(["--", "true"]);
+    let setup = Output::from(setup.output().unwrap());
+    assert!(setup.status == 125 && setup.stderr.contains(": the VM ran out of memory"), "{}", setup.stderr);
     let log = repository.run(["logs"]).ok().text();
     assert!(log.contains("Out of memory: Killed process") && !log.contains("PCI: Fatal"), "{log}");
 

@@ -139,7 +139,7 @@ fn a_partial_clone_says_what_it_lacks_and_loses_nothing() {
     let script = "git checkout -q v1 2>/dev/null && exit 1; cat a; git status --porcelain";
     let output = clone.sh(script).ok();
     assert_eq!(output.text(), "two\n");
-    let said = "this repository is a partial clone with `blob:none`: files of other commits";
+    let said = "this repository is a partial clone (`blob:none`): files of other commits that git has";
     assert!(output.stderr.contains(said), "{}", output.stderr);
     // Once is enough.
     assert!(!clone.run(["--", "true"]).ok().stderr.contains("partial"));

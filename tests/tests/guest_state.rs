@@ -25,6 +25,9 @@ fn a_running_guest_tells_what_is_only_there() {
     assert!(names.contains(&json!("/root/repo/out/two")) && names.len() == 7, "{status}");
     let text = repository.run(["status"]).ok().text();
     assert!(text.contains(" and 2 more: banger status -v\n"), "{text}");
+    let name = status["vm"]["name"].as_str().unwrap();
+    let text = repository.run(["status", name]).ok().text();
+    assert!(text.contains(&format!(" and 2 more: banger status -v {name}\n")), "{text}");
     let all = repository.run(["status", "-v"]).ok().text();
     assert!(all.contains(" /root/repo/out/two\n") && !all.contains(" more"), "{all}");
     let listed = repository.run(["list", "--json"]).ok().document();
@@ -34,7 +37,6 @@ fn a_running_guest_tells_what_is_only_there() {
     // Files of the guest, from the directory that one stands in.
     assert_eq!(proposed(&repository, &["cp", ":o"]), [":out/"]);
     assert_eq!(proposed(&repository, &["cp", ":out/"]), [":out/one", ":out/two"]);
-    let name = status["vm"]["name"].as_str().unwrap();
     assert_eq!(proposed(&repository, &["cp", &format!("{name}:.hid")]), [format!("{name}:.hidden")]);
     assert_eq!(proposed(&repository, &["cp", "READ"]), ["README"]);
     assert_eq!(proposed(&repository, &["cp", "README", ":a"]), [":a b/"]);
@@ -48,9 +50,21 @@ fn a_running_guest_tells_what_is_only_there() {
     assert_eq!(proposed(&repository, &["port", "remove", ""]), [port.as_str()]);
     assert_eq!(proposed(&repository, &["port", "remove", "--vm", name, ""]), [port.as_str()]);
     for (arguments, what, hint) in [
-        (&["port", "remove", "1"][..], "1 is not forwarded", "banger port list"),
-        (&["port", "add", "9000:9000", "9000:1"], "9000 cannot lead to both 9000 and 1", "a port of its own"),
-        (&["port", "add", &format!("{port}:1")], "leads to 7000 already", "banger port remove HOST"),
+        (
+            &["port", "remove", "1"][..],
+            "1 is not forwarded",
+            &format!("to list forwards: banger port list --vm {name}"),
+        ),
+        (
+            &["port", "add", "9000:9000", "9000:1"],
+            "9000 cannot lead to both 9000 and 1",
+            &"a port of its own".to_owned(),
+        ),
+        (
+            &["port", "add", &format!("{port}:1")],
+            "leads to 7000 already",
+            &format!("banger port remove --vm {name} {port};"),
+        ),
     ] {
         let refused = Output::from(repository.banger().args(arguments).output().unwrap());
         assert_eq!(refused.status, 125, "{refused:?}");

@@ -212,9 +212,12 @@ fn the_configuration_of_a_repository_around_is_said_not_to_count() {
     outer.commit("a submodule");
     let inner = home.at(outer.root.join("library"));
     let output = inner.sh("true").ok();
-    let said = "`banger.toml` of the repository around this one";
-    assert_eq!(output.stderr.matches(said).count(), 1, "{}", output.stderr);
+    let said = format!("ignoring {}: ", outer.root.join("banger.toml").display());
+    assert_eq!(output.stderr.matches(&said).count(), 1, "{}", output.stderr);
     // It is news once.
-    assert!(!inner.sh("true").ok().stderr.contains(said));
-    assert!(!outer.sh("true").ok().stderr.contains(said));
+    assert!(!inner.sh("true").ok().stderr.contains(&said));
+    assert!(!outer.sh("true").ok().stderr.contains(&said));
+    // A VM by name has no more of it.
+    let named = inner.run(["vm", "run", ".", "--rm", "--", "true"]).ok();
+    assert_eq!(named.stderr.matches(&said).count(), 1, "{}", named.stderr);
 }

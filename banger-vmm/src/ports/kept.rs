@@ -52,8 +52,11 @@ pub(crate) fn place(ports: &[PortForward], wanted: &PortForward) -> Result<Optio
     if *there == wanted.guest { Ok(Some(index)) } else { Err(format!("{} leads to {there} already", wanted.host)) }
 }
 
-/// An error, in words, if two of these want the same of the host for different things of the guest.
-pub(crate) fn agree(wanted: &[PortForward]) -> Result<(), String> {
+/// Checks that no two of these forward the same host address to different guest addresses.
+///
+/// # Errors
+/// The first two that contradict each other, in words.
+pub fn agree(wanted: &[PortForward]) -> Result<(), String> {
     for (index, port) in wanted.iter().enumerate().filter(|(_, port)| !port.any) {
         let before = wanted[..index].iter().filter(|before| !before.any);
         if let Some(other) = before.into_iter().find(|other| other.host == port.host && other.guest != port.guest) {

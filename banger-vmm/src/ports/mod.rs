@@ -13,7 +13,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::kept::{agree, matching, place, read, write};
+pub use self::kept::agree;
+pub(crate) use self::kept::{matching, place, read, write};
 
 /// A VM has no more of them.
 pub const MAX_PORTS: usize = 64;

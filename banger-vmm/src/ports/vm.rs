@@ -1,6 +1,6 @@
 //! A VM's ports, as a command sees and changes them.
 
-use super::{PortForward, PortName, PortState, agree, matching, place, read, write};
+use super::{HostEnd, PortForward, PortName, PortState, agree, matching, place, read, write};
 use crate::error::{Error, Result};
 use crate::run;
 use crate::vm::{Vm, VmLock};
@@ -9,14 +9,18 @@ use crate::wire::{PortsAnswer, Request};
 /// Why nothing listens for a VM that is stopped.
 const NOT_RUNNING: &str = "the VM does not run";
 
-/// What to do where the host cannot listen.
-const ANOTHER: &str = "choose another port, or 0 for any that is free; for those that there are: banger port list";
-/// What to do where two of those that are wanted do not agree.
-const DISAGREE: &str = "give each a port of its own, or 0 for any that is free";
-/// What to do where one leads elsewhere already.
-const ELSEWHERE: &str = "to have it lead elsewhere, remove it first: banger port remove HOST; or choose another port";
-/// What to do where none is what was named.
-const UNKNOWN: &str = "for those that there are: banger port list";
+/// What to do about a refusal.
+#[derive(Clone, Copy)]
+enum Hint<'a> {
+    /// The host cannot listen there.
+    Another,
+    /// Two of the wanted forwards contradict each other.
+    Disagree,
+    /// This host address is forwarded to something else.
+    Elsewhere(&'a HostEnd),
+    /// No forward has the given name.
+    Unknown,
+}
 
 impl Vm {
     /// Makes ports of the host lead into the VM, from now on or from its next start on: all of these or, on an error, none. One
@@ -25,18 +29,19 @@ impl Vm {
     /// # Errors
     /// [`Error::Ports`] if the host cannot listen there, or one leads elsewhere; the file system's refusal.
     pub fn add_ports(&self, _lock: &VmLock, wanted: &[PortForward]) -> Result<Vec<PortState>> {
-        agree(wanted).map_err(|reason| self.refused(reason, DISAGREE))?;
+        agree(wanted).map_err(|reason| self.refused(reason, Hint::Disagree))?;
         let mut ports = read(self.folder())?;
         // The supervisor keeps the same list.
         for port in wanted {
-            place(&ports, port).map_err(|reason| self.refused(reason, ELSEWHERE))?;
+            place(&ports, port).map_err(|reason| self.refused(reason, Hint::Elsewhere(&port.host)))?;
         }
-        if let Some(answer) = self.ask_for_ports(&Request::AddPorts { ports: wanted.to_vec() }, ANOTHER)? {
+        if let Some(answer) = self.ask_for_ports(&Request::AddPorts { ports: wanted.to_vec() }, Hint::Another)? {
             return Ok(answer);
         }
         let mut added = Vec::new();
         for port in wanted {
-            let index = place(&ports, port).map_err(|reason| self.refused(reason, UNKNOWN))?.unwrap_or(ports.len());
+            let index =
+                place(&ports, port).map_err(|reason| self.refused(reason, Hint::Unknown))?.unwrap_or(ports.len());
             if index == ports.len() {
                 ports.push(port.clone());
             }
@@ -51,11 +56,11 @@ impl Vm {
     /// # Errors
     /// [`Error::Ports`] if one does not lead into the VM; the file system's refusal.
     pub fn remove_ports(&self, _lock: &VmLock, names: &[PortName]) -> Result<Vec<PortState>> {
-        if let Some(answer) = self.ask_for_ports(&Request::RemovePorts { names: names.to_vec() }, UNKNOWN)? {
+        if let Some(answer) = self.ask_for_ports(&Request::RemovePorts { names: names.to_vec() }, Hint::Unknown)? {
             return Ok(answer);
         }
         let ports = read(self.folder())?;
-        let named = matching(&ports, names).map_err(|reason| self.refused(reason, UNKNOWN))?;
+        let named = matching(&ports, names).map_err(|reason| self.refused(reason, Hint::Unknown))?;
         let (removed, kept): (Vec<_>, Vec<_>) = ports.into_iter().zip(named).partition(|(_, named)| *named);
         write(self.folder(), kept.into_iter().map(|(port, _)| port).collect())?;
         Ok(removed.into_iter().map(|(port, _)| silent(port)).collect())
@@ -66,14 +71,14 @@ impl Vm {
     /// # Errors
     /// The file system's refusal; [`Error::Supervisor`] if that does not answer.
     pub fn ports(&self) -> Result<Vec<PortState>> {
-        match self.ask_for_ports(&Request::Ports, UNKNOWN)? {
+        match self.ask_for_ports(&Request::Ports, Hint::Unknown)? {
             Some(answer) => Ok(answer),
             None => Ok(read(self.folder())?.into_iter().map(silent).collect()),
         }
     }
 
     /// What the supervisor answers; none: there is none, or not any more. `hint` is for its refusal.
-    fn ask_for_ports(&self, request: &Request, hint: &'static str) -> Result<Option<Vec<PortState>>> {
+    fn ask_for_ports(&self, request: &Request, hint: Hint<'_>) -> Result<Option<Vec<PortState>>> {
         if !run::is_supervised(self.folder())? {
             return Ok(None);
         }
@@ -89,8 +94,22 @@ impl Vm {
         }
     }
 
-    fn refused(&self, reason: String, hint: &'static str) -> Error {
-        Error::Ports { name: self.name().to_owned(), reason, hint }
+    fn refused(&self, reason: String, hint: Hint<'_>) -> Error {
+        let name = self.name();
+        let hint = match hint {
+            Hint::Another => {
+                format!(
+                    "choose another port, or 0 for any that is free; to list forwards: banger port list --vm {name}"
+                )
+            }
+            Hint::Disagree => "give each a port of its own, or 0 for any that is free".to_owned(),
+            Hint::Elsewhere(host) => {
+                let host = host.port().map_or_else(|| host.to_string(), |port| port.to_string());
+                format!("to replace it: banger port remove --vm {name} {host}; or choose another port")
+            }
+            Hint::Unknown => format!("to list forwards: banger port list --vm {name}"),
+        };
+        Error::Ports { name: name.to_owned(), reason, hint }
     }
 }
 

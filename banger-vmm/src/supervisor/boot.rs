@@ -143,18 +143,17 @@ pub(super) async fn boot_translated(
 fn late(record: &VmRecord, attempt: &Attempt) -> Failure {
     let limit = attempt.limit.as_secs_f32();
     let failure = Failure::new(format!("the guest's agent did not answer within {limit} s"));
-    let more = format!("if it is only slow, give it more time: BANGER_BOOT_TIMEOUT={}s", (limit * 4.0).ceil());
+    let more = format!("to wait longer: BANGER_BOOT_TIMEOUT={}s", (limit * 4.0).ceil());
     let unusual = unusual(record, attempt.accelerator, available_parallelism().map_or(1, NonZero::get));
-    let unusual = unusual.map(|unusual| format!("; unusual about this VM: {unusual}")).unwrap_or_default();
-    failure.with_hint(more + &unusual)
+    let unusual = unusual.map(|unusual| format!("this VM has {unusual}\n")).unwrap_or_default();
+    failure.with_hint(unusual + &more)
 }
 
 /// What about a VM may keep it from coming up on a host with so many processors.
 fn unusual(record: &VmRecord, accelerator: Accelerator, host_cpus: usize) -> Option<String> {
     let mut unusual = Vec::new();
     if record.cpus as usize > host_cpus {
-        let are = if host_cpus == 1 { "is" } else { "are" };
-        unusual.push(format!("{} processors where {are} {host_cpus}", record.cpus));
+        unusual.push(format!("{} processors on a machine with {host_cpus}", record.cpus));
     }
     if record.memory_mib < LITTLE_MEMORY_MIB {
         unusual.push(format!("only {}M of memory", record.memory_mib));
@@ -311,9 +310,14 @@ mod tests {
             let record = VmRecord { cpus, memory_mib, ..VmRecord::new("vm", "image", "kernel", 0) };
             late(&record, &tcg_attempt(Some(Duration::from_secs(20)), None)).hint.unwrap()
         };
-        assert_eq!(hint(1, 1024), "if it is only slow, give it more time: BANGER_BOOT_TIMEOUT=80s");
+        assert_eq!(hint(1, 1024), "to wait longer: BANGER_BOOT_TIMEOUT=80s");
         let odd = hint(100_000, 128);
-        for part in ["; unusual about this VM: 100000 processors where", "only 128M of memory", "no KVM"] {
+        for part in [
+            "this VM has 100000 processors on a machine with ",
+            ", only 128M of memory",
+            "no KVM",
+            "\nto wait longer: ",
+        ] {
             assert!(odd.contains(part), "{odd}");
         }
     }

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::cli::{Cli, ConfigCommand, Run};
 use crate::config::edit::{self, Name, REPOSITORY_FILE};
-use crate::config::{Answer, Owner, Settings, Shape, Value, schema};
+use crate::config::{Answer, Owner, Settings, Shape, Value, most_of_repository, schema};
 use crate::dispatch::is_built_in;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
-use crate::machine::{Wanted, check_fits, git_host};
+use crate::machine::{self, Wanted, check_fits, git_host};
 use crate::paths::{Paths, user_config};
 use crate::ui::Ui;
 
@@ -49,8 +49,15 @@ pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &
             check_alias(&name, &value)?;
             match does_not_fit(&name, &value) {
                 // Others who share the file may have a larger machine.
-                Some(error) if owner == Owner::Repository => ui.warning(&error.message),
-                Some(error) => return Err(error),
+                Some(error) if owner == Owner::Repository => {
+                    let most = most_of_repository(name.key.name);
+                    let most = most.map(|most| format!("; here, a VM gets at most {most}")).unwrap_or_default();
+                    ui.warning(&format!("{}{most}", error.message));
+                }
+                Some(error) => {
+                    let most = machine::most(name.key.name).map(|most| format!("the most here is {most}"));
+                    return Err(CommandError { hints: most.into_iter().collect(), ..error });
+                }
                 None => {}
             }
             edit::set(&file, owner, &name, &value)?;
@@ -163,11 +170,11 @@ fn get(key: &str, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandErro
     let settings = Settings::of_process(paths, root(here, paths)?.as_deref(), &Run::default())?;
     let Some((value, _)) = settings.value(&name) else {
         let error = CommandError::new(format!("`{key}` is not set")).kind(ErrorKind::NotSet);
-        let hint = match name.entry {
-            Some(_) => format!("for all that there are: banger config get {}", name.key.name),
-            None => format!("without it: {}", name.key.without),
-        };
-        return Err(error.hint(hint));
+        return Err(match (name.entry, name.key.without) {
+            (Some(_), _) => error.hint(format!("to list all: banger config get {}", name.key.name)),
+            (None, "none") => error,
+            (None, without) => error.hint(format!("default: {without}")),
+        });
     };
     ui.answer(&value, || format!("{}\n", clean(&value.to_string())))
 }

@@ -24,7 +24,7 @@ pub use du::du;
 pub use list::list;
 pub use logs::logs;
 pub use overview::overview;
-pub use port::{port, publish};
+pub use port::{check_forwards, port, publish};
 pub use prune::{Prunes, prune};
 pub use restart::restart;
 pub use start::start;

@@ -6,7 +6,7 @@ use banger_vmm::{PortForward, PortName, PortState, Vm};
 use serde::Serialize;
 
 use crate::cli::PortCommand;
-use crate::error::CommandError;
+use crate::error::{CommandError, ErrorKind};
 use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::table::table;
@@ -59,6 +59,17 @@ pub fn port(command: &PortCommand, here: &Path, paths: &Paths, ui: &Ui) -> Resul
         PortCommand::Remove { hosts, vm } => remove(&chosen(vm)?, hosts, ui),
         PortCommand::List { vm } => list(&chosen(vm)?, ui),
     }
+}
+
+/// Checks forwards of the command line before anything is done for them: no two may contradict each other.
+///
+/// # Errors
+/// The first two that do.
+pub fn check_forwards(forwards: &[PortForward]) -> Result<(), CommandError> {
+    banger_vmm::check_forwards(forwards).map_err(|reason| {
+        let error = CommandError::new(reason).kind(ErrorKind::Usage);
+        error.hint("give each a port of its own, or 0 for any that is free")
+    })
 }
 
 /// Has these lead into a VM, and says so.
@@ -118,4 +129,18 @@ fn answer<'a>(vm: &'a Vm, ports: &[PortState]) -> Answer<'a> {
 /// A line for each.
 fn hosts(ports: &[PortState]) -> String {
     ports.iter().map(|port| format!("{}\n", port.forward.host)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwards_that_contradict_each_other_are_refused_as_usage() {
+        let forwards = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        assert!(check_forwards(&forwards(&["8080:80", "8081:80", "0:1", "0:2"])).is_ok());
+        let error = check_forwards(&forwards(&["8080:80", "8080:81"])).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Usage);
+        assert!(error.message.contains("cannot lead to both 80 and 81"), "{}", error.message);
+    }
 }

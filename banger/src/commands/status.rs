@@ -11,7 +11,7 @@ use crate::agent::Call;
 use crate::belonging::{self, Purpose};
 use crate::confinement::describe;
 use crate::error::CommandError;
-use crate::guest_work::GuestWork;
+use crate::guest_work::{self, GuestWork};
 use crate::images::Images;
 use crate::machine::Machines;
 use crate::paths::Paths;
@@ -133,7 +133,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         });
     }
     let names = if ui.is_verbose() { usize::MAX } else { NAMES };
-    ui.answer(&status, || text(&status, names))
+    ui.answer(&status, || text(&status, name, names))
 }
 
 fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
@@ -148,8 +148,8 @@ fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
     answer.inspect_err(|error| ui.warning(&format!("{error}: what is shown is what was last written down"))).ok()
 }
 
-/// The facts, with so many names of what exists only in the VM.
-fn text(status: &Status, names: usize) -> String {
+/// The facts, with so many names of what exists only in the VM. `name` is that of the command line.
+fn text(status: &Status, name: Option<&str>, names: usize) -> String {
     let is_bare = status.workspace.is_none();
     let mut lines = vec![("workspace", status.workspace.clone().unwrap_or_else(|| "none".to_owned()))];
     match &status.vm {
@@ -178,19 +178,19 @@ fn text(status: &Status, names: usize) -> String {
                 format!("{}, {} MiB of memory", count(vm.cpus.into(), "processor", "processors"), vm.memory_mib),
             ));
             lines.push(("disk", bytes(vm.disk_bytes)));
-            let only = vm.guest_only.map_or_else(
-                || if is_bare { "all of it" } else { "unknown" }.to_owned(),
-                |only| {
-                    let references = count(only.references, "branch or tag", "branches and tags");
-                    format!("{}, {references}", count(only.files, "file", "files"))
-                },
-            );
+            let only = vm
+                .guest_only
+                .map_or_else(|| if is_bare { "all of it" } else { "unknown" }.to_owned(), guest_work::describe);
             lines.push(("only there", only));
             lines.extend(vm.guest_only_names.iter().take(names).map(|name| ("", banger_vmm::printable(&name.0))));
             let all = vm.guest_only.map_or(0, |only| only.files.saturating_add(only.references));
             let shown = vm.guest_only_names.len().min(names);
             if all > shown as u64 {
-                let how = if shown < vm.guest_only_names.len() { ": banger status -v" } else { "" };
+                let how = match name {
+                    _ if shown == vm.guest_only_names.len() => String::new(),
+                    Some(name) => format!(": banger status -v {name}"),
+                    None => ": banger status -v".to_owned(),
+                };
                 lines.push(("", format!("and {} more{how}", all - shown as u64)));
             }
             let also = vm.repositories.iter().map(|further| format!("{} at {}", further.workspace, further.guest_path));
@@ -228,9 +228,11 @@ mod tests {
             reason: None,
         };
         let status = Status { workspace: Some("/a".into()), vm: Some(vm) };
-        let all = text(&status, usize::MAX);
+        let all = text(&status, None, usize::MAX);
         assert!(all.contains(" out/^[a\n") && all.contains(" refs/heads/b\n") && !all.contains("more"), "{all}");
-        let shown = text(&status, 1);
+        let named = text(&status, Some("a"), 1);
+        assert!(named.contains(" and 1 more: banger status -v a\n"), "{named}");
+        let shown = text(&status, None, 1);
         assert!(shown.contains(" out/^[a\n") && shown.contains(" and 1 more: banger status -v\n"), "{shown}");
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
         assert!(shown.contains("seccomp, Landlock (version 2 of its interface); not kept from: ending"), "{shown}");

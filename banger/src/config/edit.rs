@@ -243,6 +243,30 @@ mod tests {
             let error = set_text(&path, name, text).unwrap_err();
             assert_eq!((error.kind, error.hints.is_empty()), (ErrorKind::Usage, false), "{name}");
         }
+        for (name, text) in [
+            ("owner", "a b"),
+            ("owner", "1000:"),
+            ("owner", ":5"),
+            ("owner", "root:"),
+            ("owner", "a:b:c"),
+            ("image", "a b"),
+            ("image", "/tmp/x.tar"),
+            ("image", "oci:"),
+            ("default_image_name", "A"),
+        ] {
+            let error = set_text(&path, name, text).unwrap_err();
+            assert_eq!((error.kind, error.message), (ErrorKind::Usage, format!("`{name}` cannot be `{text}`")));
+        }
+        for (name, text) in [
+            ("owner", "1000:1000"),
+            ("owner", "dev"),
+            ("image", "debian-bookworm-minimal"),
+            ("image", "a..b"),
+            ("image", "docker://ghcr.io/a/b:1"),
+            ("image", "oci-archive:/tmp/a b.tar"),
+        ] {
+            assert!(Name::parse(name).unwrap().value(text, Owner::User).is_ok(), "{text}");
+        }
         assert_eq!(set_text(&path, "cpu", "1").unwrap_err().hints, ["did you mean `cpus`?"]);
         assert!(set_text(&path, "cpus.x", "1").is_err());
         let cidr = Name::parse("cidr").unwrap();

@@ -67,15 +67,16 @@ impl ConfigFile {
                 let error = source.error(&name.span(), &format!("`{}` does not belong to a repository", key.name));
                 return Err(error.hint("it names things of this machine, so it stands in your own config.toml"));
             }
+            // It would have what is in the file read in its own VM.
+            let is_in_files = |text: &str| is_image_in_files(key, text);
+            if owner == Owner::Repository && value.get_ref().as_str().is_some_and(is_in_files) {
+                let error = source.error(&name.span(), "a repository may not name files of this machine");
+                return Err(error.hint("name an image, or one of a registry; files are for `--image`"));
+            }
             let value = Value::from_toml(&key.shape, value).map_err(|wrong| {
                 let error = source.error(&wrong.span, &format!("`{}`: this {}", key.name, wrong.what));
                 error.hint(format!("it may be {}", wrong.may_be))
             })?;
-            // It would have what is in the file read in its own VM.
-            if owner == Owner::Repository && matches!(&value, Value::Text(text) if is_image_in_files(key, text)) {
-                let error = source.error(&name.span(), "a repository may not name files of this machine");
-                return Err(error.hint("name an image, or one of a registry; files are for `--image`"));
-            }
             values.insert(key.name, value);
         }
         Ok(ConfigFile { path: path.to_owned(), owner, text, values })

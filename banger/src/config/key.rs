@@ -63,7 +63,14 @@ const PLAIN: Key = Key {
 
 /// All keys, in the order of the documentation.
 pub const KEYS: &[Key] = &[
-    Key { name: "image", without: "`default_image_name`", about: "Image of a new VM.", flag: Some("--image"), ..PLAIN },
+    Key {
+        name: "image",
+        shape: Shape::One(Kind::Image),
+        without: "`default_image_name`",
+        about: "Image of a new VM.",
+        flag: Some("--image"),
+        ..PLAIN
+    },
     Key {
         name: "cpus",
         shape: Shape::One(Kind::Number(1, 255)),
@@ -106,6 +113,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "owner",
+        shape: Shape::One(Kind::User),
         without: "root",
         about: "User of the VM that the working tree belongs to, so that commands with `--user` can write into it: a name or a number, either with `:group`.",
         ..PLAIN
@@ -189,6 +197,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "default_image_name",
+        shape: Shape::One(Kind::Image),
         stands: Stands::User,
         default: Some(crate::machine::DEFAULT_IMAGE),
         about: "Image of a new VM where `image` is not set.",

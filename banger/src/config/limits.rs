@@ -1,7 +1,8 @@
 //! What a repository's file may ask for while it is not trusted: less than the user's own file allows, never more.
 //!
-//! Where the user's file says nothing, this machine is the limit: as many processors as it has, and three quarters of its memory. More than the
-//! machine has is had by no file, trusted or not. A default is no limit. A disk takes only what is written to it, so its size has none but the user's.
+//! Where the user's file says nothing, this machine is the limit: as many processors as it has, and three quarters of its memory. Trust does not
+//! raise this limit: a VM that has all of the memory leaves none for the user. Only where the user's own file sets more memory, a repository's
+//! file gets as much. A default is no limit. A disk takes only what is written to it, so its size has none but the user's.
 
 use std::fmt;
 use std::time::Duration;
@@ -28,23 +29,29 @@ impl Machine {
         Machine { cpus: crate::machine::default_cpus().into(), memory_mib: crate::machine::host_memory() }
     }
 
-    /// As much of what is asked for as this machine has.
-    fn most(self, key: &str, asked: &Value) -> Value {
-        let has = match key {
+    /// As much of what is asked for as a repository's file gets of this machine, where the user's own file sets `own`.
+    fn most(self, key: &str, asked: &Value, own: Option<&Value>) -> Value {
+        let most = match key {
             "cpus" => Some(Value::Number(self.cpus)),
-            "memory" => self.memory_mib.map(Value::Size),
+            "memory" => self.most_memory(own),
             _ => None,
         };
-        match has {
-            // A VM that has all of the memory leaves none for who runs it.
-            Some(has) if is_more(asked, &has) => self.share_of_memory().filter(|_| key == "memory").unwrap_or(has),
-            _ => asked.clone(),
-        }
+        most.filter(|most| is_more(asked, most)).unwrap_or_else(|| asked.clone())
     }
 
-    /// Three quarters of this machine's memory, where it is known.
-    fn share_of_memory(self) -> Option<Value> {
-        Some(Value::Size(self.memory_mib? / 4 * 3))
+    /// Three quarters of this machine's memory, or what the user's own file sets if that is more and the machine has it.
+    fn most_memory(self, own: Option<&Value>) -> Option<Value> {
+        let share = self.share_of_memory()?;
+        let own = match own {
+            Some(Value::Size(own)) => (*own).min(self.memory_mib?),
+            _ => 0,
+        };
+        Some(Value::Size(own.max(share)))
+    }
+
+    /// Three quarters of this machine's memory in MiB, where it is known.
+    fn share_of_memory(self) -> Option<u64> {
+        Some(self.memory_mib? / 4 * 3)
     }
 }
 
@@ -59,6 +66,9 @@ pub struct Limited {
     pub by: LimitedBy,
     /// What holds once the file is trusted.
     pub with_trust: Value,
+    /// This machine's memory in MiB, if the limit is a share of it.
+    #[serde(skip)]
+    share_of: Option<u64>,
 }
 
 impl Limited {
@@ -73,9 +83,13 @@ impl Limited {
         let trust = match () {
             () if !self.is_raised_by_trust() => String::new(),
             () if with_trust == asked => ", which needs `banger trust`".to_owned(),
-            () => format!("; `banger trust` gives {with_trust}, as this machine has no more"),
+            () => format!("; `banger trust` gives {with_trust}, the most on this machine"),
         };
-        format!("limited by {}: `{file}` asks for {asked}{trust}", self.by.words())
+        let limit = match self.share_of {
+            Some(mib) => format!("to three quarters of this machine's memory ({})", crate::units::size(mib)),
+            None => format!("by {}", self.by.words()),
+        };
+        format!("limited {limit}: `{file}` asks for {asked}{trust}")
     }
 }
 
@@ -110,24 +124,37 @@ pub(super) fn limits(
     is_trusted: bool,
 ) -> impl Iterator<Item = (&'static str, Limited)> {
     repo.values.iter().filter_map(move |(key, asked)| {
-        let with_trust = machine.most(key, asked);
-        let limited = |limit: &Value, by| Limited {
-            asked: asked.clone(),
-            limit: limit.clone(),
-            by,
-            with_trust: with_trust.clone(),
+        let own = user.and_then(|user| user.values.get(key));
+        let with_trust = machine.most(key, asked, own);
+        let limited = |limit: &Value, by| {
+            let is_share = machine.share_of_memory().is_some_and(|share| *limit == Value::Size(share));
+            Limited {
+                asked: asked.clone(),
+                limit: limit.clone(),
+                by,
+                with_trust: with_trust.clone(),
+                share_of: machine.memory_mib.filter(|_| is_share && *key == "memory" && by == LimitedBy::Machine),
+            }
         };
-        let own = user.and_then(|user| user.values.get(key)).filter(|_| !is_trusted);
-        let limit = match (own, *key) {
+        let limit = match (own.filter(|_| !is_trusted), *key) {
             _ if is_trusted => limited(&with_trust, LimitedBy::Machine),
             (Some(own), "cpus" | "memory" | "disk" | "idle_timeout") => limited(own, LimitedBy::User),
-            (None, "cpus") => limited(&with_trust, LimitedBy::Machine),
-            (None, "memory") => limited(&machine.share_of_memory()?, LimitedBy::Machine),
+            (None, "cpus" | "memory") => limited(&with_trust, LimitedBy::Machine),
             (None, "idle_timeout") => limited(&Value::Time(LONGEST_IDLE), LimitedBy::Untrusted),
             _ => return None,
         };
         is_more(asked, &limit.limit).then_some((*key, limit))
     })
+}
+
+/// The most that a repository's file gets here of `cpus` or `memory`, where the user's own file says nothing.
+pub(crate) fn most_of_repository(key: &str) -> Option<Value> {
+    let machine = Machine::here();
+    match key {
+        "cpus" => Some(Value::Number(machine.cpus)),
+        "memory" => machine.most_memory(None),
+        _ => None,
+    }
 }
 
 /// The keys of a repository's file that count for more once it is trusted: what is limited until then, and an image,
@@ -176,22 +203,45 @@ mod tests {
         };
         // It fits the machine.
         assert!(words("cpus = 1\n", "cpus = 4\n", false)[0].ends_with("asks for 4, which needs `banger trust`"));
-        assert!(words("", "memory = \"14G\"\n", false)[0].ends_with("asks for 14G, which needs `banger trust`"));
+        assert!(words("memory = \"1G\"\n", "memory = \"12G\"\n", false)[0].ends_with(", which needs `banger trust`"));
         // It does not, and trust would change nothing.
-        for repo in ["cpus = 5\n", "memory = \"17G\"\n"] {
+        for (repo, limit) in [
+            ("cpus = 5\n", "by what this machine has: "),
+            ("memory = \"13G\"\n", "to three quarters of this machine's memory (16G): "),
+            ("memory = \"17G\"\n", "to three quarters of this machine's memory (16G): "),
+        ] {
             let [words] = &words("", repo, false)[..] else { panic!("{repo}") };
-            assert!(words.contains("what this machine has") && !words.contains("trust"), "{words}");
+            assert!(words.starts_with(&format!("limited {limit}")) && !words.contains("trust"), "{words}");
         }
         // It does not, and trust would give some of it.
         let [some] = &words("cpus = 1\n", "cpus = 64\n", false)[..] else { panic!("one value") };
-        assert!(some.ends_with("asks for 64; `banger trust` gives 4, as this machine has no more"), "{some}");
+        assert!(some.ends_with("asks for 64; `banger trust` gives 4, the most on this machine"), "{some}");
         // With trust, the machine is the only limit.
         assert!(
-            words("cpus = 1\nmemory = \"1G\"\n", "cpus = 4\nmemory = \"16G\"\nidle_timeout = 0\n", true).is_empty()
+            words("cpus = 1\nmemory = \"1G\"\n", "cpus = 4\nmemory = \"12G\"\nidle_timeout = 0\n", true).is_empty()
         );
         let trusted = words("", "cpus = 64\nmemory = \"99G\"\n", true);
         assert_eq!(trusted[0], "limited by what this machine has: `b.toml` asks for 64");
         assert!(trusted[1].ends_with("asks for 99G"), "{trusted:?}");
+    }
+
+    #[test]
+    fn who_asks_for_more_memory_gets_no_less() {
+        let parse = |owner, text: String| ConfigFile::parse(Path::new("c.toml"), owner, text).unwrap();
+        let machine = Machine { cpus: 4, memory_mib: Some(16 << 10) };
+        for (user, most) in
+            [("", 12), ("memory = \"1G\"\n", 12), ("memory = \"14G\"\n", 14), ("memory = \"20G\"\n", 16)]
+        {
+            let user = parse(Owner::User, user.to_owned());
+            let gets = |gib: u64| {
+                let repo = parse(Owner::Repository, format!("memory = \"{gib}G\"\n"));
+                let limited = limits(&repo, Some(&user), machine, true).next().map(|(_, limited)| limited.limit);
+                limited.unwrap_or(Value::Size(gib << 10))
+            };
+            for gib in 1..20 {
+                assert_eq!(gets(gib), Value::Size(gib.min(most) << 10), "{gib}");
+            }
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ mod value;
 
 pub use self::file::{ConfigFile, Owner};
 pub use self::key::{KEYS, Key, Stands};
-pub(crate) use self::limits::raised_with_trust;
 pub use self::limits::{Limited, LimitedBy};
+pub(crate) use self::limits::{most_of_repository, raised_with_trust};
 pub(crate) use self::settings::needing_trust;
 pub use self::settings::{Answer, History, Origin, Settings, Sources};
 pub use self::trust::TrustStore;

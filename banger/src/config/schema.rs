@@ -66,6 +66,8 @@ fn description(key: &Key, owner: Owner) -> String {
 fn one(kind: Kind) -> Json {
     match kind {
         Kind::Text => json!({ "type": "string", "minLength": 1 }),
+        Kind::Image => json!({ "type": "string", "pattern": "^[^/\\s]" }),
+        Kind::User => json!({ "type": "string", "pattern": "^[^:\\s]+(:[^:\\s]+)?$" }),
         Kind::Number(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
         Kind::Flag => json!({ "type": "boolean" }),
         Kind::Size(_) => {

@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 use std::time::Duration;
 
 use banger_image::Location;
+use banger_image::oci::{Reference, Source};
 use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -32,6 +33,10 @@ pub enum Shape {
 pub enum Kind {
     /// A text that is not empty.
     Text,
+    /// An image: a name, a reference in a registry, or files of this machine.
+    Image,
+    /// A user of the guest, by name or number, with or without `:group`.
+    User,
     /// A whole number from the first to the second.
     Number(u64, u64),
     /// `true` or `false`.
@@ -217,6 +222,13 @@ fn from_str(kind: Kind, text: &str) -> Result<Value, String> {
 fn check(kind: Kind, text: &str) -> Result<(), String> {
     let fits = match kind {
         Kind::Text => !text.is_empty() && !text.contains('\0'),
+        Kind::Image => is_image(text),
+        Kind::User => {
+            let is_name =
+                |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+            let mut parts = text.split(':');
+            parts.clone().count() <= 2 && parts.all(is_name)
+        }
         Kind::Number(least, most) => text.parse().is_ok_and(|number: u64| (least..=most).contains(&number)),
         Kind::Choice(choices) => choices.contains(&text),
         Kind::Variable => {
@@ -246,6 +258,19 @@ fn check(kind: Kind, text: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err(expected(&Shape::One(kind))) }
 }
 
+/// Whether an image may have this name. Whether there is such an image is not asked.
+fn is_image(text: &str) -> bool {
+    // A store has names that are no references, such as `a..b`.
+    let is_name = || {
+        let is_letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(is_letter)
+    };
+    match Source::is_in_files(text) {
+        true => !text.ends_with(':') && !text.contains('\0'),
+        false => is_name() || text.parse::<Reference>().is_ok(),
+    }
+}
+
 fn is_path(text: &str) -> bool {
     (text.starts_with('/') || text.starts_with("~/")) && !text.contains('\0')
 }
@@ -254,6 +279,13 @@ fn is_path(text: &str) -> bool {
 pub(super) fn expected(shape: &Shape) -> String {
     match shape {
         Shape::One(Kind::Text) => "a text that is not empty".to_owned(),
+        Shape::One(Kind::Image) => {
+            "an image's name, a reference such as `debian:12`, or `oci:FOLDER`, `oci-archive:FILE`, `docker-archive:FILE`"
+                .to_owned()
+        }
+        Shape::One(Kind::User) => {
+            "a user name or number, optionally with a group: `dev`, `1000:1000`".to_owned()
+        }
         Shape::One(Kind::Number(least, most)) => format!("a number from {least} to {most}"),
         Shape::One(Kind::Flag) => "`true` or `false`".to_owned(),
         Shape::One(Kind::Size(_)) => "a size, such as `4G`".to_owned(),
@@ -297,6 +329,8 @@ fn example(kind: Kind) -> &'static str {
         Kind::Ip => "\"10.77.0.1\"",
         Kind::Socket => "\"127.0.0.1:7777\"",
         Kind::Cidr => "\"10.77.0.0/24\"",
+        Kind::Image => "\"debian:12\"",
+        Kind::User => "\"1000:1000\"",
         Kind::Text | Kind::Interface => "\"text\"",
     }
 }

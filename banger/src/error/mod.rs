@@ -72,6 +72,18 @@ impl CommandError {
         self
     }
 
+    /// The same, with hints for the VM named `name` where the error does not know its VM.
+    #[must_use]
+    pub fn in_vm(mut self, name: &str) -> Self {
+        if self.kind == ErrorKind::GuestFull {
+            self.hints = vec![
+                format!("free some space in the VM: banger vm exec {name} -- COMMAND"),
+                format!("make its disk larger: banger config set disk SIZE, then banger restart {name}"),
+            ];
+        }
+        self
+    }
+
     /// `cannot <action> <path>: <why>`.
     pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
         CommandError::new(format!("cannot {action} `{}`: {error}", path.display())).kind(error.into())
@@ -134,7 +146,8 @@ impl From<banger_vmm::Error> for CommandError {
             Error::Boot { name, .. } => Some(format!("{WHOLE_CONSOLE} {name}")),
             _ => None,
         };
-        let hints = error.hint().into_iter().chain(logs).collect();
+        let hint = error.hint().unwrap_or_default();
+        let hints = hint.lines().map(str::to_owned).chain(logs).collect();
         let mut details: Vec<_> = error.console_tail().to_vec();
         if !details.is_empty() {
             details.insert(0, "the end of the guest's console:".into());
@@ -179,10 +192,7 @@ impl From<Failure> for CommandError {
             FailureKind::NotExecutable => error.kind(ErrorKind::CommandNotExecutable),
             FailureKind::NoSuchFolder => error.kind(ErrorKind::NoSuchFolder),
             FailureKind::NoSuchUser => error.kind(ErrorKind::NoSuchUser),
-            FailureKind::NoSpace => error
-                .kind(ErrorKind::GuestFull)
-                .hint("free some space in the VM: banger vm exec NAME -- COMMAND")
-                .hint("make its disk larger: banger config set disk SIZE, then banger restart"),
+            FailureKind::NoSpace => error.kind(ErrorKind::GuestFull).in_vm("NAME"),
             FailureKind::BadRequest => error
                 .kind(ErrorKind::Guest)
                 .hint("the VM may run the agent of another version of banger: banger restart"),
@@ -274,6 +284,17 @@ mod tests {
         });
         assert_eq!(answer, expected);
     }
+
+    #[test]
+    fn each_line_of_a_hint_is_a_hint_and_a_full_disk_names_its_vm() {
+        let failure = serde_json::json!({"message": "late", "hint": "a\nb"});
+        let failure = serde_json::from_value(failure).unwrap();
+        let error = CommandError::from(banger_vmm::Error::Refused { name: "box".into(), failure });
+        assert_eq!(error.hints, ["a", "b"]);
+        let full = CommandError::from(Failure::new(FailureKind::NoSpace, "full")).in_vm("box");
+        assert!(full.hints[0].contains("banger vm exec box --") && full.hints[1].ends_with("banger restart box"));
+    }
+
     #[test]
     fn what_a_program_of_this_machine_said_is_shown_in_lines() {
         let status = std::os::unix::process::ExitStatusExt::from_raw(1 << 8);

@@ -56,6 +56,15 @@ fn fits(wanted: &Wanted, cpus: u32, memory_mib: Option<u64>) -> Result<(), Comma
     Err(error.kind(ErrorKind::Usage).hint(hint))
 }
 
+/// The most that a VM of this machine can have of `cpus` or `memory`.
+pub(crate) fn most(key: &str) -> Option<String> {
+    match key {
+        "cpus" => Some(host_cpus().to_string()),
+        "memory" => host_memory().map(units::size),
+        _ => None,
+    }
+}
+
 /// The processors of this machine, also those that this process may not use.
 pub(super) fn host_cpus() -> u32 {
     let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();

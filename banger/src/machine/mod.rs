@@ -14,7 +14,7 @@ use banger_agent::protocol::{Request, Stat};
 use banger_vmm::{Hold, NetMode, Programs, Ready, StorePaths, Vm, VmStore};
 
 pub use self::host::git_host;
-pub(crate) use self::host::{check_fits, default_cpus, default_memory, host_memory};
+pub(crate) use self::host::{check_fits, default_cpus, default_memory, host_memory, most};
 use self::new::Made;
 use self::start::{Started, lock};
 use crate::agent::Call;

@@ -179,10 +179,11 @@ impl Mise {
                 ui.warning(&format!("the repository's tools cannot be installed: {}", failure.message));
                 done.note(&failed)
             }
-            Ok(_) => {
+            Ok(finished) => {
                 let name = machine.vm.name();
+                let why = if finished.out_of_memory { ", as the VM ran out of memory" } else { "" };
                 ui.warning(&format!(
-                    "mise could not install all of the repository's tools: banger vm exec {name} -- cat {log}"
+                    "mise could not install all of the repository's tools{why}: banger vm exec {name} -- cat {log}"
                 ));
                 done.note(&failed)
             }

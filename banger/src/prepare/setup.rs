@@ -12,6 +12,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::job;
 use crate::machine::Machine;
+use crate::post_mortem;
 use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
@@ -88,6 +89,7 @@ impl Setup {
                 Exit::Signal(signal) => format!("was ended by signal {signal}"),
             };
             let error = CommandError::new(format!("`{command}`, of `setup`, {how}"));
+            let error = post_mortem::of_memory(error, &machine.vm, finished.out_of_memory);
             let error = error.kind(ErrorKind::Setup).hint("without it: the same command with BANGER_SETUP='[]'");
             return Err(if ui.is_quiet() { error.details(finished.last_lines()) } else { error });
         }

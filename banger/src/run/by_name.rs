@@ -14,11 +14,11 @@ use super::interruption::Interruption;
 use super::place::{self, Place};
 use super::session::Outcome;
 use super::work::{Work, discard};
-use super::{environment, refuse_json, status, tell_what_is_only_there};
+use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::agent::AgentError;
 use crate::belonging::Purpose;
 use crate::cli::{CommandOptions, Run};
-use crate::commands::{named, publish};
+use crate::commands::{check_forwards, named, publish};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
@@ -64,6 +64,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     refuse_json(ui)?;
     let options = new.options;
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
+    check_forwards(&options.vm.publish)?;
     let folder = new.path.map(|path| here.join(path));
     let workspace = folder.as_deref().map(|folder| workspace(folder, paths)).transpose()?;
     let branch = branch(new, workspace.as_ref())?;
@@ -72,6 +73,9 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let work = Work::new(options, given, root, paths, &account, ui)?;
     let machines = Machines::new(paths, ui).reported(&account);
     let wanted = Wanted::from(&work.settings);
+    if let Some(workspace) = &workspace {
+        tell_outer_configuration(workspace, paths, ui);
+    }
     let interruption = Interruption::watch()?;
     let make = || -> Result<Machine, CommandError> {
         let vm = machines.create_by_name(new.name, workspace.as_ref(), &wanted, options.rm)?;
@@ -120,6 +124,9 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     if options.rm {
         super::discard_after(&machine, &machines, ui);
     } else if work.has_terminal() && outcome.is_ok() {
+        if workspace.is_some() && options.command.is_empty() {
+            tell_what_is_only_there(&machine, Some(machine.vm.name()), ui);
+        }
         farewell(machine.vm.name(), ui);
     }
     outcome.map(status)
@@ -183,7 +190,7 @@ pub fn exec(
         }
     })?;
     if command.is_empty() && work.has_terminal() && outcome.is_ok() {
-        tell_what_is_only_there(&machine, ui);
+        tell_what_is_only_there(&machine, Some(machine.vm.name()), ui);
     }
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
 }

@@ -27,7 +27,7 @@ use self::work::Work;
 pub use self::workspace::{NewWorkspace, prepare};
 use crate::belonging::Purpose;
 use crate::cli::Run;
-use crate::commands::publish;
+use crate::commands::{check_forwards, publish};
 use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
@@ -108,11 +108,11 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
     }
 }
 
-/// For who leaves a shell: what was made there is not here.
-fn tell_what_is_only_there(machine: &Machine, ui: &Ui) {
+/// For who leaves a shell: what was made there is not here. `name` is that of a VM reached by name.
+fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
     // One that does not tell has told the shell why.
     let work = GuestWork::looked_at(&machine.vm).ok();
-    work.and_then(|work| work.farewell()).into_iter().for_each(|text| ui.status(&text));
+    work.and_then(|work| work.farewell(name)).into_iter().for_each(|text| ui.status(&text));
 }
 
 /// Says that the `banger.toml` of the repository around this one, be it the superproject of a submodule, has no say in a VM that is about to be made.
@@ -122,13 +122,20 @@ fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
     if let Ok(outer) = Workspace::discover(parent, crate::machine::git_host(paths))
         && has_file(&outer.root)
     {
-        let (root, place) = (outer.root.display(), workspace.root.display());
-        ui.warning(&format!("`{REPOSITORY_FILE}` of the repository around this one, {root}, does not count in {place}: for that repository's VM, run banger in {root}"));
+        ui.warning(&ignored(&outer.root, &workspace.root));
     }
+}
+
+/// The warning that a repository at `inner` has nothing of the file of the one around it.
+fn ignored(outer: &Path, inner: &Path) -> String {
+    let (file, outer, inner) = (outer.join(REPOSITORY_FILE), outer.display(), inner.display());
+    let file = file.display();
+    format!("ignoring {file}: {inner} is a repository of its own. To use that file's VM, run banger in {outer}")
 }
 
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
+    check_forwards(&options.vm.publish)?;
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
     account.workspace(&workspace.root);
     let machines = Machines::new(paths, ui).reported(account);
@@ -196,7 +203,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     if options.rm {
         discard_after(&machine, &machines, ui);
     } else if options.command.is_empty() && work.has_terminal() && outcome.is_ok() {
-        tell_what_is_only_there(&machine, ui);
+        tell_what_is_only_there(&machine, None, ui);
     }
     outcome
 }

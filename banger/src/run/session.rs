@@ -21,6 +21,7 @@ use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
 use crate::agent::{self, AgentError, begin_on};
 use crate::error::{CommandError, ErrorKind, TIMED_OUT};
+use crate::post_mortem;
 use crate::ui::Ui;
 use crate::units;
 
@@ -67,7 +68,7 @@ pub(super) fn run(
             std::future::pending().await
         };
         tokio::select! {
-            outcome = session.follow(timeout, vm.name(), ui) => outcome,
+            outcome = session.follow(timeout, vm, ui) => outcome,
             outcome = forwarding => outcome,
         }
     });
@@ -133,7 +134,7 @@ impl Session {
         Ok(session)
     }
 
-    async fn follow(mut self, limit: Option<Duration>, vm: &str, ui: &Ui) -> Result<Outcome, CommandError> {
+    async fn follow(mut self, limit: Option<Duration>, vm: &Vm, ui: &Ui) -> Result<Outcome, CommandError> {
         let mut signals = Signals::new().map_err(|error| CommandError::new(format!("cannot take signals: {error}")))?;
         let window = Arc::new(Semaphore::new(STDIN_WINDOW));
         let mut stdin = Some(read_stdin(Arc::clone(&window)));
@@ -213,10 +214,7 @@ impl Session {
                     ui.status(&format!("the command was ended after {}, as `--timeout` says", units::time(time)));
                 }
                 if out_of_memory {
-                    ui.warning(&format!(
-                        "the VM ran out of memory, so its kernel killed a process (banger logs {vm} tells which); \
-                         to give it more: banger stop {vm}, and --memory or `memory` in the configuration"
-                    ));
+                    ui.warning(&post_mortem::out_of_memory(vm));
                 }
                 Ok(Outcome::Status(if timed_out { TIMED_OUT } else { exit.status() }))
             }

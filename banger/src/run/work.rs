@@ -82,7 +82,7 @@ impl<'a> Work<'a> {
         Ok((preparation, report?))
     }
 
-    /// Syncs as [`Work::sync`] does. A guest whose disk is full keeps the files of an earlier sync, and a
+    /// Syncs as [`Work::sync`] does. A guest whose disk is full may lack some of the latest changes, and a
     /// warning says so: the command may be what frees some space. What the workspace asks for is not known then.
     ///
     /// # Errors
@@ -101,8 +101,8 @@ impl<'a> Work<'a> {
             (_, Err(SyncError::GuestFull(failure))) => {
                 let name = machine.vm.name();
                 self.ui.warning(&format!(
-                    "the VM's disk is full: the command runs without all changes of this side ({}); \
-                     to free some space without a sync: banger vm exec {name} -- COMMAND",
+                    "the VM's disk is full, so some of your latest changes were not sent ({}). \
+                     To free space: banger vm exec {name} -- COMMAND",
                     failure.message
                 ));
                 Ok(None)

@@ -129,9 +129,9 @@ fn partial_clones<'a>(repositories: impl Iterator<Item = &'a Repository>) -> Res
         count => format!(" (and {} others)", count - 1),
     };
     let (missing, remote) = (partial.missing(), &partial.remote);
-    let filter = if partial.filter.is_empty() { String::new() } else { format!(" with `{}`", partial.filter) };
+    let filter = if partial.filter.is_empty() { String::new() } else { format!(" (`{}`)", partial.filter) };
     Ok(Some(format!(
-        "{name}{others} is a partial clone{filter}: {missing}, if git has not fetched them here, are not in the VM; \
-         git there asks `{remote}` for them"
+        "{name}{others} is a partial clone{filter}: {missing} that git has not fetched here are missing in the VM; \
+         git there fetches them from `{remote}`"
     )))
 }

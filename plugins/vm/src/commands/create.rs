@@ -30,6 +30,7 @@ pub(super) fn create(
     paths: &Paths,
     ui: &Ui,
 ) -> Result<(), CommandError> {
+    commands::check_forwards(&options.publish)?;
     let settings = Settings::of_process(paths, None, &Run { vm: options.clone(), ..Run::default() })?;
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let (machines, wanted) = (Machines::new(paths, ui), Wanted::from(&settings));
