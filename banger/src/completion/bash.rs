@@ -25,8 +25,15 @@ pub(super) fn complete(
     let typed = words.last().cloned().unwrap_or_default();
     let start = typed.as_bytes().get(..kept).unwrap_or_default();
     let candidates = clap_complete::engine::complete(cli, words, last, here)?;
-    let rest = candidates.iter().filter_map(|candidate| candidate.get_value().as_bytes().strip_prefix(start));
-    Ok(rest.map(<[u8]>::to_vec).collect())
+    let values = candidates.iter().map(|candidate| candidate.get_value().as_bytes()).filter(|value| is_plain(value));
+    Ok(values.filter_map(|value| value.strip_prefix(start)).map(<[u8]>::to_vec).collect())
+}
+
+/// Whether a word means itself in a command line. bash puts proposals there as they are, and files in a guest, a repository or an image
+/// may be called `$(…)`. Files of the host that are left out bash proposes by itself, quoted.
+fn is_plain(word: &[u8]) -> bool {
+    let is_special = |c: char| c.is_control() || c.is_whitespace() || "\"'`$&;|<>()[]{}*?!#\\~^".contains(c);
+    str::from_utf8(word).is_ok_and(|word| !word.contains(is_special))
 }
 
 /// The words of `line`, the last being typed, and how much of that one bash does not replace, in bytes of its proposals.
@@ -59,6 +66,17 @@ pub(super) fn words(line: &str) -> (Vec<OsString>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_shell_would_run_or_expand_is_not_proposed() {
+        for word in ["a$(b)", "`b`", "a;b", "a b", "a\nb", "*", "~x", "a\\b", "a&b", "a|b", ">a", "'a", "!a", "{a,b}", "#a"] {
+            assert!(!is_plain(word.as_bytes()), "{word}");
+        }
+        assert!(!is_plain(b"\xff"));
+        for word in ["box:/etc/host.conf", "--image=debian:12", "a-b_c+d@e%f,g", "\u{fc}ber"] {
+            assert!(is_plain(word.as_bytes()), "{word}");
+        }
+    }
 
     #[test]
     fn a_word_is_whole_and_what_bash_replaces_is_its_last_piece() {

@@ -98,7 +98,8 @@ impl<'a> Work<'a> {
     ) -> Result<Option<Preparation>, CommandError> {
         match self.try_sync(machine, workspace, site, place, listed, policy)? {
             (preparation, Ok(_)) => Ok(Some(preparation)),
-            (_, Err(SyncError::GuestFull(failure))) => {
+            // With `--quiet` nobody would see that the command ran with other files than these.
+            (_, Err(SyncError::GuestFull(failure))) if !self.ui.is_quiet() => {
                 let name = machine.vm.name();
                 self.ui.warning(&format!(
                     "the VM's disk is full, so some of your latest changes were not sent ({}). \
