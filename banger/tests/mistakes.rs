@@ -53,8 +53,8 @@ fn the_words_of_other_tools_lead_to_bangers_own() {
     for (line, hint) in [
         ("run --rm -it make test", "banger --rm -- make test\n"),
         ("up", "banger start\n"),
-        ("-it bash", "leave `-i` and `-t` away"),
-        ("-it -- bash", "leave `-i` and `-t` away"),
+        ("-it bash", "omit `-i` and `-t`"),
+        ("-it -- bash", "omit `-i` and `-t`"),
     ] {
         let said = place.fails(&line.split(' ').collect::<Vec<_>>());
         assert!(said.contains(hint) && !said.contains("`cp`") && !said.contains("to pass"), "{line}: {said}");

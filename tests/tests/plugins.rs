@@ -187,6 +187,7 @@ fn a_list_survives_its_plugins() {
     // What was never run is not run for a list.
     let unasked = output(repository.with_plugins().arg("--list")).ok().text();
     assert!(!home.path().join("ran").exists() && unasked.contains("a-good-one"), "{unasked}");
+    assert!(unasked.contains("(run it once to see its description)"), "{unasked}");
     for name in ["a-good-one", "b-floods", "d-crashes", "e-of-tomorrow"] {
         let mut child = repository.with_plugins().arg(name).stdout(Stdio::piped()).spawn().unwrap();
         // One that floods ends with its reader.

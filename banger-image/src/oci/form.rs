@@ -94,7 +94,7 @@ impl Form {
             Form::Compressed => "decompress it first, with `gunzip`, `unxz` or `zstd -d`".to_owned(),
             Form::Ext4 => format!("banger image register --name NAME --rootfs {path_text}"),
             Form::Archive => return None,
-            Form::Layout | Form::OciArchive | Form::DockerArchive => format!("name it so: {}", self.source(path)?),
+            Form::Layout | Form::OciArchive | Form::DockerArchive => format!("use: {}", self.source(path)?),
         })
     }
 }

@@ -36,6 +36,9 @@ struct Entry {
     shadowed_by: Option<Kind>,
     /// Why a plugin cannot be run.
     problem: Option<String>,
+    /// Whether a plugin has no description because it may not be asked: it was never run.
+    #[serde(skip)]
+    is_new: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,7 +80,7 @@ pub fn overview(
 impl Entry {
     fn new(name: &str, kind: Kind) -> Entry {
         let (also, description, words, path, shadowed_by, problem) = (Vec::new(), None, None, None, None, None);
-        Entry { name: name.to_owned(), kind, also, description, words, path, shadowed_by, problem }
+        Entry { name: name.to_owned(), kind, also, description, words, path, shadowed_by, problem, is_new: false }
     }
 }
 
@@ -117,9 +120,12 @@ fn of_plugins(
         entries.push(entry);
     }
     let paths: Vec<_> = programs.iter().map(|(_, path)| path.as_path()).collect();
-    for ((place, _), answer) in programs.iter().zip(describe(&paths, known, environment)) {
-        let Some(answer) = answer else { continue };
+    for ((place, path), answer) in programs.iter().zip(describe(&paths, known, environment)) {
         let entry = &mut entries[*place];
+        let Some(answer) = answer else {
+            entry.is_new = !known.may_ask(path);
+            continue;
+        };
         entry.description = Some(answer.description);
         if answer.api > API {
             entry.problem = Some(format!("needs version {} of the contract, this banger has {API}", answer.api));
@@ -149,6 +155,7 @@ fn text(overview: &Overview) -> String {
         for entry in entries {
             let mut parts: Vec<_> =
                 entry.description.iter().map(|text| banger_vmm::printable(text.as_bytes())).collect();
+            parts.extend(entry.is_new.then(|| "(run it once to see its description)".to_owned()));
             parts.extend(
                 entry
                     .path
@@ -165,4 +172,34 @@ fn text(overview: &Overview) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_was_never_run_says_how_it_gets_a_description() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, mode) in [("banger-new", 0o755), ("banger-old", 0o755), ("banger-closed", 0o644)] {
+            let program = folder.path().join(name);
+            fs::write(&program, "#!/bin/sh\nexit 1\n").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let plugins = Plugins::new(folder.path().as_os_str(), None);
+        let known = KnownPlugins::new(&folder.path().join("cache"), None);
+        known.note(&folder.path().join("banger-old"));
+        let environment = Environment::new("/banger".into(), None).unwrap();
+        let shown = |ask: bool| {
+            let commands = of_plugins(&Cli::command(), &Aliases::new(), &plugins, &known, &environment, ask);
+            text(&Overview { plugin_api: API, commands })
+        };
+        let note = "(run it once to see its description)";
+        let lines: Vec<String> = shown(true).lines().filter(|line| line.contains(note)).map(str::to_owned).collect();
+        assert!(matches!(&lines[..], [line] if line.starts_with("  new ")), "{}", shown(true));
+        assert!(!shown(false).contains(note), "nothing was asked");
+    }
 }

@@ -23,9 +23,7 @@ pub(super) fn familiar(options: &[OsString], name: &str, rest: &[OsString], cli:
         }
         "build" => of("build it elsewhere, then: banger image pull docker-archive:FILE", false),
         "shell" | "attach" | "enter" | "connect" | "console" => of("for a shell in the VM: banger", false),
-        "up" | "boot" | "launch" => {
-            of("a command starts the VM by itself; to start it without one: banger start", false)
-        }
+        "up" | "boot" | "launch" => of("a command starts the VM by itself; to only start it: banger start", false),
         "down" | "suspend" => of("to stop the VM: banger stop", false),
         "halt" | "poweroff" | "shutdown" => of("to stop the VM: banger stop", true),
         "kill" => of("to stop the VM at once: banger stop --force", true),

@@ -193,7 +193,7 @@ fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>, cli: 
     if is_program {
         error = error.hint(format!("to run it in the VM: {}", line.in_the_vm()));
     }
-    error.hint("for a list: banger --list")
+    error.hint("for all commands: banger --list")
 }
 
 /// The alias `name` has led to `line`, which names no command but is a run: help is no reason to run anything.
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(hints("wach now")[0], "did you mean `watch`?");
         assert_eq!(hints("testall")[0], "did you mean `test-all`?");
         let far = hints("--rm -e A=1 make test");
-        assert_eq!(far, ["to run it in the VM: banger --rm -e A=1 -- make test", "for a list: banger --list"]);
+        assert_eq!(far, ["to run it in the VM: banger --rm -e A=1 -- make test", "for all commands: banger --list"]);
         assert_eq!(error(of("../watch", &[])).kind, ErrorKind::UnknownCommand);
         // A run has no `--json`, so no hint has it either.
         assert_eq!(hints("--json -q nosuch")[0], "to run it in the VM: banger -q -- nosuch");
@@ -288,7 +288,7 @@ mod tests {
             [
                 "a command needs no `run` or `exec`: banger -- make",
                 "in another image: banger --rm --image IMAGE -- COMMAND",
-                "for a list: banger --list"
+                "for all commands: banger --list"
             ]
         );
         assert!(hints("up")[0].ends_with("banger start") && hints("up").len() == 2, "{:?}", hints("up"));

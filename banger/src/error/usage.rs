@@ -32,7 +32,7 @@ impl From<&clap::Error> for CommandError {
 fn familiar(option: &str) -> Option<&'static str> {
     match option.split('=').next().unwrap_or(option) {
         "-i" | "-t" | "--interactive" | "--tty" => Some(
-            "leave `-i` and `-t` away: a command always has standard input, and a terminal where there is one (not with -T)",
+            "omit `-i` and `-t`: a command always has standard input, and a terminal where there is one (not with -T)",
         ),
         "--volume" | "--mount" => Some("the repository is in the VM already; for other files: banger cp"),
         "--name" => Some("to make a VM that has a name of its own: banger vm run --name NAME"),
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn options_of_docker_run_are_explained_and_never_said_to_be_commands() {
         for line in ["banger -it", "banger --rm -i -- bash", "banger --tty -- bash", "banger -ti -- bash"] {
-            assert!(hints(line)[0].starts_with("leave `-i` and `-t` away"), "{line}: {:?}", hints(line));
+            assert!(hints(line)[0].starts_with("omit `-i` and `-t`"), "{line}: {:?}", hints(line));
         }
         assert!(hints("banger --name=x -- bash")[0].contains("banger vm run --name"));
         for line in ["banger -it", "banger --verison", "banger -Z -- x"] {
