@@ -478,7 +478,7 @@ impl Header<'_> {
             return Ok(0);
         }
         let number = str::from_utf8(digits).ok().and_then(|digits| i64::from_str_radix(digits, 8).ok());
-        number.ok_or_else(|| wrong("a number in a header is none"))
+        number.ok_or_else(|| wrong("a header with an invalid number"))
     }
 }
 

@@ -56,8 +56,17 @@ impl Files {
     /// An archive with the file that its form has.
     fn archive_with(path: &Path, name: &str) -> Result<Files> {
         // Opening what is no file, such as a FIFO, may take forever.
-        if !fs::metadata(path)?.is_file() {
+        let metadata = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(form::wrong(path, "there is no such file"));
+            }
+            metadata => metadata?,
+        };
+        if !metadata.is_file() {
             return Err(form::wrong(path, "it is no file"));
+        }
+        if metadata.len() == 0 {
+            return Err(form::wrong(path, "it is empty"));
         }
         match Files::archive(path)? {
             Files::Archive(_, files) if !files.contains_key(name.as_bytes()) => {
@@ -79,7 +88,13 @@ impl Files {
         let mut links = Vec::new();
         let mut names = 0;
         let mut reader = Reader::new(Blob::new(Arc::clone(&file), 0, length));
-        while let Some(entry) = reader.next().map_err(|error| wrong(format!("it is no tar archive: {error}")))? {
+        let mut is_first = true;
+        let broken = |error, is_first| match is_first {
+            true => form::wrong(path, "it is not a tar archive"),
+            false => wrong(format!("it is a damaged tar archive: {error}")),
+        };
+        while let Some(entry) = reader.next().map_err(|error: io::Error| broken(error, is_first))? {
+            is_first = false;
             let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path).to_vec();
             names += path.len() + entry.link.len();
             match entry.kind {

@@ -408,7 +408,8 @@ fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
     write("old.tar", &["abc/layer.tar", "repositories"]);
     write("export.tar", &["etc/passwd", "usr/bin/env"]);
     fs::write(at("packed.tar"), gzip(b"tar")).unwrap();
-    fs::write(at("text"), "text").unwrap();
+    fs::write(at("text"), "text ".repeat(200)).unwrap();
+    fs::write(at("empty"), "").unwrap();
     let (layout, oci, docker) = (at("layout"), at("oci.tar"), at("docker.tar"));
     for (source, reason, hint) in [
         (format!("oci:{oci}"), "an archive of an OCI layout", format!("oci-archive:{oci}")),
@@ -424,7 +425,14 @@ fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
         (layout.clone(), "an OCI layout", format!("oci:{layout}")),
         (at("export.tar"), "as `docker export` writes it", "`docker save`".into()),
         ("./no/such.tar".into(), "files are named oci:FOLDER", String::new()),
-        (format!("docker-archive:{}", at("text")), "it is no tar archive", String::new()),
+        (
+            format!("docker-archive:{}", at("text")),
+            "cannot be used as an image: it is not a tar archive",
+            String::new(),
+        ),
+        (format!("docker-archive:{}", at("empty")), "cannot be used as an image: it is empty", String::new()),
+        (format!("docker-archive:{}", at("nonexist")), "an image: there is no such file", String::new()),
+        (format!("oci-archive:{}", at("nonexist")), "an image: there is no such file", String::new()),
         (format!("oci:{}", at("text")), "it has no `index.json`", String::new()),
     ] {
         let pulled = Source::parse(&source)

@@ -1,4 +1,4 @@
-//! What to do where a user may not open `/dev/kvm`: that depends on whose the device is.
+//! Why a user may not open `/dev/kvm`, and what to do about it: that depends on whose the device is.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -22,21 +22,32 @@ enum Access<'a> {
     Everybody,
 }
 
-/// What to do about the device at `path`, which this process may not open.
-pub(super) fn advice(path: &Path) -> String {
-    let Ok(metadata) = fs::metadata(path) else { return words(Access::Everybody) };
+/// The device at `path`, which this process may not open: why not, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Denied {
+    /// Who may open it, in words.
+    pub(super) problem: String,
+    /// What to do about it, such as a command to paste.
+    pub(super) hint: String,
+}
+
+/// Why this process may not open the device at `path`.
+pub(super) fn denied(path: &Path) -> Denied {
     let uid = Uid::effective();
+    let user = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let name = user.clone().unwrap_or_else(|| uid.to_string());
+    let Ok(metadata) = fs::metadata(path) else { return describe(path, Access::Everybody, &name) };
     let gid = Gid::from_raw(metadata.gid());
     let group = Group::from_gid(gid).ok().flatten();
-    let name = group.as_ref().map_or_else(|| gid.to_string(), |group| group.name.clone());
-    let user = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let group_name = group.as_ref().map_or_else(|| gid.to_string(), |group| group.name.clone());
     let is_listed = user.is_some_and(|user| group.is_some_and(|group| group.mem.contains(&user)));
     let has_it = Gid::effective() == gid || getgroups().is_ok_and(|groups| groups.contains(&gid));
     let for_group = metadata.permissions().mode() & GROUP_ACCESS == GROUP_ACCESS;
-    match uid.is_root() || (has_it && for_group) {
-        true => words(Access::Everybody),
-        false => words(access(for_group && gid.as_raw() != 0, &name, is_listed)),
-    }
+    let access = match uid.is_root() || (has_it && for_group) {
+        true => Access::Everybody,
+        false => access(for_group && gid.as_raw() != 0, &group_name, is_listed),
+    };
+    describe(path, access, &name)
 }
 
 /// Of a user who may not open the device. `by_group`: it is for the members of `group`, which is not root's; `is_listed`: group(5) names
@@ -49,21 +60,32 @@ fn access(by_group: bool, group: &str, is_listed: bool) -> Access<'_> {
     }
 }
 
-fn words(access: Access<'_>) -> String {
-    match access {
-        Access::Root => {
-            "it is root's alone: give it to the group `kvm` and become a member of that, as distributions have it \
-            (sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm $USER), and log in again"
-                .to_owned()
-        }
-        Access::Group(group) => {
-            format!("become a member of the group `{group}` (sudo usermod -aG {group} $USER), and log in again")
-        }
-        Access::NextSession(group) => format!("you are a member of the group `{group}` from your next login on"),
-        Access::Everybody => "its permissions let you, so a container or a security module does not: \
-            give the container the device, such as with --device /dev/kvm"
-            .to_owned(),
-    }
+/// In words, for the user called `user`.
+fn describe(path: &Path, access: Access<'_>, user: &str) -> Denied {
+    let path = path.display();
+    let (problem, hint) = match access {
+        // What udev(7) sets up outlives a reboot; permissions set by hand do not.
+        Access::Root => (
+            format!("{path} may be opened by root only"),
+            format!(
+                "echo 'KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"' | sudo tee /etc/udev/rules.d/60-kvm.rules && \
+                 sudo udevadm trigger /dev/kvm && sudo usermod -aG kvm {user}, then log in again"
+            ),
+        ),
+        Access::Group(group) => (
+            format!("{path} may be opened by the group `{group}` only"),
+            format!("sudo usermod -aG {group} {user}, then log in again"),
+        ),
+        Access::NextSession(group) => (
+            format!("{path} may be opened by the group `{group}` only, which you joined after you logged in"),
+            "log in again".to_owned(),
+        ),
+        Access::Everybody => (
+            format!("{path} has permissions for you, but a container or a security module denies access"),
+            "in a container, pass the device, such as with --device /dev/kvm".to_owned(),
+        ),
+    };
+    Denied { problem, hint }
 }
 
 #[cfg(test)]
@@ -83,15 +105,23 @@ mod tests {
         let device = folder.path().join("kvm");
         fs::write(&device, "").unwrap();
         fs::set_permissions(&device, fs::Permissions::from_mode(0o600)).unwrap();
-        let expected = if Uid::effective().is_root() { Access::Everybody } else { Access::Root };
-        assert_eq!(advice(&device), words(expected));
+        let denied = denied(&device);
+        let expected = if Uid::effective().is_root() { "denies access" } else { "may be opened by root only" };
+        assert!(denied.problem.ends_with(expected), "{denied:?}");
     }
 
     #[test]
-    fn a_device_of_roots_alone_is_not_had_by_the_group_alone() {
-        assert!(words(Access::Root).contains("chgrp kvm"), "{}", words(Access::Root));
-        assert!(words(Access::Group("libvirt")).contains("usermod -aG libvirt $USER"));
-        assert!(!words(Access::NextSession("kvm")).contains("usermod"));
-        assert!(words(Access::Everybody).contains("--device"));
+    fn a_hint_is_a_command_for_this_user() {
+        let describe = |access| describe(Path::new("/dev/kvm"), access, "me");
+        let root = describe(Access::Root);
+        assert_eq!(root.problem, "/dev/kvm may be opened by root only");
+        assert_eq!(
+            root.hint,
+            "echo 'KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"' | sudo tee /etc/udev/rules.d/60-kvm.rules && \
+             sudo udevadm trigger /dev/kvm && sudo usermod -aG kvm me, then log in again"
+        );
+        assert!(describe(Access::Group("libvirt")).hint.starts_with("sudo usermod -aG libvirt me, "));
+        assert_eq!(describe(Access::NextSession("kvm")).hint, "log in again");
+        assert!(describe(Access::Everybody).hint.contains("--device"));
     }
 }

@@ -167,11 +167,18 @@ fn path(host_folder: &Path) -> PathBuf {
     host_folder.join("kvm.json")
 }
 
+/// What to do where this user may not open the device; none: it can be opened, or that is not why not.
+pub fn access_hint() -> Option<String> {
+    let error = Kvm::new().err()?;
+    let is_denied = matches!(Errno::from_raw(error.errno()), Errno::EACCES | Errno::EPERM);
+    is_denied.then(|| access::denied(Path::new(DEVICE)).hint)
+}
+
 /// Whether the device answers; if not, why.
 pub(crate) fn ask_device() -> Result<(), String> {
     let kvm = Kvm::new().map_err(|error| match Errno::from_raw(error.errno()) {
         Errno::ENOENT => format!("there is no {DEVICE}"),
-        Errno::EACCES | Errno::EPERM => format!("you may not open {DEVICE}: {}", access::advice(Path::new(DEVICE))),
+        Errno::EACCES | Errno::EPERM => access::denied(Path::new(DEVICE)).problem,
         errno => format!("cannot open {DEVICE}: {}", io::Error::from(errno)),
     })?;
     match kvm.get_api_version() {

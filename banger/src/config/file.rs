@@ -75,7 +75,7 @@ impl ConfigFile {
             }
             let value = Value::from_toml(&key.shape, value).map_err(|wrong| {
                 let error = source.error(&wrong.span, &format!("`{}`: this {}", key.name, wrong.what));
-                error.hint(format!("it may be {}", wrong.may_be))
+                error.hint(wrong.hint())
             })?;
             values.insert(key.name, value);
         }
@@ -216,6 +216,14 @@ mod tests {
             (&wrong.details[1][..], &wrong.hints[0][..]),
             ("  |        ^^^^^", "it may be a number from 1 to 255")
         );
+        for (text, what, hint) in [
+            ("env = { A = 0xff }\n", "this is a number", "put it in quotes: \"0xff\""),
+            ("setup = 3\n", "this is a number", "it may be a text or a list, such as \"npm ci\""),
+            ("owner = \"\"\n", "this is empty", "it may be a user name or number"),
+        ] {
+            let error = error(Owner::User, text);
+            assert!(error.message.ends_with(what) && error.hints[0].starts_with(hint), "{error:?}");
+        }
         let long = error(Owner::User, &format!("image = \"{}\" x\n", "ä".repeat(500)));
         assert!(long.message.starts_with("c.toml:1:512: "), "{}", long.message);
         assert!(long.details.iter().all(|line| line.chars().count() < 120), "{:?}", long.details);

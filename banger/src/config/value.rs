@@ -103,6 +103,16 @@ pub struct Wrong {
     pub what: String,
     /// What it may be.
     pub may_be: String,
+    /// What to do about it, where that says more than what it may be.
+    pub hint: Option<String>,
+}
+
+impl Wrong {
+    /// What to do about it.
+    pub fn hint(self) -> String {
+        let Wrong { may_be, hint, .. } = self;
+        hint.unwrap_or_else(|| format!("it may be {may_be}"))
+    }
 }
 
 impl Value {
@@ -120,12 +130,18 @@ impl Value {
                 }
                 // As on the command line, one item may stand alone.
                 DeValue::String(_) => Ok(Value::List(vec![one(*kind, value)?.to_string()])),
-                _ => Err(wrong_type(value, &format!("a list, such as [{}]", example(*kind)))),
+                _ => Err(wrong_type(value, &format!("a text or a list, such as {}", example_of_list(*kind)))),
             },
             Shape::Variables => {
                 let entries = table(value, "a table, such as { CI = \"1\" }")?.iter().map(|(name, value)| {
                     check(Kind::Variable, name.get_ref()).map_err(|may_be| wrong(name.span(), "is no name", may_be))?;
-                    let text = variable(value).ok_or_else(|| wrong_type(value, "a text"))?;
+                    let text = variable(value).ok_or_else(|| match value.get_ref().as_integer() {
+                        Some(number) => Wrong {
+                            hint: Some(format!("put it in quotes: \"{number}\"")),
+                            ..wrong_type(value, "a text")
+                        },
+                        None => wrong_type(value, "a text"),
+                    })?;
                     if text.contains('\0') {
                         return Err(wrong(value.span(), "holds a NUL byte", "a variable cannot hold one".to_owned()));
                     }
@@ -172,8 +188,11 @@ fn one(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Wrong> {
     let mistaken = |may_be: String| {
         let number = value.get_ref().as_integer().map(|number| number.to_string());
         let text = value.get_ref().as_str().map(str::to_owned).or(number).unwrap_or_default();
-        let what = format!("`{}` is not what it may be", banger_vmm::printable(short(&text).as_bytes()));
-        Wrong { span: value.span(), what, may_be }
+        let what = match value.get_ref().as_str() {
+            Some("") => "is empty".to_owned(),
+            _ => format!("`{}` is not what it may be", banger_vmm::printable(short(&text).as_bytes())),
+        };
+        Wrong { span: value.span(), what, may_be, hint: None }
     };
     match (kind, value.get_ref()) {
         (Kind::Number(..), DeValue::Integer(_)) => {
@@ -335,6 +354,14 @@ fn example(kind: Kind) -> &'static str {
     }
 }
 
+/// How a list of one item is written in a file.
+fn example_of_list(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "\"npm ci\"",
+        kind => example(kind),
+    }
+}
+
 fn table<'a, 'i>(value: &'a Spanned<DeValue<'i>>, wanted: &str) -> Result<&'a DeTable<'i>, Wrong> {
     value.get_ref().as_table().ok_or_else(|| wrong_type(value, wanted))
 }
@@ -354,7 +381,7 @@ fn words(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Wrong> {
 }
 
 fn wrong(span: Range<usize>, what: &str, may_be: String) -> Wrong {
-    Wrong { span, what: what.to_owned(), may_be }
+    Wrong { span, what: what.to_owned(), may_be, hint: None }
 }
 
 fn wrong_type(value: &Spanned<DeValue<'_>>, wanted: &str) -> Wrong {

@@ -52,12 +52,8 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     Some(match (probed, known) {
         (Prospect::Unusable(problem), _) => {
             let check = Check::warn(NAME, format!("{problem}; {slower}"));
-            // It says what to do about it.
-            if problem.starts_with("you may not open") {
-                check
-            } else {
-                check.mend("on a machine with KVM, or nested virtualisation, VMs start several times faster")
-            }
+            let elsewhere = "on a machine with KVM, or nested virtualisation, VMs start several times faster";
+            check.mend(kvm::access_hint().unwrap_or_else(|| elsewhere.to_owned()))
         }
         // The guest of a few instructions works: it was a whole one that did not.
         (_, Prospect::Unusable(problem)) => {
