@@ -69,7 +69,9 @@ mod tests {
 
     #[test]
     fn what_a_shell_would_run_or_expand_is_not_proposed() {
-        for word in ["a$(b)", "`b`", "a;b", "a b", "a\nb", "*", "~x", "a\\b", "a&b", "a|b", ">a", "'a", "!a", "{a,b}", "#a"] {
+        for word in
+            ["a$(b)", "`b`", "a;b", "a b", "a\nb", "*", "~x", "a\\b", "a&b", "a|b", ">a", "'a", "!a", "{a,b}", "#a"]
+        {
             assert!(!is_plain(word.as_bytes()), "{word}");
         }
         assert!(!is_plain(b"\xff"));
