@@ -11,7 +11,7 @@ use gix::config::file::SectionRef;
 use gix::config::{File, Source};
 use gix::glob::wildmatch::Mode;
 
-use super::config::{LIMIT, interpolate, parse_as};
+use super::config::{LIMIT, OWN_LIMIT, interpolate, parse_as, read_own};
 use super::state::read_capped;
 use super::{GitError, Host, Repository, Result};
 
@@ -42,7 +42,8 @@ pub(super) struct Surroundings<'a> {
 /// # Errors
 /// A file that cannot be read or parsed, and includes that do not end.
 pub(super) fn read(host: &Host, surroundings: Option<Surroundings<'_>>, levels: &[(Source, Place)]) -> Result<File> {
-    let mut reader = Reader { host, surroundings, levels, urls: Urls::Unknown, all: File::default(), files: 0 };
+    let all = File::default();
+    let mut reader = Reader { host, surroundings, levels, urls: Urls::Unknown, all, files: 0, budget: OWN_LIMIT };
     reader.read()?;
     Ok(reader.all)
 }
@@ -63,6 +64,8 @@ struct Reader<'a> {
     urls: Urls,
     all: File,
     files: usize,
+    /// How much the repository's own files may still cost: each counts as often as it is included.
+    budget: u64,
 }
 
 impl Reader<'_> {
@@ -90,7 +93,7 @@ impl Reader<'_> {
             (Source::Local | Source::Worktree, Some(Surroundings { repository, .. })) => {
                 // The place is admitted by the check of what the repository's own configuration includes.
                 let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
-                repository.boundary.read(&real, LIMIT)?.map(|content| content.bytes)
+                read_own(&repository.boundary, &real, &mut self.budget)?
             }
             _ => read_capped(path, LIMIT)?,
         };
@@ -165,9 +168,8 @@ impl Reader<'_> {
 
     fn urls(&mut self) -> Result<&[Vec<u8>]> {
         if matches!(self.urls, Urls::Unknown) {
-            let (host, surroundings, levels) = (self.host, self.surroundings.clone(), self.levels);
-            let mut all =
-                Reader { host, surroundings, levels, urls: Urls::Sought, all: File::default(), files: self.files };
+            let (surroundings, all) = (self.surroundings.clone(), File::default());
+            let mut all = Reader { surroundings, urls: Urls::Sought, all, ..*self };
             all.read()?;
             let remotes = all.all.sections_by_name("remote").into_iter().flatten();
             let named = remotes.filter(|section| section.header().subsection_name().is_some());
