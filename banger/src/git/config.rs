@@ -85,6 +85,11 @@ impl Repository {
             if !self.boundary.is_inside(&target) {
                 self.boundary.admit(format!("`include.path` in {}", self.boundary.name(path)), &target)?;
             }
+            // git would wait for a FIFO, and read a device without end.
+            if self.boundary.stat(&target)?.is_some_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+                let reason = format!("it includes {}, which is no regular file", self.boundary.name(&target));
+                return Err(GitError::malformed("the configuration", path, reason));
+            }
             if !seen.contains(&named)
                 && let Some(bytes) = read_own(&self.boundary, &target, budget)?
             {

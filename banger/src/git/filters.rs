@@ -12,6 +12,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use gix::bstr::ByteSlice;
 use gix::config::File;
 use gix::index::entry::{Mode, Stage};
 use gix::objs::FindExt;
@@ -73,6 +74,7 @@ impl Repository {
         let index = if drivers.is_empty() { None } else { self.index()? };
         let Some(index) = index else { return Ok(Some(Vec::new())) };
         let is_file = |mode| matches!(mode, Mode::FILE | Mode::FILE_EXECUTABLE);
+        let mut readable = BTreeMap::new();
         let candidates: Vec<_> = index
             .state
             .entries()
@@ -80,6 +82,9 @@ impl Repository {
             .filter(|entry| is_file(entry.mode) && entry.stage() == Stage::Unconflicted)
             .filter_map(|entry| {
                 let own = entry.path(&index.state);
+                if !self.has_readable_attributes(own, &mut readable) {
+                    return None;
+                }
                 let host = listing.entry(self.path.join(own).as_bytes())?;
                 (host.kind == EntryKind::File).then_some((entry, own, host))
             })
@@ -133,6 +138,23 @@ impl Repository {
                 .is_some_and(|folder| folder.is_empty() || folder.ends_with(b"/"))
         };
         listing.entries.iter().filter(move |entry| is_ours(entry.path.as_bytes()))
+    }
+
+    /// Whether the attributes files above `path`, relative to the work tree, are none that git would wait for
+    /// or read without end, such as a FIFO. `known` has what was found out about directories.
+    fn has_readable_attributes(&self, path: &[u8], known: &mut BTreeMap<Vec<u8>, bool>) -> bool {
+        let Some(folder) = path.rfind_byte(b'/').map(|slash| &path[..slash]).or((!path.is_empty()).then_some(b""))
+        else {
+            return true;
+        };
+        if let Some(known) = known.get(folder) {
+            return *known;
+        }
+        let file = self.worktree.join(OsStr::from_bytes(folder)).join(".gitattributes");
+        let is_special = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+        let is_readable = !is_special && self.has_readable_attributes(folder, known);
+        known.insert(folder.to_vec(), is_readable);
+        is_readable
     }
 
     /// Whether any attributes file has the word: most repositories have no filter.
