@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use gix::bstr::ByteSlice;
 use gix::config::file::{includes, init};
 use gix::config::{File, Source, file::Metadata};
 
@@ -23,6 +24,9 @@ const HEAD_LIMIT: u64 = 64 << 10;
 
 /// Files that a repository's own configuration may include, in all: more than anybody has.
 const MAX_INCLUDES: usize = 100;
+
+/// How many `**` a condition of an include may have: git takes twice as long with each.
+const MAX_DOUBLE_STARS: usize = 8;
 
 /// A file that a setting names.
 pub(crate) enum Named {
@@ -75,7 +79,14 @@ impl Repository {
             let name = section.header().name();
             name.eq_ignore_ascii_case(b"include") || name.eq_ignore_ascii_case(b"includeIf")
         });
-        for value in sections.flat_map(|section| section.values("path")) {
+        let sections: Vec<_> = sections.collect();
+        for condition in sections.iter().filter_map(|section| section.header().subsection_name()) {
+            if condition.find_iter("**").count() > MAX_DOUBLE_STARS {
+                let reason = format!("the condition `{condition}` has more than {MAX_DOUBLE_STARS} `**`");
+                return Err(GitError::malformed("the configuration", path, reason));
+            }
+        }
+        for value in sections.iter().flat_map(|section| section.values("path")) {
             if value.starts_with(b"~") && !value.starts_with(b"~/") {
                 return Err(GitError::malformed("the configuration", path, "it includes a file of a user by name"));
             }

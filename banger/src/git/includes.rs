@@ -6,13 +6,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use gix::bstr::BStr;
 use gix::config::file::SectionRef;
 use gix::config::{File, Source};
-use gix::glob::wildmatch::Mode;
 
 use super::config::{LIMIT, OWN_LIMIT, interpolate, parse_as, read_own};
 use super::state::read_capped;
+use super::wildmatch::matches_path;
 use super::{GitError, Host, Repository, Result};
 
 /// How deep files may include each other: git's `MAX_INCLUDE_DEPTH`.
@@ -158,10 +157,10 @@ impl Reader<'_> {
         }
         if let Some(pattern) = strip("onbranch:") {
             let branch = self.surroundings.as_ref().and_then(|surroundings| surroundings.branch.as_ref());
-            return Ok(branch.is_some_and(|branch| matches(&with_all_below(pattern.to_vec()), branch, false)));
+            return Ok(branch.is_some_and(|branch| matches_path(&with_all_below(pattern.to_vec()), branch, false)));
         }
         match strip("hasconfig:remote.*.url:") {
-            Some(pattern) => Ok(self.urls()?.iter().any(|url| matches(pattern, url, false))),
+            Some(pattern) => Ok(self.urls()?.iter().any(|url| matches_path(pattern, url, false))),
             None => Ok(false),
         }
     }
@@ -190,7 +189,7 @@ impl Reader<'_> {
             let text = git_dir.as_os_str().as_bytes();
             text.split_at_checked(literal.len()).is_some_and(|(first, rest)| {
                 let is_below = if ignore_case { first.eq_ignore_ascii_case(&literal) } else { first == literal };
-                is_below && matches(&pattern, rest, ignore_case)
+                is_below && matches_path(&pattern, rest, ignore_case)
             })
         };
         is_meant(&repository.git_dir) || repository.git_dir_by_name().is_some_and(|git_dir| is_meant(&git_dir))
@@ -233,11 +232,6 @@ fn with_all_below(mut pattern: Vec<u8>) -> Vec<u8> {
         pattern.extend_from_slice(b"**");
     }
     pattern
-}
-
-fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
-    let case = if ignore_case { Mode::IGNORE_CASE } else { Mode::empty() };
-    gix::glob::wildmatch(BStr::new(pattern), BStr::new(text), Mode::NO_MATCH_SLASH_LITERAL | case)
 }
 
 fn named(path: Option<&Path>) -> &Path {

@@ -50,6 +50,7 @@ mod repository;
 mod shallow;
 mod state;
 mod walk;
+mod wildmatch;
 
 pub use boundary::Boundary;
 pub use discover::{Identity, Workspace};

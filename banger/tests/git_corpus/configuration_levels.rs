@@ -346,3 +346,25 @@ fn the_repositorys_own_configuration_has_a_budget_over_all_includes() {
     fixture.write(".git/config", format!("{config}{three}"));
     fixture.workspace().repository.guest_config().unwrap();
 }
+
+/// For git and for gix, each `**/` doubles the time.
+#[test]
+fn conditions_and_rules_that_match_in_exponential_time() {
+    let fixture = Fixture::new();
+    fixture.git(&["symbolic-ref", "HEAD", &format!("refs/heads{}", "/a".repeat(60))]);
+    let config = fs::read_to_string(fixture.root.join(".git/config")).unwrap();
+    let pattern = |count| format!("{}b", "**/a/".repeat(count));
+    let include = |count| format!("{config}[includeIf \"onbranch:{}\"]\npath = x\n", pattern(count));
+    fixture.write(".git/config", include(8));
+    fixture.workspace().repository.guest_config().unwrap();
+    fixture.write(".git/config", include(24));
+    let error = fixture.workspace().repository.guest_config().unwrap_err().to_string();
+    assert!(error.contains("`onbranch:**/a/") && error.contains("more than 8 `**`"), "{error}");
+
+    fixture.write(".git/config", config.as_str());
+    fixture.write(".gitignore", format!("{}\n", pattern(40)));
+    fixture.write("a/".repeat(60) + "c", "");
+    let begin = std::time::Instant::now();
+    assert_eq!(fixture.listing().entries.len(), 2);
+    assert!(begin.elapsed().as_secs() < 30);
+}
