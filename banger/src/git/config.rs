@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use gix::bstr::ByteSlice;
 use gix::config::file::{includes, init};
 use gix::config::{File, Source, file::Metadata};
 
@@ -12,11 +13,20 @@ use super::includes::{Place, Surroundings};
 use super::refs::link_to_ref;
 use super::{Boundary, GitError, Host, Repository, Result};
 
-/// The longest configuration file, in bytes.
+/// The longest configuration file of the user or the system, in bytes.
 pub(crate) const LIMIT: u64 = 16 << 20;
+
+/// How much a repository's own configuration may [cost](cost) with all that it includes.
+pub(crate) const OWN_LIMIT: u64 = 1 << 20;
+
+/// The longest `HEAD`, in bytes.
+const HEAD_LIMIT: u64 = 64 << 10;
 
 /// Files that a repository's own configuration may include, in all: more than anybody has.
 const MAX_INCLUDES: usize = 100;
+
+/// How many `**` a condition of an include may have: git takes twice as long with each.
+const MAX_DOUBLE_STARS: usize = 8;
 
 /// A file that a setting names.
 pub(crate) enum Named {
@@ -36,8 +46,9 @@ impl Repository {
         let mut levels = user_levels(&self.host);
         for (source, path) in own {
             let Some(real) = self.boundary.real(&path)? else { continue };
-            let Some(content) = self.boundary.read(&real, LIMIT)? else { continue };
-            self.check_includes(&content.bytes, &path, &mut Vec::new())?;
+            let mut budget = OWN_LIMIT;
+            let Some(bytes) = read_own(&self.boundary, &real, &mut budget)? else { continue };
+            self.check_includes(&bytes, &path, &mut Vec::new(), &mut budget)?;
             levels.push((source, Place::File(path)));
         }
         levels.push((Source::Env, Place::Text(self.host.environment_config()?)));
@@ -51,17 +62,14 @@ impl Repository {
         if let Some(name) = link_to_ref(&self.boundary, &path) {
             return Ok(Some(name));
         }
-        let content = self.boundary.read(&path, LIMIT)?;
+        let content = self.boundary.read(&path, HEAD_LIMIT)?;
         Ok(content.and_then(|head| Some(head.bytes.strip_prefix(b"ref: ")?.trim_ascii().to_vec())))
     }
 
     /// Makes sure that what the repository's own configuration includes, under whatever condition, is its own.
     ///
     /// `path` is as it is written, and a relative path in the file is looked up beside it: so does gix, and so does git.
-    fn check_includes(&self, bytes: &[u8], path: &Path, seen: &mut Vec<PathBuf>) -> Result<()> {
-        if seen.iter().any(|seen| seen == path) {
-            return Ok(());
-        }
+    fn check_includes(&self, bytes: &[u8], path: &Path, seen: &mut Vec<PathBuf>, budget: &mut u64) -> Result<()> {
         seen.push(path.to_owned());
         if seen.len() > MAX_INCLUDES {
             return Err(GitError::malformed("the configuration", path, "it includes too many files"));
@@ -71,7 +79,14 @@ impl Repository {
             let name = section.header().name();
             name.eq_ignore_ascii_case(b"include") || name.eq_ignore_ascii_case(b"includeIf")
         });
-        for value in sections.flat_map(|section| section.values("path")) {
+        let sections: Vec<_> = sections.collect();
+        for condition in sections.iter().filter_map(|section| section.header().subsection_name()) {
+            if condition.find_iter("**").count() > MAX_DOUBLE_STARS {
+                let reason = format!("the condition `{condition}` has more than {MAX_DOUBLE_STARS} `**`");
+                return Err(GitError::malformed("the configuration", path, reason));
+            }
+        }
+        for value in sections.iter().flat_map(|section| section.values("path")) {
             if value.starts_with(b"~") && !value.starts_with(b"~/") {
                 return Err(GitError::malformed("the configuration", path, "it includes a file of a user by name"));
             }
@@ -81,8 +96,15 @@ impl Repository {
             if !self.boundary.is_inside(&target) {
                 self.boundary.admit(format!("`include.path` in {}", self.boundary.name(path)), &target)?;
             }
-            if let Some(content) = self.boundary.read(&target, LIMIT)? {
-                self.check_includes(&content.bytes, &named, seen)?;
+            // git would wait for a FIFO, and read a device without end.
+            if self.boundary.stat(&target)?.is_some_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+                let reason = format!("it includes {}, which is no regular file", self.boundary.name(&target));
+                return Err(GitError::malformed("the configuration", path, reason));
+            }
+            if !seen.contains(&named)
+                && let Some(bytes) = read_own(&self.boundary, &target, budget)?
+            {
+                self.check_includes(&bytes, &named, seen, budget)?;
             }
         }
         Ok(())
@@ -130,10 +152,36 @@ pub(crate) fn protected(host: &Host) -> Result<File> {
     super::includes::read(host, None, &levels)
 }
 
+/// What a file of configuration costs: its bytes and, since each section takes a kilobyte of memory, 32
+/// for every bracket.
+pub(crate) fn cost(bytes: &[u8]) -> u64 {
+    bytes.len() as u64 + 32 * bytes.iter().filter(|byte| **byte == b'[').count() as u64
+}
+
+/// Reads a file of a repository's own configuration at `path` and takes its cost from `budget`; `None` if
+/// there is no regular file.
+///
+/// # Errors
+/// A file that costs more than the budget.
+pub(crate) fn read_own(boundary: &Boundary, path: &Path, budget: &mut u64) -> Result<Option<Vec<u8>>> {
+    let too_long = || {
+        let reason =
+            format!("it is longer than {OWN_LIMIT} bytes with all that it includes (a section counts as 32 more)");
+        GitError::malformed("the configuration", path, reason)
+    };
+    let content = match boundary.read(path, *budget) {
+        Err(GitError::TooLarge { .. }) => return Err(too_long()),
+        content => content?,
+    };
+    let Some(content) = content else { return Ok(None) };
+    *budget = budget.checked_sub(cost(&content.bytes)).ok_or_else(too_long)?;
+    Ok(Some(content.bytes))
+}
+
 /// One of git's own files as it is, for what git reads without includes; empty if it does not exist.
 pub(crate) fn single(boundary: &Boundary, path: &Path) -> Result<File> {
-    match boundary.read(path, LIMIT)? {
-        Some(content) => parse(&content.bytes, path),
+    match read_own(boundary, path, &mut { OWN_LIMIT })? {
+        Some(bytes) => parse(&bytes, path),
         None => Ok(File::default()),
     }
 }

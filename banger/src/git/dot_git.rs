@@ -145,7 +145,10 @@ fn names_back(folder: &Path, git_dir: &Path) -> bool {
     }
     ["config.worktree", "config"].iter().any(|name| {
         let path = git_dir.join(name);
-        let Ok(Some(content)) = read_back_link(&path, config::LIMIT) else { return false };
+        let Ok(Some(content)) = read_back_link(&path, config::OWN_LIMIT) else { return false };
+        if config::cost(&content.bytes) > config::OWN_LIMIT {
+            return false;
+        }
         let Ok(config) = config::parse(&content.bytes, &path) else { return false };
         let Some(worktree) = config.string("core.worktree") else { return false };
         fs::canonicalize(git_dir.join(OsStr::from_bytes(&worktree))).is_ok_and(|named| named == folder)

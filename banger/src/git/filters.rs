@@ -10,11 +10,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use gix::bstr::ByteSlice;
 use gix::config::File;
 use gix::index::entry::{Mode, Stage};
 use gix::objs::FindExt;
+use gix::odb::HeaderExt;
 use sha2::{Digest, Sha256};
 
 use super::guest_index::evidence;
@@ -73,6 +76,7 @@ impl Repository {
         let index = if drivers.is_empty() { None } else { self.index()? };
         let Some(index) = index else { return Ok(Some(Vec::new())) };
         let is_file = |mode| matches!(mode, Mode::FILE | Mode::FILE_EXECUTABLE);
+        let mut readable = BTreeMap::new();
         let candidates: Vec<_> = index
             .state
             .entries()
@@ -80,6 +84,9 @@ impl Repository {
             .filter(|entry| is_file(entry.mode) && entry.stage() == Stage::Unconflicted)
             .filter_map(|entry| {
                 let own = entry.path(&index.state);
+                if !self.has_readable_attributes(own, &mut readable) {
+                    return None;
+                }
                 let host = listing.entry(self.path.join(own).as_bytes())?;
                 (host.kind == EntryKind::File).then_some((entry, own, host))
             })
@@ -135,6 +142,23 @@ impl Repository {
         listing.entries.iter().filter(move |entry| is_ours(entry.path.as_bytes()))
     }
 
+    /// Whether the attributes files above `path`, relative to the work tree, are none that git would wait for
+    /// or read without end, such as a FIFO. `known` has what was found out about directories.
+    fn has_readable_attributes(&self, path: &[u8], known: &mut BTreeMap<Vec<u8>, bool>) -> bool {
+        let Some(folder) = path.rfind_byte(b'/').map(|slash| &path[..slash]).or((!path.is_empty()).then_some(b""))
+        else {
+            return true;
+        };
+        if let Some(known) = known.get(folder) {
+            return *known;
+        }
+        let file = self.worktree.join(OsStr::from_bytes(folder)).join(".gitattributes");
+        let is_special = fs::metadata(file).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+        let is_readable = !is_special && self.has_readable_attributes(folder, known);
+        known.insert(folder.to_vec(), is_readable);
+        is_readable
+    }
+
     /// Whether any attributes file has the word: most repositories have no filter.
     fn speaks_of_filters(&self, listing: &Listing) -> Result<bool> {
         let speaks = |bytes: &[u8]| bytes.windows(6).any(|word| word == b"filter");
@@ -159,33 +183,46 @@ impl Repository {
     }
 
     /// Whether `file` is what is staged. `remembered` says that a file with its content was found to be that object before.
+    /// `objects` serves all files of this repository.
     ///
     /// # Errors
     /// Objects that cannot be read.
-    pub fn is_as_staged(&self, file: &FilteredFile, remembered: bool) -> Result<bool> {
+    pub fn is_as_staged(&self, file: &FilteredFile, remembered: bool, objects: &mut OpenObjects) -> Result<bool> {
         match file.evidence {
             Evidence::Clean => Ok(true),
             Evidence::Changed => Ok(false),
             _ if remembered => Ok(true),
-            evidence => Ok(self.is_what_its_pointer_says(file)?.unwrap_or(evidence == Evidence::Likely)),
+            evidence => Ok(self.is_what_its_pointer_says(file, objects)?.unwrap_or(evidence == Evidence::Likely)),
         }
     }
 
     /// Whether Git LFS would store `file` as the pointer that is staged; none if that is not known, since
     /// another filter is used, or an extension of Git LFS.
-    fn is_what_its_pointer_says(&self, file: &FilteredFile) -> Result<Option<bool>> {
+    fn is_what_its_pointer_says(&self, file: &FilteredFile, objects: &mut OpenObjects) -> Result<Option<bool>> {
         if !file.is_lfs {
             return Ok(None);
         }
         let Ok(id) = gix::ObjectId::try_from(&file.id[..]) else { return Ok(None) };
+        let objects = match &mut objects.0 {
+            Some(objects) => objects,
+            closed => closed.insert(self.objects()?),
+        };
+        // A blob may have any size, and only a pointer's is read.
+        if !objects.header(id).is_ok_and(|header| header.size() <= POINTER as u64) {
+            return Ok(None);
+        }
         let mut buffer = Vec::new();
-        let objects = self.objects()?;
         let Ok(blob) = objects.find_blob(&id, &mut buffer) else { return Ok(None) };
         let Some(pointer) = Pointer::parse(blob.data) else { return Ok(None) };
         if pointer.size != file.size {
             return Ok(Some(false));
         }
-        let Some(mut content) = self.open_listed(&file.path) else { return Ok(None) };
+        let Some(content) = self.open_listed(&file.path) else { return Ok(None) };
+        if content.metadata().map_or(true, |metadata| is_mostly_holes(metadata.len(), metadata.blocks())) {
+            return Ok(None);
+        }
+        // Not what is written meanwhile.
+        let mut content = content.take(file.size);
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 << 10];
         loop {
@@ -197,6 +234,16 @@ impl Repository {
         }
     }
 }
+
+/// Whether a file of `size` bytes in `blocks` of 512 has far more bytes than space. To read the holes of one
+/// with 2^50 bytes takes days.
+fn is_mostly_holes(size: u64, blocks: u64) -> bool {
+    size > 1 << 30 && blocks.saturating_mul(512) < size / 16
+}
+
+/// The objects of a repository, opened when one is asked for.
+#[derive(Default)]
+pub struct OpenObjects(Option<gix::odb::Handle>);
 
 /// The names of the filters that change what is stored, and whether each is Git LFS's. A filter without a program does nothing.
 fn drivers(config: &File) -> BTreeMap<Vec<u8>, bool> {
@@ -244,6 +291,21 @@ impl Pointer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_file_with_little_space_is_mostly_holes() {
+        for (size, blocks, expected) in [
+            (1 << 50, 0, true),
+            (1 << 50, 8, true),
+            (2 << 30, (2 << 30) / 512, false),
+            // On a file system that compresses.
+            (2 << 30, (2 << 30) / 512 / 8, false),
+            (1 << 20, 0, false),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(is_mostly_holes(size, blocks), expected, "{size} {blocks}");
+        }
+    }
 
     #[test]
     fn pointers_are_read_as_git_lfs_writes_them() {

@@ -120,7 +120,9 @@ impl Repository {
             set("extensions", "objectformat", "sha256");
         }
         if let Some(remote) = self.promisor(&config) {
-            set("extensions", "partialclone", &remote);
+            if let Some(remote) = remote_without_user_info(&remote) {
+                set("extensions", "partialclone", &remote);
+            }
         }
         set("core", "bare", "false");
         // Inodes, devices and change times are the guest's own, and say nothing about the host's index.
@@ -166,8 +168,15 @@ fn allowed(config: &gix::config::File) -> BTreeMap<Key, Vec<Vec<u8>>> {
     let mut values: BTreeMap<Key, Vec<Vec<u8>>> = BTreeMap::new();
     for section in config.sections() {
         let name = section.header().name().to_string().to_ascii_lowercase();
-        let own = section.header().subsection_name().map(|own| own.to_vec());
+        let mut own = section.header().subsection_name().map(|own| own.to_vec());
         let list = if own.is_some() { NAMED } else { PLAIN };
+        // `git fetch --filter=… URL` makes the URL the name of a remote.
+        if name == "remote"
+            && let Some(url) = own
+        {
+            let Some(kept) = without_user_info(&url) else { continue };
+            own = Some(kept);
+        }
         let Some((_, keys)) = list.iter().find(|(section, _)| *section == name) else { continue };
         let mut names: Vec<String> = section.value_names().map(|key| key.to_ascii_lowercase()).collect();
         names.sort_unstable();
@@ -199,10 +208,17 @@ fn harmless(section: &str, key: &str, value: Vec<u8>) -> Option<Vec<u8>> {
     }
     match (section, key) {
         ("remote" | "submodule", "url" | "pushurl") => without_user_info(&value),
+        // The name of a remote, or a URL: `git push -u URL` writes one.
+        ("branch", "remote" | "pushremote") | ("remote", "pushdefault") => without_user_info(&value),
         // `!command` would be run by `git submodule update`.
         ("submodule", "update") if value.starts_with(b"!") => None,
         _ => Some(value),
     }
+}
+
+/// Takes passwords and tokens out of the name of a remote, which may be a URL.
+pub(super) fn remote_without_user_info(name: &str) -> Option<String> {
+    Some(String::from_utf8_lossy(&without_user_info(name.as_bytes())?).into_owned())
 }
 
 /// Takes passwords and tokens out of a URL. The user name of an ssh URL is part of the address and

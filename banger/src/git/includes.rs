@@ -6,13 +6,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use gix::bstr::BStr;
 use gix::config::file::SectionRef;
 use gix::config::{File, Source};
-use gix::glob::wildmatch::Mode;
 
-use super::config::{LIMIT, interpolate, parse_as};
+use super::config::{LIMIT, OWN_LIMIT, interpolate, parse_as, read_own};
 use super::state::read_capped;
+use super::wildmatch::matches_path;
 use super::{GitError, Host, Repository, Result};
 
 /// How deep files may include each other: git's `MAX_INCLUDE_DEPTH`.
@@ -42,7 +41,8 @@ pub(super) struct Surroundings<'a> {
 /// # Errors
 /// A file that cannot be read or parsed, and includes that do not end.
 pub(super) fn read(host: &Host, surroundings: Option<Surroundings<'_>>, levels: &[(Source, Place)]) -> Result<File> {
-    let mut reader = Reader { host, surroundings, levels, urls: Urls::Unknown, all: File::default(), files: 0 };
+    let all = File::default();
+    let mut reader = Reader { host, surroundings, levels, urls: Urls::Unknown, all, files: 0, budget: OWN_LIMIT };
     reader.read()?;
     Ok(reader.all)
 }
@@ -63,6 +63,8 @@ struct Reader<'a> {
     urls: Urls,
     all: File,
     files: usize,
+    /// How much the repository's own files may still cost: each counts as often as it is included.
+    budget: u64,
 }
 
 impl Reader<'_> {
@@ -90,7 +92,7 @@ impl Reader<'_> {
             (Source::Local | Source::Worktree, Some(Surroundings { repository, .. })) => {
                 // The place is admitted by the check of what the repository's own configuration includes.
                 let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
-                repository.boundary.read(&real, LIMIT)?.map(|content| content.bytes)
+                read_own(&repository.boundary, &real, &mut self.budget)?
             }
             _ => read_capped(path, LIMIT)?,
         };
@@ -155,19 +157,18 @@ impl Reader<'_> {
         }
         if let Some(pattern) = strip("onbranch:") {
             let branch = self.surroundings.as_ref().and_then(|surroundings| surroundings.branch.as_ref());
-            return Ok(branch.is_some_and(|branch| matches(&with_all_below(pattern.to_vec()), branch, false)));
+            return Ok(branch.is_some_and(|branch| matches_path(&with_all_below(pattern.to_vec()), branch, false)));
         }
         match strip("hasconfig:remote.*.url:") {
-            Some(pattern) => Ok(self.urls()?.iter().any(|url| matches(pattern, url, false))),
+            Some(pattern) => Ok(self.urls()?.iter().any(|url| matches_path(pattern, url, false))),
             None => Ok(false),
         }
     }
 
     fn urls(&mut self) -> Result<&[Vec<u8>]> {
         if matches!(self.urls, Urls::Unknown) {
-            let (host, surroundings, levels) = (self.host, self.surroundings.clone(), self.levels);
-            let mut all =
-                Reader { host, surroundings, levels, urls: Urls::Sought, all: File::default(), files: self.files };
+            let (surroundings, all) = (self.surroundings.clone(), File::default());
+            let mut all = Reader { surroundings, urls: Urls::Sought, all, ..*self };
             all.read()?;
             let remotes = all.all.sections_by_name("remote").into_iter().flatten();
             let named = remotes.filter(|section| section.header().subsection_name().is_some());
@@ -188,7 +189,7 @@ impl Reader<'_> {
             let text = git_dir.as_os_str().as_bytes();
             text.split_at_checked(literal.len()).is_some_and(|(first, rest)| {
                 let is_below = if ignore_case { first.eq_ignore_ascii_case(&literal) } else { first == literal };
-                is_below && matches(&pattern, rest, ignore_case)
+                is_below && matches_path(&pattern, rest, ignore_case)
             })
         };
         is_meant(&repository.git_dir) || repository.git_dir_by_name().is_some_and(|git_dir| is_meant(&git_dir))
@@ -231,11 +232,6 @@ fn with_all_below(mut pattern: Vec<u8>) -> Vec<u8> {
         pattern.extend_from_slice(b"**");
     }
     pattern
-}
-
-fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
-    let case = if ignore_case { Mode::IGNORE_CASE } else { Mode::empty() };
-    gix::glob::wildmatch(BStr::new(pattern), BStr::new(text), Mode::NO_MATCH_SLASH_LITERAL | case)
 }
 
 fn named(path: Option<&Path>) -> &Path {

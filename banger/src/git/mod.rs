@@ -50,12 +50,13 @@ mod repository;
 mod shallow;
 mod state;
 mod walk;
+mod wildmatch;
 
 pub use boundary::Boundary;
 pub use discover::{Identity, Workspace};
 pub use error::GitError;
 pub(crate) use error::shell_quoted;
-pub use filters::{Evidence, FilteredFile, FilteredFiles};
+pub use filters::{Evidence, FilteredFile, FilteredFiles, OpenObjects};
 pub use fingerprint::Fingerprint;
 pub use guest_index::{GuestIndex, GuestStat};
 pub use host::Host;

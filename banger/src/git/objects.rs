@@ -6,8 +6,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use gix::odb::store::init::Options;
+
 use super::walk::is_absence;
 use super::{GitError, Repository, Result};
+
+/// The longest object that is read into memory, in bytes. Compressed, its file has a thousandth of that.
+const OBJECT_LIMIT: usize = 64 << 20;
 
 /// One file below `objects/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +69,9 @@ impl Repository {
             }
         }
         let path = self.common_dir.join("objects");
-        gix::odb::at(&path, self.format.object_hash).map_err(|error| GitError::io("open", path, error))
+        let options = Options { alloc_limit_bytes: Some(OBJECT_LIMIT), ..Options::default() };
+        gix::odb::at_opts(&path, self.format.object_hash, None, options)
+            .map_err(|error| GitError::io("open", path, error))
     }
 
     /// The alternates of an object folder that exist; relative ones are below `base`. git passes over one that is gone.

@@ -4,12 +4,13 @@
 use gix::config::file::Metadata;
 use gix::config::{File, Source};
 
+use super::guest_config::remote_without_user_info;
 use super::{Repository, Result, config};
 
 /// What a partial clone lacks, and where git gets it from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partial {
-    /// The remote's name.
+    /// The remote's name; a URL in its place has lost user and password.
     pub remote: String,
     /// What was left out, as in `git clone --filter`; empty if that is not known.
     pub filter: String,
@@ -40,7 +41,9 @@ impl Repository {
             .find(|name| config::boolean(&config, &format!("remote.{name}.promisor"), false));
         let Some(remote) = self.promisor(&config).or(promisor) else { return Ok(None) };
         let filter = config.string(format!("remote.{remote}.partialCloneFilter").as_str());
-        Ok(Some(Partial { remote, filter: filter.map(|filter| filter.to_string()).unwrap_or_default() }))
+        let filter = filter.map(|filter| filter.to_string()).unwrap_or_default();
+        let remote = remote_without_user_info(&remote).unwrap_or_else(|| "a remote helper".to_owned());
+        Ok(Some(Partial { remote, filter }))
     }
 
     /// The remote that `extensions.partialClone` of the repository's own configuration names.

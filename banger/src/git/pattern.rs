@@ -6,6 +6,8 @@
 use gix::bstr::{BStr, ByteSlice};
 use gix::glob::wildmatch::Mode;
 
+use super::wildmatch;
+
 /// The rules of one file.
 pub(crate) struct Patterns {
     /// The folder they are relative to, without a slash at the end; empty for the worktree's root.
@@ -89,7 +91,8 @@ impl Rule {
             let suffix = &self.text[1..];
             return name.len() >= suffix.len() && same(suffix, &name[name.len() - suffix.len()..], ignore_case);
         }
-        wildmatch(&self.text, name, Mode::empty(), ignore_case)
+        let case = if ignore_case { Mode::IGNORE_CASE } else { Mode::empty() };
+        gix::glob::wildmatch(BStr::new(&self.text), BStr::new(name), case)
     }
 
     /// The literal part is compared first and left off, whereby a `**` that follows it begins the
@@ -106,13 +109,8 @@ impl Rule {
         if text.is_empty() {
             return path.is_empty();
         }
-        wildmatch(text, path, Mode::NO_MATCH_SLASH_LITERAL, ignore_case)
+        wildmatch::matches_path(text, path, ignore_case)
     }
-}
-
-fn wildmatch(pattern: &[u8], text: &[u8], mode: Mode, ignore_case: bool) -> bool {
-    let case = if ignore_case { Mode::IGNORE_CASE } else { Mode::empty() };
-    gix::glob::wildmatch(BStr::new(pattern), BStr::new(text), mode | case)
 }
 
 fn same(a: &[u8], b: &[u8], ignore_case: bool) -> bool {

@@ -94,8 +94,10 @@ impl Repository {
     /// entry's old value is the new one of the entry before.
     fn stash_log(&self) -> Result<Vec<u8>> {
         let format = "--format=%H%x00%gn%x00%ge%x00%gd%x00%gs";
-        // Nothing of the configuration shall add to the output, or run a program for it.
-        let plain = ["--no-show-signature", "--no-notes", "--no-patch", "--no-color", "--encoding=UTF-8"];
+        // Nothing of the configuration shall add to the output, run a program for it, or have git open a
+        // file: `mailmap.file` could be a FIFO.
+        let plain =
+            ["--no-show-signature", "--no-notes", "--no-patch", "--no-color", "--no-mailmap", "--encoding=UTF-8"];
         let arguments = [&["log", "-g", "-z", "--date=raw", format][..], &plain, &["refs/stash", "--"]].concat();
         let output = self.git(&arguments)?;
         let fields: Vec<_> = output.strip_suffix(b"\0").unwrap_or(&output).split(|byte| *byte == 0).collect();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::SyncError;
 use super::manifest::Manifest;
 use crate::file::replace;
-use crate::git::{Evidence, FilteredFiles, Listing, Repository};
+use crate::git::{Evidence, FilteredFiles, Listing, OpenObjects, Repository};
 
 /// Format of the file; another one, or a damaged one, is read as none: then the index is sent once more.
 const MAGIC: &[u8; 8] = b"bgrfilt1";
@@ -109,12 +109,13 @@ impl Filters {
             return Ok(Answer { files, is_news: before.is_some_and(|before| !before.files.is_empty()) });
         };
         let mut told = blake3::Hasher::new();
+        let mut objects = OpenObjects::default();
         for file in all {
             let path = file.path.as_bytes();
             let Some(sent) = manifest.entry(path) else { continue };
             let staged = Staged { id: file.id.clone(), content: sent.digest };
             let last = before.and_then(|before| before.files.get(path)?.as_ref());
-            let is_clean = repository.is_as_staged(&file, last == Some(&staged))?;
+            let is_clean = repository.is_as_staged(&file, last == Some(&staged), &mut objects)?;
             if !is_clean && file.evidence == Evidence::SameSize {
                 self.doubtful.push(path.to_vec());
             }

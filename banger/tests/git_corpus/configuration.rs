@@ -81,3 +81,39 @@ fn credentials_stay_behind() {
     }
     assert!(config.contains("url = \"https://example.org/x\""), "{config}");
 }
+
+/// git takes a URL wherever it takes the name of a remote, and writes it where the name would be.
+#[test]
+fn urls_in_place_of_a_remotes_name_lose_their_token() {
+    let fixture = Fixture::new();
+    let url = "https://user:secret@example.org/x";
+    for (key, value) in [
+        // `git push -u URL main`
+        ("branch.main.remote", url),
+        ("branch.main.pushRemote", url),
+        ("branch.other.remote", "origin"),
+        ("remote.pushDefault", url),
+        // `git fetch --filter=blob:none URL`
+        ("core.repositoryFormatVersion", "1"),
+        ("extensions.partialClone", url),
+        ("remote.https://user:secret@example.org/x.promisor", "true"),
+        ("remote.https://user:secret@example.org/x.partialCloneFilter", "blob:none"),
+    ] {
+        fixture.git(&["config", key, value]);
+    }
+    let config = guest_config(&fixture);
+    assert!(!config.contains("secret"), "{config}");
+    for kept in [
+        "remote = \"https://example.org/x\"",
+        "pushremote = \"https://example.org/x\"",
+        "remote = \"origin\"",
+        "pushdefault = \"https://example.org/x\"",
+        "partialclone = \"https://example.org/x\"",
+        "[remote \"https://example.org/x\"]",
+        "promisor = \"true\"",
+    ] {
+        assert!(config.contains(kept), "{kept}: {config}");
+    }
+    let partial = fixture.workspace().repository.partial().unwrap().unwrap();
+    assert_eq!((partial.remote.as_str(), partial.filter.as_str()), ("https://example.org/x", "blob:none"));
+}

@@ -305,10 +305,10 @@ fn a_home_that_is_a_link_is_the_same_home() {
 #[test]
 fn includes_end() {
     let fixture = Fixture::new();
-    // Each file includes the next a hundred times.
+    // Each file includes the next a dozen times.
     for number in 0..9 {
         let include = format!("[include]\npath = f{}\n", number + 1);
-        fixture.write(format!(".git/f{number}"), include.repeat(100));
+        fixture.write(format!(".git/f{number}"), include.repeat(12));
     }
     fixture.write(".git/f9", "");
     fixture.git(&["config", "include.path", "f0"]);
@@ -317,4 +317,54 @@ fn includes_end() {
     // A file that includes itself.
     fixture.write(".git/f0", "[include]\npath = f0\n");
     assert!(refused().contains("too deep"), "{}", refused());
+}
+
+/// A section of four bytes takes more than a thousand once it is read.
+#[test]
+fn the_repositorys_own_configuration_has_a_budget_over_all_includes() {
+    let fixture = Fixture::new();
+    let config = fs::read_to_string(fixture.root.join(".git/config")).unwrap();
+    let refused = || fixture.workspace().repository.guest_config().unwrap_err().to_string();
+    let include = |name: &str| format!("[include]\npath = {name}\n");
+    // One file that is included many times, and many that are each included once.
+    fixture.write(".git/big", "[a]\n".repeat(2_000));
+    fixture.write(".git/config", format!("{config}{}", include("big").repeat(20)));
+    assert!(refused().contains("longer than 1048576 bytes"), "{}", refused());
+    fixture.write(".git/big", "[a]\n".repeat(40_000));
+    fixture.write(".git/config", format!("{config}{}", include("big")));
+    assert!(refused().contains("longer than 1048576 bytes"), "{}", refused());
+    for number in 0..8 {
+        fixture.write(format!(".git/b{number}"), "#".repeat(200_000));
+    }
+    let all: String = (0..8).map(|number| include(&format!("b{number}"))).collect();
+    fixture.write(".git/config", format!("{config}{all}"));
+    assert!(refused().contains("longer than 1048576 bytes"), "{}", refused());
+    // What conditions are asked of is read for itself.
+    fixture.write(".git/config", format!("{config}[includeIf \"hasconfig:remote.*.url:x\"]\npath = b0\n{all}"));
+    assert!(refused().contains("longer than 1048576 bytes"), "{}", refused());
+    let three: String = (0..3).map(|number| include(&format!("b{number}"))).collect();
+    fixture.write(".git/config", format!("{config}{three}"));
+    fixture.workspace().repository.guest_config().unwrap();
+}
+
+/// For git and for gix, each `**/` doubles the time.
+#[test]
+fn conditions_and_rules_that_match_in_exponential_time() {
+    let fixture = Fixture::new();
+    fixture.git(&["symbolic-ref", "HEAD", &format!("refs/heads{}", "/a".repeat(60))]);
+    let config = fs::read_to_string(fixture.root.join(".git/config")).unwrap();
+    let pattern = |count| format!("{}b", "**/a/".repeat(count));
+    let include = |count| format!("{config}[includeIf \"onbranch:{}\"]\npath = x\n", pattern(count));
+    fixture.write(".git/config", include(8));
+    fixture.workspace().repository.guest_config().unwrap();
+    fixture.write(".git/config", include(24));
+    let error = fixture.workspace().repository.guest_config().unwrap_err().to_string();
+    assert!(error.contains("`onbranch:**/a/") && error.contains("more than 8 `**`"), "{error}");
+
+    fixture.write(".git/config", config.as_str());
+    fixture.write(".gitignore", format!("{}\n", pattern(40)));
+    fixture.write("a/".repeat(60) + "c", "");
+    let begin = std::time::Instant::now();
+    assert_eq!(fixture.listing().entries.len(), 2);
+    assert!(begin.elapsed().as_secs() < 30);
 }

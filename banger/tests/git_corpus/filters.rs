@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use banger::git::Evidence;
+use banger::git::{Evidence, OpenObjects};
 
 use super::*;
 
@@ -111,8 +111,9 @@ fn what_was_touched_is_clean_when_git_here_has_looked_or_banger_remembers() {
     assert!(matches!(found[1].1, Evidence::Likely | Evidence::Clean), "{found:?}");
     let workspace = fixture.workspace();
     let files = workspace.repository.filtered_files(&fixture.listing()).unwrap().unwrap();
-    assert!(!workspace.repository.is_as_staged(&files[0], false).unwrap());
-    assert!(workspace.repository.is_as_staged(&files[0], true).unwrap());
+    let mut objects = OpenObjects::default();
+    assert!(!workspace.repository.is_as_staged(&files[0], false, &mut objects).unwrap());
+    assert!(workspace.repository.is_as_staged(&files[0], true, &mut objects).unwrap());
     // As the user would; the fixture's own git takes no optional locks.
     fixture.git(&["update-index", "-q", "--refresh"]);
     assert_same(&fixture);
@@ -209,4 +210,46 @@ fn with_git_lfs_itself() {
     assert!(status.success());
     let twin = assert_same(&fixture.at(&copy));
     assert_eq!(fixture.git_in(&twin, &["status", "--porcelain"]), b"");
+}
+
+/// A blob in place of a pointer may have any size, and so may a file without a block.
+#[test]
+fn of_git_lfs_neither_large_blobs_nor_holes_are_read() {
+    const MIB: u64 = 1 << 20;
+    let fixture = Fixture::new();
+    fixture.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);
+    fixture.write(".gitattributes", "*.bin filter=lfs\n");
+    let resize = |name: &str, size| {
+        let file = fs::File::options().write(true).create(true).truncate(false).open(fixture.root.join(name));
+        file.unwrap().set_len(size).unwrap();
+    };
+    let stage = |name: &str| {
+        let id = String::from_utf8(fixture.git(&["hash-object", "-w", "--no-filters", ".git/blob"])).unwrap();
+        fixture.git(&["update-index", "--add", "--cacheinfo", &format!("100644,{},{name}", id.trim())]);
+    };
+    let size = MIB << 20;
+    let digest = "0".repeat(64);
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n");
+    fixture.write(".git/blob", pointer);
+    stage("holes.bin");
+    resize("holes.bin", size);
+    resize(".git/blob", 64 * MIB);
+    stage("large.bin");
+    fixture.write("large.bin", "short\n");
+
+    let workspace = fixture.workspace();
+    let files = workspace.repository.filtered_files(&fixture.listing()).unwrap().unwrap();
+    assert_eq!(files.len(), 2);
+    let most_memory = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    };
+    let (begin, before) = (std::time::Instant::now(), most_memory());
+    let mut objects = OpenObjects::default();
+    for file in files {
+        assert!(!workspace.repository.is_as_staged(&file, false, &mut objects).unwrap(), "{}", file.path);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(60));
+    assert!(most_memory() < before + 24 * MIB, "{before} -> {}", most_memory());
 }

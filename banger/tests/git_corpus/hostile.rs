@@ -489,3 +489,64 @@ fn what_would_be_fetched_is_not_and_runs_nothing() {
     let _ = ask(format!("{}:{path}", programs.display()));
     assert!(!mark.exists(), "what the configuration names was run");
 }
+
+/// Runs `work` in a thread, which may wait for a FIFO without end.
+#[track_caller]
+fn assert_ends<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(work()));
+    receive.recv_timeout(std::time::Duration::from_secs(30)).unwrap_or_else(|_| panic!("{what} is waited for"))
+}
+
+fn make_fifo(fixture: &Fixture, name: &str) {
+    let path = fixture.root.join(name);
+    let _ = fs::remove_file(&path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+#[test]
+fn git_does_not_wait_for_a_fifo() {
+    for (fifo, setting) in [
+        ("sub/.gitattributes", ""),
+        (".git/info/attributes", ""),
+        ("fifo", "[core]\nattributesFile = fifo\n"),
+        ("fifo", "[include]\npath = ../fifo\n"),
+        ("fifo", "[includeIf \"onbranch:**\"]\npath = ../fifo\n"),
+    ] {
+        let fixture = Fixture::new();
+        fixture.write(".gitattributes", "*.nb filter=x\n");
+        fixture.write("sub/deep/a.nb", "abc\n");
+        fixture.write("b.nb", "abc\n");
+        fixture.commit("first");
+        let config = fs::read_to_string(fixture.root.join(".git/config")).unwrap();
+        fixture.write(".git/config", format!("{config}[filter \"x\"]\nclean = cat\n{setting}"));
+        make_fifo(&fixture, fifo);
+        let (root, host) = (fixture.root.clone(), fixture.host());
+        let found = assert_ends(&format!("{fifo} {setting}"), move || {
+            let workspace = Workspace::discover(&root, host)?;
+            workspace.repository.filtered_files(&list(&workspace)?)
+        });
+        match found {
+            Ok(files) => {
+                let paths: Vec<_> = files.unwrap().into_iter().map(|file| file.path.to_string()).collect();
+                assert_eq!((fifo, paths), ("sub/.gitattributes", vec!["b.nb".to_owned()]));
+            }
+            Err(error) => assert!(error.to_string().contains("no regular file"), "{fifo}: {error}"),
+        }
+    }
+    // The list of stashes in a reftable is read with `git log`, which maps names.
+    let fixture = Fixture::empty("repo");
+    if !fixture.supports(&["init", "-q", "-b", "main", "--ref-format=reftable"]) {
+        return;
+    }
+    fixture.write("file", "first\n");
+    fixture.commit("first");
+    fixture.write("file", "second\n");
+    fixture.git(&["stash", "-q"]);
+    fixture.git(&["config", "mailmap.file", "fifo"]);
+    make_fifo(&fixture, "fifo");
+    let (root, host) = (fixture.root.clone(), fixture.host());
+    let state = assert_ends("mailmap.file", move || Workspace::discover(&root, host)?.repository.state()).unwrap();
+    assert!(state.files.iter().any(|file| file.path == b"logs/refs/stash"));
+}

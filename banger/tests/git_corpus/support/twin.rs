@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use banger::git::{EntryKind, GuestStat, Listing, Repository, list};
+use banger::git::{EntryKind, GuestStat, Listing, OpenObjects, Repository, list};
 
 use super::Fixture;
 
@@ -97,7 +97,9 @@ fn copy_repository(repository: &Repository, listing: &Listing, twin: &Path) {
         Some(GuestStat { mtime_s: metadata.mtime(), mtime_ns: metadata.mtime_nsec() as u32, size: metadata.size() })
     };
     let filtered = repository.filtered_files(listing).unwrap().unwrap_or_default().into_iter();
-    let filtered = filtered.map(|file| (file.path.clone(), repository.is_as_staged(&file, false).unwrap()));
+    let mut objects = OpenObjects::default();
+    let filtered =
+        filtered.map(|file| (file.path.clone(), repository.is_as_staged(&file, false, &mut objects).unwrap()));
     let filtered: banger::git::FilteredFiles = filtered.collect();
     let index = repository.guest_index(listing, &filtered, &stat_of).unwrap();
     // As a sync does: no file with a filter is of the second in which the guest's git writes its index.
