@@ -134,7 +134,7 @@ mod tests {
             assert_eq!(matches_path(pattern.as_bytes(), text.as_bytes(), false), expected, "{pattern:?} {text:?}");
             matched += usize::from(expected);
         }
-        assert!(matched > 10_000, "{matched}");
+        assert!(matched > 5_000, "{matched}");
     }
 
     #[test]
