@@ -119,10 +119,8 @@ impl Repository {
         if self.is_sha256() {
             set("extensions", "objectformat", "sha256");
         }
-        if let Some(remote) = self.promisor(&config) {
-            if let Some(remote) = remote_without_user_info(&remote) {
-                set("extensions", "partialclone", &remote);
-            }
+        if let Some(remote) = self.promisor(&config).and_then(|remote| remote_without_user_info(&remote)) {
+            set("extensions", "partialclone", &remote);
         }
         set("core", "bare", "false");
         // Inodes, devices and change times are the guest's own, and say nothing about the host's index.
