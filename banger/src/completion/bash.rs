@@ -10,11 +10,14 @@ use clap::Command;
 
 /// What bash's function gives beside the words: COMP_LINE up to COMP_POINT, the command up to the cursor.
 pub(super) const LINE: &str = "_BANGER_COMPLETE_LINE";
+/// The piece of the word that bash replaces.
+pub(super) const PIECE: &str = "_BANGER_COMPLETE_PIECE";
 /// Holds what the script expects between proposals.
 pub(super) const SEPARATOR: &str = "_CLAP_IFS";
 
-/// Proposals for the last of `words`, each without its first `kept` bytes, which bash does not replace. The adapter of `clap_complete`
-/// does not fit: it takes the place of the word from COMP_CWORD, which counts the pieces of split words.
+/// Proposals for the last of `words`, each without its first `kept` bytes, which bash does not
+/// replace. The adapter of `clap_complete` does not fit: it takes the place of the word from
+/// COMP_CWORD, which counts the pieces of split words.
 pub(super) fn complete(
     cli: &mut Command,
     words: Vec<OsString>,
@@ -27,6 +30,16 @@ pub(super) fn complete(
     let candidates = clap_complete::engine::complete(cli, words, last, here)?;
     let rest = candidates.iter().filter_map(|candidate| candidate.get_value().as_bytes().strip_prefix(start));
     Ok(rest.map(<[u8]>::to_vec).collect())
+}
+
+/// How much of the word that is being typed in `line` bash does not replace, in bytes. `piece` is what
+/// it replaces: COMP_WORDBREAKS may be the user's own, and a word is also split before `@`.
+pub(super) fn kept(line: &str, piece: Option<&str>) -> usize {
+    let (words, kept) = words(line);
+    let typed = words.last().map(|word| word.as_bytes()).unwrap_or_default();
+    // A piece with quotes is another text than the word.
+    let before = piece.and_then(|piece| typed.strip_suffix(piece.as_bytes()));
+    before.map_or(kept, <[u8]>::len)
 }
 
 /// The words of `line`, the last being typed, and how much of that one bash does not replace, in bytes of its proposals.
@@ -59,6 +72,20 @@ pub(super) fn words(line: &str) -> (Vec<OsString>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_bash_says_that_it_replaces_counts() {
+        for (line, piece, expected) in [
+            ("banger -- node_modules/@sc", Some("@sc"), 13),
+            ("banger cp box:", Some(""), 4),
+            // Without colons in COMP_WORDBREAKS.
+            ("banger cp box:et", Some("box:et"), 0),
+            ("banger cp 'a b:", Some("'a b:"), 0),
+            ("banger cp box:et", None, 4),
+        ] {
+            assert_eq!(kept(line, piece), expected, "{line}");
+        }
+    }
 
     #[test]
     fn a_word_is_whole_and_what_bash_replaces_is_its_last_piece() {
