@@ -48,7 +48,8 @@ pub fn script(shell: Shell) -> String {
         // The line itself: its words are split at colons, which are a part of places and references.
         let variable = "        BANGER_COMPLETE=\"bash\"";
         assert!(script.contains(variable), "the script says for which shell it asks");
-        let line = format!("        {}=\"${{COMP_LINE:0:COMP_POINT}}\" \\\n{variable}", bash::LINE);
+        let line = format!("        {}=\"${{COMP_LINE:0:COMP_POINT}}\" \\\n", bash::LINE);
+        let line = format!("{line}        {}=\"$2\" \\\n{variable}", bash::PIECE);
         script = script.replace(variable, &line);
     }
     if shell == Shell::Zsh {
@@ -118,7 +119,7 @@ pub fn complete(
     };
     let mut cli = match foreign {
         Some(cli) => {
-            // Whatever the words before mean to the plugin or to the command in the VM, here they mean nothing.
+            // Whatever the words before mean to the plugin or to the command, here they mean nothing.
             let last = words.len() - 1;
             words[1..last].fill("word".into());
             cli
@@ -127,7 +128,8 @@ pub fn complete(
     };
     let completed = match shell {
         Shell::Bash => {
-            let kept = bash_line("bash").map_or(0, |line| bash::words(&line).1);
+            let piece = env::var(bash::PIECE).ok();
+            let kept = bash_line("bash").map_or(0, |line| bash::kept(&line, piece.as_deref()));
             let separator = env::var_os(bash::SEPARATOR).unwrap_or_else(|| "\n".into());
             bash::complete(&mut cli, words, here, kept).map(|proposals| answer = proposals.join(separator.as_bytes()))
         }
@@ -241,7 +243,7 @@ mod tests {
         assert_eq!(propose(&["image", "x"]), "");
         assert!(propose(&["stat"]).starts_with("status\t"));
         // A command for the VM has words of its own.
-        for words in [&["--", "s"][..], &["-q", "--", ""], &["--", "image", "p"], &["--", "status", "--js"]] {
+        for words in [&["--", "s"][..], &["-q", "--", "so"], &["--", "image", "p"], &["--", "status", "--js"]] {
             let given: Vec<OsString> = ["banger"].iter().chain(words).map(OsString::from).collect();
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("some-file"), "").unwrap();

@@ -150,7 +150,8 @@ impl Ui {
         }
     }
 
-    /// What `--help` and `--version` answer: text, or with `--json` an object that has the text, or the version alone.
+    /// What `--help` and `--version` answer: text, or with `--json` an object that has the text, or
+    /// the version alone.
     pub fn help(&self, answer: &clap::Error) {
         // A reader that is gone needs no answer.
         let _ = match self.json {

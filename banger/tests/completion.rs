@@ -25,6 +25,8 @@ fn a_line_with_colons_and_equals_signs_is_completed() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().canonicalize().unwrap();
     fs::write(home.join("README"), "").unwrap();
+    fs::create_dir_all(home.join("node_modules/@scope")).unwrap();
+    fs::write(home.join("node_modules/@scope/package"), "").unwrap();
     let cases = [
         ("banger stat", "status"),
         ("banger -e A=b stat", "status"),
@@ -32,6 +34,8 @@ fn a_line_with_colons_and_equals_signs_is_completed() {
         ("banger --color=ne", "never"),
         ("banger --color=", "auto always never"),
         ("banger -e A=b -- READ", "README"),
+        ("banger -- node_modules/@sc", "@scope/"),
+        ("banger cp node_modules/@scope/p", "@scope/package"),
         ("banger cp :/e", ""),
         ("banger cp box:", ""),
         ("banger cp box:et", ""),

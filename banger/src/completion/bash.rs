@@ -10,11 +10,14 @@ use clap::Command;
 
 /// What bash's function gives beside the words: COMP_LINE up to COMP_POINT, the command up to the cursor.
 pub(super) const LINE: &str = "_BANGER_COMPLETE_LINE";
+/// The piece of the word that bash replaces.
+pub(super) const PIECE: &str = "_BANGER_COMPLETE_PIECE";
 /// Holds what the script expects between proposals.
 pub(super) const SEPARATOR: &str = "_CLAP_IFS";
 
-/// Proposals for the last of `words`, each without its first `kept` bytes, which bash does not replace. The adapter of `clap_complete`
-/// does not fit: it takes the place of the word from COMP_CWORD, which counts the pieces of split words.
+/// Proposals for the last of `words`, each without its first `kept` bytes, which bash does not
+/// replace. The adapter of `clap_complete` does not fit: it takes the place of the word from
+/// COMP_CWORD, which counts the pieces of split words.
 pub(super) fn complete(
     cli: &mut Command,
     words: Vec<OsString>,
@@ -34,6 +37,16 @@ pub(super) fn complete(
 fn is_plain(word: &[u8]) -> bool {
     let is_special = |c: char| c.is_control() || c.is_whitespace() || "\"'`$&;|<>()[]{}*?!#\\~^".contains(c);
     str::from_utf8(word).is_ok_and(|word| !word.contains(is_special))
+}
+
+/// How much of the word that is being typed in `line` bash does not replace, in bytes. `piece` is what
+/// it replaces: COMP_WORDBREAKS may be the user's own, and a word is also split before `@`.
+pub(super) fn kept(line: &str, piece: Option<&str>) -> usize {
+    let (words, kept) = words(line);
+    let typed = words.last().map(|word| word.as_bytes()).unwrap_or_default();
+    // A piece with quotes is another text than the word.
+    let before = piece.and_then(|piece| typed.strip_suffix(piece.as_bytes()));
+    before.map_or(kept, <[u8]>::len)
 }
 
 /// The words of `line`, the last being typed, and how much of that one bash does not replace, in bytes of its proposals.
@@ -77,6 +90,20 @@ mod tests {
         assert!(!is_plain(b"\xff"));
         for word in ["box:/etc/host.conf", "--image=debian:12", "a-b_c+d@e%f,g", "\u{fc}ber"] {
             assert!(is_plain(word.as_bytes()), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_bash_says_that_it_replaces_counts() {
+        for (line, piece, expected) in [
+            ("banger -- node_modules/@sc", Some("@sc"), 13),
+            ("banger cp box:", Some(""), 4),
+            // Without colons in COMP_WORDBREAKS.
+            ("banger cp box:et", Some("box:et"), 0),
+            ("banger cp 'a b:", Some("'a b:"), 0),
+            ("banger cp box:et", None, 4),
+        ] {
+            assert_eq!(kept(line, piece), expected, "{line}");
         }
     }
 

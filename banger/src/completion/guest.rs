@@ -40,8 +40,8 @@ pub fn hosts(words: &[OsString], here: &Path, paths: &Paths, ui: &Ui) -> Vec<Str
     ports.iter().map(|port| name(&port.forward.host)).collect()
 }
 
-/// What `word`, a place such as `:src/` or `box:/etc/h`, may become, whole words; none: it is no place in a VM. Before the colon
-/// these are the names of VMs, each with one.
+/// What `word`, a place such as `:src/` or `box:/etc/h`, may become, whole words; none: it is no
+/// place in a VM. A word without a colon may become the name of a VM and a colon.
 pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<String>> {
     if !word.contains([':', '/']) {
         let names = Machines::new(paths, ui).names().unwrap_or_default();

@@ -44,7 +44,7 @@ pub(super) fn familiar(options: &[OsString], name: &str, rest: &[OsString], cli:
 /// What docker's `-v HOST:GUEST` is here.
 const VOLUME: &str = "-v is --verbose here; the repository is in the VM already; for other files: banger cp";
 
-/// Whether this is what docker-run(1) takes as a volume: a path or a name, a colon and an absolute path.
+/// Whether docker-run(1) takes this as a volume: a path or a name, a colon and an absolute path.
 fn is_volume(word: &str) -> bool {
     word.split_once(":/").is_some_and(|(from, to)| !from.is_empty() && !to.starts_with('/'))
 }
@@ -71,7 +71,8 @@ fn take_volumes(words: &mut Vec<OsString>, cli: &clap::Command) -> bool {
     }
 }
 
-/// `run --rm -it make test` as banger has it: its options, `--`, and the command. `exec` has a VM's name before the command.
+/// `run --rm -it make test` as banger has it: its options, `--`, and the command. Before the
+/// command of `exec`, docker has the name of a container.
 fn without_run(options: &[OsString], name: &str, rest: &[OsString], cli: &clap::Command) -> Vec<String> {
     let mut rest = rest.to_vec();
     let has_volumes = take_volumes(&mut rest, cli);

@@ -11,7 +11,8 @@ pub(super) struct Line {
     pub(super) name: Option<OsString>,
     /// What comes after it: the command's own.
     pub(super) rest: Vec<OsString>,
-    /// Whether there is no name, but a `--` that is not an option's value: a command for the VM follows it.
+    /// Whether there is no name, but a `--` that is not an option's value: a command for the VM
+    /// follows it.
     pub(super) is_run: bool,
 }
 

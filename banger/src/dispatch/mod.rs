@@ -104,8 +104,8 @@ pub fn meaning(
     }
 }
 
-/// `words`, a command line without the program's name, with the options behind a `help` before it: clap's takes no option, and these
-/// are of every command.
+/// `words`, a command line without the program's name, with the options behind a `help` before it:
+/// clap's takes no option, and these are of every command.
 pub(crate) fn before_help(words: Vec<OsString>, cli: &clap::Command) -> Vec<OsString> {
     if !words.iter().any(|word| word == "help") {
         return words;
@@ -137,7 +137,8 @@ pub fn name(words: Vec<OsString>, cli: &clap::Command) -> Option<OsString> {
     Line::split(words, cli).name
 }
 
-/// Whether what follows `words`, the command line so far without the program's name, belongs to a command for the VM.
+/// Whether what follows `words`, the command line so far without the program's name, belongs to a
+/// command for the VM.
 pub fn is_run(words: &[OsString], cli: &clap::Command) -> bool {
     Line::split(words.to_vec(), cli).is_run
 }

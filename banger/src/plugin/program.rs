@@ -121,8 +121,9 @@ fn proposals(command: Command, values: &'static [(&str, Values)], words: &[OsStr
     found.into_iter().filter_map(line).collect()
 }
 
-/// `command` with proposals for the arguments whose value's name `find` knows. For one that may be a path of the host too, paths are
-/// proposed first, unless `typed` has a colon, as what is in a VM has.
+/// `command` with proposals for the arguments whose value's name `find` knows. For one that may be
+/// a path of the host too, paths are proposed first, unless `typed` has a colon, as what is in a VM
+/// has.
 pub(crate) fn with_values<V>(command: Command, typed: &OsStr, find: &impl Fn(&str) -> Option<V>) -> Command
 where
     V: Fn() -> Vec<String> + Send + Sync + 'static,
