@@ -254,7 +254,7 @@ mod tests {
             ("history = [\"full\"]", "1:11", "a list"),
             ("idle_timeout = \"soon\"", "1:16", "`soon`"),
             ("setup = 3", "1:9", "a number"),
-            ("setup = \"\"", "1:9", "not what it may be"),
+            ("setup = \"\"", "1:9", "this is empty"),
             ("setup = [\"a\", 3]", "1:15", "a number"),
             ("setup_inputs = [\"../x\"]", "1:17", "`../x`"),
             ("setup_inputs = [\"/etc/passwd\"]", "1:17", "`/etc/passwd`"),
