@@ -190,7 +190,7 @@ mod tests {
             fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
         }
         let plugins = Plugins::new(folder.path().as_os_str(), None);
-        let known = KnownPlugins::new(&folder.path().join("cache"), None);
+        let known = KnownPlugins::new(Some(&folder.path().join("cache")), None);
         known.note(&folder.path().join("banger-old"));
         let environment = Environment::new("/banger".into(), None).unwrap();
         let shown = |ask: bool| {
