@@ -310,7 +310,8 @@ pub struct CommandOptions {
     /// Run in this folder of the VM [default: the one that matches where you stand]
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<std::path::PathBuf>,
-    /// Run as this user, `name` or `uid`, either with `:group` [default: root]
+    /// Run as this user, `name` or `uid`, either with `:group`; to write to the working tree as this
+    /// user, set `owner` [default: root]
     #[arg(short, long)]
     pub user: Option<String>,
     /// End the command after this long (`90`, `90s`, `5m`, `1h`), with exit status 124

@@ -247,5 +247,5 @@ The next time only what has changed is sent. Changes that were made in the VM st
 }
 
 const WORKDIR: &str = "Run in this folder of the VM [default: that of the repository, or the image's]";
-const USER: &str =
-    "Run as this user, `name` or `uid`, either with `:group` [default: the image's in a bare VM, else root]";
+const USER: &str = "Run as this user, `name` or `uid`, either with `:group`; to write to the working tree as this \
+    user, set `owner` [default: the image's in a bare VM, else root]";
