@@ -223,7 +223,7 @@ fn reftable() {
     twin::assert_same(&fixture);
     fs::remove_dir_all(fixture.beside("twin")).unwrap();
     // What the configuration says of a log does not get into the list of stashes.
-    for (key, value) in [("log.showSignature", "true"), ("gpg.program", "false"), ("log.date", "relative")] {
+    for (key, value) in [("log.showSignature", "true"), ("gpg.program", "false"), ("log.date", "iso-strict")] {
         fixture.git(&["config", key, value]);
     }
     for content in ["one", "two", "three \u{e9}"] {
