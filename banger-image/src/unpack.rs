@@ -251,6 +251,10 @@ mod tests {
         for form in &forms {
             assert!(read(form, content.len() as u64, Some(Digest::of(&content))).unwrap() == content);
         }
+        // As zstd:chunked has it: frames, and their table in one that is skipped.
+        let table = [&b"\x50\x2a\x4d\x18\x05\0\0\0"[..], b"table"].concat();
+        let chunked = [&forms[4][..], &table].concat();
+        assert!(read(&chunked, content.len() as u64, Some(Digest::of(&content))).unwrap() == content);
         assert_eq!(read(b"", 0, None).unwrap(), b"");
         assert!(read(&forms[1], 1 << 30, Some(Digest::of(b""))).unwrap_err().to_string().contains("unpacks to"));
         for form in &forms[1..] {

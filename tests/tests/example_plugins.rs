@@ -27,7 +27,7 @@ fn output(command: &mut Command) -> Output {
 fn assert_described(home: &Home, name: &str) {
     let repository = home.repository("described");
     // Only plugins that were run once are asked.
-    output(repository.with_plugins().args([name, "--help"]));
+    output(repository.with_plugins().args([name, "--banger-describe"])).ok();
     let list = output(repository.with_plugins().args(["--list", "--json"])).ok().document();
     let entry = list["commands"].as_array().unwrap().iter().find(|entry| entry["name"] == name).expect("it is listed");
     assert!(entry["description"].is_string() && entry["problem"].is_null(), "{entry}");
