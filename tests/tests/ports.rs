@@ -234,7 +234,7 @@ fn by_themselves(repository: &Repository<'_>) {
     // Of one that is new: where. What listened before is none, and neither is what was published.
     let mut said = |port: u16| -> u16 {
         let end = format!(" → port {port} in the guest");
-        let line = lines.by_ref().find(|line| line.starts_with("banger: http")).expect("a line");
+        let line = lines.by_ref().find(|line| line.contains(" → port ")).expect("a line");
         let number = line.strip_prefix("banger: 127.0.0.1:").and_then(|line| line.strip_suffix(&end));
         number.unwrap_or_else(|| panic!("{port}: {line}")).parse().unwrap()
     };
