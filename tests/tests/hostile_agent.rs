@@ -101,11 +101,9 @@ fn frames_that_lie_end_the_command_and_nothing_else() {
     let output = repository.run(["--", "exits-twice"]);
     assert_eq!((output.status, output.text().as_str()), (5, "before\n"), "{}", output.stderr);
 
-    for (order, reason) in [
-        ("silence", "does not answer"),
-        ("deep-json", "is not understood"),
-        ("asks-for-more", "not offered"),
-    ] {
+    for (order, reason) in
+        [("silence", "does not answer"), ("deep-json", "is not understood"), ("asks-for-more", "not offered")]
+    {
         repository.run(["--", "next-sync", order]).ok();
         repository.write("changed", order);
         let output = fails(&repository, &["true"]);
