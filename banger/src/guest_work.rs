@@ -80,14 +80,14 @@ impl GuestWork {
             return None;
         }
         let names: Vec<_> = only.named.iter().take(NAMES).map(|path| banger_vmm::printable(&path.0)).collect();
-        let more =
-            if only.counts.files.saturating_add(only.counts.references) > names.len() as u64 { ", …" } else { "" };
-        let names = if names.is_empty() { String::new() } else { format!(" ({}{more})", names.join(", ")) };
+        let has_more = only.counts.files.saturating_add(only.counts.references) > names.len() as u64;
         let (argument, vm) = (name.map(|name| format!(" {name}")).unwrap_or_default(), name.unwrap_or_default());
-        Some(format!(
-            "only in the VM: {}{names}; more names: banger status -v{argument}; to copy: banger cp {vm}:PATH .",
-            describe(only.counts)
-        ))
+        let (etc, more) = match has_more {
+            true => (", …", format!(" more names: banger status -v{argument};")),
+            false => ("", String::new()),
+        };
+        let names = if names.is_empty() { String::new() } else { format!(" ({}{etc})", names.join(", ")) };
+        Some(format!("only in the VM: {}{names};{more} to copy: banger cp {vm}:PATH .", describe(only.counts)))
     }
 
     /// How much it is, if that is known.
@@ -162,13 +162,16 @@ mod tests {
         assert_eq!(work(0, 0, &[]), None);
         assert_eq!(GuestWork::Unknown.farewell(None), None);
         let one = work(1, 0, &["out/a\u{1b}b"]).unwrap();
-        assert!(one.starts_with("only in the VM: 1 file (out/a^[b); more names: "), "{one}");
+        assert!(one.starts_with("only in the VM: 1 file (out/a^[b); to copy: banger cp :PATH ."), "{one}");
         assert!(work(0, 2, &[]).unwrap().starts_with("only in the VM: 2 branches and tags; "));
         let many = work(4, 1, &["a", "b", "c", "d", "refs/heads/x"]).unwrap();
         assert!(many.contains("4 files, 1 branch or tag (a, b, c, …); ") && many.contains("banger cp"), "{many}");
         let only = GuestOnly { counts: Counts { files: 1, references: 0 }, named: vec!["a".into()] };
         let named = GuestWork::Known(only).farewell(Some("try")).unwrap();
-        assert!(named.ends_with(": banger status -v try; to copy: banger cp try:PATH ."), "{named}");
+        assert!(named.ends_with("1 file (a); to copy: banger cp try:PATH ."), "{named}");
+        let only = GuestOnly { counts: Counts { files: 2, references: 0 }, named: vec!["a".into()] };
+        let named = GuestWork::Known(only).farewell(Some("try")).unwrap();
+        assert!(named.ends_with("(a, …); more names: banger status -v try; to copy: banger cp try:PATH ."), "{named}");
     }
 
     #[test]

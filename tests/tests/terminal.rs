@@ -196,7 +196,7 @@ fn a_shell_in_the_guest_feels_like_ones_own() {
     let mut terminal = Terminal::new(&mut repository.banger());
     terminal.expect("# ");
     terminal.press("touch made-there; (exit 4)\r\x04");
-    terminal.expect("only in the VM: 1 file (made-there); ");
+    terminal.expect("only in the VM: 1 file (/root/repo/made-there); to copy: ");
     assert_eq!(terminal.wait(), 4);
 
     // A terminal only for who sits at both ends, and wants one.
@@ -291,7 +291,7 @@ fn deleting_what_exists_only_there_is_asked_about() {
     for (keys, is_left) in [("n\r", true), ("\r", true), ("y\r", false)] {
         let mut terminal = Terminal::new(repository.banger().arg("delete"));
         let asked = terminal.expect("Delete it all the same? [y/N]");
-        assert!(asked.contains("1 file (made-there)"), "{asked}");
+        assert!(asked.contains("1 file (/root/repo/made-there)"), "{asked}");
         terminal.press(keys);
         terminal.expect(if is_left { "nothing was deleted" } else { "deleted `" });
         assert!(terminal.child.wait().unwrap().success());
