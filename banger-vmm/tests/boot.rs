@@ -299,6 +299,8 @@ fn a_killed_supervisor_takes_qemu_along_and_is_noticed() {
     home.start(&vm).unwrap();
     kill(Pid::from_raw(vm.status().unwrap().pid), Signal::SIGKILL).unwrap();
     wait_for("QEMU's end", || processes_of(&vm).is_empty());
+    // A process that exits shows no descriptors in /proc before the kernel has closed them, the lock among them.
+    wait_for("the supervisor's end", || matches!(vm.state().unwrap(), VmState::Stopped { .. }));
     assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: Some("its supervisor was killed".into()) });
     assert!(matches!(vm.connect_agent(), Err(Error::NotRunning(_))));
 
