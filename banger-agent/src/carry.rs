@@ -10,8 +10,8 @@ use tokio_util::codec::FramedWrite;
 use crate::frame::{CHUNK, Frame, FrameCodec, FrameError};
 use crate::protocol::forward::{DATA, Ended};
 
-/// Carries bytes between `socket` and a stream whose operation has been answered, until both sides have ended. Dropping both then, or
-/// on an error, ends what is left of the connection.
+/// Carries bytes between `socket` and a stream whose operation has been answered, until both sides
+/// have ended. Dropping both then, or on an error, ends what is left of the connection.
 ///
 /// # Errors
 /// If the connection or the stream breaks, or the stream brings what does not belong there.

@@ -1,7 +1,8 @@
 //! Frames: what a stream carries, in both directions.
 //!
-//! A frame is one kind byte, a 32-bit big-endian length, and that many bytes. Kind 0 is a control frame and holds one JSON
-//! document; any other kind is data on the channel of that number, whose meaning the operation defines.
+//! A frame is one kind byte, a 32-bit big-endian length, and that many bytes. Kind 0 is a control
+//! frame and holds one JSON document; any other kind is data on the channel of that number, whose
+//! meaning the operation defines.
 
 mod reader;
 
@@ -61,7 +62,8 @@ impl Frame {
     /// A control frame that holds `message` as JSON.
     ///
     /// # Panics
-    /// If `message` has no JSON form (a map with non-string keys), which no type of [`crate::protocol`] does.
+    /// If `message` has no JSON form (a map with non-string keys), which no type of
+    /// [`crate::protocol`] does.
     pub fn control<T: Serialize>(message: &T) -> Self {
         Frame::Control(serde_json::to_vec(message).expect("protocol types have a JSON form").into())
     }
@@ -216,7 +218,8 @@ mod tests {
         "1e999",
     ];
 
-    /// Headers that may be meant, lengths that may be true, and JSON that is nearly a message: noise alone gets past no header.
+    /// Headers that may be meant, lengths that may be true, and JSON that is nearly a message:
+    /// noise alone gets past no header.
     fn wire() -> impl Strategy<Value = Vec<u8>> {
         let noise = vec(any::<u8>(), 0..64);
         let payload = prop_oneof![noise.clone(), select(&WORDS[..]).prop_map(|word| word.as_bytes().to_vec())];
@@ -253,7 +256,8 @@ mod tests {
                 Err(_) => prop_assert!(failed || !buffer.is_empty()),
             }
             for frame in &seen {
-                // Each end reads what the other may send as its own types; that it makes no sense is an error like any.
+                // Each end reads what the other may send as its own types; that it makes no sense
+                // is an error like any.
                 let _ = frame.message::<protocol::Request>();
                 let _ = frame.message::<protocol::Reply<protocol::exec::Started>>();
                 let _ = frame.message::<protocol::exec::FromCommand>();

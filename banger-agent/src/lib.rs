@@ -4,7 +4,8 @@
 //! * [`frame`]: how it is written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
 //! * [`carry`]: a connection as frames.
-//! * [`copy`]: files as a stream; [`beneath`]: writing what others send, and nowhere else; [`sparse`]: files with holes.
+//! * [`copy`]: files as a stream; [`beneath`]: writing what others send, and nowhere else;
+//!   [`sparse`]: files with holes.
 //! * `guest` (feature of that name): the agent itself.
 
 pub mod beneath;
@@ -22,8 +23,9 @@ pub mod terminfo;
 #[cfg(feature = "guest")]
 pub mod guest;
 
-/// The version of banger that this is built as, which a VM's agent and supervisor tell a command that may be newer. `BANGER_BUILD_VERSION`,
-/// set when it is built, is for builds that are no release, tests' among them.
+/// The version of banger that this is built as, which a VM's agent and supervisor tell a command
+/// that may be newer. `BANGER_BUILD_VERSION`, set when it is built, is for builds that are no
+/// release, tests' among them.
 pub const VERSION: &str = match option_env!("BANGER_BUILD_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,8 @@
 //! The link: one byte pipe between a supervisor and its guest, and the streams on it.
 //!
-//! Every connection starts with an exchange of nonces, so that bytes left in the pipe by a former peer are skipped and never
-//! taken for an answer. After it the pipe carries yamux, the host being its client: only the host opens streams.
+//! Every connection starts with an exchange of nonces, so that bytes left in the pipe by a former
+//! peer are skipped and never taken for an answer. After it the pipe carries yamux, the host being
+//! its client: only the host opens streams.
 
 mod merge;
 
@@ -30,13 +31,14 @@ const MAGIC: &str = "banger ";
 
 /// Streams that the host has open on a link at a time.
 pub const MAX_STREAMS: usize = 64;
-/// What yamux, on either side, takes for an attack and ends the link. It must not be hit in peace: a stream that the host has dropped
-/// counts until the driver has run, and in the guest until its operation has tidied up.
+/// What yamux, on either side, takes for an attack and ends the link. It must not be hit in peace:
+/// a stream that the host has dropped counts until the driver has run, and in the guest until its
+/// operation has tidied up.
 const TOO_MANY_STREAMS: usize = 8 * MAX_STREAMS;
 /// What a stream may hold that was received and not yet read, in bytes: yamux's initial window.
 const WINDOW: usize = 256 << 10;
-/// The most bytes in one mux frame: large, because each costs the guest an interrupt, and with yamux's header no more than two of what
-/// its kernel hands over at once (32 KiB).
+/// The most bytes in one mux frame: large, because each costs the guest an interrupt, and with
+/// yamux's header no more than two of what its kernel hands over at once (32 KiB).
 pub const PAYLOAD: usize = (64 << 10) - 12;
 /// Two such frames.
 const BUFFER: usize = 128 << 10;
@@ -94,7 +96,8 @@ pub enum LinkError {
 /// Greets the guest on a fresh connection and waits for the answer to this very greeting.
 ///
 /// # Errors
-/// [`LinkError::Garbage`] after a bounded amount of bytes that are no greeting. The caller bounds the time.
+/// [`LinkError::Garbage`] after a bounded amount of bytes that are no greeting. The caller bounds
+/// the time.
 pub async fn handshake<T>(io: &mut T, ours: &HostHello) -> Result<GuestHello, LinkError>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -130,7 +133,8 @@ where
     }
 }
 
-/// The guest's half: waits for a host's greeting, skipping whatever else is in the pipe, and answers it.
+/// The guest's half: waits for a host's greeting, skipping whatever else is in the pipe, and
+/// answers it.
 ///
 /// # Errors
 /// If the pipe fails.
@@ -185,7 +189,8 @@ pub struct Mux {
 }
 
 impl Mux {
-    /// The host's end of a link on `io`, after the handshake. The future drives it, and ends when the link does.
+    /// The host's end of a link on `io`, after the handshake. The future drives it, and ends when
+    /// the link does.
     pub fn host<T>(io: T) -> (Mux, impl Future<Output = LinkError> + Send)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -241,7 +246,8 @@ impl Mux {
     }
 }
 
-/// Serves the guest's end of a link: `serve` gets every stream that the host opens. Ends when the link does.
+/// Serves the guest's end of a link: `serve` gets every stream that the host opens. Ends when the
+/// link does.
 pub async fn serve<T>(io: T, mut serve: impl FnMut(MuxStream)) -> LinkError
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,

@@ -1,4 +1,5 @@
-//! `/init` of banger's initramfs, the server of every operation in the guest, and, by another name, that of its files.
+//! `/init` of banger's initramfs, the server of every operation in the guest, and, by another name,
+//! that of its files.
 
 use banger_agent::guest::{init, serve, sftp};
 

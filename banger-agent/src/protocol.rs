@@ -1,7 +1,8 @@
 //! What host and agent say to each other.
 //!
-//! One operation is one stream. Its first frame is a [`Request`]; what follows is the operation's own. The agent's first frame
-//! is the operation's answer, or a [`Failure`] in its place: every answer is a [`Reply`].
+//! One operation is one stream. Its first frame is a [`Request`]; what follows is the operation's
+//! own. The agent's first frame is the operation's answer, or a [`Failure`] in its place: every
+//! answer is a [`Reply`].
 
 pub mod copy;
 pub mod exec;
@@ -23,8 +24,8 @@ use crate::terminfo::Terminfo;
 pub enum Request {
     /// Runs a command: [`exec`].
     Exec(exec::Exec),
-    /// Serves the guest's files by the SSH File Transfer Protocol, version 3, on the standard streams of a command: [`exec`], without
-    /// the request.
+    /// Serves the guest's files by the SSH File Transfer Protocol, version 3, on the standard
+    /// streams of a command: [`exec`], without the request.
     Sftp {
         /// As in [`exec::Exec::user`].
         user: Option<String>,
@@ -39,9 +40,11 @@ pub enum Request {
     Accept(forward::Accept),
     /// Brings the workspace to the host's state: [`sync`].
     Sync(sync::Sync),
-    /// The same for one that is not the VM's own. An agent of before there could be more than one does not know it, and mixes nothing up.
+    /// The same for one that is not the VM's own. An agent of before there could be more than one
+    /// does not know it, and mixes nothing up.
     SyncFurther(sync::Sync),
-    /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on channel 1.
+    /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on
+    /// channel 1.
     ReadFile {
         /// The file's absolute path in the guest.
         path: Bytes,
@@ -59,11 +62,14 @@ pub enum Request {
         /// How long to wait, in milliseconds.
         timeout_ms: u64,
     },
-    /// Lets the user into an SSH server of the guest's own; the answer is whether the key is there, `bool`.
+    /// Lets the user into an SSH server of the guest's own; the answer is whether the key is there,
+    /// `bool`.
     Authorize(Authorize),
-    /// Gives the files of a workspace to a user of the guest; the answer is how many were another's, `u64`.
+    /// Gives the files of a workspace to a user of the guest; the answer is how many were
+    /// another's, `u64`.
     Own(Own),
-    /// Lets programs in the guest know a terminal; the answer is whether they are to look for it in `/etc/terminfo`, `bool`.
+    /// Lets programs in the guest know a terminal; the answer is whether they are to look for it in
+    /// `/etc/terminfo`, `bool`.
     Terminfo(Terminfo),
     /// How the guest is; the answer is [`Stat`].
     Stat,
@@ -135,7 +141,8 @@ pub struct FileInfo {
 /// The answer to [`Request::Ready`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Readiness {
-    /// What the init says: `running`, `degraded`, or `starting` when the time was up; `none` without an init.
+    /// What the init says: `running`, `degraded`, or `starting` when the time was up; `none`
+    /// without an init.
     pub state: String,
     /// Units that failed, if any.
     pub failed_units: Vec<String>,
@@ -174,13 +181,15 @@ pub struct Stat {
     pub memory_available: u64,
 }
 
-/// This machine's clock, in nanoseconds since 1970: the host tells the guest, which may have been paused or asleep.
+/// This machine's clock, in nanoseconds since 1970: the host tells the guest, which may have been
+/// paused or asleep.
 pub fn now_ns() -> i64 {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Bytes that are mostly text: JSON has them as a string, or as `{"hex": "…"}` when they are not UTF-8.
+/// Bytes that are mostly text: JSON has them as a string, or as `{"hex": "…"}` when they are not
+/// UTF-8.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bytes(pub Vec<u8>);
 

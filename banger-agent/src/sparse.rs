@@ -15,8 +15,8 @@ const BLOCK: u64 = 64 << 10;
 /// Of BLAKE3's key derivation: no content has the digest of one with runs of zeros.
 const CONTEXT: &str = "banger 2026-11-30 content with runs of zeros";
 
-/// Where the next data of a file are, as start and end; none: up to `limit` there is nothing more but a hole. A file system
-/// that knows no holes has data only (lseek(2), SEEK_DATA).
+/// Where the next data of a file are, as start and end; none: up to `limit` there is nothing more
+/// but a hole. A file system that knows no holes has data only (lseek(2), SEEK_DATA).
 pub fn next_data(file: &File, offset: u64, limit: u64) -> Option<(u64, u64)> {
     let start = match lseek(file.as_fd(), offset as i64, Whence::SeekData) {
         Ok(start) => start as u64,
@@ -113,8 +113,9 @@ impl Read for SparseReader<'_> {
     }
 }
 
-/// The digest of a content: BLAKE3 of its bytes or, of one that has whole blocks of zeros, of the other bytes and where
-/// the zeros are. So it depends on the content alone, and not on where a file system has holes, and a hole costs nothing.
+/// The digest of a content: BLAKE3 of its bytes or, of one that has whole blocks of zeros, of the
+/// other bytes and where the zeros are. So it depends on the content alone, and not on where a file
+/// system has holes, and a hole costs nothing.
 #[derive(Debug, Default)]
 pub struct ContentHasher {
     /// Of all bytes but those that were passed over.

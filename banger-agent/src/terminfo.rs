@@ -1,4 +1,5 @@
-//! Entries of the terminfo database: how terminfo(5) names their files, and how term(5) begins them.
+//! Entries of the terminfo database: how terminfo(5) names their files, and how term(5) begins
+//! them.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,8 @@ impl Terminfo {
     }
 }
 
-/// Whether a terminal may be called so. No path separator is in it, and it does not begin with a dot.
+/// Whether a terminal may be called so. No path separator is in it, and it does not begin with a
+/// dot.
 pub fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
     name.len() <= MAX_NAME
@@ -36,8 +38,8 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(is_plain)
 }
 
-/// Where a directory of entries has that of a terminal: below its first letter, or the number of that, as on file systems that do
-/// not tell small letters from capitals.
+/// Where a directory of entries has that of a terminal: below its first letter, or the number of
+/// that, as on file systems that do not tell small letters from capitals.
 pub fn places(name: &str) -> [String; 2] {
     let first = name.bytes().next().unwrap_or_default();
     [format!("{}/{name}", char::from(first)), format!("{first:02x}/{name}")]

@@ -1,4 +1,5 @@
-//! What small mux frames cost the host, and that none is lost. One process for each test: memory is measured.
+//! What small mux frames cost the host, and that none is lost. One process for each test: memory is
+//! measured.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;

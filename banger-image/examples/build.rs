@@ -1,4 +1,5 @@
-//! Makes the default image and its kernel in the data folder that is named, with plain progress lines.
+//! Makes the default image and its kernel in the data folder that is named, with plain progress
+//! lines.
 //!
 //! ```sh
 //! cargo run -p banger-image --example build -- ~/.local/share/banger

@@ -1,8 +1,9 @@
-//! Reads the tar streams of layers, and of others who must not trust one, in the dialects that builders of images write: ustar and pax (POSIX.1-2017, pax), and GNU tar's long
-//! names, large numbers and sparse files (GNU tar manual, "Basic Tar Format" and "Storing Sparse Files").
+//! Reads the tar streams of layers, and of others who must not trust one, in the dialects that
+//! builders of images write: ustar and pax (POSIX.1-2017, pax), and GNU tar's long names, large
+//! numbers and sparse files (GNU tar manual, "Basic Tar Format" and "Storing Sparse Files").
 //!
-//! Own code, because a layer's extended attributes may hold any byte (file capabilities do), because sparse files come in four
-//! formats, and because every length in a header is a stranger's.
+//! Own code, because a layer's extended attributes may hold any byte (file capabilities do),
+//! because sparse files come in four formats, and because every length in a header is a stranger's.
 
 mod records;
 
@@ -12,10 +13,12 @@ use self::records::{Records, Values};
 use crate::ext4::{Timestamp, pax_timestamp};
 
 const BLOCK: usize = 512;
-/// The longest extended header or long name, the most that all extended headers of one entry may have, and the most that all global
-/// headers of a stream may have, in bytes. A path has at most 4096 bytes, an ext4 block of attributes as many.
+/// The longest extended header or long name, the most that all extended headers of one entry may
+/// have, and the most that all global headers of a stream may have, in bytes. A path has at most
+/// 4096 bytes, an ext4 block of attributes as many.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// The most headers of these kinds before one entry, and the most bytes of them. Writers use one of each kind.
+/// The most headers of these kinds before one entry, and the most bytes of them. Writers use one of
+/// each kind.
 const MAX_EXTENSIONS: u32 = 1024;
 const MAX_EXTENSIONS_LENGTH: u64 = 4 * MAX_EXTENSION;
 /// The most pieces of a sparse file.
@@ -70,10 +73,12 @@ pub struct Entry {
 /// A tar stream. Errors of the stream's form have the kind [`io::ErrorKind::InvalidData`].
 pub struct Reader<R> {
     inner: R,
-    /// Bytes of the current entry that are stored and not read yet, and how many fill up their last block.
+    /// Bytes of the current entry that are stored and not read yet, and how many fill up their last
+    /// block.
     stored: u64,
     padding: u64,
-    /// Where the current entry's stored bytes belong: pieces of offset and length, the next one last.
+    /// Where the current entry's stored bytes belong: pieces of offset and length, the next one
+    /// last.
     pieces: Vec<(u64, u64)>,
     at: u64,
     size: u64,
@@ -112,7 +117,8 @@ impl<R: Read> Reader<R> {
         hole
     }
 
-    /// What it reads from, which is where the current entry's content begins if nothing of that was read.
+    /// What it reads from, which is where the current entry's content begins if nothing of that was
+    /// read.
     pub(crate) fn inner(&self) -> &R {
         &self.inner
     }
@@ -122,11 +128,12 @@ impl<R: Read> Reader<R> {
         self.inner
     }
 
-    /// The next entry; what is left of the one before is passed over. None at the end of the archive, or of
-    /// the stream.
+    /// The next entry; what is left of the one before is passed over. None at the end of the
+    /// archive, or of the stream.
     ///
     /// # Errors
-    /// Of the kind [`io::ErrorKind::InvalidData`] for what is no tar stream or exceeds a limit; those of the stream.
+    /// Of the kind [`io::ErrorKind::InvalidData`] for what is no tar stream or exceeds a limit;
+    /// those of the stream.
     #[expect(clippy::should_implement_trait, reason = "an iterator would hide that errors are final")]
     pub fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut long_path = None;
@@ -314,7 +321,8 @@ impl<R: Read> Reader<R> {
         Ok(pieces)
     }
 
-    /// The map of GNU's sparse format 1.0: decimal numbers, a line each, in whole blocks before the content.
+    /// The map of GNU's sparse format 1.0: decimal numbers, a line each, in whole blocks before the
+    /// content.
     fn pieces_before_content(&mut self) -> io::Result<Vec<(u64, u64)>> {
         let mut numbers = Vec::new();
         let mut digits = Vec::new();

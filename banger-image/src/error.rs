@@ -273,7 +273,8 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
-    /// Whether the same may succeed later, and go on with what has come: a server was not reached, or refused.
+    /// Whether the same may succeed later, and go on with what has come: a server was not reached,
+    /// or refused.
     pub(crate) fn is_interruption(&self) -> bool {
         matches!(self, Error::Server { .. } | Error::Unauthorized { .. })
     }

@@ -1,4 +1,5 @@
-//! Makes a kernel from the tree of a recipe or a bundle: the image, its modules as a disk, and those for the boot.
+//! Makes a kernel from the tree of a recipe or a bundle: the image, its modules as a disk, and
+//! those for the boot.
 
 mod format;
 mod import;
@@ -60,7 +61,8 @@ pub(crate) fn unpack(bundle: &Pinned, boot_modules: &[String], dir: &Path, progr
     finish(modules, boot_modules, dir, progress)
 }
 
-/// Makes the rest of the two that were taken out of a tree, having made sure that they belong together and that a VM can boot with them.
+/// Makes the rest of the two that were taken out of a tree, having made sure that they belong
+/// together and that a VM can boot with them.
 fn finish(mut modules: Writer, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
     progress.phase("writing the modules");
     let vmlinuz = dir.join(VMLINUZ);

@@ -37,18 +37,19 @@ impl Store {
         Err(self.unknown_kernel(name, catalog)?)
     }
 
-    /// The error that a kernel is neither here nor in the catalog, with the one that was probably meant.
+    /// The error that a kernel is neither here nor in the catalog, with the one that was probably
+    /// meant.
     pub(crate) fn unknown_kernel(&self, name: &str, catalog: &Catalog) -> Result<Error> {
         let here = self.kernels.names()?;
         Ok(unknown(Kind::Kernel, name, catalog.kernels.keys().chain(&here)))
     }
 
-    /// Takes a kernel into the store: a bzImage or a vmlinux, with the folder of its modules if it has any. Without one it is not
-    /// known whether it has what a boot needs.
+    /// Takes a kernel into the store: a bzImage or a vmlinux, with the folder of its modules if it
+    /// has any. Without one it is not known whether it has what a boot needs.
     ///
     /// # Errors
-    /// [`Error::KernelName`] for a name that is taken; [`Error::NoKernel`], [`Error::Modules`], [`Error::MissingModules`] for
-    /// what no VM could boot. Then nothing has changed.
+    /// [`Error::KernelName`] for a name that is taken; [`Error::NoKernel`], [`Error::Modules`],
+    /// [`Error::MissingModules`] for what no VM could boot. Then nothing has changed.
     pub fn import_kernel(
         &self,
         name: &str,
@@ -84,7 +85,8 @@ impl Store {
         if is_mine { Ok(imported) } else { Err(taken("there is one of this name")) }
     }
 
-    /// Deletes a kernel. `users` tells what needs it, in words, such as ``VM `a` ``; images that name it are found here.
+    /// Deletes a kernel. `users` tells what needs it, in words, such as ``VM `a` ``; images that
+    /// name it are found here.
     ///
     /// # Errors
     /// [`Error::NotHere`]; [`Error::KernelInUse`]: then nothing was deleted.
@@ -202,7 +204,8 @@ mod tests {
 
     const RELEASE: &str = "6.12.1-ours";
 
-    /// A kernel as a distribution's package has it, all but one of whose modules are built in: an archive of these files and `more`.
+    /// A kernel as a distribution's package has it, all but one of whose modules are built in: an
+    /// archive of these files and `more`.
     fn tree(more: &[(&str, &[u8])]) -> Vec<u8> {
         let modules = format!("./lib/modules/{RELEASE}");
         let builtin = BOOT[..5].iter().map(|name| format!("kernel/{name}.ko\n")).collect::<String>();

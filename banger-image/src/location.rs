@@ -21,8 +21,8 @@ impl Location {
         &self.0
     }
 
-    /// What is named at this location: a URL, or relative to it as links of a web page are (RFC 3986, 5). The web names no file of
-    /// this machine.
+    /// What is named at this location: a URL, or relative to it as links of a web page are (RFC
+    /// 3986, 5). The web names no file of this machine.
     ///
     /// # Errors
     /// Why that is nothing, in words.

@@ -12,7 +12,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::oci::{Origin, Source};
 
-/// The version of both formats. Fields may be added without a new one; a reader skips what it does not know.
+/// The version of both formats. Fields may be added without a new one; a reader skips what it does
+/// not know.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
 /// How the source of an image begins that is a copy of a file, and of one that was built.
@@ -57,8 +58,8 @@ pub struct ImageManifest {
     /// If it was pulled: from where, and what it says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Origin>,
-    /// Whether a registry gave it to a pull without credentials, as it does to anybody. What was pulled by a banger that did not note it
-    /// may be for its user alone.
+    /// Whether a registry gave it to a pull without credentials, as it does to anybody. What was
+    /// pulled by a banger that did not note it may be for its user alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anonymous: bool,
     /// If it is of a catalog's bundle: the bundle's SHA-256.
@@ -73,7 +74,8 @@ impl ImageManifest {
         self.bundle.is_none() && (self.source.starts_with(REGISTERED) || Source::is_in_files(&self.source))
     }
 
-    /// Whether it came as a bundle, or was built by a recipe: both are had by a name of a catalog alone.
+    /// Whether it came as a bundle, or was built by a recipe: both are had by a name of a catalog
+    /// alone.
     #[must_use]
     pub fn is_of_catalog(&self) -> bool {
         self.bundle.is_some() || self.source.starts_with(RECIPE)
@@ -134,7 +136,8 @@ pub(crate) fn write<T: Serialize>(dir: &Path, manifest: &T) -> Result<()> {
     Ok(fs::write(dir.join(FILE), text)?)
 }
 
-/// Puts another manifest in the place of that in `dir`, as a whole. The caller holds the lock of what is there.
+/// Puts another manifest in the place of that in `dir`, as a whole. The caller holds the lock of
+/// what is there.
 pub(crate) fn replace<T: Serialize>(dir: &Path, manifest: &T) -> Result<()> {
     let beside = dir.join(".beside");
     fs::create_dir_all(&beside)?;

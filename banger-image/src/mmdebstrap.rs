@@ -1,4 +1,5 @@
-//! Recipes, and running them: `mmdebstrap` (1) fetches and verifies Debian packages and hands over a tree as tar.
+//! Recipes, and running them: `mmdebstrap` (1) fetches and verifies Debian packages and hands over
+//! a tree as tar.
 
 use std::io::Read;
 use std::path::Path;
@@ -49,7 +50,8 @@ impl Recipe {
         MMDEBSTRAP.stream(&wrapper, &self.arguments(), |line| narrator.line(line), consume)
     }
 
-    /// Starts the image that its tree is for. What a recipe says makes this file system another than others.
+    /// Starts the image that its tree is for. What a recipe says makes this file system another
+    /// than others.
     pub(crate) fn start_image(&self, path: &Path) -> Result<Writer> {
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         let parts = self.arguments().into_iter().chain(self.npm.iter().map(|package| package.sha256.to_string()));

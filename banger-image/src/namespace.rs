@@ -1,9 +1,10 @@
 //! Builds run in namespaces of their own, by unshare(1).
 //!
-//! A mount namespace, because `mmdebstrap` mounts `/proc` and the like in the tree that it builds: a build that is
-//! killed must not leave these on the host, where removing the tree would reach into them. A process namespace, so
-//! that all it has started ends with it. For a user who is not root a user namespace, in which it is root, and the
-//! other owners are the user's subordinate ids (subuid(5)).
+//! A mount namespace, because `mmdebstrap` mounts `/proc` and the like in the tree that it builds:
+//! a build that is killed must not leave these on the host, where removing the tree would reach
+//! into them. A process namespace, so that all it has started ends with it. For a user who is not
+//! root a user namespace, in which it is root, and the other owners are the user's subordinate ids
+//! (subuid(5)).
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Programs that come in packages of npm: its registry has each version at an address of its own, and the recipe says what is there.
+//! Programs that come in packages of npm: its registry has each version at an address of its own,
+//! and the recipe says what is there.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,8 @@ pub(crate) struct Package {
 }
 
 impl Package {
-    /// Downloads the package from `registry`, a URL, and adds its program to the image while it comes, as root's.
+    /// Downloads the package from `registry`, a URL, and adds its program to the image while it
+    /// comes, as root's.
     pub(crate) fn add(&self, registry: &str, image: &mut Writer, progress: &dyn Progress) -> Result<()> {
         let what = format!("{} {}", self.name, self.version);
         let too_large = || self.wrong(format!("it has more than {MAX_BYTES} bytes when it is unpacked"));

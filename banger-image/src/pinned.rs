@@ -1,4 +1,5 @@
-//! Files whose content is known before they come, from the web or from a disk: counted, hashed, and gone on with where they were cut.
+//! Files whose content is known before they come, from the web or from a disk: counted, hashed, and
+//! gone on with where they were cut.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -48,7 +49,8 @@ impl WrittenPin {
 }
 
 impl Pinned {
-    /// Finds the file, and says what is done as a phase: that `what` is unpacked, or downloaded and unpacked.
+    /// Finds the file, and says what is done as a phase: that `what` is unpacked, or downloaded and
+    /// unpacked.
     pub(crate) fn open<'a>(&'a self, what: &str, progress: &dyn Progress) -> Result<Transport<'a>> {
         match self.location.place() {
             Place::Web(url) => {
@@ -68,8 +70,8 @@ impl Pinned {
 }
 
 impl Pinned {
-    /// Lets `read` read what the file unpacks to, at most `limit` bytes, while it comes. `what` is said to be unpacked; `wrong` makes an error of
-    /// what is wrong with the file.
+    /// Lets `read` read what the file unpacks to, at most `limit` bytes, while it comes. `what` is
+    /// said to be unpacked; `wrong` makes an error of what is wrong with the file.
     pub(crate) fn unpack<T>(
         &self,
         what: &str,

@@ -5,7 +5,8 @@ pub trait Progress: Send + Sync {
     /// A new phase has begun; `what` is a short lower-case phrase such as `downloading packages`.
     fn phase(&self, what: &str);
 
-    /// `done` of `total` steps of the current phase are over. A phase that cannot tell never calls this.
+    /// `done` of `total` steps of the current phase are over. A phase that cannot tell never calls
+    /// this.
     fn advance(&self, done: u64, total: u64);
 
     /// Something the user should read, such as that another build is being waited for.

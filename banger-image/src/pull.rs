@@ -1,4 +1,5 @@
-//! Pulled images in the store. What was pulled once is never written again: a VM's disk is an overlay over it.
+//! Pulled images in the store. What was pulled once is never written again: a VM's disk is an
+//! overlay over it.
 //!
 //! ```text
 //! images/<name>               a link to the one that was pulled last
@@ -93,8 +94,8 @@ pub enum Change {
 }
 
 impl Store {
-    /// Pulls an image, to be called `name`, for the kernel of that name. What was called so before stays as long as it is not
-    /// deleted: see [`Store::outdated`].
+    /// Pulls an image, to be called `name`, for the kernel of that name. What was called so before
+    /// stays as long as it is not deleted: see [`Store::outdated`].
     ///
     /// # Errors
     /// What keeps it from being found, downloaded, checked or written. Then nothing has changed.
@@ -131,7 +132,8 @@ impl Store {
         };
         let pulled = self.put(about, &found.origin.digest.to_string(), &make, progress)?;
         let manifest = &pulled.image.manifest;
-        // What is here has come with credentials, and now the registry has named it to somebody who showed none.
+        // What is here has come with credentials, and now the registry has named it to somebody who
+        // showed none.
         if found.is_anonymous() && !manifest.anonymous && manifest.source == source.to_string() {
             return Ok(Pulled { image: self.note_anonymous(&pulled.image, progress)?, ..pulled });
         }
@@ -230,7 +232,8 @@ impl Store {
         Ok(Error::NotHere { kind: Kind::Image, name: name.to_owned(), nearest })
     }
 
-    /// Keeps images from being deleted as long as what is returned lives: from looking for one until a VM's record names it.
+    /// Keeps images from being deleted as long as what is returned lives: from looking for one
+    /// until a VM's record names it.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -238,8 +241,8 @@ impl Store {
         self.images.hold(false)
     }
 
-    /// Deletes an image: the folder of that name, or all that was pulled as `name`. `users` tells which VMs were made from a
-    /// folder. Returns the names of what was deleted.
+    /// Deletes an image: the folder of that name, or all that was pulled as `name`. `users` tells
+    /// which VMs were made from a folder. Returns the names of what was deleted.
     ///
     /// # Errors
     /// [`Error::NotHere`]; [`Error::InUse`]: then nothing was deleted.

@@ -27,11 +27,13 @@ pub struct Exported {
 }
 
 impl Store {
-    /// Takes a copy of a root file system, an ext4 image in a file, as the image `name` for the kernel of that name. The file is only
-    /// read; where the file system can, the copy shares its blocks.
+    /// Takes a copy of a root file system, an ext4 image in a file, as the image `name` for the
+    /// kernel of that name. The file is only read; where the file system can, the copy shares its
+    /// blocks.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::BadName`]; [`Error::Image`] if the file is no ext4 file system, or a damaged one.
+    /// [`Error::Exists`], [`Error::BadName`]; [`Error::Image`] if the file is no ext4 file system,
+    /// or a damaged one.
     pub fn register(&self, name: &str, rootfs: &Path, kernel: &str, progress: &dyn Progress) -> Result<Image> {
         name::check(Kind::Image, name)?;
         let catalog = Catalog::embedded()?;

@@ -42,7 +42,8 @@ impl Shelf {
         target.filter(|target| name::check(Kind::Image, target).is_ok()).unwrap_or_else(|| name.to_owned())
     }
 
-    /// Makes `alias` lead to `name`, in the place of what it led to. The caller holds the alias's lock.
+    /// Makes `alias` lead to `name`, in the place of what it led to. The caller holds the alias's
+    /// lock.
     pub(crate) fn point(&self, alias: &str, name: &str) -> Result<()> {
         let temporary = self.root.join(format!(".link-{alias}"));
         remove_file(&temporary)?;
@@ -78,7 +79,8 @@ impl Shelf {
         Ok(names)
     }
 
-    /// Keeps everything from being removed while the returned file is open; `alone` waits for all others who have one.
+    /// Keeps everything from being removed while the returned file is open; `alone` waits for all
+    /// others who have one.
     pub(crate) fn hold(&self, alone: bool) -> Result<fs::File> {
         create_private(&self.root)?;
         let folder = fs::File::open(&self.root)?;
@@ -154,7 +156,8 @@ impl Shelf {
         Ok(left)
     }
 
-    /// Waits until nobody else makes, removes or renames `name`, and keeps it so for as long as the lock is held.
+    /// Waits until nobody else makes, removes or renames `name`, and keeps it so for as long as the
+    /// lock is held.
     pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<Lock> {
         let mut is_told = false;
         loop {
@@ -219,7 +222,8 @@ pub(crate) struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is still held: who waits for it finds out that it is gone, and takes a new one. One that stays is in nobody's way.
+        // While it is still held: who waits for it finds out that it is gone, and takes a new one.
+        // One that stays is in nobody's way.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -9,11 +9,12 @@ use nix::sys::statvfs::statvfs;
 
 use crate::error::Result;
 
-/// Makes sure that all of `needs` have room: directories, which need not exist yet, with the bytes that come into them. Those of one file
-/// system share what it has free.
+/// Makes sure that all of `needs` have room: directories, which need not exist yet, with the bytes
+/// that come into them. Those of one file system share what it has free.
 ///
 /// # Errors
-/// Of the kind [`io::ErrorKind::StorageFull`] if there is less room; others if a file system cannot be asked.
+/// Of the kind [`io::ErrorKind::StorageFull`] if there is less room; others if a file system cannot
+/// be asked.
 pub(crate) fn check_room(what: &str, needs: &[(&Path, u64)]) -> Result<()> {
     let mut disks: Vec<(u64, PathBuf, u64)> = Vec::new();
     for (directory, bytes) in needs {

@@ -48,7 +48,8 @@ fn nonzero(at: u64, bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Reads all that a file may have other than zeros, from the start on: `take` is given each piece, and where it is.
+/// Reads all that a file may have other than zeros, from the start on: `take` is given each piece,
+/// and where it is.
 pub(crate) fn read(file: &File, mut take: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut at = 0;
@@ -70,8 +71,8 @@ pub(crate) fn read(file: &File, mut take: impl FnMut(u64, &[u8]) -> io::Result<(
     }
 }
 
-/// The pieces of a file that are not zeros, in order. What is between two of them has at least `gap` bytes. It depends on the
-/// file's content alone, and not on where the file system has holes.
+/// The pieces of a file that are not zeros, in order. What is between two of them has at least
+/// `gap` bytes. It depends on the file's content alone, and not on where the file system has holes.
 pub(crate) fn pieces(file: &File, gap: u64) -> io::Result<Vec<Range<u64>>> {
     let mut pieces: Vec<Range<u64>> = Vec::new();
     read(file, |at, bytes| {

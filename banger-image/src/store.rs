@@ -16,8 +16,8 @@ use crate::shelf::Shelf;
 /// An image of the store, ready to be used as a read-only disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The name of its folder. Of a pulled image that is not the name that it is called by, which is in the manifest: a later pull
-    /// of the same name makes a folder of its own.
+    /// The name of its folder. Of a pulled image that is not the name that it is called by, which
+    /// is in the manifest: a later pull of the same name makes a folder of its own.
     pub name: String,
     /// Its folder.
     pub dir: PathBuf,
@@ -66,7 +66,8 @@ impl Store {
         Ok([self.images.leftovers()?, self.kernels.leftovers()?].concat())
     }
 
-    /// Removes what [`Store::leftovers`] finds. Making something anew removes what was left of it too.
+    /// Removes what [`Store::leftovers`] finds. Making something anew removes what was left of it
+    /// too.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -112,7 +113,8 @@ impl Store {
     /// The kernel of that name, got from the catalog first if the store does not have it.
     ///
     /// # Errors
-    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from being made.
+    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from
+    /// being made.
     pub fn ensure_kernel(&self, name: &str, catalog: &Catalog, progress: &dyn Progress) -> Result<Kernel> {
         if let Some(kernel) = self.kernel(name)? {
             return Ok(kernel);

@@ -48,9 +48,10 @@ impl Tool {
 
     /// Runs the tool, lets `consume` read its standard output and `on_line` its standard error.
     ///
-    /// `wrapper` is a command that is given the tool's to run, such as `env` with its arguments; it may be empty.
-    /// When `consume` gives up, the tool is killed: nothing is asked of it, since all that it made is ours to remove.
-    /// A failure of the tool comes before one of `consume` that is only its consequence.
+    /// `wrapper` is a command that is given the tool's to run, such as `env` with its arguments; it
+    /// may be empty. When `consume` gives up, the tool is killed: nothing is asked of it, since all
+    /// that it made is ours to remove. A failure of the tool comes before one of `consume` that is
+    /// only its consequence.
     pub(crate) fn stream<A: AsRef<OsStr>, T>(
         self,
         wrapper: &[OsString],
@@ -97,7 +98,8 @@ impl Tool {
             // A group of its own: a Ctrl-C is for us, and what the tool has started ends with it.
             command.process_group(0);
             let parent = getpid();
-            // SAFETY: prctl, getppid and the making of an io::Error from an errno are async-signal-safe.
+            // SAFETY: prctl, getppid and the making of an io::Error from an errno are
+            // async-signal-safe.
             unsafe { command.pre_exec(move || die_with(parent)) };
             match command.spawn() {
                 Ok(child) => return Ok(Running(child)),
@@ -118,7 +120,8 @@ fn is_a_name(program: &OsStr) -> bool {
     !program.as_encoded_bytes().contains(&b'/')
 }
 
-/// Asks the kernel for a SIGKILL when the calling thread of `parent` is gone, however it went (prctl(2)).
+/// Asks the kernel for a SIGKILL when the calling thread of `parent` is gone, however it went
+/// (prctl(2)).
 ///
 /// That is the thread that waits for the tool, so it is not gone before.
 fn die_with(parent: Pid) -> io::Result<()> {
@@ -160,7 +163,8 @@ impl<R: Read> Read for EndNoting<R> {
     }
 }
 
-/// What a tool wrote to its standard error: the end of it, and what to do about the first line that tells.
+/// What a tool wrote to its standard error: the end of it, and what to do about the first line that
+/// tells.
 #[derive(Default)]
 struct Complaints {
     tail: VecDeque<String>,

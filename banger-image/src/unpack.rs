@@ -15,15 +15,17 @@ use crate::error::{Error, Result};
 /// Bytes that are handed over at a time, and how many times that may wait.
 const PIECE: usize = 256 << 10;
 const WAITING: usize = 8;
-/// The largest window of zstd's that is kept in memory, as a power of two: what its own tools take without being asked to.
+/// The largest window of zstd's that is kept in memory, as a power of two: what its own tools take
+/// without being asked to.
 const MAX_WINDOW: u32 = 27;
 /// The most memory that xz may take, in bytes: twice what `xz -9` asks for (xz(1)).
 const MAX_XZ_MEMORY: u64 = 130 << 20;
 /// How long the magic numbers are.
 const MAGIC: u64 = 10;
 
-/// Reads what `stream` unpacks to: gzip, bzip2, xz and zstd are known by their magic numbers, and anything else is read as it is.
-/// Memory is limited, the length of what comes is not: that is for the caller to do.
+/// Reads what `stream` unpacks to: gzip, bzip2, xz and zstd are known by their magic numbers, and
+/// anything else is read as it is. Memory is limited, the length of what comes is not: that is for
+/// the caller to do.
 ///
 /// # Errors
 /// If the stream cannot be read.
@@ -43,15 +45,16 @@ pub fn decompressed<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn
             let decoder = Stream::new_stream_decoder(MAX_XZ_MEMORY, CONCATENATED).map_err(io::Error::from)?;
             Box::new(XzDecoder::new_stream(stream, decoder))
         }
-        // With the magic number of a block, or of the end: a tar archive may begin with a file `BZh…`.
+        // With the magic number of a block, or of the end: a tar archive may begin with a file
+        // `BZh…`.
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59]
         | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90] => Box::new(MultiBzDecoder::new(stream)),
         _ => Box::new(stream),
     })
 }
 
-/// The members of a gzip stream, one behind the other (RFC 1952, 2.2). Zeros behind the last one fill up a block of a medium, and are
-/// passed over as gzip(1) does.
+/// The members of a gzip stream, one behind the other (RFC 1952, 2.2). Zeros behind the last one
+/// fill up a block of a medium, and are passed over as gzip(1) does.
 struct Members<R> {
     current: Option<GzDecoder<R>>,
 }
@@ -89,8 +92,9 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// Lets `read` read what `packed` unpacks to, and then reads it to its end. It must have at most `limit` bytes and, if it is given,
-/// this digest. Returns what `read` returned, and the number of bytes.
+/// Lets `read` read what `packed` unpacks to, and then reads it to its end. It must have at most
+/// `limit` bytes and, if it is given, this digest. Returns what `read` returned, and the number of
+/// bytes.
 pub(crate) fn unpacked<T>(
     packed: impl Read + Send,
     limit: u64,

@@ -53,7 +53,8 @@ fn open(path: &str, limit: Duration) -> io::Result<UnixStream> {
 }
 
 impl Connection {
-    /// Turns the connection into a stream to the agent, which is use of the VM unless it is `only_look`.
+    /// Turns the connection into a stream to the agent, which is use of the VM unless it is
+    /// `only_look`.
     pub(crate) fn agent(mut self, only_look: bool) -> Result<UnixStream> {
         self.exchange::<()>(&Request::Agent { only_look }, STREAM_LIMIT)?;
         Ok(self.stream)
@@ -77,7 +78,8 @@ impl Connection {
 
     fn exchange<T: DeserializeOwned>(&mut self, request: &Request, limit: Duration) -> Result<T> {
         let deadline = Instant::now() + self.patience.unwrap_or(limit);
-        // A supervisor that has no room for another client answers, and closes, before it has heard anything.
+        // A supervisor that has no room for another client answers, and closes, before it has heard
+        // anything.
         let asked = self.stream.write_all(&wire::frame(request));
         match read_frame(&mut self.stream, deadline).map_err(|error| asked.err().unwrap_or(error)) {
             Ok(Reply::Ok(answer)) => Ok(answer),
@@ -94,7 +96,8 @@ impl Connection {
     }
 }
 
-/// Reads an answer, all of which comes before `deadline`. What follows it on the connection may take its time.
+/// Reads an answer, all of which comes before `deadline`. What follows it on the connection may
+/// take its time.
 fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream, deadline: Instant) -> io::Result<T> {
     let mut length = [0; 4];
     read_by(stream, &mut length, deadline)?;

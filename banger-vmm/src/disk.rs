@@ -19,9 +19,10 @@ use crate::program::Programs;
 
 /// Changes with the options below, so that an older template is not taken for the same.
 const TEMPLATE: &str = "ext4-2";
-/// For mke2fs(8). The journal is small and, as the inode tables, written by the kernel when it is needed; nothing is kept
-/// back for root; there is no room for growing the file system, which would take megabytes from the start; and no checksums of
-/// metadata, which cost a guest without hardware virtualisation a third of the time it takes to make a file.
+/// For mke2fs(8). The journal is small and, as the inode tables, written by the kernel when it is
+/// needed; nothing is kept back for root; there is no room for growing the file system, which would
+/// take megabytes from the start; and no checksums of metadata, which cost a guest without hardware
+/// virtualisation a third of the time it takes to make a file.
 const OPTIONS: [&str; 13] = [
     "-q",
     "-F",
@@ -43,7 +44,8 @@ mod ioctl {
     nix::ioctl_write_int!(ficlone, 0x94, 9);
 }
 
-/// Makes the disk of a VM at `place`, which does not exist yet. `bytes` is its size as the guest sees it.
+/// Makes the disk of a VM at `place`, which does not exist yet. `bytes` is its size as the guest
+/// sees it.
 pub(crate) fn create(programs: &Programs, cache: &Path, bytes: u64, place: &Path) -> Result<()> {
     let template = template(programs, cache, bytes)?;
     let source = File::open(&template).at("open", &template)?;
@@ -57,7 +59,8 @@ pub(crate) fn create_blank(bytes: u64, place: &Path) -> Result<()> {
     file.set_len(bytes).and_then(|()| file.sync_all()).at("write", place)
 }
 
-/// Makes a disk larger that has less than `bytes`; the guest extends the file system when it mounts it. One that is not there stays so.
+/// Makes a disk larger that has less than `bytes`; the guest extends the file system when it mounts
+/// it. One that is not there stays so.
 pub(crate) fn grow(path: &Path, bytes: u64) -> Result<()> {
     let file = match OpenOptions::new().write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -94,7 +97,8 @@ fn make(programs: &Programs, bytes: u64, path: &Path) -> Result<()> {
     free_unwritten(&file).and_then(|()| file.sync_all()).at("write", path)
 }
 
-/// Gives back what mke2fs has reserved and written nothing to, which is most of what a template would take.
+/// Gives back what mke2fs has reserved and written nothing to, which is most of what a template
+/// would take.
 fn free_unwritten(file: &File) -> io::Result<()> {
     let end = file.metadata()?.len().cast_signed();
     let mut at = 0;

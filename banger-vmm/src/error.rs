@@ -14,7 +14,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub(crate) const CONFINED: &str = "QEMU may read system directories, and `lib` and `share/qemu` beside the `bin` that it is in: \
                                    use the package of your distribution, or one that is installed like that";
 
-/// What went wrong. [`Error::hint`] says what to do next, [`Error::console_tail`] what the guest had to say.
+/// What went wrong. [`Error::hint`] says what to do next, [`Error::console_tail`] what the guest
+/// had to say.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -249,7 +250,8 @@ impl Error {
         }
     }
 
-    /// The last lines of the guest's console, made printable, where they help to understand the error.
+    /// The last lines of the guest's console, made printable, where they help to understand the
+    /// error.
     pub fn console_tail(&self) -> &[String] {
         match self {
             Error::Boot { failure, .. } | Error::Refused { failure, .. } => &failure.console_tail,

@@ -28,7 +28,8 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
-/// Makes a file of a cache, if it is not there. One process makes it, others wait; what one that was killed left is made anew.
+/// Makes a file of a cache, if it is not there. One process makes it, others wait; what one that
+/// was killed left is made anew.
 pub(crate) fn ensure_cached(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if path.exists() {
         return Ok(());
@@ -47,7 +48,8 @@ pub(crate) fn ensure_cached(path: &Path, make: impl FnOnce(&Path) -> Result<()>)
     made.and_then(|()| fs::rename(&making, path).at("make", path)).inspect_err(|_| _ = fs::remove_file(&making))
 }
 
-/// Removes the state files that were being written in `folder` when their writers died. To be called by who alone writes there.
+/// Removes the state files that were being written in `folder` when their writers died. To be
+/// called by who alone writes there.
 pub(crate) fn sweep_unfinished(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).at("read", folder)? {
         let entry = entry.at("read", folder)?;
@@ -119,7 +121,8 @@ pub(crate) fn lock_within(lock: &File, path: &Path, patience: Duration) -> Resul
     }
 }
 
-/// Whether `file` is what is at `path` now: a lock's file may have been renamed away while one waited for it.
+/// Whether `file` is what is at `path` now: a lock's file may have been renamed away while one
+/// waited for it.
 pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),

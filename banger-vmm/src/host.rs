@@ -26,8 +26,9 @@ pub(crate) fn start_time(pid: i32) -> Result<u64> {
     field.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData)).at("read", path)
 }
 
-/// Sends a signal to the process `pid` that started at `start`, and says whether it was there. A process that has the same pid since is
-/// never sent one: the pidfd stays the first one's (pidfd_open(2)).
+/// Sends a signal to the process `pid` that started at `start`, and says whether it was there. A
+/// process that has the same pid since is never sent one: the pidfd stays the first one's
+/// (pidfd_open(2)).
 pub(crate) fn signal(pid: i32, start: u64, signal: Signal) -> Result<bool> {
     let path = format!("/proc/{pid}");
     let path = Path::new(&path);
@@ -61,7 +62,8 @@ impl Process {
     }
 }
 
-/// What a process takes of memory, in bytes: the second field of `/proc/<pid>/statm`. 0 for one that is gone.
+/// What a process takes of memory, in bytes: the second field of `/proc/<pid>/statm`. 0 for one
+/// that is gone.
 pub(crate) fn resident_bytes(pid: i32) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);

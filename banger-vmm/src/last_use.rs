@@ -1,4 +1,5 @@
-//! What is remembered of a VM's last use: `use.json`. The supervisor writes it, so that a VM can be judged without being asked.
+//! What is remembered of a VM's last use: `use.json`. The supervisor writes it, so that a VM can be
+//! judged without being asked.
 
 use std::fs;
 use std::io;
@@ -56,13 +57,15 @@ impl LastUse {
         }
     }
 
-    /// Writes it down. What cannot be written, for want of space, is at least not believed any more.
+    /// Writes it down. What cannot be written, for want of space, is at least not believed any
+    /// more.
     pub(crate) fn write(&self, vm: &Path) -> Result<()> {
         file::write_json(&vm.join(FILE), self).or_else(|_| file::remove_if_there(&vm.join(FILE)))
     }
 
-    /// What was found does not hold any more. Every command does this at its start, so nothing is written: the file has another name.
-    /// Should the machine lose power before that is on its disk, the VM has ended badly, which says the same.
+    /// What was found does not hold any more. Every command does this at its start, so nothing is
+    /// written: the file has another name. Should the machine lose power before that is on its
+    /// disk, the VM has ended badly, which says the same.
     pub(crate) fn forget_changes(vm: &Path) -> Result<()> {
         let path = vm.join(FILE);
         match fs::rename(&path, vm.join(FORMER)) {

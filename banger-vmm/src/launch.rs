@@ -32,7 +32,8 @@ pub struct StartOptions {
     pub modules: Option<PathBuf>,
     /// What is to run the guest's instructions.
     pub accelerator: AcceleratorChoice,
-    /// How long the guest may take until its agent answers; None for 120 s under TCG and 30 s under KVM.
+    /// How long the guest may take until its agent answers; None for 120 s under TCG and 30 s under
+    /// KVM.
     pub boot_timeout: Option<Duration>,
 }
 
@@ -85,7 +86,8 @@ pub(crate) struct Launch {
     pub(crate) boot_timeout: Option<Duration>,
 }
 
-/// Spawns the supervisor of the VM in `folder` and follows it until the VM has started or failed to.
+/// Spawns the supervisor of the VM in `folder` and follows it until the VM has started or failed
+/// to.
 pub(crate) fn start(
     name: &str,
     folder: &Path,
@@ -115,8 +117,8 @@ pub(crate) fn start(
     })?;
 
     let mut command = Command::new(&options.supervisor);
-    // No variable of the caller's: supervisor and VMM live longer than the command, need none, and some are secrets. The name is for
-    // those who look at the list of processes.
+    // No variable of the caller's: supervisor and VMM live longer than the command, need none, and
+    // some are secrets. The name is for those who look at the list of processes.
     command.env_clear().arg(name).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().at("run", &options.supervisor)?;
     // The supervisor forks, so that it is nobody's child: what is waited for here is gone at once.

@@ -1,12 +1,16 @@
-//! Virtual machines: their store, the backends that run them, and the supervisor that owns a running one.
+//! Virtual machines: their store, the backends that run them, and the supervisor that owns a
+//! running one.
 //!
-//! * [`VmStore`] keeps VMs on disk; a [`Vm`] is one of them: its [`VmRecord`], its disk, its folder.
-//! * [`Vm::start`] spawns the supervisor (the binary `banger-vmm`, which is [`supervisor::run`]) and follows the boot as
-//!   [`StartEvent`]s. The supervisor outlives who spawned it, and owns the VMM: when one dies, so does the other.
+//! * [`VmStore`] keeps VMs on disk; a [`Vm`] is one of them: its [`VmRecord`], its disk, its
+//!   folder.
+//! * [`Vm::start`] spawns the supervisor (the binary `banger-vmm`, which is [`supervisor::run`])
+//!   and follows the boot as [`StartEvent`]s. The supervisor outlives who spawned it, and owns the
+//!   VMM: when one dies, so does the other.
 //! * [`Vm::connect_agent`] is a stream to the guest's agent, through the supervisor's socket.
 //! * [`initramfs::ensure`] packs the agent and the kernel's modules into what the VM boots from.
 //!
-//! Which VMM it is stays inside `backend`. There is no daemon: the truth is in the VM's folder under file locks.
+//! Which VMM it is stays inside `backend`. There is no daemon: the truth is in the VM's folder
+//! under file locks.
 
 mod backend;
 mod client;

@@ -1,7 +1,9 @@
-//! The command that a throwaway VM is for, which owns it: it holds a lock in the VM's folder for as long as it lives.
+//! The command that a throwaway VM is for, which owns it: it holds a lock in the VM's folder for as
+//! long as it lives.
 //!
-//! The kernel frees the lock however the command ends, and whoever looks sees it, from another PID namespace too. A pid says nothing
-//! there: in a container that shares the home folder, the process is not to be seen.
+//! The kernel frees the lock however the command ends, and whoever looks sees it, from another PID
+//! namespace too. A pid says nothing there: in a container that shares the home folder, the process
+//! is not to be seen.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,7 +26,8 @@ pub enum Owner {
     Unknown,
 }
 
-/// Makes this process the owner of the VM in `folder`, which nobody else knows yet, until the file is closed.
+/// Makes this process the owner of the VM in `folder`, which nobody else knows yet, until the file
+/// is closed.
 pub(crate) fn begin(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
     let lock = file::open_lock(&path)?;
@@ -51,7 +54,8 @@ pub(crate) fn state(folder: &Path) -> Result<Owner> {
     }
 }
 
-/// Returns when the owner of the VM in `folder` has ended; false, at once, if there is none that can be waited for.
+/// Returns when the owner of the VM in `folder` has ended; false, at once, if there is none that
+/// can be waited for.
 pub(crate) fn wait(folder: &Path) -> bool {
     let Ok(Some(lock)) = open(&folder.join(LOCK)) else { return false };
     loop {

@@ -12,7 +12,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Looks in these folders, written as `PATH` is, and then in `/usr/sbin` and `/sbin`, which a user's `PATH` often lacks.
+    /// Looks in these folders, written as `PATH` is, and then in `/usr/sbin` and `/sbin`, which a
+    /// user's `PATH` often lacks.
     pub fn new(path: impl Into<OsString>) -> Self {
         let mut path = path.into();
         path.push(":/usr/sbin:/sbin");

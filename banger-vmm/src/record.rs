@@ -74,8 +74,8 @@ pub enum Ready {
 }
 
 impl VmRecord {
-    /// A record of the current format with the defaults: 2 processors, 2 GiB of memory, a disk of 32 GiB, `user` networking, half an
-    /// hour of idle time.
+    /// A record of the current format with the defaults: 2 processors, 2 GiB of memory, a disk of
+    /// 32 GiB, `user` networking, half an hour of idle time.
     pub fn new(name: &str, image: &str, kernel: &str, created: u64) -> Self {
         VmRecord {
             format_version: FORMAT,

@@ -1,6 +1,7 @@
 //! What is known about a VM's supervisor while it lives.
 //!
-//! The lock is the truth, the file is information: one that lies beside a free lock tells of a supervisor that was killed.
+//! The lock is the truth, the file is information: one that lies beside a free lock tells of a
+//! supervisor that was killed.
 
 use std::fs::{self, File};
 use std::io;
@@ -26,7 +27,8 @@ pub(crate) struct RunInfo {
     pub(crate) format_version: u32,
     /// The supervisor.
     pub(crate) pid: i32,
-    /// Its start, in clock ticks since the host's boot, as `/proc/<pid>/stat` has it: pids are used again.
+    /// Its start, in clock ticks since the host's boot, as `/proc/<pid>/stat` has it: pids are used
+    /// again.
     pub(crate) start_time: u64,
     /// The host's boot that these belong to.
     pub(crate) boot_id: String,
@@ -78,7 +80,8 @@ impl RunInfo {
         })
     }
 
-    /// None if there is no such file, or one that says nothing: it is information, and not the truth.
+    /// None if there is no such file, or one that says nothing: it is information, and not the
+    /// truth.
     pub(crate) fn read(vm: &Path) -> Result<Option<Self>> {
         match file::read_json(&vm.join(FILE), FORMAT) {
             Ok(info) => Ok(Some(info)),

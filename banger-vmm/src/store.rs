@@ -1,7 +1,7 @@
 //! The store of VMs: one folder each.
 //!
-//! A folder appears complete, by a rename, and goes in one step too. What a killed command leaves starts with a dot and is
-//! swept by the next one: its lock is free, so its maker is dead.
+//! A folder appears complete, by a rename, and goes in one step too. What a killed command leaves
+//! starts with a dot and is swept by the next one: its lock is free, so its maker is dead.
 
 use std::fs::{self, File};
 use std::io;
@@ -50,11 +50,12 @@ impl VmStore {
         VmStore { paths, programs }
     }
 
-    /// Makes a VM: its folder, record and disk. Of a throwaway VM this process is the owner, until the last clone of what is returned
-    /// is dropped.
+    /// Makes a VM: its folder, record and disk. Of a throwaway VM this process is the owner, until
+    /// the last clone of what is returned is dropped.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::InvalidName`], [`Error::ProgramMissing`] without `mke2fs`, or the file system's refusal.
+    /// [`Error::Exists`], [`Error::InvalidName`], [`Error::ProgramMissing`] without `mke2fs`, or
+    /// the file system's refusal.
     pub fn create(&self, record: &VmRecord) -> Result<Vm> {
         record.check()?;
         file::create_folder(&self.paths.vms)?;
@@ -83,12 +84,12 @@ impl VmStore {
         Ok(vm)
     }
 
-    /// Gives a VM that is stopped another name. It is complete under one of the two at any time; who is killed in between leaves a record
-    /// with the former, which [`VmRecord::rename`] mends.
+    /// Gives a VM that is stopped another name. It is complete under one of the two at any time;
+    /// who is killed in between leaves a record with the former, which [`VmRecord::rename`] mends.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Exists`], [`Error::InvalidName`], [`Error::Running`], since what runs a VM knows where it is,
-    /// [`Error::Busy`], or the file system's refusal.
+    /// [`Error::NotFound`], [`Error::Exists`], [`Error::InvalidName`], [`Error::Running`], since
+    /// what runs a VM knows where it is, [`Error::Busy`], or the file system's refusal.
     pub fn rename(&self, name: &str, to: &str) -> Result<Vm> {
         check_name(to)?;
         let vm = self.get(name)?.ok_or_else(|| Error::NotFound(name.to_owned()))?;
@@ -112,7 +113,8 @@ impl VmStore {
         Ok(renamed)
     }
 
-    /// Keeps VMs from getting other names: who looks through all of them misses none that is there. For a short time only.
+    /// Keeps VMs from getting other names: who looks through all of them misses none that is there.
+    /// For a short time only.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -136,7 +138,8 @@ impl VmStore {
         }
     }
 
-    /// All VMs by name. A VM's record is read when it is asked for, so that one that is damaged does not hide the others.
+    /// All VMs by name. A VM's record is read when it is asked for, so that one that is damaged
+    /// does not hide the others.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -157,8 +160,8 @@ impl VmStore {
         }
     }
 
-    /// The same if `may_go` says so. It is asked when nobody can start the VM any more: what was seen before may not hold then. False
-    /// if it does not, or the VM runs.
+    /// The same if `may_go` says so. It is asked when nobody can start the VM any more: what was
+    /// seen before may not hold then. False if it does not, or the VM runs.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Busy`], or the file system's refusal.
@@ -195,7 +198,8 @@ impl VmStore {
         self.leftovers()?.iter().try_for_each(|leftover| remove_folder(leftover))
     }
 
-    /// Makes a folder that starts with a dot, locked. The store's lock keeps a sweep away until that is so.
+    /// Makes a folder that starts with a dot, locked. The store's lock keeps a sweep away until
+    /// that is so.
     fn begin(&self, prefix: &str, name: &str) -> Result<(PathBuf, File)> {
         let _store = self.lock()?;
         let folder = temporary(&self.paths.vms, prefix, name);
@@ -326,7 +330,8 @@ mod tests {
         assert!(matches!(vm.lock(), Err(Error::NotFound(_))));
         assert!(matches!(vm.record(), Err(Error::NotFound(_))));
 
-        // Who was killed in between has left the former name in the record, and the next start mends it.
+        // Who was killed in between has left the former name in the record, and the next start
+        // mends it.
         fs::rename(renamed.folder(), folder.path().join("vms/four")).unwrap();
         let mut record = store.get("four").unwrap().unwrap().record().unwrap();
         assert!(record.rename("four") && !record.rename("four"));

@@ -28,11 +28,13 @@ use crate::{disk, file};
 
 /// Held by the command that starts, changes or deletes a VM.
 pub(crate) const OPERATION_LOCK: &str = "operation.lock";
-/// A start may take this long, with a fallback from one accelerator to another, so others wait that long for the lock.
+/// A start may take this long, with a fallback from one accelerator to another, so others wait that
+/// long for the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(300);
 /// What a supervisor needs to leave after its VMM is gone.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
-/// What a supervisor may take besides that to see that the VM is unused, and to count the guest's changes.
+/// What a supervisor may take besides that to see that the VM is unused, and to count the guest's
+/// changes.
 const COUNT_PATIENCE: Duration = Duration::from_secs(15);
 /// What a supervisor may take to say whether its VM is going down.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
@@ -122,7 +124,8 @@ impl Vm {
     /// Reads what is written down about the VM.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when it was deleted meanwhile, [`Error::Newer`], [`Error::Damaged`], or the file system's refusal.
+    /// [`Error::NotFound`] when it was deleted meanwhile, [`Error::Newer`], [`Error::Damaged`], or
+    /// the file system's refusal.
     pub fn record(&self) -> Result<VmRecord> {
         match VmRecord::read(&self.folder.join(Self::RECORD)) {
             Err(Error::Io { .. }) if !self.folder.exists() => Err(Error::NotFound(self.name.clone())),
@@ -135,7 +138,8 @@ impl Vm {
         console::is_there(&self.folder)
     }
 
-    /// Writes the record anew, for the next start. Disk size, name and identity are the disk's and stay what they are.
+    /// Writes the record anew, for the next start. Disk size, name and identity are the disk's and
+    /// stay what they are.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -177,7 +181,8 @@ impl Vm {
         let _ = self.owner.set(lock);
     }
 
-    /// Where the VM is in its life: a lock is probed and a small file read, the supervisor is not asked.
+    /// Where the VM is in its life: a lock is probed and a small file read, the supervisor is not
+    /// asked.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -197,12 +202,15 @@ impl Vm {
         })
     }
 
-    /// Starts the VM, and follows it until its agent answers. Who holds the lock also waits for the VM if it was starting already.
+    /// Starts the VM, and follows it until its agent answers. Who holds the lock also waits for the
+    /// VM if it was starting already.
     ///
-    /// The VM goes on to boot if the caller dies. A throwaway VM whose owner has ended is this process's from now on.
+    /// The VM goes on to boot if the caller dies. A throwaway VM whose owner has ended is this
+    /// process's from now on.
     ///
     /// # Errors
-    /// [`Error::Boot`] with the guest's last words, [`Error::ProgramMissing`] without QEMU, or the file system's refusal.
+    /// [`Error::Boot`] with the guest's last words, [`Error::ProgramMissing`] without QEMU, or the
+    /// file system's refusal.
     pub fn start(&self, _lock: &VmLock, options: &StartOptions, on_event: impl FnMut(StartEvent)) -> Result<Running> {
         if run::is_supervised(&self.folder)? {
             // Whoever started it is dead, or it would have the lock.
@@ -235,7 +243,8 @@ impl Vm {
         self.connect()?.agent(false)
     }
 
-    /// The same for who wants to know how the VM is: it is no use of it. The supervisor gives the stream within `limit`.
+    /// The same for who wants to know how the VM is: it is no use of it. The supervisor gives the
+    /// stream within `limit`.
     ///
     /// # Errors
     /// As [`Vm::connect_agent`].
@@ -243,15 +252,16 @@ impl Vm {
         self.connect()?.within(limit).agent(true)
     }
 
-    /// Keeps a running VM from stopping for being idle, and says after what time it is that, in milliseconds (0: never). None: it
-    /// is going down, or down; see [`Vm::wait_until_down`].
+    /// Keeps a running VM from stopping for being idle, and says after what time it is that, in
+    /// milliseconds (0: never). None: it is going down, or down; see [`Vm::wait_until_down`].
     ///
     /// # Errors
     /// The file system's refusal.
     pub fn hold(&self, idle_timeout_ms: u64) -> Result<Option<Hold>> {
         match self.connect().and_then(|connection| connection.hold(idle_timeout_ms)) {
             Ok(stream) => Ok(Some(Hold(Some(stream)))),
-            // A version without idle time does not stop. A VM that has failed says so to the next request.
+            // A version without idle time does not stop. A VM that has failed says so to the next
+            // request.
             Err(Error::Refused { .. }) => Ok(Some(Hold(None))),
             // The last of these is what one hears that ends at this moment.
             Err(Error::GoingDown(_) | Error::NotRunning(_) | Error::Supervisor { .. }) => Ok(None),
@@ -282,7 +292,8 @@ impl Vm {
         Ok(last_use)
     }
 
-    /// Whether the VM is going down in order. A supervisor that does not say so within a second is none that does.
+    /// Whether the VM is going down in order. A supervisor that does not say so within a second is
+    /// none that does.
     pub fn is_going_down(&self) -> bool {
         let status = client::connect(&self.name, &self.folder)
             .and_then(|connection| connection.within(LOOK_PATIENCE).ask::<Status>(&Request::Status));
@@ -297,8 +308,9 @@ impl Vm {
         self.connect()?.ask(&Request::Status)
     }
 
-    /// Shuts the VM down: in order, or by force when the time is up; a supervisor that does not answer even then is killed.
-    /// Returns when nothing of it runs any more. Stopping what is stopped is no error.
+    /// Shuts the VM down: in order, or by force when the time is up; a supervisor that does not
+    /// answer even then is killed. Returns when nothing of it runs any more. Stopping what is
+    /// stopped is no error.
     ///
     /// # Errors
     /// [`Error::Supervisor`] if it does not go.
@@ -307,7 +319,8 @@ impl Vm {
         self.request_stop(&Request::Stop { timeout_ms, if_unused: false }, timeout + EXIT_PATIENCE)
     }
 
-    /// Stops a VM that nobody uses, at once: before, the guest's changes are counted, so that [`Vm::last_use`] knows them.
+    /// Stops a VM that nobody uses, at once: before, the guest's changes are counted, so that
+    /// [`Vm::last_use`] knows them.
     ///
     /// # Errors
     /// [`Error::InUse`] if somebody does; [`Error::Supervisor`] if it does not go.
@@ -317,7 +330,8 @@ impl Vm {
 
     fn request_stop(&self, request: &Request, limit: Duration) -> Result<Stopped> {
         let start = Instant::now();
-        // Another command may start the VM again meanwhile: that supervisor is none of this one's business.
+        // Another command may start the VM again meanwhile: that supervisor is none of this one's
+        // business.
         let supervisor = RunInfo::read(&self.folder)?;
         match self.connect().and_then(|connection| connection.within(limit).ask(request)) {
             // One whose VM has just died goes without an answer.
@@ -347,7 +361,8 @@ impl Vm {
         console::tail_of_boot(&self.folder, lines)
     }
 
-    /// The disk for a workspace: blank in a new VM. Until the guest is told to take it, it is the host's to write.
+    /// The disk for a workspace: blank in a new VM. Until the guest is told to take it, it is the
+    /// host's to write.
     pub fn workspace_disk(&self) -> PathBuf {
         self.folder.join(Self::WORKSPACE)
     }
@@ -371,7 +386,8 @@ impl Vm {
         Ok(allocated(self.folder.join(Self::DISK))? + workspace)
     }
 
-    /// Has the supervisor make its socket anew if somebody has removed it, and says whether that was so. What connects does this too.
+    /// Has the supervisor make its socket anew if somebody has removed it, and says whether that
+    /// was so. What connects does this too.
     ///
     /// # Errors
     /// [`Error::Supervisor`] if it does not.
@@ -389,7 +405,8 @@ impl Vm {
         }
     }
 
-    /// Connects to a supervisor that lives and has lost its socket. None: there is none, or it comes or goes just now.
+    /// Connects to a supervisor that lives and has lost its socket. None: there is none, or it
+    /// comes or goes just now.
     fn call_for_socket(&self) -> Result<Option<Connection>> {
         if !run::is_supervised(&self.folder)? {
             return Ok(None);
@@ -498,7 +515,8 @@ mod tests {
         let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         let path = vm.folder().join(SOCKET);
         bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &UnixAddr::new(&path).unwrap()).unwrap();
-        // Who listens is who the client sees. The system call is of this thread alone, as glibc's function is not.
+        // Who listens is who the client sees. The system call is of this thread alone, as glibc's
+        // function is not.
         thread::scope(|scope| {
             scope.spawn(|| {
                 // SAFETY: changes the identity of a thread that ends.

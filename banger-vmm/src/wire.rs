@@ -1,8 +1,9 @@
 //! What commands and supervisors say to each other on a VM's socket.
 //!
-//! One operation is one connection. The command sends one frame, a [`Request`]; the supervisor answers with one, a [`Reply`].
-//! After [`Request::Agent`] and its reply the connection carries the bytes of one stream to the agent. A frame is a 32-bit
-//! big-endian length and that many bytes of JSON.
+//! One operation is one connection. The command sends one frame, a [`Request`]; the supervisor
+//! answers with one, a [`Reply`]. After [`Request::Agent`] and its reply the connection carries the
+//! bytes of one stream to the agent. A frame is a 32-bit big-endian length and that many bytes of
+//! JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,8 @@ pub(crate) enum Request {
     },
     /// A [`Status`].
     Status,
-    /// The client uses the VM until it closes the connection; meanwhile, the VM is not idle. Answered at once.
+    /// The client uses the VM until it closes the connection; meanwhile, the VM is not idle.
+    /// Answered at once.
     Use {
         /// See [`crate::VmRecord::idle_timeout_ms`]; from now on.
         idle_timeout_ms: u64,
@@ -41,7 +43,8 @@ pub(crate) enum Request {
         #[serde(default)]
         if_unused: bool,
     },
-    /// Listen at these ports of the host too. Answered with a [`PortsAnswer`] of them, as are the others.
+    /// Listen at these ports of the host too. Answered with a [`PortsAnswer`] of them, as are the
+    /// others.
     AddPorts { ports: Vec<PortForward> },
     /// Not at these any more.
     RemovePorts { names: Vec<PortName> },
@@ -91,7 +94,8 @@ pub struct Status {
 pub struct AgentInfo {
     /// Its version.
     pub version: String,
-    /// From the guest kernel's start to the agent's first word, in milliseconds of the guest's clock.
+    /// From the guest kernel's start to the agent's first word, in milliseconds of the guest's
+    /// clock.
     pub guest_boot_ms: u64,
     /// From the VMM's start to the agent's first word, in milliseconds of the host's clock.
     pub boot_ms: u64,

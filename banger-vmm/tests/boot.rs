@@ -1,6 +1,7 @@
 //! Real VMs: QEMU under TCG, a real kernel, and guests that misbehave.
 //!
-//! The kernel is a folder as banger keeps them, named by `BANGER_TEST_KERNEL_DIR`; without it these tests are ignored.
+//! The kernel is a folder as banger keeps them, named by `BANGER_TEST_KERNEL_DIR`; without it these
+//! tests are ignored.
 
 #[path = "../../tests/src/qemu_fault.rs"]
 mod qemu_fault;
@@ -176,7 +177,8 @@ fn a_vm_starts_stops_and_leaves_nothing() {
     let vm = home.vm("behaves");
     assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
 
-    // What `x=$(banger …)` gives its children: a pipe whose reader waits for every copy of it to be closed.
+    // What `x=$(banger …)` gives its children: a pipe whose reader waits for every copy of it to be
+    // closed.
     let (_reader, writer) = nix::unistd::pipe().unwrap();
     let inherited = fs::read_link(format!("/proc/self/fd/{}", writer.as_raw_fd())).unwrap();
     let mut events = Vec::new();
@@ -299,7 +301,8 @@ fn a_killed_supervisor_takes_qemu_along_and_is_noticed() {
     home.start(&vm).unwrap();
     kill(Pid::from_raw(vm.status().unwrap().pid), Signal::SIGKILL).unwrap();
     wait_for("QEMU's end", || processes_of(&vm).is_empty());
-    // A process that exits shows no descriptors in /proc before the kernel has closed them, the lock among them.
+    // A process that exits shows no descriptors in /proc before the kernel has closed them, the
+    // lock among them.
     wait_for("the supervisor's end", || matches!(vm.state().unwrap(), VmState::Stopped { .. }));
     assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: Some("its supervisor was killed".into()) });
     assert!(matches!(vm.connect_agent(), Err(Error::NotRunning(_))));

@@ -21,10 +21,11 @@ pub use self::operation::{Reader, Writer, begin};
 
 /// An agent that lives takes an operation up, or refuses it, within this time,
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// and is not silent for longer than this while it does what takes long: comparing, or writing out, a whole workspace. It takes a frame
-/// of the host's within this time too.
+/// and is not silent for longer than this while it does what takes long: comparing, or writing out,
+/// a whole workspace. It takes a frame of the host's within this time too.
 const SILENCE_LIMIT: Duration = Duration::from_secs(600);
-/// A frame of which the first byte has come is whole within this time. What an agent sends it has at hand.
+/// A frame of which the first byte has come is whole within this time. What an agent sends it has
+/// at hand.
 pub(crate) const FRAME_LIMIT: Duration = Duration::from_secs(30);
 /// Who looks how a VM is waits this long, and then does without the VM's answer.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(5);
@@ -115,8 +116,8 @@ impl Call {
         Call::open(vm, request)?.answer()
     }
 
-    /// The same for who wants to know how the VM is, which does not keep it from stopping for being idle. The answer comes within
-    /// [`LOOK_LIMIT`].
+    /// The same for who wants to know how the VM is, which does not keep it from stopping for being
+    /// idle. The answer comes within [`LOOK_LIMIT`].
     ///
     /// # Errors
     /// As [`Call::ask`].
@@ -170,7 +171,8 @@ impl Call {
     /// Receives one frame; none at the orderly end of the stream.
     ///
     /// # Errors
-    /// [`AgentError::Silent`] if it does not come in time; if the connection breaks, or what it brings is no frame.
+    /// [`AgentError::Silent`] if it does not come in time; if the connection breaks, or what it
+    /// brings is no frame.
     pub fn receive(&mut self) -> Result<Option<Frame>, AgentError> {
         let mut whole_by = None;
         loop {
@@ -234,7 +236,8 @@ impl Call {
     }
 }
 
-/// Writes all of `bytes`. A system call takes no longer than the socket's SO_SNDTIMEO; all of them together, about `limit`.
+/// Writes all of `bytes`. A system call takes no longer than the socket's SO_SNDTIMEO; all of them
+/// together, about `limit`.
 fn write_within(stream: &mut UnixStream, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
     let start = Instant::now();
     while !bytes.is_empty() {
@@ -251,10 +254,12 @@ fn write_within(stream: &mut UnixStream, mut bytes: &[u8], limit: Duration) -> i
     Ok(())
 }
 
-/// Reads a small file of the guest; none where it does not exist. All of it comes within [`SILENCE_LIMIT`].
+/// Reads a small file of the guest; none where it does not exist. All of it comes within
+/// [`SILENCE_LIMIT`].
 ///
 /// # Errors
-/// If it is longer than `limit` bytes, which is a failure of kind [`FailureKind::TooLong`], or no regular file.
+/// If it is longer than `limit` bytes, which is a failure of kind [`FailureKind::TooLong`], or no
+/// regular file.
 pub fn read_file(vm: &Vm, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, AgentError> {
     let mut call = Call::open(vm, &Request::ReadFile { path: Bytes(path.to_vec()), limit })?;
     let info: FileInfo = match call.answer() {

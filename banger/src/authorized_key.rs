@@ -1,4 +1,5 @@
-//! The user's key for an SSH server of the guest's own: an image that has one lets in who is let into VMs by banger's.
+//! The user's key for an SSH server of the guest's own: an image that has one lets in who is let
+//! into VMs by banger's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ pub const OWN: &str = "id_ed25519";
 /// No public key is longer, in bytes.
 const MAX_LENGTH: usize = 16 << 10;
 
-/// Puts the user's key, if there is one, into a VM that has a server, or is to get one (`awaited`). Without it the VM does as well.
+/// Puts the user's key, if there is one, into a VM that has a server, or is to get one (`awaited`).
+/// Without it the VM does as well.
 pub(crate) fn put(vm: &Vm, awaited: bool, paths: &Paths, ui: &Ui) {
     let Some(key) = Settings::of_process(paths, None, &Run::default()).ok().and_then(|settings| {
         let path = settings.ssh_key_path(paths.home.as_deref()).or_else(own)?;

@@ -1,4 +1,5 @@
-//! Whose a VM is: the repository that it was made for, as its record knows it, and what has become of that.
+//! Whose a VM is: the repository that it was made for, as its record knows it, and what has become
+//! of that.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +16,11 @@ pub struct Purpose {
     pub root: Bytes,
     /// Device, inode and birth of the git folder: what a moved workspace is known by.
     pub git: (u64, u64, Option<i64>),
-    /// For a throwaway VM: the process that made it, and when that started (`/proc/<pid>/stat`, field 22). Versions that know no
-    /// [`Vm::owner`] go by it.
+    /// For a throwaway VM: the process that made it, and when that started (`/proc/<pid>/stat`,
+    /// field 22). Versions that know no [`Vm::owner`] go by it.
     pub owner: Option<(u32, u64)>,
-    /// It holds the workspace's files, and is not the workspace's own VM: it is found by its name alone.
+    /// It holds the workspace's files, and is not the workspace's own VM: it is found by its name
+    /// alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_name: bool,
 }
@@ -52,7 +54,8 @@ impl Purpose {
     }
 }
 
-/// What the record of a bare VM has in the place of a [`Purpose`]: nothing, or whose end is its own.
+/// What the record of a bare VM has in the place of a [`Purpose`]: nothing, or whose end is its
+/// own.
 pub fn bare(throwaway: bool) -> serde_json::Value {
     if throwaway { serde_json::json!({ OWNER: this_process() }) } else { serde_json::Value::Null }
 }
@@ -134,16 +137,17 @@ pub fn is_at(vm: &Vm, root: &Path) -> bool {
     vm.record().ok().and_then(|record| own_purpose(&record)).is_some_and(|purpose| purpose.path() == root)
 }
 
-/// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers when a machine starts, so they do
-/// not count.
+/// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers
+/// when a machine starts, so they do not count.
 pub fn is_same(purpose: &Purpose, identity: &Identity) -> bool {
     let (_, inode, birth_ns) = purpose.git;
     let born = birth_ns.zip(identity.birth_ns);
     inode == identity.inode && born.is_none_or(|(before, now)| before == now)
 }
 
-/// Whether the git folder is known by its birth too. By its inode alone another one may be taken for it, on a file system
-/// of its own, or once the first was deleted: that is enough at the same place, and not to say that it was moved.
+/// Whether the git folder is known by its birth too. By its inode alone another one may be taken
+/// for it, on a file system of its own, or once the first was deleted: that is enough at the same
+/// place, and not to say that it was moved.
 fn is_born_with(purpose: &Purpose, identity: &Identity) -> bool {
     purpose.git.2.is_some() && purpose.git.2 == identity.birth_ns
 }
@@ -153,8 +157,8 @@ fn is_there(purpose: &Purpose) -> bool {
     Identity::at(purpose.path()).is_some_and(|identity| is_same(purpose, &identity))
 }
 
-/// What has become of the repository. Looks, but opens nothing. One that cannot be seen, such as on a disk that is not mounted, is not
-/// gone.
+/// What has become of the repository. Looks, but opens nothing. One that cannot be seen, such as on
+/// a disk that is not mounted, is not gone.
 pub fn repository(purpose: &Purpose) -> Repository {
     let root = purpose.path();
     match Identity::at(root) {
@@ -165,20 +169,22 @@ pub fn repository(purpose: &Purpose) -> Repository {
     }
 }
 
-/// Whether the VM was for one command, which has ended without taking it along. One that cannot be told is not.
+/// Whether the VM was for one command, which has ended without taking it along. One that cannot be
+/// told is not.
 pub fn is_abandoned(vm: &Vm, record: &VmRecord) -> bool {
     let maker = record.workspace.get(OWNER).and_then(|owner| serde_json::from_value(owner.clone()).ok());
     let Some((pid, start)): Option<(u32, u64)> = maker else { return false };
     match vm.owner() {
         Ok(Owner::Dead) => true,
         Ok(Owner::Alive) | Err(_) => false,
-        // Of a version without the lock. While such a VM runs, its supervisor sees the end of the process, wherever that is. One that does
-        // not run holds nothing that anybody waits for.
+        // Of a version without the lock. While such a VM runs, its supervisor sees the end of the
+        // process, wherever that is. One that does not run holds nothing that anybody waits for.
         Ok(Owner::Unknown) => matches!(vm.state(), Ok(VmState::Stopped { .. })) && start_time(pid) != Some(start),
     }
 }
 
-/// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be another process by now.
+/// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be
+/// another process by now.
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
@@ -324,7 +330,8 @@ mod tests {
         assert_eq!(found("one", &one), None);
         assert!(is_at(&vm, &three) && !is_at(&vm, &one));
 
-        // One by name is nobody's own, be its name what it may: not even one that had its name of this.
+        // One by name is nobody's own, be its name what it may: not even one that had its name of
+        // this.
         let renamed = store.rename("one", "two").unwrap();
         assert_eq!(found("one", &three), Some(("two".into(), Belongs::Here)));
         let by_name = make("one", &three);

@@ -1,7 +1,8 @@
 //! Certificate authorities of the user's own, such as a company's, in the guest's trust store.
 //!
-//! Debian's way, which others share: a file each in `/usr/local/share/ca-certificates`, and what `update-ca-certificates`(8) makes of it. Programs that
-//! bring their own store are told of ours by [`VARIABLES`].
+//! Debian's way, which others share: a file each in `/usr/local/share/ca-certificates`, and what
+//! `update-ca-certificates`(8) makes of it. Programs that bring their own store are told of ours by
+//! [`VARIABLES`].
 
 use std::fs::File;
 use std::io::Read;
@@ -31,10 +32,12 @@ pub const VARIABLES: [(&str, &str); 3] = [
 
 /// The first part of the script: takes away what was put there before.
 ///
-/// `update-ca-certificates` starts a thousand processes, which takes a translated guest a minute. So its work is done here for our
-/// certificates alone, and undone, wherever the result is the same: nothing of its own hangs on it (`update.d`), and the bundle is as
-/// we left it. Whenever it is run in the guest later, it finds ours in their place. No process is started for each certificate: a bundle
-/// of the host has more than a hundred. printf(1) is built into every shell in use, and `openssl rehash` goes through the whole folder.
+/// `update-ca-certificates` starts a thousand processes, which takes a translated guest a minute.
+/// So its work is done here for our certificates alone, and undone, wherever the result is the
+/// same: nothing of its own hangs on it (`update.d`), and the bundle is as we left it. Whenever it
+/// is run in the guest later, it finds ours in their place. No process is started for each
+/// certificate: a bundle of the host has more than a hundred. printf(1) is built into every shell
+/// in use, and `openssl rehash` goes through the whole folder.
 const BEGIN: &str = "set -eu
 umask 022
 store=/usr/local/share/ca-certificates
@@ -63,8 +66,8 @@ put() {
 }
 ";
 
-/// The last part, after the certificates were written into the store. Where there is no `update-ca-certificates`, [`VARIABLES`] lead to
-/// a bundle of the guest's own and ours.
+/// The last part, after the certificates were written into the store. Where there is no
+/// `update-ca-certificates`, [`VARIABLES`] lead to a bundle of the guest's own and ours.
 const END: &str = "bundle=
 for file in $certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
     if [ -s $file ]; then bundle=$file; break; fi
@@ -93,7 +96,8 @@ if [ -e $1 ]; then ln -s $certs/ca-certificates.crt $ours/ca-bundle.pem; fi
 pub struct Certificates(Vec<String>);
 
 impl Certificates {
-    /// Reads the certificates in `files`, and nothing else that may be there: a private key stays here.
+    /// Reads the certificates in `files`, and nothing else that may be there: a private key stays
+    /// here.
     ///
     /// # Errors
     /// If a file cannot be read, or holds no certificate.
@@ -145,7 +149,8 @@ impl Certificates {
         script
     }
 
-    /// Makes the guest trust these, and none that banger had it trust before. It costs nothing if that is so already.
+    /// Makes the guest trust these, and none that banger had it trust before. It costs nothing if
+    /// that is so already.
     ///
     /// # Errors
     /// If the guest cannot be brought to it.

@@ -1,5 +1,6 @@
-//! The command line, as clap sees it: types only. Help, manual pages, `docs/reference/cli.md` and completions are all made of it; an
-//! argument whose value name is `VM` or `IMAGE` is completed with the names of these.
+//! The command line, as clap sees it: types only. Help, manual pages, `docs/reference/cli.md` and
+//! completions are all made of it; an argument whose value name is `VM` or `IMAGE` is completed
+//! with the names of these.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -157,8 +158,9 @@ Examples:
         #[arg(short, long)]
         force: bool,
     },
-    /// Remove what nobody needs: stopped VMs whose repository is gone, what killed commands left half-made, and what was downloaded
-    /// from registries. A VM with changes that exist only there stays
+    /// Remove what nobody needs: stopped VMs whose repository is gone, what killed commands left
+    /// half-made, and what was downloaded from registries. A VM with changes that exist only there
+    /// stays
     Prune {
         /// Only say what would be removed
         #[arg(long)]
@@ -186,7 +188,8 @@ Examples:
         #[command(subcommand)]
         command: Option<ConfigCommand>,
     },
-    /// Trust the current `banger.toml` with what it names of this machine, and git's files with the places outside that they lead to
+    /// Trust the current `banger.toml` with what it names of this machine, and git's files with the
+    /// places outside that they lead to
     Trust {
         /// Revoke trust
         #[arg(long)]
@@ -303,15 +306,15 @@ pub struct CommandOptions {
     /// Set a variable for the command; without a value, pass the one that is set here
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<OsString>,
-    /// Read variables from a file, a NAME=VALUE or NAME a line, which may begin with `export`; a value is taken as it stands, quotes
-    /// too, and a line that begins with `#` is a comment
+    /// Read variables from a file, a NAME=VALUE or NAME a line, which may begin with `export`; a
+    /// value is taken as it stands, quotes too, and a line that begins with `#` is a comment
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub env_file: Vec<std::path::PathBuf>,
     /// Run in this folder of the VM [default: the one that matches where you stand]
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<std::path::PathBuf>,
-    /// Run as this user, `name` or `uid`, either with `:group`; to write to the working tree as this
-    /// user, set `owner` [default: root]
+    /// Run as this user, `name` or `uid`, either with `:group`; to write to the working tree as
+    /// this user, set `owner` [default: root]
     #[arg(short, long)]
     pub user: Option<String>,
     /// End the command after this long (`90`, `90s`, `5m`, `1h`), with exit status 124
@@ -320,8 +323,8 @@ pub struct CommandOptions {
     /// Do not use a terminal, even on one
     #[arg(short = 'T', long)]
     pub no_tty: bool,
-    /// Have ports that something begins to listen at in the VM while the command runs lead there from this machine until it ends, and
-    /// print where [default: none]
+    /// Have ports that something begins to listen at in the VM while the command runs lead there
+    /// from this machine until it ends, and print where [default: none]
     #[arg(long, value_enum, value_name = "WHICH")]
     pub ports: Option<Ports>,
 }
@@ -329,7 +332,8 @@ pub struct CommandOptions {
 /// What a VM shall be like.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 pub struct VmOptions {
-    /// Image of a new VM: a name; a reference in a registry, such as `debian:12`; or `oci:FOLDER`, `oci-archive:FILE`, `docker-archive:FILE`
+    /// Image of a new VM: a name; a reference in a registry, such as `debian:12`; or `oci:FOLDER`,
+    /// `oci-archive:FILE`, `docker-archive:FILE`
     #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
     /// Processors of the VM
@@ -344,7 +348,8 @@ pub struct VmOptions {
     /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_enum, value_name = "MODE")]
     pub net: Option<Net>,
-    /// Have a port of this machine lead into the VM, from now on: [ADDRESS:]HOST:GUEST, as of `banger port add`
+    /// Have a port of this machine lead into the VM, from now on: [ADDRESS:]HOST:GUEST, as of
+    /// `banger port add`
     #[arg(short, long, value_name = "FORWARD")]
     pub publish: Vec<PortForward>,
 }
@@ -364,7 +369,8 @@ pub struct Run {
     /// The VM's own.
     #[command(flatten)]
     pub vm: VmOptions,
-    /// Run once the VM's agent answers, or once its services have started too [default: the image's]
+    /// Run once the VM's agent answers, or once its services have started too [default: the
+    /// image's]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub ready: Option<Ready>,
     /// Do not install the tools that the repository names for mise
@@ -381,7 +387,8 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
-/// Which ports of a VM are forwarded without being named: none, or all that something begins to listen at.
+/// Which ports of a VM are forwarded without being named: none, or all that something begins to
+/// listen at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "clap would print them as a help of many lines")]
 pub enum Ports {
@@ -389,7 +396,8 @@ pub enum Ports {
     Auto,
 }
 
-/// How a VM reaches other machines: through this machine's own connections, without root, or not at all.
+/// How a VM reaches other machines: through this machine's own connections, without root, or not at
+/// all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "clap would print them as a help of many lines")]
 pub enum Net {
@@ -397,7 +405,8 @@ pub enum Net {
     None,
 }
 
-/// When a VM counts as started: its agent answers, while services may still be starting, or all services have started.
+/// When a VM counts as started: its agent answers, while services may still be starting, or all
+/// services have started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "clap would print them as a help of many lines")]
 pub enum Ready {

@@ -1,8 +1,9 @@
 //! Completions: what a shell proposes when TAB is pressed behind `banger`.
 //!
-//! `banger completions bash` prints a script that has the shell ask banger itself, each time, through the variable [`VARIABLE`]: so
-//! the proposals are of this moment, plugins, aliases and VMs among them. For words behind a plugin's name a program that the plugin brings for
-//! that is asked (see [`plugin::propose`](crate::plugin::propose)); nothing else of a plugin is run.
+//! `banger completions bash` prints a script that has the shell ask banger itself, each time,
+//! through the variable [`VARIABLE`]: so the proposals are of this moment, plugins, aliases and VMs
+//! among them. For words behind a plugin's name a program that the plugin brings for that is asked
+//! (see [`plugin::propose`](crate::plugin::propose)); nothing else of a plugin is run.
 
 mod bash;
 mod guest;
@@ -45,7 +46,8 @@ pub fn script(shell: Shell) -> String {
     written.expect("memory takes what it is given");
     let mut script = String::from_utf8(script).expect("a script is text");
     if shell == Shell::Bash {
-        // The line itself: its words are split at colons, which are a part of places and references.
+        // The line itself: its words are split at colons, which are a part of places and
+        // references.
         let variable = "        BANGER_COMPLETE=\"bash\"";
         assert!(script.contains(variable), "the script says for which shell it asks");
         let line = format!("        {}=\"${{COMP_LINE:0:COMP_POINT}}\" \\\n", bash::LINE);
@@ -53,7 +55,8 @@ pub fn script(shell: Shell) -> String {
         script = script.replace(variable, &line);
     }
     if shell == Shell::Zsh {
-        // From a folder of $fpath this is the body of `_banger`, read when completions are first asked for: it has to answer then.
+        // From a folder of $fpath this is the body of `_banger`, read when completions are first
+        // asked for: it has to answer then.
         script.push_str("[[ ${funcstack[1]} != _banger ]] || _clap_dynamic_completer_banger \"$@\"\n");
     }
     script
@@ -80,7 +83,8 @@ pub struct Names {
     pub places: Vec<String>,
 }
 
-/// The words of the command line, `banger` being the first and the one that is typed the last, of those that the script gives.
+/// The words of the command line, `banger` being the first and the one that is typed the last, of
+/// those that the script gives.
 pub fn typed(shell: &str, words: Vec<OsString>) -> Vec<OsString> {
     if let Some(line) = bash_line(shell) {
         return bash::words(&line).0;
@@ -96,8 +100,9 @@ fn bash_line(shell: &str) -> Option<String> {
     env::var(bash::LINE).ok().filter(|line| shell == "bash" && !line.is_empty())
 }
 
-/// What `shell`, by its name, shows for `words`: those of the command line, see [`typed`]. `of_plugin` tells what the plugin that words without the first lead to proposes for the last of them; none:
-/// they lead to none, or it proposes nothing.
+/// What `shell`, by its name, shows for `words`: those of the command line, see [`typed`].
+/// `of_plugin` tells what the plugin that words without the first lead to proposes for the last of
+/// them; none: they lead to none, or it proposes nothing.
 ///
 /// # Errors
 /// If the shell is not known, or the words are not what the script gives.
@@ -119,7 +124,8 @@ pub fn complete(
     };
     let mut cli = match foreign {
         Some(cli) => {
-            // Whatever the words before mean to the plugin or to the command, here they mean nothing.
+            // Whatever the words before mean to the plugin or to the command, here they mean
+            // nothing.
             let last = words.len() - 1;
             words[1..last].fill("word".into());
             cli
@@ -156,7 +162,8 @@ fn of_plugin_only(proposals: Vec<Proposal>) -> Command {
     only(|words| words.add(ArgValueCandidates::new(candidates)))
 }
 
-/// `cli` with aliases and plugins as if they were built in, whose own arguments may be paths, and with the names of VMs and images.
+/// `cli` with aliases and plugins as if they were built in, whose own arguments may be paths, and
+/// with the names of VMs and images.
 fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
     let values = |name: &str| {
         let values = match name {

@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Bytes that are allocated for what is beneath `path`, each file counted once however often it is linked. Links are not followed, but
-/// for `path` itself. What cannot be read, or goes meanwhile, counts nothing.
+/// Bytes that are allocated for what is beneath `path`, each file counted once however often it is
+/// linked. Links are not followed, but for `path` itself. What cannot be read, or goes meanwhile,
+/// counts nothing.
 pub fn allocated(path: &Path) -> u64 {
     let mut seen = HashSet::new();
     let own = fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512);

@@ -6,8 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Replaces the file at `path`, or makes it: a reader finds the former content, or all of the new. It is written beside, synced and
-/// renamed. One that was there keeps its permissions; a new one has those of `mode` that the umask leaves.
+/// Replaces the file at `path`, or makes it: a reader finds the former content, or all of the new.
+/// It is written beside, synced and renamed. One that was there keeps its permissions; a new one
+/// has those of `mode` that the umask leaves.
 ///
 /// # Errors
 /// If it cannot be written, or the path is no file's; what was there before is there then.

@@ -58,7 +58,8 @@ impl GuestWork {
         }
     }
 
-    /// What the VM has now, for who only looks: one that runs is asked, and one that does not answer in time has what was noted.
+    /// What the VM has now, for who only looks: one that runs is asked, and one that does not
+    /// answer in time has what was noted.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -72,8 +73,9 @@ impl GuestWork {
         GuestWork::noted(vm)
     }
 
-    /// A line for who leaves a shell in the VM: what exists only there now, and how it gets out. None: nothing does, or it is not known.
-    /// `name` is that of a VM reached by name; without it, the hints are for the current directory's VM.
+    /// A line for who leaves a shell in the VM: what exists only there now, and how it gets out.
+    /// None: nothing does, or it is not known. `name` is that of a VM reached by name; without it,
+    /// the hints are for the current directory's VM.
     pub fn farewell(&self, name: Option<&str>) -> Option<String> {
         let GuestWork::Known(only) = self else { return None };
         if only.counts.is_nothing() {
@@ -142,7 +144,8 @@ fn is_for_workspace(vm: &Vm) -> bool {
     vm.record().is_ok_and(|record| Purpose::of(&record).is_some())
 }
 
-/// Whether the guest counts what changed there: it has its workspace, or another one. Of a bare VM that says little.
+/// Whether the guest counts what changed there: it has its workspace, or another one. Of a bare VM
+/// that says little.
 fn is_counted(vm: &Vm) -> bool {
     // What cannot be read may be anything.
     let sites = || Site::all(vm).map_or(true, |sites| sites.iter().any(Site::is_begun));

@@ -1,4 +1,5 @@
-//! The user's images: by name, or by a reference in a registry or to files, which is pulled when it is first wanted.
+//! The user's images: by name, or by a reference in a registry or to files, which is pulled when it
+//! is first wanted.
 
 mod prune;
 
@@ -83,7 +84,8 @@ impl<'a> Images<'a> {
     /// The image that is named, or referred to; it is made or pulled if it is not here.
     ///
     /// # Errors
-    /// If it cannot be had; with [`ImageAccess::Anonymous`], [`ErrorKind::TrustNeeded`] if it is the user's own.
+    /// If it cannot be had; with [`ImageAccess::Anonymous`], [`ErrorKind::TrustNeeded`] if it is
+    /// the user's own.
     pub fn ensure(&self, named: &str, access: ImageAccess) -> Result<Image, CommandError> {
         let image = match access {
             ImageAccess::User => self.ensure_as_user(named),
@@ -109,8 +111,9 @@ impl<'a> Images<'a> {
         }
     }
 
-    /// What an untrusted file names. Whoever wrote that file may have a command read the image in the VM and send it away, so it is one
-    /// that anybody can have, or one that the user's own configuration has given a name.
+    /// What an untrusted file names. Whoever wrote that file may have a command read the image in
+    /// the VM and send it away, so it is one that anybody can have, or one that the user's own
+    /// configuration has given a name.
     fn ensure_as_anybody(&self, named: &str) -> Result<Image, CommandError> {
         if !Reference::is_meant_by(named) {
             return match self.store.image(named)? {
@@ -133,7 +136,8 @@ impl<'a> Images<'a> {
         if let Some(image) = here.clone().filter(is_public) {
             return Ok(image);
         }
-        // One that came with the user's login may be had without one too. The registry is asked, and what it names is not fetched again.
+        // One that came with the user's login may be had without one too. The registry is asked,
+        // and what it names is not fetched again.
         let kernel = here.as_ref().map_or(DEFAULT_KERNEL, |image| &image.manifest.kernel);
         let with_sshd = here.as_ref().is_some_and(|image| image.manifest.with_sshd);
         let options = PullOptions { credentials: Credentials::default(), with_sshd, ..self.pull_options() };
@@ -151,7 +155,8 @@ impl<'a> Images<'a> {
         image.is_of_catalog() || self.catalog().is_ok_and(is_it)
     }
 
-    /// Whether a VM can be made from what is named: it is here, or in a catalog. That a registry has it is believed.
+    /// Whether a VM can be made from what is named: it is here, or in a catalog. That a registry
+    /// has it is believed.
     ///
     /// # Errors
     /// If the store or a team's catalog cannot be read.
@@ -162,7 +167,8 @@ impl<'a> Images<'a> {
         Ok(self.store.image(named)?.is_some() || self.catalog()?.images.contains_key(named))
     }
 
-    /// What there is by name: banger's own catalog, with the team's that the user's configuration names.
+    /// What there is by name: banger's own catalog, with the team's that the user's configuration
+    /// names.
     pub(crate) fn catalog(&self) -> Result<Catalog, CommandError> {
         let catalog = Catalog::embedded()?;
         let settings = Settings::of_process(self.paths, None, &Run::default())?;
@@ -268,7 +274,8 @@ impl<'a> Images<'a> {
         folder == name || self.store.image(folder).ok().flatten().is_some_and(|image| image.manifest.name == name)
     }
 
-    /// What the image in this folder of the store is called. One that is gone is called as its folder was.
+    /// What the image in this folder of the store is called. One that is gone is called as its
+    /// folder was.
     pub fn name_of(&self, folder: &str) -> String {
         let image = self.store.image(folder).ok().flatten();
         image.map_or_else(|| folder.to_owned(), |image| image.manifest.name)
@@ -281,8 +288,8 @@ impl<'a> Images<'a> {
     }
 }
 
-/// Whether a kernel is none of banger's own catalog. The store takes no image for a kernel that it does not know, so such a one has to be
-/// here before.
+/// Whether a kernel is none of banger's own catalog. The store takes no image for a kernel that it
+/// does not know, so such a one has to be here before.
 fn is_of_a_team(kernel: &str) -> bool {
     Catalog::embedded().is_ok_and(|catalog| !catalog.kernels.contains_key(kernel))
 }
@@ -303,7 +310,8 @@ pub fn users(machines: &Machines<'_>, folders: &[String]) -> Result<Vec<String>,
     Ok(vms.iter().filter(uses).map(|vm| vm.name().to_owned()).collect())
 }
 
-/// Where Podman and Docker keep credentials, in the order in which containers-auth.json(5) has them.
+/// Where Podman and Docker keep credentials, in the order in which containers-auth.json(5) has
+/// them.
 fn credential_files(home: Option<&Path>, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     if let Some(file) = variable("REGISTRY_AUTH_FILE") {
         return vec![file];
@@ -319,7 +327,8 @@ fn credential_files(home: Option<&Path>, variable: &dyn Fn(&str) -> Option<PathB
     files.into_iter().flatten().collect()
 }
 
-/// A name of one word is none of a registry's: who mistypes a name must not get what a stranger called so.
+/// A name of one word is none of a registry's: who mistypes a name must not get what a stranger
+/// called so.
 fn hint_at_registries(named: &str, error: banger_image::Error) -> CommandError {
     let is_unknown = matches!(error, banger_image::Error::Unknown { .. });
     let error = CommandError::from(error);

@@ -33,7 +33,8 @@ impl Finished {
     }
 }
 
-/// Runs `exec` to its end, with `input` on its standard input. `each` is given what it prints, as it comes.
+/// Runs `exec` to its end, with `input` on its standard input. `each` is given what it prints, as
+/// it comes.
 ///
 /// # Errors
 /// If it cannot be started, or the connection breaks.

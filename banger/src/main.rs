@@ -51,7 +51,8 @@ fn start() -> ExitCode {
 
 fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
     if let Ok(shell) = env::var(completion::VARIABLE) {
-        // Standard error would appear in the line that is being typed, so a failure is only a status.
+        // Standard error would appear in the line that is being typed, so a failure is only a
+        // status.
         return Ok(complete(&shell, words).map_or(FAILED, |()| 0));
     }
     let banger = paths::program()?;
@@ -151,7 +152,8 @@ fn complete(shell: &str, words: Vec<OsString>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What a shell may propose. What cannot be read is left out: a line that is being typed is no place for errors.
+/// What a shell may propose. What cannot be read is left out: a line that is being typed is no
+/// place for errors.
 fn names(words: &[OsString], plugins: &Plugins, here: Option<&Path>, ui: &Ui) -> Names {
     let paths = Paths::from_env().ok();
     let vms = paths.as_ref().and_then(|paths| Machines::new(paths, ui).names().ok());
@@ -207,7 +209,8 @@ fn known_plugins(beside: Option<&Path>) -> KnownPlugins {
     KnownPlugins::new(Paths::from_env().ok().map(|paths| paths.cache).as_deref(), beside)
 }
 
-/// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is theirs to mind.
+/// The workspace that one stands in, for plugins. That there is none, or none to be trusted, is
+/// theirs to mind.
 fn workspace_root() -> Option<PathBuf> {
     let paths = Paths::from_env().ok()?;
     let workspace = Workspace::discover(&env::current_dir().ok()?, git_host(&paths)).ok()?;

@@ -1,4 +1,5 @@
-//! What becomes of a defect of banger itself: it is said how to report it, and the exit status is banger's own.
+//! What becomes of a defect of banger itself: it is said how to report it, and the exit status is
+//! banger's own.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{Write, stderr};
@@ -9,8 +10,8 @@ use banger_vmm::printable;
 
 use crate::error::FAILED;
 
-/// Runs `main`, the whole of a program. Should it panic, the exit status is [`FAILED`]: what Rust has for that, 101, may be
-/// taken for that of the command in the VM.
+/// Runs `main`, the whole of a program. Should it panic, the exit status is [`FAILED`]: what Rust
+/// has for that, 101, may be taken for that of the command in the VM.
 pub fn guard(main: impl FnOnce() -> ExitCode) -> ExitCode {
     set_hook(Box::new(|info| {
         let backtrace = Backtrace::capture();

@@ -21,7 +21,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// From the environment, by the XDG base directory specification; without HOME, from the user's entry in passwd(5).
+    /// From the environment, by the XDG base directory specification; without HOME, from the user's
+    /// entry in passwd(5).
     ///
     /// # Errors
     /// If no home folder can be found and the XDG variables do not say either.
@@ -38,12 +39,14 @@ impl Paths {
         Ok(Paths { data: folder("XDG_DATA_HOME", ".local/share")?, cache: folder("XDG_CACHE_HOME", ".cache")?, home })
     }
 
-    /// What is banger's own, and never a part of a workspace: a repository may be the home folder itself.
+    /// What is banger's own, and never a part of a workspace: a repository may be the home folder
+    /// itself.
     pub fn own(&self) -> [PathBuf; 2] {
         [&self.data, &self.cache].map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
     }
 
-    /// Checks that nobody else can change what banger keeps. What is not there yet is made for this user alone.
+    /// Checks that nobody else can change what banger keeps. What is not there yet is made for this
+    /// user alone.
     ///
     /// # Errors
     /// [`ErrorKind::UnsafePermissions`] with the path, and what to do.
@@ -92,7 +95,8 @@ pub fn program() -> Result<PathBuf, CommandError> {
     env::current_exe().map_err(|error| CommandError::new(format!("cannot find banger's own program: {error}")))
 }
 
-/// A program that belongs to banger and is not for people: in `../lib/banger` seen from this one, or beside it.
+/// A program that belongs to banger and is not for people: in `../lib/banger` seen from this one,
+/// or beside it.
 ///
 /// # Errors
 /// If it is not there: banger is not installed whole.

@@ -1,7 +1,9 @@
-//! Who else may write to the user's own files: whoever can says what banger runs, and what it hands to VMs.
+//! Who else may write to the user's own files: whoever can says what banger runs, and what it hands
+//! to VMs.
 //!
-//! The rules are those that OpenSSH has for its files (`StrictModes` of sshd_config(5)), with Debian's exception: a group that only
-//! the user is in may write, since umask 002 makes directories so.
+//! The rules are those that OpenSSH has for its files (`StrictModes` of sshd_config(5)), with
+//! Debian's exception: a group that only the user is in may write, since umask 002 makes
+//! directories so.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -12,14 +14,15 @@ use nix::unistd::{Gid, Group, Uid, User};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::shell_quoted;
 
-/// Bits of a mode: write permission of the group and of all others, and the sticky bit, with which only the owner of an entry may
-/// rename it (inode(7)).
+/// Bits of a mode: write permission of the group and of all others, and the sticky bit, with which
+/// only the owner of an entry may rename it (inode(7)).
 const GROUP_WRITE: u32 = 0o020;
 const OTHER_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// Checks a directory of banger's own, and whether others can put another one in its place. The user's home directory, and what is
-/// above it, is taken as it is. A directory that is not there is no error.
+/// Checks a directory of banger's own, and whether others can put another one in its place. The
+/// user's home directory, and what is above it, is taken as it is. A directory that is not there is
+/// no error.
 ///
 /// # Errors
 /// [`ErrorKind::UnsafePermissions`].
@@ -37,7 +40,8 @@ pub fn check_directory(path: &Path, home: Option<&Path>) -> Result<(), CommandEr
     Ok(())
 }
 
-/// Checks one directory of banger's own, such as one in a directory that was checked; none there is no error.
+/// Checks one directory of banger's own, such as one in a directory that was checked; none there is
+/// no error.
 ///
 /// # Errors
 /// [`ErrorKind::UnsafePermissions`].
@@ -45,7 +49,8 @@ pub(crate) fn check_entry(path: &Path) -> Result<(), CommandError> {
     path.metadata().map_or(Ok(()), |metadata| check(path, &metadata))
 }
 
-/// Checks a file or directory by its metadata: it is this user's or root's, and nobody else may write to it.
+/// Checks a file or directory by its metadata: it is this user's or root's, and nobody else may
+/// write to it.
 ///
 /// # Errors
 /// [`ErrorKind::UnsafePermissions`].
@@ -68,7 +73,8 @@ pub(crate) fn check(path: &Path, metadata: &Metadata) -> Result<(), CommandError
     Err(error.hint(format!("look at what is there, then run: chmod go-w {}", shell_quoted(path))))
 }
 
-/// Whether only this user is in the group: it is the user's own by passwd(5), has the same name, and no other member.
+/// Whether only this user is in the group: it is the user's own by passwd(5), has the same name,
+/// and no other member.
 fn is_of_user_alone(gid: Gid) -> bool {
     let user = User::from_uid(Uid::effective()).ok().flatten();
     let group = Group::from_gid(gid).ok().flatten();

@@ -57,7 +57,8 @@ pub(crate) fn is_over(error: &CommandError, vm: &Vm, used: Option<&Machine>) -> 
     }
 }
 
-/// How a VM gets more memory: commands to paste. A VM that is deleted with its command cannot be restarted.
+/// How a VM gets more memory: commands to paste. A VM that is deleted with its command cannot be
+/// restarted.
 fn more_memory(vm: &Vm) -> String {
     match vm.record().is_ok_and(|record| record.throwaway) {
         true => "banger config set memory SIZE".to_owned(),
@@ -95,7 +96,8 @@ pub(crate) fn was_stopped(machine: &Machine) -> bool {
     machine.vm.is_going_down() || machine.vm.state().is_ok_and(stopped)
 }
 
-/// The failure of what precedes a command: of the kind [`ErrorKind::VmEnded`] if that is because somebody has stopped the VM meanwhile.
+/// The failure of what precedes a command: of the kind [`ErrorKind::VmEnded`] if that is because
+/// somebody has stopped the VM meanwhile.
 pub(crate) fn of_preparation(error: CommandError, machine: &Machine) -> CommandError {
     if matches!(error.kind, ErrorKind::Agent | ErrorKind::Setup | ErrorKind::Guest) && was_stopped(machine) {
         return stopped(error, machine);
@@ -103,7 +105,8 @@ pub(crate) fn of_preparation(error: CommandError, machine: &Machine) -> CommandE
     error
 }
 
-/// Does `work`, and does it again if somebody stopped the VM before it began: `work` waits for that, and starts the VM.
+/// Does `work`, and does it again if somebody stopped the VM before it began: `work` waits for
+/// that, and starts the VM.
 pub(crate) fn unless_stopped<T>(mut work: impl FnMut() -> Result<T, CommandError>) -> Result<T, CommandError> {
     for _ in 0..RESTARTS {
         match work() {
@@ -120,7 +123,8 @@ fn stopped(error: CommandError, machine: &Machine) -> CommandError {
     error.kind(ErrorKind::VmEnded).hint("run it again: the VM is started again, or made anew if it was deleted")
 }
 
-/// The state of a VM whose agent cannot be asked any more: another one than when it was `used`, if it changes soon.
+/// The state of a VM whose agent cannot be asked any more: another one than when it was `used`, if
+/// it changes soon.
 fn state_after_failure(vm: &Vm, used: Option<&Machine>) -> banger_vmm::Result<VmState> {
     let used = used.and_then(|machine| machine.supervisor);
     let deadline = Instant::now() + PATIENCE;

@@ -16,7 +16,8 @@ use crate::error::{CommandError, ErrorAnswer, ErrorKind};
 use crate::file::{parts, replace};
 use crate::sync;
 
-/// Of the file's format. It grows with a change that a reader has to know of; fields may be added without.
+/// Of the file's format. It grows with a change that a reader has to know of; fields may be added
+/// without.
 const FORMAT_VERSION: u32 = 1;
 
 /// The parts of a run. Each moment counts for one of them, so that all of them are the total.
@@ -56,7 +57,8 @@ struct Clock {
 }
 
 impl Clock {
-    /// What this moment counts for: the phase that began last. Listing goes on beside the start of the VM, which is what is waited for.
+    /// What this moment counts for: the phase that began last. Listing goes on beside the start of
+    /// the VM, which is what is waited for.
     fn current(&self) -> Phase {
         let of = |phases: &mut dyn Iterator<Item = &Phase>| phases.next().copied();
         let waited_for = of(&mut self.active.iter().rev().filter(|phase| **phase != Phase::List));
@@ -127,7 +129,8 @@ impl Report {
         result
     }
 
-    /// Counts the time until now for the phase that it was of, before `change` changes which are under way.
+    /// Counts the time until now for the phase that it was of, before `change` changes which are
+    /// under way.
     fn account(&self, change: impl FnOnce(&mut Vec<Phase>)) {
         let mut clock = self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let now = Instant::now();
@@ -194,7 +197,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Looks, before anything is done, whether a report can be written at `path`. A link is followed.
+    /// Looks, before anything is done, whether a report can be written at `path`. A link is
+    /// followed.
     ///
     /// # Errors
     /// If it cannot: there is no such folder, or something else than a file is there.

@@ -1,4 +1,5 @@
-//! Where workspaces are in a VM, and what is kept here of each: its own is at [`GUEST_ROOT`], further ones where somebody wanted them.
+//! Where workspaces are in a VM, and what is kept here of each: its own is at [`GUEST_ROOT`],
+//! further ones where somebody wanted them.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -78,7 +79,8 @@ impl Site {
         Ok(own.into_iter().chain(further).collect())
     }
 
-    /// That of `workspace` at `guest_path`; one that is new is written down, and is nobody else's while this lives.
+    /// That of `workspace` at `guest_path`; one that is new is written down, and is nobody else's
+    /// while this lives.
     ///
     /// # Errors
     /// If nothing can be at the path, another repository is there, or one is around or below it.
@@ -111,7 +113,8 @@ impl Site {
                 return Err(taken(vm, &guest_path, &guest_path, known.repository.path()));
             }
             Some((folder, known)) => {
-                // It may have been moved here. Devices get other numbers when a machine starts: that is no news.
+                // It may have been moved here. Devices get other numbers when a machine starts:
+                // that is no news.
                 record.repository.git = known.repository.git;
                 folder
             }
@@ -137,7 +140,8 @@ impl Site {
         Ok(Site { claim: Some(Arc::new(claim)), ..Site::further(folder, record) })
     }
 
-    /// The guest has been told of it: from now on the place is this repository's, whatever comes of the sync.
+    /// The guest has been told of it: from now on the place is this repository's, whatever comes of
+    /// the sync.
     ///
     /// # Errors
     /// The file system's.
@@ -182,7 +186,8 @@ impl Site {
         (self.is_own && !is_taken && !overlap(&self.guest_path, self.root())).then_some(self.root())
     }
 
-    /// The guest's folder that matches the folder `here`, if that is in the workspace; else the workspace's own.
+    /// The guest's folder that matches the folder `here`, if that is in the workspace; else the
+    /// workspace's own.
     pub fn folder(&self, here: &Path) -> PathBuf {
         let below = self.below(here).unwrap_or_default();
         if below.as_os_str().is_empty() { self.guest_path.clone() } else { self.guest_path.join(below) }
@@ -209,13 +214,15 @@ impl Site {
     }
 }
 
-/// Whether a place that is `known` as that of a repository is that of `workspace`, which may have been moved.
+/// Whether a place that is `known` as that of a repository is that of `workspace`, which may have
+/// been moved.
 fn is_of(known: &Purpose, workspace: &Workspace) -> bool {
     belonging::is_same(known, &workspace.identity)
         && (known.path() == workspace.root || belonging::repository(known) != Repository::Present)
 }
 
-/// Frees the places that commands have chosen which ended, or were killed, before the guest heard of it.
+/// Frees the places that commands have chosen which ended, or were killed, before the guest heard
+/// of it.
 fn sweep(vm: &Vm) -> Result<(), CommandError> {
     for (folder, record) in records(vm)? {
         let path = folder.join(RECORD);
@@ -233,7 +240,8 @@ fn locked<E: Into<io::Error>>(path: &Path, lock: impl FnOnce(&File) -> Result<()
     locked.map_err(|error| CommandError::io("lock", path, &error))
 }
 
-/// What is kept of a VM's further workspaces: folders and records. One whose record was not written in time is none.
+/// What is kept of a VM's further workspaces: folders and records. One whose record was not written
+/// in time is none.
 fn records(vm: &Vm) -> Result<Vec<(PathBuf, Record)>, CommandError> {
     let folder = vm.folder().join(FURTHER);
     let explain = |error: &io::Error| CommandError::io("read", &folder, error);

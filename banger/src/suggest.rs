@@ -1,7 +1,8 @@
 //! What may have been meant by a name that does not exist.
 
-/// The known name that is nearest, if one is near: no more than a third of its letters away, as rustc has it. Of a name of two letters,
-/// one that differs is half of it: only their order may be mistaken.
+/// The known name that is nearest, if one is near: no more than a third of its letters away, as
+/// rustc has it. Of a name of two letters, one that differs is half of it: only their order may be
+/// mistaken.
 pub(crate) fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let letters = |name: &str| {
         let mut letters: Vec<_> = name.chars().collect();

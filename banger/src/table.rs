@@ -18,7 +18,8 @@ pub fn table<const N: usize>(headings: [&str; N], lines: impl IntoIterator<Item 
     text
 }
 
-/// Lays out what is known of one thing: a line for each fact, its name before it. Foreign text in a fact is made printable.
+/// Lays out what is known of one thing: a line for each fact, its name before it. Foreign text in a
+/// fact is made printable.
 pub fn facts<'a>(facts: impl IntoIterator<Item = &'a (&'a str, String)>) -> String {
     let facts: Vec<_> = facts.into_iter().collect();
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max(10);

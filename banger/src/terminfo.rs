@@ -1,7 +1,8 @@
-//! The user's terminal, as programs in the guest know it: the entry of this machine's terminfo database goes along.
+//! The user's terminal, as programs in the guest know it: the entry of this machine's terminfo
+//! database goes along.
 //!
-//! Images know a few terminals. kitty, ghostty, alacritty, foot and wezterm bring entries of their own to the machine that they run
-//! on, and without them `clear` fails and `less` asks for RETURN.
+//! Images know a few terminals. kitty, ghostty, alacritty, foot and wezterm bring entries of their
+//! own to the machine that they run on, and without them `clear` fails and `less` asks for RETURN.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -13,27 +14,31 @@ use banger_agent::protocol::{Bytes, Request};
 use banger_agent::terminfo::{MAX_ENTRY, Terminfo, is_name, places};
 use nix::libc;
 
-/// Where programs in the guest look for entries, besides where their libraries were made to: terminfo(5). The entry is there; what follows the colon,
-/// nothing, is the library's own list.
+/// Where programs in the guest look for entries, besides where their libraries were made to:
+/// terminfo(5). The entry is there; what follows the colon, nothing, is the library's own list.
 const VARIABLE: (&str, &str) = ("TERMINFO_DIRS", "/etc/terminfo:");
-/// Directories of this machine, after those that its environment names: ncurses(3X), as distributions configure it.
+/// Directories of this machine, after those that its environment names: ncurses(3X), as
+/// distributions configure it.
 const DIRECTORIES: [&str; 5] =
     ["/etc/terminfo", "/lib/terminfo", "/usr/share/terminfo", "/usr/lib/terminfo", "/usr/local/share/terminfo"];
 
-/// What the guest is to be asked before a command whose variables are `env` gets a terminal; none: this machine does not know it. `variable` is this machine's environment.
+/// What the guest is to be asked before a command whose variables are `env` gets a terminal; none:
+/// this machine does not know it. `variable` is this machine's environment.
 pub fn request(env: &[(Bytes, Bytes)], variable: impl Fn(&str) -> Option<OsString>) -> Option<Request> {
     let name = env.iter().rev().find(|(name, _)| name.0 == b"TERM").map(|(_, name)| &name.0)?;
     let name = std::str::from_utf8(name).ok().filter(|name| is_name(name))?;
     find(name, &directories(variable)).map(Request::Terminfo)
 }
 
-/// What a command needs besides, if the guest has the entry of this machine; nothing if somebody has said it already.
+/// What a command needs besides, if the guest has the entry of this machine; nothing if somebody
+/// has said it already.
 pub fn variables(env: &[(Bytes, Bytes)]) -> Option<(Bytes, Bytes)> {
     let is_said = env.iter().any(|(name, _)| name.0 == b"TERMINFO" || name.0 == VARIABLE.0.as_bytes());
     (!is_said).then(|| (VARIABLE.0.into(), VARIABLE.1.into()))
 }
 
-/// Where this machine's programs look, in their order: terminfo(5), "Fetching Compiled Descriptions".
+/// Where this machine's programs look, in their order: terminfo(5), "Fetching Compiled
+/// Descriptions".
 fn directories(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     let own = variable("TERMINFO").map(PathBuf::from);

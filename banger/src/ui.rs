@@ -1,6 +1,8 @@
-//! All that banger itself prints. Standard output is for answers; everything else goes to standard error.
+//! All that banger itself prints. Standard output is for answers; everything else goes to standard
+//! error.
 //!
-//! What is said may quote a guest, a repository or an image: it reaches the terminal as text, and never as a command to it.
+//! What is said may quote a guest, a repository or an image: it reaches the terminal as text, and
+//! never as a command to it.
 
 use std::env;
 use std::io::{self, IsTerminal, Write, stderr, stdin, stdout};
@@ -16,7 +18,8 @@ use serde::Serialize;
 use crate::cli::{Color, Global};
 use crate::error::{CommandError, ErrorKind};
 
-/// What a plugin is told of the options before its name, and what banger takes for its own when a plugin runs it.
+/// What a plugin is told of the options before its name, and what banger takes for its own when a
+/// plugin runs it.
 pub const COLOR: &str = "BANGER_COLOR";
 /// As [`COLOR`].
 pub const QUIET: &str = "BANGER_QUIET";
@@ -98,7 +101,8 @@ impl Ui {
         self.json
     }
 
-    /// A command's answer, on standard output: with `--json` this object on a line, else `text`, which may be empty.
+    /// A command's answer, on standard output: with `--json` this object on a line, else `text`,
+    /// which may be empty.
     ///
     /// # Errors
     /// If it cannot be written. A reader that is gone ends this process.
@@ -114,8 +118,8 @@ impl Ui {
     /// Asks a question that is answered with yes or no; without an answer it is no.
     ///
     /// # Errors
-    /// If there is nobody to ask: standard input or standard error is no terminal, or `--no-input` or `CI` is set. The error names
-    /// `--force`, which every command that asks has.
+    /// If there is nobody to ask: standard input or standard error is no terminal, or `--no-input`
+    /// or `CI` is set. The error names `--force`, which every command that asks has.
     pub fn confirm(&self, question: &str) -> Result<bool, CommandError> {
         let question = clean(question);
         if !self.asks {
@@ -129,7 +133,8 @@ impl Ui {
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
-    /// Why the command ends: with `--json` as an object on standard output, in the place of the answer.
+    /// Why the command ends: with `--json` as an object on standard output, in the place of the
+    /// answer.
     pub fn error(&self, error: &CommandError) {
         self.finish();
         if self.json {
@@ -160,7 +165,8 @@ impl Ui {
         };
     }
 
-    /// Why a command line is none. That a command is missing is answered with the help, which is for people.
+    /// Why a command line is none. That a command is missing is answered with the help, which is
+    /// for people.
     pub fn usage(&self, error: &clap::Error) {
         match error.kind() {
             clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !self.json => _ = error.print(),
@@ -194,7 +200,8 @@ impl Ui {
     }
 
     fn line(&self, text: &str) {
-        // A terminal that is raw takes a line's end for no more than it says; and what it shows, a prompt maybe, is not to be written on.
+        // A terminal that is raw takes a line's end for no more than it says; and what it shows, a
+        // prompt maybe, is not to be written on.
         let raw = tcgetattr(stderr()).is_ok_and(|terminal| !terminal.output_flags.contains(OutputFlags::OPOST));
         let (start, end) = if raw { ("\r\n", "\r\n") } else { ("", "\n") };
         // Standard error that is gone is no reason to fail.
@@ -226,8 +233,9 @@ fn clean(text: &str) -> String {
     banger_vmm::printable(text.as_bytes())
 }
 
-/// On one line. It holds what there is, and a terminal that shows it comes to no harm: JSON itself escapes what is below the space, and
-/// what else [`banger_vmm::printable`] minds is only in texts, where an escape stands for it too.
+/// On one line. It holds what there is, and a terminal that shows it comes to no harm: JSON itself
+/// escapes what is below the space, and what else [`banger_vmm::printable`] minds is only in texts,
+/// where an escape stands for it too.
 fn json(object: &impl Serialize) -> String {
     let json = serde_json::to_string(object).expect("plain data has a JSON form");
     let mut harmless = String::with_capacity(json.len() + 1);

@@ -25,7 +25,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "a time above 0, with `s`, `m` or `h`, such as `90s`".to_owned())
 }
 
-/// Parses the size of a VM's memory, such as `512M`, `4G` or `0.5GiB`, into MiB; a number without a unit is in MiB.
+/// Parses the size of a VM's memory, such as `512M`, `4G` or `0.5GiB`, into MiB; a number without a
+/// unit is in MiB.
 ///
 /// # Errors
 /// Of anything else: what it may be.
@@ -51,7 +52,8 @@ pub fn disk(text: &str) -> Result<u64, String> {
     }
 }
 
-/// In MiB, rounded down. As docker(1) has it, units are powers of 1024, and `G`, `GB` and `GiB` the same.
+/// In MiB, rounded down. As docker(1) has it, units are powers of 1024, and `G`, `GB` and `GiB` the
+/// same.
 fn parse_size(text: &str) -> Option<u64> {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);

@@ -1,4 +1,5 @@
-//! Mistakes on the command line and in the configuration: what is said about them, by the program itself. No VM is needed.
+//! Mistakes on the command line and in the configuration: what is said about them, by the program
+//! itself. No VM is needed.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! An `/init` that is no friend of its host. Built static by the tests; standard library only.
 //!
-//! What it does before there is a link is said by the VM's host name (see [`main`]). After that it syncs like an agent that has
-//! nothing, and each command's name says what becomes of the command (see [`Guest::exec`]).
+//! What it does before there is a link is said by the VM's host name (see [`main`]). After that it
+//! syncs like an agent that has nothing, and each command's name says what becomes of the command
+//! (see [`Guest::exec`]).
 
 use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::{self, File, OpenOptions};
@@ -32,7 +33,8 @@ fn main() {
     match name.as_str() {
         "panics" => panic!("as it should"),
         "hangs" => forever(),
-        // What would change the terminal, hide a line, or be a line of another's; and one that does not end.
+        // What would change the terminal, hide a line, or be a line of another's; and one that does
+        // not end.
         "box" => {
             println!("\x1b[2J\u{202e}txt.exe\u{9b}31m");
             println!("a line\rbanger: error: forged");
@@ -102,7 +104,8 @@ struct Bounds {
     deaf: Option<u32>,
     /// What becomes of the sync that goes on.
     sync: String,
-    /// What becomes of questions what changed in the guest alone: commands ask, and so does the supervisor.
+    /// What becomes of questions what changed in the guest alone: commands ask, and so does the
+    /// supervisor.
     look: String,
     /// What came while something else was waited for.
     next: Option<(u32, Vec<u8>)>,
@@ -287,8 +290,9 @@ impl Guest {
         self.control(id, r#"{"type":"compared","conflicts":[],"conflict_count":0,"now_ns":1}"#);
     }
 
-    /// Answers with files of which the first folder of `path` says what is wrong with them: a case, and what it needs, separated by commas.
-    /// The rest is a directory of the host's, not to be touched.
+    /// Answers with files of which the first folder of `path` says what is wrong with them: a case,
+    /// and what it needs, separated by commas. The rest is a directory of the host's, not to be
+    /// touched.
     fn copy_out(&mut self, id: u32, path: &str) {
         let (case, outside) = path[1..].split_at(path[1..].find('/').unwrap());
         let contents = outside.ends_with("/.");
@@ -300,7 +304,8 @@ impl Guest {
         };
         let asked = if contents { "" } else { &outside[outside.rfind('/').unwrap() + 1..] };
         self.control(id, &match case {
-            // What it is called instead, with `!` for a slash; whether it is a directory; whether it is only what is in that.
+            // What it is called instead, with `!` for a slash; whether it is a directory; whether
+            // it is only what is in that.
             "lie" => source(&words[0].replace('!', "/"), words[1] == "directory", words[2] == "contents"),
             "announced" => source(asked, false, contents),
             "modes" => source(asked, words[0] == "directory", contents),
@@ -349,7 +354,8 @@ impl Guest {
         }
     }
 
-    /// The cases about limits: what takes too long, too much or does not add up. False: it is none of them.
+    /// The cases about limits: what takes too long, too much or does not add up. False: it is none
+    /// of them.
     fn bounds(&mut self, id: u32, text: &str) -> bool {
         const STARTED: &str = r#"{"ok":{"pid":1}}"#;
         const EXITED: &str = r#"{"type":"exited","code":0}"#;

@@ -1,7 +1,9 @@
-//! What the end-to-end tests share: a home of its own for each test, repositories in it, and the installed `banger`.
+//! What the end-to-end tests share: a home of its own for each test, repositories in it, and the
+//! installed `banger`.
 //!
-//! `scripts/test` builds the binaries and an image store, and says where they are: `BANGER_TEST_DIST` is a folder as `make install`
-//! fills it, `BANGER_TEST_DATA` a data folder whose images and kernels every test's home uses.
+//! `scripts/test` builds the binaries and an image store, and says where they are:
+//! `BANGER_TEST_DIST` is a folder as `make install` fills it, `BANGER_TEST_DATA` a data folder
+//! whose images and kernels every test's home uses.
 
 pub mod leftovers;
 pub mod machine;
@@ -64,7 +66,8 @@ pub fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A home folder, with all of banger's state below it. When dropped, every VM in it is stopped and everything removed.
+/// A home folder, with all of banger's state below it. When dropped, every VM in it is stopped and
+/// everything removed.
 pub struct Home {
     folder: TempDir,
     banger: PathBuf,
@@ -145,7 +148,8 @@ impl Home {
         fs::copy(agent, to.join("lib/banger/banger-agent")).expect("a copy of the agent");
     }
 
-    /// Installs banger anew, as a user does who upgrades it: the same command is another program from now on.
+    /// Installs banger anew, as a user does who upgrades it: the same command is another program
+    /// from now on.
     pub fn upgrade(&mut self) {
         self.banger = banger_binary();
     }

@@ -63,7 +63,8 @@ impl Home {
         }
     }
 
-    /// Checks that of the VM nothing is left but its files: no process, no socket, no note, nothing half-made.
+    /// Checks that of the VM nothing is left but its files: no process, no socket, no note, nothing
+    /// half-made.
     #[track_caller]
     pub fn assert_at_rest(&self) {
         eventually("the end of the VM's processes", || self.processes().is_empty());

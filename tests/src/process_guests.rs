@@ -1,4 +1,5 @@
-//! Homes whose VMs are processes of this host: a real agent in namespaces of its own, which starts in milliseconds.
+//! Homes whose VMs are processes of this host: a real agent in namespaces of its own, which starts
+//! in milliseconds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +9,12 @@ use nix::unistd::{Pid, geteuid};
 use crate::{Home, required};
 
 impl Home {
-    /// A home of such VMs, in memory where that can be: a guest that syncs its disk does not wait for everybody else's.
+    /// A home of such VMs, in memory where that can be: a guest that syncs its disk does not wait
+    /// for everybody else's.
     ///
     /// # Panics
-    /// Without root, which alone may give a namespace the users that commands in the guest are run as.
+    /// Without root, which alone may give a namespace the users that commands in the guest are run
+    /// as.
     pub fn with_process_guests() -> Home {
         assert!(geteuid().is_root(), "guests that are processes need root");
         let parts = required("BANGER_TEST_PROCESS");
@@ -23,8 +26,8 @@ impl Home {
         home
     }
 
-    /// A home for tests of what no guest's kernel has a part in: of such VMs where root runs them, and
-    /// of real ones elsewhere.
+    /// A home for tests of what no guest's kernel has a part in: of such VMs where root runs them,
+    /// and of real ones elsewhere.
     pub fn with_any_guests() -> Home {
         if geteuid().is_root() { Home::with_process_guests() } else { Home::new() }
     }
@@ -45,7 +48,8 @@ impl Home {
         self.processes().is_empty() && self.own_processes("").is_empty()
     }
 
-    /// What is nobody's, in the folders of all VMs and in the cache: half-made, half-deleted, half-written.
+    /// What is nobody's, in the folders of all VMs and in the cache: half-made, half-deleted,
+    /// half-written.
     pub fn leftovers(&self) -> Vec<PathBuf> {
         let vms = self.data().join("vms");
         let mut found: Vec<_> =

@@ -24,7 +24,8 @@ impl Repository<'_> {
         self.commit("as released");
     }
 
-    /// Options of `banger` with which pip and what is like it work in the guest as they do here. A file comes into the workspace.
+    /// Options of `banger` with which pip and what is like it work in the guest as they do here. A
+    /// file comes into the workspace.
     pub fn client_options(&self) -> Vec<String> {
         let mut options = Vec::new();
         if let Some(certificates) = std::env::var_os("SSL_CERT_FILE") {
@@ -39,7 +40,8 @@ impl Repository<'_> {
         options
     }
 
-    /// A virtual environment of this machine's own with the projects of these folders in it; its interpreter.
+    /// A virtual environment of this machine's own with the projects of these folders in it; its
+    /// interpreter.
     #[track_caller]
     pub fn venv_here(&self, folders: &[&str]) -> PathBuf {
         let venv = self.home.path().join("venv");

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// A command of an example, and what the page shows of its output: a line `…` stands for any lines, `…` in a word for
-/// anything, a number for any number.
+/// A command of an example, and what the page shows of its output: a line `…` stands for any lines,
+/// `…` in a word for anything, a number for any number.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Example {
     /// For a shell.
@@ -13,7 +13,8 @@ pub struct Example {
     pub output: Vec<String>,
 }
 
-/// The examples of a section of a page, such as `README.md`: what follows `$ ` in its blocks of `console`.
+/// The examples of a section of a page, such as `README.md`: what follows `$ ` in its blocks of
+/// `console`.
 ///
 /// # Panics
 /// If there is no such section, or nothing to run in it.

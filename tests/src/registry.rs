@@ -27,7 +27,8 @@ impl Registry {
         Registry::start(false)
     }
 
-    /// The same, encrypted, with a certificate of the authority [`Registry::authority`], which nobody knows.
+    /// The same, encrypted, with a certificate of the authority [`Registry::authority`], which
+    /// nobody knows.
     pub fn with_certificate() -> Registry {
         Registry::start(true)
     }
@@ -152,7 +153,8 @@ impl Layout {
         run(Command::new("umoci").args(["raw", "add-layer", "--image", &self.image(image)]).arg(tar));
     }
 
-    /// Makes an image of a whole Debian, which the tests share: systemd, a C compiler, 10,000 files, 400 MB.
+    /// Makes an image of a whole Debian, which the tests share: systemd, a C compiler, 10,000
+    /// files, 400 MB.
     #[track_caller]
     pub fn debian(&self, image: &str, scratch: &Path) {
         let (tree, tar) = (scratch.join("debian"), scratch.join("debian.tar"));

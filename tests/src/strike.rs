@@ -47,7 +47,8 @@ pub struct Struck {
 }
 
 impl Repository<'_> {
-    /// Runs `banger <arguments>` and kills `victim` at its `step`. What it leaves running is followed for `linger`.
+    /// Runs `banger <arguments>` and kills `victim` at its `step`. What it leaves running is
+    /// followed for `linger`.
     #[track_caller]
     pub fn strike(&self, strike: &OsStr, victim: Victim, step: u64, linger: Duration, arguments: &[&str]) -> Struck {
         let report = self.home.path().join("strike.json");

@@ -49,7 +49,8 @@ impl Web {
         format!("http://{}/{path}", self.address)
     }
 
-    /// From now on only the first `bytes` of what ends in `path` come, and the connection stays open; or all of it comes.
+    /// From now on only the first `bytes` of what ends in `path` come, and the connection stays
+    /// open; or all of it comes.
     pub fn hold(&self, what: Option<(&str, u64)>) {
         let mut state = self.state();
         state.held = what.map(|(path, bytes)| (path.to_owned(), bytes));

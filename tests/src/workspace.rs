@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{Output, Repository};
 
-/// Prints, NUL-terminated, what is at every path below the current folder that is no folder and not git's own: type, permission
-/// bits, size, target and path.
+/// Prints, NUL-terminated, what is at every path below the current folder that is no folder and not
+/// git's own: type, permission bits, size, target and path.
 const LIST_GUEST: &str = r"find . -name .git -prune -o ! -type d -printf '%y %m %s %l\n%P\0'";
 
 /// What git is asked on both sides. Newer gits than the guest's answer these in the same words.
@@ -96,7 +96,8 @@ impl Repository<'_> {
         }
     }
 
-    /// Checks that the guest has exactly the files that git lists on the host, with the same modes and contents.
+    /// Checks that the guest has exactly the files that git lists on the host, with the same modes
+    /// and contents.
     #[track_caller]
     pub fn assert_same_files(&self) {
         let guest = self.run(["-q", "--", "sh", "-c", LIST_GUEST]).ok().stdout;

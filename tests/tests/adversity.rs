@@ -1,4 +1,5 @@
-//! State files that are cut short or of a newer version, and a file system without room: nothing is lost, and what to do is said.
+//! State files that are cut short or of a newer version, and a file system without room: nothing is
+//! lost, and what to do is said.
 //!
 //! The guests are processes of this host.
 
@@ -80,7 +81,8 @@ fn state_of_a_newer_version_is_named_and_stays() {
     assert_eq!(repository.run(SHOW).ok().text(), SHOWN);
 }
 
-/// Runs `script` where a folder of banger's data is a file system of its own; `$1` is that folder, `$2` banger.
+/// Runs `script` where a folder of banger's data is a file system of its own; `$1` is that folder,
+/// `$2` banger.
 fn with_own_file_system(repository: &Repository<'_>, folder: &str, script: &str) -> Output {
     let folder = repository.home.data().join(folder);
     fs::create_dir_all(&folder).unwrap();
@@ -94,7 +96,8 @@ fn with_own_file_system(repository: &Repository<'_>, folder: &str, script: &str)
 fn a_file_system_may_be_full_at_every_file_and_block() {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
-    // From one that holds nothing to one that holds all, the first command fails, or it does not. The next has room.
+    // From one that holds nothing to one that holds all, the first command fails, or it does not.
+    // The next has room.
     let script = r#"
         vms=$1; banger=$2
         for limit in $LIMITS; do
@@ -202,7 +205,8 @@ fn a_file_system_may_be_full_at_every_block_of_an_image() {
 fn a_copy_leaves_some_of_the_disk_free() {
     let home = Home::with_process_guests();
     let repository = prepare(&home);
-    // What fits in, and all of it but a little: 10 MiB and 1000 inodes, a hundredth of which stays free. A hole takes nothing.
+    // What fits in, and all of it but a little: 10 MiB and 1000 inodes, a hundredth of which stays
+    // free. A hole takes nothing.
     let made = "cd /root; mkdir few most; head -c 10000k /dev/urandom >fits; head -c 10200k /dev/urandom >fills; \
                 truncate -s 1T hole; (cd few; seq 900 | xargs touch); (cd most; seq 995 | xargs touch)";
     repository.sh(made).ok();

@@ -1,4 +1,5 @@
-//! Machines that lack something, folders that are no workspace, disks that are full: a clear error, and nothing lost.
+//! Machines that lack something, folders that are no workspace, disks that are full: a clear error,
+//! and nothing lost.
 
 use std::fs;
 use std::io::Read;
@@ -82,7 +83,8 @@ fn a_full_disk_of_the_host_loses_nothing() {
     let repository = home.repository("r");
     let vms = home.data().join("vms");
     fs::create_dir_all(&vms).unwrap();
-    // Everything in one mount namespace, in which the VMs' folder is a small file system of its own.
+    // Everything in one mount namespace, in which the VMs' folder is a small file system of its
+    // own.
     let script = r#"
         vms=$1; banger=$2
         step() { echo "== $1"; shift; "$@"; echo "status $?"; }

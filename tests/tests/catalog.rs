@@ -1,4 +1,5 @@
-//! A team's catalog, from the publisher's Dockerfile to a command in its image; and what may happen to a pull on its way.
+//! A team's catalog, from the publisher's Dockerfile to a command in its image; and what may happen
+//! to a pull on its way.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -82,7 +83,8 @@ fn rootfs(home: &Home, word: &str, mebibytes: usize) -> PathBuf {
     path
 }
 
-/// Registers and exports an image, and deletes it; returns its entry of a catalog. The bundle is `<folder>/<word>.tar.zst`.
+/// Registers and exports an image, and deletes it; returns its entry of a catalog. The bundle is
+/// `<folder>/<word>.tar.zst`.
 fn publish(repository: &Repository<'_>, name: &str, word: &str, folder: &Path) -> String {
     let path = rootfs(repository.home, word, 3);
     repository.run(["image", "register", "-q", "--name", name, "--rootfs", path.to_str().unwrap()]).ok();

@@ -44,7 +44,8 @@ fn a_command_runs_in_the_folder_that_matches() {
     assert_eq!(from("link", "pwd").text(), "/root/repo/sub/folder\n");
     assert_eq!(home.vms().len(), 1);
 
-    // A submodule and a linked worktree are workspaces of their own, each with an ordinary repository and a VM.
+    // A submodule and a linked worktree are workspaces of their own, each with an ordinary
+    // repository and a VM.
     let module = from("module", "pwd; cat file; git status --short; git log --format=%s");
     assert_eq!(module.text(), "/root/repo\nof the submodule\nfirst\n");
     let tree = from("../linked tree/sub", "pwd; cat ../README; git status --short; git branch --show-current");
@@ -134,7 +135,8 @@ fn set_non_blocking(end: &impl AsFd) {
 
 #[test]
 fn a_long_stream_each_way_takes_no_memory() {
-    // Many times what may be kept: whether it is this or a gigabyte makes no difference but to the test's time.
+    // Many times what may be kept: whether it is this or a gigabyte makes no difference but to the
+    // test's time.
     const SIZE: usize = 256 << 20;
     let home = Home::new();
     let repository = home.repository("stream");
@@ -276,7 +278,8 @@ fn one_vm_from_its_making_to_its_end() {
     }
     assert_eq!(home.vms().len(), 1);
 
-    // The kernel ends what wants more memory than there is; a shell would say no more than "Killed".
+    // The kernel ends what wants more memory than there is; a shell would say no more than
+    // "Killed".
     let hog = repository.sh("tail /dev/zero");
     assert_ne!(hog.status, 0);
     assert!(

@@ -1,4 +1,5 @@
-//! Configuration: what the files, variables and options say holds in the VM, and what of this machine reaches it.
+//! Configuration: what the files, variables and options say holds in the VM, and what of this
+//! machine reaches it.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! What the host and the guest change at the same time: three states are compared, and nothing is lost, holes of files neither.
+//! What the host and the guest change at the same time: three states are compared, and nothing is
+//! lost, holes of files neither.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, symlink};
@@ -199,7 +200,8 @@ fn commits_of_the_guest_are_never_lost() {
     assert_eq!(repository.sh("git rev-parse main").ok().text(), second);
     assert_eq!(repository.sh("git diff --cached --name-only; cat more").ok().text(), "feature\nmore\n");
 
-    // A commit on no branch, when the host's HEAD moves; a branch that the host deletes; names in each other's way.
+    // A commit on no branch, when the host's HEAD moves; a branch that the host deletes; names in
+    // each other's way.
     repository.git(["commit", "--quiet", "--message", "feature"]);
     repository.git(["branch", "topic"]);
     let script = "git checkout -q --detach; git commit -q --allow-empty -m detached; git branch -f topic; git branch a/b; \

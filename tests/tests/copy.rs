@@ -49,7 +49,8 @@ fn files_are_copied_both_ways() {
     symlink("victim", host.join("name")).unwrap();
     cp(":/etc/hostname", &path("name")).ok();
     assert_eq!(fs::read(host.join("victim")).unwrap(), b"precious");
-    // One to a directory may have come with the copy before: the next does not go where it leads, unless that is said.
+    // One to a directory may have come with the copy before: the next does not go where it leads,
+    // unless that is said.
     fs::create_dir(host.join("elsewhere")).unwrap();
     repository.sh("ln -s elsewhere /srv/planted; mkdir /srv/plain; echo evil >/srv/plain/profile").ok();
     cp(":/srv/planted", &path("planted")).ok();

@@ -62,8 +62,8 @@ fn it_grows_when_more_is_wanted_and_gives_back_what_is_deleted() {
     assert!(copy.status == 125 && copy.stderr.contains("No space left"), "{copy:?}");
     assert_eq!(repository.run(["cp", ":/kept", "-"]).ok().status, 0);
 
-    // Nor does it keep anybody out: what is small still comes, from the room that is kept for syncs, and
-    // with what is large the command runs as the guest is.
+    // Nor does it keep anybody out: what is small still comes, from the room that is kept for
+    // syncs, and with what is large the command runs as the guest is.
     let filled = repository.run(["vm", "exec", &name(vm), "--", "sh", "-c", FILL]);
     assert_ne!(filled.status, 0, "{filled:?}");
     fs::remove_file(repository.root.join("large")).unwrap();

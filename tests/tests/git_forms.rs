@@ -1,4 +1,5 @@
-//! Repositories whose files or objects are not all there in their own form: filters, Git LFS, partial clones.
+//! Repositories whose files or objects are not all there in their own form: filters, Git LFS,
+//! partial clones.
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};

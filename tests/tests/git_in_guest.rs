@@ -200,7 +200,8 @@ fn submodules_follow_the_host_and_are_workspaces() {
     repository.git(["checkout", "--quiet", "--", "."]);
     repository.git(["submodule", "--quiet", "update", "--init"]);
     repository.assert_same_git();
-    // An embedded repository appears, with a commit of the guest's it stays, and so it does when it leaves the host.
+    // An embedded repository appears, with a commit of the guest's it stays, and so it does when it
+    // leaves the host.
     let embedded = home.at(repository.root.join("embedded"));
     fs::create_dir(&embedded.root).unwrap();
     embedded.git(["init", "--quiet"]);

@@ -1,4 +1,5 @@
-//! The image with everything, `debian-bookworm`, which a new VM has if nothing else is said: built here by its recipe, and used.
+//! The image with everything, `debian-bookworm`, which a new VM has if nothing else is said: built
+//! here by its recipe, and used.
 
 use std::process::Command;
 

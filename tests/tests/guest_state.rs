@@ -1,4 +1,5 @@
-//! What a running guest tells whoever looks: what exists only there, its files for completion, its ports.
+//! What a running guest tells whoever looks: what exists only there, its files for completion, its
+//! ports.
 
 use banger_tests::{Home, Output, Repository};
 use serde_json::json;

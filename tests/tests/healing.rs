@@ -1,6 +1,8 @@
-//! Command, supervisor and VMM are killed at every step of what they do to a VM, and the next command finds everything right.
+//! Command, supervisor and VMM are killed at every step of what they do to a VM, and the next
+//! command finds everything right.
 //!
-//! The guests are processes of this host. What a step is, `strike` says. `BANGER_TEST_FIRST_STEP` may name another than 1.
+//! The guests are processes of this host. What a step is, `strike` says. `BANGER_TEST_FIRST_STEP`
+//! may name another than 1.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -66,7 +68,8 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     all
 }
 
-/// The host's state in this round: an edit, a new file for an old one, and perhaps a commit of all but the edit.
+/// The host's state in this round: an edit, a new file for an old one, and perhaps a commit of all
+/// but the edit.
 fn edit(repository: &Repository<'_>, round: u64, commits: bool) {
     let old = fs::read_dir(&repository.root).unwrap().flatten().map(|entry| entry.path());
     let is_new = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"new-"));

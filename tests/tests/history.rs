@@ -1,4 +1,5 @@
-//! `history`: a guest with the current commit alone, or with no repository at all, and how it gets more.
+//! `history`: a guest with the current commit alone, or with no repository at all, and how it gets
+//! more.
 
 use banger_tests::{Home, Output, Repository};
 

@@ -97,7 +97,8 @@ fn frames_that_lie_end_the_command_and_nothing_else() {
         assert!(output.stderr.contains(reason), "{command}: {}", output.stderr);
         assert_eq!(output.text(), "", "{command}");
     }
-    // What comes after the end is nobody's output, and neither is what comes on a channel that is none.
+    // What comes after the end is nobody's output, and neither is what comes on a channel that is
+    // none.
     let output = repository.run(["--", "exits-twice"]);
     assert_eq!((output.status, output.text().as_str()), (5, "before\n"), "{}", output.stderr);
 
@@ -267,7 +268,8 @@ fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
         refused(case, "", "-", "longer than was announced");
     }
 
-    // In a repository of the host's, git runs what no repository but that one says, whatever the guest calls what it sends.
+    // In a repository of the host's, git runs what no repository but that one says, whatever the
+    // guest calls what it sends.
     let git = |folder: &Path| {
         let output = home.command("git").args(["status"]).current_dir(folder).output().unwrap();
         assert!(!outside.join("run-by-git").exists(), "{output:?}");
@@ -304,7 +306,8 @@ fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
     assert_eq!(tree(&place), with_git);
     git(&place);
     fs::remove_dir_all(place.join(".git")).unwrap();
-    // An archive holds it, under the name that was asked for: nothing of it is a repository before somebody unpacks it.
+    // An archive holds it, under the name that was asked for: nothing of it is a repository before
+    // somebody unpacks it.
     let archive = copy("repository,.git,", "", "-").ok();
     assert!(archive.text().contains("outside/.git/config"), "{}", archive.stderr);
 

@@ -56,7 +56,8 @@ fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
     let missing = json(&repository, &["pull", &format!("{}/team/absent:1", registry.address)]);
     assert_eq!(missing["kind"], "unknown_image", "{missing}");
 
-    // On first use it is pulled. Its variables are there, and its entrypoint, user and folder are not heeded in a workspace.
+    // On first use it is pulled. Its variables are there, and its entrypoint, user and folder are
+    // not heeded in a workspace.
     let script = "echo $OF_IMAGE; pwd; cat README /version; test ! -e /gone; echo $? $(stat -c %u /proc/self)";
     let first = repository.run(["--image", &reference, "-e", "A=1", "--", "sh", "-c", script]).ok();
     assert_eq!(first.text(), "its own\n/root/repo\na repository\nfirst\n0 0\n");
@@ -93,7 +94,8 @@ fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
     assert_eq!(repository.run(["--image", &reference, "--", "cat", "/version"]).ok().text(), "first\n");
     assert_eq!(repository.run(["--rm", "--image", &reference, "--", "cat", "/version"]).ok().text(), "second\n");
 
-    // What a VM was made from is not pruned, nor the default; of the rest it is said what it would free.
+    // What a VM was made from is not pruned, nor the default; of the rest it is said what it would
+    // free.
     let would = json(&repository, &["prune", "--dry-run"]);
     assert_eq!(would["removed"][0]["folder"], refreshed["folder"], "{would}");
     assert_eq!(would["removed"].as_array().map(Vec::len), Some(1), "{would}");
@@ -146,7 +148,8 @@ fn a_registry_with_a_certificate_has_to_be_known() {
         command.args(["image", "pull", &reference, "--json"]).envs(with.iter().copied());
         Output::from(command.output().unwrap()).document()
     };
-    // A loopback registry may have no encryption. One that has, and is somebody else, gets no credentials in the clear.
+    // A loopback registry may have no encryption. One that has, and is somebody else, gets no
+    // credentials in the clear.
     let unknown = pull(&[]);
     assert_eq!(unknown["kind"], "registry", "{unknown}");
     assert!(unknown["message"].as_str().unwrap().contains("certificate"), "{unknown}");

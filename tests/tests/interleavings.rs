@@ -1,8 +1,9 @@
-//! Commands of all kinds from several processes on one workspace, in random order, some of them killed. `BANGER_TEST_COMMANDS` says how
-//! many, `BANGER_TEST_SEED` which; the seed is printed.
+//! Commands of all kinds from several processes on one workspace, in random order, some of them
+//! killed. `BANGER_TEST_COMMANDS` says how many, `BANGER_TEST_SEED` which; the seed is printed.
 //!
-//! The guests are processes of this host. What a command wrote that ended well is there as long as its VM; a command that nobody
-//! disturbs succeeds, whatever was killed before it; nothing is left at the end.
+//! The guests are processes of this host. What a command wrote that ended well is there as long as
+//! its VM; a command that nobody disturbs succeeds, whatever was killed before it; nothing is left
+//! at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;

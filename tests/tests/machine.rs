@@ -1,4 +1,5 @@
-//! The life of a VM: who dies with whom, what is left behind, and what the next command makes of it.
+//! The life of a VM: who dies with whom, what is left behind, and what the next command makes of
+//! it.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -97,7 +98,8 @@ fn assert_clean(home: &Home) {
 #[test]
 fn a_vm_is_small_private_and_stops_in_order() {
     let home = Home::new();
-    // One that needs no folder of the session's, few descriptors, and a path that no socket could have.
+    // One that needs no folder of the session's, few descriptors, and a path that no socket could
+    // have.
     let long = format!("{}/repo", "long".repeat(40));
     let repository = home.repository(&long);
     let data = home.path().join("d".repeat(120));
@@ -174,7 +176,8 @@ fn files_of_a_vm_that_lie_are_noticed() {
     }
     fs::write(file("vm.json"), record).unwrap();
 
-    // A note of a supervisor that is not there, with the pid of a process that is; and a socket that nobody serves.
+    // A note of a supervisor that is not there, with the pid of a process that is; and a socket
+    // that nobody serves.
     let bystander = std::process::id();
     let note = format!(
         r#"{{"format_version":1,"pid":{bystander},"start_time":1,"boot_id":"x","backend":"QEMU","started":1,"phase":{{"phase":"starting"}}}}"#
@@ -263,8 +266,9 @@ fn the_accelerator_is_said_once_and_can_be_forced() {
 fn a_translated_guest_whose_kernel_panics_is_started_once_more() {
     let home = Home::new();
     let repository = home.repository("r");
-    // The first time, when nothing was on the console yet, the kernel finds nothing to run. What stands in for QEMU is confined as QEMU
-    // is: it sees how long the console's log is, and writes nothing down.
+    // The first time, when nothing was on the console yet, the kernel finds nothing to run. What
+    // stands in for QEMU is confined as QEMU is: it sees how long the console's log is, and writes
+    // nothing down.
     let wrapper = "#!/bin/sh
         for word; do
             case $word in *node-name=disk,*) disk=${word##*file.filename=};; esac

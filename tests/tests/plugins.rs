@@ -286,7 +286,8 @@ const BASH_TRY: &str = include_str!("../src/bash_completion.sh");
 #[test]
 fn bash_completes_commands_aliases_and_plugins() {
     let home = Home::new();
-    // Of a word that is split, bash replaces the last piece. Where nothing fits, nothing is printed into the line either.
+    // Of a word that is split, bash replaces the last piece. Where nothing fits, nothing is printed
+    // into the line either.
     let split = [
         ("banger --image=debian-bookworm-m", &["debian-bookworm-minimal"][..]),
         ("banger cp bo", &["box:"]),
@@ -328,8 +329,8 @@ fn fish_completes_commands_aliases_and_plugins() {
 #[test]
 fn zsh_completes_commands_aliases_and_plugins() {
     let home = Home::new();
-    // A terminal in which the lines are typed; a key of its own notes what TAB has made of each. The folder of functions is the
-    // installed one.
+    // A terminal in which the lines are typed; a key of its own notes what TAB has made of each.
+    // The folder of functions is the installed one.
     let unique = PROPOSED.iter().filter(|(_, proposed)| proposed.len() == 1);
     let lines: Vec<_> = unique.clone().map(|(line, _)| format!("zpty -w -n shell '{line}'$'\\t\\C-xn'\n")).collect();
     let script = format!(

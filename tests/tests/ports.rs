@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use banger_tests::{Home, Repository, eventually};
 
-/// A guest's stand-in for a server, at a TCP port and a Unix socket: it reads to the end of what comes, and then sends back that it has
-/// heard so much, and all of it.
+/// A guest's stand-in for a server, at a TCP port and a Unix socket: it reads to the end of what
+/// comes, and then sends back that it has heard so much, and all of it.
 const SERVER: &str = r#"cat >/root/serve.pl <<'END'
 use IO::Socket::INET; use IO::Socket::UNIX;
 my $unix = shift @ARGV eq "unix";
@@ -212,8 +212,8 @@ fn use_by_connections(repository: &Repository<'_>, port: u16) {
     serve(repository, &[]);
 }
 
-/// A guest's stand-in for servers that come and go: it begins to listen at each port that it is told, and ends with `-PORT`. Who connects
-/// hears which it is.
+/// A guest's stand-in for servers that come and go: it begins to listen at each port that it is
+/// told, and ends with `-PORT`. Who connects hears which it is.
 const SERVERS: &str = r#"use IO::Socket::INET; my %of;
 while (<STDIN>) {
     chomp; if (s/^-//) { kill 9, $of{$_}; waitpid $of{$_}, 0; next }

@@ -20,7 +20,8 @@ fn outcomes(text: &str) -> Vec<&str> {
     all
 }
 
-/// Two projects of PyPI in one workspace, and so in one VM: translated, it takes its time to install Python.
+/// Two projects of PyPI in one workspace, and so in one VM: translated, it takes its time to
+/// install Python.
 #[test]
 fn projects_have_their_tools_and_dependencies_and_pass_their_tests() {
     let home = Home::new();

@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 
 use banger_tests::{Home, Output, Repository, banger_binary, path_with, readme};
 
-/// Runs what a section shows in the root of a repository, with this `PATH`, and compares what it prints.
+/// Runs what a section shows in the root of a repository, with this `PATH`, and compares what it
+/// prints.
 #[track_caller]
 fn assert_true(section: &str, repository: &Repository<'_>, path: &OsStr) {
     let home = repository.home;

@@ -57,7 +57,8 @@ fn a_vm_has_more_than_one_repository() {
 
     let sent = answer(&second, &[name, ".", "--guest-path", "/srv//two/"]);
     assert_eq!((&sent["guest_path"], &sent["vm"]), (&json!("/srv/two"), &json!(name)), "{sent}");
-    // The folder, the configuration and git are those of where one stands; from elsewhere, the VM's own.
+    // The folder, the configuration and git are those of where one stands; from elsewhere, the VM's
+    // own.
     let look = "pwd; cat $(git rev-parse --show-toplevel)/of; echo $WHOSE; git log --format=%s; git status --short";
     let there = script(&second, "sub", name, look);
     assert_eq!(there, "/srv/two/sub\nsecond, edited\nsecond's\nfirst\n?? ../banger.toml\n?? ../of\n");
@@ -75,7 +76,8 @@ fn a_vm_has_more_than_one_repository() {
     first.run(["--", "cat", "new"]).ok();
     assert_eq!(script(&second, "", name, "cat new /root/repo/new /root/set-up"), "2\n1\n/srv/two\n");
 
-    // What was done there counts, in all of them; and both sides' changes are a conflict in the one that has them.
+    // What was done there counts, in all of them; and both sides' changes are a conflict in the one
+    // that has them.
     script(&second, "", name, "echo guest >>of; echo only >only-there");
     let refused = first.run(["delete", "--json"]).document();
     let details = refused["details"].to_string();

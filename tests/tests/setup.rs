@@ -1,4 +1,5 @@
-//! `scripts/setup` and the targets of the Makefile: which packages each installs. `apt-get` is one that notes what it is asked.
+//! `scripts/setup` and the targets of the Makefile: which packages each installs. `apt-get` is one
+//! that notes what it is asked.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

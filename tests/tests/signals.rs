@@ -55,7 +55,8 @@ fn signals_reach_the_command_and_what_it_started() {
     let repository = home.repository("signals");
     repository.run(["--", "true"]).ok();
 
-    // The command's own answer counts; so does none. In its process group or out of it, nothing stays.
+    // The command's own answer counts; so does none. In its process group or out of it, nothing
+    // stays.
     let family = "sleep 4701 & setsid sleep 4702 & sh -c 'sleep 4703; true' &";
     for (signal, name, number) in
         [(Signal::SIGINT, "INT", 2), (Signal::SIGTERM, "TERM", 15), (Signal::SIGHUP, "HUP", 1)]

@@ -14,7 +14,8 @@ use std::time::Duration;
 use banger_tests::registry::{self, Layout};
 use banger_tests::{Home, Output, Repository, eventually};
 
-/// A guest's stand-in for a server: answers each connection with what it says first, as HTTP. It says where it listens.
+/// A guest's stand-in for a server: answers each connection with what it says first, as HTTP. It
+/// says where it listens.
 const SERVER: &str = r#"perl -MIO::Socket::INET -e '
     my $s = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => 0, Listen => 9) or die;
     open my $f, ">", "/run/port"; print $f $s->sockport; close $f; rename "/run/port", "/run/server";
@@ -308,7 +309,8 @@ fn connections(ssh: &Ssh<'_>, repository: &Repository<'_>) {
     assert_eq!(ssh.run(&[], "ls -d /tmp/banger-ssh-* 2>/dev/null").text(), "");
 }
 
-/// Asks an agent for its keys, and prints the number of the answer: SSH_AGENT_IDENTITIES_ANSWER is 12.
+/// Asks an agent for its keys, and prints the number of the answer: SSH_AGENT_IDENTITIES_ANSWER is
+/// 12.
 const ASK_AGENT: &str = r#"perl -MIO::Socket::UNIX -e '
     my $s = IO::Socket::UNIX->new(Peer => $ENV{SSH_AUTH_SOCK}) or die; print $s pack("NC", 1, 11); $s->flush;
     read $s, my $answer, 5; print((unpack "NC", $answer)[1], "\n")'"#;
@@ -337,7 +339,8 @@ impl Drop for Agent {
     }
 }
 
-/// Has ssh forward all that it can to every host, as a user's own configuration may: `included` comes first there.
+/// Has ssh forward all that it can to every host, as a user's own configuration may: `included`
+/// comes first there.
 fn forward_everything(home: &Home, included: &Path) -> PathBuf {
     let path = home.path().join("user.config");
     let all = "ForwardAgent yes\n    ForwardX11 yes\n    Tunnel yes\n    RemoteForward /run/leak localhost:1";
@@ -403,8 +406,8 @@ fn what_a_user_forwards_to_every_host_is_not_for_vms_unless_it_is_asked_for() {
     assert!(!values(&["x';true;'.banger"]).iter().any(|line| line.starts_with("proxycommand")));
 }
 
-/// What VS Code does: finds out about the machine by a shell's standard input, brings its server in an archive, and talks to it
-/// through a connection that stays.
+/// What VS Code does: finds out about the machine by a shell's standard input, brings its server in
+/// an archive, and talks to it through a connection that stays.
 fn editor(ssh: &Ssh<'_>) {
     let probe = "uname -sm; echo $HOME; command -v bash tar; id -u; echo done\n";
     let socks = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port().to_string();

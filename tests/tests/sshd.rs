@@ -43,7 +43,8 @@ fn other_package_managers_are_asked_as_they_want_to_be() {
     run("true").ok();
     seen("no package manager");
     assert_eq!(authorized(), line);
-    // Stand-ins: they say what they were asked, and leave a server behind that says that it was started.
+    // Stand-ins: they say what they were asked, and leave a server behind that says that it was
+    // started.
     for (manager, asked) in [
         ("apk", "add --no-cache openssh-server"),
         ("dnf", "-y install openssh-server"),

@@ -9,7 +9,8 @@ use banger_tests::Home;
 fn streams_are_exact_and_statuses_the_commands_own() {
     let home = Home::new();
     let repository = home.repository("streams");
-    // The shell of no arguments, without a terminal, reads its commands from standard input, or nothing.
+    // The shell of no arguments, without a terminal, reads its commands from standard input, or
+    // nothing.
     assert_eq!(repository.with_input(["-q"], b"echo from-stdin\nexit 9\n").status, 9);
     let nothing = repository.run(["-q"]);
     assert_eq!((nothing.status, nothing.text().as_str()), (0, ""), "{}", nothing.stderr);

@@ -1,4 +1,5 @@
-//! `banger` on a terminal, as a person has it: a pseudo-terminal, with a shell's job control around it where that matters.
+//! `banger` on a terminal, as a person has it: a pseudo-terminal, with a shell's job control around
+//! it where that matters.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -63,7 +64,8 @@ impl Terminal {
         Terminal { child, keyboard: pty.master.into(), line: pty.slave, screen, shown: Vec::new(), before }
     }
 
-    /// A shell of the host, without anybody's settings, that has job control and leaves the terminal's modes alone.
+    /// A shell of the host, without anybody's settings, that has job control and leaves the
+    /// terminal's modes alone.
     fn shell(repository: &Repository<'_>) -> Terminal {
         let mut command = repository.home.command("dash");
         command.arg("-i").current_dir(&repository.root).env("PS1", "host> ").env("BANGER", banger_binary());
@@ -76,7 +78,8 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).expect("the terminal takes what is typed");
     }
 
-    /// Waits until the terminal shows `text`, after what was expected before. Returns what it showed until then.
+    /// Waits until the terminal shows `text`, after what was expected before. Returns what it
+    /// showed until then.
     #[track_caller]
     fn expect(&mut self, text: &str) -> String {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -163,7 +166,8 @@ fn a_shell_in_the_guest_feels_like_ones_own() {
     terminal.press("until [ \"$(stty size)\" = '41 78' ]; do sleep 0.1; done; echo size$((2))\r");
     terminal.expect("size2");
 
-    // Once it runs: a shell that is just about to start a command may miss the key, here as on any terminal.
+    // Once it runs: a shell that is just about to start a command may miss the key, here as on any
+    // terminal.
     terminal.press("sleep 1000\r");
     sleep_is(&repository, "S");
     terminal.press("\x03");
@@ -238,7 +242,8 @@ fn jobs_stop_and_go_on_as_the_hosts_own() {
         shell.wait();
     }
 
-    // Without a shell that could continue it, as in a terminal's own window, Ctrl-Z stops nothing for ever.
+    // Without a shell that could continue it, as in a terminal's own window, Ctrl-Z stops nothing
+    // for ever.
     let mut alone =
         Terminal::new(repository.banger().args(["-q", "--", "sh", "-c", "echo up; read x; echo \"got:$x\""]));
     alone.expect("up");

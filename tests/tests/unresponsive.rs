@@ -1,4 +1,5 @@
-//! Commands on VMs that do not answer, or answer nonsense, without a VM: see `src/bin/fake-supervisor.rs`.
+//! Commands on VMs that do not answer, or answer nonsense, without a VM: see
+//! `src/bin/fake-supervisor.rs`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,5 @@
-//! What the `banger.toml` of a stranger's repository gets, and what `banger trust` changes. No VM is started.
+//! What the `banger.toml` of a stranger's repository gets, and what `banger trust` changes. No VM
+//! is started.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

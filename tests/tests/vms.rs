@@ -1,4 +1,5 @@
-//! All VMs of a user: listed, measured, deleted and pruned by what is known of them, and each with its own repository.
+//! All VMs of a user: listed, measured, deleted and pruned by what is known of them, and each with
+//! its own repository.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -192,7 +193,8 @@ fn what_nobody_needs_is_pruned_and_nothing_else() {
         names.sort();
         names
     };
-    // Another command that starts one of them holds its lock, and then it runs: it is nobody's to remove.
+    // Another command that starts one of them holds its lock, and then it runs: it is nobody's to
+    // remove.
     let before = vms();
     let dry = answer(&repository, &["prune", "--dry-run"]);
     assert_eq!(vms(), before);

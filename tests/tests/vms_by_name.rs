@@ -1,4 +1,5 @@
-//! `banger vm`: VMs by name, from their making to their end, and what becomes of wrong names, races, and records of others.
+//! `banger vm`: VMs by name, from their making to their end, and what becomes of wrong names,
+//! races, and records of others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -194,7 +195,8 @@ fn a_repository_gets_a_vm_of_that_name_and_keeps_its_own() {
     let refused = answer(&repository, &["delete", own]);
     assert!(refused["details"] == serde_json::json!(["/root/repo/only-there"]), "{refused}");
 
-    // Under another name it is found by what it is for; and so is nobody's the name that it would have.
+    // Under another name it is found by what it is for; and so is nobody's the name that it would
+    // have.
     vm(&repository, &["stop", "--force", own]).ok();
     answer(&repository, &["rename", own, "mine"]);
     vm(&repository, &["create", "--no-start", "--name", own]).ok();

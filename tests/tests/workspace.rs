@@ -217,8 +217,8 @@ fn a_file_that_never_rests_does_not_stop_the_work() {
     repository.assert_same_git();
 }
 
-/// Starts a run, waits until banger has read this many bytes of the host's files, and lets `strike` do its worst.
-/// Returns how it ended.
+/// Starts a run, waits until banger has read this many bytes of the host's files, and lets `strike`
+/// do its worst. Returns how it ended.
 fn strike_after(repository: &Repository, bytes: u64, strike: impl FnOnce(&mut std::process::Child)) -> ExitStatus {
     let mut child = repository.banger().args(["-q", "--", "true"]).spawn().unwrap();
     let process = child.id();

@@ -1,4 +1,5 @@
-//! The agent in a guest that is a process of the host: see [`banger_agent::guest::init::process`]. Never installed.
+//! The agent in a guest that is a process of the host: see [`banger_agent::guest::init::process`].
+//! Never installed.
 //!
 //! Arguments: the folder that survives the guest, its host name, and `volatile` if nothing has to.
 

@@ -1,15 +1,18 @@
-//! Files as a stream of entries: what a copy between host and guest sends, and both ends of it. They block.
+//! Files as a stream of entries: what a copy between host and guest sends, and both ends of it.
+//! They block.
 //!
-//! An entry is a 32-bit little-endian length, an [`Entry`] in postcard of that length, and, of a file, its content: pieces of a 64-bit
-//! offset, a 32-bit length and that many bytes, in order and without overlap, so that holes stay holes; a piece of length 0, whose
-//! offset is the file's length, is the last.
+//! An entry is a 32-bit little-endian length, an [`Entry`] in postcard of that length, and, of a
+//! file, its content: pieces of a 64-bit offset, a 32-bit length and that many bytes, in order and
+//! without overlap, so that holes stay holes; a piece of length 0, whose offset is the file's
+//! length, is the last.
 //!
-//! The folder of an entry comes before it. The first entry is the copied thing itself, whose path is empty; if that is no folder, it is
-//! also the last.
+//! The folder of an entry comes before it. The first entry is the copied thing itself, whose path
+//! is empty; if that is no folder, it is also the last.
 //!
-//! The receiving end takes the other one for hostile: nothing is written outside the place that was named, no link is followed, nothing is
-//! made but files, folders and links, no file becomes longer than its entry says, and no program gets another user's rights. A host asks
-//! more ([`Rules`]), and takes the name of what it copies from the path that it asked for ([`SourcePath`]).
+//! The receiving end takes the other one for hostile: nothing is written outside the place that was
+//! named, no link is followed, nothing is made but files, folders and links, no file becomes longer
+//! than its entry says, and no program gets another user's rights. A host asks more ([`Rules`]),
+//! and takes the name of what it copies from the path that it asked for ([`SourcePath`]).
 
 mod receive;
 mod send;
@@ -111,7 +114,8 @@ pub enum EntryKind {
         /// Where it leads.
         target: Vec<u8>,
     },
-    /// Another name of a file, or of a symbolic link, that came before: link(2). Only a host sends it.
+    /// Another name of a file, or of a symbolic link, that came before: link(2). Only a host sends
+    /// it.
     HardLink {
         /// The other name, a path as that of an [`Entry`].
         target: Vec<u8>,

@@ -29,14 +29,16 @@ pub trait Rules {
     /// If it is not admitted.
     fn admit(&mut self, folder: BorrowedFd<'_>, path: &[u8], kind: &EntryKind) -> Result<(), &'static str>;
 
-    /// Is told of each entry, and of as many bytes before they are written to a file of the directory.
+    /// Is told of each entry, and of as many bytes before they are written to a file of the
+    /// directory.
     ///
     /// # Errors
     /// If there is no room for them.
     fn make_room(&mut self, folder: BorrowedFd<'_>, bytes: u64) -> io::Result<()>;
 }
 
-/// The rules of an end that trusts the other one: permission bits stay as they are, and every entry is admitted.
+/// The rules of an end that trusts the other one: permission bits stay as they are, and every entry
+/// is admitted.
 pub struct AsSent;
 
 impl Rules for AsSent {
@@ -63,9 +65,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// [`Target::find`] where `path` itself may not be a symbolic link to a directory, unless it ends with a slash: a
-    /// copy may have brought it, and the next one would go where it leads. The directories above are as they are, and a
-    /// link to anything else is replaced.
+    /// [`Target::find`] where `path` itself may not be a symbolic link to a directory, unless it
+    /// ends with a slash: a copy may have brought it, and the next one would go where it leads. The
+    /// directories above are as they are, and a link to anything else is replaced.
     ///
     /// # Errors
     /// As [`Target::find`].
@@ -79,10 +81,12 @@ impl Target {
         Target::find(path, source)
     }
 
-    /// The place for `source` at `path`: in it if that is a folder, else it itself. The source is the host's word, never the guest's.
+    /// The place for `source` at `path`: in it if that is a folder, else it itself. The source is
+    /// the host's word, never the guest's.
     ///
     /// # Errors
-    /// [`CopyError::Place`] where there is none, [`CopyError::Io`]; [`CopyError::Malformed`] for a name that is none.
+    /// [`CopyError::Place`] where there is none, [`CopyError::Io`]; [`CopyError::Malformed`] for a
+    /// name that is none.
     pub fn find(path: &Path, source: &Source) -> Result<Target, CopyError> {
         let bytes = path.as_os_str().as_bytes();
         let place = |why| Err(CopyError::Place { path: Bytes(bytes.to_vec()), why });
@@ -143,11 +147,12 @@ impl Target {
     }
 }
 
-/// Writes what `input` brings to the target. A file appears under its name when it is whole; one that was there before is replaced then.
+/// Writes what `input` brings to the target. A file appears under its name when it is whole; one
+/// that was there before is replaced then.
 ///
 /// # Errors
-/// [`CopyError::Malformed`] for a stream that no honest end sends, [`CopyError::Refused`] for what the rules do not admit,
-/// [`CopyError::Io`], [`CopyError::Stream`].
+/// [`CopyError::Malformed`] for a stream that no honest end sends, [`CopyError::Refused`] for what
+/// the rules do not admit, [`CopyError::Io`], [`CopyError::Stream`].
 pub fn receive(mut target: Target, input: &mut dyn Read, rules: &mut dyn Rules) -> Result<Copied, CopyError> {
     let mut copied = Copied::default();
     let mut buffer = Box::new([0; MAX_PIECE]);
@@ -229,7 +234,8 @@ fn make_folder(parent: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()>
         Ok(()) => {
             let mode = Mode::from_bits_truncate(mode | 0o700);
             Ok(fchmodat(parent, name.as_c_str(), mode, FchmodatFlags::NoFollowSymlink).or_else(|error| {
-                // A C library that cannot: the folder is ours, and nobody has swapped it but who may do what we may.
+                // A C library that cannot: the folder is ours, and nobody has swapped it but who
+                // may do what we may.
                 if error == Errno::EOPNOTSUPP { Ok(()) } else { Err(error) }
             })?)
         }

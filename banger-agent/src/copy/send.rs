@@ -229,7 +229,8 @@ enum Content {
     Write(CopyError),
 }
 
-/// Sends what a file has, without its holes, up to the length that it had when it was opened. Returns where that ends.
+/// Sends what a file has, without its holes, up to the length that it had when it was opened.
+/// Returns where that ends.
 fn content(file: &File, size: u64, out: &mut dyn Write, copied: &mut Copied) -> Result<u64, Content> {
     let mut buffer = vec![0; MAX_PIECE];
     let mut offset = 0;

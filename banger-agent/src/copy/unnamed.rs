@@ -66,8 +66,8 @@ pub(super) fn make_link(folder: BorrowedFd<'_>, name: &[u8], target: &[u8]) -> i
     put_new(folder, name, |name| symlinkat(target.as_c_str(), folder, name))
 }
 
-/// Makes another name of the file, or of the symbolic link itself, that `of` is in the directory `from`. What had the name is
-/// replaced, and not followed.
+/// Makes another name of the file, or of the symbolic link itself, that `of` is in the directory
+/// `from`. What had the name is replaced, and not followed.
 pub(super) fn make_hard_link(folder: BorrowedFd<'_>, name: &[u8], from: BorrowedFd<'_>, of: &[u8]) -> io::Result<()> {
     let of = c(of);
     put_new(folder, name, |name| linkat(from, of.as_c_str(), folder, name, AtFlags::empty()))
@@ -109,7 +109,8 @@ impl<'a> Beside<'a> {
 
 impl Drop for Beside<'_> {
     fn drop(&mut self) {
-        // Gone, if it got its name. Not if that was another name of the same file: rename(2) does nothing then.
+        // Gone, if it got its name. Not if that was another name of the same file: rename(2) does
+        // nothing then.
         let _ = unlinkat(self.folder, self.name.as_c_str(), UnlinkatFlags::NoRemoveDir);
     }
 }

@@ -12,8 +12,8 @@ use tokio_util::codec::FramedRead;
 
 use super::{Frame, FrameCodec, FrameError};
 
-/// A stream of frames. A frame that has begun must be whole within a time; between frames the peer may be silent for as long as it
-/// likes.
+/// A stream of frames. A frame that has begun must be whole within a time; between frames the peer
+/// may be silent for as long as it likes.
 pub struct FrameReader<R> {
     frames: FramedRead<R, FrameCodec>,
     limit: Duration,
@@ -22,8 +22,9 @@ pub struct FrameReader<R> {
 }
 
 impl<R: AsyncRead> FrameReader<R> {
-    /// Reads from `reader`, with a buffer of `capacity` bytes. `limit` is for each frame, from its first byte to its last. One that
-    /// takes longer is a [`FrameError::Io`] of kind [`io::ErrorKind::TimedOut`].
+    /// Reads from `reader`, with a buffer of `capacity` bytes. `limit` is for each frame, from its
+    /// first byte to its last. One that takes longer is a [`FrameError::Io`] of kind
+    /// [`io::ErrorKind::TimedOut`].
     pub fn new(reader: R, capacity: usize, limit: Duration) -> FrameReader<R> {
         FrameReader { frames: FramedRead::with_capacity(reader, FrameCodec, capacity), limit, timer: None }
     }

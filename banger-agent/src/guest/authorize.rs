@@ -22,7 +22,8 @@ const SERVERS: [&str; 6] = [
 /// A file that is longer is left alone, in bytes.
 const MAX_LENGTH: u64 = 1 << 20;
 
-/// Puts the key there for root, if the guest has a server or is to get one. Says whether it is there.
+/// Puts the key there for root, if the guest has a server or is to get one. Says whether it is
+/// there.
 pub(super) fn authorize(request: &Authorize) -> Result<bool, Failure> {
     if !request.awaited && !SERVERS.iter().any(|server| Path::new(server).exists()) {
         return Ok(false);
@@ -34,7 +35,8 @@ pub(super) fn authorize(request: &Authorize) -> Result<bool, Failure> {
     })
 }
 
-/// Adds the key to those of who lives in `home`, unless it is there. The others stay as they are, as do the modes of what exists.
+/// Adds the key to those of who lives in `home`, unless it is there. The others stay as they are,
+/// as do the modes of what exists.
 fn put(home: &Path, key: &str) -> io::Result<()> {
     let folder = home.join(".ssh");
     match DirBuilder::new().mode(0o700).create(&folder) {
@@ -64,7 +66,8 @@ fn put(home: &Path, key: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether a line of sshd(8)'s is about this key, with whatever options and comment: then it stays as somebody wants it.
+/// Whether a line of sshd(8)'s is about this key, with whatever options and comment: then it stays
+/// as somebody wants it.
 fn holds(line: &[u8], key: &str) -> bool {
     let Some(body) = key.split_whitespace().nth(1) else { return false };
     let line = line.trim_ascii_start();

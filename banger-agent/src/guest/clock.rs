@@ -5,13 +5,15 @@ use nix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::serve::console;
 
-/// A guest whose clock is behind by more than this follows, in nanoseconds. What the host says is late by the time it takes to
-/// arrive, so the difference is larger than it looks.
+/// A guest whose clock is behind by more than this follows, in nanoseconds. What the host says is
+/// late by the time it takes to arrive, so the difference is larger than it looks.
 const BEHIND: i64 = 10_000_000;
-/// One that is ahead goes back only when that is no matter of a message that was late: time that repeats itself misleads make.
+/// One that is ahead goes back only when that is no matter of a message that was late: time that
+/// repeats itself misleads make.
 const AHEAD: i64 = 2_000_000_000;
 
-/// Follows the host's clock, which showed `host_ns` nanoseconds since 1970 a moment ago; 0: the host does not say.
+/// Follows the host's clock, which showed `host_ns` nanoseconds since 1970 a moment ago; 0: the
+/// host does not say.
 pub(super) fn set_clock(host_ns: i64) {
     let Ok(now) = clock_gettime(ClockId::CLOCK_REALTIME) else { return };
     if is_off(host_ns, now.tv_sec() * 1_000_000_000 + now.tv_nsec()) {

@@ -58,11 +58,13 @@ pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer
         let chunk = match reader.next().await {
             Some(Ok(Frame::Data(CONTENT, chunk))) => Some(chunk),
             Some(Ok(frame)) if frame.message::<ToCopy>().is_ok() => None,
-            // A host that is gone has not sent all: the receiving sees the channel end without this.
+            // A host that is gone has not sent all: the receiving sees the channel end without
+            // this.
             _ => break,
         };
         let is_last = chunk.is_none();
-        // The host does not listen while it sends: what cannot be written any more is taken all the same.
+        // The host does not listen while it sends: what cannot be written any more is taken all the
+        // same.
         if let Some(receiving) = &sender
             && receiving.send(chunk).await.is_err()
         {

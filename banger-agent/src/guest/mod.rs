@@ -1,6 +1,7 @@
 //! The agent: `/init` of the initramfs, and the server of every operation.
 //!
-//! [`init`] makes a root file system and starts the image's own init; a forked child of it [`serve`]s the host.
+//! [`init`] makes a root file system and starts the image's own init; a forked child of it
+//! [`serve`]s the host.
 
 mod authorize;
 mod clock;

@@ -1,4 +1,5 @@
-//! A workspace that belongs to a user of the guest: a sync writes as root, and the user could not write into it.
+//! A workspace that belongs to a user of the guest: a sync writes as root, and the user could not
+//! write into it.
 
 use std::ffi::CStr;
 use std::io;
@@ -13,7 +14,8 @@ use nix::unistd::{Gid, Uid, fchown, fchownat};
 use super::users::User;
 use crate::protocol::{Failure, FailureKind, Own};
 
-/// How a directory is opened on the way: never through a link, which the user may have put in its place.
+/// How a directory is opened on the way: never through a link, which the user may have put in its
+/// place.
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Gives all files of the workspace to the user, and says how many were another's.

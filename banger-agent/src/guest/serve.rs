@@ -76,8 +76,8 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
                 }
                 Err(error) => console(&format!("no link: {error}")),
             }
-            // A port without a host reads as ended. There is no event for its return but a signal that the file's owner may
-            // not be the one to get.
+            // A port without a host reads as ended. There is no event for its return but a signal
+            // that the file's owner may not be the one to get.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     })

@@ -13,7 +13,8 @@ const PLACE: &str = "etc/terminfo";
 /// Where images have their own: ncurses(3X) of Debian, Fedora, Alpine and Arch.
 const OF_IMAGES: [&str; 4] = ["usr/share/terminfo", "lib/terminfo", "usr/lib/terminfo", "usr/local/share/terminfo"];
 
-/// Puts the entry into `/etc/terminfo`, unless the guest knows the terminal. Says whether the one there is what to go by.
+/// Puts the entry into `/etc/terminfo`, unless the guest knows the terminal. Says whether the one
+/// there is what to go by.
 pub(super) fn install(request: &Terminfo) -> Result<bool, Failure> {
     if !request.is_valid() {
         return Err(Failure::new(FailureKind::BadRequest, "that is no entry of a terminal".to_owned()));

@@ -1,4 +1,5 @@
-//! Who runs a command: the guest's own passwd(5) and group(5), read directly, since a static binary has no NSS.
+//! Who runs a command: the guest's own passwd(5) and group(5), read directly, since a static binary
+//! has no NSS.
 
 use std::path::PathBuf;
 
@@ -20,7 +21,8 @@ impl User {
     /// Finds `name`, `uid`, or either with `:group`; none is root.
     ///
     /// # Errors
-    /// [`FailureKind::NoSuchUser`] for a name that the guest does not know. A number needs no entry.
+    /// [`FailureKind::NoSuchUser`] for a name that the guest does not know. A number needs no
+    /// entry.
     pub(in crate::guest) fn find(wanted: Option<&str>) -> Result<User, Failure> {
         let read =
             |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

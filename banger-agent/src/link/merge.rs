@@ -1,9 +1,11 @@
 //! Merging small mux frames: what lies between the pipe and yamux on the host.
 //!
-//! yamux counts a window in bytes, but keeps an allocation for each data frame until it is read: frames of one byte cost some 64 times
-//! what they carry. A [`Merging`] pipe knows how much of a stream is unread ([`Unread`]). It passes frames on while the reader keeps
-//! up. The small frames of a stream whose reader is behind wait here, as one run of bytes, and reach yamux as one frame when the reader
-//! has read all before them. Frames of one stream keep their order; no stream waits for another.
+//! yamux counts a window in bytes, but keeps an allocation for each data frame until it is read:
+//! frames of one byte cost some 64 times what they carry. A [`Merging`] pipe knows how much of a
+//! stream is unread ([`Unread`]). It passes frames on while the reader keeps up. The small frames
+//! of a stream whose reader is behind wait here, as one run of bytes, and reach yamux as one frame
+//! when the reader has read all before them. Frames of one stream keep their order; no stream waits
+//! for another.
 //!
 //! Format of the frames: <https://github.com/hashicorp/yamux/blob/master/spec.md>.
 
@@ -176,7 +178,8 @@ impl State {
         }
     }
 
-    /// The next merged frame whose reader waits for it: its header and its body, and the header of a reset that comes next.
+    /// The next merged frame whose reader waits for it: its header and its body, and the header of
+    /// a reset that comes next.
     fn release(&mut self) -> Option<[Bytes; 3]> {
         while let Some(id) = self.released.pop_front() {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
@@ -239,7 +242,8 @@ impl<T: AsyncBufRead + Unpin> Merging<T> {
         Merging { io, place: Place::Header([0; HEADER], 0), next: VecDeque::new(), unread }
     }
 
-    /// Moves the peer's bytes on until there is something for yamux to read. False: the pipe is at its end.
+    /// Moves the peer's bytes on until there is something for yamux to read. False: the pipe is at
+    /// its end.
     fn poll_advance(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             if let Place::Passing(1..) = self.place {

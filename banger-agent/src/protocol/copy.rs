@@ -1,11 +1,14 @@
-//! Copying files out of the guest, and into it. No sync: what is copied is nobody's record afterwards.
+//! Copying files out of the guest, and into it. No sync: what is copied is nobody's record
+//! afterwards.
 //!
-//! Out: after [`CopyOut`] the agent answers with `Reply<Announced>`, sends data on [`CONTENT`], and then [`FromCopy`].
+//! Out: after [`CopyOut`] the agent answers with `Reply<Announced>`, sends data on [`CONTENT`], and
+//! then [`FromCopy`].
 //!
-//! In: after [`CopyIn`] the agent answers with `Reply<()>`: there is a place for it. The host sends data on [`CONTENT`] and then
-//! [`ToCopy::Commit`]; the agent answers with [`FromCopy`].
+//! In: after [`CopyIn`] the agent answers with `Reply<()>`: there is a place for it. The host sends
+//! data on [`CONTENT`] and then [`ToCopy::Commit`]; the agent answers with [`FromCopy`].
 //!
-//! The data are, in both directions, what [`crate::copy`] writes and reads, without regard to frames.
+//! The data are, in both directions, what [`crate::copy`] writes and reads, without regard to
+//! frames.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,8 +44,9 @@ pub struct Source {
     pub contents: bool,
 }
 
-/// A [`Source`] as the agent announces it, which may be a lie. No field of it can be read outside of this crate, so that no host takes a
-/// name from a guest: [`crate::copy::SourcePath::confirm`] compares it with what was asked for.
+/// A [`Source`] as the agent announces it, which may be a lie. No field of it can be read outside
+/// of this crate, so that no host takes a name from a guest: [`crate::copy::SourcePath::confirm`]
+/// compares it with what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Announced(pub(crate) Source);

@@ -1,8 +1,9 @@
 //! Running a command.
 //!
-//! After the request the host sends data on [`STDIN`] and [`ToCommand`] control frames; the agent answers with
-//! `Reply<Started>`, then sends data on [`STDOUT`] and [`STDERR`] and [`FromCommand`] control frames, [`FromCommand::Exited`]
-//! being the last. If the stream ends before that, the agent hangs the command up.
+//! After the request the host sends data on [`STDIN`] and [`ToCommand`] control frames; the agent
+//! answers with `Reply<Started>`, then sends data on [`STDOUT`] and [`STDERR`] and [`FromCommand`]
+//! control frames, [`FromCommand::Exited`] being the last. If the stream ends before that, the
+//! agent hangs the command up.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +16,8 @@ pub const STDOUT: u8 = 1;
 /// Data channel from the agent: standard error.
 pub const STDERR: u8 = 2;
 
-/// How many bytes of standard input the host may have sent that the agent has not yet reported as taken. It keeps the stream
-/// open for signals while the command does not read.
+/// How many bytes of standard input the host may have sent that the agent has not yet reported as
+/// taken. It keeps the stream open for signals while the command does not read.
 pub const STDIN_WINDOW: usize = 1 << 20;
 
 /// The `PATH` of a command that is given none.
@@ -32,7 +33,8 @@ pub struct Exec {
     pub shell: bool,
     /// Variables on top of the guest's own; a later one of the same name wins.
     pub env: Vec<(Bytes, Bytes)>,
-    /// The folder to run in, absolute. Empty: the user's home, or the root folder where that does not exist.
+    /// The folder to run in, absolute. Empty: the user's home, or the root folder where that does
+    /// not exist.
     pub cwd: Bytes,
     /// Make that folder if it is missing: one that is empty or ignored on the host does not travel.
     pub make_cwd: bool,
@@ -69,7 +71,8 @@ pub enum ToCommand {
     StdinClosed,
     /// The host's terminal has another size now.
     Resize(Size),
-    /// A signal for the command's process group. INT, TERM and HUP also start the clock after which all it started is killed.
+    /// A signal for the command's process group. INT, TERM and HUP also start the clock after which
+    /// all it started is killed.
     Signal {
         /// Its number on Linux.
         signal: i32,
@@ -87,7 +90,8 @@ pub enum FromCommand {
     },
     /// It was stopped at its terminal (Ctrl-Z), and waits for SIGCONT.
     Stopped,
-    /// The guest's kernel killed a process while it ran, for want of memory. It comes before the end of a command that failed.
+    /// The guest's kernel killed a process while it ran, for want of memory. It comes before the
+    /// end of a command that failed.
     OutOfMemory,
     /// It ended.
     Exited(Exit),

@@ -1,14 +1,16 @@
 //! Bringing the guest's workspace to the host's state.
 //!
 //! 1. The host sends [`Sync`]; the agent answers with `Reply<Begun>`.
-//! 2. The host sends the plan, what it wants changed: data on [`PLAN`], each frame a postcard `Vec<Item>`, then
-//!    [`ToSync::PlanEnds`]. A [`Mode::Fresh`] sync has an empty plan: all that is sent is wanted.
-//! 3. The agent compares it with what it finds and answers with [`FromSync::Compared`], the numbers of the items whose content
-//!    it needs being data on [`NEEDED`] before it (32-bit little-endian, any number per frame). Conflicts end the sync here, unless
-//!    the [`Policy`] settles them.
-//! 4. The host sends the contents: data on [`CONTENT`], one stream of records without regard to frames (see [`Record`]),
-//!    then [`ToSync::Commit`].
-//! 5. The agent applies everything at once (or, if the stream ends before, nothing) and answers with [`FromSync::Applied`].
+//! 2. The host sends the plan, what it wants changed: data on [`PLAN`], each frame a postcard
+//!    `Vec<Item>`, then [`ToSync::PlanEnds`]. A [`Mode::Fresh`] sync has an empty plan: all that is
+//!    sent is wanted.
+//! 3. The agent compares it with what it finds and answers with [`FromSync::Compared`], the numbers
+//!    of the items whose content it needs being data on [`NEEDED`] before it (32-bit little-endian,
+//!    any number per frame). Conflicts end the sync here, unless the [`Policy`] settles them.
+//! 4. The host sends the contents: data on [`CONTENT`], one stream of records without regard to
+//!    frames (see [`Record`]), then [`ToSync::Commit`].
+//! 5. The agent applies everything at once (or, if the stream ends before, nothing) and answers
+//!    with [`FromSync::Applied`].
 //!
 //! Nothing of the workspace is touched before step 5.
 
@@ -36,9 +38,11 @@ pub type Digest = [u8; 32];
 pub struct Sync {
     /// Where the workspace lives in the guest, absolute.
     pub root: Bytes,
-    /// A second absolute path at which it shall be visible, the host's own; none where that cannot be.
+    /// A second absolute path at which it shall be visible, the host's own; none where that cannot
+    /// be.
     pub alias: Option<Bytes>,
-    /// The generation that the host believes the guest to be at; none: the host has no record of a sync.
+    /// The generation that the host believes the guest to be at; none: the host has no record of a
+    /// sync.
     pub base: Option<String>,
     /// The generation that this sync makes.
     pub generation: String,
@@ -54,13 +58,16 @@ pub struct Sync {
 pub struct Begun {
     /// What the guest has.
     pub mode: Mode,
-    /// A fresh workspace comes on its own disk: the host writes that before it commits, and sends no contents ([`SeedEntry`]).
+    /// A fresh workspace comes on its own disk: the host writes that before it commits, and sends
+    /// no contents ([`SeedEntry`]).
     #[serde(default)]
     pub seed: bool,
-    /// Repositories, by the path of `.git`, that the guest was sent and does not have any more. Nothing of them is known to it now.
+    /// Repositories, by the path of `.git`, that the guest was sent and does not have any more.
+    /// Nothing of them is known to it now.
     #[serde(default)]
     pub lost: Vec<Bytes>,
-    /// What is known to have changed in the guest alone, from the last time it was counted; none: not counted since a command ran.
+    /// What is known to have changed in the guest alone, from the last time it was counted; none:
+    /// not counted since a command ran.
     pub guest_only: Option<Counts>,
     /// The agent takes files with holes: [`RecordKind::Sparse`].
     #[serde(default)]
@@ -75,7 +82,8 @@ pub enum Mode {
     Fresh,
     /// The differences between the base and the host's state.
     Delta,
-    /// Everything on the host: guest and host disagree about the base. What is not in it was deleted.
+    /// Everything on the host: guest and host disagree about the base. What is not in it was
+    /// deleted.
     Complete,
 }
 
@@ -86,8 +94,8 @@ pub enum Policy {
     /// Nobody: the sync stops and names them.
     #[default]
     Stop,
-    /// The host's state replaces the guest's. Files that the guest deleted come back. Where the index is the host's, the branch that
-    /// is checked out is too.
+    /// The host's state replaces the guest's. Files that the guest deleted come back. Where the
+    /// index is the host's, the branch that is checked out is too.
     HostWins,
     /// The guest's state stays.
     GuestWins,
@@ -105,7 +113,8 @@ pub struct Item {
 /// What an [`Item`] shall become.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// A file or link with this content, which was `base` at the last sync (none: was not there, or not known).
+    /// A file or link with this content, which was `base` at the last sync (none: was not there, or
+    /// not known).
     Put {
         /// Digest of the new content.
         digest: Digest,
@@ -121,7 +130,8 @@ pub enum Change {
         /// Digest at the last sync.
         base: Option<Digest>,
     },
-    /// A file that never changes once it is there (git's packs and loose objects), of this many bytes.
+    /// A file that never changes once it is there (git's packs and loose objects), of this many
+    /// bytes.
     Object {
         /// Its length.
         size: u64,
@@ -130,8 +140,8 @@ pub enum Change {
     Folder,
     /// No repository: the path is the `.git` folder of one that the host does not have any more.
     NoRepository,
-    /// A git reference: `name` had the value `base` at the last sync and shall have `new`. Values are an object id in
-    /// hexadecimal, or `ref: ` and a name; none: no such reference.
+    /// A git reference: `name` had the value `base` at the last sync and shall have `new`. Values
+    /// are an object id in hexadecimal, or `ref: ` and a name; none: no such reference.
     Ref {
         /// The full name, such as `refs/heads/main`.
         name: String,
@@ -156,12 +166,13 @@ pub enum Kind {
 pub enum Verdict {
     /// It does.
     Compare,
-    /// The host does, since the bytes say nothing (git's index): the guest has something of this digest, by meaning; none: nothing.
+    /// The host does, since the bytes say nothing (git's index): the guest has something of this
+    /// digest, by meaning; none: nothing.
     Found(Option<Digest>),
 }
 
-/// The head of a record in the content stream: a 32-bit little-endian length, this in postcard, the content's `size` bytes,
-/// and their 32-byte [`Digest`], which for git's index is one by meaning.
+/// The head of a record in the content stream: a 32-bit little-endian length, this in postcard, the
+/// content's `size` bytes, and their 32-byte [`Digest`], which for git's index is one by meaning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// As [`Item::path`].
@@ -181,13 +192,14 @@ pub enum RecordKind {
     Content(Kind),
     /// An immutable file of git's object store.
     Object,
-    /// A file in which git keeps references (`packed-refs`, `HEAD`, symbolic ones); only in a fresh sync, `HEAD` being the
-    /// last of a repository.
+    /// A file in which git keeps references (`packed-refs`, `HEAD`, symbolic ones); only in a fresh
+    /// sync, `HEAD` being the last of a repository.
     References,
     /// A folder; only in a fresh sync.
     Folder,
-    /// A file of the workspace with these permission bits. Its content is sent as pieces, until they are as long as the file:
-    /// the 64-bit length of a hole, the 32-bit length of the data behind it, both little-endian, and the data.
+    /// A file of the workspace with these permission bits. Its content is sent as pieces, until
+    /// they are as long as the file: the 64-bit length of a hole, the 32-bit length of the data
+    /// behind it, both little-endian, and the data.
     Sparse(u32),
 }
 
@@ -196,8 +208,8 @@ pub const SEED_TREE: &str = "stage";
 /// On a workspace's disk: the file that lists the tree, a postcard `Vec<SeedEntry>`.
 pub const SEED_LIST: &str = "seed";
 
-/// What the host has written on a workspace's disk: as sent in a fresh sync, but for the content. Change times are the modification
-/// times.
+/// What the host has written on a workspace's disk: as sent in a fresh sync, but for the content.
+/// Change times are the modification times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedEntry {
     /// As in the content stream.
@@ -207,7 +219,8 @@ pub struct SeedEntry {
 }
 
 impl RecordKind {
-    /// The permission bits that a file gets: of what the host does not say, an object's never change.
+    /// The permission bits that a file gets: of what the host does not say, an object's never
+    /// change.
     pub fn permissions(self) -> u32 {
         match self {
             RecordKind::Content(Kind::File(permissions)) | RecordKind::Sparse(permissions) => permissions & 0o777,
@@ -240,7 +253,8 @@ pub enum FromSync {
         conflicts: Vec<Conflict>,
         /// How many conflicts there are.
         conflict_count: u64,
-        /// The guest's clock, in nanoseconds since 1970: a file that replaces one may not be older, or `make` skips it.
+        /// The guest's clock, in nanoseconds since 1970: a file that replaces one may not be older,
+        /// or `make` skips it.
         now_ns: i64,
     },
     /// It is done and on the disk.
@@ -306,6 +320,7 @@ impl Counts {
 pub struct GuestOnly {
     /// How many.
     pub counts: Counts,
-    /// The first [`MAX_NAMED`] of them: absolute paths, and of references their names behind the path of the repository's `.git`.
+    /// The first [`MAX_NAMED`] of them: absolute paths, and of references their names behind the
+    /// path of the repository's `.git`.
     pub named: Vec<Bytes>,
 }

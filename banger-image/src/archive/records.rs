@@ -97,7 +97,8 @@ impl<'a> Values<'a> {
         all.chain(&self.own.xattrs).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// The pieces of a file in GNU's sparse format 0.0, as offset and length. Only an entry's own header has them.
+    /// The pieces of a file in GNU's sparse format 0.0, as offset and length. Only an entry's own
+    /// header has them.
     pub(super) fn pieces(self) -> Option<Vec<(u64, u64)>> {
         let Records { offsets, lengths, .. } = self.own;
         (!offsets.is_empty()).then(|| offsets.iter().copied().zip(lengths.iter().copied()).collect())

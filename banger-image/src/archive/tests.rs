@@ -165,7 +165,8 @@ fn names_of_ustar_have_two_parts_and_old_folders_a_slash() {
 
 #[test]
 fn a_pax_size_counts_and_what_has_no_content_has_none() {
-    // The header's own size is another: whoever took that would read the next header from inside of the content.
+    // The header's own size is another: whoever took that would read the next header from inside of
+    // the content.
     let mut hidden = Tar::default();
     let hidden = hidden.file("hidden", b"").end();
     let mut tar = Tar::default();
@@ -332,7 +333,8 @@ fn no_stream_brings_it_down() {
         .file("s", b"abc")
         .symlink("l", "x");
     let good = good.end();
-    // Every byte of a stream changed, and every length of it: an answer, and no panic or endless work.
+    // Every byte of a stream changed, and every length of it: an answer, and no panic or endless
+    // work.
     for at in 0..good.len() {
         for change in [0x01, 0x80, 0xff] {
             let mut changed = good.clone();

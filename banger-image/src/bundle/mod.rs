@@ -5,7 +5,8 @@
 //! rootfs.ext4     its root file system, with its holes (GNU tar's sparse format 1.0)
 //! ```
 //!
-//! It is unpacked while it comes: download → SHA-256 → zstd → tar → the sparse image. Nothing of it is on the disk twice.
+//! It is unpacked while it comes: download → SHA-256 → zstd → tar → the sparse image. Nothing of it
+//! is on the disk twice.
 
 mod pack;
 #[cfg(test)]
@@ -33,7 +34,8 @@ const MANIFEST: &str = "manifest.json";
 const ROOTFS: &str = "rootfs.ext4";
 /// The longest manifest, in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
-/// What a bundle may have beside its file system, in bytes: its manifest, headers, the map of holes.
+/// What a bundle may have beside its file system, in bytes: its manifest, headers, the map of
+/// holes.
 const BESIDE: u64 = 64 << 20;
 /// Bytes that are written at a time.
 const PIECE: usize = 1 << 20;
@@ -111,8 +113,9 @@ impl BundleManifest {
     }
 }
 
-/// Downloads a bundle and writes `rootfs.ext4` into the folder `dir`, of at most `max_bytes`. What is there is to be heeded only
-/// if this succeeds: then it is the bundle that was meant, and a whole file system.
+/// Downloads a bundle and writes `rootfs.ext4` into the folder `dir`, of at most `max_bytes`. What
+/// is there is to be heeded only if this succeeds: then it is the bundle that was meant, and a
+/// whole file system.
 pub(crate) fn unpack(bundle: &Pinned, dir: &Path, max_bytes: u64, progress: &dyn Progress) -> Result<BundleManifest> {
     let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
     let too_large = || Error::ImageTooLarge { limit: max_bytes };

@@ -16,7 +16,8 @@ use crate::store::Image;
 
 /// What zstd does for its size: a bundle is made once, and downloaded often.
 const LEVEL: i32 = 9;
-/// Zeros of at least this many bytes are a hole of the archive: fewer are not worth an entry in its map.
+/// Zeros of at least this many bytes are a hole of the archive: fewer are not worth an entry in its
+/// map.
 const HOLE: u64 = 64 << 10;
 /// Bytes of a tar block, and those that are written at a time.
 const BLOCK: usize = 512;
@@ -42,7 +43,8 @@ pub(crate) fn pack(image: &Image, out: impl Write, progress: &dyn Progress) -> R
     Ok((counted.hasher.finish(), counted.bytes))
 }
 
-/// Writes a file with holes in GNU tar's sparse format 1.0 (GNU tar manual, "PAX Format, Version 1.0").
+/// Writes a file with holes in GNU tar's sparse format 1.0 (GNU tar manual, "PAX Format, Version
+/// 1.0").
 fn sparse_member(
     out: &mut impl Write,
     file: &File,

@@ -69,7 +69,8 @@ struct WrittenSource {
     oci: Option<String>,
 }
 
-/// Reads the images of the catalog `what`. URLs may be relative to `base`; without one they may not be relative.
+/// Reads the images of the catalog `what`. URLs may be relative to `base`; without one they may not
+/// be relative.
 pub(super) fn read(
     what: &str,
     written: BTreeMap<String, Written>,

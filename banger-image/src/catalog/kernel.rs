@@ -26,7 +26,8 @@ pub struct KernelEntry {
 /// A place that a kernel can come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelSource {
-    /// An archive with `boot/vmlinuz-<release>` and `lib/modules/<release>`, on the web or in a file.
+    /// An archive with `boot/vmlinuz-<release>` and `lib/modules/<release>`, on the web or in a
+    /// file.
     Bundle(Pinned),
     /// Built on this host by the embedded recipe of that name.
     Recipe(String),
@@ -60,7 +61,8 @@ struct WrittenSource {
     recipe: Option<String>,
 }
 
-/// Reads the kernels of the catalog `what`. URLs may be relative to `base`; without one they may not be relative.
+/// Reads the kernels of the catalog `what`. URLs may be relative to `base`; without one they may
+/// not be relative.
 pub(super) fn read(
     what: &str,
     written: BTreeMap<String, Written>,

@@ -1,4 +1,5 @@
-//! The catalog: which images and kernels there are, and where each comes from. A team's own is added to the embedded one.
+//! The catalog: which images and kernels there are, and where each comes from. A team's own is
+//! added to the embedded one.
 
 mod image;
 mod kernel;
@@ -56,8 +57,9 @@ impl Catalog {
         Ok(Catalog { images, kernels })
     }
 
-    /// The same with the images and kernels of a team's own catalog, which is at `location`. Of two with one name the team's counts. A
-    /// copy of what comes from the web is kept in `cache`, banger's cache folder, for when the web cannot be reached.
+    /// The same with the images and kernels of a team's own catalog, which is at `location`. Of two
+    /// with one name the team's counts. A copy of what comes from the web is kept in `cache`,
+    /// banger's cache folder, for when the web cannot be reached.
     ///
     /// # Errors
     /// [`Error::Server`] when it cannot be had, [`Error::Catalog`] when it is wrong.

@@ -23,7 +23,8 @@ pub(crate) fn unpack(stream: &mut dyn Read, writer: &mut Writer) -> Result<()> {
     Ok(())
 }
 
-/// Adds an archive's entry at `path`; `link_target` maps what a hard link names to a path in the same file system.
+/// Adds an archive's entry at `path`; `link_target` maps what a hard link names to a path in the
+/// same file system.
 pub(crate) fn add<R: Read>(
     writer: &mut Writer,
     entry: &mut Entry<'_, R>,
@@ -113,7 +114,8 @@ pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
     })
 }
 
-/// An archive's path as one relative to its root: `./usr/bin/` is `usr/bin`. `None` if it leads out.
+/// An archive's path as one relative to its root: `./usr/bin/` is `usr/bin`. `None` if it leads
+/// out.
 pub(crate) fn relative(path: &Path) -> Option<PathBuf> {
     let mut relative = PathBuf::new();
     for component in path.components() {

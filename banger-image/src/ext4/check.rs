@@ -1,8 +1,10 @@
-//! Whether a file is an ext4 file system that a kernel will mount read-only, and is there to its end.
+//! Whether a file is an ext4 file system that a kernel will mount read-only, and is there to its
+//! end.
 //!
-//! What tells a damaged or cut image from a good one at once is looked at: the superblock, the descriptors of all groups with their
-//! checksums, and the root folder's inode (Documentation/filesystems/ext4/super.rst, group_descr.rst, inodes.rst). Reading all
-//! of it is e2fsck(8)'s job.
+//! What tells a damaged or cut image from a good one at once is looked at: the superblock, the
+//! descriptors of all groups with their checksums, and the root folder's inode
+//! (Documentation/filesystems/ext4/super.rst, group_descr.rst, inodes.rst). Reading all of it is
+//! e2fsck(8)'s job.
 
 use std::fs::File;
 use std::io;
@@ -18,8 +20,8 @@ const RECOVER: u32 = 0x4;
 const META_BG: u32 = 0x10;
 const WIDE: u32 = 0x80;
 const CHECKSUM_SEED: u32 = 0x2000;
-/// What a kernel must know to read it, and Linux 6.12 does: filetype, recover, meta_bg, extent, 64bit, mmp, flex_bg, ea_inode,
-/// metadata_csum_seed, large_dir, inline_data, encrypt, casefold.
+/// What a kernel must know to read it, and Linux 6.12 does: filetype, recover, meta_bg, extent,
+/// 64bit, mmp, flex_bg, ea_inode, metadata_csum_seed, large_dir, inline_data, encrypt, casefold.
 const KNOWN: u32 = 0x2
     | RECOVER
     | META_BG

@@ -1,4 +1,5 @@
-//! ext4 file systems: written without root, without `mke2fs`, and without a file on the host but the image itself.
+//! ext4 file systems: written without root, without `mke2fs`, and without a file on the host but
+//! the image itself.
 
 mod archive;
 mod check;

@@ -31,7 +31,8 @@ pub(crate) enum Part {
 }
 
 impl<'a> Download<'a> {
-    /// One of `size` bytes, of which `have` are there. `what` begins its errors, `hint` is what to do when the server cannot be reached.
+    /// One of `size` bytes, of which `have` are there. `what` begins its errors, `hint` is what to
+    /// do when the server cannot be reached.
     pub(crate) fn new(what: &str, size: u64, have: u64, hint: &'static str) -> Download<'a> {
         Download { what: what.to_owned(), size, have, furthest: have, pause: Pause::new(hint), response: None }
     }

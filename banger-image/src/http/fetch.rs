@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 /// What to do when a web server cannot be reached.
 pub(crate) const UNREACHABLE: &str = "check the network, the URL, and HTTPS_PROXY";
 
-/// Asks for `url`, again if the server is busy. The response is of the status 200, 206 or 416. `what` begins the error.
+/// Asks for `url`, again if the server is busy. The response is of the status 200, 206 or 416.
+/// `what` begins the error.
 pub(crate) fn fetch<'a>(http: &'a Http, what: &str, url: &Url, headers: &HeaderMap) -> Result<Response<'a>> {
     let mut pause = Pause::new(UNREACHABLE);
     loop {

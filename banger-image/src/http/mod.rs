@@ -75,7 +75,8 @@ impl Http {
         Ok(Http { runtime, client })
     }
 
-    /// Gets `url`. `authorization` goes to its own origin only, wherever a redirect leads; none leads from https to http.
+    /// Gets `url`. `authorization` goes to its own origin only, wherever a redirect leads; none
+    /// leads from https to http.
     pub(crate) fn get(
         &self,
         url: &Url,
@@ -190,7 +191,8 @@ fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
     is_it(error) || held.is_some_and(|held| is_untrusted(held)) || error.source().is_some_and(is_untrusted)
 }
 
-/// An error with its causes. reqwest's own text leaves them out; the URL in it may be signed, and is not shown.
+/// An error with its causes. reqwest's own text leaves them out; the URL in it may be signed, and
+/// is not shown.
 fn chain(error: &reqwest::Error) -> String {
     use std::error::Error as _;
     let mut texts = Vec::new();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::Failure;
 use crate::error::{Error, Result};
 
-/// How often something is tried, and how long the first pause is; each is twice as long as the one before.
+/// How often something is tried, and how long the first pause is; each is twice as long as the one
+/// before.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause that a server may ask for.

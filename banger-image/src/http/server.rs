@@ -17,7 +17,8 @@ impl Request {
     }
 }
 
-/// A server that answers with what `answer` makes of a request, the how-many'th it is, and then closes the connection.
+/// A server that answers with what `answer` makes of a request, the how-many'th it is, and then
+/// closes the connection.
 pub(crate) struct Server {
     /// Host and port.
     pub(crate) address: String,

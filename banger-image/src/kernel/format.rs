@@ -1,4 +1,5 @@
-//! What a file is that is to be booted: a bzImage, or an ELF with an entry for PVH, which are what QEMU's `microvm` loads on x86-64.
+//! What a file is that is to be booted: a bzImage, or an ELF with an entry for PVH, which are what
+//! QEMU's `microvm` loads on x86-64.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -7,7 +8,8 @@ use fs_err as fs;
 
 use crate::error::{Error, Result};
 
-/// The longest file that is taken for a kernel, in bytes. One with all debug information has less than 1 GiB.
+/// The longest file that is taken for a kernel, in bytes. One with all debug information has less
+/// than 1 GiB.
 const MAX_BYTES: u64 = 2 << 30;
 /// The longest banner, in bytes.
 const MAX_BANNER: u64 = 256;
@@ -43,7 +45,8 @@ mod elf {
     pub(super) const PVH_ENTRY: (&[u8], u32) = (b"Xen\0", 18);
 }
 
-/// The kernel's own banner, the first word of which is its release, having made sure that a VM can boot the file.
+/// The kernel's own banner, the first word of which is its release, having made sure that a VM can
+/// boot the file.
 pub(super) fn banner(path: &Path) -> Result<String> {
     let refuse = |reason: &str| Error::NoKernel { path: path.to_owned(), reason: reason.to_owned() };
     let metadata = fs::metadata(path)?;
@@ -133,7 +136,8 @@ fn check_elf(file: &mut fs::File, start: &[u8]) -> std::result::Result<(), Strin
     Err("it has no entry for PVH, which a kernel built with CONFIG_PVH has; its bzImage can be used".into())
 }
 
-/// Whether notes have the entry; each is three lengths and two padded fields (elf(5), `Elf64_Nhdr`).
+/// Whether notes have the entry; each is three lengths and two padded fields (elf(5),
+/// `Elf64_Nhdr`).
 fn has_pvh_entry(mut notes: &[u8]) -> bool {
     let padded = |length: u32| (length as usize).checked_next_multiple_of(4);
     while let Some((head, rest)) = notes.split_first_chunk::<12>() {
@@ -160,7 +164,8 @@ fn read_at(file: &mut fs::File, at: u64, length: u64) -> io::Result<Vec<u8>> {
 /// The text behind the first `Linux version ` that a digit follows; nothing if there is none.
 fn after_marker(file: fs::File) -> Result<String> {
     let mut file = BufReader::with_capacity(1 << 20, file);
-    // How much of the marker has been seen: its letters repeat in no way that would need to look back.
+    // How much of the marker has been seen: its letters repeat in no way that would need to look
+    // back.
     let mut seen = 0;
     for byte in (&mut file).bytes() {
         let byte = byte?;

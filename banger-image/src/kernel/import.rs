@@ -12,16 +12,16 @@ use crate::error::{Error, Result};
 use crate::ext4::{Metadata, Options, Timestamp, Writer};
 use crate::progress::Progress;
 
-/// What every boot needs of a kernel, built in or as a module: the bus, the agent's pipe, the disks and their file system; the network card
-/// comes behind these, and what is needed last behind it.
+/// What every boot needs of a kernel, built in or as a module: the bus, the agent's pipe, the disks
+/// and their file system; the network card comes behind these, and what is needed last behind it.
 pub(crate) const BOOT: [&str; 6] = ["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "virtio_net", "overlay"];
 /// Links of `make modules_install` to the folders of the machine that built the modules.
 const OF_THE_BUILD: [&[u8]; 2] = [b"build", b"source"];
 /// Folders within folders that are followed: the kernel's own have less than ten.
 const MAX_DEPTH: usize = 64;
 
-/// Copies a kernel and its modules, if there are any, into the folder `dir`, having made sure that they belong together and that a VM can
-/// boot with them.
+/// Copies a kernel and its modules, if there are any, into the folder `dir`, having made sure that
+/// they belong together and that a VM can boot with them.
 pub(crate) fn import(kernel: &Path, modules: Option<&Path>, dir: &Path, progress: &dyn Progress) -> Result<Built> {
     let version = format::banner(kernel)?;
     let release = format::release(&version).to_owned();
@@ -49,7 +49,8 @@ pub(crate) fn import(kernel: &Path, modules: Option<&Path>, dir: &Path, progress
     Ok(Built { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), vmlinuz_blake3, release, version, boot_modules })
 }
 
-/// The folder with the modules of a release: `folder` if it has the release's name, as in `/lib/modules`, or the one of that name in it.
+/// The folder with the modules of a release: `folder` if it has the release's name, as in
+/// `/lib/modules`, or the one of that name in it.
 fn of_release(folder: &Path, release: &str) -> Result<PathBuf> {
     let folder = fs::canonicalize(folder)?;
     let below = folder.join(release);

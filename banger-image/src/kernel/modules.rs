@@ -1,4 +1,5 @@
-//! The modules that a boot needs, out of all those of a release: as depmod(8) describes them, decompressed, in the order to load them.
+//! The modules that a boot needs, out of all those of a release: as depmod(8) describes them,
+//! decompressed, in the order to load them.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufReader, Read};
@@ -18,12 +19,13 @@ const MAX_MODULES: usize = 100;
 /// What precedes the release that a module was built for (include/linux/module.h, `MODULE_INFO`).
 const VERMAGIC: &[u8] = b"\0vermagic=";
 
-/// Decompresses the wanted modules and what they need into the new folder `boot`, as `NN-<name>.ko`, NN being the order, and
-/// returns these names. What is built into the kernel is left out.
+/// Decompresses the wanted modules and what they need into the new folder `boot`, as
+/// `NN-<name>.ko`, NN being the order, and returns these names. What is built into the kernel is
+/// left out.
 ///
 /// # Errors
-/// [`Error::MissingModules`] names all that are neither there nor built in. [`Error::Modules`]: they are not as depmod leaves them, or of
-/// another release.
+/// [`Error::MissingModules`] names all that are neither there nor built in. [`Error::Modules`]:
+/// they are not as depmod leaves them, or of another release.
 pub(super) fn extract<S: AsRef<str>>(
     modules: &mut Writer,
     release: &str,
@@ -94,11 +96,13 @@ fn module_name(path: &str) -> String {
 
 /// The lists that depmod(8) and the kernel's own build leave beside modules.
 struct Lists {
-    /// `modules.dep` (modules.dep(5)): each module's path, and the paths of those that must be there before it, the first to load last.
+    /// `modules.dep` (modules.dep(5)): each module's path, and the paths of those that must be
+    /// there before it, the first to load last.
     dependencies: HashMap<String, (String, Vec<String>)>,
     /// `modules.builtin`.
     builtin: HashSet<String>,
-    /// `modules.softdep` (modprobe.d(5)): what should be there before a module; a name or an alias of a module each.
+    /// `modules.softdep` (modprobe.d(5)): what should be there before a module; a name or an alias
+    /// of a module each.
     soft: HashMap<String, Vec<String>>,
     /// `modules.alias`, but for those with wildcards, which are for devices.
     aliases: HashMap<String, Vec<String>>,
@@ -166,7 +170,8 @@ impl Lists {
         }
     }
 
-    /// The module that something which should be there stands for. Of several that do the same, the generic one works anywhere.
+    /// The module that something which should be there stands for. Of several that do the same, the
+    /// generic one works anywhere.
     fn provider<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         let name = name.trim();
         if self.dependencies.contains_key(&name.replace('-', "_")) {

@@ -7,11 +7,12 @@
 //! <cache>/oci/anonymous/partial/<hex>
 //! ```
 //!
-//! A digest is no secret. Whoever knows one must not get its content from here that a registry did not give to anybody: so a pull without
-//! credentials finds only blobs that were fetched without.
+//! A digest is no secret. Whoever knows one must not get its content from here that a registry did
+//! not give to anybody: so a pull without credentials finds only blobs that were fetched without.
 //!
-//! A blob is there only after its digest was checked. Whoever uses one holds a lock (flock) on it, shared, or alone while it is not whole; so
-//! [`prune`] leaves what a pull is using. Its time of change is that of its last use.
+//! A blob is there only after its digest was checked. Whoever uses one holds a lock (flock) on it,
+//! shared, or alone while it is not whole; so [`prune`] leaves what a pull is using. Its time of
+//! change is that of its last use.
 
 use std::fs::TryLockError;
 use std::io;
@@ -159,7 +160,8 @@ pub struct Freed {
     pub bytes: u64,
 }
 
-/// Removes the blobs in the cache folder `cache` that no pull is using and that none has used for `unused`, or only counts them.
+/// Removes the blobs in the cache folder `cache` that no pull is using and that none has used for
+/// `unused`, or only counts them.
 ///
 /// # Errors
 /// [`crate::Error::Io`].

@@ -1,4 +1,5 @@
-//! What a registry asks of who wants something: `WWW-Authenticate` (RFC 9110, 11.6.1; distribution, "Token Authentication").
+//! What a registry asks of who wants something: `WWW-Authenticate` (RFC 9110, 11.6.1; distribution,
+//! "Token Authentication").
 
 /// How a registry wants to be convinced.
 #[derive(Debug, Clone, PartialEq, Eq)]

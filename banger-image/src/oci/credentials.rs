@@ -1,5 +1,6 @@
-//! Who the user is to a registry, as Docker and Podman keep it: `config.json` of docker-login(1), `auth.json` of
-//! containers-auth.json(5), and credential helpers (docker-credential-helpers, "Development").
+//! Who the user is to a registry, as Docker and Podman keep it: `config.json` of docker-login(1),
+//! `auth.json` of containers-auth.json(5), and credential helpers (docker-credential-helpers,
+//! "Development").
 
 use std::collections::BTreeMap;
 use std::env::split_paths;
@@ -96,7 +97,8 @@ impl Credentials {
         if let Some(helper) = file.cred_helpers.get(registry).or_else(|| file.cred_helpers.get(server)) {
             return self.ask(helper, server);
         }
-        // The most precise name counts: a registry's may have a namespace or a repository behind it.
+        // The most precise name counts: a registry's may have a namespace or a repository behind
+        // it.
         let whole = format!("{registry}/{repository}");
         let fits = |key: &str| {
             let key = host_and_path(key);

@@ -12,7 +12,8 @@ use crate::error::Error;
 
 /// How many entries of an archive are looked at: the files that tell its form may come last.
 const MAX_ENTRIES: usize = 100_000;
-/// Folders of which a root file system has at least two, as `docker export` and debootstrap write them.
+/// Folders of which a root file system has at least two, as `docker export` and debootstrap write
+/// them.
 const OF_A_ROOT: [&[u8]; 6] = [b"bin", b"etc", b"lib", b"usr", b"var", b"sbin"];
 
 /// See the module.
@@ -149,7 +150,8 @@ fn of_archive(file: fs_err::File, length: u64) -> io::Result<Form> {
     })
 }
 
-/// The error that what is at `path` is not what the source says; `otherwise` is said of what is of no known form.
+/// The error that what is at `path` is not what the source says; `otherwise` is said of what is of
+/// no known form.
 pub(super) fn wrong(path: &Path, otherwise: &str) -> Error {
     let form = Form::of(path);
     let reason = form.map_or_else(|| otherwise.to_owned(), |form| format!("it is {form}"));

@@ -1,9 +1,10 @@
-//! Applies layers to a file system, bottom-up, each in one pass over its stream (OCI image specification, "Image Layer Filesystem
-//! Changeset").
+//! Applies layers to a file system, bottom-up, each in one pass over its stream (OCI image
+//! specification, "Image Layer Filesystem Changeset").
 //!
-//! Nothing but the image file is written. A path is only ever looked up in the tree that was built so far, by names: there is no
-//! folder of the host that `..` or a link could lead to. Symbolic links above an entry are followed inside that tree, as umoci,
-//! docker and containerd follow them inside the image's root.
+//! Nothing but the image file is written. A path is only ever looked up in the tree that was built
+//! so far, by names: there is no folder of the host that `..` or a link could lead to. Symbolic
+//! links above an entry are followed inside that tree, as umoci, docker and containerd follow them
+//! inside the image's root.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -20,13 +21,15 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 /// The longest path of the kernel's interfaces, with its NUL: path_resolution(7).
 const MAX_PATH: usize = 4096;
-/// Attributes of these names are an image's. Others are the builder's file system's, and no Linux file system takes them.
+/// Attributes of these names are an image's. Others are the builder's file system's, and no Linux
+/// file system takes them.
 const XATTRS: [&[u8]; 5] =
     [b"user.", b"security.", b"trusted.", b"system.posix_acl_access", b"system.posix_acl_default"];
 /// How an overlay keeps whiteouts and the like: they would be taken for orders by the guest's.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 
-/// What is left of what an image may have: entries, bytes of their names and attributes, and bytes of its layers.
+/// What is left of what an image may have: entries, bytes of their names and attributes, and bytes
+/// of its layers.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     pub(super) entries: u64,
@@ -50,7 +53,8 @@ impl Budget {
     /// Takes an entry with the bytes of its names and attributes.
     fn take_entry(&mut self, entry: &Entry) -> Result<()> {
         let length: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-        // Headers that say the same more than once, or nothing that is kept, cost their length all the same.
+        // Headers that say the same more than once, or nothing that is kept, cost their length all
+        // the same.
         let metadata = ((entry.path.len() + entry.link.len() + length) as u64).max(entry.extended);
         self.take(&entry.path, metadata)
     }
@@ -69,14 +73,16 @@ impl Budget {
     }
 }
 
-/// Applies the layer whose tar stream this is, and returns the stream's rest: what is behind the archive's end.
+/// Applies the layer whose tar stream this is, and returns the stream's rest: what is behind the
+/// archive's end.
 pub(super) fn apply<R: Read>(stream: R, writer: &mut Writer, budget: &mut Budget) -> Result<R> {
     let mut reader = Reader::new(stream);
     let mut layer = Layer { writer, budget, own: HashSet::new(), links: Vec::new() };
     while let Some(entry) = reader.next()? {
         layer.budget.take_entry(&entry)?;
         if entry.size > 0 {
-            // Stored bytes count where the stream is decompressed; what a sparse file adds counts here.
+            // Stored bytes count where the stream is decompressed; what a sparse file adds counts
+            // here.
             layer.budget.take_bytes(entry.size.saturating_sub(reader.stored()))?;
         }
         layer.add(entry, &mut reader)?;
@@ -88,7 +94,8 @@ pub(super) fn apply<R: Read>(stream: R, writer: &mut Writer, budget: &mut Budget
 struct Layer<'a> {
     writer: &'a mut Writer,
     budget: &'a mut Budget,
-    /// Paths that this layer has brought, and all folders above them: its own whiteouts spare them, in whatever order they come.
+    /// Paths that this layer has brought, and all folders above them: its own whiteouts spare them,
+    /// in whatever order they come.
     own: HashSet<Box<[u8]>>,
     /// Hard links to what was not there yet.
     links: Vec<(Vec<u8>, Vec<u8>)>,
@@ -115,7 +122,8 @@ impl Layer<'_> {
             return self.hide(join(parent, hidden));
         }
         let path = join(parent, name);
-        // What links have made of the path is kept, and may be much longer than what the layer says.
+        // What links have made of the path is kept, and may be much longer than what the layer
+        // says.
         self.budget.take_more(&path, path.len().saturating_sub(entry.path.len()))?;
         self.put(&entry, &path, content)?;
         self.own(&path)
@@ -247,8 +255,8 @@ fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
 
-/// A path of a layer as the writer wants it: `./a//b/`, `/a/b` and `a/c/../b` are `a/b`, as Go's `path.Clean` has it, which other
-/// runtimes use.
+/// A path of a layer as the writer wants it: `./a//b/`, `/a/b` and `a/c/../b` are `a/b`, as Go's
+/// `path.Clean` has it, which other runtimes use.
 fn normal(path: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
     if path.len() >= MAX_PATH {
         return Err("a path of more than 4095 bytes");

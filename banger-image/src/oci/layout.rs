@@ -153,8 +153,8 @@ impl Files {
         self.required(&path)?.verify(&path, descriptor.digest, descriptor.size)
     }
 
-    /// The manifest or index of a layout that has this name; without one, the only one, or of one image for several platforms the one
-    /// that runs.
+    /// The manifest or index of a layout that has this name; without one, the only one, or of one
+    /// image for several platforms the one that runs.
     pub(super) fn root(&self, name: Option<&str>, platform: &Matcher) -> Result<Descriptor> {
         #[derive(Deserialize)]
         struct Index {
@@ -215,7 +215,8 @@ impl Files {
     }
 }
 
-/// Whether several entries of an index are one image for several platforms, as some builders write them.
+/// Whether several entries of an index are one image for several platforms, as some builders write
+/// them.
 fn are_one_image(entries: &[Descriptor]) -> bool {
     let of = |entry: &Descriptor| entry.platform.as_ref().map(|platform| Platform::of(platform).to_string());
     let platforms: Option<Vec<_>> = entries.iter().map(of).collect();
@@ -224,7 +225,8 @@ fn are_one_image(entries: &[Descriptor]) -> bool {
         && platforms.is_some_and(|platforms| platforms.len() == platforms.iter().collect::<HashSet<_>>().len())
 }
 
-/// An image of `docker save`. Its layers have no digests of their own: those in its configuration are of what they unpack to.
+/// An image of `docker save`. Its layers have no digests of their own: those in its configuration
+/// are of what they unpack to.
 pub(super) struct DockerImage {
     /// The configuration's, which Docker calls the image's id.
     pub(super) digest: Digest,

@@ -5,9 +5,9 @@
 //!             (registry, layout)   (blob cache)    (tar stream by tar stream)
 //! ```
 //!
-//! Layers are downloaded side by side and checked by their digests; each is applied, as soon as those below it are, in one pass over its
-//! stream. Blocks of what a later layer replaces are used again. Nothing of a layer is ever created on this machine but bytes of
-//! the image file.
+//! Layers are downloaded side by side and checked by their digests; each is applied, as soon as
+//! those below it are, in one pass over its stream. Blocks of what a later layer replaces are used
+//! again. Nothing of a layer is ever created on this machine but bytes of the image file.
 
 mod blob;
 mod cache;
@@ -59,7 +59,8 @@ const DOWNLOADS: usize = 4;
 /// How many indexes may lead to each other before there is a manifest.
 const MAX_INDEXES: usize = 4;
 
-/// The most that the layers of an image may have without their compression, in bytes, if nobody says otherwise: 64 GiB.
+/// The most that the layers of an image may have without their compression, in bytes, if nobody
+/// says otherwise: 64 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 64 << 30;
 
 /// Where an image is.
@@ -87,10 +88,12 @@ impl Source {
         Source::IN_FILES.iter().any(|(prefix, _)| text.starts_with(prefix))
     }
 
-    /// Reads a reference, or `oci:FOLDER[:NAME]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME]`, as skopeo(1) has them.
+    /// Reads a reference, or `oci:FOLDER[:NAME]`, `oci-archive:FILE[:NAME]`,
+    /// `docker-archive:FILE[:NAME]`, as skopeo(1) has them.
     ///
     /// # Errors
-    /// [`Error::Reference`], and [`Error::Source`] for a file or directory without the form in front.
+    /// [`Error::Reference`], and [`Error::Source`] for a file or directory without the form in
+    /// front.
     pub fn parse(text: &str) -> Result<Source> {
         for (prefix, make) in Source::IN_FILES {
             let Some(rest) = text.strip_prefix(prefix) else { continue };
@@ -109,7 +112,8 @@ impl Source {
         }
     }
 
-    /// The path that a text is, if it cannot be meant as a reference: one that begins as paths do, or an archive that exists.
+    /// The path that a text is, if it cannot be meant as a reference: one that begins as paths do,
+    /// or an archive that exists.
     fn mistaken_path(text: &str) -> Option<&Path> {
         let path = Path::new(text);
         let begins_as_paths_do = ["/", "./", "../", "~/"].iter().any(|start| text.starts_with(start));
@@ -117,7 +121,8 @@ impl Source {
         (begins_as_paths_do || ends_as_archives_do && path.is_file()).then_some(path)
     }
 
-    /// How an image in a file or folder of this machine is named, if one is there: for who leaves out the form.
+    /// How an image in a file or folder of this machine is named, if one is there: for who leaves
+    /// out the form.
     #[must_use]
     pub fn in_files(path: &Path) -> Option<String> {
         form::Form::of(path)?.source(path)
@@ -172,7 +177,8 @@ pub struct Origin {
 /// How to pull.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
-    /// What to take from an index, and what an image must be for; none: what runs in any guest of this host.
+    /// What to take from an index, and what an image must be for; none: what runs in any guest of
+    /// this host.
     pub platform: Option<Platform>,
     /// Speak to the registry without encryption.
     pub plain_http: bool,
@@ -225,7 +231,8 @@ enum Layers {
     Plain(Vec<Blob>),
 }
 
-/// Finds an image: what its manifest and its configuration say. Its layers have no more bytes than the image may have.
+/// Finds an image: what its manifest and its configuration say. Its layers have no more bytes than
+/// the image may have.
 pub(crate) fn find<'a>(
     source: &'a Source,
     options: &'a PullOptions,
@@ -236,7 +243,8 @@ pub(crate) fn find<'a>(
     found.inspect_err(|error| drop_refused(&cache, error))
 }
 
-/// Nothing is kept of an image that is refused. One whose download was cut goes on with the next pull.
+/// Nothing is kept of an image that is refused. One whose download was cut goes on with the next
+/// pull.
 fn drop_refused(cache: &Cache, error: &Error) {
     if !error.is_interruption() {
         cache.drop_fetched();
@@ -313,7 +321,8 @@ fn resolve(
 ) -> Result<(Manifest, Digest)> {
     let mut media_type = media_type.to_owned();
     let platform = Matcher::new(options.platform.as_ref());
-    // An index that leads to itself ends here too: its digest cannot be known to it, but a registry may claim anything.
+    // An index that leads to itself ends here too: its digest cannot be known to it, but a registry
+    // may claim anything.
     for _ in 0..=MAX_INDEXES {
         let index = match Document::parse(&bytes, &media_type)? {
             Document::Manifest(manifest) => return Ok((manifest, digest)),
@@ -386,8 +395,8 @@ impl Found<'_> {
         Ok(writer.finish()?.metadata()?.len())
     }
 
-    /// Makes sure that the layers have room before they are downloaded: in the cache, and once more, unpacked, beside `path`. What they
-    /// unpack to is hardly less.
+    /// Makes sure that the layers have room before they are downloaded: in the cache, and once
+    /// more, unpacked, beside `path`. What they unpack to is hardly less.
     fn check_room(&self, layers: &[Descriptor], path: &Path) -> Result<()> {
         let Place::Registry(registry) = &self.place else { return Ok(()) };
         let mut seen = HashSet::new();

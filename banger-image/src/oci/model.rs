@@ -1,4 +1,5 @@
-//! The JSON of images: indexes, manifests and configurations, of the OCI image specification 1.1 and Docker's schema 2.
+//! The JSON of images: indexes, manifests and configurations, of the OCI image specification 1.1
+//! and Docker's schema 2.
 
 use std::collections::BTreeMap;
 
@@ -28,8 +29,8 @@ const ARTIFACTS: [(&str, &str); 7] = [
     ("application/vnd.buildkit.", "a cache of BuildKit's"),
 ];
 
-/// The longest manifest or index, as registries have it (OCI distribution specification, "Pushing Manifests"), and the longest
-/// configuration, in bytes.
+/// The longest manifest or index, as registries have it (OCI distribution specification, "Pushing
+/// Manifests"), and the longest configuration, in bytes.
 pub(super) const MAX_MANIFEST: u64 = 4 << 20;
 pub(super) const MAX_CONFIG: u64 = 8 << 20;
 /// The most layers. Overlays of other runtimes end at 127.
@@ -50,7 +51,8 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Whether a layer is meant to be had from elsewhere than the registry (Docker's "foreign" and OCI's "nondistributable" ones).
+    /// Whether a layer is meant to be had from elsewhere than the registry (Docker's "foreign" and
+    /// OCI's "nondistributable" ones).
     fn is_foreign(&self) -> bool {
         self.media_type.contains("foreign") || self.media_type.contains("nondistributable")
     }
@@ -80,7 +82,8 @@ pub(super) struct Manifest {
 }
 
 impl Document {
-    /// Reads one. `named` is the type that whoever named it gave, if any: a document that is of another is refused.
+    /// Reads one. `named` is the type that whoever named it gave, if any: a document that is of
+    /// another is refused.
     pub(super) fn parse(bytes: &[u8], named: &str) -> Result<Document> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -131,8 +134,9 @@ impl Manifest {
         self.layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size))
     }
 
-    /// Makes sure that it is an image's, and not that of whatever else registries keep: only an image has a configuration of one of
-    /// these types (OCI image specification, "Guidelines for Artifact Usage").
+    /// Makes sure that it is an image's, and not that of whatever else registries keep: only an
+    /// image has a configuration of one of these types (OCI image specification, "Guidelines for
+    /// Artifact Usage").
     fn check_config(&self, artifact_type: &str) -> Result<()> {
         let media_type = &*self.config.media_type;
         if matches!(media_type, "" | OCI_CONFIG | DOCKER_CONFIG) {

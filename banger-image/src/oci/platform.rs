@@ -1,4 +1,5 @@
-//! Which image of an index runs in a guest (OCI image specification, "Image Index"), decided as containerd's `platforms.Only` decides.
+//! Which image of an index runs in a guest (OCI image specification, "Image Index"), decided as
+//! containerd's `platforms.Only` decides.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +18,8 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
-/// Which platforms are taken: the one that the user names, or those that run in any guest of this host.
+/// Which platforms are taken: the one that the user names, or those that run in any guest of this
+/// host.
 #[derive(Debug)]
 pub(super) struct Matcher {
     /// As errors show it.
@@ -52,7 +54,8 @@ impl Platform {
         Platform { os: fields.os.clone(), architecture: fields.architecture.clone(), variant }
     }
 
-    /// The variant as numbers, with the one that its absence stands for; nothing if it is of no known form.
+    /// The variant as numbers, with the one that its absence stands for; nothing if it is of no
+    /// known form.
     fn version(&self) -> Option<Version> {
         let variant = self.variant.as_deref().unwrap_or(match &*self.architecture {
             "arm" => "v7",
@@ -65,9 +68,10 @@ impl Platform {
     }
 }
 
-/// The x86-64 level (x86-64 psABI, "Low Level System Information") that every guest of this host has, whatever accelerates it. QEMU's
-/// translator has level 2 in all versions that banger supports, and level 3 only from 7.2 on; with KVM a guest has the host's
-/// processor. An image is pulled before it is known how a VM runs, and may be run either way.
+/// The x86-64 level (x86-64 psABI, "Low Level System Information") that every guest of this host
+/// has, whatever accelerates it. QEMU's translator has level 2 in all versions that banger
+/// supports, and level 3 only from 7.2 on; with KVM a guest has the host's processor. An image is
+/// pulled before it is known how a VM runs, and may be run either way.
 fn guest_level() -> u32 {
     #[cfg(target_arch = "x86_64")]
     {
@@ -107,8 +111,8 @@ impl Matcher {
         }
     }
 
-    /// The entry of an index that makes most of the processor, of several the first; in an index that tells no platforms, the only
-    /// one.
+    /// The entry of an index that makes most of the processor, of several the first; in an index
+    /// that tells no platforms, the only one.
     pub(super) fn choose<'a>(&self, index: &'a [Descriptor]) -> Result<&'a Descriptor> {
         let images: Vec<_> = index.iter().filter(|entry| entry.is_image()).collect();
         let ranked = images.iter().filter_map(|entry| {

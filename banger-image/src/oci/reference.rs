@@ -8,10 +8,12 @@ use crate::error::{Error, Result};
 
 /// What is meant when no registry is named.
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// The longest repository, and the longest tag (OCI distribution specification, "Pulling manifests").
+/// The longest repository, and the longest tag (OCI distribution specification, "Pulling
+/// manifests").
 const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;
-/// Characters of the readable part of a store name: with a dash and eight digits, a dot and twelve, it is a valid name.
+/// Characters of the readable part of a store name: with a dash and eight digits, a dot and twelve,
+/// it is a valid name.
 const MAX_READABLE: usize = 40;
 
 /// An image in a registry.
@@ -28,14 +30,15 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether a word is meant as a reference, and not as the name of an image here or in the catalog: names have none of `/:@`.
+    /// Whether a word is meant as a reference, and not as the name of an image here or in the
+    /// catalog: names have none of `/:@`.
     #[must_use]
     pub fn is_meant_by(word: &str) -> bool {
         word.contains(['/', ':', '@'])
     }
 
-    /// What the image is called in the store if nobody says otherwise: something to recognise it by, and a digest of the whole
-    /// reference, so that no two are called the same.
+    /// What the image is called in the store if nobody says otherwise: something to recognise it
+    /// by, and a digest of the whole reference, so that no two are called the same.
     #[must_use]
     pub fn store_name(&self) -> String {
         let last = self.repository.rsplit('/').next().unwrap_or_default();

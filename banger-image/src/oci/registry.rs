@@ -46,7 +46,8 @@ pub(super) struct Registry<'a> {
 }
 
 impl<'a> Registry<'a> {
-    /// Finds out how the registry is spoken to. HTTP without encryption is for loopback addresses, unless `plain_http` asks for it.
+    /// Finds out how the registry is spoken to. HTTP without encryption is for loopback addresses,
+    /// unless `plain_http` asks for it.
     pub(super) fn new(
         reference: &'a Reference,
         credentials: &'a Credentials,
@@ -125,8 +126,8 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// A blob, from the cache or into it. `advance` is told how many bytes have come, or with a negative number how many have to come
-    /// again; when `stop` is set, the download is given up.
+    /// A blob, from the cache or into it. `advance` is told how many bytes have come, or with a
+    /// negative number how many have to come again; when `stop` is set, the download is given up.
     pub(super) fn blob(
         &self,
         descriptor: &Descriptor,
@@ -425,8 +426,9 @@ fn said(response: Response<'_>) -> String {
     message.map_or_else(String::new, |message| format!(": {message:.200}"))
 }
 
-/// Whether a place that gives tokens may be told the credentials for a registry: it is the same host, or of the same domain, as
-/// `auth.docker.io` is for `registry-1.docker.io`, and `gitlab.com` for `registry.gitlab.com`.
+/// Whether a place that gives tokens may be told the credentials for a registry: it is the same
+/// host, or of the same domain, as `auth.docker.io` is for `registry-1.docker.io`, and `gitlab.com`
+/// for `registry.gitlab.com`.
 fn is_trusted(registry: &Url, realm: &Url) -> bool {
     let (Some(registry_host), Some(realm_host)) = (registry.host_str(), realm.host_str()) else { return false };
     if registry_host == realm_host {

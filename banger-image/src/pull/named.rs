@@ -1,5 +1,5 @@
-//! Images of a catalog in the store: bundles and images of registries by their content, as other pulled images; what a recipe built
-//! in a folder of its name.
+//! Images of a catalog in the store: bundles and images of registries by their content, as other
+//! pulled images; what a recipe built in a folder of its name.
 
 use std::path::Path;
 
@@ -33,12 +33,12 @@ impl Store {
         }
     }
 
-    /// Gets the image that the catalog has under that name, from the first of its sources that works; or brings it up to
-    /// date. What was built on this host, or registered, stays.
+    /// Gets the image that the catalog has under that name, from the first of its sources that
+    /// works; or brings it up to date. What was built on this host, or registered, stays.
     ///
     /// # Errors
-    /// [`Error::Unknown`](crate::Error::Unknown) when the catalog does not have it, or its kernel; else whatever keeps the last
-    /// of its sources from being used. Then nothing has changed.
+    /// [`Error::Unknown`](crate::Error::Unknown) when the catalog does not have it, or its kernel;
+    /// else whatever keeps the last of its sources from being used. Then nothing has changed.
     pub fn pull_named(
         &self,
         name: &str,

@@ -361,7 +361,8 @@ fn of_one_image_for_several_platforms_the_one_that_runs_is_taken() {
         PullOptions { platform: Some(Platform { variant: Some("v9".into()), ..Platform::host() }), ..place.options() };
     let newest = place.store.pull(&place.source(), "new", "generic-6.12", &options, &Silent).unwrap();
     assert_eq!(read(&newest.image, "/a").as_deref(), Some("newest"));
-    // What is for a processor that guests need not have is not taken, also where there is nothing else.
+    // What is for a processor that guests need not have is not taken, also where there is nothing
+    // else.
     let index = json!({"schemaVersion": 2, "manifests": [image("newest", Some("v9")), attestation()]}).to_string();
     place.index(&[place.blob("index.v1+json", index.as_bytes())]);
     let error = place.pull("app").unwrap_err();

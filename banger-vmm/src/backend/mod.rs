@@ -40,11 +40,13 @@ pub(crate) trait Backend {
     /// Its name, for people.
     fn name(&self) -> &'static str;
 
-    /// Starts a VMM that dies when this thread's process does. To be polled on the main thread, in a tokio runtime.
+    /// Starts a VMM that dies when this thread's process does. To be polled on the main thread, in
+    /// a tokio runtime.
     fn launch<'a>(&'a self, machine: &'a Machine, accelerator: Accelerator) -> LocalBoxFuture<'a, Result<Launched>>;
 }
 
-/// Between fork and exec: has this process die with its supervisor. It makes only system calls that signal-safety(7) allows.
+/// Between fork and exec: has this process die with its supervisor. It makes only system calls that
+/// signal-safety(7) allows.
 fn die_with(supervisor: Pid) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // Had the supervisor died before that, nobody would tell this process.

@@ -1,5 +1,6 @@
-//! A guest that is a process of this host: the real agent in namespaces of its own, for tests that kill one hundreds of times.
-//! What it keeps is a folder beside the VM's disks, which stay as they were made.
+//! A guest that is a process of this host: the real agent in namespaces of its own, for tests that
+//! kill one hundreds of times. What it keeps is a folder beside the VM's disks, which stay as they
+//! were made.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -47,7 +48,8 @@ impl Process {
         command.env_clear().stdin(OwnedFd::from(its_agent)).stdout(OwnedFd::from(its_console));
         command.stderr(OwnedFd::from(error)).kill_on_drop(true);
         let supervisor = getpid();
-        // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows, and no allocation.
+        // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
+        // and no allocation.
         unsafe { command.pre_exec(move || die_with(supervisor)) };
         let child = command.spawn().at("run", &self.agent)?;
         // With the command go this end's copies of the guest's descriptors.
@@ -66,7 +68,8 @@ impl Process {
     }
 }
 
-/// Reports what happens to the guest until it is gone. It is killed when nobody can ask it to quit any more.
+/// Reports what happens to the guest until it is gone. It is killed when nobody can ask it to quit
+/// any more.
 async fn drive(mut child: Child, quit: oneshot::Receiver<()>, events: mpsc::Sender<VmmEvent>) {
     // The port is open from the start. Whoever does not listen is about to drop the VMM.
     let _ = events.send(VmmEvent::AgentPort { open: true }).await;

@@ -1,4 +1,5 @@
-//! A supervisor of guests that are processes of this host, with the agent beside it. Never installed but by tests, as `banger-vmm`.
+//! A supervisor of guests that are processes of this host, with the agent beside it. Never
+//! installed but by tests, as `banger-vmm`.
 
 use std::process::ExitCode;
 

@@ -79,7 +79,8 @@ impl Rules {
     /// Makes of the rules what the kernel takes. Holds open what they name.
     ///
     /// # Errors
-    /// The kernel's refusal. That it cannot do all of it is none: [`Prepared::confinement`] says so.
+    /// The kernel's refusal. That it cannot do all of it is none: [`Prepared::confinement`] says
+    /// so.
     pub(crate) fn prepare(&self) -> io::Result<Prepared> {
         Ok(Prepared {
             ruleset: landlock::ruleset(self)?,

@@ -97,8 +97,8 @@ pub(super) fn filter(network: bool) -> io::Result<BpfProgram> {
         };
         let other_families = || SeccompRule::new(vec![is_not(libc::AF_INET)?, is_not(libc::AF_INET6)?]);
         rules.insert(libc::SYS_socket, if network { vec![other_families()?] } else { Vec::new() });
-        // Both ends of a pair of datagram sockets can send to any other of the host; those of streams
-        // cannot. The type is in the lower bits, flags are above.
+        // Both ends of a pair of datagram sockets can send to any other of the host; those of
+        // streams cannot. The type is in the lower bits, flags are above.
         let is_datagram = SeccompCondition::new(
             1,
             SeccompCmpArgLen::Dword,

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-/// What Linux says first of all on a machine that has no PCI, as QEMU's `microvm` has none, at the level of errors: arch/x86/pci/init.c. No
-/// parameter silences it but with all errors.
+/// What Linux says first of all on a machine that has no PCI, as QEMU's `microvm` has none, at the
+/// level of errors: arch/x86/pci/init.c. No parameter silences it but with all errors.
 const NO_PCI: &[u8] = b"PCI: Fatal: No config space access function found";
 /// It is among the first lines of a boot. Later ones are passed on as they come.
 const LINES: usize = 64;
-/// The longest time that the kernel puts before a line: `[    0.123456] `, printk_time of kernel/printk.
+/// The longest time that the kernel puts before a line: `[    0.123456] `, printk_time of
+/// kernel/printk.
 const MAX_TIME: usize = 24;
 
 /// Takes that line out of what a guest says.
@@ -23,7 +24,8 @@ pub(super) struct Harmless {
 }
 
 impl Harmless {
-    /// These bytes, after those before, without the line. What may be its beginning waits for what follows.
+    /// These bytes, after those before, without the line. What may be its beginning waits for what
+    /// follows.
     pub(super) fn without<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         if self.is_out || self.lines >= LINES {
             return Cow::Borrowed(bytes);

@@ -18,7 +18,8 @@ use crate::error::{IoContext, Result};
 const LOG: &str = "console.log";
 /// What the file held before: of this boot if it said a lot, else of the one before.
 const OLDER: &str = "console.log.1";
-/// Neither file grows over this, in bytes: a guest that floods its console must not fill the host's disk.
+/// Neither file grows over this, in bytes: a guest that floods its console must not fill the host's
+/// disk.
 const LIMIT: u64 = 512 << 10;
 /// Bytes of the end that are looked at for the last lines.
 const TAIL: usize = 16 << 10;
@@ -50,7 +51,8 @@ impl ConsoleLog {
         Ok(ConsoleLog { path, older, file, written: 0, tail: VecDeque::new(), harmless: Harmless::default() })
     }
 
-    /// Adds what the guest wrote. Errors are the host's disk being full, say: the console is not worth stopping for.
+    /// Adds what the guest wrote. Errors are the host's disk being full, say: the console is not
+    /// worth stopping for.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         let bytes = &*self.harmless.without(bytes);
         self.tail.extend(bytes);
@@ -120,7 +122,8 @@ pub(crate) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
     last
 }
 
-/// Foreign bytes as text that a terminal can be given: control characters in caret notation, bytes that are no UTF-8 as `\xNN`.
+/// Foreign bytes as text that a terminal can be given: control characters in caret notation, bytes
+/// that are no UTF-8 as `\xNN`.
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -1,10 +1,12 @@
-//! Writing cpio archives of the "newc" kind: cpio(5), and Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
+//! Writing cpio archives of the "newc" kind: cpio(5), and
+//! Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
 
 const FOLDER: u32 = 0o040_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 const FILE: u32 = 0o100_000;
 
-/// An archive that is being written. Owners are root, times are 1970: the same input gives the same bytes.
+/// An archive that is being written. Owners are root, times are 1970: the same input gives the same
+/// bytes.
 #[derive(Default)]
 pub(super) struct Writer {
     bytes: Vec<u8>,
@@ -36,7 +38,8 @@ impl Writer {
         let size = u32::try_from(content.len()).expect("files of an initramfs are small");
         let name_size = u32::try_from(path.len() + 1).expect("paths are short");
         self.bytes.extend(b"070701");
-        // Inode, mode, uid, gid, links, mtime, size, device, represented device, name's size, check sum.
+        // Inode, mode, uid, gid, links, mtime, size, device, represented device, name's size, check
+        // sum.
         for field in [self.inode, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name_size, 0] {
             self.bytes.extend(format!("{field:08x}").bytes());
         }

@@ -21,8 +21,9 @@ const KEEP_UNUSED: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The initramfs of this agent and these modules: made, or found in `cache`.
 ///
-/// `agent` is a static ELF. `modules` are `<NN>-<name>.ko`, not compressed; the agent loads them in lexical order. The file is
-/// named after a hash of what went into it, so whatever has that name is right.
+/// `agent` is a static ELF. `modules` are `<NN>-<name>.ko`, not compressed; the agent loads them in
+/// lexical order. The file is named after a hash of what went into it, so whatever has that name is
+/// right.
 ///
 /// # Errors
 /// [`Error::NotStatic`] for an agent that needs an interpreter, or the file system's refusal.

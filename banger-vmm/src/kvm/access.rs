@@ -1,4 +1,5 @@
-//! Why a user may not open `/dev/kvm`, and what to do about it: that depends on whose the device is.
+//! Why a user may not open `/dev/kvm`, and what to do about it: that depends on whose the device
+//! is.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -50,8 +51,8 @@ pub(super) fn denied(path: &Path) -> Denied {
     describe(path, access, &name)
 }
 
-/// Of a user who may not open the device. `by_group`: it is for the members of `group`, which is not root's; `is_listed`: group(5) names
-/// the user among them.
+/// Of a user who may not open the device. `by_group`: it is for the members of `group`, which is
+/// not root's; `is_listed`: group(5) names the user among them.
 fn access(by_group: bool, group: &str, is_listed: bool) -> Access<'_> {
     match (by_group, is_listed) {
         (false, _) => Access::Root,

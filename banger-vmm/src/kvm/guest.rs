@@ -1,5 +1,6 @@
-//! A guest of a few instructions. Where the processor's page tables are virtualised by somebody else (a hypervisor in a container, PVM), KVM may
-//! create VMs and then stop at instructions that every kernel uses.
+//! A guest of a few instructions. Where the processor's page tables are virtualised by somebody
+//! else (a hypervisor in a container, PVM), KVM may create VMs and then stop at instructions that
+//! every kernel uses.
 
 use std::arch::global_asm;
 
@@ -8,7 +9,8 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-/// What the guest's memory holds, and where: page tables that map the first 2 MiB to themselves, its code, and room for it.
+/// What the guest's memory holds, and where: page tables that map the first 2 MiB to themselves,
+/// its code, and room for it.
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const PD: u64 = 0x3000;
@@ -16,12 +18,13 @@ const CODE: u64 = 0x4000;
 const SCRATCH: u64 = 0x5000;
 const MEMORY: usize = 0x10000;
 
-/// Entries of page tables (Intel SDM 3A, 4.5): present and writable; this entry maps a page of 2 MiB.
+/// Entries of page tables (Intel SDM 3A, 4.5): present and writable; this entry maps a page of 2
+/// MiB.
 const TABLE: u64 = 0b11;
 const LARGE_PAGE: u64 = TABLE | 1 << 7;
 
-/// Control registers (Intel SDM 3A, 2.5): protected mode with paging, and an x87 unit; physical addresses of more than 32 bits, SSE, XSAVE; long mode
-/// in EFER.
+/// Control registers (Intel SDM 3A, 2.5): protected mode with paging, and an x87 unit; physical
+/// addresses of more than 32 bits, SSE, XSAVE; long mode in EFER.
 const CR0: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1 << 1 | 1;
 const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
 const CR4_OSXSAVE: u64 = 1 << 18;

@@ -1,5 +1,5 @@
-//! Whether KVM works here. That `/dev/kvm` exists does not mean that it runs guests: [a few instructions](guest) tell in a millisecond that it
-//! does not, and a boot that it does.
+//! Whether KVM works here. That `/dev/kvm` exists does not mean that it runs guests: [a few
+//! instructions](guest) tell in a millisecond that it does not, and a boot that it does.
 
 mod access;
 mod guest;
@@ -23,7 +23,8 @@ pub(crate) const DEVICE: &str = "/dev/kvm";
 /// The only version of the interface there is, as Documentation/virt/kvm/api.rst of Linux says.
 const API_VERSION: i32 = 12;
 const FORMAT: u32 = 1;
-/// How `banger-vmm` is told to be a probe, and how long one may take, in seconds: it takes a millisecond.
+/// How `banger-vmm` is told to be a probe, and how long one may take, in seconds: it takes a
+/// millisecond.
 pub const PROBE: &str = "probe-kvm";
 const PROBE_LIMIT: u32 = 3;
 /// What a probe ends with whose guest has stopped; another failure says nothing.
@@ -82,7 +83,8 @@ struct Verdict {
     problem: Option<String>,
 }
 
-/// Asks the device, then the memory of this host, then a guest of a few instructions. `supervisor` is `banger-vmm`.
+/// Asks the device, then the memory of this host, then a guest of a few instructions. `supervisor`
+/// is `banger-vmm`.
 ///
 /// What is kept in `host_folder` holds until the host boots again.
 pub(crate) fn prospect(host_folder: &Path, supervisor: &Path) -> Prospect {
@@ -125,7 +127,8 @@ pub fn forget(host_folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Asks the device, and runs a guest of a few instructions in a process of its own, since it may never come back. Nothing is kept.
+/// Asks the device, and runs a guest of a few instructions in a process of its own, since it may
+/// never come back. Nothing is kept.
 pub fn probe(supervisor: &Path) -> Prospect {
     if let Err(problem) = ask_device() {
         return Prospect::Unusable(problem);
@@ -167,7 +170,8 @@ fn path(host_folder: &Path) -> PathBuf {
     host_folder.join("kvm.json")
 }
 
-/// What to do where this user may not open the device; none: it can be opened, or that is not why not.
+/// What to do where this user may not open the device; none: it can be opened, or that is not why
+/// not.
 pub fn access_hint() -> Option<String> {
     let error = Kvm::new().err()?;
     let is_denied = matches!(Errno::from_raw(error.errno()), Errno::EACCES | Errno::EPERM);

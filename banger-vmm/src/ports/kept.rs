@@ -35,7 +35,8 @@ pub(crate) fn write(vm: &Path, ports: Vec<PortForward>) -> Result<()> {
     }
 }
 
-/// Which of `ports` is what is wanted; none: it is new. An error, in words, if it cannot be one of them.
+/// Which of `ports` is what is wanted; none: it is new. An error, in words, if it cannot be one of
+/// them.
 pub(crate) fn place(ports: &[PortForward], wanted: &PortForward) -> Result<Option<usize>, String> {
     let is_it = |port: &PortForward| match wanted.any {
         true => port.any && port.guest == wanted.guest && ip(&port.host) == ip(&wanted.host),

@@ -1,6 +1,8 @@
-//! Ports and Unix sockets of the host that lead into a VM: what they are called, and what is kept of them.
+//! Ports and Unix sockets of the host that lead into a VM: what they are called, and what is kept
+//! of them.
 //!
-//! While the VM runs, its supervisor listens and keeps the list; while it does not, who holds the VM's lock may change that.
+//! While the VM runs, its supervisor listens and keeps the list; while it does not, who holds the
+//! VM's lock may change that.
 
 mod kept;
 mod vm;
@@ -39,7 +41,8 @@ pub enum GuestEnd {
     Unix(PathBuf),
 }
 
-/// A port or socket of the host that leads into a VM. As text: `[ADDRESS:]PORT:PORT`, each side of which may be a path.
+/// A port or socket of the host that leads into a VM. As text: `[ADDRESS:]PORT:PORT`, each side of
+/// which may be a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortForward {
     /// Where the host listens.
@@ -114,7 +117,8 @@ impl FromStr for PortForward {
         let may_be = || {
             "it is HOST:GUEST, such as `8080:80`, `0.0.0.0:8080:80` or `/tmp/docker.sock:/run/docker.sock`".to_owned()
         };
-        // A path may have colons in it: a port follows the last one of all, or else a path the first `:/`.
+        // A path may have colons in it: a port follows the last one of all, or else a path the
+        // first `:/`.
         let is_port = |guest: &str| guest.parse::<u16>().is_ok() || !text.contains(":/");
         let last = text.rsplit_once(':').filter(|(_, guest)| is_port(guest));
         let (host, guest) = last.or_else(|| text.split_once(":/")).ok_or_else(may_be)?;

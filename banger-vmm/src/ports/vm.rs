@@ -23,11 +23,13 @@ enum Hint<'a> {
 }
 
 impl Vm {
-    /// Makes ports of the host lead into the VM, from now on or from its next start on: all of these or, on an error, none. One
-    /// that does already is no error. The answer has those that are wanted, in their order.
+    /// Makes ports of the host lead into the VM, from now on or from its next start on: all of
+    /// these or, on an error, none. One that does already is no error. The answer has those that
+    /// are wanted, in their order.
     ///
     /// # Errors
-    /// [`Error::Ports`] if the host cannot listen there, or one leads elsewhere; the file system's refusal.
+    /// [`Error::Ports`] if the host cannot listen there, or one leads elsewhere; the file system's
+    /// refusal.
     pub fn add_ports(&self, _lock: &VmLock, wanted: &[PortForward]) -> Result<Vec<PortState>> {
         agree(wanted).map_err(|reason| self.refused(reason, Hint::Disagree))?;
         let mut ports = read(self.folder())?;
@@ -51,7 +53,8 @@ impl Vm {
         Ok(added)
     }
 
-    /// Makes these lead nowhere any more, and says which they were: all of these or, on an error, none.
+    /// Makes these lead nowhere any more, and says which they were: all of these or, on an error,
+    /// none.
     ///
     /// # Errors
     /// [`Error::Ports`] if one does not lead into the VM; the file system's refusal.
@@ -77,7 +80,8 @@ impl Vm {
         }
     }
 
-    /// What the supervisor answers; none: there is none, or not any more. `hint` is for its refusal.
+    /// What the supervisor answers; none: there is none, or not any more. `hint` is for its
+    /// refusal.
     fn ask_for_ports(&self, request: &Request, hint: Hint<'_>) -> Result<Option<Vec<PortState>>> {
         if !run::is_supervised(self.folder())? {
             return Ok(None);

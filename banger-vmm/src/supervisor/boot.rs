@@ -46,7 +46,8 @@ pub(super) struct Attempt {
     pub(super) fallback: Option<String>,
 }
 
-/// The way to boot that comes first, and whether it is tried only to see if KVM works. `prospect` may block.
+/// The way to boot that comes first, and whether it is tried only to see if KVM works. `prospect`
+/// may block.
 pub(super) async fn first_attempt(
     choice: AcceleratorChoice,
     prospect: impl FnOnce() -> Prospect + Send + 'static,
@@ -70,7 +71,8 @@ pub(super) fn tcg_attempt(limit: Option<Duration>, fallback: Option<String>) -> 
     Attempt { accelerator: Accelerator::Tcg, limit: limit.unwrap_or(TCG_BOOT), fallback }
 }
 
-/// Notes what a boot under KVM has shown. Not being able to costs the next start a few seconds, and nothing else.
+/// Notes what a boot under KVM has shown. Not being able to costs the next start a few seconds, and
+/// nothing else.
 pub(super) async fn remember(host: &Path, problem: Option<String>) {
     let host = host.to_owned();
     let _ = blocking(move || kvm::remember(&host, problem)).await;
@@ -114,9 +116,10 @@ pub(super) struct Booted {
     pub(super) pipe: UnixStream,
 }
 
-/// [`boot`] for a guest that is to be translated: where its kernel panics, or is not up when it well could be, it is started once more.
-/// Two translated processors now and then disagree about code that the kernel patches while they run it ("Oops: int3"), or wait for each
-/// other without end, and nothing has been run yet.
+/// [`boot`] for a guest that is to be translated: where its kernel panics, or is not up when it
+/// well could be, it is started once more. Two translated processors now and then disagree about
+/// code that the kernel patches while they run it ("Oops: int3"), or wait for each other without
+/// end, and nothing has been run yet.
 pub(super) async fn boot_translated(
     backend: &dyn Backend,
     machine: &Machine,
@@ -139,7 +142,8 @@ pub(super) async fn boot_translated(
     }
 }
 
-/// The failure of a guest whose agent does not answer in time: how to give it more, and what about the VM may make it slow.
+/// The failure of a guest whose agent does not answer in time: how to give it more, and what about
+/// the VM may make it slow.
 fn late(record: &VmRecord, attempt: &Attempt) -> Failure {
     let limit = attempt.limit.as_secs_f32();
     let failure = Failure::new(format!("the guest's agent did not answer within {limit} s"));

@@ -13,12 +13,13 @@ use crate::confinement::forbid_core_dumps;
 /// No launch is longer, in bytes.
 const MAX_INPUT: u64 = 1 << 20;
 
-/// Makes this process a child of init in a session of its own, without anything that it inherited but two pipes: what was
-/// in the first one is returned, and the second.
+/// Makes this process a child of init in a session of its own, without anything that it inherited
+/// but two pipes: what was in the first one is returned, and the second.
 ///
 /// To be called before there are other threads.
 pub(super) fn detach() -> io::Result<(Vec<u8>, File)> {
-    // A descriptor that stayed open would keep the end of some pipe from being seen: `x=$(banger …)` would hang.
+    // A descriptor that stayed open would keep the end of some pipe from being seen: `x=$(banger
+    // …)` would hang.
     // SAFETY: nothing in this process has opened a descriptor yet, so nobody loses one.
     if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } == -1 {
         return Err(io::Error::last_os_error());

@@ -1,4 +1,5 @@
-//! What the supervisor itself says to the agent: it asks what changed in the guest alone, and for the power to be switched off.
+//! What the supervisor itself says to the agent: it asks what changed in the guest alone, and for
+//! the power to be switched off.
 
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use super::blocking;
 use super::state::State;
 use crate::last_use::LastUse;
 
-/// Asks what changed in the guest alone, and writes down what is known of it. False: nothing is known, as when somebody has come
-/// meanwhile.
+/// Asks what changed in the guest alone, and writes down what is known of it. False: nothing is
+/// known, as when somebody has come meanwhile.
 pub(super) async fn take_stock(mux: Mux, state: &State, limit: Duration) -> bool {
     let found = timeout(limit, changes(&mux)).await.ok().flatten().filter(|_| !state.usage.is_touched());
     let known = found.is_some();

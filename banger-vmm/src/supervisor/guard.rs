@@ -151,7 +151,8 @@ impl<'a> Guard<'a> {
             let (turn, state) = (Arc::clone(&self.counting), Arc::clone(self.state));
             let finished = Arc::clone(&self.finished);
             tokio::spawn(async move {
-                // Who has no time for an orderly end has none for this either, and what still runs can write until its end.
+                // Who has no time for an orderly end has none for this either, and what still runs
+                // can write until its end.
                 let limit = if counts { LAST_COUNT_LIMIT } else { LAST_COUNT_LIMIT.min(patience / 2) };
                 // A command that has just ended may still be on its way out.
                 if !limit.is_zero() && timeout(LEAVING.min(limit), state.usage.unused()).await.is_ok() {
@@ -181,7 +182,8 @@ impl<'a> Guard<'a> {
             return;
         }
         self.lost = true;
-        // It may have more than was last seen. A disk that is full loses this note, and the end makes up for it.
+        // It may have more than was last seen. A disk that is full loses this note, and the end
+        // makes up for it.
         let _ = LastUse::forget_changes(self.folder);
         self.note(Phase::Failed { reason: failure.message.clone() }).await;
         let hint = "stop the VM; the next command starts it anew";

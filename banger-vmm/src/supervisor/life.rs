@@ -157,7 +157,8 @@ pub(super) struct Asked {
 }
 
 impl Shutdown {
-    /// Waits for the next one who does. Until the caller waits for something else, a VM that was to be unused stays so.
+    /// Waits for the next one who does. Until the caller waits for something else, a VM that was to
+    /// be unused stays so.
     pub(super) async fn asked(&mut self) -> Asked {
         let patience = loop {
             tokio::select! {

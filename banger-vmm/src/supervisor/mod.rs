@@ -1,7 +1,8 @@
 //! The supervisor: the process that owns one running VM.
 //!
-//! It is told what to start on its standard input, reports on its standard output how the start goes, and then serves the VM's
-//! socket until the VM ends. The VMM dies with it, and it goes when the VMM does:
+//! It is told what to start on its standard input, reports on its standard output how the start
+//! goes, and then serves the VM's socket until the VM ends. The VMM dies with it, and it goes when
+//! the VMM does:
 //!
 //! ```text
 //!   detach ──► boot ──► guard ──► tidy up, exit
@@ -40,14 +41,15 @@ pub fn run() -> ExitCode {
     run_on(|launch| Qemu { program: launch.qemu.clone() })
 }
 
-/// The same, with guests that are processes of this host: see [`crate::backend::process`]. `agent` is the binary
-/// `banger-agent-process`.
+/// The same, with guests that are processes of this host: see [`crate::backend::process`]. `agent`
+/// is the binary `banger-agent-process`.
 #[cfg(feature = "process")]
 pub fn run_as_processes(agent: std::path::PathBuf) -> ExitCode {
     run_on(|_| crate::backend::process::Process { agent })
 }
 
-/// Does what waits for a disk or a process on a thread of its own: the supervisor's only thread serves all streams.
+/// Does what waits for a disk or a process on a thread of its own: the supervisor's only thread
+/// serves all streams.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,

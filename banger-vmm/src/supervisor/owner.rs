@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use crate::owner;
 
-/// Completes when the owner of the VM in `folder` has ended, and never if there is none or it cannot be watched: the next command of
-/// its kind sweeps.
+/// Completes when the owner of the VM in `folder` has ended, and never if there is none or it
+/// cannot be watched: the next command of its kind sweeps.
 pub(super) async fn ended(folder: &Path) {
     let (sender, receiver) = oneshot::channel();
     let folder = folder.to_owned();

@@ -30,7 +30,8 @@ use super::state::State;
 use crate::error::Result as VmResult;
 use crate::ports::{self, GuestEnd, HostEnd, PortForward, PortName, PortState};
 
-/// Connections at a time: the link has some streams more, which are for commands. Those that come then wait.
+/// Connections at a time: the link has some streams more, which are for commands. Those that come
+/// then wait.
 const MAX_CONNECTIONS: usize = 32;
 /// How long the agent may take to connect.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
@@ -58,15 +59,17 @@ struct Listener {
 }
 
 impl Listener {
-    /// Returns when nobody listens any more, so that another one can. To be called on a thread that may wait.
+    /// Returns when nobody listens any more, so that another one can. To be called on a thread that
+    /// may wait.
     fn end(mut self) {
         self.stop();
         // It was aborted: that is its end.
         let _ = Handle::current().block_on(&mut self.task);
     }
 
-    /// The file goes first: while somebody listens, nobody takes it for a stale one and puts another in its place, which would
-    /// then be removed. The runtime ends the task when it next has its turn.
+    /// The file goes first: while somebody listens, nobody takes it for a stale one and puts
+    /// another in its place, which would then be removed. The runtime ends the task when it next
+    /// has its turn.
     fn stop(&mut self) {
         drop(self.file.take());
         self.task.abort();
@@ -143,7 +146,8 @@ impl Ports {
         Ok(places.into_iter().map(|index| entries[index].state()).collect())
     }
 
-    /// Listens for these no more, and ends their connections. Errors are in words. To be called on a thread that may wait.
+    /// Listens for these no more, and ends their connections. Errors are in words. To be called on
+    /// a thread that may wait.
     pub(super) fn remove(&self, names: &[PortName], state: &State) -> Result<Vec<PortState>, String> {
         let mut entries = self.lock();
         let named = ports::matching(&forwards(&entries), names)?;

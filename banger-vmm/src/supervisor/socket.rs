@@ -28,11 +28,13 @@ use crate::wire::{self, MAX_REQUEST, PortsAnswer, Reply, Request, SOCKET};
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 /// and the agent to take one more stream.
 const STREAM_PATIENCE: Duration = Duration::from_secs(10);
-/// The same for it to end an operation whose client has gone. It gives a command five seconds for that.
+/// The same for it to end an operation whose client has gone. It gives a command five seconds for
+/// that.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 /// Who has just ended may still be counted for this long.
 pub(super) const LEAVING: Duration = Duration::from_millis(500);
-/// What a relay holds in each direction, in bytes: one frame of the link. The windows of the streams hold more.
+/// What a relay holds in each direction, in bytes: one frame of the link. The windows of the
+/// streams hold more.
 const RELAY_BUFFER: usize = link::PAYLOAD;
 
 /// A client that wants the VM to stop, and to be told when it has.
@@ -57,7 +59,8 @@ fn inode(folder: &Path) -> Option<u64> {
     std::fs::symlink_metadata(folder.join(SOCKET)).ok().map(|found| found.ino())
 }
 
-/// Serves clients for as long as it is polled. With a hangup, which is what a client sends that finds no socket, it is made anew in `folder`.
+/// Serves clients for as long as it is polled. With a hangup, which is what a client sends that
+/// finds no socket, it is made anew in `folder`.
 pub(super) async fn serve(
     mut listener: UnixListener,
     folder: PathBuf,
@@ -145,7 +148,8 @@ async fn answer(
                 let _user = state.enter();
                 state.usage.set_limit(idle_timeout_ms);
                 reply(&mut client, Reply::Ok(())).await?;
-                // It says nothing more. Where the VM goes first, who holds it may be the one that waits for that.
+                // It says nothing more. Where the VM goes first, who holds it may be the one that
+                // waits for that.
                 tokio::select! {
                     ended = client.read_u8() => ended.map(drop),
                     () = state.is_down() => Ok(()),
@@ -169,7 +173,8 @@ async fn answer(
     }
 }
 
-/// Carries bytes both ways. A client that has closed its end leaves: the agent must let go of the stream in its turn.
+/// Carries bytes both ways. A client that has closed its end leaves: the agent must let go of the
+/// stream in its turn.
 async fn relay(mut client: UnixStream, stream: MuxStream) -> io::Result<()> {
     let (mut client_reader, mut client_writer) = client.split();
     let (agent_reader, mut agent_writer) = tokio::io::split(stream);
@@ -191,7 +196,8 @@ async fn relay(mut client: UnixStream, stream: MuxStream) -> io::Result<()> {
             sent = &mut to_client => sent?,
         }
     }
-    // The agent has said its last word, and may not take any more: what the client still says goes nowhere, until it has read that.
+    // The agent has said its last word, and may not take any more: what the client still says goes
+    // nowhere, until it has read that.
     copy(&mut client_reader, &mut sink()).await.map(drop)
 }
 
@@ -212,7 +218,8 @@ pub(super) async fn open_stream(state: &State) -> std::result::Result<MuxStream,
     }
 }
 
-/// Reads the request. The outer error is the client's being gone, the inner one its saying what is not understood.
+/// Reads the request. The outer error is the client's being gone, the inner one its saying what is
+/// not understood.
 async fn read_request(client: &mut UnixStream) -> io::Result<std::result::Result<Request, Failure>> {
     let length = client.read_u32().await? as usize;
     if length > MAX_REQUEST {

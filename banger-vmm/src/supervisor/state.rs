@@ -15,7 +15,8 @@ use crate::kvm::Accelerator;
 use crate::last_use::LastUse;
 use crate::wire::{AgentInfo, Status};
 
-/// Clients that may be connected at a time: a command that runs is two of them. How many have a stream is the link's to limit.
+/// Clients that may be connected at a time: a command that runs is two of them. How many have a
+/// stream is the link's to limit.
 pub(super) const MAX_CLIENTS: usize = 128;
 
 /// How far the VM is, for those who want to talk to its agent.
@@ -78,12 +79,14 @@ impl State {
         self.phase.send_replace(Phase::Up(mux));
     }
 
-    /// The VM goes down in order. Streams that are open may come to their end, if they are fast; there are no new ones.
+    /// The VM goes down in order. Streams that are open may come to their end, if they are fast;
+    /// there are no new ones.
     pub(super) fn leave(&self) {
         self.phase.send_replace(Phase::Down(Failure::going_down()));
     }
 
-    /// One more user. From the first one since it was made on, the count of the guest's changes is not to be believed.
+    /// One more user. From the first one since it was made on, the count of the guest's changes is
+    /// not to be believed.
     pub(super) fn enter(&self) -> User {
         if !self.usage.is_touched() {
             // Who is here already counts. On a disk that is full this succeeds too.

@@ -1,14 +1,15 @@
 //! Whether somebody uses the VM, and for how long nobody has.
 //!
-//! Time is the host's monotonic clock: one that is set, and a host that sleeps, move nothing. Nothing polls: a timer is armed when the
-//! last user leaves.
+//! Time is the host's monotonic clock: one that is set, and a host that sleeps, move nothing.
+//! Nothing polls: a timer is armed when the last user leaves.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// A timer that fires later than this tells that nothing ran here for a while, users neither: the time starts anew.
+/// A timer that fires later than this tells that nothing ran here for a while, users neither: the
+/// time starts anew.
 const LATE: Duration = Duration::from_secs(5);
 
 /// Shared by who serves users and who waits for them to be gone.

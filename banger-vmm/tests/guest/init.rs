@@ -1,4 +1,5 @@
-//! An `/init` that behaves, or does not, as the VM's host name says. Built static by the tests; standard library only.
+//! An `/init` that behaves, or does not, as the VM's host name says. Built static by the tests;
+//! standard library only.
 
 use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::{self, File, OpenOptions};

@@ -1,4 +1,5 @@
-//! Writes the pages of documentation that are made from the code: `cargo run -p banger --example docs`, anywhere in the repository.
+//! Writes the pages of documentation that are made from the code: `cargo run -p banger --example
+//! docs`, anywhere in the repository.
 
 mod pages;
 

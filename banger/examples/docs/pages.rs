@@ -1,5 +1,5 @@
-//! The pages of documentation that are made from the code: manual pages, the reference of the command line, the table of errors. banger's plugins
-//! are in them too.
+//! The pages of documentation that are made from the code: manual pages, the reference of the
+//! command line, the table of errors. banger's plugins are in them too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -77,7 +77,8 @@ fn manuals(command: &Command, folder: &Path, pages: &mut BTreeMap<PathBuf, Strin
     shown(command).try_for_each(|command| manuals(command, folder, pages))
 }
 
-/// `banger stop [-f|--force] [VM]`, with the values of options and the `--` before a command, which [`Man`] leaves out.
+/// `banger stop [-f|--force] [VM]`, with the values of options and the `--` before a command, which
+/// [`Man`] leaves out.
 fn synopsis(command: &Command) -> String {
     let mut words = vec![command.get_bin_name().unwrap_or(command.get_name()).to_owned()];
     let shown = || command.get_arguments().filter(|argument| !argument.is_hide_set());

@@ -8,7 +8,8 @@ use super::*;
 
 const SHORT: Limits = Limits { silence: Some(Duration::from_secs(20)), frame: Duration::from_millis(200) };
 
-/// An operation whose agent sends `first`, and then a space every few milliseconds for as long as there is somebody to read.
+/// An operation whose agent sends `first`, and then a space every few milliseconds for as long as
+/// there is somebody to read.
 fn call(first: &'static [u8], limits: Limits) -> Call {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     thread::spawn(move || {

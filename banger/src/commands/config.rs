@@ -83,7 +83,8 @@ pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &
     }
 }
 
-/// An alias that could never be run is refused: banger's own commands come first, and an option is no command.
+/// An alias that could never be run is refused: banger's own commands come first, and an option is
+/// no command.
 fn check_alias(name: &Name, value: &Value) -> Result<(), CommandError> {
     let wrong = |message: String, hint: &str| Err(CommandError::new(message).kind(ErrorKind::Usage).hint(hint));
     let names: Vec<&String> = match (name.key.shape, &name.entry, value) {

@@ -24,8 +24,9 @@ struct Deleted {
     deleted: bool,
 }
 
-/// Deletes the VM named `name`, or the workspace's. One that has changes of its own, or may have, goes if `force` is set or somebody at the terminal says so;
-/// one that is in use only with `force`.
+/// Deletes the VM named `name`, or the workspace's. One that has changes of its own, or may have,
+/// goes if `force` is set or somebody at the terminal says so; one that is in use only with
+/// `force`.
 ///
 /// # Errors
 /// If it is in use, it has changes and there is nobody to ask, or it cannot be deleted.
@@ -64,7 +65,8 @@ fn remove_by_force(vm: &Vm, machines: &Machines<'_>) -> Result<(), CommandError>
     })
 }
 
-/// Deletes the VM unless somebody uses it. `work` is what may be lost with it: it is looked at again when nobody can use the VM any more.
+/// Deletes the VM unless somebody uses it. `work` is what may be lost with it: it is looked at
+/// again when nobody can use the VM any more.
 fn remove_unused(vm: &Vm, work: &GuestWork, name: Option<&str>, machines: &Machines<'_>) -> Result<(), CommandError> {
     let removed = machines.remove_unused(vm, |vm| Ok(work.covers(&GuestWork::noted(vm)?)));
     match removed {
@@ -90,7 +92,8 @@ fn by_force(name: Option<&str>) -> String {
     format!("banger delete --force{named}")
 }
 
-/// What may be lost with the VM, which the user has called by `name`: nothing, or what somebody at the terminal agrees to lose. None if they do not.
+/// What may be lost with the VM, which the user has called by `name`: nothing, or what somebody at
+/// the terminal agrees to lose. None if they do not.
 fn agreed(vm: &Vm, name: Option<&str>, ui: &Ui) -> Result<Option<GuestWork>, CommandError> {
     let work = GuestWork::now(vm)?;
     if work.is_nothing() {

@@ -19,7 +19,8 @@ struct Answer {
     checks: Vec<Check>,
 }
 
-/// Looks at what banger needs of this machine, and mends what can be with `fix`. Returns the exit status: 1 if something does not work.
+/// Looks at what banger needs of this machine, and mends what can be with `fix`. Returns the exit
+/// status: 1 if something does not work.
 ///
 /// # Errors
 /// If the answer cannot be printed.

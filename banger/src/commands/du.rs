@@ -41,7 +41,8 @@ pub fn du(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     ui.answer(&usage, || text(&usage))
 }
 
-/// The folders in `folder`, without links to them. Locks and the like beside them are no things of anybody's.
+/// The folders in `folder`, without links to them. Locks and the like beside them are no things of
+/// anybody's.
 fn items(folder: &Path) -> Vec<Item> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());

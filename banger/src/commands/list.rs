@@ -47,13 +47,13 @@ struct Entry {
     created: Option<u64>,
     /// When the last command in it had ended, in seconds since 1970; none: not known.
     last_use: Option<u64>,
-    /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not known, or bare and used, so that all of it is
-    /// only there.
+    /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not
+    /// known, or bare and used, so that all of it is only there.
     guest_only: Option<Counts>,
 }
 
-/// Shows all VMs on standard output. Those that run are asked what exists only there, all at a time and for a few seconds at most; names alone
-/// are had without that.
+/// Shows all VMs on standard output. Those that run are asked what exists only there, all at a time
+/// and for a few seconds at most; names alone are had without that.
 ///
 /// # Errors
 /// If the store cannot be read.

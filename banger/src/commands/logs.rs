@@ -21,8 +21,9 @@ struct Logs {
     lines: Vec<String>,
 }
 
-/// Prints the console of the VM named `name`, or of the workspace's: the last `count` lines, or all that is kept; with `follow`, also what comes, until the VM is
-/// deleted. What it said is foreign, so it is made printable.
+/// Prints the console of the VM named `name`, or of the workspace's: the last `count` lines, or all
+/// that is kept; with `follow`, also what comes, until the VM is deleted. What it said is foreign,
+/// so it is made printable.
 ///
 /// # Errors
 /// If there is no VM, or its log cannot be read.
@@ -120,7 +121,8 @@ impl Cutter {
         lines
     }
 
-    /// The same, as far as it can be shown before the line is whole: what is a line from then on is the rest of it.
+    /// The same, as far as it can be shown before the line is whole: what is a line from then on is
+    /// the rest of it.
     fn begun(&mut self) -> Option<String> {
         // What may be half a character, or half a line's end, waits for the other half.
         let half = self.0.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());

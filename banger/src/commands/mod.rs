@@ -74,7 +74,8 @@ pub fn named(name: &str, machines: &Machines<'_>) -> Result<Vm, CommandError> {
     })
 }
 
-/// What the configuration says of an existing VM's processors, memory and disk: the user's, and that of the repository that it is of.
+/// What the configuration says of an existing VM's processors, memory and disk: the user's, and
+/// that of the repository that it is of.
 fn resources(vm: &Vm, paths: &Paths) -> Result<Wanted, CommandError> {
     let purpose = vm.record().ok().and_then(|record| Purpose::of(&record));
     let root = purpose.as_ref().map(Purpose::path).filter(|root| root.is_dir());

@@ -49,8 +49,9 @@ enum Kind {
     Plugin,
 }
 
-/// Shows all commands on standard output. Plugins beside banger, and those that were run before, are asked for their descriptions, unless
-/// `--quiet` is set: then only names are shown, and nothing is run.
+/// Shows all commands on standard output. Plugins beside banger, and those that were run before,
+/// are asked for their descriptions, unless `--quiet` is set: then only names are shown, and
+/// nothing is run.
 ///
 /// # Errors
 /// If the answer cannot be printed.

@@ -46,8 +46,8 @@ impl From<&PortState> for Port {
     }
 }
 
-/// Shows or changes which ports of this machine lead into the VM that is named, or into the workspace's. A VM that does not run is not
-/// started.
+/// Shows or changes which ports of this machine lead into the VM that is named, or into the
+/// workspace's. A VM that does not run is not started.
 ///
 /// # Errors
 /// If there is no VM, or what is asked for cannot be.
@@ -61,7 +61,8 @@ pub fn port(command: &PortCommand, here: &Path, paths: &Paths, ui: &Ui) -> Resul
     }
 }
 
-/// Checks forwards of the command line before anything is done for them: no two may contradict each other.
+/// Checks forwards of the command line before anything is done for them: no two may contradict each
+/// other.
 ///
 /// # Errors
 /// The first two that do.

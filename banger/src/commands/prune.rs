@@ -76,9 +76,10 @@ struct Kept {
     work: GuestWork,
 }
 
-/// Removes VMs that are stopped and belong to no repository any more, or were not used for `unused`, and what killed commands have
-/// left; and, if `what` says so, blobs of registries that no pull is using, of which `unused` spares the others. A VM with changes that exist
-/// only there goes with `force` alone.
+/// Removes VMs that are stopped and belong to no repository any more, or were not used for
+/// `unused`, and what killed commands have left; and, if `what` says so, blobs of registries that
+/// no pull is using, of which `unused` spares the others. A VM with changes that exist only there
+/// goes with `force` alone.
 ///
 /// # Errors
 /// If the store cannot be read, or something cannot be removed.

@@ -19,7 +19,8 @@ struct Restarted {
     boot_ms: u128,
 }
 
-/// Stops the VM named `name`, or the workspace's, and starts it with the banger, processors and memory of now.
+/// Stops the VM named `name`, or the workspace's, and starts it with the banger, processors and
+/// memory of now.
 ///
 /// # Errors
 /// If there is none, or it does not stop or start.

@@ -40,7 +40,8 @@ struct VmStatus {
     /// `stopped`, `starting`, `running` or `failed`.
     state: &'static str,
     accelerator: Option<Accelerator>,
-    /// What confines the VMM that runs it; none: it does not run, or what started it does not confine it.
+    /// What confines the VMM that runs it; none: it does not run, or what started it does not
+    /// confine it.
     confinement: Option<Confinement>,
     /// Whether its agent answered within a few seconds; none: it was not asked.
     responds: Option<bool>,
@@ -53,8 +54,8 @@ struct VmStatus {
     disk_bytes: u64,
     /// When it was made, in seconds since 1970.
     created: u64,
-    /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not known, or bare and used, so that all of it is
-    /// only there.
+    /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not
+    /// known, or bare and used, so that all of it is only there.
     guest_only: Option<Counts>,
     /// The first of these, paths and names of references.
     guest_only_names: Vec<Bytes>,
@@ -142,7 +143,8 @@ fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
     Ok(sites.map(|site| Further { workspace: shown(site.root()), guest_path: shown(site.guest_path()) }).collect())
 }
 
-/// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment, has a status all the same.
+/// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment,
+/// has a status all the same.
 fn guest_only(vm: &Vm, ui: &Ui) -> Option<GuestOnly> {
     let answer = Call::look(vm, &Request::GuestOnly);
     answer.inspect_err(|error| ui.warning(&format!("{error}: what is shown is what was last written down"))).ok()

@@ -31,7 +31,8 @@ pub(super) fn stop_vm(vm: &Vm, force: bool, ui: &Ui) -> Result<(), CommandError>
     Ok(())
 }
 
-/// Stops the VM named `name`, or the workspace's. One that does not run, or that a workspace does not have, is stopped.
+/// Stops the VM named `name`, or the workspace's. One that does not run, or that a workspace does
+/// not have, is stopped.
 ///
 /// # Errors
 /// If it does not stop.

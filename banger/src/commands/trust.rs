@@ -24,8 +24,8 @@ struct Trust {
     outside: Vec<String>,
 }
 
-/// Trusts the workspace around `here` as it is now, or ends that: what its `banger.toml` names of this machine, and
-/// the places outside that git's files lead to.
+/// Trusts the workspace around `here` as it is now, or ends that: what its `banger.toml` names of
+/// this machine, and the places outside that git's files lead to.
 ///
 /// # Errors
 /// If there is neither, the file says what it may not, or trust cannot be written down.

@@ -1,5 +1,6 @@
-//! The words of a command line as bash has it. bash(1) gives a completion function words that are split at colons and equals signs too,
-//! as COMP_WORDBREAKS says; what it replaces with the answer is the last of these pieces.
+//! The words of a command line as bash has it. bash(1) gives a completion function words that are
+//! split at colons and equals signs too, as COMP_WORDBREAKS says; what it replaces with the answer
+//! is the last of these pieces.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,7 +9,8 @@ use std::path::Path;
 
 use clap::Command;
 
-/// What bash's function gives beside the words: COMP_LINE up to COMP_POINT, the command up to the cursor.
+/// What bash's function gives beside the words: COMP_LINE up to COMP_POINT, the command up to the
+/// cursor.
 pub(super) const LINE: &str = "_BANGER_COMPLETE_LINE";
 /// The piece of the word that bash replaces.
 pub(super) const PIECE: &str = "_BANGER_COMPLETE_PIECE";
@@ -32,15 +34,16 @@ pub(super) fn complete(
     Ok(values.filter_map(|value| value.strip_prefix(start)).map(<[u8]>::to_vec).collect())
 }
 
-/// Whether a word means itself in a command line. bash puts proposals there as they are, and files in a guest, a repository or an image
-/// may be called `$(…)`. Files of the host that are left out bash proposes by itself, quoted.
+/// Whether a word means itself in a command line. bash puts proposals there as they are, and files
+/// in a guest, a repository or an image may be called `$(…)`. Files of the host that are left out
+/// bash proposes by itself, quoted.
 fn is_plain(word: &[u8]) -> bool {
     let is_special = |c: char| c.is_control() || c.is_whitespace() || "\"'`$&;|<>()[]{}*?!#\\~^".contains(c);
     str::from_utf8(word).is_ok_and(|word| !word.contains(is_special))
 }
 
-/// How much of the word that is being typed in `line` bash does not replace, in bytes. `piece` is what
-/// it replaces: COMP_WORDBREAKS may be the user's own, and a word is also split before `@`.
+/// How much of the word that is being typed in `line` bash does not replace, in bytes. `piece` is
+/// what it replaces: COMP_WORDBREAKS may be the user's own, and a word is also split before `@`.
 pub(super) fn kept(line: &str, piece: Option<&str>) -> usize {
     let (words, kept) = words(line);
     let typed = words.last().map(|word| word.as_bytes()).unwrap_or_default();
@@ -49,7 +52,8 @@ pub(super) fn kept(line: &str, piece: Option<&str>) -> usize {
     before.map_or(kept, <[u8]>::len)
 }
 
-/// The words of `line`, the last being typed, and how much of that one bash does not replace, in bytes of its proposals.
+/// The words of `line`, the last being typed, and how much of that one bash does not replace, in
+/// bytes of its proposals.
 pub(super) fn words(line: &str) -> (Vec<OsString>, usize) {
     let (mut words, mut word) = (Vec::new(), None::<String>);
     let (mut quote, mut kept) = (None, 0);

@@ -1,5 +1,5 @@
-//! What a running VM, or what is kept of it, has to propose: files for `cp`, forwarded ports. Nothing is started for it, and a guest that
-//! does not list its files within a second has none.
+//! What a running VM, or what is kept of it, has to propose: files for `cp`, forwarded ports.
+//! Nothing is started for it, and a guest that does not list its files within a second has none.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -23,8 +23,8 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// The most that a listing may have, in bytes.
 const MAX_LISTING: usize = 256 << 10;
 
-/// The ports and paths of the host that lead into the VM: that of the option `--vm` among `words`, or the one of the workspace around
-/// `here`.
+/// The ports and paths of the host that lead into the VM: that of the option `--vm` among `words`,
+/// or the one of the workspace around `here`.
 pub fn hosts(words: &[OsString], here: &Path, paths: &Paths, ui: &Ui) -> Vec<String> {
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let value = words.iter().position(|word| word == "--vm").and_then(|at| words.get(at + 1).map(|word| &**word));
@@ -60,7 +60,8 @@ pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<Str
     Some(listed.unwrap_or_default().into_iter().map(|entry| format!("{start}{entry}")).collect())
 }
 
-/// The names in a folder of a guest, those of folders with a slash at the end; none: it cannot say, or not in time.
+/// The names in a folder of a guest, those of folders with a slash at the end; none: it cannot say,
+/// or not in time.
 fn list(vm: &Vm, folder: &Path) -> Option<Vec<String>> {
     let end = Instant::now() + LIMIT;
     let limits = Limits { silence: Some(LIMIT), frame: LIMIT };

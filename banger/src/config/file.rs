@@ -95,7 +95,8 @@ fn is_image_in_files(key: &Key, text: &str) -> bool {
 pub(super) fn read_text(path: &Path, owner: Owner) -> Result<Option<String>, CommandError> {
     let wrong = |what: &str| CommandError::new(format!("`{}` {what}", path.display())).kind(ErrorKind::Config);
     let failed = |error: &io::Error| CommandError::io("read", path, error).kind(ErrorKind::Config);
-    // A FIFO would be waited for; and a repository could have a link to whatever the user can read, of which an error shows a line.
+    // A FIFO would be waited for; and a repository could have a link to whatever the user can read,
+    // of which an error shows a line.
     let no_link = if owner == Owner::Repository { libc::O_NOFOLLOW } else { 0 };
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY | no_link);
@@ -172,8 +173,8 @@ impl Source<'_> {
     }
 }
 
-/// The part of a line around what is wrong, which begins at `column`, and the marks below it. What a terminal would not show as one
-/// column is replaced, so that the marks fit.
+/// The part of a line around what is wrong, which begins at `column`, and the marks below it. What
+/// a terminal would not show as one column is replaced, so that the marks fit.
 fn excerpt(line: &str, column: usize, wrong: &str) -> (String, String) {
     const BEFORE: usize = 60;
     const WIDTH: usize = 100;

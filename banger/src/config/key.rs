@@ -1,4 +1,5 @@
-//! The keys: one table, of which parsing, documentation, schemas and the answers of `banger config` are made.
+//! The keys: one table, of which parsing, documentation, schemas and the answers of `banger config`
+//! are made.
 
 use super::value::{Kind, Shape};
 use crate::units;
@@ -6,7 +7,8 @@ use crate::units;
 /// A key of the configuration.
 #[derive(Debug)]
 pub struct Key {
-    /// As it is written in a file; `BANGER_` and the same in capitals is its variable, if it can have one.
+    /// As it is written in a file; `BANGER_` and the same in capitals is its variable, if it can
+    /// have one.
     pub name: &'static str,
     /// What its value looks like.
     pub shape: Shape,
@@ -29,7 +31,8 @@ pub struct Key {
 pub enum Stands {
     /// The user's and the repository's.
     Anywhere,
-    /// The user's; the repository's once it is trusted, since it hands something of this machine to the guest.
+    /// The user's; the repository's once it is trusted, since it hands something of this machine to
+    /// the guest.
     Trusted,
     /// The user's alone, since it names things of this machine.
     User,

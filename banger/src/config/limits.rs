@@ -1,8 +1,11 @@
-//! What a repository's file may ask for while it is not trusted: less than the user's own file allows, never more.
+//! What a repository's file may ask for while it is not trusted: less than the user's own file
+//! allows, never more.
 //!
-//! Where the user's file says nothing, this machine is the limit: as many processors as it has, and three quarters of its memory. Trust does not
-//! raise this limit: a VM that has all of the memory leaves none for the user. Only where the user's own file sets more memory, a repository's
-//! file gets as much. A default is no limit. A disk takes only what is written to it, so its size has none but the user's.
+//! Where the user's file says nothing, this machine is the limit: as many processors as it has, and
+//! three quarters of its memory. Trust does not raise this limit: a VM that has all of the memory
+//! leaves none for the user. Only where the user's own file sets more memory, a repository's file
+//! gets as much. A default is no limit. A disk takes only what is written to it, so its size has
+//! none but the user's.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,8 +15,8 @@ use serde::Serialize;
 use super::file::ConfigFile;
 use super::value::Value;
 
-/// How long a VM may go on without a command where the user's file says nothing: nobody wants one for longer unasked, and never to stop is
-/// longer than all.
+/// How long a VM may go on without a command where the user's file says nothing: nobody wants one
+/// for longer unasked, and never to stop is longer than all.
 const LONGEST_IDLE: Duration = Duration::from_secs(24 * 3600);
 
 /// What this machine has.
@@ -29,7 +32,8 @@ impl Machine {
         Machine { cpus: crate::machine::default_cpus().into(), memory_mib: crate::machine::host_memory() }
     }
 
-    /// As much of what is asked for as a repository's file gets of this machine, where the user's own file sets `own`.
+    /// As much of what is asked for as a repository's file gets of this machine, where the user's
+    /// own file sets `own`.
     fn most(self, key: &str, asked: &Value, own: Option<&Value>) -> Value {
         let most = match key {
             "cpus" => Some(Value::Number(self.cpus)),
@@ -39,7 +43,8 @@ impl Machine {
         most.filter(|most| is_more(asked, most)).unwrap_or_else(|| asked.clone())
     }
 
-    /// Three quarters of this machine's memory, or what the user's own file sets if that is more and the machine has it.
+    /// Three quarters of this machine's memory, or what the user's own file sets if that is more
+    /// and the machine has it.
     fn most_memory(self, own: Option<&Value>) -> Option<Value> {
         let share = self.share_of_memory()?;
         let own = match own {
@@ -55,7 +60,8 @@ impl Machine {
     }
 }
 
-/// A value of a repository's file that counts less than it says, as the file is not trusted, or the machine has no more.
+/// A value of a repository's file that counts less than it says, as the file is not trusted, or the
+/// machine has no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limited {
     /// What the repository's file says.
@@ -116,7 +122,8 @@ impl LimitedBy {
     }
 }
 
-/// The values of a repository's file that hold less than they say, by key, with what holds: until the file is trusted, and once it is.
+/// The values of a repository's file that hold less than they say, by key, with what holds: until
+/// the file is trusted, and once it is.
 pub(super) fn limits(
     repo: &ConfigFile,
     user: Option<&ConfigFile>,
@@ -147,7 +154,8 @@ pub(super) fn limits(
     })
 }
 
-/// The most that a repository's file gets here of `cpus` or `memory`, where the user's own file says nothing.
+/// The most that a repository's file gets here of `cpus` or `memory`, where the user's own file
+/// says nothing.
 pub(crate) fn most_of_repository(key: &str) -> Option<Value> {
     let machine = Machine::here();
     match key {
@@ -157,8 +165,9 @@ pub(crate) fn most_of_repository(key: &str) -> Option<Value> {
     }
 }
 
-/// The keys of a repository's file that count for more once it is trusted: what is limited until then, and an image,
-/// which may be one of the user's own then, and is pulled with the user's logins.
+/// The keys of a repository's file that count for more once it is trusted: what is limited until
+/// then, and an image, which may be one of the user's own then, and is pulled with the user's
+/// logins.
 pub(crate) fn raised_with_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
     // Of a registry, or one of the user's own: either is had with what is the user's.
     let image = repo.values.get("image").map(|_| "image");

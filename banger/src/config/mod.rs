@@ -1,8 +1,10 @@
-//! What the user, the repository and the command line want of banger: read, checked and merged, once per command.
+//! What the user, the repository and the command line want of banger: read, checked and merged,
+//! once per command.
 //!
-//! [`KEYS`] is the table of all keys, of which everything here is made: a [`ConfigFile`] is read by it, and says where it is wrong;
-//! [`Settings`] are the values that hold, each with its [`Origin`]; [`edit`] changes a file; [`schema`] describes it to editors. What
-//! a repository's file may hand to the guest only after the user's word is in a [`TrustStore`].
+//! [`KEYS`] is the table of all keys, of which everything here is made: a [`ConfigFile`] is read by
+//! it, and says where it is wrong; [`Settings`] are the values that hold, each with its [`Origin`];
+//! [`edit`] changes a file; [`schema`] describes it to editors. What a repository's file may hand
+//! to the guest only after the user's word is in a [`TrustStore`].
 
 pub mod edit;
 mod file;

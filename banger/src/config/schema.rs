@@ -1,4 +1,5 @@
-//! What editors and people are told of the keys: JSON schemas of both files, and the table of the documentation.
+//! What editors and people are told of the keys: JSON schemas of both files, and the table of the
+//! documentation.
 
 use std::fmt::Write;
 

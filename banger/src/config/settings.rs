@@ -169,7 +169,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The same with this process's own environment and the user's own file. `root` is the workspace's.
+    /// The same with this process's own environment and the user's own file. `root` is the
+    /// workspace's.
     ///
     /// # Errors
     /// As [`Settings::load`].
@@ -219,7 +220,8 @@ impl Settings {
         }
     }
 
-    /// The keys of the repository's file that hand something of this machine to the guest, if it is not trusted.
+    /// The keys of the repository's file that hand something of this machine to the guest, if it is
+    /// not trusted.
     fn untrusted(&mut self, user: Option<&ConfigFile>, repo: Option<&ConfigFile>) -> Vec<&'static str> {
         let Some(repo) = repo.filter(|_| !self.is_trusted) else { return Vec::new() };
         let keys = needing_trust(repo, user);
@@ -308,7 +310,8 @@ impl Settings {
         Answer { key: name, value, origin, source, limited }
     }
 
-    /// How the repository's word on a key is limited, unless a variable or an option has the last one.
+    /// How the repository's word on a key is limited, unless a variable or an option has the last
+    /// one.
     fn limit(&self, key: &str, origin: Origin) -> Option<&Limited> {
         self.limited.get(key).filter(|_| origin <= Origin::Repo)
     }
@@ -368,7 +371,8 @@ impl Settings {
         self.said("image").and(self.text("image"))
     }
 
-    /// As whom that image is had: what a repository's file names that is not trusted is had as anybody has it.
+    /// As whom that image is had: what a repository's file names that is not trusted is had as
+    /// anybody has it.
     pub fn image_access(&self) -> ImageAccess {
         match self.values.get("image") {
             Some((_, Origin::Repo)) if !self.is_trusted => ImageAccess::Anonymous,
@@ -421,7 +425,8 @@ impl Settings {
         self.text("ports") == Some("auto")
     }
 
-    /// How much of git's history a new VM gets, if somebody said it; else that depends on how much there is.
+    /// How much of git's history a new VM gets, if somebody said it; else that depends on how much
+    /// there is.
     pub fn history(&self) -> Option<History> {
         let name = self.text("history")?;
         [History::Full, History::Shallow, History::None].into_iter().find(|history| history.name() == name)
@@ -491,7 +496,8 @@ fn expanded(text: &str, home: Option<&Path>) -> PathBuf {
     }
 }
 
-/// The keys of a repository's file that are heeded only with trust. What the user has forbidden, it may not allow.
+/// The keys of a repository's file that are heeded only with trust. What the user has forbidden, it
+/// may not allow.
 pub(crate) fn needing_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
     let forbids = |file: &ConfigFile| file.values.get("net") == Some(&Value::Text("none".to_owned()));
     let needs = |name: &&str| match *name {

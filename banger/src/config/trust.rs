@@ -1,8 +1,9 @@
-//! Trust in a repository: that its `banger.toml` may hand something of this machine to the guest, and that
-//! it may lead to places outside of it.
+//! Trust in a repository: that its `banger.toml` may hand something of this machine to the guest,
+//! and that it may lead to places outside of it.
 //!
-//! It is in a file of this content at this place. Whoever changes it, such as `git pull`, ends it. Places outside
-//! are trusted one by one: a repository that leads to another one is not trusted with that.
+//! It is in a file of this content at this place. Whoever changes it, such as `git pull`, ends it.
+//! Places outside are trusted one by one: a repository that leads to another one is not trusted
+//! with that.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
@@ -74,8 +75,8 @@ impl TrustStore {
         outside.iter().map(|path| path.as_os_str().into()).collect()
     }
 
-    /// Trusts the repository at `root` with `text`, its file if there is one, and with these places outside.
-    /// What was trusted before is not any more.
+    /// Trusts the repository at `root` with `text`, its file if there is one, and with these places
+    /// outside. What was trusted before is not any more.
     ///
     /// # Errors
     /// If it cannot be written down.

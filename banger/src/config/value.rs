@@ -157,7 +157,8 @@ impl Value {
         }
     }
 
-    /// From a variable, or from the command line. A list is written as in a file; one item may stand alone.
+    /// From a variable, or from the command line. A list is written as in a file; one item may
+    /// stand alone.
     ///
     /// # Errors
     /// What it may be, in words.
@@ -212,7 +213,8 @@ fn one(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Wrong> {
     }
 }
 
-/// The text that a variable has whose value is this: a number in decimal digits, and `true` or `false`, are texts already.
+/// The text that a variable has whose value is this: a number in decimal digits, and `true` or
+/// `false`, are texts already.
 fn variable(value: &Spanned<DeValue<'_>>) -> Option<String> {
     match value.get_ref() {
         DeValue::String(text) => Some(text.to_string()),

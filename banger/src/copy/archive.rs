@@ -76,7 +76,8 @@ pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) 
     Ok(copied)
 }
 
-/// A file's content with its holes, as long as its header has said: filled with zeros, where it changed meanwhile.
+/// A file's content with its holes, as long as its header has said: filled with zeros, where it
+/// changed meanwhile.
 struct Content<'a, 'b> {
     entries: &'a mut Entries<'b>,
     size: u64,
@@ -142,12 +143,14 @@ impl Read for Content<'_, '_> {
     }
 }
 
-/// How many bytes behind an archive are read: the rest of its last record, and where the checksum of a compressed one is
-/// found. Writers fill up a record of 10 KiB; 512 KiB is the longest that tar(1) writes.
+/// How many bytes behind an archive are read: the rest of its last record, and where the checksum
+/// of a compressed one is found. Writers fill up a record of 10 KiB; 512 KiB is the longest that
+/// tar(1) writes.
 const MAX_TRAILER: u64 = 1 << 20;
 
-/// Reads an archive, which may be compressed, and writes its entries, the folders to each before it. Devices and the like are
-/// left out. A hard link is one to what came before it in the archive, and to nothing else.
+/// Reads an archive, which may be compressed, and writes its entries, the folders to each before
+/// it. Devices and the like are left out. A hard link is one to what came before it in the archive,
+/// and to nothing else.
 pub(super) fn read(input: impl Read + Send, out: &mut dyn Write) -> Result<Copied, CopyError> {
     let mut copied = Copied::default();
     let mut stream = Counted { inner: decompressed(input).map_err(unreadable)?, bytes: 0 };
@@ -212,7 +215,8 @@ pub(super) fn read(input: impl Read + Send, out: &mut dyn Write) -> Result<Copie
     Ok(copied)
 }
 
-/// What an archive has brought, each path by its digest: that is shorter, and nobody chooses which are alike.
+/// What an archive has brought, each path by its digest: that is shorter, and nobody chooses which
+/// are alike.
 #[derive(Default)]
 struct Seen {
     entries: u64,
@@ -262,7 +266,8 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Writes the content of the archive's current entry, which is `size` bytes long, without its holes.
+/// Writes the content of the archive's current entry, which is `size` bytes long, without its
+/// holes.
 fn content(archive: &mut Reader<impl Read>, size: u64, out: &mut dyn Write) -> Result<u64, CopyError> {
     let mut buffer = vec![0; MAX_PIECE];
     let (mut offset, mut bytes) = (0, 0);
@@ -286,7 +291,8 @@ fn content(archive: &mut Reader<impl Read>, size: u64, out: &mut dyn Write) -> R
     Ok(bytes)
 }
 
-/// A path of an archive without what means nothing: leading slashes, as tar(1) leaves them out, and dots.
+/// A path of an archive without what means nothing: leading slashes, as tar(1) leaves them out, and
+/// dots.
 fn plain(path: &[u8]) -> Result<Vec<u8>, CopyError> {
     let parts: Vec<_> = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     let plain = parts.join(&b'/');

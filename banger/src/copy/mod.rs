@@ -24,14 +24,16 @@ use crate::error::{CommandError, ErrorKind};
 pub struct GuestSource {
     /// Where it is, an absolute path.
     pub path: Bytes,
-    /// The end of the path that the user, or banger, gave: the copy gets its name from that. Empty if all of it is an image's.
+    /// The end of the path that the user, or banger, gave: the copy gets its name from that. Empty
+    /// if all of it is an image's.
     pub asked: OsString,
 }
 
 /// Copies `from` to `to`.
 ///
 /// # Errors
-/// If it cannot be read there or written here; if the guest sends what was not asked for, or what could run programs here.
+/// If it cannot be read there or written here; if the guest sends what was not asked for, or what
+/// could run programs here.
 pub fn to_host(vm: &Vm, from: GuestSource, to: &Path) -> Result<Copied, CommandError> {
     let mut rules = HostRules::new(&from.asked);
     out(vm, from, |source, input| receive(Target::find_at(to, source)?, input, &mut rules))
@@ -54,7 +56,8 @@ pub fn to_guest(vm: &Vm, from: &Path, to: Bytes) -> Result<Copied, CommandError>
     into(vm, to, opened.source.clone(), |out| send(opened, out))
 }
 
-/// Unpacks a tar archive to the folder `to` in the guest, an absolute path. It may be compressed with gzip, bzip2, xz or zstd.
+/// Unpacks a tar archive to the folder `to` in the guest, an absolute path. It may be compressed
+/// with gzip, bzip2, xz or zstd.
 ///
 /// # Errors
 /// If it cannot be read here or written there.

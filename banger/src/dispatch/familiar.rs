@@ -1,4 +1,5 @@
-//! Names that other tools give to commands, and what does the same here: docker(1), podman(1), vagrant(1), docker-compose(1), multipass.
+//! Names that other tools give to commands, and what does the same here: docker(1), podman(1),
+//! vagrant(1), docker-compose(1), multipass.
 
 use std::ffi::{OsStr, OsString};
 
@@ -13,7 +14,8 @@ pub(super) struct Familiar {
     pub(super) is_program: bool,
 }
 
-/// What `name`, with these words after it, would be here; none: no other tool has it, or nothing here is like it.
+/// What `name`, with these words after it, would be here; none: no other tool has it, or nothing
+/// here is like it.
 pub(super) fn familiar(options: &[OsString], name: &str, rest: &[OsString], cli: &clap::Command) -> Option<Familiar> {
     let of = |hint: &str, is_program| Some(Familiar { hints: vec![hint.to_owned()], is_program });
     match name {

@@ -17,8 +17,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Splits `words` as clap would read them by `cli`. clap itself stops at a word that is no subcommand and says nothing of what
-    /// came before.
+    /// Splits `words` as clap would read them by `cli`. clap itself stops at a word that is no
+    /// subcommand and says nothing of what came before.
     pub(super) fn split(mut words: Vec<OsString>, cli: &clap::Command) -> Line {
         let mut place = 0;
         while let Some(word) = words.get(place) {
@@ -36,7 +36,8 @@ impl Line {
         Line { options: words, name: None, rest: Vec::new(), is_run }
     }
 
-    /// These options but for `--json`, which does not go with a run: its output is the command's own. No option has it as its value.
+    /// These options but for `--json`, which does not go with a run: its output is the command's
+    /// own. No option has it as its value.
     pub(super) fn without_json(options: &[OsString]) -> impl Iterator<Item = &OsStr> {
         options.iter().map(OsString::as_os_str).filter(|word| *word != "--json")
     }

@@ -1,4 +1,5 @@
-//! From the words of a command line to what they mean: a built-in command, an alias, or a plugin, in this order.
+//! From the words of a command line to what they mean: a built-in command, an alias, or a plugin,
+//! in this order.
 
 mod alias;
 mod familiar;
@@ -53,10 +54,12 @@ impl From<CommandError> for Unclear {
     }
 }
 
-/// Finds out what `words`, the command line without the program's name, mean. `aliases` is called if they name no built-in command.
+/// Finds out what `words`, the command line without the program's name, mean. `aliases` is called
+/// if they name no built-in command.
 ///
 /// # Errors
-/// If the words name nothing, aliases cannot be read or lead to each other without end, or options do not go with what is named.
+/// If the words name nothing, aliases cannot be read or lead to each other without end, or options
+/// do not go with what is named.
 pub fn meaning(
     words: Vec<OsString>,
     aliases: impl FnOnce() -> Result<Aliases, CommandError>,
@@ -197,7 +200,8 @@ fn unknown(line: &Line, name: &OsStr, known: impl Iterator<Item = String>, cli: 
     error.hint("for all commands: banger --list")
 }
 
-/// The alias `name` has led to `line`, which names no command but is a run: help is no reason to run anything.
+/// The alias `name` has led to `line`, which names no command but is a run: help is no reason to
+/// run anything.
 fn no_help(name: &OsStr, line: &Line) -> CommandError {
     let words = line.options.iter().filter(|word| *word != "--help").map(|word| word.to_string_lossy());
     let words = words.collect::<Vec<_>>().join(" ");

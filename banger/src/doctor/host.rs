@@ -19,8 +19,8 @@ use crate::paths::{Paths, helper, search_path, user_config};
 
 /// The oldest QEMU that banger is tested with: that of Debian 12.
 const OLDEST_QEMU: (u32, u32) = (7, 2);
-/// From this version on, translated processors do not run code any more that another one is just changing: QEMU's commit deba78709a, "accel/tcg:
-/// Always lock pages before translation".
+/// From this version on, translated processors do not run code any more that another one is just
+/// changing: QEMU's commit deba78709a, "accel/tcg: Always lock pages before translation".
 const SOUND_TCG: (u32, u32) = (8, 1);
 
 /// banger itself: all of its parts are there.
@@ -41,7 +41,8 @@ pub(super) fn configuration(error: Option<&CommandError>) -> Check {
     Check::ok("configuration", file)
 }
 
-/// KVM runs a guest; and what was found out about that before. Without the supervisor that cannot be tried, and is not what is wrong.
+/// KVM runs a guest; and what was found out about that before. Without the supervisor that cannot
+/// be tried, and is not what is wrong.
 pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     const NAME: &str = "kvm";
     let host = paths.data.join("host");
@@ -155,7 +156,8 @@ pub(super) fn ssh(settings: Option<&Settings>, paths: &Paths) -> Check {
     }
 }
 
-/// What builds images and kernels of recipes is here. `is_needed`: what the next VM needs has still to be built.
+/// What builds images and kernels of recipes is here. `is_needed`: what the next VM needs has still
+/// to be built.
 pub(super) fn builder(is_needed: bool) -> Check {
     const NAME: &str = "builder";
     let mut missing = Vec::new();

@@ -1,4 +1,5 @@
-//! Whether a build may have namespaces of its own, and the ids that it maps; and what lets it, for this user and machine.
+//! Whether a build may have namespaces of its own, and the ids that it maps; and what lets it, for
+//! this user and machine.
 
 use std::fs;
 use std::ops::Range;
@@ -55,8 +56,8 @@ pub(super) fn namespaces(is_needed: bool) -> Check {
     }
 }
 
-/// The command that gives a user the subordinate ids that are missing: the next that nobody has. None: none is missing. `files` are those of
-/// users and of groups, subuid(5) and subgid(5).
+/// The command that gives a user the subordinate ids that are missing: the next that nobody has.
+/// None: none is missing. `files` are those of users and of groups, subuid(5) and subgid(5).
 fn missing_ids(files: &[String; 2], user: &str, uid: &str) -> Option<String> {
     let start = free_range(files);
     let range = format!("{start}-{}", start + SUBORDINATE_IDS - 1);
@@ -158,7 +159,8 @@ mod tests {
         // The first user of a machine has the first range.
         let first = "you:100000:65536\n";
         assert_eq!(missing(first, first), Some(both("165536-231071")));
-        // Taken for users or for groups is taken; order does not matter, and a gap that is too small is none.
+        // Taken for users or for groups is taken; order does not matter, and a gap that is too
+        // small is none.
         assert_eq!(missing("b:200000:65536\na:100000:65536\n", "c:300000:10\n"), Some(both("300010-365545")));
         assert_eq!(missing("a:300000:65536\n", ""), Some(both("100000-165535")));
         // Only what is missing.

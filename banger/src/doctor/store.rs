@@ -17,7 +17,8 @@ use crate::paths::Paths;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
 
-/// Less than this is little, and less than that too little, in bytes: the image with everything takes 1.3 GB, and twice that while it is built.
+/// Less than this is little, and less than that too little, in bytes: the image with everything
+/// takes 1.3 GB, and twice that while it is built.
 const LITTLE: u64 = 8 << 30;
 const TOO_LITTLE: u64 = 1 << 30;
 

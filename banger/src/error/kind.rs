@@ -14,7 +14,8 @@ pub const NOT_FOUND: u8 = 127;
 
 macro_rules! kinds {
     ($($kind:ident, $name:literal, $status:expr, $meaning:literal;)+) => {
-        /// What kind of thing went wrong. Names are stable: one may be added, none is renamed or reused.
+        /// What kind of thing went wrong. Names are stable: one may be added, none is renamed or
+        /// reused.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorKind {

@@ -1,10 +1,11 @@
 //! Opens what belongs to a workspace: its files, git's own, and nothing else of this machine.
 //!
-//! A path may be opened if it is beneath the workspace's root, or beneath a place outside that is open
-//! to it: git's own back link proves it (see `dot_git`), or the user trusts the workspace with it (see
-//! [`Outside`]). Such a path has no `..`, and openat2(2) opens it with `RESOLVE_NO_SYMLINKS`: no
-//! component can lead away, also if a directory is replaced by a link after it was listed. Links among
-//! git's own files are resolved here, one at a time, and only to a place that is open.
+//! A path may be opened if it is beneath the workspace's root, or beneath a place outside that is
+//! open to it: git's own back link proves it (see `dot_git`), or the user trusts the workspace with
+//! it (see [`Outside`]). Such a path has no `..`, and openat2(2) opens it with
+//! `RESOLVE_NO_SYMLINKS`: no component can lead away, also if a directory is replaced by a link
+//! after it was listed. Links among git's own files are resolved here, one at a time, and only to a
+//! place that is open.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -68,7 +69,8 @@ impl Boundary {
         self.places().admitted.iter().cloned().collect()
     }
 
-    /// Whether `path`, canonical, is beneath the root or beneath a place that git's back link proves.
+    /// Whether `path`, canonical, is beneath the root or beneath a place that git's back link
+    /// proves.
     pub(crate) fn is_inside(&self, path: &Path) -> bool {
         self.is_in_root(path) || self.places().proven.iter().any(|place| path.starts_with(place))
     }
@@ -83,7 +85,8 @@ impl Boundary {
         self.places().proven.insert(place.to_owned());
     }
 
-    /// Opens `target`, a canonical path that `from` leads to, if the user trusts the workspace with it.
+    /// Opens `target`, a canonical path that `from` leads to, if the user trusts the workspace with
+    /// it.
     ///
     /// # Errors
     /// [`GitError::Outside`] if not.
@@ -127,8 +130,8 @@ impl Boundary {
     /// Opens the regular file at `path`, through no link and without waiting for a FIFO.
     ///
     /// # Errors
-    /// The kernel's: ELOOP where a link is in the way, EXDEV where the path leads out; EINVAL for what is
-    /// no regular file.
+    /// The kernel's: ELOOP where a link is in the way, EXDEV where the path leads out; EINVAL for
+    /// what is no regular file.
     pub fn open_file(&self, path: &Path) -> io::Result<File> {
         let file = File::from(self.open(path, READ)?);
         if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::EINVAL.into()) }
@@ -187,7 +190,8 @@ impl Boundary {
         Ok(None)
     }
 
-    /// `path` of one of git's own files with every link on it resolved; `None` where there is nothing.
+    /// `path` of one of git's own files with every link on it resolved; `None` where there is
+    /// nothing.
     pub(crate) fn real(&self, path: &Path) -> Result<Option<PathBuf>> {
         Ok(self.open_git(path, OFlag::O_PATH)?.map(|(path, _)| path))
     }
@@ -247,7 +251,8 @@ pub(crate) fn read_back_link(path: &Path, limit: u64) -> Result<Option<Content>>
     }
 }
 
-/// Reads `file`, which was opened at `path` and may have at most `limit` bytes; `None` if it is no regular file.
+/// Reads `file`, which was opened at `path` and may have at most `limit` bytes; `None` if it is no
+/// regular file.
 pub(crate) fn read(path: &Path, file: File, limit: u64) -> Result<Option<Content>> {
     let failed = |error| GitError::io("read", path, error);
     let metadata = file.metadata().map_err(failed)?;

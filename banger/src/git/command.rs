@@ -12,8 +12,8 @@ use super::config::Named;
 use super::refs::link_to_ref;
 use super::{GitError, Repository, Result};
 
-/// How long a command may run, and how much it may print. A repository can make git wait (for a FIFO
-/// among its files) or print without end.
+/// How long a command may run, and how much it may print. A repository can make git wait (for a
+/// FIFO among its files) or print without end.
 #[derive(Clone, Copy)]
 struct Limits {
     time: Duration,
@@ -36,7 +36,8 @@ impl Repository {
         self.git_with(arguments, b"", None)
     }
 
-    /// The same with `input` on its standard input, and standard output into a file if there is one.
+    /// The same with `input` on its standard input, and standard output into a file if there is
+    /// one.
     pub(crate) fn git_with(&self, arguments: &[&str], input: &[u8], output: Option<File>) -> Result<Vec<u8>> {
         let output = self.run(arguments, input, output)?;
         if output.status.success() {
@@ -62,8 +63,8 @@ impl Repository {
         GitError::Command { arguments: arguments.join(" "), git_dir: self.git_dir.clone(), reason }
     }
 
-    /// git opens the repository's files itself, through links and alternates: none may lead outside unless
-    /// that is allowed, and none that git always opens may be one that it would wait for.
+    /// git opens the repository's files itself, through links and alternates: none may lead outside
+    /// unless that is allowed, and none that git always opens may be one that it would wait for.
     fn check_for_git(&self) -> Result<()> {
         let config = self.config()?;
         self.object_folders()?;
@@ -81,10 +82,11 @@ impl Repository {
         Ok(())
     }
 
-    /// The environment is made from nothing, so no `GIT_*` variable leaks in but the user's own configuration, and what a repository's
-    /// configuration could have executed is turned off. A missing object of a partial clone would be
-    /// fetched, by a program that the configuration names. No transport is allowed, whatever
-    /// `protocol.<name>.allow` says: git older than 2.45 does not know `GIT_NO_LAZY_FETCH`.
+    /// The environment is made from nothing, so no `GIT_*` variable leaks in but the user's own
+    /// configuration, and what a repository's configuration could have executed is turned off. A
+    /// missing object of a partial clone would be fetched, by a program that the configuration
+    /// names. No transport is allowed, whatever `protocol.<name>.allow` says: git older than 2.45
+    /// does not know `GIT_NO_LAZY_FETCH`.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("git");
         command
@@ -130,7 +132,8 @@ fn run(command: &mut Command, input: &[u8], limits: Limits) -> Result<Output, St
     thread::scope(|scope| {
         // A git that ends before it has read all says why itself.
         scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input)));
-        // A message says that the output is too long; the channel is closed when both have come to their end.
+        // A message says that the output is too long; the channel is closed when both have come to
+        // their end.
         let (too_long, ended) = mpsc::channel();
         let both = too_long.clone();
         let stdout = scope.spawn(move || {

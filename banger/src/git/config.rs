@@ -66,9 +66,11 @@ impl Repository {
         Ok(content.and_then(|head| Some(head.bytes.strip_prefix(b"ref: ")?.trim_ascii().to_vec())))
     }
 
-    /// Makes sure that what the repository's own configuration includes, under whatever condition, is its own.
+    /// Makes sure that what the repository's own configuration includes, under whatever condition,
+    /// is its own.
     ///
-    /// `path` is as it is written, and a relative path in the file is looked up beside it: so does gix, and so does git.
+    /// `path` is as it is written, and a relative path in the file is looked up beside it: so does
+    /// gix, and so does git.
     fn check_includes(&self, bytes: &[u8], path: &Path, seen: &mut Vec<PathBuf>, budget: &mut u64) -> Result<()> {
         seen.push(path.to_owned());
         if seen.len() > MAX_INCLUDES {
@@ -110,8 +112,9 @@ impl Repository {
         Ok(())
     }
 
-    /// The file that `key` names, else `default` in the user's XDG folder. One that the repository's own
-    /// configuration names, or that is named relative to the work tree, has to be in the work tree.
+    /// The file that `key` names, else `default` in the user's XDG folder. One that the
+    /// repository's own configuration names, or that is named relative to the work tree, has to be
+    /// in the work tree.
     pub(crate) fn named_file(&self, config: &File, key: &str, default: &str) -> Result<Option<Named>> {
         let Some(value) = config.string(key) else {
             return Ok(self.host.xdg_git_folder().map(|folder| Named::ByUser(folder.join(default))));
@@ -145,21 +148,22 @@ impl Repository {
     }
 }
 
-/// The configuration of the system, the user and the environment only: what a repository cannot influence.
+/// The configuration of the system, the user and the environment only: what a repository cannot
+/// influence.
 pub(crate) fn protected(host: &Host) -> Result<File> {
     let mut levels = user_levels(host);
     levels.push((Source::Env, Place::Text(host.environment_config()?)));
     super::includes::read(host, None, &levels)
 }
 
-/// What a file of configuration costs: its bytes and, since each section takes a kilobyte of memory, 32
-/// for every bracket.
+/// What a file of configuration costs: its bytes and, since each section takes a kilobyte of
+/// memory, 32 for every bracket.
 pub(crate) fn cost(bytes: &[u8]) -> u64 {
     bytes.len() as u64 + 32 * bytes.iter().filter(|byte| **byte == b'[').count() as u64
 }
 
-/// Reads a file of a repository's own configuration at `path` and takes its cost from `budget`; `None` if
-/// there is no regular file.
+/// Reads a file of a repository's own configuration at `path` and takes its cost from `budget`;
+/// `None` if there is no regular file.
 ///
 /// # Errors
 /// A file that costs more than the budget.
@@ -178,7 +182,8 @@ pub(crate) fn read_own(boundary: &Boundary, path: &Path, budget: &mut u64) -> Re
     Ok(Some(content.bytes))
 }
 
-/// One of git's own files as it is, for what git reads without includes; empty if it does not exist.
+/// One of git's own files as it is, for what git reads without includes; empty if it does not
+/// exist.
 pub(crate) fn single(boundary: &Boundary, path: &Path) -> Result<File> {
     match read_own(boundary, path, &mut { OWN_LIMIT })? {
         Some(bytes) => parse(&bytes, path),

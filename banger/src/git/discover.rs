@@ -20,7 +20,8 @@ pub struct Workspace {
     pub identity: Identity,
 }
 
-/// How a workspace is recognised: by its canonical path, else (it was moved) by its git folder's inode.
+/// How a workspace is recognised: by its canonical path, else (it was moved) by its git folder's
+/// inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The canonical root.
@@ -72,7 +73,8 @@ impl Workspace {
 }
 
 impl Identity {
-    /// The identity of the workspace whose root is `root`, if there is one. Nothing is opened but a `.git` file.
+    /// The identity of the workspace whose root is `root`, if there is one. Nothing is opened but a
+    /// `.git` file.
     pub fn at(root: &Path) -> Option<Identity> {
         // It is looked at, and nothing of it goes anywhere.
         let host = Host { outside: OutsidePolicy::Collect, ..Host::default() };

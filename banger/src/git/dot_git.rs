@@ -25,7 +25,8 @@ pub(crate) enum DotGit {
     Broken(GitError),
 }
 
-/// Looks at `<folder>/.git` as git does: a git folder, or a file that names one. `folder` is canonical.
+/// Looks at `<folder>/.git` as git does: a git folder, or a file that names one. `folder` is
+/// canonical.
 pub(crate) fn probe(boundary: &Boundary, folder: &Path) -> DotGit {
     match find(boundary, folder) {
         Ok(found) => found,

@@ -19,14 +19,16 @@ impl Host {
         self.variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// The system's configuration file: `$GIT_CONFIG_SYSTEM` replaces it, `$GIT_CONFIG_NOSYSTEM` turns both off.
+    /// The system's configuration file: `$GIT_CONFIG_SYSTEM` replaces it, `$GIT_CONFIG_NOSYSTEM`
+    /// turns both off.
     pub(crate) fn system_config(&self) -> Option<PathBuf> {
         let off = self.variable("GIT_CONFIG_NOSYSTEM").is_some_and(|value| is_true(value.as_bytes()));
         let replaced = self.variable("GIT_CONFIG_SYSTEM").map(PathBuf::from);
         replaced.or_else(|| self.system_config.clone()).filter(|_| !off)
     }
 
-    /// `$GIT_CONFIG_GLOBAL`, which replaces all of the user's configuration files. It may be empty: then there are none.
+    /// `$GIT_CONFIG_GLOBAL`, which replaces all of the user's configuration files. It may be empty:
+    /// then there are none.
     pub(crate) fn global_config(&self) -> Option<PathBuf> {
         self.variable("GIT_CONFIG_GLOBAL").map(PathBuf::from)
     }
@@ -66,8 +68,9 @@ impl Host {
     }
 }
 
-/// The first setting in the value of `GIT_CONFIG_PARAMETERS`, and what follows: `'key'='value'`, `'key'=` or, as
-/// git before 2.31 has it, `'key=value'`. See `parse_config_env_list` in git's `config.c`.
+/// The first setting in the value of `GIT_CONFIG_PARAMETERS`, and what follows: `'key'='value'`,
+/// `'key'=` or, as git before 2.31 has it, `'key=value'`. See `parse_config_env_list` in git's
+/// `config.c`.
 #[expect(clippy::type_complexity, reason = "key, value and rest")]
 fn parameter(text: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>, &[u8])> {
     let (key, rest) = unquoted(text)?;
@@ -85,8 +88,8 @@ fn parameter(text: &[u8]) -> Option<(Vec<u8>, Option<Vec<u8>>, &[u8])> {
     ends(rest).then_some((key, Some(value), rest))
 }
 
-/// A word in single quotes, where a quote or an exclamation mark is outside of them after a backslash:
-/// `sq_dequote_step` in git's `quote.c`.
+/// A word in single quotes, where a quote or an exclamation mark is outside of them after a
+/// backslash: `sq_dequote_step` in git's `quote.c`.
 fn unquoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut word = Vec::new();
     let mut rest = text.strip_prefix(b"'")?;

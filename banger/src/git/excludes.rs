@@ -36,7 +36,8 @@ struct Shared {
     ignore_case: bool,
     /// `core.excludesFile`, then `info/exclude`: weakest first.
     globals: Vec<Patterns>,
-    /// `.gitignore` files that a sparse checkout keeps out of the worktree; they count all the same.
+    /// `.gitignore` files that a sparse checkout keeps out of the worktree; they count all the
+    /// same.
     staged: HashMap<BString, Vec<u8>>,
 }
 

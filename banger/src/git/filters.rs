@@ -1,9 +1,11 @@
-//! Files that are stored in another form than they have in the work tree: `filter` in gitattributes(5).
+//! Files that are stored in another form than they have in the work tree: `filter` in
+//! gitattributes(5).
 //!
 //! git stores what a program (git-lfs, git-crypt, nbstripout) makes of such a file. The guest has
-//! neither that program nor its settings. git there would therefore take the file for changed whenever
-//! it compares contents. A filter is a program that the repository's own configuration may name: none
-//! is run here. What git on the host found out is in the index; what banger adds is said in [`Evidence`].
+//! neither that program nor its settings. git there would therefore take the file for changed
+//! whenever it compares contents. A filter is a program that the repository's own configuration may
+//! name: none is run here. What git on the host found out is in the index; what banger adds is said
+//! in [`Evidence`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -34,12 +36,13 @@ const POINTER: usize = 1024;
 pub enum Evidence {
     /// It is what was staged.
     Clean,
-    /// It is what was staged, unless it was changed within the same tick of the file system's clock, keeping
-    /// its size. git calls such an entry racy.
+    /// It is what was staged, unless it was changed within the same tick of the file system's
+    /// clock, keeping its size. git calls such an entry racy.
     Likely,
     /// It has been written since, and has the same size.
     SameSize,
-    /// It is not what was staged: git takes another size for a change, whatever a filter would make of the content.
+    /// It is not what was staged: git takes another size for a change, whatever a filter would make
+    /// of the content.
     Changed,
     /// Nothing.
     None,
@@ -64,7 +67,8 @@ pub struct FilteredFile {
 pub type FilteredFiles = BTreeMap<RelPath, bool>;
 
 impl Repository {
-    /// The tracked files that have a filter, sorted by path. None, at next to no cost, if no attributes file speaks of filters.
+    /// The tracked files that have a filter, sorted by path. None, at next to no cost, if no
+    /// attributes file speaks of filters.
     ///
     /// # Errors
     /// Files of git that cannot be read; `git` missing where there are attributes for filters.
@@ -142,8 +146,9 @@ impl Repository {
         listing.entries.iter().filter(move |entry| is_ours(entry.path.as_bytes()))
     }
 
-    /// Whether the attributes files above `path`, relative to the work tree, are none that git would wait for
-    /// or read without end, such as a FIFO. `known` has what was found out about directories.
+    /// Whether the attributes files above `path`, relative to the work tree, are none that git
+    /// would wait for or read without end, such as a FIFO. `known` has what was found out about
+    /// directories.
     fn has_readable_attributes(&self, path: &[u8], known: &mut BTreeMap<Vec<u8>, bool>) -> bool {
         let Some(folder) = path.rfind_byte(b'/').map(|slash| &path[..slash]).or((!path.is_empty()).then_some(b""))
         else {
@@ -182,8 +187,8 @@ impl Repository {
         Ok(false)
     }
 
-    /// Whether `file` is what is staged. `remembered` says that a file with its content was found to be that object before.
-    /// `objects` serves all files of this repository.
+    /// Whether `file` is what is staged. `remembered` says that a file with its content was found
+    /// to be that object before. `objects` serves all files of this repository.
     ///
     /// # Errors
     /// Objects that cannot be read.
@@ -196,8 +201,8 @@ impl Repository {
         }
     }
 
-    /// Whether Git LFS would store `file` as the pointer that is staged; none if that is not known, since
-    /// another filter is used, or an extension of Git LFS.
+    /// Whether Git LFS would store `file` as the pointer that is staged; none if that is not known,
+    /// since another filter is used, or an extension of Git LFS.
     fn is_what_its_pointer_says(&self, file: &FilteredFile, objects: &mut OpenObjects) -> Result<Option<bool>> {
         if !file.is_lfs {
             return Ok(None);
@@ -235,8 +240,8 @@ impl Repository {
     }
 }
 
-/// Whether a file of `size` bytes in `blocks` of 512 has far more bytes than space. To read the holes of one
-/// with 2^50 bytes takes days.
+/// Whether a file of `size` bytes in `blocks` of 512 has far more bytes than space. To read the
+/// holes of one with 2^50 bytes takes days.
 fn is_mostly_holes(size: u64, blocks: u64) -> bool {
     size > 1 << 30 && blocks.saturating_mul(512) < size / 16
 }
@@ -245,7 +250,8 @@ fn is_mostly_holes(size: u64, blocks: u64) -> bool {
 #[derive(Default)]
 pub struct OpenObjects(Option<gix::odb::Handle>);
 
-/// The names of the filters that change what is stored, and whether each is Git LFS's. A filter without a program does nothing.
+/// The names of the filters that change what is stored, and whether each is Git LFS's. A filter
+/// without a program does nothing.
 fn drivers(config: &File) -> BTreeMap<Vec<u8>, bool> {
     let sections = config.sections_by_name("filter").into_iter().flatten();
     let names: BTreeSet<_> =

@@ -12,7 +12,8 @@ use super::{Boundary, Repository, Result};
 
 /// A digest of what stat says about a repository's git folder. Equal fingerprints mean that nothing
 /// in [`Repository::state`], [`Repository::object_files`], [`Repository::guest_config`],
-/// [`Repository::global_excludes`], [`Repository::global_attributes`] or [`Repository::guest_index`] has changed, as far as stat can tell.
+/// [`Repository::global_excludes`], [`Repository::global_attributes`] or
+/// [`Repository::guest_index`] has changed, as far as stat can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 

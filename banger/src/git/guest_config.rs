@@ -123,7 +123,8 @@ impl Repository {
             set("extensions", "partialclone", &remote);
         }
         set("core", "bare", "false");
-        // Inodes, devices and change times are the guest's own, and say nothing about the host's index.
+        // Inodes, devices and change times are the guest's own, and say nothing about the host's
+        // index.
         set("core", "checkstat", "minimal");
         set("core", "trustctime", "false");
         // The host knows which packs it has sent; nobody shall repack them behind its back.
@@ -132,8 +133,8 @@ impl Repository {
         Ok(render(&values))
     }
 
-    /// The content of the user's `core.excludesFile`, or of `git/ignore` in the XDG folder; empty if
-    /// there is none.
+    /// The content of the user's `core.excludesFile`, or of `git/ignore` in the XDG folder; empty
+    /// if there is none.
     ///
     /// # Errors
     /// A configuration file that cannot be read or parsed, a file of more than 16 MiB.
@@ -141,7 +142,8 @@ impl Repository {
         self.read_if_any(self.global_excludes_file(&self.config()?)?)
     }
 
-    /// The content of the user's own attributes file, which a guest has no other way to know; empty if there is none.
+    /// The content of the user's own attributes file, which a guest has no other way to know; empty
+    /// if there is none.
     ///
     /// # Errors
     /// A configuration or file that cannot be read.

@@ -28,18 +28,20 @@ pub struct GuestStat {
 pub struct GuestIndex {
     /// The file's content: version 2 or 3, neither split nor sparse, with its checksum.
     pub bytes: Vec<u8>,
-    /// The modification time that the guest's file must get, in nanoseconds since 1970: by it git recognises
-    /// files that were edited in the second in which they were staged. It is that of the host's index, or
-    /// later if a file with a filter is not older.
+    /// The modification time that the guest's file must get, in nanoseconds since 1970: by it git
+    /// recognises files that were edited in the second in which they were staged. It is that of the
+    /// host's index, or later if a file with a filter is not older.
     pub mtime_ns: i64,
 }
 
 impl Repository {
-    /// Builds the index for the guest; one without entries if the repository has none, which means the same to git.
+    /// Builds the index for the guest; one without entries if the repository has none, which means
+    /// the same to git.
     ///
-    /// `listing` is the one whose files were sent. `stat_of` gives a file's stat in the guest, `None`
-    /// for what is not there. It is used for the entries that are clean by their host stat; all others
-    /// get a stat that makes git compare the content. For files with a filter `filtered` says whether they are clean.
+    /// `listing` is the one whose files were sent. `stat_of` gives a file's stat in the guest,
+    /// `None` for what is not there. It is used for the entries that are clean by their host stat;
+    /// all others get a stat that makes git compare the content. For files with a filter `filtered`
+    /// says whether they are clean.
     ///
     /// # Errors
     /// An index that cannot be read, or a sparse one whose trees are missing.
@@ -73,8 +75,9 @@ impl Repository {
                 latest = latest.max(entry.stat.mtime.secs);
             }
         }
-        // git compares the content of a file that is not older than the index, in whole seconds. Where that must
-        // not be, the index is newer, and what would have been compared by its own time gets a stat for that.
+        // git compares the content of a file that is not older than the index, in whole seconds.
+        // Where that must not be, the index is newer, and what would have been compared by its own
+        // time gets a stat for that.
         let seconds = u32::try_from(mtime_ns.div_euclid(1_000_000_000)).unwrap_or_default();
         if latest >= seconds.max(1) {
             for (entry, path) in state.entries_mut_with_paths() {
@@ -94,8 +97,8 @@ impl Repository {
     }
 
     /// A digest of an index of this repository, or of its twin, by its entries (path, mode, object,
-    /// stage, flags), whatever its stat data, version and extensions: equal digests mean that the same
-    /// is staged. The bytes may be hostile.
+    /// stage, flags), whatever its stat data, version and extensions: equal digests mean that the
+    /// same is staged. The bytes may be hostile.
     ///
     /// # Errors
     /// Bytes that are not an index, or are only the difference to a shared one.
@@ -114,7 +117,8 @@ impl Repository {
         Ok(digest.finalize().into())
     }
 
-    /// What the index of this repository's twin says `stat` says of `files` that are staged here too. The bytes may be hostile.
+    /// What the index of this repository's twin says `stat` says of `files` that are staged here
+    /// too. The bytes may be hostile.
     ///
     /// # Errors
     /// As [`Repository::index_digest`], and if the index here cannot be read.
@@ -158,9 +162,9 @@ impl Repository {
     }
 }
 
-/// Whether the content that was listed is the one that was staged, by stat alone. This is git's rule,
-/// only stricter: nanoseconds and change times always count, and so do times that are not before the
-/// index's own ("racy git"), within whose tick the file may have changed unseen.
+/// Whether the content that was listed is the one that was staged, by stat alone. This is git's
+/// rule, only stricter: nanoseconds and change times always count, and so do times that are not
+/// before the index's own ("racy git"), within whose tick the file may have changed unseen.
 pub(crate) fn evidence(staged: &index::Entry, host: &Entry, index_mtime_ns: i64, empty_blob: &gix::oid) -> Evidence {
     let same_kind = match staged.mode {
         Mode::FILE | Mode::FILE_EXECUTABLE => host.kind == EntryKind::File,

@@ -17,11 +17,13 @@ pub struct Host {
     pub system_config: Option<PathBuf>,
     /// The variables `GIT_CONFIG_*` of the user's environment: git-config(1), ENVIRONMENT.
     pub variables: Vec<(OsString, OsString)>,
-    /// `$PWD`: the directory one stands in, by the name that one came by. `includeIf "gitdir:…"` knows that too.
+    /// `$PWD`: the directory one stands in, by the name that one came by. `includeIf "gitdir:…"`
+    /// knows that too.
     pub pwd: Option<PathBuf>,
     /// `$PATH`, to find `git` for what gix cannot do.
     pub path: Option<OsString>,
-    /// `$GIT_INDEX_FILE`: in a hook of `git commit --all`, say, the index of the commit to be. Heeded in its own repository alone.
+    /// `$GIT_INDEX_FILE`: in a hook of `git commit --all`, say, the index of the commit to be.
+    /// Heeded in its own repository alone.
     pub index_file: Option<PathBuf>,
     /// `$SUDO_UID`: root also trusts the repositories of the user who called sudo, as git does.
     pub sudo_uid: Option<u32>,

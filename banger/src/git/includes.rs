@@ -16,7 +16,8 @@ use super::{GitError, Host, Repository, Result};
 
 /// How deep files may include each other: git's `MAX_INCLUDE_DEPTH`.
 const MAX_DEPTH: usize = 10;
-/// How many files may be read in all. Files that include each other many times are few, and what they stand for is not.
+/// How many files may be read in all. Files that include each other many times are few, and what
+/// they stand for is not.
 const MAX_FILES: usize = 1000;
 
 /// Where a level of the configuration is.
@@ -90,7 +91,8 @@ impl Reader<'_> {
         }
         let bytes = match (source, &self.surroundings) {
             (Source::Local | Source::Worktree, Some(Surroundings { repository, .. })) => {
-                // The place is admitted by the check of what the repository's own configuration includes.
+                // The place is admitted by the check of what the repository's own configuration
+                // includes.
                 let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
                 read_own(&repository.boundary, &real, &mut self.budget)?
             }
@@ -102,7 +104,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Adds what is in `bytes`, which were read at `path`. What it includes comes where it is included.
+    /// Adds what is in `bytes`, which were read at `path`. What it includes comes where it is
+    /// included.
     fn add(&mut self, source: Source, bytes: &[u8], path: Option<&Path>, depth: usize) -> Result<()> {
         let file = parse_as(source, bytes, path)?;
         let mut sections = Vec::new();
@@ -180,8 +183,8 @@ impl Reader<'_> {
         })
     }
 
-    /// Whether the git directory is one that `pattern` in the file at `path` means: by its canonical path,
-    /// else by the one that git came by.
+    /// Whether the git directory is one that `pattern` in the file at `path` means: by its
+    /// canonical path, else by the one that git came by.
     fn is_git_dir(&self, pattern: &[u8], path: Option<&Path>, ignore_case: bool) -> bool {
         let Some(Surroundings { repository, .. }) = &self.surroundings else { return false };
         let Some((literal, pattern)) = self.place_pattern(pattern, path) else { return false };
@@ -216,8 +219,9 @@ impl Reader<'_> {
 }
 
 impl Repository {
-    /// The path of the git directory by the name of the work tree that one stands in, as git has it: `.git` below
-    /// `$PWD` at the root, else below the canonical root. None if a file `.git` names the git directory.
+    /// The path of the git directory by the name of the work tree that one stands in, as git has
+    /// it: `.git` below `$PWD` at the root, else below the canonical root. None if a file `.git`
+    /// names the git directory.
     fn git_dir_by_name(&self) -> Option<PathBuf> {
         let is_dir = |root: &Path| fs::metadata(root.join(".git")).is_ok_and(|metadata| metadata.is_dir());
         let is_root = |pwd: &&PathBuf| fs::canonicalize(pwd).is_ok_and(|real| real == self.worktree);

@@ -34,7 +34,8 @@ impl Repository {
         own.unwrap_or_else(|| self.git_dir.join("index"))
     }
 
-    /// Loads the index; `None` where nothing was ever staged. Its paths are checked: see [`check_paths`].
+    /// Loads the index; `None` where nothing was ever staged. Its paths are checked: see
+    /// [`check_paths`].
     pub(crate) fn index(&self) -> Result<Option<Index>> {
         let path = self.index_file();
         let Some(path) = self.boundary.real(&path)? else { return Ok(None) };
@@ -61,7 +62,8 @@ impl Repository {
         let (state, _) =
             unless_it_panics(path, || State::from_bytes(&whole, mtime.into(), hash, options))?.map_err(malformed)?;
         let Some(link) = state.link() else { return Ok(state) };
-        // The other half is beside it, and gix joins them only as files: so they are such of ours, with what was read here.
+        // The other half is beside it, and gix joins them only as files: so they are such of ours,
+        // with what was read here.
         let name = format!("sharedindex.{}", link.shared_index_checksum);
         let shared = path.with_file_name(&name);
         let missing = || GitError::malformed("the index", path, format!("`{}` is missing", shared.display()));
@@ -138,13 +140,15 @@ impl Repository {
 
 /// The longest index, in bytes: some ten million files.
 const LIMIT: u64 = 2 << 30;
-/// What the folders of a sparse index may take when they are expanded, in bytes: some two million files.
+/// What the folders of a sparse index may take when they are expanded, in bytes: some two million
+/// files.
 const EXPANDED: usize = 512 << 20;
 /// What a file or folder takes there besides its path, in bytes.
 const ENTRY: usize = 128;
 
-/// Makes sure that `state` holds what git itself would have put there: `verify_path` and `check_ce_order`
-/// in git's `read-cache.c`. No path can name anything outside of the work tree, or git's own files.
+/// Makes sure that `state` holds what git itself would have put there: `verify_path` and
+/// `check_ce_order` in git's `read-cache.c`. No path can name anything outside of the work tree, or
+/// git's own files.
 ///
 /// # Errors
 /// [`GitError::InvalidPath`].

@@ -1,7 +1,9 @@
-//! Hides the caches in an index: gix decodes those of trees and of untracked directories recursively,
-//! as deep as the file says, so a file of a few hundred kilobytes can exhaust the stack.
+//! Hides the caches in an index: gix decodes those of trees and of untracked directories
+//! recursively, as deep as the file says, so a file of a few hundred kilobytes can exhaust the
+//! stack.
 //!
-//! Format: gitformat-index(5). Entries are measured as gix-index does, which is what has to be protected.
+//! Format: gitformat-index(5). Entries are measured as gix-index does, which is what has to be
+//! protected.
 
 use std::borrow::Cow;
 
@@ -9,7 +11,8 @@ use std::borrow::Cow;
 const HEADER: usize = 12;
 /// Of an entry: its stat, before the object's hash.
 const STAT: usize = 40;
-/// Flags of an entry: another 16 bits of them follow; the length of the path, or all of these where it ends with a NUL.
+/// Flags of an entry: another 16 bits of them follow; the length of the path, or all of these where
+/// it ends with a NUL.
 const EXTENDED: u16 = 0x4000;
 const PATH_LENGTH: u16 = 0x0fff;
 /// A cached tree with more trees in one another than a path has room for is none of git's.
@@ -17,8 +20,8 @@ const MAX_DEPTH: usize = 2048;
 /// What a cache is renamed to: an optional extension that nobody knows.
 const UNKNOWN: &[u8; 4] = b"XXXX";
 
-/// The index `bytes`, whose objects have hashes of `hash` bytes, without its caches but trees of a sane depth. Everything else is at its place.
-/// None: its entries are not whole.
+/// The index `bytes`, whose objects have hashes of `hash` bytes, without its caches but trees of a
+/// sane depth. Everything else is at its place. None: its entries are not whole.
 pub(super) fn without_caches(bytes: &[u8], hash: usize) -> Option<Cow<'_, [u8]>> {
     let mut result = Cow::Borrowed(bytes);
     let end = bytes.len().checked_sub(hash)?;
@@ -36,7 +39,8 @@ pub(super) fn without_caches(bytes: &[u8], hash: usize) -> Option<Cow<'_, [u8]>>
     Some(result)
 }
 
-/// Whether the cached trees in `data` are nested deeper than [`MAX_DEPTH`], or cannot be understood.
+/// Whether the cached trees in `data` are nested deeper than [`MAX_DEPTH`], or cannot be
+/// understood.
 fn is_deep(mut data: &[u8], hash: usize) -> bool {
     /// Splits `data` at a byte, which is left out, and reads what is before it as a number.
     fn number<'a>(data: &mut &'a [u8], end: u8) -> Option<i64> {

@@ -13,11 +13,11 @@ use super::{GitError, Outside, RelPath, Repository, Result, Workspace};
 pub struct Listing {
     /// Files and symbolic links, sorted by the bytes of their paths, each once.
     pub entries: Vec<Entry>,
-    /// Nested repositories (populated submodules and embedded ones, at any depth), sorted by path; an
-    /// outer one comes before those inside it. The workspace's own is not among them.
+    /// Nested repositories (populated submodules and embedded ones, at any depth), sorted by path;
+    /// an outer one comes before those inside it. The workspace's own is not among them.
     pub repositories: Vec<Repository>,
-    /// Folders of unpopulated submodules. They exist on the host, and must in the guest: git calls a
-    /// submodule whose folder is missing deleted.
+    /// Folders of unpopulated submodules. They exist on the host, and must in the guest: git calls
+    /// a submodule whose folder is missing deleted.
     pub submodule_folders: Vec<RelPath>,
     /// How many fifos, sockets and devices were left out.
     pub special_files: usize,
@@ -73,8 +73,8 @@ pub struct Warning {
 /// workspace and recursively for every nested repository. Never anything ignored, never `.git`.
 ///
 /// # Errors
-/// When the workspace's own index or configuration cannot be read, or any repository leads to a place
-/// outside that the user has not allowed. What else goes wrong further down is a [`Warning`].
+/// When the workspace's own index or configuration cannot be read, or any repository leads to a
+/// place outside that the user has not allowed. What else goes wrong further down is a [`Warning`].
 pub fn list(workspace: &Workspace) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut pending = list_repository(&workspace.repository, &mut listing)?;
@@ -105,7 +105,8 @@ pub fn list(workspace: &Workspace) -> Result<Listing> {
     Ok(listing)
 }
 
-/// The places outside of the workspace that its repositories lead to. `workspace` was found with [`super::OutsidePolicy::Collect`].
+/// The places outside of the workspace that its repositories lead to. `workspace` was found with
+/// [`super::OutsidePolicy::Collect`].
 ///
 /// # Errors
 /// As [`list`] and [`Repository::state`].
@@ -114,8 +115,8 @@ pub fn outside(workspace: &Workspace) -> Result<Vec<Outside>> {
     Ok(workspace.repository.boundary.admitted())
 }
 
-/// Reads what a sync reads of the repositories besides the files of `listing`, and keeps none of it: what keeps a
-/// sync from being done is known before a VM is made for it.
+/// Reads what a sync reads of the repositories besides the files of `listing`, and keeps none of
+/// it: what keeps a sync from being done is known before a VM is made for it.
 ///
 /// # Errors
 /// As [`Repository::state`], [`Repository::object_files`] and [`Repository::fingerprint`].

@@ -1,7 +1,7 @@
 //! Everything banger knows about git repositories on the host.
 //!
-//! A [`Workspace`] is found from a folder ([`Workspace::discover`]) and listed ([`list`]): the files
-//! that travel to the guest, and the nested repositories among them. Each [`Repository`] (the
+//! A [`Workspace`] is found from a folder ([`Workspace::discover`]) and listed ([`list`]): the
+//! files that travel to the guest, and the nested repositories among them. Each [`Repository`] (the
 //! workspace's own and every nested one) then answers what its guest twin needs:
 //!
 //! | question | answer |

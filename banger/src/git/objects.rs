@@ -11,7 +11,8 @@ use gix::odb::store::init::Options;
 use super::walk::is_absence;
 use super::{GitError, Repository, Result};
 
-/// The longest object that is read into memory, in bytes. Compressed, its file has a thousandth of that.
+/// The longest object that is read into memory, in bytes. Compressed, its file has a thousandth of
+/// that.
 const OBJECT_LIMIT: usize = 64 << 20;
 
 /// One file below `objects/`.
@@ -62,7 +63,8 @@ impl Repository {
     pub(crate) fn objects(&self) -> Result<gix::odb::Handle> {
         // gix opens the files itself, also those of alternates: all of them have to be ours.
         let folders = self.object_folders()?;
-        // What an alternate names by a relative path, gix looks for below the repository's own folder, and git below the alternate's.
+        // What an alternate names by a relative path, gix looks for below the repository's own
+        // folder, and git below the alternate's.
         if let [own, alternates @ ..] = &folders[..] {
             for folder in alternates {
                 self.alternates(folder, own)?;
@@ -74,7 +76,8 @@ impl Repository {
             .map_err(|error| GitError::io("open", path, error))
     }
 
-    /// The alternates of an object folder that exist; relative ones are below `base`. git passes over one that is gone.
+    /// The alternates of an object folder that exist; relative ones are below `base`. git passes
+    /// over one that is gone.
     fn alternates(&self, folder: &Path, base: &Path) -> Result<Vec<PathBuf>> {
         let list = folder.join("info/alternates");
         let listed = self.boundary.read(&list, 1 << 20)?.map(|content| content.bytes).unwrap_or_default();
@@ -143,7 +146,8 @@ impl Repository {
     }
 }
 
-/// A path starting with a quote is quoted as in C; see gitrepository-layout(5), `objects/info/alternates`.
+/// A path starting with a quote is quoted as in C; see gitrepository-layout(5),
+/// `objects/info/alternates`.
 fn alternate_path(line: &[u8]) -> Option<PathBuf> {
     if line.starts_with(b"\"") {
         let (path, _) = gix::quote::ansi_c::undo(gix::bstr::BStr::new(line)).ok()?;

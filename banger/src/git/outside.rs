@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A place that a repository leads to, and that is not its own: beyond the workspace's root, or behind a
-/// symbolic link among git's own files.
+/// A place that a repository leads to, and that is not its own: beyond the workspace's root, or
+/// behind a symbolic link among git's own files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Outside {
     /// The file or directory, absolute and canonical.

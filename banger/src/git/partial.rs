@@ -1,5 +1,5 @@
-//! Partial clones: repositories that have not all objects, and a remote that promises the others. See
-//! Documentation/technical/partial-clone.txt of git.
+//! Partial clones: repositories that have not all objects, and a remote that promises the others.
+//! See Documentation/technical/partial-clone.txt of git.
 
 use gix::config::file::Metadata;
 use gix::config::{File, Source};

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A path relative to the workspace root: bytes separated by `/`, no leading or trailing slash, no
-/// empty, `.` or `..` component. Empty for the root itself. Ordered by its bytes, as git's index is.
+/// empty, `.` or `..` component. Empty for the root itself. Ordered by its bytes, as git's index
+/// is.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(Vec<u8>);
 

@@ -1,7 +1,7 @@
 //! One file of ignore rules, read and matched as git does it; see gitignore(5).
 //!
-//! gix's reading differs from git's in corners (`ab**/`, a last line ending in a carriage return), so
-//! only its `wildmatch` is used here, and the rest follows `dir.c` of git closely.
+//! gix's reading differs from git's in corners (`ab**/`, a last line ending in a carriage return),
+//! so only its `wildmatch` is used here, and the rest follows `dir.c` of git closely.
 
 use gix::bstr::{BStr, ByteSlice};
 use gix::glob::wildmatch::Mode;

@@ -1,5 +1,5 @@
-//! `HEAD` and the refs. Stored in files they are few lines to read, and are read here byte for byte;
-//! reftables are asked of `git`.
+//! `HEAD` and the refs. Stored in files they are few lines to read, and are read here byte for
+//! byte; reftables are asked of `git`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -90,12 +90,12 @@ impl Repository {
         Ok(store)
     }
 
-    /// The reflog of `refs/stash` as a file of it would be. git lists the newest first, and only new values: an
-    /// entry's old value is the new one of the entry before.
+    /// The reflog of `refs/stash` as a file of it would be. git lists the newest first, and only
+    /// new values: an entry's old value is the new one of the entry before.
     fn stash_log(&self) -> Result<Vec<u8>> {
         let format = "--format=%H%x00%gn%x00%ge%x00%gd%x00%gs";
-        // Nothing of the configuration shall add to the output, run a program for it, or have git open a
-        // file: `mailmap.file` could be a FIFO.
+        // Nothing of the configuration shall add to the output, run a program for it, or have git
+        // open a file: `mailmap.file` could be a FIFO.
         let plain =
             ["--no-show-signature", "--no-notes", "--no-patch", "--no-color", "--no-mailmap", "--encoding=UTF-8"];
         let arguments = [&["log", "-g", "-z", "--date=raw", format][..], &plain, &["refs/stash", "--"]].concat();
@@ -164,7 +164,8 @@ fn read_ref(boundary: &Boundary, path: &Path) -> Result<Option<Vec<u8>>> {
     })
 }
 
-/// A symbolic link that names a reference is the old form of `ref: `: its target. It is not followed.
+/// A symbolic link that names a reference is the old form of `ref: `: its target. It is not
+/// followed.
 pub(crate) fn link_to_ref(boundary: &Boundary, path: &Path) -> Option<Vec<u8>> {
     boundary.read_link(path).ok().filter(|target| is_name(target))
 }

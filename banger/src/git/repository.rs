@@ -18,9 +18,11 @@ pub struct Repository {
     pub path: RelPath,
     /// The worktree, absolute and canonical.
     pub worktree: PathBuf,
-    /// `$GIT_DIR`: `HEAD`, the index and in-progress state. For a linked worktree its private folder.
+    /// `$GIT_DIR`: `HEAD`, the index and in-progress state. For a linked worktree its private
+    /// folder.
     pub git_dir: PathBuf,
-    /// `$GIT_COMMON_DIR`: objects, refs and configuration; equals `git_dir` but in linked worktrees.
+    /// `$GIT_COMMON_DIR`: objects, refs and configuration; equals `git_dir` but in linked
+    /// worktrees.
     pub common_dir: PathBuf,
     pub(crate) format: Format,
     pub(crate) host: Arc<Host>,
@@ -46,7 +48,8 @@ impl Repository {
         &self.boundary
     }
 
-    /// Opens the repository that [`super::dot_git::probe`] found at `folder`, whose place in the workspace is `path`.
+    /// Opens the repository that [`super::dot_git::probe`] found at `folder`, whose place in the
+    /// workspace is `path`.
     pub(crate) fn open(
         folder: &Path,
         git_dir: PathBuf,
@@ -103,8 +106,9 @@ impl Format {
     }
 }
 
-/// Makes sure that `folder`, in which `.git` is, is the worktree. `core.worktree` may say the same in
-/// other words, as it does in submodules. A linked worktree does not heed the shared configuration.
+/// Makes sure that `folder`, in which `.git` is, is the worktree. `core.worktree` may say the same
+/// in other words, as it does in submodules. A linked worktree does not heed the shared
+/// configuration.
 fn check_worktree(
     boundary: &Boundary,
     folder: &Path,

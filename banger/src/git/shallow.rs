@@ -1,7 +1,9 @@
-//! A repository with the current commit alone, as `git clone --depth 1` makes one, and what is added to it as the host moves on.
+//! A repository with the current commit alone, as `git clone --depth 1` makes one, and what is
+//! added to it as the host moves on.
 //!
-//! Whatever is sent of a commit is all of it: its tree and its files. A commit whose parents were not sent is cut off there, which git
-//! reads in its file `shallow`: gitrepository-layout(5). What was cut stays cut; a commit whose parents were sent is not.
+//! Whatever is sent of a commit is all of it: its tree and its files. A commit whose parents were
+//! not sent is cut off there, which git reads in its file `shallow`: gitrepository-layout(5). What
+//! was cut stays cut; a commit whose parents were sent is not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -11,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{GitError, ObjectFile, Repository, RepositoryState, Result, StateFile};
 
-/// What travels of the state beside HEAD and references: what speaks of commits that are sent, or of none. A rebase, a series of picks
-/// and a bisection need the commits between.
+/// What travels of the state beside HEAD and references: what speaks of commits that are sent, or
+/// of none. A rebase, a series of picks and a bisection need the commits between.
 const STATE: [&str; 9] = [
     "CHERRY_PICK_HEAD",
     "MERGE_HEAD",
@@ -40,7 +42,8 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// The same for a guest that may have lost objects, or never got them: all have to be sent again.
+    /// The same for a guest that may have lost objects, or never got them: all have to be sent
+    /// again.
     #[must_use]
     pub fn doubted(self) -> Sent {
         Sent { objects: BTreeSet::new(), ..self }
@@ -127,7 +130,8 @@ impl Repository {
     /// Contents that are in the index and are not `known`: a commit would need them.
     fn staged(&self, known: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let listed = self.git(&["ls-files", "--stage", "-z"])?;
-        // `<mode> <name> <stage>\t<path>`; 160000 is a submodule's commit, which is not of this repository.
+        // `<mode> <name> <stage>\t<path>`; 160000 is a submodule's commit, which is not of this
+        // repository.
         let id = |entry: &[u8]| {
             first_id(
                 entry.strip_prefix(b"100644 ").or(entry.strip_prefix(b"100755 ")).or(entry.strip_prefix(b"120000 "))?,
@@ -151,7 +155,8 @@ impl Repository {
         let (pack, index) = (folder.join("new.pack"), folder.join("new.idx"));
         let output = File::create(&pack).map_err(failed)?;
         let input: String = objects.iter().map(|id| format!("{id}\n")).collect();
-        // It is made to be read once: looking for deltas would take longer than sending what they save.
+        // It is made to be read once: looking for deltas would take longer than sending what they
+        // save.
         self.git_with(&["pack-objects", "--quiet", "--stdout", "--window=0"], input.as_bytes(), Some(output))?;
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let arguments = ["-c", "pack.writeReverseIndex=false", "index-pack", "-o", &text(&index), &text(&pack)];
@@ -167,7 +172,8 @@ impl Repository {
     }
 }
 
-/// The references that lead to what is sent. One that has moved to what is not stays where the guest has it.
+/// The references that lead to what is sent. One that has moved to what is not stays where the
+/// guest has it.
 fn references(state: &RepositoryState, sent: &Sent) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let is_sent = |value: &[u8]| std::str::from_utf8(value).is_ok_and(|id| sent.objects.contains(id));
     let direct = state.refs.iter().filter(|(_, value)| !value.starts_with(b"ref: "));

@@ -75,8 +75,8 @@ const STASHES: &str = "logs/refs/stash";
 const FOLDERS: [&str; 3] = ["rebase-apply", "rebase-merge", "sequencer"];
 
 impl Repository {
-    /// Reads what a twin in the guest needs besides objects, index and configuration. Locks and hooks
-    /// are not part of it. Not atomic: compare [`Repository::fingerprint`] before and after.
+    /// Reads what a twin in the guest needs besides objects, index and configuration. Locks and
+    /// hooks are not part of it. Not atomic: compare [`Repository::fingerprint`] before and after.
     ///
     /// # Errors
     /// Unreadable or oversized files, malformed refs; `git` missing for a reftable repository.

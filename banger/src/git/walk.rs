@@ -99,8 +99,8 @@ impl<'a> Tracked<'a> {
     }
 }
 
-/// Walks the worktree of `repository` with all cores, by paths: what is found in a directory that was replaced by a link
-/// meanwhile is listed, and not read. Only [`super::Boundary`] opens files.
+/// Walks the worktree of `repository` with all cores, by paths: what is found in a directory that
+/// was replaced by a link meanwhile is listed, and not read. Only [`super::Boundary`] opens files.
 pub(crate) fn walk(repository: &Repository, tracked: &Tracked<'_>, excludes: &Excludes) -> Found {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
     let found = Mutex::new(Found::default());

@@ -1,8 +1,10 @@
-//! Matching a path as git's `wildmatch` does with `WM_PATHNAME`, in a time that no pattern makes exponential.
+//! Matching a path as git's `wildmatch` does with `WM_PATHNAME`, in a time that no pattern makes
+//! exponential.
 //!
-//! git and gix try for each `**/` whether it stands for nothing, and then for one directory more each time:
-//! with `**/a/**/a/…` both double the time with every `**/`. Here, what is between two `**/` is taken where
-//! it matches first, since what comes after can then begin wherever it could after a later match.
+//! git and gix try for each `**/` whether it stands for nothing, and then for one directory more
+//! each time: with `**/a/**/a/…` both double the time with every `**/`. Here, what is between two
+//! `**/` is taken where it matches first, since what comes after can then begin wherever it could
+//! after a later match.
 
 use gix::bstr::BStr;
 use gix::glob::wildmatch::Mode;

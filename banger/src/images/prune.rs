@@ -19,8 +19,8 @@ pub struct Removed {
 }
 
 impl Images<'_> {
-    /// Removes all images that no VM was made from, but for those that are called, or referred to, as in `keep`, and
-    /// those that were made of files of this machine; or only says which.
+    /// Removes all images that no VM was made from, but for those that are called, or referred to,
+    /// as in `keep`, and those that were made of files of this machine; or only says which.
     ///
     /// # Errors
     /// If a store cannot be read, or an image cannot be removed.

@@ -41,7 +41,8 @@ pub(crate) fn check_fits(wanted: &Wanted) -> Result<(), CommandError> {
 
 fn fits(wanted: &Wanted, cpus: u32, memory_mib: Option<u64>) -> Result<(), CommandError> {
     let (what, has, name) = match (wanted.cpus, wanted.memory_mib, memory_mib) {
-        // A guest's processors wait for each other. With more than there are, one that is translated does not come up at all.
+        // A guest's processors wait for each other. With more than there are, one that is
+        // translated does not come up at all.
         (Some(wanted), ..) if wanted > cpus => {
             (units::count(wanted.into(), "processor", "processors"), cpus.to_string(), "cpus")
         }

@@ -1,7 +1,8 @@
 //! VMs, as commands use them: found, made, started, stopped.
 //!
-//! A workspace has a VM of its own, which it is found by ([`Machines::ensure`]). Others are made, and found, by name
-//! ([`Machines::create_by_name`], [`Machines::named`]): bare ones, and those with a workspace's files in them.
+//! A workspace has a VM of its own, which it is found by ([`Machines::ensure`]). Others are made,
+//! and found, by name ([`Machines::create_by_name`], [`Machines::named`]): bare ones, and those
+//! with a workspace's files in them.
 
 mod host;
 mod names;
@@ -154,7 +155,8 @@ impl<'a> Machines<'a> {
         Ok(belonging::find(&self.store, &names::of_workspace(workspace), workspace)?.map(|(vm, _)| vm))
     }
 
-    /// The same; a VM whose repository was moved goes along, and one of a repository that was replaced is none.
+    /// The same; a VM whose repository was moved goes along, and one of a repository that was
+    /// replaced is none.
     fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, Started> {
         let found = belonging::find(&self.store, &names::of_workspace(workspace), workspace)?;
         let Some((vm, belongs)) = found else { return Ok(None) };
@@ -223,7 +225,8 @@ impl<'a> Machines<'a> {
         }
     }
 
-    /// Whether `error` is the news that the VM of `workspace` has ended, or is going down, since it was `used`: it can be started again.
+    /// Whether `error` is the news that the VM of `workspace` has ended, or is going down, since it
+    /// was `used`: it can be started again.
     pub fn is_over(&self, error: &CommandError, workspace: &Workspace, used: Option<&Machine>) -> bool {
         match (used, self.find(workspace).ok().flatten()) {
             (Some(machine), _) => post_mortem::is_over(error, &machine.vm, used),
@@ -241,7 +244,8 @@ impl<'a> Machines<'a> {
         Ok(self.store.delete(vm.name())?)
     }
 
-    /// Deletes a VM that nobody uses, if `may_go` says so when nobody can start it any more. False if it does not, or the VM runs again.
+    /// Deletes a VM that nobody uses, if `may_go` says so when nobody can start it any more. False
+    /// if it does not, or the VM runs again.
     ///
     /// # Errors
     /// [`banger_vmm::Error::InUse`] if somebody uses it; if it does not stop, or cannot be deleted.
@@ -254,7 +258,8 @@ impl<'a> Machines<'a> {
         self.store.delete_if(vm.name(), may_go)
     }
 
-    /// Gives a VM that does not run another name. What it is for finds it all the same; its host name follows.
+    /// Gives a VM that does not run another name. What it is for finds it all the same; its host
+    /// name follows.
     ///
     /// # Errors
     /// If it runs, or the name is taken or can be nobody's.

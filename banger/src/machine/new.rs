@@ -64,7 +64,8 @@ impl Machines<'_> {
     /// A name for a new VM of `workspace`; none: there is one of it by now.
     fn free_name(&self, workspace: &Workspace) -> Result<Option<String>, CommandError> {
         let base = names::of_workspace(workspace);
-        // One of the same name is for a repository that was here and is elsewhere now, or somebody chose the name.
+        // One of the same name is for a repository that was here and is elsewhere now, or somebody
+        // chose the name.
         for name in std::iter::once(base.clone()).chain((2..100).map(|number| format!("{base}-{number}"))) {
             match self.store.get(&name)? {
                 None => return Ok(Some(name)),
@@ -93,8 +94,8 @@ impl Machines<'_> {
         self.start_new(&vm, wanted)
     }
 
-    /// Makes a VM that is found by name alone; without a name, it gets one. It is bare, or for the files of `workspace`, and with
-    /// `throwaway` goes with this process.
+    /// Makes a VM that is found by name alone; without a name, it gets one. It is bare, or for the
+    /// files of `workspace`, and with `throwaway` goes with this process.
     ///
     /// # Errors
     /// If the name is taken or can be nobody's, or it cannot be made.
@@ -130,7 +131,8 @@ impl Machines<'_> {
         }
     }
 
-    /// Starts a VM that this command has just made. One that cannot be started is of no use, and goes.
+    /// Starts a VM that this command has just made. One that cannot be started is of no use, and
+    /// goes.
     ///
     /// # Errors
     /// If it cannot be started.

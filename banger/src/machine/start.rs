@@ -18,7 +18,8 @@ use crate::units;
 
 /// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";
-/// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is slower than most.
+/// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is
+/// slower than most.
 const BOOT_TIMEOUT: &str = "BANGER_BOOT_TIMEOUT";
 
 /// Why a VM was not started.
@@ -249,7 +250,8 @@ pub(super) fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
     before != (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms)
 }
 
-/// The same in the record on the disk, as it is under the lock: another command may have changed it.
+/// The same in the record on the disk, as it is under the lock: another command may have changed
+/// it.
 fn change_record(vm: &Vm, lock: &VmLock, wanted: &Wanted) -> Result<VmRecord, Started> {
     let mut record = vm.record()?;
     // Who gave it its name may have been killed before the record had it.

@@ -19,8 +19,8 @@ const MAX_ANSWER: usize = 4 << 10;
 const MAX_SHOWN: usize = 200;
 /// How many plugins are asked at a time.
 const AT_A_TIME: usize = 32;
-/// How long an answer may take. An interpreter takes a tenth of a second to start, and several when the machine is busy; what was
-/// answered is kept, so that a slow one is waited for once.
+/// How long an answer may take. An interpreter takes a tenth of a second to start, and several when
+/// the machine is busy; what was answered is kept, so that a slow one is waited for once.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// A plugin's answer.
@@ -32,8 +32,9 @@ pub struct Description {
     pub description: String,
 }
 
-/// What programs say of themselves. Those that may be asked, and have not answered before, are asked, all at the same time. One that does not
-/// answer within [`LIMIT`], or whose answer makes no sense, has no description.
+/// What programs say of themselves. Those that may be asked, and have not answered before, are
+/// asked, all at the same time. One that does not answer within [`LIMIT`], or whose answer makes no
+/// sense, has no description.
 pub fn describe(programs: &[&Path], known: &KnownPlugins, environment: &Environment) -> Vec<Option<Description>> {
     let mut answers: Vec<_> = programs.iter().map(|program| known.description(program)).collect();
     let asked: Vec<_> = (0..programs.len()).filter(|&n| answers[n].is_none() && known.may_ask(programs[n])).collect();

@@ -39,8 +39,8 @@ impl Environment {
         Ok(Environment { banger, workspace, depth: depth + 1 })
     }
 
-    /// The variables that are set, or taken away; others are as they were. `options` are those before the plugin's name: they go for
-    /// what it runs too.
+    /// The variables that are set, or taken away; others are as they were. `options` are those
+    /// before the plugin's name: they go for what it runs too.
     pub fn changes(&self, options: &Global) -> Vec<(&'static str, Option<OsString>)> {
         let text = |value: &str| Some(OsString::from(value));
         let mut changes = vec![

@@ -1,7 +1,8 @@
 //! Which plugins may be asked to describe themselves, and what they answered.
 //!
-//! A program on `$PATH` whose name begins with `banger-` need not be a plugin, and who wants a list has not asked for it to be run. So only those
-//! are asked that are beside `banger`, as its own are, and those that the user has run.
+//! A program on `$PATH` whose name begins with `banger-` need not be a plugin, and who wants a list
+//! has not asked for it to be run. So only those are asked that are beside `banger`, as its own
+//! are, and those that the user has run.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::Read;
@@ -62,7 +63,8 @@ impl Stamp {
 }
 
 impl KnownPlugins {
-    /// Those that are noted below `cache`, if there is one, and those in the folder of `banger`, which is `beside` them.
+    /// Those that are noted below `cache`, if there is one, and those in the folder of `banger`,
+    /// which is `beside` them.
     pub fn new(cache: Option<&Path>, beside: Option<&Path>) -> KnownPlugins {
         KnownPlugins { folder: cache.map(|cache| cache.join("plugins")), beside: beside.map(Path::to_owned) }
     }

@@ -31,7 +31,8 @@ pub const API: u32 = 1;
 /// What the names of plugins' programs start with.
 const PREFIX: &str = "banger-";
 
-/// banger's own helpers, which are no plugins wherever they lie: in a build folder they lie beside `banger`.
+/// banger's own helpers, which are no plugins wherever they lie: in a build folder they lie beside
+/// `banger`.
 const HELPERS: [&str; 2] = ["agent", "vmm"];
 
 /// The folders in which plugins are looked for, in their order.
@@ -72,8 +73,9 @@ impl Problem {
 }
 
 impl Plugins {
-    /// The folders of `path`, which is like `$PATH`, and then the one that `banger` itself is in. A relative or empty entry of
-    /// `path` is left out: it would be a folder of whatever repository one stands in, and who wrote that must not add commands.
+    /// The folders of `path`, which is like `$PATH`, and then the one that `banger` itself is in. A
+    /// relative or empty entry of `path` is left out: it would be a folder of whatever repository
+    /// one stands in, and who wrote that must not add commands.
     pub fn new(path: &OsStr, beside: Option<&Path>) -> Plugins {
         let mut folders = Vec::new();
         let beside = beside.map(Path::to_owned);
@@ -106,9 +108,11 @@ impl Plugins {
         unusable
     }
 
-    /// The names of plugins that somebody may want to type, and of those that are a part of another plugin. Nothing of them is run.
+    /// The names of plugins that somebody may want to type, and of those that are a part of another
+    /// plugin. Nothing of them is run.
     ///
-    /// A part is a link to the program of another plugin whose name begins its own, as `banger-ssh-proxy` is one to `banger-ssh`.
+    /// A part is a link to the program of another plugin whose name begins its own, as
+    /// `banger-ssh-proxy` is one to `banger-ssh`.
     pub fn to_type(&self) -> (BTreeSet<String>, BTreeSet<String>) {
         let runnable = |name: &String| self.find(name.as_ref()).is_some_and(|found| found.problem.is_none());
         self.names().into_iter().filter(runnable).partition(|name| !self.is_part(name))

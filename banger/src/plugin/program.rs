@@ -1,4 +1,5 @@
-//! What a plugin on this library is around what it does: a command line, one printer, errors as banger's own, completions.
+//! What a plugin on this library is around what it does: a command line, one printer, errors as
+//! banger's own, completions.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -25,7 +26,8 @@ use crate::ui::Ui;
 /// Finds what may stand for an argument. The last are the words so far, behind the plugin's name.
 pub type Values = fn(&Paths, &Ui, &[OsString]) -> Result<Vec<String>, CommandError>;
 
-/// The command line of a plugin. What its help says that it is, in one line, is what `banger --list` says too.
+/// The command line of a plugin. What its help says that it is, in one line, is what `banger
+/// --list` says too.
 pub trait Program: Parser {
     /// For names of arguments' values, such as `IMAGE`, what is proposed for them.
     const VALUES: &[(&str, Values)];

@@ -9,8 +9,9 @@ use nix::unistd::{AccessFlags, access};
 use super::question::Question;
 use super::{Environment, Found, PREFIX};
 
-/// What the name of the program starts with that proposes for a plugin. Only a plugin that brings one is asked: to be run with arguments that
-/// it does not know while somebody types would not be expected of it.
+/// What the name of the program starts with that proposes for a plugin. Only a plugin that brings
+/// one is asked: to be run with arguments that it does not know while somebody types would not be
+/// expected of it.
 pub(super) const COMPLETER: &str = "banger_complete-";
 /// The most that it may say, in bytes.
 const MAX_ANSWER: usize = 256 << 10;
@@ -28,8 +29,8 @@ pub struct Proposal {
     pub about: Option<String>,
 }
 
-/// Asks the program beside the plugin, if there is one. `words` are those behind the plugin's name, the last being typed. None: it says
-/// nothing.
+/// Asks the program beside the plugin, if there is one. `words` are those behind the plugin's name,
+/// the last being typed. None: it says nothing.
 pub fn propose(
     plugin: &Found,
     words: &[OsString],
@@ -49,7 +50,8 @@ fn completer(plugin: &Found) -> Option<PathBuf> {
     (is_program && plugin.problem.is_none()).then_some(program)
 }
 
-/// Lines of a word, or a word, a tab and what it is. What a shell could take for something else than a word is left out.
+/// Lines of a word, or a word, a tab and what it is. What a shell could take for something else
+/// than a word is left out.
 fn parse(answer: &[u8]) -> Vec<Proposal> {
     let lines = answer.split(|&byte| byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
     let proposal = |line: &str| {

@@ -1,4 +1,5 @@
-//! Asking a program something: it has so much time and so many bytes, and is killed with all that it has started.
+//! Asking a program something: it has so much time and so many bytes, and is killed with all that
+//! it has started.
 
 use std::ffi::OsString;
 use std::io::{self, Read};

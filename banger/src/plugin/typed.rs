@@ -5,9 +5,9 @@ use std::ffi::{OsStr, OsString};
 use clap::builder::Str;
 use clap::{Arg, ArgAction, Command, ValueHint};
 
-/// `command` such that what is proposed for the last of `words` fits: commands and values before options, which come when `-` is
-/// typed or there is nothing else; a command by its name, and by another one if that is what is typed; the words of a command for the
-/// VM only behind `--`.
+/// `command` such that what is proposed for the last of `words` fits: commands and values before
+/// options, which come when `-` is typed or there is nothing else; a command by its name, and by
+/// another one if that is what is typed; the words of a command for the VM only behind `--`.
 pub(crate) fn fitted(command: Command, words: &[OsString]) -> Command {
     let (typed, before) =
         words.split_last().map_or((OsStr::new(""), words), |(last, before)| (last.as_os_str(), before));

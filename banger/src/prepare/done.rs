@@ -11,8 +11,8 @@ use crate::ui::Ui;
 /// No mark is longer, in bytes.
 const MAX_LENGTH: u64 = 4096;
 
-/// A file in the VM's folder that says what was done. Held while it is looked at, and while it is done: two commands at a time would
-/// be in each other's way.
+/// A file in the VM's folder that says what was done. Held while it is looked at, and while it is
+/// done: two commands at a time would be in each other's way.
 pub(crate) struct Done {
     path: PathBuf,
     file: File,
@@ -56,7 +56,8 @@ impl Done {
         self.mark == mark
     }
 
-    /// It is about to be done. Should it not come to its end, neither this nor what was done before holds.
+    /// It is about to be done. Should it not come to its end, neither this nor what was done before
+    /// holds.
     ///
     /// # Errors
     /// The file system's.

@@ -20,7 +20,8 @@ use crate::sync::Listed;
 use crate::ui::Ui;
 use crate::units::elapsed;
 
-/// What an image gets that has no mise of its own: this version of the npm package `@jdxcode/mise-linux-x64`, whose archive has this digest.
+/// What an image gets that has no mise of its own: this version of the npm package
+/// `@jdxcode/mise-linux-x64`, whose archive has this digest.
 const VERSION: &str = "2026.9.15";
 const SHA512: &str = concat!(
     "06eb4f146cb3b4dd1193f1ce1ef1ee7fe5bcd0292f4110236c3587be11897373",
@@ -34,7 +35,8 @@ const SHIMS: &str = "/root/.local/share/mise/shims";
 /// What mise sets is no longer, in bytes.
 const MAX_ENVIRONMENT: u64 = 64 << 10;
 
-/// For sh(1) in the guest: the log, the archive's address, its digest, the folder of commands, and the file for what mise sets.
+/// For sh(1) in the guest: the log, the archive's address, its digest, the folder of commands, and
+/// the file for what mise sets.
 ///
 /// A login shell sets its PATH anew, so it is told of the folder too.
 const SCRIPT: &str = r#"set -u
@@ -72,8 +74,8 @@ pub(super) struct Mise {
     archive: String,
 }
 
-/// The innermost directory of a repository with files for mise, of those around the directory that a command runs in: mise goes by
-/// all of them. Relative to the repository's root.
+/// The innermost directory of a repository with files for mise, of those around the directory that
+/// a command runs in: mise goes by all of them. Relative to the repository's root.
 pub(super) struct Place(PathBuf);
 
 impl Place {
@@ -105,7 +107,8 @@ fn suffix(path: &Path) -> String {
     if path.as_os_str().is_empty() { String::new() } else { digest(path) }
 }
 
-/// The directories of the repository around `folder` in the guest, the innermost first; the root alone if it is somewhere else.
+/// The directories of the repository around `folder` in the guest, the innermost first; the root
+/// alone if it is somewhere else.
 fn around<'a>(site: &Site, folder: &'a Path) -> impl Iterator<Item = &'a Path> {
     // The VM's own workspace is at its own path too.
     let below = folder.strip_prefix(site.guest_path()).or_else(|_| folder.strip_prefix(site.root()));
@@ -140,8 +143,8 @@ impl Mise {
         environment(vm, site, &self.place, ui)
     }
 
-    /// Installs what is not there, unless that was tried for just these files. Where it failed, it is tried again once the VM was started
-    /// anew.
+    /// Installs what is not there, unless that was tried for just these files. Where it failed, it
+    /// is tried again once the VM was started anew.
     ///
     /// # Errors
     /// The VM's.
@@ -192,7 +195,8 @@ impl Mise {
     }
 }
 
-/// The same for a workspace that a VM was prepared for before, and a command in `folder` in the guest: none if it has no tools.
+/// The same for a workspace that a VM was prepared for before, and a command in `folder` in the
+/// guest: none if it has no tools.
 pub(super) fn variables_of(
     vm: &Vm,
     site: &Site,
@@ -231,7 +235,8 @@ fn variables(trusted: Vec<u8>, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes
     vec![("PATH".into(), Bytes(path)), ("MISE_TRUSTED_CONFIG_PATHS".into(), Bytes(trusted))]
 }
 
-/// A list of paths: the workspace may be at its own path in the guest too. A colon cannot be part of one.
+/// A list of paths: the workspace may be at its own path in the guest too. A colon cannot be part
+/// of one.
 fn trusted(site: &Site) -> Vec<u8> {
     let paths = [site.guest_path(), site.root()].map(|path| path.as_os_str().as_encoded_bytes());
     let paths: Vec<_> = paths.into_iter().filter(|path| !path.contains(&b':')).collect();
@@ -249,7 +254,8 @@ fn is_dotenv(path: &[u8]) -> bool {
     path == b".env" || (path.starts_with(b".env.") && !path.contains(&b'/'))
 }
 
-/// Whether mise reads its configuration from the file at `path`: <https://mise.jdx.dev/configuration.html>.
+/// Whether mise reads its configuration from the file at `path`:
+/// <https://mise.jdx.dev/configuration.html>.
 fn is_configuration(path: &[u8]) -> bool {
     let Ok(path) = std::str::from_utf8(path) else { return false };
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));

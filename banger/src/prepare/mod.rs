@@ -1,6 +1,8 @@
-//! What is done to a VM before a command because the repository asks for it: its tools (mise), and its set-up.
+//! What is done to a VM before a command because the repository asks for it: its tools (mise), and
+//! its set-up.
 //!
-//! Each is done when what asks for it has changed since it was last done in this VM, and only then. All of it runs in the guest.
+//! Each is done when what asks for it has changed since it was last done in this VM, and only then.
+//! All of it runs in the guest.
 
 mod done;
 mod mise;
@@ -32,7 +34,8 @@ use crate::ui::Ui;
 /// How long a guest may take to give all files of a workspace to a user.
 const OWN_LIMIT: Duration = Duration::from_secs(600);
 
-/// Held while something is done to a VM: of what two repositories ask for, one would be in the other's way (apt, mise).
+/// Held while something is done to a VM: of what two repositories ask for, one would be in the
+/// other's way (apt, mise).
 fn alone(machine: &Machine, ui: &Ui) -> Result<File, CommandError> {
     let folder = machine.vm.folder();
     let lock = File::open(folder).and_then(|folder| {
@@ -52,7 +55,8 @@ pub struct Preparation {
 }
 
 impl Preparation {
-    /// Finds out what the workspace, whose files are `listed`, asks for at `site`, for commands in `folder` in the guest.
+    /// Finds out what the workspace, whose files are `listed`, asks for at `site`, for commands in
+    /// `folder` in the guest.
     ///
     /// # Errors
     /// If a file that has a say in it cannot be read.
@@ -95,7 +99,8 @@ impl Preparation {
         self.mise.as_ref().map(|mise| mise.environment(vm, &self.site, ui)).unwrap_or_default()
     }
 
-    /// Both for a workspace that the VM was prepared for before, and a command in `folder` in the guest.
+    /// Both for a workspace that the VM was prepared for before, and a command in `folder` in the
+    /// guest.
     pub fn variables_of(
         vm: &Vm,
         site: &Site,

@@ -52,7 +52,8 @@ impl Setup {
         Ok(Some(Setup { commands, digest: hasher.finalize().to_hex().to_string() }))
     }
 
-    /// Runs the commands one after the other, unless they have been run for just these inputs. What they print goes to standard error.
+    /// Runs the commands one after the other, unless they have been run for just these inputs. What
+    /// they print goes to standard error.
     ///
     /// # Errors
     /// If one of them fails: what comes after it is not run, and the next time all are.
@@ -97,7 +98,8 @@ impl Setup {
     }
 }
 
-/// A path from the root of the repository; a folder stands for all in it, and `*`, `?`, `[…]` and `**` for what they do in `.gitignore`.
+/// A path from the root of the repository; a folder stands for all in it, and `*`, `?`, `[…]` and
+/// `**` for what they do in `.gitignore`.
 fn pattern(input: &str) -> Result<Gitignore, CommandError> {
     let mut builder = GitignoreBuilder::new("");
     let added = builder.add_line(None, &format!("/{input}")).and_then(|builder| builder.build());

@@ -17,8 +17,8 @@ const LOG: &str = "/var/log/banger-sshd.log";
 /// Starts what follows it beside whatever else the guest does.
 const DETACHED: &str = r#"sh -c "$1" sh "$2" >/dev/null 2>&1 </dev/null &"#;
 
-/// For sh(1) in the guest: the log. What was interrupted by the VM's end is gone on with at its next start. systemd starts a server that
-/// is there by itself; without systemd, this does.
+/// For sh(1) in the guest: the log. What was interrupted by the VM's end is gone on with at its
+/// next start. systemd starts a server that is there by itself; without systemd, this does.
 const SCRIPT: &str = r"
 there() { [ -x /usr/sbin/sshd ] || command -v sshd; }
 if there && [ -d /run/systemd/system ]; then exit; fi

@@ -55,11 +55,12 @@ struct Branch<'a> {
     from: String,
 }
 
-/// Makes a VM, runs the command in it and returns its exit status. Without a command: in a VM with a workspace a shell; in a bare one what
-/// its image runs, or a shell if it names nothing.
+/// Makes a VM, runs the command in it and returns its exit status. Without a command: in a VM with
+/// a workspace a shell; in a bare one what its image runs, or a shell if it names nothing.
 ///
 /// # Errors
-/// Whatever keeps the command from being run to its end. A VM that did not come to that is gone again.
+/// Whatever keeps the command from being run to its end. A VM that did not come to that is gone
+/// again.
 pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
     refuse_json(ui)?;
     let options = new.options;
@@ -156,8 +157,8 @@ fn command(
     }
 }
 
-/// Runs a command in the VM named `name`, which is started if need be, and returns its exit status; without a command a shell. Nothing is
-/// synced.
+/// Runs a command in the VM named `name`, which is started if need be, and returns its exit status;
+/// without a command a shell. Nothing is synced.
 ///
 /// # Errors
 /// Whatever keeps the command from being run to its end.
@@ -195,7 +196,8 @@ pub fn exec(
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))
 }
 
-/// The variables that the configuration has for commands in a VM: the user's, and that of its own repository, if it has one.
+/// The variables that the configuration has for commands in a VM: the user's, and that of its own
+/// repository, if it has one.
 ///
 /// # Errors
 /// If a file or variable says what it may not.
@@ -270,8 +272,8 @@ fn check_out(branch: &Branch<'_>, machine: &Machine, paths: &Paths, ui: &Ui) -> 
     }
 }
 
-/// What a bare VM is to run, as docker-run(1) has it: what is given takes the place of the image's arguments, behind its entrypoint.
-/// Nothing: a shell.
+/// What a bare VM is to run, as docker-run(1) has it: what is given takes the place of the image's
+/// arguments, behind its entrypoint. Nothing: a shell.
 fn words_of(image: Option<&ImageManifest>, given: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
     let given: Vec<_> = given.collect();
     let Some(origin) = image.and_then(|image| image.oci.as_ref()) else { return given };

@@ -60,7 +60,8 @@ fn not_a_variable(place: &str) -> CommandError {
         .hint("write NAME=VALUE, or NAME for the value that is set here")
 }
 
-/// The variables of the configuration: those that are written there, then those whose values are set here.
+/// The variables of the configuration: those that are written there, then those whose values are
+/// set here.
 pub(super) fn of_settings(settings: &Settings) -> Vec<(Bytes, Bytes)> {
     let written = settings.env().map(|(name, value)| (name.into(), value.into()));
     let from_host = settings.env_from_host().iter();

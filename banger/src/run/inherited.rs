@@ -1,5 +1,5 @@
-//! What commands in the guest get of this machine without being told: proxies, the time zone, a language, an identity for git.
-//! Each is a variable, and whatever the user says of it wins.
+//! What commands in the guest get of this machine without being told: proxies, the time zone, a
+//! language, an identity for git. Each is a variable, and whatever the user says of it wins.
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,7 +24,8 @@ pub(super) struct Inherited {
 }
 
 impl Inherited {
-    /// `variable` is this machine's environment, `etc` its `/etc`. What is in `given` already is the user's own word.
+    /// `variable` is this machine's environment, `etc` its `/etc`. What is in `given` already is
+    /// the user's own word.
     pub(super) fn new(
         net: NetMode,
         variable: &dyn Fn(&str) -> Option<OsString>,
@@ -32,8 +33,8 @@ impl Inherited {
         given: &[(Bytes, Bytes)],
     ) -> Inherited {
         let mut inherited = Inherited::default();
-        // The one language that every image has, that knows all letters, and that perl does not complain about: the language here may
-        // not be installed there.
+        // The one language that every image has, that knows all letters, and that perl does not
+        // complain about: the language here may not be installed there.
         inherited.add("LANG", "C.UTF-8");
         if let Some(zone) = time_zone(variable, etc) {
             inherited.add("TZ", &zone);
@@ -105,7 +106,8 @@ impl Proxy<'_> {
         Proxy { scheme, user, host, rest }
     }
 
-    /// The same for a guest: without name and password, and with this machine's loopback where the guest finds it.
+    /// The same for a guest: without name and password, and with this machine's loopback where the
+    /// guest finds it.
     fn for_guest(&self) -> String {
         let host = self.host.to_ascii_lowercase();
         let is_loopback = host == "localhost"
@@ -115,8 +117,8 @@ impl Proxy<'_> {
     }
 }
 
-/// The time zone: what `TZ` says, else where the link `localtime` leads, else what Debian's `timezone` says. A zone that only a path
-/// of this machine names is none for the guest.
+/// The time zone: what `TZ` says, else where the link `localtime` leads, else what Debian's
+/// `timezone` says. A zone that only a path of this machine names is none for the guest.
 fn time_zone(variable: &dyn Fn(&str) -> Option<OsString>, etc: &Path) -> Option<String> {
     // tzset(3): an empty TZ is UTC, and a colon may come first.
     if let Some(zone) = variable("TZ") {

@@ -1,4 +1,5 @@
-//! Signals while a VM is made for a command: who ends that before the command has begun wants no VM that nobody has been in.
+//! Signals while a VM is made for a command: who ends that before the command has begun wants no VM
+//! that nobody has been in.
 
 use std::io::{self, PipeWriter};
 use std::os::fd::AsFd;
@@ -69,7 +70,8 @@ impl Interruption {
         }
     }
 
-    /// The signal that has come, if one has: this process is to end as it would. None is taken any more.
+    /// The signal that has come, if one has: this process is to end as it would. None is taken any
+    /// more.
     pub(super) fn end(mut self) -> Option<Signal> {
         self.stop();
         Signal::try_from(self.shared.signal.load(Ordering::SeqCst)).ok()

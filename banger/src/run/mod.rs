@@ -1,4 +1,5 @@
-//! Commands in VMs, from keystroke to exit status: `banger` and `banger -- command` in the workspace's, and those in a VM by name.
+//! Commands in VMs, from keystroke to exit status: `banger` and `banger -- command` in the
+//! workspace's, and those in a VM by name.
 
 mod by_name;
 mod environment;
@@ -45,8 +46,8 @@ use crate::ui::{Ui, die_of_broken_pipe};
 /// Names and values.
 type Variables = Vec<(Bytes, Bytes)>;
 
-/// Runs the command of `options` in the workspace around the folder that `place` says, and returns the exit status. With `--report`
-/// there is a report, whatever comes of it.
+/// Runs the command of `options` in the workspace around the folder that `place` says, and returns
+/// the exit status. With `--report` there is a report, whatever comes of it.
 ///
 /// # Errors
 /// Whatever keeps the command from being run to its end.
@@ -99,8 +100,8 @@ fn status(outcome: Outcome) -> u8 {
     }
 }
 
-/// Deletes an ephemeral VM after its command. What the command came to is what counts: a failure is a
-/// warning, and the next `--rm` run tries again.
+/// Deletes an ephemeral VM after its command. What the command came to is what counts: a failure is
+/// a warning, and the next `--rm` run tries again.
 fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
     if let Err(error) = work::discard(machine, machines) {
         let name = machine.vm.name();
@@ -115,7 +116,8 @@ fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
     work.and_then(|work| work.farewell(name)).into_iter().for_each(|text| ui.status(&text));
 }
 
-/// Says that the `banger.toml` of the repository around this one, be it the superproject of a submodule, has no say in a VM that is about to be made.
+/// Says that the `banger.toml` of the repository around this one, be it the superproject of a
+/// submodule, has no say in a VM that is about to be made.
 fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
     let has_file = |root: &Path| root.join(REPOSITORY_FILE).is_file();
     let Some(parent) = workspace.root.parent().filter(|_| !has_file(&workspace.root)) else { return };
@@ -142,7 +144,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let work = Work::new(options, given, Some(&workspace.root), paths, account, ui)?;
     let wanted = Wanted::from(&work.settings);
     if let Some(image) = &options.vm.image {
-        // That the VM there is keeps its own is no help to who has mistyped a name. A catalog that cannot be read is none either.
+        // That the VM there is keeps its own is no help to who has mistyped a name. A catalog that
+        // cannot be read is none either.
         let images = Images::new(paths, ui);
         if !images.is_to_be_had(image).unwrap_or(true) {
             images.ensure(image, ImageAccess::User)?;
@@ -179,8 +182,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let mut restarts = if options.rm { 0..0 } else { 0..post_mortem::RESTARTS };
     let (machine, outcome) = loop {
         let prepared = prepare();
-        // A VM that was killed may have looked alive, and somebody may have stopped it meanwhile. The command has not begun, so the VM may
-        // be started again for it.
+        // A VM that was killed may have looked alive, and somebody may have stopped it meanwhile.
+        // The command has not begun, so the VM may be started again for it.
         let (used, failure) = match &prepared {
             Ok((machine, synced)) => (Some(machine), synced.as_ref().err()),
             Err(error) => (None, Some(error)),

@@ -16,7 +16,8 @@ const HOME: &str = "/root";
 pub(super) struct Place {
     /// The folder in the VM, absolute.
     folder: PathBuf,
-    /// The workspace here, and where one stands in it: a folder that is empty here does not travel, and is there all the same.
+    /// The workspace here, and where one stands in it: a folder that is empty here does not travel,
+    /// and is there all the same.
     workspace: Option<(PathBuf, PathBuf)>,
     /// The folder is made if it is missing, as docker(1) makes the one that an image names.
     make: bool,
@@ -30,7 +31,8 @@ impl Place {
         Place { folder: site.folder(here), workspace, make: true, user: None }
     }
 
-    /// In a VM that was found by name, for commands about the workspace of `site`. Without one, as its image wants it.
+    /// In a VM that was found by name, for commands about the workspace of `site`. Without one, as
+    /// its image wants it.
     pub(super) fn of(vm: &Vm, site: Option<&Site>, here: &Path, images: &Images<'_>) -> Place {
         let nowhere = Place { folder: HOME.into(), workspace: None, make: false, user: None };
         if let Some(site) = site {
@@ -72,7 +74,8 @@ pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> Folder {
     Folder { path: folder, is_of_image: make && workspace.is_none() }
 }
 
-/// The workspace of a VM that commands from `here` are about: the one that `here` is in, else its own, if it has one.
+/// The workspace of a VM that commands from `here` are about: the one that `here` is in, else its
+/// own, if it has one.
 pub(super) fn site(vm: &Vm, here: &Path) -> Option<Site> {
     // What cannot be read is said by who syncs it.
     let sites = Site::all(vm).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! `--ports auto`: ports that something begins to listen at in the VM lead there from this machine, for as long as the command runs.
+//! `--ports auto`: ports that something begins to listen at in the VM lead there from this machine,
+//! for as long as the command runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,7 +24,8 @@ use crate::ui::Ui;
 
 /// Ports at a time: a guest may listen at all that there are.
 const MAX_PORTS: usize = 32;
-/// Connections at a time, to all of them: the VM has some streams more, which are for commands. Those that come then wait.
+/// Connections at a time, to all of them: the VM has some streams more, which are for commands.
+/// Those that come then wait.
 const MAX_CONNECTIONS: usize = 32;
 /// The guest is not heard more often than this, whatever it has to tell.
 const PACE: Duration = Duration::from_millis(500);
@@ -73,7 +75,8 @@ impl AutoPorts {
         Ok(AutoPorts { vm: vm.clone(), reader, _writer: writer, ports })
     }
 
-    /// Forwards, for as long as it is polled. Without the guest it does nothing more: the command has its own connection, and tells.
+    /// Forwards, for as long as it is polled. Without the guest it does nothing more: the command
+    /// has its own connection, and tells.
     pub(super) async fn forward(mut self, ui: &Ui) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         while let Some(Ok(frame)) = self.reader.next().await {
@@ -98,7 +101,8 @@ impl AutoPorts {
 }
 
 impl Ports {
-    /// Lets go of what is gone of those that listen `now`, and returns what is new, as far as there is room.
+    /// Lets go of what is gone of those that listen `now`, and returns what is new, as far as there
+    /// is room.
     fn changed(&mut self, now: &BTreeSet<u16>, ui: &Ui) -> Vec<u16> {
         self.forwarded.retain(|port, _| now.contains(port));
         self.others.retain(|port| now.contains(port));
@@ -129,7 +133,8 @@ impl Ports {
     }
 }
 
-/// Listens where it was before, at the same number, or else at any that is free. Nobody but this machine can connect.
+/// Listens where it was before, at the same number, or else at any that is free. Nobody but this
+/// machine can connect.
 async fn bind(port: u16, before: Option<&SocketAddr>) -> io::Result<(TcpListener, SocketAddr)> {
     let same = (port >= FIRST_UNPRIVILEGED).then_some(port);
     for number in before.map(SocketAddr::port).into_iter().chain(same) {

@@ -25,7 +25,8 @@ use crate::post_mortem;
 use crate::ui::Ui;
 use crate::units;
 
-/// After a signal that should end the command: how long until it is given up. The guest kills it before.
+/// After a signal that should end the command: how long until it is given up. The guest kills it
+/// before.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Before this process stops: how long it waits for a guest to take what is sent.
@@ -39,8 +40,8 @@ pub(super) enum Outcome {
     BrokenPipe,
 }
 
-/// Runs `exec` on the VM's agent to its end. Standard streams are this process's own. With `ports`, those that something begins to listen
-/// at meanwhile are forwarded.
+/// Runs `exec` on the VM's agent to its end. Standard streams are this process's own. With `ports`,
+/// those that something begins to listen at meanwhile are forwarded.
 ///
 /// # Errors
 /// If the command cannot be started, or the connection breaks.
@@ -242,7 +243,8 @@ impl Session {
         self.unsent = flushed.is_err();
     }
 
-    /// Passes a signal on to the command. Returns when patience ends, if the signal is one that should end it.
+    /// Passes a signal on to the command. Returns when patience ends, if the signal is one that
+    /// should end it.
     async fn pass_on(&mut self, signal: i32) -> Result<Option<Instant>, CommandError> {
         match signal {
             libc::SIGWINCH => {
@@ -267,7 +269,8 @@ impl Session {
         }
     }
 
-    /// Stops this process as the command was stopped, and continues the command when it is continued itself.
+    /// Stops this process as the command was stopped, and continues the command when it is
+    /// continued itself.
     async fn suspend(&mut self) -> Result<(), CommandError> {
         let stopped = match &self.raw {
             Some(raw) => raw.suspend(),

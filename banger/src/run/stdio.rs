@@ -1,4 +1,5 @@
-//! This process's standard streams. Reading and writing them may block for as long as it likes, so each has a thread.
+//! This process's standard streams. Reading and writing them may block for as long as it likes, so
+//! each has a thread.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,8 +12,8 @@ use bytes::Bytes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Chunks of standard input, none after its end. No more is read than the command takes: `window` holds permits for the bytes that
-/// may be on their way.
+/// Chunks of standard input, none after its end. No more is read than the command takes: `window`
+/// holds permits for the bytes that may be on their way.
 pub(super) fn read_stdin(window: Arc<Semaphore>) -> mpsc::Receiver<Bytes> {
     let (send, receive) = mpsc::channel(1);
     thread::spawn(move || {

@@ -22,8 +22,8 @@ pub(super) fn size() -> Option<Size> {
     (result == 0).then_some(Size { rows: size.ws_row, columns: size.ws_col })
 }
 
-/// Stops `who`, as kill(2) means it, this process being among them: as Ctrl-Z does, so where no shell could continue it, nothing stops.
-/// Returns when it is continued.
+/// Stops `who`, as kill(2) means it, this process being among them: as Ctrl-Z does, so where no
+/// shell could continue it, nothing stops. Returns when it is continued.
 pub(super) fn stop_job(who: Pid) -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action runs no code of this process.
@@ -34,7 +34,8 @@ pub(super) fn stop_job(who: Pid) -> io::Result<()> {
     Ok(stopped?)
 }
 
-/// A terminal in raw mode: what is typed goes to the guest, whose own terminal interprets it. Dropped, it is as it was.
+/// A terminal in raw mode: what is typed goes to the guest, whose own terminal interprets it.
+/// Dropped, it is as it was.
 pub(super) struct RawMode {
     before: Termios,
 }
@@ -65,8 +66,8 @@ impl RawMode {
         self.resume()
     }
 
-    /// Undoes what a full-screen program, cut off in the middle, has left on: the alternate screen, a hidden cursor, mouse reports
-    /// and bracketed paste. See xterm's "Control Sequences".
+    /// Undoes what a full-screen program, cut off in the middle, has left on: the alternate screen,
+    /// a hidden cursor, mouse reports and bracketed paste. See xterm's "Control Sequences".
     pub(super) fn leave_full_screen(&self) {
         const RESET: &[u8] = b"\x1b[?1049l\x1b[?25h\x1b[?1000;1002;1003;1006l\x1b[?2004l\x1b[0m\r\n";
         let mut out = io::stdout();

@@ -1,4 +1,5 @@
-//! The parts of a run in a VM: what holds for its commands, the sync before, and the command itself.
+//! The parts of a run in a VM: what holds for its commands, the sync before, and the command
+//! itself.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,7 +48,8 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Reads the configuration; `root` is the workspace's, whose own file has a say. `given` are variables of the command line.
+    /// Reads the configuration; `root` is the workspace's, whose own file has a say. `given` are
+    /// variables of the command line.
     ///
     /// # Errors
     /// If a file or variable says what it may not.
@@ -65,7 +67,8 @@ impl<'a> Work<'a> {
         Ok(Work { settings, how: &options.how, given, certificates, paths, account, ui })
     }
 
-    /// Brings the workspace into the VM, to `site`, and finds out what it asks for, for a command in `place`. It was listed while the VM was looked for.
+    /// Brings the workspace into the VM, to `site`, and finds out what it asks for, for a command
+    /// in `place`. It was listed while the VM was looked for.
     ///
     /// # Errors
     /// If it cannot be read, both sides changed the same things, or the VM's disk is full.
@@ -82,8 +85,9 @@ impl<'a> Work<'a> {
         Ok((preparation, report?))
     }
 
-    /// Syncs as [`Work::sync`] does. A guest whose disk is full may lack some of the latest changes, and a
-    /// warning says so: the command may be what frees some space. What the workspace asks for is not known then.
+    /// Syncs as [`Work::sync`] does. A guest whose disk is full may lack some of the latest
+    /// changes, and a warning says so: the command may be what frees some space. What the workspace
+    /// asks for is not known then.
     ///
     /// # Errors
     /// If it cannot be read, both sides changed the same things, or a first sync does not fit.
@@ -151,8 +155,9 @@ impl<'a> Work<'a> {
         entered.map(drop).map_err(|error| post_mortem::of_preparation(error, machine))
     }
 
-    /// Does what the workspace asks for, if it was synced, and then runs the command; without words, the user's login shell. In a VM with
-    /// workspaces that were synced before, the command has the tools of that of `site`.
+    /// Does what the workspace asks for, if it was synced, and then runs the command; without
+    /// words, the user's login shell. In a VM with workspaces that were synced before, the command
+    /// has the tools of that of `site`.
     ///
     /// # Errors
     /// Whatever keeps it from being run to its end.
@@ -186,7 +191,8 @@ impl<'a> Work<'a> {
         Ok(outcome)
     }
 
-    /// Lets the guest know the terminal that a command gets, if this machine does. A command can do without.
+    /// Lets the guest know the terminal that a command gets, if this machine does. A command can do
+    /// without.
     fn bring_terminal(&self, machine: &Machine, env: &mut Variables) {
         let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
         match Call::ask::<bool>(&machine.vm, &request) {
@@ -236,8 +242,9 @@ impl<'a> Work<'a> {
         !self.how.no_tty && terminal::is_interactive()
     }
 
-    /// Variables for the command, in two parts: what this machine gives, and what the configuration says and was given on the command
-    /// line. What the image has goes between them. A later one of the same name wins.
+    /// Variables for the command, in two parts: what this machine gives, and what the configuration
+    /// says and was given on the command line. What the image has goes between them. A later one of
+    /// the same name wins.
     fn variables(&self, machine: &Machine) -> (Variables, Variables) {
         let ui = self.ui;
         let mut said = environment::of_settings(&self.settings);

@@ -1,4 +1,5 @@
-//! `banger vm workspace prepare`: a repository brought into a VM that is there already, to any place in it.
+//! `banger vm workspace prepare`: a repository brought into a VM that is there already, to any
+//! place in it.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -28,7 +29,8 @@ pub struct NewWorkspace<'a> {
     pub path: &'a Path,
     /// Where its root is to be in the guest.
     pub guest_path: &'a OsStr,
-    /// What becomes of conflicts, and whether mise installs what is asked for; all else is not looked at.
+    /// What becomes of conflicts, and whether mise installs what is asked for; all else is not
+    /// looked at.
     pub options: &'a Run,
 }
 
@@ -47,11 +49,12 @@ struct Prepared {
     bytes_sent: u64,
 }
 
-/// Syncs a workspace into the VM named `name`, which is started if need be, and does there what the workspace asks for: its tools, and its
-/// set-up.
+/// Syncs a workspace into the VM named `name`, which is started if need be, and does there what the
+/// workspace asks for: its tools, and its set-up.
 ///
 /// # Errors
-/// If there is no such VM or workspace, nothing can be at that place, both sides changed the same things, or the set-up fails.
+/// If there is no such VM or workspace, nothing can be at that place, both sides changed the same
+/// things, or the set-up fails.
 pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let machines = Machines::new(paths, ui);
     let vm = named(name, &machines)?;

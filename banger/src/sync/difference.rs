@@ -41,7 +41,8 @@ impl Engine<'_> {
         let mode = begun.mode;
         let mut next = Manifest { generation, ..Manifest::default() };
         let mut plan = Plan::default();
-        // The guest may have deleted what did not change here, and the host's state shall replace its.
+        // The guest may have deleted what did not change here, and the host's state shall replace
+        // its.
         let everything = mode == Mode::Complete || self.policy == Policy::HostWins;
         self.compare_files(&manifest, everything, &mut plan, &mut next, mode, report)?;
         let (mut snapshots, mut filtered) = (Vec::new(), BTreeMap::new());
@@ -72,7 +73,8 @@ impl Engine<'_> {
             plan.no_repository(path);
         }
         if plan.is_empty() {
-            // Stats may have moved without content; that is worth remembering, and nothing for the guest.
+            // Stats may have moved without content; that is worth remembering, and nothing for the
+            // guest.
             next.generation = manifest.generation.clone();
             if next != manifest {
                 histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
@@ -140,7 +142,8 @@ impl Engine<'_> {
         self.listing().submodule_folders.iter().map(|folder| folder.as_bytes().to_vec()).collect()
     }
 
-    /// A file that the listing does not have any more: deleted, or a folder now, or ignored. An ignored one is the guest's own affair.
+    /// A file that the listing does not have any more: deleted, or a folder now, or ignored. An
+    /// ignored one is the guest's own affair.
     fn gone(&self, known: &Known, plan: &mut Plan) {
         let is_entry = |path: &[u8]| self.listing().entry(path).is_some();
         let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
@@ -185,8 +188,9 @@ impl Engine<'_> {
                     let mut record = plain(item.path.clone(), RecordKind::Content(*kind), 0);
                     record.mtime_ns = now_ns;
                     if let Some(entry) = self.listing().entry(&item.path) {
-                        // A file that replaces one must not be older than what was built from the former, or make skips it; none
-                        // may be newer than what will be built from it, whatever the clocks say.
+                        // A file that replaces one must not be older than what was built from the
+                        // former, or make skips it; none may be newer than what will be built from
+                        // it, whatever the clocks say.
                         let replaces = manifest.entry(&item.path).is_some() || self.policy == Policy::HostWins;
                         record.mtime_ns = if replaces { now_ns } else { entry.mtime_ns.min(now_ns) };
                     }
@@ -197,8 +201,8 @@ impl Engine<'_> {
             let mtime_ns = record.mtime_ns;
             let sent = source::send(out, record, source)?;
             report.bytes += sent.bytes;
-            // The manifest lacks the listed files that could not be read, so a position in the listing
-            // is none in the manifest.
+            // The manifest lacks the listed files that could not be read, so a position in the
+            // listing is none in the manifest.
             if let Some((entry, known)) = self.listing().entry(&item.path).zip(next.entry_mut(&item.path)) {
                 known.guest_mtime_ns = sent.is(entry).then_some(mtime_ns);
                 known.digest = sent.digest;

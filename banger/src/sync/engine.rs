@@ -32,7 +32,8 @@ pub(super) struct Engine<'a> {
     pub(super) history: Option<History>,
     /// Is told how far a large transfer is.
     pub(super) shows: &'a dyn Fn(u64, u64),
-    /// When the second is over in which files with a filter were written in the guest, in nanoseconds since 1970.
+    /// When the second is over in which files with a filter were written in the guest, in
+    /// nanoseconds since 1970.
     pub(super) settles_ns: Cell<i64>,
 }
 
@@ -109,8 +110,9 @@ impl<'a> Engine<'a> {
         Ok(report)
     }
 
-    /// Waits until git in the guest may write its index: it knows times by the second only, and compares the contents of files that
-    /// are not older than the index. Whoever compares a file with a filter takes it for changed.
+    /// Waits until git in the guest may write its index: it knows times by the second only, and
+    /// compares the contents of files that are not older than the index. Whoever compares a file
+    /// with a filter takes it for changed.
     fn settle(&self) {
         let left = u64::try_from(self.settles_ns.get().saturating_sub(now_ns())).unwrap_or_default();
         // A file may be of the future: nobody waits for that.
@@ -150,7 +152,8 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Has the guest apply what was sent. The comparison of an empty plan, which nobody waited for in a fresh sync, may come before.
+/// Has the guest apply what was sent. The comparison of an empty plan, which nobody waited for in a
+/// fresh sync, may come before.
 pub(super) fn commit(call: &mut Call, report: &mut Report) -> Result<(), SyncError> {
     call.say(&ToSync::Commit)?;
     for _ in 0..2 {
@@ -166,7 +169,8 @@ pub(super) fn commit(call: &mut Call, report: &mut Report) -> Result<(), SyncErr
     Err(AgentError::from(FrameError::Unexpected("the agent compares again and again, and applies nothing")).into())
 }
 
-/// What was read of a file of the host; none, and a note, if that is not allowed: one file shall not stop all others.
+/// What was read of a file of the host; none, and a note, if that is not allowed: one file shall
+/// not stop all others.
 pub(super) fn readable<T>(read: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, SyncError> {
     match read {
         Ok(read) => Ok(Some(read)),

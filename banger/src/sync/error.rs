@@ -27,7 +27,8 @@ pub enum SyncError {
     /// The VM's side failed.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// The VM's disk is full. The guest has the files of an earlier sync, and may have some of this one.
+    /// The VM's disk is full. The guest has the files of an earlier sync, and may have some of this
+    /// one.
     #[error(transparent)]
     GuestFull(Failure),
     /// Something was written in the guest while it was synced, by commands that run there.

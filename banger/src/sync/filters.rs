@@ -1,7 +1,7 @@
 //! Which files with a filter are what was staged, as the guest was last told.
 //!
-//! The guest's git knows it by what stat says there, which is in the index that it is sent. So the index
-//! has to be sent again when the answer changes, and when such a file has been sent.
+//! The guest's git knows it by what stat says there, which is in the index that it is sent. So the
+//! index has to be sent again when the answer changes, and when such a file has been sent.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +16,8 @@ use super::manifest::Manifest;
 use crate::file::replace;
 use crate::git::{Evidence, FilteredFiles, Listing, OpenObjects, Repository};
 
-/// Format of the file; another one, or a damaged one, is read as none: then the index is sent once more.
+/// Format of the file; another one, or a damaged one, is read as none: then the index is sent once
+/// more.
 const MAGIC: &[u8; 8] = b"bgrfilt1";
 
 /// What is known of a repository that has files with a filter.
@@ -74,7 +75,8 @@ impl Filters {
         Ok(Filters { path, before, now: BTreeMap::new(), doubtful: Vec::new() })
     }
 
-    /// Whether nothing has changed that decides about the files of a repository, which has this fingerprint.
+    /// Whether nothing has changed that decides about the files of a repository, which has this
+    /// fingerprint.
     pub(super) fn is_settled(
         &mut self,
         repository: &Repository,
@@ -176,7 +178,8 @@ impl Filters {
     }
 }
 
-/// A digest of what decides about `files`: the repository, the filters that there are, attributes, and contents.
+/// A digest of what decides about `files`: the repository, the filters that there are, attributes,
+/// and contents.
 fn key<'a>(
     repository: &Repository,
     fingerprint: &Digest,

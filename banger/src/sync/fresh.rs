@@ -17,7 +17,8 @@ use crate::config::History;
 use crate::git::Repository;
 
 impl Engine<'_> {
-    /// Brings everything to a guest that has nothing: on a disk that it gets (`begun.seed`), or over the link.
+    /// Brings everything to a guest that has nothing: on a disk that it gets (`begun.seed`), or
+    /// over the link.
     pub(super) fn fresh(
         &self,
         mut call: Call,

@@ -37,7 +37,8 @@ pub(super) struct Histories {
 }
 
 impl Histories {
-    /// For a VM that has no workspace yet. `wanted` is what was said; if nothing was, it depends on how much there is.
+    /// For a VM that has no workspace yet. `wanted` is what was said; if nothing was, it depends on
+    /// how much there is.
     ///
     /// # Errors
     /// If objects cannot be listed.
@@ -63,7 +64,8 @@ impl Histories {
         Histories::with(folder, Known { history, sent: BTreeMap::new() }, note)
     }
 
-    /// For a VM that has a workspace. `doubted` says that host and guest disagree about the last sync.
+    /// For a VM that has a workspace. `doubted` says that host and guest disagree about the last
+    /// sync.
     ///
     /// # Errors
     /// If what is known cannot be read.
@@ -125,7 +127,8 @@ impl Histories {
         self.known.sent.remove(git);
     }
 
-    /// A repository's fingerprint: that of the same repository is another where the guest has less of it.
+    /// A repository's fingerprint: that of the same repository is another where the guest has less
+    /// of it.
     ///
     /// # Errors
     /// As [`Repository::fingerprint`].

@@ -25,7 +25,8 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// Of a transfer of `total` bytes, of which `show` is told how many are done, and how many there are.
+    /// Of a transfer of `total` bytes, of which `show` is told how many are done, and how many
+    /// there are.
     pub(super) fn new(total: u64, show: &'a dyn Fn(u64, u64)) -> Meter<'a> {
         Meter { total, done: Cell::new(0), shown: Cell::new(0), show }
     }

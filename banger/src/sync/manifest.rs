@@ -34,7 +34,8 @@ pub(super) struct Known {
     pub(super) kind: Kind,
     pub(super) digest: Digest,
     pub(super) stat: HostStat,
-    /// Its modification time in the guest; none if that is not known, or what is there is not what was listed.
+    /// Its modification time in the guest; none if that is not known, or what is there is not what
+    /// was listed.
     pub(super) guest_mtime_ns: Option<i64>,
 }
 
@@ -63,8 +64,8 @@ pub(super) struct KnownRepository {
 }
 
 impl HostStat {
-    /// The stat of `entry`, spoiled if a later change might not show in it: one within the granularity of the file system's clock
-    /// after `listed_ns`, when it was read.
+    /// The stat of `entry`, spoiled if a later change might not show in it: one within the
+    /// granularity of the file system's clock after `listed_ns`, when it was read.
     pub(super) fn of(entry: &Entry, listed_ns: i64) -> HostStat {
         let coarse = entry.mtime_ns % 1_000_000_000 == 0 && entry.ctime_ns % 1_000_000_000 == 0;
         let granularity = if coarse { 2_000_000_000 } else { 50_000_000 };
@@ -121,8 +122,9 @@ impl Manifest {
         [MAGIC, &blake3::hash(&body).as_bytes()[..], &body].concat()
     }
 
-    /// Writes the manifest in `folder`, beside and renamed. It is not waited for: should the machine lose power, the former one, or half
-    /// of one, is known for what it is, and the next sync compares everything.
+    /// Writes the manifest in `folder`, beside and renamed. It is not waited for: should the
+    /// machine lose power, the former one, or half of one, is known for what it is, and the next
+    /// sync compares everything.
     ///
     /// # Errors
     /// The file system's refusal; the former manifest is intact then.

@@ -1,8 +1,10 @@
-//! Bringing the guest's workspace to the host's state: the host's side of [`banger_agent::protocol::sync`].
+//! Bringing the guest's workspace to the host's state: the host's side of
+//! [`banger_agent::protocol::sync`].
 //!
-//! The host lists what travels ([`crate::git::list`]), compares it with the `manifest` of the last sync, and sends the
-//! difference as a plan. The guest compares the plan with what it has; it alone knows what changed there. See
-//! `docs/architecture.md` for the three states and what becomes of them.
+//! The host lists what travels ([`crate::git::list`]), compares it with the `manifest` of the last
+//! sync, and sends the difference as a plan. The guest compares the plan with what it has; it alone
+//! knows what changed there. See `docs/architecture.md` for the three states and what becomes of
+//! them.
 
 mod difference;
 mod engine;
@@ -107,7 +109,8 @@ impl Listed {
         self.listing.entries.iter().map(|entry| entry.path.as_bytes())
     }
 
-    /// A digest of the names and contents of the files that are `wanted`, each by its path; none if none is.
+    /// A digest of the names and contents of the files that are `wanted`, each by its path; none if
+    /// none is.
     ///
     /// # Errors
     /// If one cannot be read any more.
@@ -137,9 +140,10 @@ impl Listed {
     }
 }
 
-/// Syncs the workspace into the VM, to `site`. `listed` may be a listing made a moment ago, `history` is how much of git's history the guest
-/// shall have, if somebody said it. `waits` is called once where another command's sync of the workspace takes its time. `shows` is told
-/// how many bytes of a large transfer are done, and how many there are.
+/// Syncs the workspace into the VM, to `site`. `listed` may be a listing made a moment ago,
+/// `history` is how much of git's history the guest shall have, if somebody said it. `waits` is
+/// called once where another command's sync of the workspace takes its time. `shows` is told how
+/// many bytes of a large transfer are done, and how many there are.
 ///
 /// # Errors
 /// See [`SyncError`]: nothing was changed in the guest.

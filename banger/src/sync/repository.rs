@@ -1,4 +1,5 @@
-//! What the guest's twin of a repository consists of, and what of it has changed since the last sync.
+//! What the guest's twin of a repository consists of, and what of it has changed since the last
+//! sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,12 +20,15 @@ use crate::git::{
     Shallow,
 };
 
-/// The longest index that is fetched from a guest has this many bytes and twice those of the host's. To compare it takes up to five times
-/// that in memory. A guest that stages much more than the host has some 300,000 files below that.
+/// The longest index that is fetched from a guest has this many bytes and twice those of the
+/// host's. To compare it takes up to five times that in memory. A guest that stages much more than
+/// the host has some 300,000 files below that.
 const INDEX_FLOOR: u64 = 32 << 20;
-/// What is said to be the digest of an index that is longer: it is nobody's, so such an index has changed.
+/// What is said to be the digest of an index that is longer: it is nobody's, so such an index has
+/// changed.
 const LONG_INDEX: Digest = [0xff; 32];
-/// Where a repository's own copies of the user's files are, below `.git`, and the keys that name them.
+/// Where a repository's own copies of the user's files are, below `.git`, and the keys that name
+/// them.
 const EXCLUDES: (&str, &str) = ("banger/excludes", "excludesFile");
 const ATTRIBUTES: (&str, &str) = ("banger/attributes", "attributesFile");
 
@@ -54,7 +58,8 @@ pub(super) fn git_path(repository: &Repository) -> Vec<u8> {
 }
 
 impl<'a> Snapshot<'a> {
-    /// Reads as much of `repository`, whose files are in `listing`, as the guest shall have by `histories`.
+    /// Reads as much of `repository`, whose files are in `listing`, as the guest shall have by
+    /// `histories`.
     ///
     /// # Errors
     /// If git's own files cannot be read.
@@ -131,7 +136,8 @@ impl<'a> Snapshot<'a> {
         self.objects.iter().map(|object| ([&self.git[..], b"/objects/", object.name.as_bytes()].concat(), object))
     }
 
-    /// Where the content of an object's file is: in the repository, or in a pack made for this guest.
+    /// Where the content of an object's file is: in the repository, or in a pack made for this
+    /// guest.
     pub(super) fn object_source(&self, object: &ObjectFile) -> Source {
         match self.sent {
             Some(_) => Source::Pack(object.path.clone()),
@@ -176,8 +182,9 @@ impl<'a> Snapshot<'a> {
         &self.fingerprint
     }
 
-    /// What has to change in the guest. `base` is the last sync's state; `everything` asks for all there is, the guest being at
-    /// another state than `base`. Of files with a filter `filtered` says what the guest has to be told.
+    /// What has to change in the guest. `base` is the last sync's state; `everything` asks for all
+    /// there is, the guest being at another state than `base`. Of files with a filter `filtered`
+    /// says what the guest has to be told.
     ///
     /// # Errors
     /// If the guest's index cannot be read.
@@ -217,7 +224,8 @@ impl<'a> Snapshot<'a> {
         Ok(plan)
     }
 
-    /// git writes its index anew whenever it looks at the files, so its bytes say nothing: the entries are compared, here.
+    /// git writes its index anew whenever it looks at the files, so its bytes say nothing: the
+    /// entries are compared, here.
     fn index_change(
         &mut self,
         vm: &Vm,
@@ -277,7 +285,8 @@ fn longest_index(size: u64) -> u64 {
     size.saturating_mul(2).saturating_add(INDEX_FLOOR)
 }
 
-/// The references in the format of git's `packed-refs`, and the symbolic ones, which it cannot hold, as files.
+/// The references in the format of git's `packed-refs`, and the symbolic ones, which it cannot
+/// hold, as files.
 pub(super) fn reference_files(snapshot: &Snapshot<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
     let path = |name: &str| [&snapshot.git[..], b"/", name.as_bytes()].concat();
     let mut packed = String::from("# pack-refs with: sorted \n");

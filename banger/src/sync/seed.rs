@@ -1,5 +1,5 @@
-//! A first sync onto a disk: the workspace as a whole file system, which the guest only has to mount. A translated guest takes ten
-//! times as long to make the files itself.
+//! A first sync onto a disk: the workspace as a whole file system, which the guest only has to
+//! mount. A translated guest takes ten times as long to make the files itself.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -15,7 +15,8 @@ use super::SyncError;
 use super::link::Meter;
 use super::source::{Content, Sink};
 
-/// After so many bytes more, the kernel is told to begin with writing them to the disk: the guest flushes it when all is there.
+/// After so many bytes more, the kernel is told to begin with writing them to the disk: the guest
+/// flushes it when all is there.
 const WRITE_OUT: u64 = 32 << 20;
 
 /// A workspace's disk while it is written.
@@ -29,7 +30,8 @@ pub(super) struct Seed<'a> {
 }
 
 impl<'a> Seed<'a> {
-    /// Begins anew on the disk at `path`, which no guest has mounted. `meter` is told of what is written.
+    /// Begins anew on the disk at `path`, which no guest has mounted. `meter` is told of what is
+    /// written.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -97,7 +99,8 @@ impl Sink for Seed<'_> {
         self.untold += record.size;
         if self.untold >= WRITE_OUT {
             self.untold = 0;
-            // SAFETY: works on the file alone. Where it is not to be had, all is written out at the end.
+            // SAFETY: works on the file alone. Where it is not to be had, all is written out at the
+            // end.
             unsafe { libc::sync_file_range(self.disk.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
         }
         self.list.push(SeedEntry { record: record.clone(), digest: content.digest() });

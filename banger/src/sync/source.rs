@@ -24,7 +24,8 @@ pub(super) enum Source {
     Pack(PathBuf),
     /// These bytes.
     Bytes(Vec<u8>),
-    /// The index of the repository whose `.git` this is: built when all else about the sync is known.
+    /// The index of the repository whose `.git` this is: built when all else about the sync is
+    /// known.
     Index(Vec<u8>),
     /// Nothing has to be sent.
     None,
@@ -40,8 +41,8 @@ impl Source {
         }
     }
 
-    /// Opens a regular file, whatever has become of it meanwhile: no link is followed, at the end or on the way,
-    /// and no FIFO waited for. None for what is no file.
+    /// Opens a regular file, whatever has become of it meanwhile: no link is followed, at the end
+    /// or on the way, and no FIFO waited for. None for what is no file.
     fn open(&self) -> Result<Option<(File, &Path)>, SyncError> {
         let (path, file) = match self {
             Source::File(path, boundary) => (path, boundary.open_file(path)),
@@ -94,7 +95,8 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Whether it was what `entry` says. A file may have changed since it was listed, and while it was read.
+    /// Whether it was what `entry` says. A file may have changed since it was listed, and while it
+    /// was read.
     pub(super) fn is(&self, entry: &Entry) -> bool {
         let time = |seconds, nanoseconds| seconds * 1_000_000_000 + nanoseconds;
         self.stat.as_ref().is_some_and(|stat| {

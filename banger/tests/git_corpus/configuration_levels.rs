@@ -1,4 +1,5 @@
-//! Configuration that git reads from other places than files of the repository: compared with git's own answer.
+//! Configuration that git reads from other places than files of the repository: compared with git's
+//! own answer.
 
 use std::ffi::OsString;
 

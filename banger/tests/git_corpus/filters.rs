@@ -1,4 +1,5 @@
-//! Files that git stores in another form: the guest has no program for them, and says what is said here.
+//! Files that git stores in another form: the guest has no program for them, and says what is said
+//! here.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +21,8 @@ fn with_filter() -> Fixture {
     fixture
 }
 
-/// Builds the twin; what banger does for that runs no filter. Git in it is asked after git here, which may run them.
+/// Builds the twin; what banger does for that runs no filter. Git in it is asked after git here,
+/// which may run them.
 #[track_caller]
 fn assert_same(fixture: &Fixture) -> std::path::PathBuf {
     let twin = fixture.beside("twin");

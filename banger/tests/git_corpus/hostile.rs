@@ -1,5 +1,5 @@
-//! Repositories that were made elsewhere, to have banger read the user's own files. Each is looked at as a sync does, and
-//! nothing of the marked files may be among what that finds.
+//! Repositories that were made elsewhere, to have banger read the user's own files. Each is looked
+//! at as a sync does, and nothing of the marked files may be among what that finds.
 
 use super::*;
 
@@ -9,7 +9,8 @@ const SECRET: &str = "SECRET-OF-THE-USER";
 /// Where a link of a fixture leads.
 type Target = Box<dyn Fn(&Fixture) -> std::path::PathBuf>;
 
-/// A repository with a commit, beside the user's keys (`home/.ssh`) and a repository of theirs (`private`).
+/// A repository with a commit, beside the user's keys (`home/.ssh`) and a repository of theirs
+/// (`private`).
 fn victim() -> Fixture {
     let fixture = Fixture::new();
     fixture.write("file", "harmless\n");
@@ -149,7 +150,8 @@ fn files_that_the_repositorys_own_configuration_names() {
             assert_nothing_is_read(&fixture, key);
         }
     }
-    // By way of files that the configuration includes, by the worktree's own, and of git's own files.
+    // By way of files that the configuration includes, by the worktree's own, and of git's own
+    // files.
     let fixture = victim();
     fixture.write("settings", "[core]\nattributesFile = ../home/.ssh/id_ed25519\n");
     fixture.git(&["config", "include.path", "../settings"]);
@@ -336,7 +338,8 @@ fn a_damaged_index_is_an_error() {
     }
 }
 
-/// A few trees of which each names the next many times stand for more files than memory has room for.
+/// A few trees of which each names the next many times stand for more files than memory has room
+/// for.
 #[test]
 fn a_sparse_index_that_expands_without_end() {
     let fixture = Fixture::new();
@@ -367,7 +370,8 @@ fn a_sparse_index_that_expands_without_end() {
     assert!(error.contains("too many files"), "{error}");
 }
 
-/// A relative path is taken from where an include is written to be, and not from where a link there leads.
+/// A relative path is taken from where an include is written to be, and not from where a link there
+/// leads.
 #[test]
 fn includes_beside_a_link_and_without_end() {
     let fixture = victim();
@@ -388,7 +392,8 @@ fn includes_beside_a_link_and_without_end() {
     assert!(error.contains("too many files"), "{error}");
 }
 
-/// Of a split index, the half that is shared: its caches could exhaust the stack, as the index's own.
+/// Of a split index, the half that is shared: its caches could exhaust the stack, as the index's
+/// own.
 #[test]
 fn a_shared_index_with_trees_in_one_another_without_end() {
     let fixture = Fixture::new();
@@ -459,7 +464,8 @@ fn a_fifo_is_not_waited_for() {
 fn what_would_be_fetched_is_not_and_runs_nothing() {
     let fixture = victim();
     let mark = fixture.beside("executed");
-    // An object that is missing is fetched when it is asked for, with a program that the configuration names.
+    // An object that is missing is fetched when it is asked for, with a program that the
+    // configuration names.
     let missing = "1".repeat(40);
     fixture.git(&["update-index", "--add", "--cacheinfo", &format!("100644,{missing},missing")]);
     let uploadpack = format!("touch '{}'; git-upload-pack", mark.display());

@@ -83,7 +83,8 @@ fn a_shallow_history_is_sound_and_follows() {
         twin.update();
         twin.assert_same();
         assert_eq!(twin.says(&["log", "--format=%s"]), "next\ncommit 4\n");
-        // Two steps at once: the one between is not sent, so the history is cut again. What was there stays whole.
+        // Two steps at once: the one between is not sent, so the history is cut again. What was
+        // there stays whole.
         fixture.git(&["branch", "before"]);
         fixture.git(&["commit", "-q", "--allow-empty", "-m", "between"]);
         fixture.git(&["commit", "-q", "--allow-empty", "-m", "tip"]);

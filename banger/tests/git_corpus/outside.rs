@@ -1,10 +1,11 @@
-//! Layouts that lead outside of a workspace for good reasons: silently where git's back link proves them, else after the
-//! user's word.
+//! Layouts that lead outside of a workspace for good reasons: silently where git's back link proves
+//! them, else after the user's word.
 
 use super::*;
 use banger::git::{OutsidePolicy, outside};
 
-/// The same repository is refused without the user's word, by an error that names `what`, and then is as git has it.
+/// The same repository is refused without the user's word, by an error that names `what`, and then
+/// is as git has it.
 #[track_caller]
 fn assert_needs_trust(fixture: &Fixture, what: &str) -> Fixture {
     let refused = Workspace::discover(&fixture.root, fixture.host()).and_then(|workspace| {

@@ -29,7 +29,8 @@ pub(crate) enum Command {
 
 Credentials are those of docker login and podman login. VMs that were made from an image keep it when its name is pulled again.")]
     Pull {
-        /// A name of the catalog; a reference, with its tag; or oci:FOLDER, oci-archive:FILE, docker-archive:FILE, each with :NAME behind it if there is more than one image
+        /// A name of the catalog; a reference, with its tag; or oci:FOLDER, oci-archive:FILE,
+        /// docker-archive:FILE, each with :NAME behind it if there is more than one image
         #[arg(value_name = "SOURCE")]
         image: String,
         /// What to call it [default: made from the reference, which goes for it too]
@@ -44,7 +45,8 @@ Credentials are those of docker login and podman login. VMs that were made from 
         /// Speak to the registry without encryption; to this machine itself, that is done anyway
         #[arg(long)]
         plain_http: bool,
-        /// Install an SSH server when a VM of it starts, by its own package manager and beside the first command
+        /// Install an SSH server when a VM of it starts, by its own package manager and beside the
+        /// first command
         #[arg(long)]
         with_sshd: bool,
         /// The most that an image's layers may have, unpacked (`100G`)
@@ -90,7 +92,8 @@ What is printed is the image's entry of a catalog, with the file beside it. The 
         #[arg(value_name = "IMAGE")]
         image: String,
     },
-    /// Remove all images that no VM was made from, but for the default one and those that were made of files here
+    /// Remove all images that no VM was made from, but for the default one and those that were made
+    /// of files here
     Prune {
         /// Only say what would be removed
         #[arg(long)]

@@ -1,4 +1,5 @@
-//! `banger image`: pulls, lists, shows and deletes images. A plugin as others could be: it stands on banger's library.
+//! `banger image`: pulls, lists, shows and deletes images. A plugin as others could be: it stands
+//! on banger's library.
 
 mod cli;
 mod commands;

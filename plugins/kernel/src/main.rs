@@ -1,4 +1,5 @@
-//! `banger kernel`: pulls, imports, lists, shows and deletes kernels. A plugin as others could be: it stands on banger's library.
+//! `banger kernel`: pulls, imports, lists, shows and deletes kernels. A plugin as others could be:
+//! it stands on banger's library.
 
 mod cli;
 mod commands;

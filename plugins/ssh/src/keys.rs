@@ -1,4 +1,5 @@
-//! The keys: the user's, by which the server knows them, and the server's own, by which ssh knows it.
+//! The keys: the user's, by which the server knows them, and the server's own, by which ssh knows
+//! it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind as IoKind, Write};
@@ -62,7 +63,8 @@ impl Keys {
     }
 }
 
-/// The public half of a key that somebody else has made: as its `.pub` says, or else as the key itself does, encrypted or not.
+/// The public half of a key that somebody else has made: as its `.pub` says, or else as the key
+/// itself does, encrypted or not.
 fn public_key(path: &Path) -> Result<PublicKey, CommandError> {
     let beside = with_pub(path);
     let key = match fs::read_to_string(&beside) {

@@ -1,6 +1,8 @@
-//! `banger ssh`, `banger ssh-config` and `banger ssh-proxy`, one program of three names: real ssh into VMs that have no server.
+//! `banger ssh`, `banger ssh-config` and `banger ssh-proxy`, one program of three names: real ssh
+//! into VMs that have no server.
 //!
-//! The server ends on this machine, in the `ssh-proxy` that is ssh's ProxyCommand: [`server`] maps it to what the VM's agent does.
+//! The server ends on this machine, in the `ssh-proxy` that is ssh's ProxyCommand: [`server`] maps
+//! it to what the VM's agent does.
 
 mod cli;
 mod keys;

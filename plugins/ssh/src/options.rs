@@ -20,8 +20,9 @@ struct Answer {
     config: String,
 }
 
-/// The hosts that the options are for. A name with an apostrophe is none of them: it would end the quotes around `%h`. Clients before
-/// OpenSSH 9.6 take such names from anywhere, a submodule's URL for one (CVE-2023-51385).
+/// The hosts that the options are for. A name with an apostrophe is none of them: it would end the
+/// quotes around `%h`. Clients before OpenSSH 9.6 take such names from anywhere, a submodule's URL
+/// for one (CVE-2023-51385).
 const HOSTS: &str = r#"*.banger "!*'*""#;
 
 /// What ssh-config(1) cannot say for VMs alone, for whoever reads the file.
@@ -56,14 +57,16 @@ pub(crate) fn options(paths: &Paths) -> Result<Vec<(&'static str, String)>, Comm
         ("GlobalKnownHostsFile", "/dev/null".to_owned()),
         ("StrictHostKeyChecking", "yes".to_owned()),
         ("UpdateHostKeys", "no".to_owned()),
-        // What the user's configuration forwards to every host is not for a guest. The command line comes first: `-A` works.
+        // What the user's configuration forwards to every host is not for a guest. The command line
+        // comes first: `-A` works.
         ("ForwardAgent", "no".to_owned()),
         ("ForwardX11", "no".to_owned()),
         ("Tunnel", "no".to_owned()),
     ])
 }
 
-/// A path as a value: ssh takes `%` and quotes for its own, and for ProxyCommand a shell takes more.
+/// A path as a value: ssh takes `%` and quotes for its own, and for ProxyCommand a shell takes
+/// more.
 fn quoted(path: &Path) -> Result<String, CommandError> {
     let text = path.to_str().filter(|text| !text.contains(['"', '\\', '$', '`', '\n', '\r']));
     let text = text.ok_or_else(|| {

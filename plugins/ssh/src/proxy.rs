@@ -27,7 +27,8 @@ use crate::server::{self, Guest, Up};
 /// What a pipe to or from ssh can hold: the most that pipe(7) lets a user set.
 const PIPE: i32 = 1 << 20;
 
-/// Serves the client on standard input and output. The VM is started beside that; it is in use until the client goes.
+/// Serves the client on standard input and output. The VM is started beside that; it is in use
+/// until the client goes.
 pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let vm = named(name.strip_suffix(SUFFIX).unwrap_or(name), &Machines::new(paths, ui))?;
     let keys = Keys::ensure(paths)?;
@@ -39,7 +40,8 @@ pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result
             // What is no error is nothing for whom ssh's own output is for.
             let ui = Ui::new(&Global { quiet: !verbose, verbose, ..Global::default() });
             let machine = Machines::new(&paths, &ui).start_found(&vm, &Wanted::default())?;
-            // Where a VM that ran has a server of its own, who asks for ssh may ask for that as well.
+            // Where a VM that ran has a server of its own, who asks for ssh may ask for that as
+            // well.
             authorized_key::put_key(&machine.vm, &key, false, &ui);
             let image = Images::new(&paths, &ui).of(&machine.vm);
             let mut env = image.as_ref().map(images::variables).unwrap_or_default();

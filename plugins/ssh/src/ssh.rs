@@ -36,7 +36,8 @@ pub(crate) fn ssh(cli: &SshCli, paths: &Paths, ui: &Ui) -> Result<Infallible, Co
     if cli.forward_agent {
         ssh.arg("-A");
     }
-    // Forwards of the user's configuration add up, and this is all that takes them back. The agent is none of them.
+    // Forwards of the user's configuration add up, and this is all that takes them back. The agent
+    // is none of them.
     ssh.args(["-o", "ClearAllForwardings=yes"]);
     for (option, value) in options(paths)? {
         // The first of a name counts.

@@ -20,7 +20,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a VM and run a command, or a shell, in it; with a folder of a git repository, in a copy of that
+    /// Make a VM and run a command, or a shell, in it; with a folder of a git repository, in a copy
+    /// of that
     #[command(
         mut_arg("workdir", |argument| argument.help(WORKDIR)),
         mut_arg("user", |argument| argument.help(USER)),
@@ -95,7 +96,8 @@ docker does), or a shell; a command takes the place of the arguments. With a rep
         #[arg(short, long)]
         force: bool,
     },
-    /// Run a command in a VM, or without one a shell; a VM that does not run is started, and nothing is synced
+    /// Run a command in a VM, or without one a shell; a VM that does not run is started, and
+    /// nothing is synced
     #[command(
         mut_arg("workdir", |argument| argument.help(WORKDIR)),
         mut_arg("user", |argument| argument.help(USER)),
@@ -200,8 +202,9 @@ Examples:
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Remove the VMs that nobody needs: stopped ones whose repository is gone, and what killed commands left half-made. One by name goes
-    /// only with `--filter`, and with what is nowhere else only with `--force`
+    /// Remove the VMs that nobody needs: stopped ones whose repository is gone, and what killed
+    /// commands left half-made. One by name goes only with `--filter`, and with what is nowhere
+    /// else only with `--force`
     Prune {
         /// Only say what would be removed
         #[arg(long)]
@@ -217,7 +220,8 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkspaceCommand {
-    /// Sync a repository's files into a VM, as `banger` does into its own, and install there what the repository asks for
+    /// Sync a repository's files into a VM, as `banger` does into its own, and install there what
+    /// the repository asks for
     #[command(after_help = "Examples:
   banger vm workspace prepare box                                    this repository, at /root/repo
   banger vm workspace prepare box ../lib --guest-path /root/lib      another one beside it

@@ -1,4 +1,5 @@
-//! `banger vm`: VMs by name, bare ones and those with a repository's files. A plugin as others could be: it stands on banger's library.
+//! `banger vm`: VMs by name, bare ones and those with a repository's files. A plugin as others
+//! could be: it stands on banger's library.
 
 mod cli;
 mod commands;

@@ -1,7 +1,8 @@
-//! Holds a VM's directory as its supervisor does, speaks the real wire, and lies: the fast way to see what a guest or a supervisor that
-//! has gone astray does to commands. No VM runs.
+//! Holds a VM's directory as its supervisor does, speaks the real wire, and lies: the fast way to
+//! see what a guest or a supervisor that has gone astray does to commands. No VM runs.
 //!
-//! `fake-supervisor VM-FOLDER CASE`. It serves until it is killed, and says `ready` on standard output when it can be asked.
+//! `fake-supervisor VM-FOLDER CASE`. It serves until it is killed, and says `ready` on standard
+//! output when it can be asked.
 
 #![expect(clippy::print_stdout, reason = "who starts it waits for a line")]
 

@@ -4,13 +4,15 @@
 //! strike --of NAME… [--kill vmm] --at N --report FILE [--seize PID] [--linger MS] -- COMMAND…
 //! ```
 //!
-//! A step is a system call that changes what others can see: files, names, locks, messages, processes. Consecutive writes to one
-//! descriptor are one. The processes called NAME are counted, and the one that is about to take the N-th step dies before it; with
-//! `--kill vmm` it is the VMM that dies, with the guest that takes the step. The kernel tells of system calls (ptrace(2)), so nothing
-//! of what is tested knows of this. With `--seize`, a process that runs already is followed too; with `--linger`, what the command
-//! leaves running is followed for that long after its end.
+//! A step is a system call that changes what others can see: files, names, locks, messages,
+//! processes. Consecutive writes to one descriptor are one. The processes called NAME are counted,
+//! and the one that is about to take the N-th step dies before it; with `--kill vmm` it is the VMM
+//! that dies, with the guest that takes the step. The kernel tells of system calls (ptrace(2)), so
+//! nothing of what is tested knows of this. With `--seize`, a process that runs already is followed
+//! too; with `--linger`, what the command leaves running is followed for that long after its end.
 //!
-//! FILE gets one line of JSON: the command's `status`, the `steps` that were counted, and where it was `struck`.
+//! FILE gets one line of JSON: the command's `status`, the `steps` that were counted, and where it
+//! was `struck`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -86,13 +88,15 @@ impl Strike {
         }
         let Ok(child) = command.spawn() else { return ExitCode::from(2) };
         let main = Pid::from_raw(child.id().cast_signed());
-        // Those that are seized leave nothing behind, when they are let go of, that would stop their children for ever.
+        // Those that are seized leave nothing behind, when they are let go of, that would stop
+        // their children for ever.
         let stopped = matches!(waitpid(main, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..)));
         if !stopped || ptrace::seize(main, options).and_then(|()| kill(main, Signal::SIGCONT)).is_err() {
             return ExitCode::from(2);
         }
         let status = self.follow(main);
-        // A signal is sent before it is taken: the next command shall not meet who is as good as dead.
+        // A signal is sent before it is taken: the next command shall not meet who is as good as
+        // dead.
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.victims.iter().any(|victim| is_alive(*victim)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
@@ -102,7 +106,8 @@ impl Strike {
         if fs::write(&self.report, line).is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) }
     }
 
-    /// Follows everybody until the command has ended, and what it left for as long as was asked. Returns its status.
+    /// Follows everybody until the command has ended, and what it left for as long as was asked.
+    /// Returns its status.
     fn follow(&mut self, main: Pid) -> i32 {
         let mut ended = None;
         loop {
@@ -164,7 +169,8 @@ impl Strike {
         if self.steps == self.at {
             self.struck = Some(step.what);
             let victim = if self.vmm { vmm_of(process) } else { Some(process) };
-            // The one that stands before its step dies at once, whenever the news of its VMM's death comes to the guest.
+            // The one that stands before its step dies at once, whenever the news of its VMM's
+            // death comes to the guest.
             for victim in victim.into_iter().chain(self.vmm.then_some(process)) {
                 let _ = kill(victim, Signal::SIGKILL);
                 self.victims.push(victim);

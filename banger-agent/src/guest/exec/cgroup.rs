@@ -1,4 +1,5 @@
-//! One control group per command, so that all it started can be killed whatever became of process groups and sessions.
+//! One control group per command, so that all it started can be killed whatever became of process
+//! groups and sessions.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,7 +13,8 @@ const PARENT: &str = "/sys/fs/cgroup/banger";
 pub(super) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes a group. None where the guest has no cgroup2 mounted: then only the process group can be killed.
+    /// Makes a group. None where the guest has no cgroup2 mounted: then only the process group can
+    /// be killed.
     pub(super) fn new() -> Option<Cgroup> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         remove_empty(Path::new(PARENT));
@@ -34,7 +36,8 @@ impl Cgroup {
 }
 
 impl Drop for Cgroup {
-    /// Removes the group if nothing lives in it; what a command left behind lives on, and its group with it.
+    /// Removes the group if nothing lives in it; what a command left behind lives on, and its group
+    /// with it.
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.0);
     }

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-/// How often the kernel has killed a process for want of memory since the guest booted: `oom_kill` of /proc/vmstat, which counts those of
-/// the whole system and of control groups. 0 where the kernel does not say.
+/// How often the kernel has killed a process for want of memory since the guest booted: `oom_kill`
+/// of /proc/vmstat, which counts those of the whole system and of control groups. 0 where the
+/// kernel does not say.
 pub(super) fn kills() -> u64 {
     count(&fs::read_to_string("/proc/vmstat").unwrap_or_default())
 }

@@ -1,8 +1,9 @@
 //! Running a command: the guest's side of [`crate::protocol::exec`].
 //!
-//! The tasks of one command: [`Input`] takes frames from the host and never waits for the command, so that a signal always gets
-//! through; one task feeds standard input; one pumps each output; one writes frames. The operation ends when the main process has
-//! ended and what it had written is sent. What it left running lives on.
+//! The tasks of one command: [`Input`] takes frames from the host and never waits for the command,
+//! so that a signal always gets through; one task feeds standard input; one pumps each output; one
+//! writes frames. The operation ends when the main process has ended and what it had written is
+//! sent. What it left running lives on.
 
 mod cgroup;
 mod memory;
@@ -35,12 +36,14 @@ use crate::frame::{CHUNK, Frame};
 use crate::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDOUT, Started, ToCommand};
 use crate::protocol::{Failure, FailureKind, Reply};
 
-/// After INT, TERM or HUP, or when the client is gone: how long until everything that the command started is killed.
+/// After INT, TERM or HUP, or when the client is gone: how long until everything that the command
+/// started is killed.
 const GRACE: Duration = Duration::from_secs(5);
-/// What a pipe to or from a command can hold, the most that pipe(7) lets a user set: each time that one side has to wait for the
-/// other costs a translated guest more than what it waits for.
+/// What a pipe to or from a command can hold, the most that pipe(7) lets a user set: each time that
+/// one side has to wait for the other costs a translated guest more than what it waits for.
 const MAX_PIPE: usize = 1 << 20;
-/// After how many bytes of standard input the host is told. Half of what the first hosts had as [`STDIN_WINDOW`].
+/// After how many bytes of standard input the host is told. Half of what the first hosts had as
+/// [`STDIN_WINDOW`].
 const TOLD: usize = 128 << 10;
 
 /// What a command is.
@@ -147,7 +150,8 @@ impl Running {
         let (life, group, terminal, stdin, outputs) = match streams {
             Streams::Pipes { stdin, stdout, stderr } => {
                 let group = Pid::from_raw(child.id() as i32);
-                // SAFETY: an owned descriptor stays open, and the same, for as long as it is registered.
+                // SAFETY: an owned descriptor stays open, and the same, for as long as it is
+                // registered.
                 let pidfd = unsafe { AsyncFd::register(pidfd_open(group)?)? };
                 for pipe in [&stdin, &stdout] {
                     // Where it may not be, it is slower.
@@ -176,7 +180,8 @@ impl Running {
         })
     }
 
-    /// Waits for the end, reporting stops; when `hang_up` is notified, kills after the grace period.
+    /// Waits for the end, reporting stops; when `hang_up` is notified, kills after the grace
+    /// period.
     async fn wait(&mut self, hang_up: &Notify, out: &mpsc::Sender<Frame>) -> Exit {
         let mut deadline = None;
         loop {
@@ -209,8 +214,8 @@ impl Running {
         }
     }
 
-    /// After a signal from the client, what the command started has the rest of the grace period too; then it is killed. The
-    /// client need not wait for that.
+    /// After a signal from the client, what the command started has the rest of the grace period
+    /// too; then it is killed. The client need not wait for that.
     async fn reap(&mut self, deadline: Option<tokio::time::Instant>) {
         if let (Some(cgroup), Some(deadline)) = (self.cgroup.take(), deadline) {
             tokio::spawn(async move {
@@ -338,7 +343,8 @@ fn feed(
     })
 }
 
-/// Copies one output to the host until it ends, or its command does and what it had written is drained.
+/// Copies one output to the host until it ends, or its command does and what it had written is
+/// drained.
 fn pump(channel: u8, mut file: File, out: mpsc::Sender<Frame>, mut is_over: watch::Receiver<bool>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut buffer = vec![0; CHUNK];

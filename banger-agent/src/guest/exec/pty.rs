@@ -1,7 +1,8 @@
 //! A terminal for a command: pty(7).
 //!
-//! Between the agent and the command stands a session leader. Without it the command's process group would be an orphaned one,
-//! which the kernel does not let Ctrl-Z stop; and only a parent learns that its child was stopped.
+//! Between the agent and the command stands a session leader. Without it the command's process
+//! group would be an orphaned one, which the kernel does not let Ctrl-Z stop; and only a parent
+//! learns that its child was stopped.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -47,14 +48,16 @@ pub(super) fn report_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 unsafe extern "C" {
-    /// As fork(2), but it may be called where a signal handler may, and so in a child of a process with threads: it runs no
-    /// handlers of pthread_atfork(3), which may wait for locks (POSIX.1-2024, `_Fork`). glibc has it from 2.34 on, musl from 1.2.3 on.
+    /// As fork(2), but it may be called where a signal handler may, and so in a child of a process
+    /// with threads: it runs no handlers of pthread_atfork(3), which may wait for locks
+    /// (POSIX.1-2024, `_Fork`). glibc has it from 2.34 on, musl from 1.2.3 on.
     fn _Fork() -> libc::pid_t;
 }
 
-/// Becomes the session leader of the terminal on standard input, and forks: the function returns in the command-to-be, which is
-/// in the foreground; the session leader stays inside, writes the child's pid and then each wait status to `report` as native
-/// 32-bit numbers, and exits with the child.
+/// Becomes the session leader of the terminal on standard input, and forks: the function returns in
+/// the command-to-be, which is in the foreground; the session leader stays inside, writes the
+/// child's pid and then each wait status to `report` as native 32-bit numbers, and exits with the
+/// child.
 ///
 /// # Safety
 /// Only between fork and exec: it calls async-signal-safe functions alone.
@@ -67,7 +70,8 @@ pub(super) unsafe fn lead_session(report: RawFd) -> io::Result<()> {
         match _Fork() {
             -1 => Err(io::Error::last_os_error()),
             0 => {
-                // A background process group that takes the terminal is sent SIGTTOU, unless it blocks it.
+                // A background process group that takes the terminal is sent SIGTTOU, unless it
+                // blocks it.
                 let mut ttou: libc::sigset_t = std::mem::zeroed();
                 let mut before: libc::sigset_t = std::mem::zeroed();
                 libc::sigemptyset(&mut ttou);
@@ -88,14 +92,16 @@ pub(super) unsafe fn lead_session(report: RawFd) -> io::Result<()> {
 /// # Safety
 /// As [`lead_session`].
 unsafe fn watch(child: libc::pid_t, report: RawFd) -> ! {
-    // SAFETY: async-signal-safe calls; `report` is an open descriptor that this process owns a copy of.
+    // SAFETY: async-signal-safe calls; `report` is an open descriptor that this process owns a copy
+    // of.
     unsafe {
         // Signals are the command's business. The leader outlives it, whatever the terminal sends.
         for signal in 1..libc::SIGRTMIN() {
             libc::signal(signal, libc::SIG_IGN);
         }
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-        // Everything else is closed: the terminal, and the pipe by which the parent waits for the exec.
+        // Everything else is closed: the terminal, and the pipe by which the parent waits for the
+        // exec.
         if report > 0 {
             libc::syscall(libc::SYS_close_range, 0, report - 1, 0);
         }
@@ -150,8 +156,8 @@ mod tests {
     fn the_session_leader_forks_without_handlers_of_the_c_library() {
         let pty = Pty::open(Size { rows: 24, columns: 80 }).unwrap();
         let (reader, writer) = report_pipe().unwrap();
-        // SAFETY: the handler only stores a flag, and the processes that are forked make only calls that are
-        // async-signal-safe until they exit.
+        // SAFETY: the handler only stores a flag, and the processes that are forked make only calls
+        // that are async-signal-safe until they exit.
         let (status, leader) = unsafe {
             assert_eq!(pthread_atfork(Some(handle), None, None), 0);
             let leader = _Fork();

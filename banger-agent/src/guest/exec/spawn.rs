@@ -129,7 +129,8 @@ fn shell(user: &User) -> Option<&Path> {
     [user.shell.as_path(), Path::new("/bin/sh")].into_iter().find(|shell| shell.exists())
 }
 
-/// A line for the user's shell. Where the image has none, one that is words and no more is understood without.
+/// A line for the user's shell. Where the image has none, one that is words and no more is
+/// understood without.
 fn of_line(exec: &Exec, user: &User) -> Result<Command, Failure> {
     let [line] = exec.argv.as_slice() else {
         return Err(Failure::new(FailureKind::BadRequest, "a shell is given one line"));
@@ -165,7 +166,8 @@ fn environment(exec: &Exec, user: &User, cwd: &Path) -> Vec<(std::ffi::OsString,
     ]
     .map(|(name, value)| (name.into(), value.to_owned()))
     .into();
-    // Files of the workspace are root's, or those of its `owner`, in which git sees a trap for other users: "safe.directory", git-config(1).
+    // Files of the workspace are root's, or those of its `owner`, in which git sees a trap for
+    // other users: "safe.directory", git-config(1).
     if user.uid != 0 || std::fs::metadata(cwd).is_ok_and(|cwd| cwd.uid() != user.uid) {
         let trust = [("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "safe.directory"), ("GIT_CONFIG_VALUE_0", "*")];
         env.extend(trust.map(|(name, value)| (name.into(), value.into())));

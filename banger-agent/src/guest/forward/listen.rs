@@ -206,7 +206,8 @@ fn bind_as(path: &Path, user: &User) -> io::Result<std::os::unix::net::UnixListe
     bound
 }
 
-/// A socket with the mode 0600: the kernel takes it from the descriptor's, which is set before there is a file.
+/// A socket with the mode 0600: the kernel takes it from the descriptor's, which is set before
+/// there is a file.
 fn bind_private(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;

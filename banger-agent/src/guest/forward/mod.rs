@@ -1,4 +1,5 @@
-//! Connections to addresses in the guest, and from there: the guest's side of [`crate::protocol::forward`].
+//! Connections to addresses in the guest, and from there: the guest's side of
+//! [`crate::protocol::forward`].
 
 mod listen;
 mod resolve;
@@ -70,7 +71,8 @@ async fn converse(connected: Result<Socket, Failure>, reader: Reader, mut writer
     let told = writer.send(Frame::control(&answer)).await;
     if let (Ok(()), Some(socket)) = (told, socket) {
         if let Either::Left(tcp) = &socket {
-            // What is typed shall go at once. Where the kernel does not listen, it goes all the same.
+            // What is typed shall go at once. Where the kernel does not listen, it goes all the
+            // same.
             let _ = tcp.set_nodelay(true);
         }
         // Of one that breaks, the other end learns by this one's being dropped.

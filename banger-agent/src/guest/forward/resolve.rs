@@ -1,5 +1,5 @@
-//! Names of hosts, as the guest knows them. A static binary has no NSS: what is asked is hosts(5), and then the name servers of
-//! resolv.conf(5).
+//! Names of hosts, as the guest knows them. A static binary has no NSS: what is asked is hosts(5),
+//! and then the name servers of resolv.conf(5).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -23,7 +23,8 @@ const ROUNDS: usize = 2;
 const MAX_SERVERS: usize = 3;
 /// How many domains of `search` are gone through.
 const MAX_DOMAINS: usize = 6;
-/// What of an answer by UDP is read: without EDNS no more is sent, RFC 1035, 4.2.1. A longer one comes by TCP.
+/// What of an answer by UDP is read: without EDNS no more is sent, RFC 1035, 4.2.1. A longer one
+/// comes by TCP.
 const MAX_ANSWER: usize = 512;
 
 /// The addresses of `host`, the best first.
@@ -94,8 +95,9 @@ fn interface(name: &str) -> Option<u32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The names to ask for, in the order of resolv.conf(5): one with as many dots as `ndots` says is first asked for as it is, another one
-/// in the domains of `search` first. One that ends with a dot is asked for as it is, and no other.
+/// The names to ask for, in the order of resolv.conf(5): one with as many dots as `ndots` says is
+/// first asked for as it is, another one in the domains of `search` first. One that ends with a dot
+/// is asked for as it is, and no other.
 fn candidates(configuration: &Config, host: &str) -> io::Result<Vec<Name>> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "that is no name of a host");
     let name = Name::from_ascii(host).ok().filter(|name| host.is_ascii() && name.num_labels() > 0);
@@ -115,7 +117,8 @@ fn candidates(configuration: &Config, host: &str) -> io::Result<Vec<Name>> {
     Ok(names)
 }
 
-/// What one of `servers` knows of a name: one that does not answer, or fails, leaves it to the next one.
+/// What one of `servers` knows of a name: one that does not answer, or fails, leaves it to the next
+/// one.
 async fn ask(name: &Name, servers: &[SocketAddr]) -> io::Result<Vec<IpAddr>> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "there is no name server to ask");
     for server in servers.iter().cycle().take(servers.len() * ROUNDS) {
@@ -135,7 +138,8 @@ async fn ask(name: &Name, servers: &[SocketAddr]) -> io::Result<Vec<IpAddr>> {
 
 type Found = io::Result<Vec<IpAddr>>;
 
-/// The addresses of both kinds, those of IPv4 first. Where there are some of one kind, the other is not waited for as long: RFC 8305, 3.
+/// The addresses of both kinds, those of IPv4 first. Where there are some of one kind, the other is
+/// not waited for as long: RFC 8305, 3.
 async fn both(name: &Name, server: SocketAddr) -> (Found, Found) {
     let (mut first, mut second) =
         (pin!(query(name, RecordType::A, server)), pin!(query(name, RecordType::AAAA, server)));

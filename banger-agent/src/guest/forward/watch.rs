@@ -13,7 +13,8 @@ use crate::frame::Frame;
 use crate::protocol::Reply;
 use crate::protocol::forward::Listeners;
 
-/// How often is looked. The kernel tells nobody when a socket begins to listen: sock_diag(7) has events for those that go alone.
+/// How often is looked. The kernel tells nobody when a socket begins to listen: sock_diag(7) has
+/// events for those that go alone.
 const PACE: Duration = Duration::from_secs(1);
 /// More sockets than this are not looked at, in each table,
 const MAX_SOCKETS: usize = 4096;
@@ -50,7 +51,8 @@ fn listeners() -> Listeners {
     Listeners { ports: ports.into_iter().take(MAX_TOLD).collect() }
 }
 
-/// The ports of a table as proc_net(5) has it. Those that listen come first in it: however many connections there are, none is read.
+/// The ports of a table as proc_net(5) has it. Those that listen come first in it: however many
+/// connections there are, none is read.
 fn listening(table: impl BufRead) -> impl Iterator<Item = u16> {
     let sockets = table.lines().map_while(Result::ok).skip(1).map_while(|line| socket(&line));
     sockets.take(MAX_SOCKETS).filter(|(address, _)| is_loopback(*address)).map(|(_, port)| port)
@@ -77,7 +79,8 @@ fn socket(line: &str) -> Option<(IpAddr, u16)> {
     Some((address, u16::from_str_radix(port, 16).ok()?))
 }
 
-/// Whether a connection to `localhost` comes there. Others, such as a resolver's 127.0.0.53, are not for everybody.
+/// Whether a connection to `localhost` comes there. Others, such as a resolver's 127.0.0.53, are
+/// not for everybody.
 fn is_loopback(address: IpAddr) -> bool {
     address.is_unspecified() || address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST
 }

@@ -22,7 +22,8 @@ const NETWORK_DRIVERS: [(&str, &str); 2] = [BUS, ("virtio_net", "bus/virtio/driv
 /// The same of file systems, which /proc/filesystems lists.
 const FILESYSTEMS: [&str; 2] = ["ext4", "overlay"];
 
-/// Makes sure that the kernel has what every boot needs, so that nothing is waited for that cannot appear.
+/// Makes sure that the kernel has what every boot needs, so that nothing is waited for that cannot
+/// appear.
 pub(super) fn check_drivers() -> Result<(), BootError> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let filesystems = missing_filesystems(&known);

@@ -56,8 +56,9 @@ pub(super) fn mount_all() -> Result<(), BootError> {
     create_folder(Path::new("/run/lock"), 0o1777)
 }
 
-/// Lets a process enter a control group, as each command does, without waiting for an RCU grace period: 20 ms less in a translated
-/// guest. Kernels before 6.0 do not know the option, and are as slow as they were.
+/// Lets a process enter a control group, as each command does, without waiting for an RCU grace
+/// period: 20 ms less in a translated guest. Kernels before 6.0 do not know the option, and are as
+/// slow as they were.
 pub(super) fn favour_groups() {
     let options = format!("{CGROUP_OPTIONS},favordynmods");
     let _ = mount(None::<&str>, CGROUPS, None::<&str>, HARDENED | MsFlags::MS_REMOUNT, Some(options.as_str()));

@@ -152,7 +152,8 @@ pub fn boot(serve: impl FnOnce(ServeContext)) -> ! {
     }
 }
 
-/// Everything before the fork. On return this process has one thread, and stands in the guest's root.
+/// Everything before the fork. On return this process has one thread, and stands in the guest's
+/// root.
 fn prepare() -> Result<ServeContext, BootError> {
     // Every mode below is meant as it is written.
     umask(Mode::empty());

@@ -29,7 +29,8 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    /// The modules in `folder`. Their names begin with numbers, in the order of their dependencies. The host decompressed them.
+    /// The modules in `folder`. Their names begin with numbers, in the order of their dependencies.
+    /// The host decompressed them.
     pub(super) fn find(folder: &Path) -> Result<Modules, BootError> {
         let mut names: Vec<OsString> = fs::read_dir(folder)
             .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())

@@ -22,8 +22,8 @@ use super::{ServeContext, power};
 /// Where an init is looked for, in this order.
 const CANDIDATES: [&str; 3] = ["/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"];
 
-/// The agent's name in the process list. systemd spares at shutdown what begins with `@`
-/// (see its "Storage Daemons for the Root File System"), so that the host can be told until the end.
+/// The agent's name in the process list. systemd spares at shutdown what begins with `@` (see its
+/// "Storage Daemons for the Root File System"), so that the host can be told until the end.
 const AGENT_NAME: &CStr = c"@banger-agent";
 
 /// What PID 1 of the guest is.
@@ -155,9 +155,11 @@ fn minimal_init() -> ! {
     }
 }
 
-/// Where these signals are read from. Blocked signals wait for us even though PID 1 ignores them by default.
+/// Where these signals are read from. Blocked signals wait for us even though PID 1 ignores them by
+/// default.
 ///
-/// Trap: in sigwait(3) they are not blocked as long as it waits, so nobody could see that they are waited for.
+/// Trap: in sigwait(3) they are not blocked as long as it waits, so nobody could see that they are
+/// waited for.
 pub(super) fn blocked<const N: usize>(signals: [Signal; N]) -> nix::Result<SignalFd> {
     let mut set = SigSet::empty();
     signals.into_iter().for_each(|signal| set.add(signal));

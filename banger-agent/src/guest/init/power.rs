@@ -38,8 +38,8 @@ impl Init {
             Init::Other(_) => libc::SIGUSR2,          // what BusyBox understands
             Init::Minimal => libc::SIGTERM,
         };
-        // An init that has only just been started does not know the signal yet, and the kernel spares PID 1 what it does not
-        // know. There is no event for its learning.
+        // An init that has only just been started does not know the signal yet, and the kernel
+        // spares PID 1 what it does not know. There is no event for its learning.
         while !takes(Path::new("/proc/1/status"), signal) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
@@ -51,15 +51,17 @@ impl Init {
     }
 }
 
-/// Whether the process of this `status` handles `signal`, or waits for it with the signal blocked: proc_pid_status(5).
+/// Whether the process of this `status` handles `signal`, or waits for it with the signal blocked:
+/// proc_pid_status(5).
 fn takes(status: &Path, signal: i32) -> bool {
     let status = fs::read_to_string(status).unwrap_or_default();
     let masks = status.lines().filter_map(|line| line.strip_prefix("SigBlk:").or(line.strip_prefix("SigCgt:")));
     masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// Brings every file system to the disk and into a clean state, whoever still writes: the kernel's emergency remount, from
-/// sysrq.rst. Its work is done when the workspace cannot be written any more.
+/// Brings every file system to the disk and into a clean state, whoever still writes: the kernel's
+/// emergency remount, from sysrq.rst. Its work is done when the workspace cannot be written any
+/// more.
 fn make_read_only() {
     const PATIENCE: Duration = Duration::from_secs(5);
     sync();
@@ -95,7 +97,8 @@ pub(super) fn finish() -> ! {
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while !matches!(waitpid(None, None), Err(Errno::ECHILD)) {}
     sync();
-    // With all that is mounted in it. Nobody is left to hold on to the disk, so it is gone on return.
+    // With all that is mounted in it. Nobody is left to hold on to the disk, so it is gone on
+    // return.
     let _ = umount2(OLD_ROOT, MntFlags::MNT_DETACH);
     // systemd takes /run along.
     for place in [WORKSPACE, REPOSITORIES] {

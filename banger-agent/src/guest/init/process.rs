@@ -1,5 +1,6 @@
-//! A guest that is no machine: the agent as the first process of namespaces of its own, on a folder of the host. It starts in
-//! milliseconds, for the tests that kill it hundreds of times; what it keeps on disk, and every operation, is the real agent's.
+//! A guest that is no machine: the agent as the first process of namespaces of its own, on a folder
+//! of the host. It starts in milliseconds, for the tests that kill it hundreds of times; what it
+//! keeps on disk, and every operation, is the real agent's.
 //!
 //! ```text
 //!  the VMM     maps the ids ─ unshare ─┬─ waits for the guest's end
@@ -7,9 +8,10 @@
 //!  PID 1                               └─ the root ─ split: the minimal init, and `@banger-agent`
 //! ```
 //!
-//! The folder has what the VM's ext4 has in a microVM: `agent`, `workspace`, and as `root` what the overlay's upper layer would
-//! be; the programs are the host's own, read-only. There are no disks: mounting one takes more rights than a namespace gives, so
-//! the workspace comes over the link, as to a VM without a disk for it.
+//! The folder has what the VM's ext4 has in a microVM: `agent`, `workspace`, and as `root` what the
+//! overlay's upper layer would be; the programs are the host's own, read-only. There are no disks:
+//! mounting one takes more rights than a namespace gives, so the workspace comes over the link, as
+//! to a VM without a disk for it.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -55,8 +57,8 @@ pub struct ProcessGuest<'a> {
     pub volatile: bool,
 }
 
-/// Runs a guest. The agent's port is standard input, the console standard error. To be called by root, in a process of a single
-/// thread, which becomes the VMM: killing it kills the guest.
+/// Runs a guest. The agent's port is standard input, the console standard error. To be called by
+/// root, in a process of a single thread, which becomes the VMM: killing it kills the guest.
 pub fn boot(guest: &ProcessGuest<'_>, serve: impl FnOnce(ServeContext)) -> ! {
     match separate() {
         Ok(Side::Vmm { status }) => exit(status),
@@ -223,8 +225,8 @@ fn borrow(name: &str, root: &Path) -> Result<(), BootError> {
     make_read_only(&place)
 }
 
-/// Trap: root of a user namespace that is also the host's may write what only checks for the owner. `sysrq-trigger`, which the
-/// agent uses in its own kernel, would remount the host's disks.
+/// Trap: root of a user namespace that is also the host's may write what only checks for the owner.
+/// `sysrq-trigger`, which the agent uses in its own kernel, would remount the host's disks.
 fn mount_proc(place: &Path) -> Result<(), BootError> {
     create_folder(place, 0o755)?;
     mount_new("proc", place, "proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, "")?;
@@ -261,7 +263,8 @@ fn make_read_only(place: &Path) -> Result<(), BootError> {
     let folder = File::open(place).map_err(BootError::io("open", place))?;
     let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
-    // SAFETY: the path is an empty C string, and the structure outlives the call, which reads as much as its size says.
+    // SAFETY: the path is an empty C string, and the structure outlives the call, which reads as
+    // much as its size says.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,

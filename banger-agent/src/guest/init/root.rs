@@ -21,13 +21,14 @@ const BASE: &str = "/base";
 const DISK: &str = "/disk";
 const MODULES: &str = "/modules-disk";
 
-/// Where the agent finds the folder on the disk that holds the workspace; `/run` comes along into the guest.
+/// Where the agent finds the folder on the disk that holds the workspace; `/run` comes along into
+/// the guest.
 pub(in crate::guest) const WORKSPACE: &str = "/run/banger/workspace";
 /// Where the agent keeps further workspaces, each in a folder of its own.
 pub(in crate::guest) const REPOSITORIES: &str = "/run/banger/repositories";
 
-/// For disks that are written. Without noinit_itable the kernel fills in the inode tables behind our back, and every VM's
-/// disk grows by that.
+/// For disks that are written. Without noinit_itable the kernel fills in the inode tables behind
+/// our back, and every VM's disk grows by that.
 pub(in crate::guest) const DISK_OPTIONS: &str = "noinit_itable,discard";
 
 /// Container engines keep overlays of their own here, and an overlay cannot be the upper layer of
@@ -77,15 +78,18 @@ mod ioctl {
     nix::ioctl_write_ptr!(resize_fs, b'f', 16, u64);
 }
 
-/// Extends the file system that is mounted at `place` to all of its disk, which the host may have made larger. One that cannot be stays as it is.
+/// Extends the file system that is mounted at `place` to all of its disk, which the host may have
+/// made larger. One that cannot be stays as it is.
 pub(in crate::guest) fn fill_disk(device: &Path, place: &Path) {
     let fill = || -> std::io::Result<()> {
         let (disk, mut bytes) = (File::open(device)?, 0);
-        // SAFETY: an open block device, and room for the answer, which is 64 bits whatever its type is called.
+        // SAFETY: an open block device, and room for the answer, which is 64 bits whatever its type
+        // is called.
         unsafe { ioctl::blkgetsize64(disk.as_raw_fd(), &raw mut bytes) }?;
         let root = File::open(place)?;
         let blocks = bytes as u64 / fstatvfs(&root)?.block_size();
-        // The mount has just read it; asking the kernel to extend what need not be reads the disk's end.
+        // The mount has just read it; asking the kernel to extend what need not be reads the disk's
+        // end.
         if blocks < block_count(&disk)? + GROUP {
             return Ok(());
         }
@@ -106,8 +110,9 @@ fn block_count(disk: &File) -> std::io::Result<u64> {
     Ok(half(0x150) << 32 | half(0x04))
 }
 
-/// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk of its own, which the agent
-/// mounts once there is something on it, or a folder on the VM's disk, as further ones have. The agent shows them where the host wants them.
+/// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk
+/// of its own, which the agent mounts once there is something on it, or a folder on the VM's disk,
+/// as further ones have. The agent shows them where the host wants them.
 fn prepare_workspaces(disks: &Disks) -> Result<(), BootError> {
     create_folder(Path::new(WORKSPACE), 0o700)?;
     if disks.workspace.is_none() {

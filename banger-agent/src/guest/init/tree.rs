@@ -15,13 +15,15 @@ use crate::guest::serve::console;
 /// The longest file of `/etc` that is worth reading.
 const READ_LIMIT: u64 = 1 << 20;
 
-/// The most links that lead nowhere whose targets are made one after the other: as many as the kernel follows, path_resolution(7).
+/// The most links that lead nowhere whose targets are made one after the other: as many as the
+/// kernel follows, path_resolution(7).
 const MAX_LINKS: u32 = 40;
 
 /// How many names there are for what is set aside.
 const MAX_ASIDE: u32 = 10_000;
 
-/// What the guest sees other things in than the image has there: the kernel's file systems are mounted over these.
+/// What the guest sees other things in than the image has there: the kernel's file systems are
+/// mounted over these.
 const COVERED: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 
 /// How often a path is looked up before the kernel's "try again" is an error.
@@ -65,8 +67,8 @@ impl Tree {
         self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0).is_ok()
     }
 
-    /// Makes the folder, and those above it with mode 0755, unless it exists. Of a link that leads nowhere the target is made. What
-    /// is neither a folder nor can lead to one is set aside.
+    /// Makes the folder, and those above it with mode 0755, unless it exists. Of a link that leads
+    /// nowhere the target is made. What is neither a folder nor can lead to one is set aside.
     pub(super) fn create_folder(&self, path: &str, mode: u32) -> Result<Place, BootError> {
         if !self.is_folder(path) {
             self.make_folders(Path::new(path), mode, MAX_LINKS)?;
@@ -116,8 +118,8 @@ impl Tree {
         make().map_err(|errno| self.error("create", at, errno))
     }
 
-    /// Gives what is at `path`, and not what it leads to, another name beside it: an image, or a user of the guest, may have put
-    /// there what keeps the guest from booting.
+    /// Gives what is at `path`, and not what it leads to, another name beside it: an image, or a
+    /// user of the guest, may have put there what keeps the guest from booting.
     pub(super) fn set_aside(&self, path: &str) -> Result<(), BootError> {
         let whole = Path::new(path);
         let (Some(parent), Some(name)) = (whole.parent(), whole.file_name().and_then(|name| name.to_str())) else {
@@ -149,8 +151,9 @@ impl Tree {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Writes a file and gives it `mode`, whatever the umask. What is there and is no file is set aside, and so is a link to where the
-    /// guest cannot see the file: to nowhere, or to what the kernel's file systems cover.
+    /// Writes a file and gives it `mode`, whatever the umask. What is there and is no file is set
+    /// aside, and so is a link to where the guest cannot see the file: to nowhere, or to what the
+    /// kernel's file systems cover.
     pub(super) fn write(&self, path: &str, content: &str, mode: u32) -> Result<(), BootError> {
         let create = || {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NONBLOCK;
@@ -204,7 +207,8 @@ impl Tree {
             .flags(flags | OFlag::O_CLOEXEC)
             .mode(mode)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        // Where a path has `..`, any rename or mount that happens anywhere meanwhile makes the kernel ask to try again.
+        // Where a path has `..`, any rename or mount that happens anywhere meanwhile makes the
+        // kernel ask to try again.
         let mut tries = TRIES;
         loop {
             match openat2(self.root.as_fd(), path, how) {

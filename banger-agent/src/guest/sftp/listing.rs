@@ -44,7 +44,8 @@ fn mode(mode: u32) -> String {
 
 fn time(seconds: i64, now: i64) -> String {
     let (days, of_day) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
-    // Years from March on, so that the day which only some have is their last; 146097 days are 400 of them.
+    // Years from March on, so that the day which only some have is their last; 146097 days are 400
+    // of them.
     let shifted = days + 719_468;
     let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
     let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;

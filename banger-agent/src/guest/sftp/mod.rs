@@ -1,6 +1,8 @@
-//! The guest's files by the SSH File Transfer Protocol: a program of its own, run as the user whose files it serves.
+//! The guest's files by the SSH File Transfer Protocol: a program of its own, run as the user whose
+//! files it serves.
 //!
-//! It is the agent's and not a crate's: names are any bytes here, and what cannot be parsed is answered as what it is.
+//! It is the agent's and not a crate's: names are any bytes here, and what cannot be parsed is
+//! answered as what it is.
 
 #[cfg(feature = "fuzzing")]
 pub(super) mod fuzzing;
@@ -26,7 +28,8 @@ pub fn is_wanted() -> bool {
     env::args_os().next().is_some_and(|name| name == NAME)
 }
 
-/// Serves standard input and output until the client has gone. The working folder is what relative paths start from.
+/// Serves standard input and output until the client has gone. The working folder is what relative
+/// paths start from.
 ///
 /// # Errors
 /// If the streams fail, or bring what can be no packet.

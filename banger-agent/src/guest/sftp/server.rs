@@ -1,4 +1,5 @@
-//! What is done for each request. No attempt is made to keep the client anywhere: it may do what its user may.
+//! What is done for each request. No attempt is made to keep the client anywhere: it may do what
+//! its user may.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

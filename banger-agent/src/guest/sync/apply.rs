@@ -269,7 +269,8 @@ fn free_number(git: &Path) -> u32 {
     (1..).find(|number| !git.join(format!("refs/banger/guest/{number}")).exists()).unwrap_or(u32::MAX)
 }
 
-/// Makes a rename in the parent of `path` safe. A file system without fsync of folders has nothing to gain.
+/// Makes a rename in the parent of `path` safe. A file system without fsync of folders has nothing
+/// to gain.
 fn sync_parent(path: &Path) {
     if let Some(Ok(parent)) = path.parent().map(File::open) {
         let _ = parent.sync_all();

@@ -19,8 +19,8 @@ pub(super) enum Decision {
     Put,
     /// What is there goes.
     Delete,
-    /// The reference moves. These of the guest, by name and value, are kept under another name first: its own, or those whose names
-    /// do not go together with it.
+    /// The reference moves. These of the guest, by name and value, are kept under another name
+    /// first: its own, or those whose names do not go together with it.
     Move { keep: Vec<(String, String)> },
     /// The guest's state stays, though the host's is another.
     Keep,
@@ -34,8 +34,8 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Whether what was decided to be replaced, moved or deleted still is, by a `later` comparison of the same plan, or is what
-    /// was wanted already.
+    /// Whether what was decided to be replaced, moved or deleted still is, by a `later` comparison
+    /// of the same plan, or is what was wanted already.
     pub(super) fn holds(&self, later: &Comparison) -> bool {
         let harmless = |was: &Decision| matches!(was, Decision::Adopt(_) | Decision::Keep);
         let mut both = self.decisions.iter().zip(&later.decisions);
@@ -76,7 +76,8 @@ struct Comparer<'a> {
     leaving: HashSet<&'a [u8]>,
     /// References that will be gone, with their repository's path. Removals come first in a plan.
     removed: HashSet<(&'a [u8], &'a str)>,
-    /// Repositories, by the path of `.git`, whose index was changed by both sides and becomes the host's. It comes before the references.
+    /// Repositories, by the path of `.git`, whose index was changed by both sides and becomes the
+    /// host's. It comes before the references.
     overruled: HashSet<&'a [u8]>,
     policy: Policy,
     conflicts: Vec<Conflict>,
@@ -184,7 +185,8 @@ impl<'a> Comparer<'a> {
 
     fn delete(&mut self, item: &Item, base: Option<Digest>) -> io::Result<Decision> {
         match self.tree.find(&item.path)? {
-            // Nothing is there to delete, or something of the guest's own that is not the host's file.
+            // Nothing is there to delete, or something of the guest's own that is not the host's
+            // file.
             Found::Absent | Found::Blocked(_) | Found::Folder | Found::Special => Ok(Decision::Adopt(None)),
             Found::File(now, stamp) => {
                 if self.is_known_by_stamp(&item.path, now, &stamp) {
@@ -228,15 +230,16 @@ impl<'a> Comparer<'a> {
         Ok(self.conflict(&path, guest, host, Decision::Move { keep }))
     }
 
-    /// Whether a reference that the guest alone moved goes back, because the index is to be the host's: under another commit, its
-    /// entries would show the guest's work undone.
+    /// Whether a reference that the guest alone moved goes back, because the index is to be the
+    /// host's: under another commit, its entries would show the guest's work undone.
     fn is_overruled(&self, git: &[u8], name: &str) -> bool {
         let head = self.records.references.get(&(git.to_vec(), "HEAD".to_owned()));
         let is_checked_out = || head.is_some_and(|head| head.strip_prefix("ref: ") == Some(name));
         self.overruled.contains(git) && (name == "HEAD" || is_checked_out())
     }
 
-    /// The guest's references that cannot be beside one of this name: a name is no folder of another's.
+    /// The guest's references that cannot be beside one of this name: a name is no folder of
+    /// another's.
     fn in_the_way(&self, references: &References, item: &Item, name: &str) -> io::Result<Vec<(String, String)>> {
         let beneath = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('/'));
         let stays = |other: &str| !self.removed.contains(&(&item.path[..], other));

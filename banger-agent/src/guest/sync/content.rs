@@ -1,4 +1,5 @@
-//! The stream of contents: records read from frames as they come, and written where they are staged.
+//! The stream of contents: records read from frames as they come, and written where they are
+//! staged.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,7 +1,8 @@
-//! The workspace in the guest, and bringing it to the host's state: the guest's side of [`crate::protocol::sync`].
+//! The workspace in the guest, and bringing it to the host's state: the guest's side of
+//! [`crate::protocol::sync`].
 //!
-//! Everything that a sync brings is staged beside the workspace first, and moved into place when all of it is there. The first
-//! sync stages the whole tree and moves that.
+//! Everything that a sync brings is staged beside the workspace first, and moved into place when
+//! all of it is there. The first sync stages the whole tree and moves that.
 
 mod apply;
 mod compare;
@@ -83,8 +84,8 @@ impl Held {
         self.show()
     }
 
-    /// Forgets the repositories that were sent and are none any more, and returns the paths of their `.git`. Those whose worktree is
-    /// gone too were removed by the guest, as it may.
+    /// Forgets the repositories that were sent and are none any more, and returns the paths of
+    /// their `.git`. Those whose worktree is gone too were removed by the guest, as it may.
     fn forget_lost(&mut self) -> io::Result<Vec<protocol::Bytes>> {
         let root = self.place.root();
         let Some(records) = &mut self.records else { return Ok(Vec::new()) };
@@ -118,8 +119,9 @@ impl Held {
 }
 
 impl Workspace {
-    /// Reads what the agent knew when the guest last ran, from the folder `folder`, which is made. `disk` is where the tree lives.
-    /// `seed` is the block device that the workspace comes on, if there is one.
+    /// Reads what the agent knew when the guest last ran, from the folder `folder`, which is made.
+    /// `disk` is where the tree lives. `seed` is the block device that the workspace comes on, if
+    /// there is one.
     fn new(folder: PathBuf, disk: PathBuf, seed: Option<PathBuf>) -> io::Result<Workspace> {
         let place = Place { disk, settings: Settings::read(&folder) };
         std::fs::create_dir_all(&folder)?;
@@ -222,8 +224,8 @@ impl Workspace {
         Ok(Begun { mode, seed: false, lost, guest_only, holes: true })
     }
 
-    /// Makes the workspace visible at the host's path too, and no more where that was before. Where that cannot be, it is not: nothing
-    /// depends on it.
+    /// Makes the workspace visible at the host's path too, and no more where that was before. Where
+    /// that cannot be, it is not: nothing depends on it.
     fn bind_alias(&self, request: &Sync) {
         let mut held = self.held();
         let wanted = request.alias.as_ref().map(|alias| PathBuf::from(alias.as_os_str()));

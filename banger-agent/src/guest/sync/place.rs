@@ -11,9 +11,9 @@ use crate::protocol;
 
 /// Where the workspace is.
 ///
-/// It lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest sees it: an overlay would make each
-/// file twice as dear to create. The agent works on it from its own side, where the stage is in the same mount, so that things can
-/// be renamed.
+/// It lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest sees
+/// it: an overlay would make each file twice as dear to create. The agent works on it from its own
+/// side, where the stage is in the same mount, so that things can be renamed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Place {
     /// The folder of the tree and the stage, on the disk.
@@ -47,7 +47,8 @@ impl Place {
         shown.is_some() && shown == of(&self.root())
     }
 
-    /// Shows the tree where the guest expects it, and to each of its users: `/root` is closed to most.
+    /// Shows the tree where the guest expects it, and to each of its users: `/root` is closed to
+    /// most.
     pub(super) fn show(&self) -> io::Result<()> {
         let root = Path::new(self.settings.root.as_os_str());
         bind(&self.root(), root)?;

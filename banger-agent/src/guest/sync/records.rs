@@ -1,8 +1,9 @@
 //! What the agent knows of the last sync: for each path what was put there and how it looked then.
 //!
-//! On the disk it is a log of batches, each with its checksum, so that a sync of one file costs a small write. Before changes are
-//! applied, their intent is synced. Their completion is written after the changes are safe, and nobody waits for it: an intent without one
-//! says that the power went; then either state is accepted for the paths it names, and the generation is unknown.
+//! On the disk it is a log of batches, each with its checksum, so that a sync of one file costs a
+//! small write. Before changes are applied, their intent is synced. Their completion is written
+//! after the changes are safe, and nobody waits for it: an intent without one says that the power
+//! went; then either state is accepted for the paths it names, and the generation is unknown.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -98,14 +99,15 @@ pub(super) struct Log {
     /// Length of the log, and of its first batch, in bytes.
     length: u64,
     base: u64,
-    /// Whether the file may have more than `length` bytes: a batch that was cut short, and could not be
-    /// cut off. What is appended behind it would never be read.
+    /// Whether the file may have more than `length` bytes: a batch that was cut short, and could
+    /// not be cut off. What is appended behind it would never be read.
     is_torn: bool,
 }
 
 impl Log {
-    /// Opens the log in `folder` and reads what it says; none if there is no log. A log that is damaged ends where the damage starts,
-    /// which may be at once: then there is a workspace of which nothing is known.
+    /// Opens the log in `folder` and reads what it says; none if there is no log. A log that is
+    /// damaged ends where the damage starts, which may be at once: then there is a workspace of
+    /// which nothing is known.
     pub(super) fn open(folder: &Path) -> io::Result<(Log, Option<Records>)> {
         let path = folder.join("log");
         let mut log = Log { path, length: 0, base: 0, is_torn: false };

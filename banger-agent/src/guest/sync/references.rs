@@ -1,6 +1,8 @@
-//! Git references in the guest, as plain files: gitrepository-layout(5), and packed-refs as git-pack-refs(1) writes it.
+//! Git references in the guest, as plain files: gitrepository-layout(5), and packed-refs as
+//! git-pack-refs(1) writes it.
 //!
-//! The image may have no git, so the agent reads and writes them itself. It keeps git's own locking: `<ref>.lock`, made exclusively.
+//! The image may have no git, so the agent reads and writes them itself. It keeps git's own
+//! locking: `<ref>.lock`, made exclusively.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -54,7 +56,8 @@ impl References {
     /// Gives `name` a value, or removes it.
     ///
     /// # Errors
-    /// If another process holds the reference's lock, or a reference's name is a folder of another's.
+    /// If another process holds the reference's lock, or a reference's name is a folder of
+    /// another's.
     pub(super) fn write(&self, name: &str, value: Option<&str>) -> io::Result<()> {
         let path = self.git.join(name);
         let parent = path.parent().unwrap_or(&self.git);
@@ -75,7 +78,8 @@ impl References {
         lock.commit(format!("{value}\n").as_bytes())
     }
 
-    /// Removes the locks of processes that went down with an earlier guest. To be called while nobody of this one can have any.
+    /// Removes the locks of processes that went down with an earlier guest. To be called while
+    /// nobody of this one can have any.
     pub(super) fn break_locks(&self) -> io::Result<()> {
         let mut folders = vec![self.git.join("refs")];
         while let Some(folder) = folders.pop() {

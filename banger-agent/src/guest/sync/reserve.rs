@@ -1,5 +1,5 @@
-//! Room on a disk that is kept for the agent: a guest that has filled its disk can still be synced, as
-//! long as what comes is small.
+//! Room on a disk that is kept for the agent: a guest that has filled its disk can still be synced,
+//! as long as what comes is small.
 
 use std::fs::{self, OpenOptions};
 use std::io;

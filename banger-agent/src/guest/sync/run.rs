@@ -215,7 +215,8 @@ async fn receive_contents(workspace: &Arc<Workspace>, place: &Place, reader: &mu
     let receiving = async {
         loop {
             match reader.next().await.ok_or(End::Over)?? {
-                // Once staging has failed, what is still coming is taken all the same: the host reads no answer before it has sent all.
+                // Once staging has failed, what is still coming is taken all the same: the host
+                // reads no answer before it has sent all.
                 Frame::Data(CONTENT, chunk) => _ = chunks.send(chunk).await,
                 Frame::Data(..) => return Err(End::Over),
                 frame => match frame.message()? {

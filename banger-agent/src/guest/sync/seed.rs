@@ -1,7 +1,8 @@
-//! A disk that the host writes the first state of the workspace on, file system and all: a translated guest takes ten times as long
-//! to make the files itself.
+//! A disk that the host writes the first state of the workspace on, file system and all: a
+//! translated guest takes ten times as long to make the files itself.
 //!
-//! The host puts the tree where a first sync would stage it, and [`SEED_LIST`] beside it says what is in it.
+//! The host puts the tree where a first sync would stage it, and [`SEED_LIST`] beside it says what
+//! is in it.
 
 use std::fs::{self, File};
 use std::io;

@@ -15,7 +15,8 @@ pub(super) use crate::beneath::{is_plain, split};
 use crate::protocol::sync::{Digest, Kind};
 use crate::sparse;
 
-/// What is known of a file without reading it. An edit that leaves size and modification time alone still moves the change time.
+/// What is known of a file without reading it. An edit that leaves size and modification time alone
+/// still moves the change time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -120,7 +121,8 @@ impl Tree {
         sparse::digest_file(&file.into())
     }
 
-    /// Removes the file or link at `path`, and the folders that are empty then. Its absence is fine.
+    /// Removes the file or link at `path`, and the folders that are empty then. Its absence is
+    /// fine.
     pub(super) fn remove(&mut self, path: &[u8]) -> io::Result<()> {
         let (mut folder, name) = split(path);
         let Ok(fd) = self.folder(folder) else { return Ok(()) };
@@ -175,7 +177,8 @@ impl Tree {
         Ok(found)
     }
 
-    /// Moves the file `name` of the folder `from` to `path`, whose folder is made, replacing what is there.
+    /// Moves the file `name` of the folder `from` to `path`, whose folder is made, replacing what
+    /// is there.
     pub(super) fn take(&mut self, from: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> io::Result<Stamp> {
         let (folder, new_name) = split(path);
         let fd = self.make_folder(folder)?;
@@ -204,7 +207,8 @@ impl Tree {
         let name = c(name);
         nix::unistd::symlinkat(c(target).as_c_str(), fd, name.as_c_str())?;
         let times = times(mtime_ns);
-        // SAFETY: the pointers are to values that outlive the call; utimensat(2) with a null-free name.
+        // SAFETY: the pointers are to values that outlive the call; utimensat(2) with a null-free
+        // name.
         let set = unsafe { libc::utimensat(fd.as_raw_fd(), name.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
         Errno::result(set)?;
         Ok(Stamp::of(&fstatat(fd, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?))

@@ -37,8 +37,9 @@ struct Places {
 }
 
 impl Workspaces {
-    /// Reads what the agent knew when the guest last ran. `disk` is the folder on the VM's disk that is the agent's own.
-    /// `seed` is the block device that the first workspace comes on, if there is one.
+    /// Reads what the agent knew when the guest last ran. `disk` is the folder on the VM's disk
+    /// that is the agent's own. `seed` is the block device that the first workspace comes on, if
+    /// there is one.
     pub(in crate::guest) fn new(disk: BorrowedFd<'_>, seed: Option<PathBuf>) -> io::Result<Workspaces> {
         let disk = disk.try_clone_to_owned()?;
         let own = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
@@ -71,7 +72,8 @@ impl Workspaces {
         std::iter::once(&self.first).chain(self.places().further.values()).cloned().collect()
     }
 
-    /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its way there. Works on the disk.
+    /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its
+    /// way there. Works on the disk.
     pub(super) fn at(&self, root: &Bytes) -> Result<Arc<Workspace>, Failure> {
         let mut places = self.places();
         if places.first == *root {
@@ -117,8 +119,8 @@ impl Workspaces {
         self.all().iter().for_each(|workspace| workspace.forget_count());
     }
 
-    /// The last command has ended: counts what changed in the guest, unless another starts at once. One workspace after the other, since a
-    /// walk takes a thread.
+    /// The last command has ended: counts what changed in the guest, unless another starts at once.
+    /// One workspace after the other, since a walk takes a thread.
     pub(in crate::guest) fn count_soon(&self) {
         let all: Vec<_> = self.all().into_iter().map(|workspace| (workspace.epoch(), workspace)).collect();
         tokio::spawn(async move {
@@ -129,7 +131,8 @@ impl Workspaces {
         });
     }
 
-    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are absolute.
+    /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are
+    /// absolute.
     pub(in crate::guest) fn guest_only(&self) -> Result<GuestOnly, Failure> {
         let mut sum = GuestOnly::default();
         for workspace in self.all() {

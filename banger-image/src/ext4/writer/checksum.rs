@@ -1,4 +1,5 @@
-//! The checksums of ext4: CRC-32C for metadata, CRC-16 for group descriptors where metadata has none.
+//! The checksums of ext4: CRC-32C for metadata, CRC-16 for group descriptors where metadata has
+//! none.
 //!
 //! Both are the kernel's `crc32c_le` and `crc16`: no final inversion, the caller chains and seeds
 //! (Documentation/filesystems/ext4/checksums.rst).
@@ -10,7 +11,8 @@ pub(in crate::ext4) const START: u32 = !0;
 const CASTAGNOLI: u32 = 0x82f6_3b78;
 const ANSI: u16 = 0xa001;
 
-/// `TABLES[n][byte]` is the checksum of `byte` followed by `n` zero bytes: eight bytes are taken at once.
+/// `TABLES[n][byte]` is the checksum of `byte` followed by `n` zero bytes: eight bytes are taken at
+/// once.
 static TABLES: [[u32; 256]; 8] = tables();
 
 static TABLE_16: [u16; 256] = table_16();

@@ -1,4 +1,5 @@
-//! The blocks of a folder (Documentation/filesystems/ext4/directory.rst): one block of names, or an index over many.
+//! The blocks of a folder (Documentation/filesystems/ext4/directory.rst): one block of names, or an
+//! index over many.
 
 use super::bytes::{BLOCK_LEN, put16, put32};
 use super::checksum::crc32c;
@@ -10,7 +11,8 @@ const ENTRY: usize = 8;
 const TAIL: usize = 12;
 /// The end of an index block that is its checksum.
 const INDEX_TAIL: usize = 8;
-/// Where the index begins in its first block, after `.`, `..` and what describes the index, and in others.
+/// Where the index begins in its first block, after `.`, `..` and what describes the index, and in
+/// others.
 const ROOT_INDEX: usize = 32;
 const NODE_INDEX: usize = 8;
 /// Bytes of an entry of the index: a hash and a block.
@@ -54,8 +56,8 @@ pub(super) struct Format<'a> {
     pub(super) slack: usize,
 }
 
-/// Makes the blocks of a folder, in their order, or none if there are too many names. The second block on is only there with an
-/// index.
+/// Makes the blocks of a folder, in their order, or none if there are too many names. The second
+/// block on is only there with an index.
 pub(super) fn build(own: u32, parent: u32, entries: &[Entry<'_>], format: Format<'_>) -> Option<Vec<[u8; BLOCK_LEN]>> {
     let room = BLOCK_LEN - if format.checksum_seed.is_some() { TAIL } else { 0 };
     let dots = [
@@ -145,7 +147,8 @@ fn index(
     let mut root = [0; BLOCK_LEN];
     put_entry(&mut root, 0, &dots[0], dots[0].len());
     put_entry(&mut root, dots[0].len(), &dots[1], BLOCK_LEN - dots[0].len());
-    // What describes the index: the hash, its own length, and the levels between the root and the leaves.
+    // What describes the index: the hash, its own length, and the levels between the root and the
+    // leaves.
     root[28] = HALF_MD4;
     root[29] = 8;
     root[30] = u8::from(nodes > 0);
@@ -166,7 +169,8 @@ fn index(
     Some(blocks)
 }
 
-/// Writes the entries of an index block from `at` on. The first has no hash; limit and count are in its place.
+/// Writes the entries of an index block from `at` on. The first has no hash; limit and count are in
+/// its place.
 fn put_index(block: &mut [u8; BLOCK_LEN], at: usize, limit: usize, keys: &[(u32, u32)], format: Format<'_>) {
     for (place, &(hash, target)) in keys.iter().enumerate() {
         put32(block, at + place * INDEX_ENTRY, hash);

@@ -38,8 +38,9 @@ struct Entry {
     length: u16,
 }
 
-/// Makes the tree of `extents`: what belongs into the inode, and how many blocks there are below. `write` is given each of
-/// these and returns where it put it. `seed` is the inode's, if metadata has checksums.
+/// Makes the tree of `extents`: what belongs into the inode, and how many blocks there are below.
+/// `write` is given each of these and returns where it put it. `seed` is the inode's, if metadata
+/// has checksums.
 pub(super) fn build<E>(
     extents: &[Extent],
     seed: Option<u32>,

@@ -1,4 +1,5 @@
-//! The end of a file system: everything but content is written, in the order in which one depends on the other.
+//! The end of a file system: everything but content is written, in the order in which one depends
+//! on the other.
 
 use std::fs::File;
 
@@ -20,7 +21,8 @@ use super::{FAST_SYMLINK, MAX_LINKS, Writer, journal};
 const ROOT_NUMBER: u32 = 2;
 /// Where e2fsck puts what has lost its name. It wants it to be there before.
 const LOST_AND_FOUND: &[u8] = b"lost+found";
-/// On a disk a fifth of each block of names is left free, as by e2fsck, so that not every new name splits one.
+/// On a disk a fifth of each block of names is left free, as by e2fsck, so that not every new name
+/// splits one.
 const SLACK: usize = BLOCK_LEN / 5;
 /// Inodes of a block.
 const INODES: usize = BLOCK_LEN / inode::LEN;
@@ -70,7 +72,8 @@ impl Writer {
         Ok(self.output.into_file())
     }
 
-    /// Numbers the inodes so that those of a folder are neighbours. Returns them in this order, folders with their parent's number.
+    /// Numbers the inodes so that those of a folder are neighbours. Returns them in this order,
+    /// folders with their parent's number.
     fn number(&mut self) -> Vec<(Id, u32)> {
         self.tree.get_mut(ROOT).number = ROOT_NUMBER;
         let mut order = vec![(ROOT, ROOT_NUMBER)];

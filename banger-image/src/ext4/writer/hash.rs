@@ -1,4 +1,5 @@
-//! The hash that names are ordered by in a folder's index: half of MD4 (the kernel's fs/ext4/hash.c).
+//! The hash that names are ordered by in a folder's index: half of MD4 (the kernel's
+//! fs/ext4/hash.c).
 
 use std::array;
 
@@ -12,7 +13,8 @@ const CHUNK: usize = 32;
 /// The highest hash means "the end" to readdir.
 const END: u32 = 0xffff_fffe;
 
-/// Hashes a name with the file system's secret, which is not used if it is all zeros. The lowest bit is 0.
+/// Hashes a name with the file system's secret, which is not used if it is all zeros. The lowest
+/// bit is 0.
 pub(super) fn half_md4(name: &[u8], secret: &[u8; 16]) -> u32 {
     let mut state = START;
     if *secret != [0; 16] {
@@ -30,7 +32,8 @@ pub(super) fn half_md4(name: &[u8], secret: &[u8; 16]) -> u32 {
     }
 }
 
-/// The first 32 bytes of what is left of a name, as big-endian words; what is missing is filled with its length.
+/// The first 32 bytes of what is left of a name, as big-endian words; what is missing is filled
+/// with its length.
 fn words(rest: &[u8]) -> [u32; 8] {
     let length = rest.len() as u32 & 0xff;
     let padding = length * 0x0101_0101;
@@ -46,7 +49,8 @@ fn words(rest: &[u8]) -> [u32; 8] {
 /// Mixes three words of the state.
 type Mix = fn(u32, u32, u32) -> u32;
 
-/// One of the three rounds: how it mixes, what it adds, in which order it takes the input, and how far it rotates.
+/// One of the three rounds: how it mixes, what it adds, in which order it takes the input, and how
+/// far it rotates.
 struct Round(Mix, u32, [usize; 8], [u32; 4]);
 
 const ROUNDS: [Round; 3] = [

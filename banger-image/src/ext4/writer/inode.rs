@@ -75,7 +75,8 @@ impl Fields<'_> {
     }
 }
 
-/// What the checksums of an inode, and of its own blocks, start with: number and generation, which is 0.
+/// What the checksums of an inode, and of its own blocks, start with: number and generation, which
+/// is 0.
 pub(super) fn seed(file_system: u32, number: u32) -> u32 {
     crc32c(crc32c(file_system, &number.to_le_bytes()), &[0; 4])
 }
@@ -99,7 +100,8 @@ pub(super) fn special_kind(special: Special) -> u16 {
     }
 }
 
-/// What an inode of that kind holds instead of content: device numbers, in the old form if they fit.
+/// What an inode of that kind holds instead of content: device numbers, in the old form if they
+/// fit.
 pub(super) fn special_root(special: Special) -> Root {
     let mut root = [0; 60];
     if let Special::CharacterDevice { major, minor } | Special::BlockDevice { major, minor } = special {

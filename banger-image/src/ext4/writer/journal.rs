@@ -1,4 +1,5 @@
-//! An empty journal: a superblock and, behind it, blocks that are only set aside (Documentation/filesystems/ext4/journal.rst).
+//! An empty journal: a superblock and, behind it, blocks that are only set aside
+//! (Documentation/filesystems/ext4/journal.rst).
 
 use super::bytes::{BLOCK, BLOCK_LEN};
 
@@ -7,7 +8,8 @@ pub(super) const INODE: u32 = 8;
 /// jbd2 takes no fewer blocks.
 pub(super) const MIN_BLOCKS: u64 = 1024;
 
-/// The first block of an empty journal of `blocks` blocks. It is in network byte order, unlike everything else.
+/// The first block of an empty journal of `blocks` blocks. It is in network byte order, unlike
+/// everything else.
 pub(super) fn superblock(blocks: u64) -> [u8; BLOCK_LEN] {
     let mut block = [0; BLOCK_LEN];
     let fields: [u32; 8] = [

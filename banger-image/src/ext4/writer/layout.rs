@@ -1,7 +1,8 @@
 //! Where the metadata of block groups lies (Documentation/filesystems/ext4/blockgroup.rst).
 //!
-//! All file systems here have `flex_bg`: bitmaps and inode tables may be anywhere. A disk has copies of superblock and descriptors in a few groups
-//! (`sparse_super`), since the kernel extends no mounted file system that has them elsewhere; an image has none (`sparse_super2`).
+//! All file systems here have `flex_bg`: bitmaps and inode tables may be anywhere. A disk has
+//! copies of superblock and descriptors in a few groups (`sparse_super`), since the kernel extends
+//! no mounted file system that has them elsewhere; an image has none (`sparse_super2`).
 
 use super::bytes::BLOCK;
 use super::error::{Error, Result};
@@ -19,14 +20,16 @@ const MAX_INODES_PER_GROUP: u64 = BLOCK * 8;
 pub(super) const FIRST_INODE: u64 = 11;
 /// Group descriptors of a block.
 const DESCRIPTORS_PER_BLOCK: u64 = BLOCK / 64;
-/// On a disk the bitmaps and inode tables of so many groups lie together, as its power of two. mke2fs has the same.
+/// On a disk the bitmaps and inode tables of so many groups lie together, as its power of two.
+/// mke2fs has the same.
 pub(super) const LOG_FLEX: u8 = 4;
 const FLEX: u64 = 1 << LOG_FLEX;
 /// On a disk there is an inode for so many bytes. mke2fs has the same.
 const BYTES_PER_INODE: u64 = 16384;
 /// A last group that is smaller than this is left away, rather than filled with its own metadata.
 const MIN_LAST_GROUP: u64 = 1024;
-/// An image's descriptors have so much room, since their number is known last: enough for 512 GiB of content.
+/// An image's descriptors have so much room, since their number is known last: enough for 512 GiB
+/// of content.
 pub(super) const IMAGE_DESCRIPTOR_BLOCKS: u64 = 64;
 /// Block numbers in extents have 48 bits, but 16 TiB is the most that was ever tried here.
 const MAX_BLOCKS: u64 = 1 << 32;
@@ -79,8 +82,8 @@ impl Layout {
         Ok(Layout { blocks, inodes_per_group, groups, backup_groups: backup_groups(count) })
     }
 
-    /// An image with `used` blocks and `inodes` inodes, that is complete but for bitmaps and inode tables: how many groups
-    /// it has, and inodes in each.
+    /// An image with `used` blocks and `inodes` inodes, that is complete but for bitmaps and inode
+    /// tables: how many groups it has, and inodes in each.
     pub(super) fn image(used: u64, inodes: u64) -> Result<(u64, u64)> {
         let mut groups = used.div_ceil(GROUP).max(inodes.div_ceil(MAX_INODES_PER_GROUP));
         loop {
@@ -134,7 +137,8 @@ impl Layout {
     }
 }
 
-/// The groups of a disk of `count` that have copies: 1, and the powers of 3, 5 and 7 (fs/ext4/balloc.c, `ext4_bg_has_super`).
+/// The groups of a disk of `count` that have copies: 1, and the powers of 3, 5 and 7
+/// (fs/ext4/balloc.c, `ext4_bg_has_super`).
 fn backup_groups(count: u64) -> Vec<u64> {
     let powers = [3u64, 5, 7].into_iter().flat_map(|base| {
         std::iter::successors(Some(base), move |power| power.checked_mul(base)).take_while(|power| *power < count)
@@ -153,7 +157,8 @@ mod tests {
         assert_eq!(backup_groups(1), [0u64; 0]);
         assert_eq!(backup_groups(2), [1]);
         assert_eq!(backup_groups(50), [1, 3, 5, 7, 9, 25, 27, 49]);
-        // They are odd, and what leads a flexible group is not: its bitmaps and tables begin with it.
+        // They are odd, and what leads a flexible group is not: its bitmaps and tables begin with
+        // it.
         assert!(backup_groups(1 << 17).iter().all(|group| group % FLEX != 0));
     }
 }

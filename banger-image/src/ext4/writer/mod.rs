@@ -1,8 +1,10 @@
-//! Writes an ext4 file system into a file: entries in, in any order, and one pass over their content.
+//! Writes an ext4 file system into a file: entries in, in any order, and one pass over their
+//! content.
 //!
-//! Content goes to its blocks while it is read. Names, inodes and where content lies are kept in memory until
-//! [`Writer::finish`], which writes them: memory grows with the number of entries, not with their size. Nothing but the image
-//! file is written, so no entry reaches the host's own file system, whatever it says about paths, owners and devices.
+//! Content goes to its blocks while it is read. Names, inodes and where content lies are kept in
+//! memory until [`Writer::finish`], which writes them: memory grows with the number of entries, not
+//! with their size. Nothing but the image file is written, so no entry reaches the host's own file
+//! system, whatever it says about paths, owners and devices.
 //!
 //! The format is that of the kernel's Documentation/filesystems/ext4; each module names its page.
 
@@ -43,7 +45,8 @@ use self::xattr::Attributes;
 
 /// The most names of a file, and the most folders in one before they are not counted any more.
 const MAX_LINKS: u32 = 65000;
-/// A shorter target of a symbolic link is kept in the inode; the longest is what fits into a block with a NUL behind it.
+/// A shorter target of a symbolic link is kept in the inode; the longest is what fits into a block
+/// with a NUL behind it.
 const FAST_SYMLINK: usize = 60;
 const MAX_SYMLINK: usize = BLOCK_LEN - 1;
 /// Blocks of a file: their numbers have 32 bits, and the last one says "none".
@@ -53,9 +56,10 @@ const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
 
 /// A file system under construction.
 ///
-/// Paths are bytes, relative to the root, with single slashes between names; the empty path is the root. Folders above an entry
-/// are made when no entry has described them yet. An entry takes the place of what was at its path before, with all that was
-/// below it; only a folder keeps what is in it when it is described again.
+/// Paths are bytes, relative to the root, with single slashes between names; the empty path is the
+/// root. Folders above an entry are made when no entry has described them yet. An entry takes the
+/// place of what was at its path before, with all that was below it; only a folder keeps what is in
+/// it when it is described again.
 pub struct Writer {
     options: Options,
     output: Output,
@@ -89,7 +93,8 @@ pub enum Kind<'a> {
 }
 
 impl Writer {
-    /// Starts a file system in `file`, which must be open for writing. All that is in it is lost; it is not synced at the end.
+    /// Starts a file system in `file`, which must be open for writing. All that is in it is lost;
+    /// it is not synced at the end.
     pub fn new(file: File, options: Options) -> Result<Writer> {
         if options.label.len() > 16 {
             return Err(Error::BadOptions("its label has more than 16 bytes"));
@@ -138,7 +143,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a file with all that can be read from `content`, and returns its size. Blocks of zeros become holes.
+    /// Adds a file with all that can be read from `content`, and returns its size. Blocks of zeros
+    /// become holes.
     pub fn file(&mut self, path: &[u8], metadata: Metadata, content: &mut dyn Read) -> Result<u64> {
         Attributes::new(path, &metadata.xattrs)?;
         self.place(path)?;
@@ -209,7 +215,8 @@ impl Writer {
         Ok(self.tree.find(path)?.map(|id| self.describe(id)))
     }
 
-    /// The names in the folder at `path`, in the order of their bytes, and what they are; nothing if no folder is there.
+    /// The names in the folder at `path`, in the order of their bytes, and what they are; nothing
+    /// if no folder is there.
     pub fn children<'a>(&'a self, path: &[u8]) -> Result<impl Iterator<Item = (&'a [u8], Entry<'a>)> + use<'a>> {
         let children = self.tree.find(path)?.and_then(|id| self.tree.children(id));
         Ok(children.into_iter().flatten().map(|(name, &id)| (&**name, self.describe(id))))

@@ -1,6 +1,7 @@
 //! What the file system is for, and what its entries are like.
 
-/// A point in time, as `struct timespec` has it: seconds since 1970, which may be negative, and nanoseconds after that.
+/// A point in time, as `struct timespec` has it: seconds since 1970, which may be negative, and
+/// nanoseconds after that.
 ///
 /// ext4 knows the years 1901 to 2446; what lies outside is moved to the nearest that it knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -14,7 +15,8 @@ pub struct Timestamp {
 /// What kind of file system to write. The same options and entries give the same bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes of a file system with free space, for a mount that writes. `None`: as large as the entries need it to be.
+    /// Bytes of a file system with free space, for a mount that writes. `None`: as large as the
+    /// entries need it to be.
     pub size: Option<u64>,
     /// Bytes of the journal, at least 4 MiB; 0 for none. Only with a `size`.
     pub journal: u64,
@@ -31,13 +33,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// A disk of `size` bytes that will be written to: with free space and a journal, without checksums of metadata.
+    /// A disk of `size` bytes that will be written to: with free space and a journal, without
+    /// checksums of metadata.
     #[must_use]
     pub fn disk(size: u64) -> Options {
         Options { size: Some(size), journal: 32 << 20, metadata_checksums: false, ..Options::image() }
     }
 
-    /// An image that will only be read: no larger than it must be, without a journal, with checksums.
+    /// An image that will only be read: no larger than it must be, without a journal, with
+    /// checksums.
     #[must_use]
     pub fn image() -> Options {
         Options {
@@ -51,7 +55,8 @@ impl Options {
         }
     }
 
-    /// The same with UUID and secret made from `seed`: what makes this file system another than others.
+    /// The same with UUID and secret made from `seed`: what makes this file system another than
+    /// others.
     #[must_use]
     pub fn derived_from(self, seed: &[u8]) -> Options {
         let digest = *blake3::hash(seed).as_bytes();

@@ -1,4 +1,5 @@
-//! The image file: neighbouring blocks are gathered into large writes, and what is not written stays a hole.
+//! The image file: neighbouring blocks are gathered into large writes, and what is not written
+//! stays a hole.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,7 +27,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Takes over a file. What is in it already is given back to the host: all of it reads as zeros then.
+    /// Takes over a file. What is in it already is given back to the host: all of it reads as zeros
+    /// then.
     pub(super) fn new(file: File) -> io::Result<Output> {
         let length = file.metadata()?.len();
         if lseek(&file, 0, Whence::SeekData) != Err(nix::Error::ENXIO) {
@@ -49,8 +51,9 @@ impl Output {
         self.keep(block, self.filled, BLOCK_LEN)
     }
 
-    /// Reads a piece of `content` to behind the gathered blocks. Returns where it begins and how long it is: whole blocks,
-    /// the last of them filled up with zeros, and how many bytes of that were read; fewer than a whole piece at the end only.
+    /// Reads a piece of `content` to behind the gathered blocks. Returns where it begins and how
+    /// long it is: whole blocks, the last of them filled up with zeros, and how many bytes of that
+    /// were read; fewer than a whole piece at the end only.
     pub(super) fn read(&mut self, content: &mut dyn Read) -> Result<Piece, ReadError> {
         if self.gathered.len() - self.filled < PIECE {
             self.flush().map_err(ReadError::Image)?;
@@ -76,13 +79,14 @@ impl Output {
         &self.gathered[start..start + BLOCK_LEN]
     }
 
-    /// Says that `count` blocks of a piece, from its block `index` on, belong to `block` and those behind it. Blocks must be
-    /// kept in their order in the piece.
+    /// Says that `count` blocks of a piece, from its block `index` on, belong to `block` and those
+    /// behind it. Blocks must be kept in their order in the piece.
     pub(super) fn keep_piece(&mut self, piece: &Piece, index: usize, count: usize, block: u64) -> io::Result<()> {
         self.keep(block, piece.start + index * BLOCK_LEN, count * BLOCK_LEN)
     }
 
-    /// Gathers bytes that are in the buffer at `from`, which is never before the end of what is gathered.
+    /// Gathers bytes that are in the buffer at `from`, which is never before the end of what is
+    /// gathered.
     fn keep(&mut self, block: u64, from: usize, bytes: usize) -> io::Result<()> {
         if self.first + self.filled as u64 / BLOCK != block {
             self.flush()?;

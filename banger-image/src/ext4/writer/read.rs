@@ -10,7 +10,8 @@ use super::error::Result;
 use super::tree::{Content, Extent};
 
 impl Writer {
-    /// The content of the file at `path`; nothing if no file is there. The image file must be open for reading too.
+    /// The content of the file at `path`; nothing if no file is there. The image file must be open
+    /// for reading too.
     pub fn content<'a>(&'a mut self, path: &[u8]) -> Result<Option<impl Read + use<'a>>> {
         self.output.flush()?;
         let inode = self.tree.find(path)?.map(|id| self.tree.get(id));

@@ -1,18 +1,22 @@
-//! Paths whose symbolic links are followed inside the file system, whatever they say: path_resolution(7), as in a chroot.
+//! Paths whose symbolic links are followed inside the file system, whatever they say:
+//! path_resolution(7), as in a chroot.
 
 use super::Writer;
 use super::error::{Error, Result};
 use super::tree::{Content, ROOT};
 
-/// The most links that one path may lead through: `MAXSYMLINKS` of the kernel's, path_resolution(7).
+/// The most links that one path may lead through: `MAXSYMLINKS` of the kernel's,
+/// path_resolution(7).
 const MAX_SYMLINKS: usize = 40;
 
 impl Writer {
-    /// The path of the folder that `path` leads to, without links. An absolute target starts at the file system's root, `..` ends
-    /// there, and names that do not exist yet are kept as they are. Nothing is created.
+    /// The path of the folder that `path` leads to, without links. An absolute target starts at the
+    /// file system's root, `..` ends there, and names that do not exist yet are kept as they are.
+    /// Nothing is created.
     ///
     /// # Errors
-    /// [`Error::NotADirectory`] if a part of the path is neither a folder nor a link; [`Error::TooManySymlinks`].
+    /// [`Error::NotADirectory`] if a part of the path is neither a folder nor a link;
+    /// [`Error::TooManySymlinks`].
     pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>> {
         // Folders that exist, from the root on, and their names; then names that do not exist.
         let mut folders = vec![ROOT];

@@ -1,4 +1,5 @@
-//! The superblock and the group descriptors (Documentation/filesystems/ext4/super.rst, group_descr.rst).
+//! The superblock and the group descriptors (Documentation/filesystems/ext4/super.rst,
+//! group_descr.rst).
 
 use super::bytes::{BLOCK_LEN, put_split16, put_split32, put16, put32};
 use super::checksum::{START, crc16, crc32c};

@@ -149,7 +149,8 @@ impl Tree {
         }
     }
 
-    /// Takes a name away, with all that is below it. Returns the blocks that nothing holds any more.
+    /// Takes a name away, with all that is below it. Returns the blocks that nothing holds any
+    /// more.
     pub(super) fn unlink(&mut self, place: &Place<'_>) -> Vec<Run> {
         let mut freed = Vec::new();
         let removed = match &mut self.get_mut(place.parent).content {

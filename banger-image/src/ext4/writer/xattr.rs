@@ -1,4 +1,5 @@
-//! Extended attributes, in the inode as far as they fit and else in a block (Documentation/filesystems/ext4/attributes.rst).
+//! Extended attributes, in the inode as far as they fit and else in a block
+//! (Documentation/filesystems/ext4/attributes.rst).
 
 use super::bytes::{BLOCK_LEN, put16, put32};
 use super::checksum::crc32c;
@@ -17,7 +18,8 @@ const TERMINATOR: usize = 4;
 const MOST: usize = (ATTRIBUTES_LEN + BLOCK_LEN) / ENTRY;
 const TOO_LONG: &str = "its extended attributes take more than a block of 4096 bytes";
 
-/// Access control lists in the form of setxattr(2), and on disk (include/uapi/linux/posix_acl_xattr.h, fs/ext4/acl.h).
+/// Access control lists in the form of setxattr(2), and on disk
+/// (include/uapi/linux/posix_acl_xattr.h, fs/ext4/acl.h).
 const ACL_XATTR_VERSION: u32 = 2;
 const ACL_DISK_VERSION: u32 = 1;
 /// The tags of entries that name a user or a group; on disk the others have no id.

@@ -15,7 +15,8 @@ use crate::digest::Digest;
 /// A tree: each path with what is there.
 type Tree = BTreeMap<String, String>;
 
-/// What is compared of something: kind and content, mode, owners, and of all but folders and links the time.
+/// What is compared of something: kind and content, mode, owners, and of all but folders and links
+/// the time.
 fn line(kind: &str, (mode, uid, gid): (u32, u32, u32), seconds: i64) -> String {
     match kind.split(' ').next() {
         Some("link") => format!("{kind} {uid}:{gid}"),

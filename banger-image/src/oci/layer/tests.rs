@@ -137,7 +137,8 @@ fn paths_are_relative_to_the_image_however_they_are_written() {
 #[test]
 fn links_above_an_entry_are_followed_inside_the_image() {
     type Case = fn(&mut Tar);
-    // As umoci, docker and containerd do. `lower` has `link -> etc`, and the layer what each case adds.
+    // As umoci, docker and containerd do. `lower` has `link -> etc`, and the layer what each case
+    // adds.
     let cases: [(&str, Case, &[&str]); 13] = [
         ("below a link of a lower layer", |tar| _ = tar.file("link/new", b"n"), &["etc/new=n", "link Symlink"]),
         ("below an own link", |tar| _ = tar.symlink("way", "etc/deep").file("way/new", b"n"), &["etc/deep/new=n"]),
@@ -268,7 +269,8 @@ fn devices_owners_modes_and_attributes_arrive_in_the_image_alone() {
         (ping.uid, ping.gid, ping.mtime.seconds, ping.mtime.nanoseconds),
         (70_000, u32::MAX - 1, 12, 500_000_000)
     );
-    // An attribute's value may have a line break; what an overlay or another system would make of attributes is left out.
+    // An attribute's value may have a line break; what an overlay or another system would make of
+    // attributes is left out.
     assert_eq!(ping.xattrs, [(b"security.capability".to_vec(), capability.to_vec())]);
 }
 

@@ -99,7 +99,8 @@ fn a_download_that_is_always_cut_at_the_same_place_ends() {
 
 #[test]
 fn what_a_killed_process_left_is_gone_on_with_or_thrown_away() {
-    // Of the right start only the rest is fetched; a wrong start, or a server without ranges, costs one more request at most.
+    // Of the right start only the rest is fetched; a wrong start, or a server without ranges, costs
+    // one more request at most.
     for (left, ranges, expected) in
         [(&BODY[..7], true, 1), (b"garbage", true, 2), (&BODY[..7], false, 1), (&[b'x'; 99], true, 1)]
     {

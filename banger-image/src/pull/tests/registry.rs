@@ -8,7 +8,8 @@ use crate::oci::Credentials;
 
 const CHALLENGE: &str = "www-authenticate: Basic realm=\"r\"\r\n";
 
-/// A registry of one image, whose manifest the layout's index names. It wants a login while `closed` says so.
+/// A registry of one image, whose manifest the layout's index names. It wants a login while
+/// `closed` says so.
 fn serve(place: &Place, closed: &Arc<AtomicBool>) -> Server {
     let (layout, closed) = (place.layout(), Arc::clone(closed));
     Server::new(move |request: &Request, _| {

@@ -18,9 +18,10 @@ pub(super) struct Descriptors {
 
 /// All arguments for `machine`.
 ///
-/// Trap: `-netdev user` lets the guest reach services on the host's loopback, at 10.0.2.2. QEMU gives no way to forbid that but
-/// `restrict=on`, which forbids everything (libslirp's `disable_host_loopback` is not an option of QEMU's). The same over IPv6 is
-/// switched off with IPv6.
+/// Trap: `-netdev user` lets the guest reach services on the host's loopback, at 10.0.2.2. QEMU
+/// gives no way to forbid that but `restrict=on`, which forbids everything (libslirp's
+/// `disable_host_loopback` is not an option of QEMU's). The same over IPv6 is switched off with
+/// IPv6.
 pub(super) fn arguments(
     machine: &Machine,
     accelerator: Accelerator,
@@ -35,8 +36,8 @@ pub(super) fn arguments(
     line.option("-machine", "microvm,acpi=on,rtc=on,dump-guest-core=off").option("-rtc", "base=utc");
     match accelerator {
         Accelerator::Kvm => line.option("-accel", "kvm").option("-cpu", "host"),
-        // String instructions of a byte at a time, which real processors have made fast, are slow when translated: without these flags
-        // kernel and C library copy by words.
+        // String instructions of a byte at a time, which real processors have made fast, are slow
+        // when translated: without these flags kernel and C library copy by words.
         Accelerator::Tcg => line.option("-accel", "tcg,thread=multi").option("-cpu", "max,-erms,-fsrm"),
     };
     line.option("-smp", record.cpus.to_string()).option("-m", format!("{}M", record.memory_mib));

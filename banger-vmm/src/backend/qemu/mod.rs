@@ -29,8 +29,9 @@ pub(crate) struct Qemu {
     pub(crate) program: PathBuf,
 }
 
-/// For a guest whose instructions are translated: what guards against the speculation of a real processor guards nothing here, and
-/// to zero each page twice is what writing files spends most of its time on.
+/// For a guest whose instructions are translated: what guards against the speculation of a real
+/// processor guards nothing here, and to zero each page twice is what writing files spends most of
+/// its time on.
 const TRANSLATED: &str = "mitigations=off init_on_alloc=0";
 
 impl Backend for Qemu {
@@ -65,7 +66,8 @@ impl Qemu {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let theirs = [OwnedFd::from(its_agent), its_console.into(), its_qmp.into()];
         let supervisor = getpid();
-        // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows, and no allocation.
+        // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
+        // and no allocation.
         unsafe {
             command.pre_exec(move || {
                 rules.apply()?;
@@ -77,7 +79,8 @@ impl Qemu {
             });
         }
         let child = command.spawn().map_err(|source| Error::Vmm { path: self.program.clone(), source })?;
-        // With the command go this end's copies of QEMU's descriptors: when QEMU dies, reading from ours ends.
+        // With the command go this end's copies of QEMU's descriptors: when QEMU dies, reading from
+        // ours ends.
         drop(command);
 
         let pid = child.id().map_or(0, u32::cast_signed);

@@ -21,7 +21,8 @@ const MAX_COMPLAINT: usize = 4 << 10;
 /// and as many lines shown.
 const COMPLAINT_LINES: usize = 4;
 
-/// Reports what happens to a QEMU until it is gone. It is killed when nobody can ask it to quit any more.
+/// Reports what happens to a QEMU until it is gone. It is killed when nobody can ask it to quit any
+/// more.
 pub(super) async fn drive(
     mut child: Child,
     qmp: UnixStream,

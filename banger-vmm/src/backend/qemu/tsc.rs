@@ -1,8 +1,8 @@
 //! The frequency of the guest's time stamp counter under TCG, which is the host's own counter.
 //!
-//! Trap: a `microvm` has no clock but its timer (PIT) to measure the counter by. On a busy host an emulated timer is late, so the
-//! kernel measures nonsense, gives the counter up, and either hangs in its first moments or loses time for ever after. So
-//! it is told.
+//! Trap: a `microvm` has no clock but its timer (PIT) to measure the counter by. On a busy host an
+//! emulated timer is late, so the kernel measures nonsense, gives the counter up, and either hangs
+//! in its first moments or loses time for ever after. So it is told.
 
 use std::arch::x86_64::_rdtsc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 /// Long enough for an error of some parts in a million.
 const BASELINE: Duration = Duration::from_millis(10);
 
-/// What the kernel is told: its Documentation/admin-guide/kernel-parameters. Takes ten milliseconds.
+/// What the kernel is told: its Documentation/admin-guide/kernel-parameters. Takes ten
+/// milliseconds.
 pub(super) async fn kernel_parameters() -> String {
     format!("tsc=reliable tsc_early_khz={}", khz().await)
 }
@@ -18,7 +19,8 @@ pub(super) async fn kernel_parameters() -> String {
 /// The counter's frequency in kHz.
 async fn khz() -> u64 {
     let (start, first) = sample();
-    // The thread has other things to do meanwhile. That it comes back later makes the baseline longer, and nothing else.
+    // The thread has other things to do meanwhile. That it comes back later makes the baseline
+    // longer, and nothing else.
     tokio::time::sleep(BASELINE).await;
     let (end, last) = sample();
     let nanoseconds = (end - start).as_nanos();

@@ -1,4 +1,5 @@
-//! A repository with a shallow history, put together elsewhere from what `banger::git` says, and brought up to date as a guest's is.
+//! A repository with a shallow history, put together elsewhere from what `banger::git` says, and
+//! brought up to date as a guest's is.
 
 use std::fs;
 use std::path::PathBuf;
@@ -58,7 +59,8 @@ impl<'a> ShallowTwin<'a> {
         String::from_utf8(self.fixture.git(&all)).unwrap()
     }
 
-    /// Checks that it is sound, and that git says the same of the current commit and the files on both sides.
+    /// Checks that it is sound, and that git says the same of the current commit and the files on
+    /// both sides.
     #[track_caller]
     pub(crate) fn assert_same(&self) {
         assert_eq!(self.says(&["fsck", "--no-progress", "--no-dangling"]), "");

@@ -102,7 +102,8 @@ fn copy_repository(repository: &Repository, listing: &Listing, twin: &Path) {
         filtered.map(|file| (file.path.clone(), repository.is_as_staged(&file, false, &mut objects).unwrap()));
     let filtered: banger::git::FilteredFiles = filtered.collect();
     let index = repository.guest_index(listing, &filtered, &stat_of).unwrap();
-    // As a sync does: no file with a filter is of the second in which the guest's git writes its index.
+    // As a sync does: no file with a filter is of the second in which the guest's git writes its
+    // index.
     let has_filters = listing.entries.iter().any(|entry| filtered.contains_key(&entry.path));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i64;
     if has_filters && (now..now + 1_000_000_000).contains(&index.mtime_ns) {

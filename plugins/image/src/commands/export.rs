@@ -87,7 +87,8 @@ impl Answer {
     }
 }
 
-/// A file's name as a URL relative to its folder (RFC 3986, 4.2); spaces and the like are taken as they are.
+/// A file's name as a URL relative to its folder (RFC 3986, 4.2); spaces and the like are taken as
+/// they are.
 fn relative_url(name: &str) -> String {
     let escaped = name.replace('%', "%25").replace('#', "%23").replace('?', "%3F");
     if escaped.contains(':') { format!("./{escaped}") } else { escaped }

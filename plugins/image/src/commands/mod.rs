@@ -57,7 +57,8 @@ struct Shown {
     outdated: bool,
     /// What it was made of.
     source: String,
-    /// The digest of its manifest if it was pulled from a registry or an archive, of its bundle if it is of a catalog's.
+    /// The digest of its manifest if it was pulled from a registry or an archive, of its bundle if
+    /// it is of a catalog's.
     digest: Option<String>,
     platform: Option<String>,
     kernel: String,

@@ -17,7 +17,8 @@ struct Answer {
     /// The name of its folder, which VMs know it by.
     folder: String,
     source: String,
-    /// The digest of its manifest if it was pulled from a registry or an archive, of its bundle if it is of a catalog's.
+    /// The digest of its manifest if it was pulled from a registry or an archive, of its bundle if
+    /// it is of a catalog's.
     digest: Option<String>,
     /// `new`, `unchanged` or `refreshed`.
     change: &'static str,

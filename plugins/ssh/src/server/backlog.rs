@@ -1,8 +1,10 @@
 //! What a client has said on a channel, and the guest has not taken yet.
 //!
-//! russh gives a client room for more as soon as something has come, whether or not that was passed on; and while a channel's queue is
-//! full it hears nothing at all. It does not hear, then, that the client can take more of what the guest says, which may be what the guest
-//! waits for before it takes more itself. So this queue takes all that comes, and the longer it gets, the more it slows the client down.
+//! russh gives a client room for more as soon as something has come, whether or not that was passed
+//! on; and while a channel's queue is full it hears nothing at all. It does not hear, then, that
+//! the client can take more of what the guest says, which may be what the guest waits for before it
+//! takes more itself. So this queue takes all that comes, and the longer it gets, the more it slows
+//! the client down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,13 +16,15 @@ use russh::{ChannelMsg, ChannelReadHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-/// So much waits without anybody being slowed down, in bytes: a guest that is behind for a moment catches up.
+/// So much waits without anybody being slowed down, in bytes: a guest that is behind for a moment
+/// catches up.
 const PLENTY: usize = 16 << 20;
 /// Beyond that each packet waits this long, unless the guest catches up,
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// twice as long with each so many bytes more,
 const STEP: usize = 8 << 20;
-/// and no longer than this: a client that has something else to say is heard after the packets that it sent before.
+/// and no longer than this: a client that has something else to say is heard after the packets that
+/// it sent before.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// What a message takes besides its data.
 const OVERHEAD: usize = 128;

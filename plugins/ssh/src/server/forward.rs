@@ -88,7 +88,8 @@ async fn take(incoming: Incoming, destination: Destination, guest: &Guest, handl
     carry_channel(channel, reader, &mut writer).await.ok()
 }
 
-/// Carries bytes between a channel and a stream of the guest; the channel is closed at the end, and if this is dropped.
+/// Carries bytes between a channel and a stream of the guest; the channel is closed at the end, and
+/// if this is dropped.
 async fn carry_channel(channel: Channel<Msg>, reader: Reader, writer: &mut Writer) -> Result<(), FrameError> {
     let (incoming, outgoing) = channel.split();
     let sent = outgoing.make_writer();

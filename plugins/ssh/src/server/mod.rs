@@ -39,7 +39,8 @@ const MAX_CHANNELS: usize = 64;
 const MAX_VARIABLES: usize = 64;
 /// The longest packet that a client may send: one frame to the guest, of which each costs.
 const PACKET: u32 = CHUNK as u32;
-/// How many packets russh keeps of a channel before the whole connection waits: `backlog` keeps the others.
+/// How many packets russh keeps of a channel before the whole connection waits: `backlog` keeps the
+/// others.
 const WAITING_PACKETS: usize = 16;
 
 /// Serves a client to its end.
@@ -170,7 +171,8 @@ enum What {
 }
 
 impl Connection {
-    /// Whether there may be one channel more. Of those that this side has closed nobody is told when the client does too.
+    /// Whether there may be one channel more. Of those that this side has closed nobody is told
+    /// when the client does too.
     fn has_room(&mut self) -> bool {
         self.tasks.retain(|_, task| !task.is_finished());
         self.sessions.retain(|_, client| client.controls.as_ref().is_none_or(|controls| !controls.is_closed()));
@@ -216,7 +218,8 @@ impl Connection {
         session.channel_success(id)
     }
 
-    /// Tells what runs in a session. What it does not take in time is lost: it is a size, or a signal to who does not listen.
+    /// Tells what runs in a session. What it does not take in time is lost: it is a size, or a
+    /// signal to who does not listen.
     fn control(&self, id: ChannelId, control: ToCommand) {
         if let Some(controls) = self.sessions.get(&id).and_then(|client| client.controls.as_ref()) {
             let _ = controls.try_send(control);
@@ -258,7 +261,8 @@ impl Connection {
     }
 }
 
-/// A socket in the guest that leads to the client's agent; none: there could be none, and ssh works without.
+/// A socket in the guest that leads to the client's agent; none: there could be none, and ssh works
+/// without.
 async fn forward_agent(guest: Guest, user: String, handle: Handle) -> Option<Arc<Bytes>> {
     let (at, reader) = forward::listen(&guest, forward::unix(""), Some(user)).await.ok()?;
     let Address::Unix { path } = at else { return None };

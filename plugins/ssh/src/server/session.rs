@@ -53,7 +53,8 @@ pub(super) fn number(signal: &Sig) -> Option<i32> {
     }
 }
 
-/// Lets the guest know the terminal of a session whose variables are `env`, if this machine does. A session can do without.
+/// Lets the guest know the terminal of a session whose variables are `env`, if this machine does. A
+/// session can do without.
 pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(Bytes, Bytes)>) {
     let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
     if let Ok((true, ..)) = guest.open::<bool>(&request).await {
@@ -61,7 +62,8 @@ pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(Bytes, Bytes)>)
     }
 }
 
-/// Runs what `request` says to its end, and closes the channel. `controls` are for the command, besides what the channel brings.
+/// Runs what `request` says to its end, and closes the channel. `controls` are for the command,
+/// besides what the channel brings.
 pub(super) async fn run(
     channel: Channel<Msg>,
     request: impl Future<Output = Result<Request, CommandError>>,
@@ -110,7 +112,8 @@ async fn converse(
 ) -> Result<Option<Exit>, CommandError> {
     let (_, mut reader, mut writer): (Started, _, _) = guest.open(request).await?;
     let window = Semaphore::new(STDIN_WINDOW);
-    // What the command has stopped for is nothing that ssh could tell the shell it was started from.
+    // What the command has stopped for is nothing that ssh could tell the shell it was started
+    // from.
     let (go_on, stopped) = mpsc::channel(1);
     let mut feeding = pin!(feed(incoming, &mut controls, stopped, &window, &mut writer));
     let mut reading = pin!(read(outgoing, &mut reader, &window, go_on));
@@ -124,7 +127,8 @@ async fn converse(
     }
 }
 
-/// Sends what the client says, in no order but standard input's own. Ends when the client has closed the channel.
+/// Sends what the client says, in no order but standard input's own. Ends when the client has
+/// closed the channel.
 async fn feed(
     incoming: &mut Backlog,
     controls: &mut mpsc::Receiver<ToCommand>,
@@ -190,7 +194,8 @@ async fn read(
     }
 }
 
-/// Variables that sshd gives, and on which shells go by: a connection that is no socket has no addresses.
+/// Variables that sshd gives, and on which shells go by: a connection that is no socket has no
+/// addresses.
 pub(super) fn variables() -> Vec<(Bytes, Bytes)> {
     let unknown = "UNKNOWN 65535";
     vec![

@@ -17,8 +17,8 @@ use super::{Failure, run_info, succeed};
 const CHUNK: usize = 1 << 18;
 /// How long a guest may take to say or to take anything, its boot included, and to power off.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
-/// How often a guest is started that dies while it boots: two translated processors now and then disagree about code that
-/// the kernel patches while they run it ("Oops: int3").
+/// How often a guest is started that dies while it boots: two translated processors now and then
+/// disagree about code that the kernel patches while they run it ("Oops: int3").
 const BOOTS: usize = 3;
 
 /// The kernel that banger boots, as it boots it, with an initramfs that does next to nothing.
@@ -82,12 +82,14 @@ impl Floor {
         wait(&mut self.boot("floor=off", None)?, LIMIT)
     }
 
-    /// A guest that has nothing to do but to serve its virtio-serial port: no frames, no streams, no windows.
+    /// A guest that has nothing to do but to serve its virtio-serial port: no frames, no streams,
+    /// no windows.
     pub(super) fn port(&self) -> Result<Port, Failure> {
         self.served("floor=port")
     }
 
-    /// The same, but that what comes is passed on to a process that is served by TCP: what any way from the port to there costs.
+    /// The same, but that what comes is passed on to a process that is served by TCP: what any way
+    /// from the port to there costs.
     pub(super) fn relay(&self) -> Result<Port, Failure> {
         self.served("floor=relay")
     }
@@ -128,7 +130,8 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// Has `start` start a guest with the other end of its port, and waits until it answers, `limit` at most.
+    /// Has `start` start a guest with the other end of its port, and waits until it answers,
+    /// `limit` at most.
     fn start(start: impl FnOnce(&UnixStream) -> Result<Child, Failure>, limit: Duration) -> Result<Port, Failure> {
         let (ours, theirs) = UnixStream::pair()?;
         for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {

@@ -18,10 +18,12 @@ use super::{Failure, allocated, median, ms, ratio, row, succeed};
 const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
 /// Rounds, in each of which everybody has one turn.
 const ROUNDS: usize = 3;
-/// Room for what mke2fs keeps beside the files, in blocks of 4096 bytes: as a file's size has to be known beforehand.
+/// Room for what mke2fs keeps beside the files, in blocks of 4096 bytes: as a file's size has to be
+/// known beforehand.
 const SPARE_BLOCKS: u64 = 50_000;
 
-/// A whole Debian, from a layout on disk: against the usual chain of tools, and against what nobody can do without.
+/// A whole Debian, from a layout on disk: against the usual chain of tools, and against what nobody
+/// can do without.
 pub(super) fn import() -> Result<Vec<Vec<String>>, Failure> {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
@@ -71,7 +73,8 @@ pub(super) fn import() -> Result<Vec<Vec<String>>, Failure> {
     ])
 }
 
-/// The minimal image as a bundle, from a web server on loopback: against the tools that do the same by hand.
+/// The minimal image as a bundle, from a web server on loopback: against the tools that do the same
+/// by hand.
 pub(super) fn bundle(shared: &Home) -> Result<Vec<Vec<String>>, Failure> {
     let home = Home::with_own_images();
     let (public, by_hand) = (home.path().join("public"), home.path().join("by-hand"));

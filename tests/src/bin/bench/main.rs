@@ -1,4 +1,5 @@
-//! `make bench`: what banger takes, beside a floor or a peer measured in the same run. Prints a table in Markdown.
+//! `make bench`: what banger takes, beside a floor or a peer measured in the same run. Prints a
+//! table in Markdown.
 
 mod floor;
 mod images;

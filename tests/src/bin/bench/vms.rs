@@ -1,4 +1,5 @@
-//! VMs by name: how far what leads into them is from the bare virtio-serial port, and what their coming and going takes.
+//! VMs by name: how far what leads into them is from the bare virtio-serial port, and what their
+//! coming and going takes.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -81,7 +82,8 @@ impl Vm<'_> {
         Ok(Served(stream))
     }
 
-    /// The echo is of one byte, to a process that waits for it in the other guest. Nothing is started there.
+    /// The echo is of one byte, to a process that waits for it in the other guest. Nothing is
+    /// started there.
     fn round_trips(&self, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
         let mut port = floor.port()?;
         let (mut execs, mut sshs, mut echoes) = (Vec::new(), Vec::new(), Vec::new());
@@ -130,7 +132,8 @@ impl Vm<'_> {
         Ok(median(at.windows(2).map(|pair| pair[1] - pair[0]).collect()))
     }
 
-    /// As many bytes as the file has go through the bare port, the same way, and no further than a process there.
+    /// As many bytes as the file has go through the bare port, the same way, and no further than a
+    /// process there.
     fn copies(&self, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
         let mut port = floor.port()?;
         let file = self.repository.home.path().join("copied");
@@ -150,7 +153,8 @@ impl Vm<'_> {
         Ok(ways.into())
     }
 
-    /// The process at the other end is the same program with the same loops, here at a TCP port and there at the virtio-serial port.
+    /// The process at the other end is the same program with the same loops, here at a TCP port and
+    /// there at the virtio-serial port.
     fn forwarded(&self, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
         let (mut port, mut relay, mut connection) = (floor.port()?, floor.relay()?, self.connect(floor)?);
         let (mut into, mut out, mut echoes) = (Turns::default(), Turns::default(), Turns::default());

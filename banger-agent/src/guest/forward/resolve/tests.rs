@@ -3,7 +3,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// What a name server does with a question for addresses of IPv4, and with one for those of IPv6, by UDP. By TCP it answers all.
+/// What a name server does with a question for addresses of IPv4, and with one for those of IPv6,
+/// by UDP. By TCP it answers all.
 #[derive(Clone, Copy)]
 enum Does {
     Answers,

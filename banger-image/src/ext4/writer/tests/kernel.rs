@@ -1,4 +1,5 @@
-//! Judged by the kernel: mounts in a mount namespace of the test's own. Who may not mount, or has no loop device, passes.
+//! Judged by the kernel: mounts in a mount namespace of the test's own. Who may not mount, or has
+//! no loop device, passes.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

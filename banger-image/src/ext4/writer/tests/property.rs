@@ -1,4 +1,5 @@
-//! Generated sequences of entries, against a naive model of what they make and an independent reader.
+//! Generated sequences of entries, against a naive model of what they make and an independent
+//! reader.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -46,7 +47,8 @@ impl Node {
         Node::Directory(Metadata { mode: 0o755, ..Metadata::default() }, BTreeMap::new())
     }
 
-    /// The folder above `path`, made if need be, and the last name. `None` if something else is in the way.
+    /// The folder above `path`, made if need be, and the last name. `None` if something else is in
+    /// the way.
     fn above<'a, 'b>(&'a mut self, path: &'b [u8]) -> Option<(&'a mut BTreeMap<Bytes, Node>, &'b [u8])> {
         let Node::Directory(_, children) = self else { return None };
         match path.iter().position(|&byte| byte == b'/') {
@@ -252,7 +254,8 @@ proptest! {
         model.take(&Step::Directory(b"lost+found".to_vec(), Metadata { mode: 0o700, ..Metadata::default() }));
         model.assert_is(&Ext4::load_from_path(&image.path).unwrap(), b"");
 
-        // Hard links share an inode, and what was removed left none: inodes below 11 are ext4's own, and the root is one of them.
+        // Hard links share an inode, and what was removed left none: inodes below 11 are ext4's
+        // own, and the root is one of them.
         let mut superblock = [0; 1024];
         File::open(&image.path).unwrap().read_exact_at(&mut superblock, 1024).unwrap();
         let field = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().unwrap());

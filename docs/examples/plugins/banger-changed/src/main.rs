@@ -1,6 +1,7 @@
 //! `banger changed`: names what changed in the VM alone and would be lost with it.
 //!
-//! The exit status is that of `diff`: 0 if there is nothing, 1 if there is something, 125 if that cannot be found out.
+//! The exit status is that of `diff`: 0 if there is nothing, 1 if there is something, 125 if that
+//! cannot be found out.
 
 use std::io::Write;
 use std::path::PathBuf;
