@@ -6,8 +6,8 @@ use banger_vmm::{Error, Vm, VmState};
 
 use crate::agent::{AgentError, Call};
 use crate::belonging::Purpose;
+use crate::checkout::GuestCheckout;
 use crate::error::{CommandError, ErrorKind};
-use crate::site::Site;
 use crate::units::count;
 
 /// How many names fit on a line.
@@ -148,8 +148,8 @@ fn is_for_workspace(vm: &Vm) -> bool {
 /// that says little.
 fn is_counted(vm: &Vm) -> bool {
     // What cannot be read may be anything.
-    let sites = || Site::all(vm).map_or(true, |sites| sites.iter().any(Site::is_begun));
-    vm.folder().join("sync/manifest").exists() || (is_for_workspace(vm) && sites())
+    let checkouts = || GuestCheckout::all(vm).map_or(true, |checkouts| checkouts.iter().any(GuestCheckout::is_begun));
+    vm.folder().join("sync/manifest").exists() || (is_for_workspace(vm) && checkouts())
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use crate::agent::Call;
 use crate::belonging::{self, Purpose};
+use crate::checkout::GuestCheckout;
 use crate::confinement::describe;
 use crate::error::CommandError;
 use crate::guest_work::{self, GuestWork};
 use crate::images::Images;
 use crate::machine::Machines;
 use crate::paths::Paths;
-use crate::site::Site;
 use crate::table::facts;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
@@ -138,9 +138,11 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
 }
 
 fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
-    let sites = Site::all(vm)?.into_iter().filter(|site| !site.is_own() && site.was_synced());
+    let checkouts = GuestCheckout::all(vm)?.into_iter().filter(|checkout| !checkout.is_own() && checkout.was_synced());
     let shown = |path: &Path| path.display().to_string();
-    Ok(sites.map(|site| Further { workspace: shown(site.root()), guest_path: shown(site.guest_path()) }).collect())
+    Ok(checkouts
+        .map(|checkout| Further { workspace: shown(checkout.root()), guest_path: shown(checkout.guest_path()) })
+        .collect())
 }
 
 /// What changed in the VM alone. A VM that cannot tell, and be it because it ends at this moment,

@@ -10,12 +10,12 @@ use banger_vmm::Vm;
 
 use super::{Done, alone};
 use crate::agent::{AgentError, read_file};
+use crate::checkout::GuestCheckout;
 use crate::error::CommandError;
 use crate::job;
 use crate::machine::Machine;
 use crate::npm;
 use crate::paths::Paths;
-use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
 use crate::units::elapsed;
@@ -80,24 +80,24 @@ pub(super) struct Place(PathBuf);
 
 impl Place {
     /// The file that says what was installed there.
-    fn mark(&self, site: &Site) -> PathBuf {
-        site.mark(&format!("{MARK}{}", suffix(&self.0)))
+    fn mark(&self, checkout: &GuestCheckout) -> PathBuf {
+        checkout.mark(&format!("{MARK}{}", suffix(&self.0)))
     }
 
     /// What tells the files in the guest that are about it from those about others.
-    fn name(&self, site: &Site) -> String {
-        let name = site.root().file_name().unwrap_or_default().to_string_lossy();
+    fn name(&self, checkout: &GuestCheckout) -> String {
+        let name = checkout.root().file_name().unwrap_or_default().to_string_lossy();
         let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && !"._-".contains(c), "_");
-        let which = if site.is_own() { String::new() } else { suffix(site.guest_path()) };
+        let which = if checkout.is_own() { String::new() } else { suffix(checkout.guest_path()) };
         format!("{name}{which}{}", suffix(&self.0))
     }
 
-    fn log(&self, site: &Site) -> String {
-        format!("/root/.cache/banger/vm-run-tooling-{}.log", self.name(site))
+    fn log(&self, checkout: &GuestCheckout) -> String {
+        format!("/root/.cache/banger/vm-run-tooling-{}.log", self.name(checkout))
     }
 
-    fn environment(&self, site: &Site) -> String {
-        format!("/root/.cache/banger/mise-env-{}.json", self.name(site))
+    fn environment(&self, checkout: &GuestCheckout) -> String {
+        format!("/root/.cache/banger/mise-env-{}.json", self.name(checkout))
     }
 }
 
@@ -109,25 +109,31 @@ fn suffix(path: &Path) -> String {
 
 /// The directories of the repository around `folder` in the guest, the innermost first; the root
 /// alone if it is somewhere else.
-fn around<'a>(site: &Site, folder: &'a Path) -> impl Iterator<Item = &'a Path> {
+fn around<'a>(checkout: &GuestCheckout, folder: &'a Path) -> impl Iterator<Item = &'a Path> {
     // The VM's own workspace is at its own path too.
-    let below = folder.strip_prefix(site.guest_path()).or_else(|_| folder.strip_prefix(site.root()));
+    let below = folder.strip_prefix(checkout.guest_path()).or_else(|_| folder.strip_prefix(checkout.root()));
     let is_plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
     below.ok().filter(is_plain).unwrap_or(Path::new("")).ancestors()
 }
 
 impl Mise {
     /// What the listed files say; none if there is none for mise.
-    pub(super) fn of(site: &Site, folder: &Path, listed: &Listed, paths: &Paths) -> Result<Option<Mise>, CommandError> {
+    pub(super) fn of(
+        checkout: &GuestCheckout,
+        folder: &Path,
+        listed: &Listed,
+        paths: &Paths,
+    ) -> Result<Option<Mise>, CommandError> {
         let has = |directory: &&Path, is: fn(&[u8]) -> bool, path: &[u8]| within(directory, path).is_some_and(is);
-        let place = around(site, folder).find(|place| listed.paths().any(|path| has(place, is_configuration, path)));
+        let place =
+            around(checkout, folder).find(|place| listed.paths().any(|path| has(place, is_configuration, path)));
         let Some(place) = place else { return Ok(None) };
         let is_input = |path: &[u8]| is_configuration(path) || is_dotenv(path);
         let wanted = |path: &[u8]| place.ancestors().any(|directory| within(directory, path).is_some_and(is_input));
-        let Some(files) = listed.digest(site.root(), &mut |path| wanted(path))? else { return Ok(None) };
+        let Some(files) = listed.digest(checkout.root(), &mut |path| wanted(path))? else { return Ok(None) };
         // What mise sets was not written down by versions of before.
         let digest = blake3::keyed_hash(&files, format!("{VERSION} env").as_bytes()).to_hex().to_string();
-        let trusted = trusted(site);
+        let trusted = trusted(checkout);
         let registry = npm::registry(paths.home.as_deref());
         let archive = format!("{registry}/@jdxcode/mise-linux-x64/-/mise-linux-x64-{VERSION}.tgz");
         Ok(Some(Mise { place: Place(place.to_owned()), digest, trusted, archive }))
@@ -139,8 +145,8 @@ impl Mise {
     }
 
     /// What mise sets, once it was installed: `[env]`, and what tools need.
-    pub(super) fn environment(&self, vm: &Vm, site: &Site, ui: &Ui) -> Vec<(Bytes, Bytes)> {
-        environment(vm, site, &self.place, ui)
+    pub(super) fn environment(&self, vm: &Vm, checkout: &GuestCheckout, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+        environment(vm, checkout, &self.place, ui)
     }
 
     /// Installs what is not there, unless that was tried for just these files. Where it failed, it
@@ -151,11 +157,11 @@ impl Mise {
     pub(super) fn run(
         &self,
         machine: &Machine,
-        site: &Site,
+        checkout: &GuestCheckout,
         variables: &[(Bytes, Bytes)],
         ui: &Ui,
     ) -> Result<(), CommandError> {
-        let mut done = Done::open(&self.place.mark(site), ui)?;
+        let mut done = Done::open(&self.place.mark(checkout), ui)?;
         let failed = format!("failed {}", self.digest);
         if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
             return Ok(());
@@ -164,12 +170,12 @@ impl Mise {
         done.begin()?;
         ui.status("installing the tools that the repository names for mise");
         let start = Instant::now();
-        let (log, environment) = (&self.place.log(site), &self.place.environment(site));
+        let (log, environment) = (&self.place.log(checkout), &self.place.environment(checkout));
         let words = ["sh", "-c", SCRIPT, "sh", log, &self.archive, SHA512, SHIMS, environment];
         let exec = Exec {
             argv: words.map(Into::into).into(),
             env: variables.to_vec(),
-            cwd: site.guest_path().join(&self.place.0).as_os_str().into(),
+            cwd: checkout.guest_path().join(&self.place.0).as_os_str().into(),
             ..Exec::default()
         };
         match job::run(&machine.vm, exec, &[], |_| {}) {
@@ -199,21 +205,21 @@ impl Mise {
 /// guest: none if it has no tools.
 pub(super) fn variables_of(
     vm: &Vm,
-    site: &Site,
+    checkout: &GuestCheckout,
     folder: &Path,
     of_image: &[(Bytes, Bytes)],
     ui: &Ui,
 ) -> Vec<(Bytes, Bytes)> {
-    let mut places = around(site, folder).map(|place| Place(place.to_owned()));
-    let Some(place) = places.find(|place| place.mark(site).exists()) else { return Vec::new() };
-    let mut all = variables(trusted(site), of_image);
-    all.extend(environment(vm, site, &place, ui));
+    let mut places = around(checkout, folder).map(|place| Place(place.to_owned()));
+    let Some(place) = places.find(|place| place.mark(checkout).exists()) else { return Vec::new() };
+    let mut all = variables(trusted(checkout), of_image);
+    all.extend(environment(vm, checkout, &place, ui));
     all
 }
 
 /// What the guest has written down of what mise sets there. It goes back to the guest only.
-fn environment(vm: &Vm, site: &Site, place: &Place, ui: &Ui) -> Vec<(Bytes, Bytes)> {
-    let path = place.environment(site);
+fn environment(vm: &Vm, checkout: &GuestCheckout, place: &Place, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+    let path = place.environment(checkout);
     let text = read_file(vm, path.as_bytes(), MAX_ENVIRONMENT).unwrap_or_else(|error| {
         ui.detail(&format!("what mise sets cannot be read: {error}"));
         None
@@ -237,8 +243,8 @@ fn variables(trusted: Vec<u8>, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes
 
 /// A list of paths: the workspace may be at its own path in the guest too. A colon cannot be part
 /// of one.
-fn trusted(site: &Site) -> Vec<u8> {
-    let paths = [site.guest_path(), site.root()].map(|path| path.as_os_str().as_encoded_bytes());
+fn trusted(checkout: &GuestCheckout) -> Vec<u8> {
+    let paths = [checkout.guest_path(), checkout.root()].map(|path| path.as_os_str().as_encoded_bytes());
     let paths: Vec<_> = paths.into_iter().filter(|path| !path.contains(&b':')).collect();
     paths.join(&b':')
 }

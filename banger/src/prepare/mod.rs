@@ -21,13 +21,13 @@ use self::mise::Mise;
 use self::setup::Setup;
 pub(crate) use self::sshd::start as start_sshd;
 use crate::agent::Call;
+use crate::checkout::GuestCheckout;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::machine::Machine;
 use crate::paths::Paths;
 use crate::report::{Phase, Report};
-use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
 
@@ -49,29 +49,29 @@ fn alone(machine: &Machine, ui: &Ui) -> Result<File, CommandError> {
 
 /// What a repository asks for.
 pub struct Preparation {
-    site: Site,
+    checkout: GuestCheckout,
     mise: Option<Mise>,
     setup: Option<Setup>,
 }
 
 impl Preparation {
-    /// Finds out what the workspace, whose files are `listed`, asks for at `site`, for commands in
-    /// `folder` in the guest.
+    /// Finds out what the workspace, whose files are `listed`, asks for at `checkout`, for commands
+    /// in `folder` in the guest.
     ///
     /// # Errors
     /// If a file that has a say in it cannot be read.
     pub fn of(
         workspace: &Workspace,
-        site: &Site,
+        checkout: &GuestCheckout,
         folder: &Path,
         listed: &Listed,
         settings: &Settings,
         paths: &Paths,
         ui: &Ui,
     ) -> Result<Preparation, CommandError> {
-        let mise = if settings.mise() { Mise::of(site, folder, listed, paths)? } else { None };
+        let mise = if settings.mise() { Mise::of(checkout, folder, listed, paths)? } else { None };
         let setup = Setup::of(workspace, listed, settings, ui)?;
-        Ok(Preparation { site: site.clone(), mise, setup })
+        Ok(Preparation { checkout: checkout.clone(), mise, setup })
     }
 
     /// Gives the working tree to the user of the guest called `owner`: what was synced is root's.
@@ -79,7 +79,7 @@ impl Preparation {
     /// # Errors
     /// If the guest has no such user, or the VM fails.
     pub fn give_to(&self, owner: &str, vm: &Vm) -> Result<(), CommandError> {
-        let request = Own { root: self.site.guest_path().as_os_str().into(), user: owner.to_owned() };
+        let request = Own { root: self.checkout.guest_path().as_os_str().into(), user: owner.to_owned() };
         let given: Result<u64, _> = Call::ask_within(vm, &Request::Own(request), OWN_LIMIT);
         given.map(drop).map_err(|error| match CommandError::from(error) {
             error if error.kind == ErrorKind::NoSuchUser => {
@@ -96,19 +96,19 @@ impl Preparation {
 
     /// What the tools set for commands, once all is done.
     pub fn environment(&self, vm: &Vm, ui: &Ui) -> Vec<(Bytes, Bytes)> {
-        self.mise.as_ref().map(|mise| mise.environment(vm, &self.site, ui)).unwrap_or_default()
+        self.mise.as_ref().map(|mise| mise.environment(vm, &self.checkout, ui)).unwrap_or_default()
     }
 
     /// Both for a workspace that the VM was prepared for before, and a command in `folder` in the
     /// guest.
     pub fn variables_of(
         vm: &Vm,
-        site: &Site,
+        checkout: &GuestCheckout,
         folder: &Path,
         of_image: &[(Bytes, Bytes)],
         ui: &Ui,
     ) -> Vec<(Bytes, Bytes)> {
-        mise::variables_of(vm, site, folder, of_image, ui)
+        mise::variables_of(vm, checkout, folder, of_image, ui)
     }
 
     /// Does what has to be done, with the variables that commands have.
@@ -123,10 +123,10 @@ impl Preparation {
         ui: &Ui,
     ) -> Result<(), CommandError> {
         if let Some(mise) = &self.mise {
-            account.time(Phase::Tools, || mise.run(machine, &self.site, variables, ui))?;
+            account.time(Phase::Tools, || mise.run(machine, &self.checkout, variables, ui))?;
         }
         if let Some(setup) = &self.setup {
-            account.time(Phase::Setup, || setup.run(machine, &self.site, variables, ui))?;
+            account.time(Phase::Setup, || setup.run(machine, &self.checkout, variables, ui))?;
         }
         Ok(())
     }

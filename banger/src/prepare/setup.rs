@@ -7,13 +7,13 @@ use banger_agent::protocol::exec::{Exec, Exit};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::{Done, alone};
+use crate::checkout::GuestCheckout;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::job;
 use crate::machine::Machine;
 use crate::post_mortem;
-use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
 
@@ -60,11 +60,11 @@ impl Setup {
     pub(super) fn run(
         &self,
         machine: &Machine,
-        site: &Site,
+        checkout: &GuestCheckout,
         variables: &[(Bytes, Bytes)],
         ui: &Ui,
     ) -> Result<(), CommandError> {
-        let mut done = Done::open(&site.mark("setup"), ui)?;
+        let mut done = Done::open(&checkout.mark("setup"), ui)?;
         if done.is(&self.digest) {
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl Setup {
             let exec = Exec {
                 argv: vec!["sh".into(), "-c".into(), command.as_str().into()],
                 env: variables.to_vec(),
-                cwd: site.guest_path().as_os_str().into(),
+                cwd: checkout.guest_path().as_os_str().into(),
                 ..Exec::default()
             };
             let finished = job::run(&machine.vm, exec, &[], |output| {

@@ -17,6 +17,7 @@ use super::work::{Work, discard};
 use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::agent::AgentError;
 use crate::belonging::Purpose;
+use crate::checkout::{GUEST_ROOT, GuestCheckout};
 use crate::cli::{CommandOptions, Run};
 use crate::commands::{check_forwards, named, publish};
 use crate::config::Settings;
@@ -29,7 +30,6 @@ use crate::paths::Paths;
 use crate::post_mortem;
 use crate::prepare::Preparation;
 use crate::report::{Phase, Report};
-use crate::site::{GUEST_ROOT, Site};
 use crate::sync::Listed;
 use crate::ui::{Ui, die_of};
 
@@ -97,10 +97,10 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         let listed = account.time(Phase::List, || Listed::new(workspace, &paths.own()))?;
         listed.check(workspace)?;
         let machine = make()?;
-        let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
-        let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &site);
+        let checkout = GuestCheckout::own(&machine.vm, Purpose::by_name(workspace, false));
+        let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &checkout);
         let synced =
-            work.sync(&machine, workspace, &site, &place, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
+            work.sync(&machine, workspace, &checkout, &place, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
                 branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
             });
         let preparation = synced.inspect_err(|_| {
@@ -147,8 +147,8 @@ fn command(
     let given = new.options.command.iter().map(|word| word.as_os_str().into());
     match workspace {
         Some((workspace, folder)) => {
-            let site = Site::own(&machine.vm, Purpose::by_name(workspace, false));
-            work.command(machine, preparation, Some(&site), &Place::of_workspace(folder, &site), given)
+            let checkout = GuestCheckout::own(&machine.vm, Purpose::by_name(workspace, false));
+            work.command(machine, preparation, Some(&checkout), &Place::of_workspace(folder, &checkout), given)
         }
         None => {
             let place = Place::of(&machine.vm, None, Path::new("/"), &images);
@@ -176,16 +176,16 @@ pub fn exec(
     let vm = named(name, &machines)?;
     let account = Report::new(command);
     let options = Run { how: how.clone(), ..Run::default() };
-    let site = place::site(&vm, here);
-    let root = site.as_ref().filter(|site| site.is_present()).map(Site::root);
+    let checkout = place::checkout(&vm, here);
+    let root = checkout.as_ref().filter(|checkout| checkout.is_present()).map(GuestCheckout::root);
     let work = Work::new(&options, given, root, paths, &account, ui)?;
     let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
     let machines = machines.reported(&account);
     let (machine, outcome) = post_mortem::unless_stopped(|| {
         let machine = machines.start_found(&vm, &wanted)?;
-        let place = Place::of(&machine.vm, site.as_ref(), here, &Images::new(paths, ui));
+        let place = Place::of(&machine.vm, checkout.as_ref(), here, &Images::new(paths, ui));
         let words = command.iter().map(|word| word.as_os_str().into());
-        match work.command(&machine, None, site.as_ref(), &place, words) {
+        match work.command(&machine, None, checkout.as_ref(), &place, words) {
             Err(error) if error.kind == ErrorKind::VmEnded => Err(error),
             outcome => Ok((machine, outcome)),
         }
@@ -202,8 +202,8 @@ pub fn exec(
 /// # Errors
 /// If a file or variable says what it may not.
 pub fn configured_variables(vm: &Vm, paths: &Paths) -> Result<Vec<(Bytes, Bytes)>, CommandError> {
-    let own = Site::all(vm)?.into_iter().find(|site| site.is_own() && site.is_present());
-    Ok(environment::of_settings(&Settings::of_process(paths, own.as_ref().map(Site::root), &Run::default())?))
+    let own = GuestCheckout::all(vm)?.into_iter().find(|checkout| checkout.is_own() && checkout.is_present());
+    Ok(environment::of_settings(&Settings::of_process(paths, own.as_ref().map(GuestCheckout::root), &Run::default())?))
 }
 
 /// The workspace around `folder`, which the user has named.

@@ -27,6 +27,7 @@ use self::session::Outcome;
 use self::work::Work;
 pub use self::workspace::{NewWorkspace, prepare};
 use crate::belonging::Purpose;
+use crate::checkout::GuestCheckout;
 use crate::cli::Run;
 use crate::commands::{check_forwards, publish};
 use crate::config::edit::REPOSITORY_FILE;
@@ -39,7 +40,6 @@ use crate::paths::Paths;
 use crate::post_mortem;
 use crate::prepare::Preparation;
 use crate::report::{Phase, Report, Target};
-use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::{Ui, die_of_broken_pipe};
 
@@ -173,10 +173,10 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             })?
         };
         let published = publish(&machine.vm, &options.vm.publish, ui);
-        let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
-        let place = Place::of_workspace(here, &site);
-        let synced =
-            published.and_then(|()| work.sync_if_it_fits(&machine, &workspace, &site, &place, listed, policy(options)));
+        let checkout = GuestCheckout::own(&machine.vm, Purpose::new(&workspace, false));
+        let place = Place::of_workspace(here, &checkout);
+        let synced = published
+            .and_then(|()| work.sync_if_it_fits(&machine, &workspace, &checkout, &place, listed, policy(options)));
         Ok((machine, synced))
     };
     let mut restarts = if options.rm { 0..0 } else { 0..post_mortem::RESTARTS };
@@ -192,11 +192,11 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             continue;
         }
         let (machine, synced) = prepared?;
-        let site = Site::own(&machine.vm, Purpose::new(&workspace, false));
-        let place = Place::of_workspace(here, &site);
+        let checkout = GuestCheckout::own(&machine.vm, Purpose::new(&workspace, false));
+        let place = Place::of_workspace(here, &checkout);
         let words = options.command.iter().map(|word| word.as_os_str().into());
         let outcome =
-            synced.and_then(|preparation| work.command(&machine, preparation.as_ref(), Some(&site), &place, words));
+            synced.and_then(|preparation| work.command(&machine, preparation.as_ref(), Some(&checkout), &place, words));
         match outcome {
             Err(error) if error.kind == ErrorKind::VmEnded && restarts.next().is_some() => {}
             outcome => break (machine, outcome),

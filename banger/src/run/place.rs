@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use banger_vmm::Vm;
 
+use crate::checkout::GuestCheckout;
 use crate::cli::CommandOptions;
 use crate::images::Images;
-use crate::site::Site;
 
 /// Root's home, where a bare VM is entered whose image does not say where.
 const HOME: &str = "/root";
@@ -25,18 +25,18 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// In a VM with the workspace of `site`: the folder that matches `here`, as root.
-    pub(super) fn of_workspace(here: &Path, site: &Site) -> Place {
-        let workspace = Some((site.root().to_owned(), here.to_owned()));
-        Place { folder: site.folder(here), workspace, make: true, user: None }
+    /// In a VM with the workspace of `checkout`: the folder that matches `here`, as root.
+    pub(super) fn of_workspace(here: &Path, checkout: &GuestCheckout) -> Place {
+        let workspace = Some((checkout.root().to_owned(), here.to_owned()));
+        Place { folder: checkout.folder(here), workspace, make: true, user: None }
     }
 
-    /// In a VM that was found by name, for commands about the workspace of `site`. Without one, as
-    /// its image wants it.
-    pub(super) fn of(vm: &Vm, site: Option<&Site>, here: &Path, images: &Images<'_>) -> Place {
+    /// In a VM that was found by name, for commands about the workspace of `checkout`. Without one,
+    /// as its image wants it.
+    pub(super) fn of(vm: &Vm, checkout: Option<&GuestCheckout>, here: &Path, images: &Images<'_>) -> Place {
         let nowhere = Place { folder: HOME.into(), workspace: None, make: false, user: None };
-        if let Some(site) = site {
-            return if site.was_synced() { Place::of_workspace(here, site) } else { nowhere };
+        if let Some(checkout) = checkout {
+            return if checkout.was_synced() { Place::of_workspace(here, checkout) } else { nowhere };
         }
         match images.of(vm).and_then(|image| image.oci) {
             Some(origin) => {
@@ -70,19 +70,19 @@ pub struct Folder {
 
 /// The folder of a VM for commands from `here`.
 pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> Folder {
-    let Place { folder, workspace, make, .. } = Place::of(vm, site(vm, here).as_ref(), here, images);
+    let Place { folder, workspace, make, .. } = Place::of(vm, checkout(vm, here).as_ref(), here, images);
     Folder { path: folder, is_of_image: make && workspace.is_none() }
 }
 
 /// The workspace of a VM that commands from `here` are about: the one that `here` is in, else its
 /// own, if it has one.
-pub(super) fn site(vm: &Vm, here: &Path) -> Option<Site> {
+pub(super) fn checkout(vm: &Vm, here: &Path) -> Option<GuestCheckout> {
     // What cannot be read is said by who syncs it.
-    let sites = Site::all(vm).unwrap_or_default();
-    let around = sites.iter().filter(|site| site.was_synced() && site.has(here));
+    let checkouts = GuestCheckout::all(vm).unwrap_or_default();
+    let around = checkouts.iter().filter(|checkout| checkout.was_synced() && checkout.has(here));
     // The innermost of nested ones, and of those that are the same the VM's own.
-    let found = around.max_by_key(|site| (site.root().components().count(), site.is_own()));
-    found.or_else(|| sites.iter().find(|site| site.is_own())).cloned()
+    let found = around.max_by_key(|checkout| (checkout.root().components().count(), checkout.is_own()));
+    found.or_else(|| checkouts.iter().find(|checkout| checkout.is_own())).cloned()
 }
 
 fn is_folder_of(root: &Path, path: &Path) -> bool {

@@ -15,6 +15,7 @@ use super::session::{self, Outcome};
 use super::{Variables, environment, terminal};
 use crate::agent::Call;
 use crate::certificates::{self, Certificates};
+use crate::checkout::GuestCheckout;
 use crate::cli::{CommandOptions, Run};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
@@ -25,7 +26,6 @@ use crate::paths::Paths;
 use crate::post_mortem;
 use crate::prepare::{self, Preparation};
 use crate::report::{Phase, Report};
-use crate::site::Site;
 use crate::sync::{self, Listed, SyncError};
 use crate::terminfo;
 use crate::ui::Ui;
@@ -67,8 +67,8 @@ impl<'a> Work<'a> {
         Ok(Work { settings, how: &options.how, given, certificates, paths, account, ui })
     }
 
-    /// Brings the workspace into the VM, to `site`, and finds out what it asks for, for a command
-    /// in `place`. It was listed while the VM was looked for.
+    /// Brings the workspace into the VM, to `checkout`, and finds out what it asks for, for a
+    /// command in `place`. It was listed while the VM was looked for.
     ///
     /// # Errors
     /// If it cannot be read, both sides changed the same things, or the VM's disk is full.
@@ -76,12 +76,12 @@ impl<'a> Work<'a> {
         &self,
         machine: &Machine,
         workspace: &Workspace,
-        site: &Site,
+        checkout: &GuestCheckout,
         place: &Place,
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<(Preparation, sync::Report), CommandError> {
-        let (preparation, report) = self.try_sync(machine, workspace, site, place, listed, policy)?;
+        let (preparation, report) = self.try_sync(machine, workspace, checkout, place, listed, policy)?;
         Ok((preparation, report?))
     }
 
@@ -95,12 +95,12 @@ impl<'a> Work<'a> {
         &self,
         machine: &Machine,
         workspace: &Workspace,
-        site: &Site,
+        checkout: &GuestCheckout,
         place: &Place,
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<Option<Preparation>, CommandError> {
-        match self.try_sync(machine, workspace, site, place, listed, policy)? {
+        match self.try_sync(machine, workspace, checkout, place, listed, policy)? {
             (preparation, Ok(_)) => Ok(Some(preparation)),
             // With `--quiet` nobody would see that the command ran with other files than these.
             (_, Err(SyncError::GuestFull(failure))) if !self.ui.is_quiet() => {
@@ -120,7 +120,7 @@ impl<'a> Work<'a> {
         &self,
         machine: &Machine,
         workspace: &Workspace,
-        site: &Site,
+        checkout: &GuestCheckout,
         place: &Place,
         listed: Result<Listed, SyncError>,
         policy: Policy,
@@ -131,11 +131,11 @@ impl<'a> Work<'a> {
         listed.warnings().for_each(|warning| self.ui.warning(&warning));
         let files = listed.files();
         let (folder, _) = place.folder(self.how);
-        let preparation = Preparation::of(workspace, site, &folder, &listed, &self.settings, self.paths, self.ui)?;
+        let preparation = Preparation::of(workspace, checkout, &folder, &listed, &self.settings, self.paths, self.ui)?;
         let waits = || self.ui.status("waiting for another command's sync of this workspace");
         let report = self.account.time(Phase::Sync, || {
             let shows = |done, total| self.ui.transfers("sending files to the VM", done, total);
-            sync::sync(&machine.vm, workspace, site, listed, policy, self.settings.history(), &waits, &shows)
+            sync::sync(&machine.vm, workspace, checkout, listed, policy, self.settings.history(), &waits, &shows)
         });
         self.ui.finish();
         if let Ok(report) = &report {
@@ -157,7 +157,7 @@ impl<'a> Work<'a> {
 
     /// Does what the workspace asks for, if it was synced, and then runs the command; without
     /// words, the user's login shell. In a VM with workspaces that were synced before, the command
-    /// has the tools of that of `site`.
+    /// has the tools of that of `checkout`.
     ///
     /// # Errors
     /// Whatever keeps it from being run to its end.
@@ -165,12 +165,12 @@ impl<'a> Work<'a> {
         &self,
         machine: &Machine,
         preparation: Option<&Preparation>,
-        site: Option<&Site>,
+        checkout: Option<&GuestCheckout>,
         place: &Place,
         words: impl Iterator<Item = Bytes>,
     ) -> Result<Outcome, CommandError> {
         let (cwd, make_cwd) = place.folder(self.how);
-        let entered = self.enter(machine, preparation, site, &cwd);
+        let entered = self.enter(machine, preparation, checkout, &cwd);
         let surroundings = entered.map_err(|error| post_mortem::of_preparation(error, machine))?;
         let user = place.user(self.how);
         // The tools are root's; another user has what the image has.
@@ -207,7 +207,7 @@ impl<'a> Work<'a> {
         &self,
         machine: &Machine,
         preparation: Option<&Preparation>,
-        site: Option<&Site>,
+        checkout: Option<&GuestCheckout>,
         folder: &Path,
     ) -> Result<Surroundings, CommandError> {
         if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
@@ -218,8 +218,8 @@ impl<'a> Work<'a> {
         let (inherited, said) = self.variables(machine);
         let of_tools = match preparation {
             Some(preparation) => preparation.variables(&of_image),
-            None => site
-                .map(|site| Preparation::variables_of(&machine.vm, site, folder, &of_image, self.ui))
+            None => checkout
+                .map(|checkout| Preparation::variables_of(&machine.vm, checkout, folder, &of_image, self.ui))
                 .unwrap_or_default(),
         };
         let mut surroundings = Surroundings { inherited, of_image, of_tools, said };

@@ -11,6 +11,7 @@ use super::by_name::workspace;
 use super::place::Place;
 use super::policy;
 use super::work::Work;
+use crate::checkout::GuestCheckout;
 use crate::cli::Run;
 use crate::commands::named;
 use crate::error::{CommandError, ErrorKind};
@@ -18,7 +19,6 @@ use crate::machine::{Machines, Wanted};
 use crate::paths::Paths;
 use crate::post_mortem;
 use crate::report::{Phase, Report};
-use crate::site::Site;
 use crate::sync::Listed;
 use crate::ui::Ui;
 
@@ -61,7 +61,7 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
     let workspace = workspace(&here.join(new.path), paths)?;
     let account = Report::new(&[]);
     let work = Work::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
-    let site = Site::at(&vm, &workspace, new.guest_path)?;
+    let checkout = GuestCheckout::at(&vm, &workspace, new.guest_path)?;
     let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
     let machines = machines.reported(&account);
     let (machine, files_listed, prepared) = post_mortem::unless_stopped(|| {
@@ -72,16 +72,16 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
             (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
         });
         let machine = machine?;
-        let place = Place::of_workspace(&workspace.root, &site);
+        let place = Place::of_workspace(&workspace.root, &checkout);
         let files_listed = listed.as_ref().map_or(0, Listed::files);
-        let synced = work.sync(&machine, &workspace, &site, &place, listed, policy(new.options));
+        let synced = work.sync(&machine, &workspace, &checkout, &place, listed, policy(new.options));
         match synced.and_then(|(preparation, report)| work.prepare(&machine, &preparation).map(|()| report)) {
             Err(error) if post_mortem::is_over(&error, &vm, Some(&machine)) => Err(error.kind(ErrorKind::VmEnded)),
             prepared => Ok((machine, files_listed, prepared)),
         }
     })?;
     let report = prepared.map_err(|error| post_mortem::explained(error, &machine))?;
-    let guest_path = site.guest_path().display().to_string();
+    let guest_path = checkout.guest_path().display().to_string();
     ui.status(&format!("`{guest_path}` in `{name}` is {}", workspace.root.display()));
     let prepared = Prepared {
         vm: vm.name().to_owned(),

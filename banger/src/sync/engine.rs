@@ -18,15 +18,15 @@ use super::source::{self, Sink, Source};
 use super::{Listed, Report, SyncError};
 use crate::agent::{AgentError, Call};
 use crate::belonging::Purpose;
+use crate::checkout::GuestCheckout;
 use crate::config::History;
 use crate::git::{Entry, FilteredFiles, Listing, Repository, Workspace};
-use crate::site::Site;
 
 /// One attempt at a sync.
 pub(super) struct Engine<'a> {
     pub(super) vm: &'a Vm,
     pub(super) workspace: &'a Workspace,
-    pub(super) site: &'a Site,
+    pub(super) checkout: &'a GuestCheckout,
     pub(super) listed: &'a Listed,
     pub(super) policy: Policy,
     pub(super) history: Option<History>,
@@ -40,7 +40,7 @@ pub(super) struct Engine<'a> {
 impl<'a> Engine<'a> {
     /// Where is kept what this side knows of the syncs.
     pub(super) fn folder(&self) -> &'a Path {
-        self.site.syncs()
+        self.checkout.syncs()
     }
 
     pub(super) fn listing(&self) -> &'a Listing {
@@ -53,7 +53,7 @@ impl<'a> Engine<'a> {
 
     /// The workspace's root in the guest.
     pub(super) fn guest_root(&self) -> &'a [u8] {
-        self.site.guest_path().as_os_str().as_encoded_bytes()
+        self.checkout.guest_path().as_os_str().as_encoded_bytes()
     }
 
     /// Those that the guest shall have.
@@ -66,24 +66,25 @@ impl<'a> Engine<'a> {
         let manifest = Manifest::load(self.folder()).map_err(SyncError::State)?;
         let generation = new_generation();
         let request = Sync {
-            root: self.site.guest_path().as_os_str().into(),
-            alias: self.site.alias().map(|path| path.as_os_str().into()),
+            root: self.checkout.guest_path().as_os_str().into(),
+            alias: self.checkout.alias().map(|path| path.as_os_str().into()),
             base: manifest.as_ref().map(|manifest| manifest.generation.clone()),
             generation: generation.clone(),
             excludes: Bytes(self.workspace.repository.global_excludes()?),
             clock_ns: now_ns(),
         };
-        let request = if self.site.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
+        let request = if self.checkout.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
         let mut call = Call::open(self.vm, &request)?;
         let begun = call.answer::<Begun>().map_err(SyncError::from);
         // Without a manifest, the guest may have no files yet.
         let begun = if manifest.is_some() { begun.map_err(SyncError::of_later_sync) } else { begun }?;
         // In a bare VM the first repository gets the disk; in others, the VM's own has it.
-        if begun.seed && !self.site.is_own() && Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some() {
+        if begun.seed && !self.checkout.is_own() && Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some()
+        {
             let error = FrameError::Unexpected("the agent offers a disk for a repository that has none");
             return Err(AgentError::from(error).into());
         }
-        self.site.begin().map_err(SyncError::State)?;
+        self.checkout.begin().map_err(SyncError::State)?;
         let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
         let mut histories = match begun.mode {
             Mode::Fresh => Histories::fresh(self.folder(), self.history, self.repositories())?,

@@ -34,10 +34,10 @@ use banger_vmm::Vm;
 use self::engine::Engine;
 pub use self::error::{SyncError, Things};
 use self::source::Source;
+use crate::checkout::GuestCheckout;
 use crate::config::History;
 use crate::file::create_private;
 use crate::git::{self, Boundary, Listing, Workspace};
-use crate::site::Site;
 
 /// How often a sync starts again because files changed under it.
 const ATTEMPTS: usize = 4;
@@ -140,7 +140,7 @@ impl Listed {
     }
 }
 
-/// Syncs the workspace into the VM, to `site`. `listed` may be a listing made a moment ago,
+/// Syncs the workspace into the VM, to `checkout`. `listed` may be a listing made a moment ago,
 /// `history` is how much of git's history the guest shall have, if somebody said it. `waits` is
 /// called once where another command's sync of the workspace takes its time. `shows` is told how
 /// many bytes of a large transfer are done, and how many there are.
@@ -151,7 +151,7 @@ impl Listed {
 pub fn sync(
     vm: &Vm,
     workspace: &Workspace,
-    site: &Site,
+    checkout: &GuestCheckout,
     mut listed: Listed,
     policy: Policy,
     history: Option<History>,
@@ -159,7 +159,7 @@ pub fn sync(
     shows: &dyn Fn(u64, u64),
 ) -> Result<Report, SyncError> {
     let start = Instant::now();
-    let folder = site.syncs();
+    let folder = checkout.syncs();
     // Not the VM's folder with it: one that was deleted meanwhile would come back empty.
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(SyncError::State(error)),
@@ -169,7 +169,7 @@ pub fn sync(
     lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, waits)?;
     for attempt in 1.. {
         let settles_ns = Cell::new(0);
-        let engine = Engine { vm, workspace, site, listed: &listed, policy, history, shows, settles_ns };
+        let engine = Engine { vm, workspace, checkout, listed: &listed, policy, history, shows, settles_ns };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;

@@ -34,7 +34,7 @@ const NOT_FOR_FILES: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
 
 /// A place in a VM that a workspace is synced to.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct GuestCheckout {
     /// The folder in the guest, absolute.
     guest_path: PathBuf,
     /// The workspace's repository here.
@@ -57,25 +57,32 @@ struct Record {
     repository: Purpose,
 }
 
-impl Site {
+impl GuestCheckout {
     /// That of the VM's own workspace.
-    pub fn own(vm: &Vm, repository: Purpose) -> Site {
+    pub fn own(vm: &Vm, repository: Purpose) -> GuestCheckout {
         let marks = vm.folder().to_owned();
-        Site { guest_path: GUEST_ROOT.into(), repository, syncs: marks.join("sync"), marks, is_own: true, claim: None }
+        GuestCheckout {
+            guest_path: GUEST_ROOT.into(),
+            repository,
+            syncs: marks.join("sync"),
+            marks,
+            is_own: true,
+            claim: None,
+        }
     }
 
-    fn further(folder: PathBuf, Record { guest_path, repository }: Record) -> Site {
+    fn further(folder: PathBuf, Record { guest_path, repository }: Record) -> GuestCheckout {
         let guest_path = Path::new(guest_path.as_os_str()).to_owned();
-        Site { guest_path, repository, syncs: folder.clone(), marks: folder, is_own: false, claim: None }
+        GuestCheckout { guest_path, repository, syncs: folder.clone(), marks: folder, is_own: false, claim: None }
     }
 
     /// All of a VM, its own first.
     ///
     /// # Errors
     /// If what is kept cannot be read.
-    pub fn all(vm: &Vm) -> Result<Vec<Site>, CommandError> {
-        let own = vm.record().ok().and_then(|record| Purpose::of(&record)).map(|own| Site::own(vm, own));
-        let further = records(vm)?.into_iter().map(|(folder, record)| Site::further(folder, record));
+    pub fn all(vm: &Vm) -> Result<Vec<GuestCheckout>, CommandError> {
+        let own = vm.record().ok().and_then(|record| Purpose::of(&record)).map(|own| GuestCheckout::own(vm, own));
+        let further = records(vm)?.into_iter().map(|(folder, record)| GuestCheckout::further(folder, record));
         Ok(own.into_iter().chain(further).collect())
     }
 
@@ -84,7 +91,7 @@ impl Site {
     ///
     /// # Errors
     /// If nothing can be at the path, another repository is there, or one is around or below it.
-    pub fn at(vm: &Vm, workspace: &Workspace, guest_path: &OsStr) -> Result<Site, CommandError> {
+    pub fn at(vm: &Vm, workspace: &Workspace, guest_path: &OsStr) -> Result<GuestCheckout, CommandError> {
         let guest_path = checked(guest_path)?;
         if let Some(own) = Purpose::of(&vm.record()?).filter(|_| guest_path == Path::new(GUEST_ROOT)) {
             if !is_of(&own, workspace) {
@@ -96,7 +103,7 @@ impl Site {
                 let record = vm.record()?;
                 vm.set_record(&lock, &VmRecord { workspace: here.to_value(), ..record })?;
             }
-            return Ok(Site::own(vm, here));
+            return Ok(GuestCheckout::own(vm, here));
         }
         let all = vm.folder().join(FURTHER);
         create_folder(&all)?;
@@ -119,11 +126,11 @@ impl Site {
                 folder
             }
             None => {
-                let is_in_the_way = |other: &&Site| {
+                let is_in_the_way = |other: &&GuestCheckout| {
                     let places = [Some(other.guest_path()), other.alias()];
                     places.into_iter().flatten().any(|place| overlap(place, &guest_path))
                 };
-                if let Some(other) = Site::all(vm)?.iter().find(is_in_the_way) {
+                if let Some(other) = GuestCheckout::all(vm)?.iter().find(is_in_the_way) {
                     return Err(taken(vm, &guest_path, &other.guest_path, other.root()));
                 }
                 let key = blake3::hash(guest_path.as_os_str().as_bytes()).to_hex()[..16].to_owned();
@@ -137,7 +144,7 @@ impl Site {
         if fs::read(&path).ok().as_ref() != Some(&json) {
             replace(&path, &json, 0o600).map_err(|error| CommandError::io("write", &path, &error))?;
         }
-        Ok(Site { claim: Some(Arc::new(claim)), ..Site::further(folder, record) })
+        Ok(GuestCheckout { claim: Some(Arc::new(claim)), ..GuestCheckout::further(folder, record) })
     }
 
     /// The guest has been told of it: from now on the place is this repository's, whatever comes of
@@ -226,7 +233,9 @@ fn is_of(known: &Purpose, workspace: &Workspace) -> bool {
 fn sweep(vm: &Vm) -> Result<(), CommandError> {
     for (folder, record) in records(vm)? {
         let path = folder.join(RECORD);
-        if !Site::further(folder.clone(), record).is_begun() && locked(&folder.join(CLAIM), File::try_lock).is_ok() {
+        if !GuestCheckout::further(folder.clone(), record).is_begun()
+            && locked(&folder.join(CLAIM), File::try_lock).is_ok()
+        {
             fs::remove_file(&path).map_err(|error| CommandError::io("remove", &path, &error))?;
         }
     }
@@ -326,7 +335,7 @@ mod tests {
         let root = root.path().canonicalize().unwrap();
         let below = root.join("a b/c");
         fs::create_dir_all(&below).unwrap();
-        let site = Site {
+        let checkout = GuestCheckout {
             guest_path: "/srv/x".into(),
             repository: Purpose { root: root.as_os_str().into(), git: (0, 0, None), owner: None, by_name: false },
             syncs: PathBuf::new(),
@@ -334,10 +343,10 @@ mod tests {
             is_own: true,
             claim: None,
         };
-        assert_eq!(site.folder(&root), Path::new("/srv/x"));
-        assert_eq!(site.folder(&below), Path::new("/srv/x/a b/c"));
-        assert_eq!(site.folder(Path::new("/")), Path::new("/srv/x"));
-        assert!(site.has(&below) && !site.has(Path::new("/")));
+        assert_eq!(checkout.folder(&root), Path::new("/srv/x"));
+        assert_eq!(checkout.folder(&below), Path::new("/srv/x/a b/c"));
+        assert_eq!(checkout.folder(Path::new("/")), Path::new("/srv/x"));
+        assert!(checkout.has(&below) && !checkout.has(Path::new("/")));
     }
 
     #[test]
