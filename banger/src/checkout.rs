@@ -14,10 +14,10 @@ use banger_agent::protocol::sync::MAX_PATH;
 use banger_vmm::{Vm, VmRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::belonging::{self, Purpose, Repository};
 use crate::error::{CommandError, ErrorKind};
 use crate::file::{create_private, replace};
 use crate::git::Workspace;
+use crate::ownership::{self, Repository, VmOwner};
 
 /// Where a VM's own workspace is in the guest.
 pub const GUEST_ROOT: &str = "/root/repo";
@@ -38,7 +38,7 @@ pub struct GuestCheckout {
     /// The folder in the guest, absolute.
     guest_path: PathBuf,
     /// The workspace's repository here.
-    repository: Purpose,
+    repository: VmOwner,
     /// The folder that is kept of its syncs.
     syncs: PathBuf,
     /// The folder with marks of what was done to prepare the VM for it.
@@ -54,12 +54,12 @@ pub struct GuestCheckout {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record {
     guest_path: Bytes,
-    repository: Purpose,
+    repository: VmOwner,
 }
 
 impl GuestCheckout {
     /// That of the VM's own workspace.
-    pub fn own(vm: &Vm, repository: Purpose) -> GuestCheckout {
+    pub fn own(vm: &Vm, repository: VmOwner) -> GuestCheckout {
         let marks = vm.folder().to_owned();
         GuestCheckout {
             guest_path: GUEST_ROOT.into(),
@@ -81,7 +81,7 @@ impl GuestCheckout {
     /// # Errors
     /// If what is kept cannot be read.
     pub fn all(vm: &Vm) -> Result<Vec<GuestCheckout>, CommandError> {
-        let own = vm.record().ok().and_then(|record| Purpose::of(&record)).map(|own| GuestCheckout::own(vm, own));
+        let own = vm.record().ok().and_then(|record| VmOwner::of(&record)).map(|own| GuestCheckout::own(vm, own));
         let further = records(vm)?.into_iter().map(|(folder, record)| GuestCheckout::further(folder, record));
         Ok(own.into_iter().chain(further).collect())
     }
@@ -93,11 +93,11 @@ impl GuestCheckout {
     /// If nothing can be at the path, another repository is there, or one is around or below it.
     pub fn at(vm: &Vm, workspace: &Workspace, guest_path: &OsStr) -> Result<GuestCheckout, CommandError> {
         let guest_path = checked(guest_path)?;
-        if let Some(own) = Purpose::of(&vm.record()?).filter(|_| guest_path == Path::new(GUEST_ROOT)) {
+        if let Some(own) = VmOwner::of(&vm.record()?).filter(|_| guest_path == Path::new(GUEST_ROOT)) {
             if !is_of(&own, workspace) {
                 return Err(taken(vm, &guest_path, &guest_path, own.path()));
             }
-            let here = Purpose { root: workspace.root.as_os_str().into(), ..own.clone() };
+            let here = VmOwner { root: workspace.root.as_os_str().into(), ..own.clone() };
             if own.path() != workspace.root {
                 let lock = vm.lock()?;
                 let record = vm.record()?;
@@ -112,7 +112,7 @@ impl GuestCheckout {
         sweep(vm)?;
         let mut record = Record {
             guest_path: guest_path.as_os_str().into(),
-            repository: Purpose { by_name: true, ..Purpose::new(workspace, false) },
+            repository: VmOwner { by_name: true, ..VmOwner::new(workspace, false) },
         };
         let mut found = records(vm)?.into_iter();
         let folder = match found.find(|(_, record)| record.guest_path.as_os_str() == guest_path.as_os_str()) {
@@ -168,7 +168,7 @@ impl GuestCheckout {
 
     /// Whether the repository is still there, so that its configuration has a say.
     pub fn is_present(&self) -> bool {
-        belonging::repository(&self.repository) == Repository::Present
+        ownership::repository(&self.repository) == Repository::Present
     }
 
     /// Whether it is that of the VM's own workspace.
@@ -223,9 +223,9 @@ impl GuestCheckout {
 
 /// Whether a place that is `known` as that of a repository is that of `workspace`, which may have
 /// been moved.
-fn is_of(known: &Purpose, workspace: &Workspace) -> bool {
-    belonging::is_same(known, &workspace.identity)
-        && (known.path() == workspace.root || belonging::repository(known) != Repository::Present)
+fn is_of(known: &VmOwner, workspace: &Workspace) -> bool {
+    ownership::is_same(known, &workspace.identity)
+        && (known.path() == workspace.root || ownership::repository(known) != Repository::Present)
 }
 
 /// Frees the places that commands have chosen which ended, or were killed, before the guest heard
@@ -337,7 +337,7 @@ mod tests {
         fs::create_dir_all(&below).unwrap();
         let checkout = GuestCheckout {
             guest_path: "/srv/x".into(),
-            repository: Purpose { root: root.as_os_str().into(), git: (0, 0, None), owner: None, by_name: false },
+            repository: VmOwner { root: root.as_os_str().into(), git: (0, 0, None), owner: None, by_name: false },
             syncs: PathBuf::new(),
             marks: PathBuf::new(),
             is_own: true,

@@ -5,9 +5,9 @@ use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_vmm::{Error, Vm, VmState};
 
 use crate::agent::{AgentError, Call};
-use crate::belonging::Purpose;
 use crate::checkout::GuestCheckout;
 use crate::error::{CommandError, ErrorKind};
+use crate::ownership::VmOwner;
 use crate::units::count;
 
 /// How many names fit on a line.
@@ -141,7 +141,7 @@ pub fn describe(counts: Counts) -> String {
 }
 
 fn is_for_workspace(vm: &Vm) -> bool {
-    vm.record().is_ok_and(|record| Purpose::of(&record).is_some())
+    vm.record().is_ok_and(|record| VmOwner::of(&record).is_some())
 }
 
 /// Whether the guest counts what changed there: it has its workspace, or another one. Of a bare VM

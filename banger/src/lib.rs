@@ -10,7 +10,7 @@
 //! * [`git`] finds the workspace and lists what travels;
 //! * [`images`] has the images that VMs are made from, and pulls them; [`kernels`] what they boot;
 //! * [`machine`] finds, makes and starts the workspace's VM, and those by name, with `banger-image`
-//!   and `banger-vmm`; [`belonging`] knows which is whose, [`guest_work`] what would be lost with
+//!   and `banger-vmm`; [`ownership`] knows which is whose, [`guest_work`] what would be lost with
 //!   it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`copy`] copies files past the sync, both ways;
@@ -26,7 +26,6 @@ pub use {banger_agent, banger_image, banger_vmm};
 
 pub mod agent;
 pub mod authorized_key;
-pub mod belonging;
 pub mod certificates;
 pub mod checkout;
 pub mod cli;
@@ -47,6 +46,7 @@ pub mod job;
 pub mod kernels;
 pub mod machine;
 mod npm;
+pub mod ownership;
 pub mod panic;
 pub mod paths;
 pub mod permissions;

@@ -7,11 +7,11 @@ use banger_agent::protocol::sync::Counts;
 use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
-use crate::belonging::{self, Purpose, Repository};
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::images::Images;
 use crate::machine::Machines;
+use crate::ownership::{self, Repository, VmOwner};
 use crate::paths::Paths;
 use crate::table::table;
 use crate::ui::Ui;
@@ -90,9 +90,9 @@ fn entry(vm: &Vm, images: &Images<'_>) -> Entry {
 
 fn fill(entry: &mut Entry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vmm::Error> {
     let record = vm.record()?;
-    match Purpose::of(&record) {
+    match VmOwner::of(&record) {
         Some(purpose) => {
-            entry.repository = Some(belonging::repository(&purpose));
+            entry.repository = Some(ownership::repository(&purpose));
             entry.workspace = Some(purpose.root.to_string());
             entry.by_name = purpose.by_name;
         }

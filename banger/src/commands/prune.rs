@@ -8,11 +8,11 @@ use banger_image::oci;
 use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
-use crate::belonging::{self, Purpose, Repository};
 use crate::disk_usage::allocated;
 use crate::error::CommandError;
 use crate::guest_work::GuestWork;
 use crate::machine::Machines;
+use crate::ownership::{self, Repository, VmOwner};
 use crate::paths::Paths;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
@@ -141,11 +141,11 @@ fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
     let Ok(VmState::Stopped { .. }) = vm.state() else { return None };
     let record = vm.record().ok()?;
     if record.throwaway {
-        return belonging::is_abandoned(vm, &record).then_some(Why::Leftover);
+        return ownership::is_abandoned(vm, &record).then_some(Why::Leftover);
     }
     // One by name was made to be there, whatever becomes of the repository.
-    let is_gone = |purpose: &Purpose| !purpose.by_name && belonging::repository(purpose) != Repository::Present;
-    if Purpose::of(&record).as_ref().is_some_and(is_gone) {
+    let is_gone = |purpose: &VmOwner| !purpose.by_name && ownership::repository(purpose) != Repository::Present;
+    if VmOwner::of(&record).as_ref().is_some_and(is_gone) {
         return Some(Why::RepositoryGone);
     }
     let last_use = vm.last_use().ok()?.map_or(record.created, |last_use| last_use.ended.max(record.created));

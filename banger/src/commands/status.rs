@@ -8,13 +8,13 @@ use banger_vmm::{Accelerator, Confinement, Vm, VmState};
 use serde::Serialize;
 
 use crate::agent::Call;
-use crate::belonging::{self, Purpose};
 use crate::checkout::GuestCheckout;
 use crate::confinement::describe;
 use crate::error::CommandError;
 use crate::guest_work::{self, GuestWork};
 use crate::images::Images;
 use crate::machine::Machines;
+use crate::ownership::{self, VmOwner};
 use crate::paths::Paths;
 use crate::table::facts;
 use crate::ui::Ui;
@@ -89,7 +89,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
     let mut status = Status { workspace: root, vm: None };
     if let Some(vm) = vm {
         let record = vm.record()?;
-        let purpose = Purpose::of(&record);
+        let purpose = VmOwner::of(&record);
         status.workspace = status.workspace.or_else(|| purpose.as_ref().map(|purpose| purpose.root.to_string()));
         let (mut accelerator, mut confinement, mut reason) = (None, None, None);
         let state = match vm.state()? {
@@ -114,7 +114,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
             replaced: workspace.zip(purpose).is_some_and(|(workspace, purpose)| {
-                purpose.path() == workspace.root && !belonging::is_same(&purpose, &workspace.identity)
+                purpose.path() == workspace.root && !ownership::is_same(&purpose, &workspace.identity)
             }),
             state,
             accelerator,

@@ -7,12 +7,12 @@ use banger_vmm::{VmRecord, VmState, printable};
 use nix::sys::statvfs::statvfs;
 
 use super::Check;
-use crate::belonging;
 use crate::config::Settings;
 use crate::error::CommandError;
 use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::machine::{DEFAULT_KERNEL, Machines};
+use crate::ownership;
 use crate::paths::Paths;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
@@ -118,7 +118,7 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
                 (Ok(record), Ok(state)) => {
                     broken.extend(missing(&record, &images).map(|what| format!("`{}`: {what}", vm.name())));
                     running += u64::from(matches!(state, VmState::Running { .. } | VmState::Starting));
-                    abandoned += u64::from(belonging::is_abandoned(vm, &record));
+                    abandoned += u64::from(ownership::is_abandoned(vm, &record));
                 }
             }
         }

@@ -19,11 +19,11 @@ pub(crate) use self::host::{check_fits, default_cpus, default_memory, host_memor
 use self::new::Made;
 use self::start::{Started, lock};
 use crate::agent::Call;
-use crate::belonging::{self, Belongs, Purpose};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::images::ImageAccess;
+use crate::ownership::{self, OwnerMatch, VmOwner};
 use crate::paths::{Paths, search_path};
 use crate::post_mortem;
 use crate::report::{Phase, Report};
@@ -152,25 +152,25 @@ impl<'a> Machines<'a> {
     /// # Errors
     /// If the store cannot be read.
     pub fn find(&self, workspace: &Workspace) -> Result<Option<Vm>, CommandError> {
-        Ok(belonging::find(&self.store, &names::of_workspace(workspace), workspace)?.map(|(vm, _)| vm))
+        Ok(ownership::find(&self.store, &names::of_workspace(workspace), workspace)?.map(|(vm, _)| vm))
     }
 
     /// The same; a VM whose repository was moved goes along, and one of a repository that was
     /// replaced is none.
     fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, Started> {
-        let found = belonging::find(&self.store, &names::of_workspace(workspace), workspace)?;
+        let found = ownership::find(&self.store, &names::of_workspace(workspace), workspace)?;
         let Some((vm, belongs)) = found else { return Ok(None) };
         match belongs {
-            Belongs::Here => {}
-            Belongs::Moved { from } => {
+            OwnerMatch::Here => {}
+            OwnerMatch::Moved { from } => {
                 let lock = lock(&vm)?;
                 let mut record = vm.record()?;
-                record.workspace = Purpose::new(workspace, false).to_value();
+                record.workspace = VmOwner::new(workspace, false).to_value();
                 vm.set_record(&lock, &record)?;
                 let (from, here) = (from.display(), workspace.root.display());
                 self.ui.status(&format!("this repository was at {from}: its VM `{}` comes along to {here}", vm.name()));
             }
-            Belongs::Replaced => {
+            OwnerMatch::Replaced => {
                 let message = format!(
                     "the VM `{}` belongs to another repository, which was at {} before this one",
                     vm.name(),
@@ -270,7 +270,7 @@ impl<'a> Machines<'a> {
     /// Removes throwaway VMs whose command was killed.
     pub(crate) fn sweep(&self) {
         for vm in self.store.list().unwrap_or_default() {
-            if vm.record().is_ok_and(|record| belonging::is_abandoned(&vm, &record)) {
+            if vm.record().is_ok_and(|record| ownership::is_abandoned(&vm, &record)) {
                 self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));
                 // The next sweep tries again.
                 let _ = self.remove(&vm, Duration::ZERO);

@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::host::{check_fits, default_cpus, default_memory};
 use super::start::adjust;
 use super::{DEFAULT_IMAGE, Machine, Machines, Wanted, names};
-use crate::belonging::{self, Purpose};
 use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
 use crate::images::{ImageAccess, Images};
+use crate::ownership::{self, VmOwner};
 use crate::report::Phase;
 
 /// Why no VM was made.
@@ -51,12 +51,12 @@ impl Machines<'_> {
         {
             // One that was just getting another name may have been missed.
             let _still = self.store.still()?;
-            if belonging::find(&self.store, &names::of_workspace(workspace), workspace)?.is_some() {
+            if ownership::find(&self.store, &names::of_workspace(workspace), workspace)?.is_some() {
                 return Err(Made::Exists);
             }
         }
         let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
-        let purpose = Purpose::new(workspace, false).to_value();
+        let purpose = VmOwner::new(workspace, false).to_value();
         let hostname = Some(names::host_name(&workspace.root));
         self.create(&New { name: &name, hostname, purpose, throwaway: false }, wanted)
     }
@@ -69,7 +69,7 @@ impl Machines<'_> {
         for name in std::iter::once(base.clone()).chain((2..100).map(|number| format!("{base}-{number}"))) {
             match self.store.get(&name)? {
                 None => return Ok(Some(name)),
-                Some(vm) if belonging::is_at(&vm, &workspace.root) => return Ok(None),
+                Some(vm) if ownership::is_at(&vm, &workspace.root) => return Ok(None),
                 Some(_) => {}
             }
         }
@@ -84,7 +84,7 @@ impl Machines<'_> {
     pub fn throwaway(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
         self.sweep();
         let name = format!("{}-rm-{:08x}", names::of_workspace(workspace), names::random() as u32);
-        let purpose = Purpose::new(workspace, true).to_value();
+        let purpose = VmOwner::new(workspace, true).to_value();
         let hostname = Some(names::host_name(&workspace.root));
         let new = New { name: &name, hostname, purpose, throwaway: true };
         let vm = self.create(&new, wanted).map_err(|made| match made {
@@ -112,8 +112,8 @@ impl Machines<'_> {
             return Err(banger_vmm::Error::Exists(taken.name().to_owned()).into());
         }
         let purpose = match workspace {
-            Some(workspace) => Purpose::by_name(workspace, throwaway).to_value(),
-            None => belonging::bare(throwaway),
+            Some(workspace) => VmOwner::by_name(workspace, throwaway).to_value(),
+            None => ownership::bare(throwaway),
         };
         loop {
             let chosen = match name {

@@ -16,7 +16,6 @@ use super::session::Outcome;
 use super::work::{Work, discard};
 use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::agent::AgentError;
-use crate::belonging::Purpose;
 use crate::checkout::{GUEST_ROOT, GuestCheckout};
 use crate::cli::{CommandOptions, Run};
 use crate::commands::{check_forwards, named, publish};
@@ -26,6 +25,7 @@ use crate::git::Workspace;
 use crate::images::{self, Images};
 use crate::job;
 use crate::machine::{Machine, Machines, Wanted, git_host};
+use crate::ownership::VmOwner;
 use crate::paths::Paths;
 use crate::post_mortem;
 use crate::prepare::Preparation;
@@ -97,7 +97,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         let listed = account.time(Phase::List, || Listed::new(workspace, &paths.own()))?;
         listed.check(workspace)?;
         let machine = make()?;
-        let checkout = GuestCheckout::own(&machine.vm, Purpose::by_name(workspace, false));
+        let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
         let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &checkout);
         let synced =
             work.sync(&machine, workspace, &checkout, &place, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
@@ -147,7 +147,7 @@ fn command(
     let given = new.options.command.iter().map(|word| word.as_os_str().into());
     match workspace {
         Some((workspace, folder)) => {
-            let checkout = GuestCheckout::own(&machine.vm, Purpose::by_name(workspace, false));
+            let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
             work.command(machine, preparation, Some(&checkout), &Place::of_workspace(folder, &checkout), given)
         }
         None => {

@@ -26,7 +26,6 @@ pub use self::place::folder;
 use self::session::Outcome;
 use self::work::Work;
 pub use self::workspace::{NewWorkspace, prepare};
-use crate::belonging::Purpose;
 use crate::checkout::GuestCheckout;
 use crate::cli::Run;
 use crate::commands::{check_forwards, publish};
@@ -36,6 +35,7 @@ use crate::git::Workspace;
 use crate::guest_work::GuestWork;
 use crate::images::{ImageAccess, Images};
 use crate::machine::{Machine, Machines, Wanted};
+use crate::ownership::VmOwner;
 use crate::paths::Paths;
 use crate::post_mortem;
 use crate::prepare::Preparation;
@@ -173,7 +173,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             })?
         };
         let published = publish(&machine.vm, &options.vm.publish, ui);
-        let checkout = GuestCheckout::own(&machine.vm, Purpose::new(&workspace, false));
+        let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = Place::of_workspace(here, &checkout);
         let synced = published
             .and_then(|()| work.sync_if_it_fits(&machine, &workspace, &checkout, &place, listed, policy(options)));
@@ -192,7 +192,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             continue;
         }
         let (machine, synced) = prepared?;
-        let checkout = GuestCheckout::own(&machine.vm, Purpose::new(&workspace, false));
+        let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = Place::of_workspace(here, &checkout);
         let words = options.command.iter().map(|word| word.as_os_str().into());
         let outcome =

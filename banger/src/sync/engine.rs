@@ -17,10 +17,10 @@ use super::repository::Snapshot;
 use super::source::{self, Sink, Source};
 use super::{Listed, Report, SyncError};
 use crate::agent::{AgentError, Call};
-use crate::belonging::Purpose;
 use crate::checkout::GuestCheckout;
 use crate::config::History;
 use crate::git::{Entry, FilteredFiles, Listing, Repository, Workspace};
+use crate::ownership::VmOwner;
 
 /// One attempt at a sync.
 pub(super) struct Engine<'a> {
@@ -79,7 +79,7 @@ impl<'a> Engine<'a> {
         // Without a manifest, the guest may have no files yet.
         let begun = if manifest.is_some() { begun.map_err(SyncError::of_later_sync) } else { begun }?;
         // In a bare VM the first repository gets the disk; in others, the VM's own has it.
-        if begun.seed && !self.checkout.is_own() && Purpose::of(&self.vm.record().map_err(AgentError::from)?).is_some()
+        if begun.seed && !self.checkout.is_own() && VmOwner::of(&self.vm.record().map_err(AgentError::from)?).is_some()
         {
             let error = FrameError::Unexpected("the agent offers a disk for a repository that has none");
             return Err(AgentError::from(error).into());

@@ -11,7 +11,7 @@ use crate::git::{Identity, Workspace};
 
 /// What a VM is for, as its record keeps it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Purpose {
+pub struct VmOwner {
     /// The canonical root of the workspace.
     pub root: Bytes,
     /// Device, inode and birth of the git folder: what a moved workspace is known by.
@@ -25,21 +25,21 @@ pub struct Purpose {
     pub by_name: bool,
 }
 
-impl Purpose {
+impl VmOwner {
     /// To serve `workspace`; a throwaway VM, for as long as this process lives.
-    pub fn new(workspace: &Workspace, throwaway: bool) -> Purpose {
+    pub fn new(workspace: &Workspace, throwaway: bool) -> VmOwner {
         let Identity { device, inode, birth_ns, .. } = workspace.identity;
         let owner = throwaway.then(this_process);
-        Purpose { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), owner, by_name: false }
+        VmOwner { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), owner, by_name: false }
     }
 
     /// The same for a VM that is found by its name alone.
-    pub fn by_name(workspace: &Workspace, throwaway: bool) -> Purpose {
-        Purpose { by_name: true, ..Purpose::new(workspace, throwaway) }
+    pub fn by_name(workspace: &Workspace, throwaway: bool) -> VmOwner {
+        VmOwner { by_name: true, ..VmOwner::new(workspace, throwaway) }
     }
 
     /// What a record says the VM is for; none for what was not made for a workspace.
-    pub fn of(record: &VmRecord) -> Option<Purpose> {
+    pub fn of(record: &VmRecord) -> Option<VmOwner> {
         serde_json::from_value(record.workspace.clone()).ok()
     }
 
@@ -54,13 +54,13 @@ impl Purpose {
     }
 }
 
-/// What the record of a bare VM has in the place of a [`Purpose`]: nothing, or whose end is its
+/// What the record of a bare VM has in the place of a [`VmOwner`]: nothing, or whose end is its
 /// own.
 pub fn bare(throwaway: bool) -> serde_json::Value {
     if throwaway { serde_json::json!({ OWNER: this_process() }) } else { serde_json::Value::Null }
 }
 
-/// The key of [`Purpose::owner`].
+/// The key of [`VmOwner::owner`].
 const OWNER: &str = "owner";
 
 fn this_process() -> (u32, u64) {
@@ -70,7 +70,7 @@ fn this_process() -> (u32, u64) {
 
 /// How a VM belongs to a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Belongs {
+pub enum OwnerMatch {
     /// It was made for it, or cannot be read.
     Here,
     /// It was made for it when it was elsewhere.
@@ -98,29 +98,29 @@ pub enum Repository {
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option<(Vm, Belongs)>, banger_vmm::Error> {
+pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option<(Vm, OwnerMatch)>, banger_vmm::Error> {
     if let Some(vm) = store.get(name)? {
-        match vm.record().map(|record| own_purpose(&record)) {
+        match vm.record().map(|record| own_owner(&record)) {
             // It has gone, or got another name.
             Err(banger_vmm::Error::NotFound(_)) | Ok(None) => {}
             // One that cannot be read is found, so that this is said.
-            Err(_) => return Ok(Some((vm, Belongs::Here))),
+            Err(_) => return Ok(Some((vm, OwnerMatch::Here))),
             Ok(Some(purpose)) if purpose.path() == workspace.root && is_same(&purpose, &workspace.identity) => {
-                return Ok(Some((vm, Belongs::Here)));
+                return Ok(Some((vm, OwnerMatch::Here)));
             }
             Ok(Some(_)) => {}
         }
     }
     let (mut moved, mut replaced) = (None, None);
     for vm in store.list()? {
-        let Some(purpose) = vm.record().ok().and_then(|record| own_purpose(&record)) else { continue };
+        let Some(purpose) = vm.record().ok().and_then(|record| own_owner(&record)) else { continue };
         match (purpose.path() == workspace.root, is_same(&purpose, &workspace.identity)) {
-            (true, true) => return Ok(Some((vm, Belongs::Here))),
+            (true, true) => return Ok(Some((vm, OwnerMatch::Here))),
             // Where it can be seen in two places at once it was not moved.
             (false, true) if is_born_with(&purpose, &workspace.identity) && !is_there(&purpose) => {
-                moved = Some((vm, Belongs::Moved { from: purpose.path().to_owned() }));
+                moved = Some((vm, OwnerMatch::Moved { from: purpose.path().to_owned() }));
             }
-            (true, false) => replaced = Some((vm, Belongs::Replaced)),
+            (true, false) => replaced = Some((vm, OwnerMatch::Replaced)),
             _ => {}
         }
     }
@@ -128,18 +128,18 @@ pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option
 }
 
 /// What a VM is for that is a workspace's own.
-fn own_purpose(record: &VmRecord) -> Option<Purpose> {
-    Purpose::of(record).filter(|purpose| purpose.owner.is_none() && !purpose.by_name)
+fn own_owner(record: &VmRecord) -> Option<VmOwner> {
+    VmOwner::of(record).filter(|purpose| purpose.owner.is_none() && !purpose.by_name)
 }
 
 /// Whether the VM is the own one of a workspace at `root`, whichever that is.
 pub fn is_at(vm: &Vm, root: &Path) -> bool {
-    vm.record().ok().and_then(|record| own_purpose(&record)).is_some_and(|purpose| purpose.path() == root)
+    vm.record().ok().and_then(|record| own_owner(&record)).is_some_and(|purpose| purpose.path() == root)
 }
 
 /// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers
 /// when a machine starts, so they do not count.
-pub fn is_same(purpose: &Purpose, identity: &Identity) -> bool {
+pub fn is_same(purpose: &VmOwner, identity: &Identity) -> bool {
     let (_, inode, birth_ns) = purpose.git;
     let born = birth_ns.zip(identity.birth_ns);
     inode == identity.inode && born.is_none_or(|(before, now)| before == now)
@@ -148,18 +148,18 @@ pub fn is_same(purpose: &Purpose, identity: &Identity) -> bool {
 /// Whether the git folder is known by its birth too. By its inode alone another one may be taken
 /// for it, on a file system of its own, or once the first was deleted: that is enough at the same
 /// place, and not to say that it was moved.
-fn is_born_with(purpose: &Purpose, identity: &Identity) -> bool {
+fn is_born_with(purpose: &VmOwner, identity: &Identity) -> bool {
     purpose.git.2.is_some() && purpose.git.2 == identity.birth_ns
 }
 
 /// Whether the repository is where it was.
-fn is_there(purpose: &Purpose) -> bool {
+fn is_there(purpose: &VmOwner) -> bool {
     Identity::at(purpose.path()).is_some_and(|identity| is_same(purpose, &identity))
 }
 
 /// What has become of the repository. Looks, but opens nothing. One that cannot be seen, such as on
 /// a disk that is not mounted, is not gone.
-pub fn repository(purpose: &Purpose) -> Repository {
+pub fn repository(purpose: &VmOwner) -> Repository {
     let root = purpose.path();
     match Identity::at(root) {
         None if root.exists() || root.parent().is_some_and(Path::exists) => Repository::Gone,
@@ -198,10 +198,10 @@ mod tests {
 
     use super::*;
 
-    fn purpose_of(root: &Path) -> Purpose {
+    fn purpose_of(root: &Path) -> VmOwner {
         let identity = Identity::at(root).unwrap();
         let git = (identity.device, identity.inode, identity.birth_ns);
-        Purpose { root: root.as_os_str().into(), git, owner: None, by_name: false }
+        VmOwner { root: root.as_os_str().into(), git, owner: None, by_name: false }
     }
 
     fn init(root: &Path) {
@@ -288,7 +288,7 @@ mod tests {
         let make = |name: &str, root: &Path| {
             let mut record = VmRecord::new(name, "image", "kernel", 0);
             record.disk_bytes = 256 << 20;
-            record.workspace = Purpose::new(&workspace(root), false).to_value();
+            record.workspace = VmOwner::new(&workspace(root), false).to_value();
             store.create(&record).unwrap()
         };
         let found = |name: &str, root: &Path| {
@@ -298,13 +298,13 @@ mod tests {
         init(&one);
         assert_eq!(found("one", &one), None);
         make("one", &one);
-        assert_eq!(found("one", &one), Some(("one".into(), Belongs::Here)));
+        assert_eq!(found("one", &one), Some(("one".into(), OwnerMatch::Here)));
 
         // A copy is another repository, and stays one when the first has moved.
         init(&two);
         assert_eq!(found("two", &two), None);
         fs::rename(&one, &three).unwrap();
-        let moved = Some(("one".to_owned(), Belongs::Moved { from: one.clone() }));
+        let moved = Some(("one".to_owned(), OwnerMatch::Moved { from: one.clone() }));
         assert_eq!(found("three", &three), moved);
         assert_eq!(found("two", &two), None);
         // Where no birth is known, another repository may have got its inode.
@@ -318,35 +318,35 @@ mod tests {
 
         // In the place of the first there is another one now.
         fs::rename(&two, &one).unwrap();
-        assert_eq!(found("one", &one), Some(("one".into(), Belongs::Replaced)));
+        assert_eq!(found("one", &one), Some(("one".into(), OwnerMatch::Replaced)));
         assert_eq!(found("three", &three), moved);
 
         // It has been adopted: its name is of the old place, which is another's now.
         let vm = store.get("one").unwrap().unwrap();
         let mut record = vm.record().unwrap();
-        record.workspace = Purpose::new(&workspace(&three), false).to_value();
+        record.workspace = VmOwner::new(&workspace(&three), false).to_value();
         vm.set_record(&vm.lock().unwrap(), &record).unwrap();
-        assert_eq!(found("three", &three), Some(("one".into(), Belongs::Here)));
+        assert_eq!(found("three", &three), Some(("one".into(), OwnerMatch::Here)));
         assert_eq!(found("one", &one), None);
         assert!(is_at(&vm, &three) && !is_at(&vm, &one));
 
         // One by name is nobody's own, be its name what it may: not even one that had its name of
         // this.
         let renamed = store.rename("one", "two").unwrap();
-        assert_eq!(found("one", &three), Some(("two".into(), Belongs::Here)));
+        assert_eq!(found("one", &three), Some(("two".into(), OwnerMatch::Here)));
         let by_name = make("one", &three);
         let mut record = by_name.record().unwrap();
-        for value in [Purpose::by_name(&workspace(&three), false).to_value(), bare(false), bare(true)] {
+        for value in [VmOwner::by_name(&workspace(&three), false).to_value(), bare(false), bare(true)] {
             record.workspace = value;
             by_name.set_record(&by_name.lock().unwrap(), &record).unwrap();
-            assert_eq!(found("one", &three), Some(("two".into(), Belongs::Here)));
+            assert_eq!(found("one", &three), Some(("two".into(), OwnerMatch::Here)));
             assert!(!is_at(&by_name, &three) && !is_abandoned(&by_name, &record));
         }
         store.delete("one").unwrap();
         let vm = store.rename(renamed.name(), "one").unwrap();
 
         fs::write(vm.folder().join("vm.json"), "").unwrap();
-        assert_eq!(found("one", &one), Some(("one".into(), Belongs::Here)));
+        assert_eq!(found("one", &one), Some(("one".into(), OwnerMatch::Here)));
         assert_eq!(found("three", &three), None);
     }
 }
