@@ -10,7 +10,7 @@
 //! * [`git`] finds the workspace and lists what travels;
 //! * [`images`] has the images that VMs are made from, and pulls them; [`kernels`] what they boot;
 //! * [`machine`] finds, makes and starts the workspace's VM, and those by name, with `banger-image`
-//!   and `banger-vmm`; [`ownership`] knows which is whose, [`guest_work`] what would be lost with
+//!   and `banger-vmm`; [`ownership`] knows which is whose, [`unsynced`] what would be lost with
 //!   it;
 //! * [`sync`] brings the guest's workspace to the host's state, through [`agent`];
 //! * [`copy`] copies files past the sync, both ways;
@@ -40,7 +40,6 @@ pub mod doctor;
 pub mod error;
 mod file;
 pub mod git;
-pub mod guest_work;
 pub mod images;
 pub mod job;
 pub mod kernels;
@@ -61,3 +60,4 @@ pub mod table;
 pub mod terminfo;
 pub mod ui;
 pub mod units;
+pub mod unsynced;

@@ -7,10 +7,10 @@ use banger_vmm::Vm;
 use serde::Serialize;
 
 use crate::error::{CommandError, ErrorKind};
-use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::paths::Paths;
 use crate::ui::Ui;
+use crate::unsynced::UnsyncedChanges;
 
 /// How often a VM is stopped again that others start before it is gone.
 const FORCED_TRIES: u32 = 5;
@@ -67,8 +67,13 @@ fn remove_by_force(vm: &Vm, machines: &Machines<'_>) -> Result<(), CommandError>
 
 /// Deletes the VM unless somebody uses it. `work` is what may be lost with it: it is looked at
 /// again when nobody can use the VM any more.
-fn remove_unused(vm: &Vm, work: &GuestWork, name: Option<&str>, machines: &Machines<'_>) -> Result<(), CommandError> {
-    let removed = machines.remove_unused(vm, |vm| Ok(work.covers(&GuestWork::noted(vm)?)));
+fn remove_unused(
+    vm: &Vm,
+    work: &UnsyncedChanges,
+    name: Option<&str>,
+    machines: &Machines<'_>,
+) -> Result<(), CommandError> {
+    let removed = machines.remove_unused(vm, |vm| Ok(work.covers(&UnsyncedChanges::noted(vm)?)));
     match removed {
         Err(banger_vmm::Error::InUse(_)) => {
             let error = CommandError::from(banger_vmm::Error::InUse(vm.name().to_owned()));
@@ -94,8 +99,8 @@ fn by_force(name: Option<&str>) -> String {
 
 /// What may be lost with the VM, which the user has called by `name`: nothing, or what somebody at
 /// the terminal agrees to lose. None if they do not.
-fn agreed(vm: &Vm, name: Option<&str>, ui: &Ui) -> Result<Option<GuestWork>, CommandError> {
-    let work = GuestWork::now(vm)?;
+fn agreed(vm: &Vm, name: Option<&str>, ui: &Ui) -> Result<Option<UnsyncedChanges>, CommandError> {
+    let work = UnsyncedChanges::now(vm)?;
     if work.is_nothing() {
         return Ok(Some(work));
     }
@@ -105,7 +110,7 @@ fn agreed(vm: &Vm, name: Option<&str>, ui: &Ui) -> Result<Option<GuestWork>, Com
         Err(nobody) if nobody.kind == ErrorKind::InputNeeded => {
             let error = error.hint(format!("delete it all the same: {}", by_force(name)));
             Err(match work {
-                GuestWork::Unknown if name.is_none() => error.hint("look into it before: banger"),
+                UnsyncedChanges::Unknown if name.is_none() => error.hint("look into it before: banger"),
                 _ => error,
             })
         }

@@ -8,7 +8,6 @@ use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
 use crate::error::CommandError;
-use crate::guest_work::GuestWork;
 use crate::images::Images;
 use crate::machine::Machines;
 use crate::ownership::{self, Repository, VmOwner};
@@ -16,6 +15,7 @@ use crate::paths::Paths;
 use crate::table::table;
 use crate::ui::Ui;
 use crate::units::{ago, bytes, count};
+use crate::unsynced::UnsyncedChanges;
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]
@@ -74,7 +74,7 @@ pub fn list(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
 fn look(vms: &[Vm], list: &mut List) {
     thread::scope(|scope| {
         for (vm, entry) in vms.iter().zip(&mut list.vms).filter(|(_, entry)| entry.state == "running" && !entry.bare) {
-            scope.spawn(|| entry.guest_only = GuestWork::looked_at(vm).ok().and_then(|work| work.counts()));
+            scope.spawn(|| entry.guest_only = UnsyncedChanges::looked_at(vm).ok().and_then(|work| work.counts()));
         }
     });
 }
@@ -108,7 +108,7 @@ fn fill(entry: &mut Entry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vm
     entry.throwaway = record.throwaway;
     entry.created = Some(record.created);
     entry.last_use = vm.last_use()?.map(|last_use| last_use.ended);
-    entry.guest_only = GuestWork::noted(vm)?.counts();
+    entry.guest_only = UnsyncedChanges::noted(vm)?.counts();
     Ok(())
 }
 

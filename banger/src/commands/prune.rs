@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use crate::disk_usage::allocated;
 use crate::error::CommandError;
-use crate::guest_work::GuestWork;
 use crate::machine::Machines;
 use crate::ownership::{self, Repository, VmOwner};
 use crate::paths::Paths;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
+use crate::unsynced::UnsyncedChanges;
 
 /// What is looked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ struct Kept {
     /// What exists only there; none: not known.
     guest_only: Option<Counts>,
     #[serde(skip)]
-    work: GuestWork,
+    work: UnsyncedChanges,
 }
 
 /// Removes VMs that are stopped and belong to no repository any more, or were not used for
@@ -113,14 +113,14 @@ pub fn prune(
     for vm in machines.all()? {
         let Some(why) = reason(&vm, unused) else { continue };
         let name = vm.name().to_owned();
-        let work = GuestWork::noted(&vm)?;
+        let work = UnsyncedChanges::noted(&vm)?;
         if !force && !work.is_nothing() {
             pruned.kept.push(Kept { name, why, guest_only: work.counts(), work });
             continue;
         }
         let size = allocated(vm.folder());
         // A command may have come meanwhile, with another repository or new work.
-        let still = |vm: &Vm| Ok(reason(vm, unused).is_some() && (force || GuestWork::noted(vm)?.is_nothing()));
+        let still = |vm: &Vm| Ok(reason(vm, unused).is_some() && (force || UnsyncedChanges::noted(vm)?.is_nothing()));
         let gone = dry_run
             || match machines.store().delete_if(&name, still) {
                 // Somebody uses it, or has deleted it.
@@ -181,9 +181,9 @@ fn lines(pruned: &Pruned) -> String {
 fn report(pruned: &Pruned, ui: &Ui) {
     for kept in &pruned.kept {
         let what = match &kept.work {
-            GuestWork::Unknown => "it may have changes that exist only there".to_owned(),
-            GuestWork::All => "whatever was done in it exists only there".to_owned(),
-            GuestWork::Known(only) => {
+            UnsyncedChanges::Unknown => "it may have changes that exist only there".to_owned(),
+            UnsyncedChanges::All => "whatever was done in it exists only there".to_owned(),
+            UnsyncedChanges::Known(only) => {
                 let number = count(only.counts.files + only.counts.references, "change", "changes");
                 format!("it has {number} that exist only there")
             }

@@ -11,7 +11,6 @@ use crate::agent::Call;
 use crate::checkout::GuestCheckout;
 use crate::confinement::describe;
 use crate::error::CommandError;
-use crate::guest_work::{self, GuestWork};
 use crate::images::Images;
 use crate::machine::Machines;
 use crate::ownership::{self, VmOwner};
@@ -19,6 +18,7 @@ use crate::paths::Paths;
 use crate::table::facts;
 use crate::ui::Ui;
 use crate::units::{bytes, count};
+use crate::unsynced::{self, UnsyncedChanges};
 
 /// How many names of what exists only in the VM are shown to who does not ask for all.
 const NAMES: usize = 5;
@@ -106,10 +106,11 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         };
         let asked = (state == "running" && purpose.is_some()).then(|| guest_only(&vm, ui));
         let responds = asked.as_ref().map(Option::is_some);
-        let work = asked.flatten().map_or_else(|| GuestWork::noted(&vm), |only| Ok(GuestWork::Known(only)))?;
+        let work =
+            asked.flatten().map_or_else(|| UnsyncedChanges::noted(&vm), |only| Ok(UnsyncedChanges::Known(only)))?;
         let only = match work {
-            GuestWork::Known(only) => Some(only),
-            GuestWork::Unknown | GuestWork::All => None,
+            UnsyncedChanges::Known(only) => Some(only),
+            UnsyncedChanges::Unknown | UnsyncedChanges::All => None,
         };
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
@@ -184,7 +185,7 @@ fn text(status: &Status, name: Option<&str>, names: usize) -> String {
             lines.push(("disk", bytes(vm.disk_bytes)));
             let only = vm
                 .guest_only
-                .map_or_else(|| if is_bare { "all of it" } else { "unknown" }.to_owned(), guest_work::describe);
+                .map_or_else(|| if is_bare { "all of it" } else { "unknown" }.to_owned(), unsynced::describe);
             lines.push(("only there", only));
             lines.extend(vm.guest_only_names.iter().take(names).map(|name| ("", banger_vmm::printable(&name.0))));
             let all = vm.guest_only.map_or(0, |only| only.files.saturating_add(only.references));

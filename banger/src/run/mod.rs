@@ -32,7 +32,6 @@ use crate::commands::{check_forwards, publish};
 use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::guest_work::GuestWork;
 use crate::images::{ImageAccess, Images};
 use crate::machine::{Machine, Machines, Wanted};
 use crate::ownership::VmOwner;
@@ -42,6 +41,7 @@ use crate::prepare::Preparation;
 use crate::report::{Phase, Report, Target};
 use crate::sync::Listed;
 use crate::ui::{Ui, die_of_broken_pipe};
+use crate::unsynced::UnsyncedChanges;
 
 /// Names and values.
 type Variables = Vec<(Bytes, Bytes)>;
@@ -112,7 +112,7 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
 /// For who leaves a shell: what was made there is not here. `name` is that of a VM reached by name.
 fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
     // One that does not tell has told the shell why.
-    let work = GuestWork::looked_at(&machine.vm).ok();
+    let work = UnsyncedChanges::looked_at(&machine.vm).ok();
     work.and_then(|work| work.farewell(name)).into_iter().for_each(|text| ui.status(&text));
 }
 

@@ -15,7 +15,7 @@ const NAMES: usize = 3;
 
 /// What changed in the guest alone.
 #[derive(Clone, Debug)]
-pub enum GuestWork {
+pub enum UnsyncedChanges {
     /// This much, which may be nothing.
     Known(GuestOnly),
     /// Nobody knows: the VM was killed, or could not tell at its end.
@@ -24,37 +24,37 @@ pub enum GuestWork {
     All,
 }
 
-impl GuestWork {
+impl UnsyncedChanges {
     /// What the VM had when it was last looked at. It is not asked.
     ///
     /// # Errors
     /// The file system's refusal.
-    pub fn noted(vm: &Vm) -> Result<GuestWork, banger_vmm::Error> {
+    pub fn noted(vm: &Vm) -> Result<UnsyncedChanges, banger_vmm::Error> {
         if !is_counted(vm) {
             // A workspace's VM has nothing before it has the workspace.
             let has_nothing = is_for_workspace(vm) || !vm.was_started();
-            return Ok(if has_nothing { GuestWork::Known(GuestOnly::default()) } else { GuestWork::All });
+            return Ok(if has_nothing { UnsyncedChanges::Known(GuestOnly::default()) } else { UnsyncedChanges::All });
         }
         let only = vm.last_use()?.and_then(|last_use| last_use.guest_only);
-        Ok(only.map_or(GuestWork::Unknown, GuestWork::Known))
+        Ok(only.map_or(UnsyncedChanges::Unknown, UnsyncedChanges::Known))
     }
 
     /// What the VM has now: one that runs is asked.
     ///
     /// # Errors
     /// If a VM that runs does not answer, or the file system refuses.
-    pub fn now(vm: &Vm) -> Result<GuestWork, CommandError> {
+    pub fn now(vm: &Vm) -> Result<UnsyncedChanges, CommandError> {
         match vm.state()? {
             VmState::Running { .. } if is_counted(vm) => match Call::ask(vm, &Request::GuestOnly) {
                 // It is counted on its way down.
                 Err(AgentError::Vm(Error::GoingDown(_) | Error::NotRunning(_))) => {
                     vm.wait_until_down()?;
-                    Ok(GuestWork::noted(vm)?)
+                    Ok(UnsyncedChanges::noted(vm)?)
                 }
-                only => Ok(GuestWork::Known(only?)),
+                only => Ok(UnsyncedChanges::Known(only?)),
             },
-            VmState::Failed { .. } if is_counted(vm) => Ok(GuestWork::Unknown),
-            _ => Ok(GuestWork::noted(vm)?),
+            VmState::Failed { .. } if is_counted(vm) => Ok(UnsyncedChanges::Unknown),
+            _ => Ok(UnsyncedChanges::noted(vm)?),
         }
     }
 
@@ -63,21 +63,21 @@ impl GuestWork {
     ///
     /// # Errors
     /// The file system's refusal.
-    pub fn looked_at(vm: &Vm) -> Result<GuestWork, banger_vmm::Error> {
+    pub fn looked_at(vm: &Vm) -> Result<UnsyncedChanges, banger_vmm::Error> {
         if matches!(vm.state()?, VmState::Running { .. })
             && is_counted(vm)
             && let Ok(only) = Call::look(vm, &Request::GuestOnly)
         {
-            return Ok(GuestWork::Known(only));
+            return Ok(UnsyncedChanges::Known(only));
         }
-        GuestWork::noted(vm)
+        UnsyncedChanges::noted(vm)
     }
 
     /// A line for who leaves a shell in the VM: what exists only there now, and how it gets out.
     /// None: nothing does, or it is not known. `name` is that of a VM reached by name; without it,
     /// the hints are for the current directory's VM.
     pub fn farewell(&self, name: Option<&str>) -> Option<String> {
-        let GuestWork::Known(only) = self else { return None };
+        let UnsyncedChanges::Known(only) = self else { return None };
         if only.counts.is_nothing() {
             return None;
         }
@@ -95,33 +95,37 @@ impl GuestWork {
     /// How much it is, if that is known.
     pub fn counts(&self) -> Option<Counts> {
         match self {
-            GuestWork::Known(only) => Some(only.counts),
-            GuestWork::Unknown | GuestWork::All => None,
+            UnsyncedChanges::Known(only) => Some(only.counts),
+            UnsyncedChanges::Unknown | UnsyncedChanges::All => None,
         }
     }
 
     /// Whether it is known that there is nothing.
     pub fn is_nothing(&self) -> bool {
-        matches!(self, GuestWork::Known(only) if only.counts.is_nothing())
+        matches!(self, UnsyncedChanges::Known(only) if only.counts.is_nothing())
     }
 
     /// Whether who agrees to lose this loses no more if it is `now` that: the same, or nothing.
-    pub fn covers(&self, now: &GuestWork) -> bool {
+    pub fn covers(&self, now: &UnsyncedChanges) -> bool {
         match (self, now) {
-            (GuestWork::Known(seen), GuestWork::Known(only)) => now.is_nothing() || seen.counts == only.counts,
-            (GuestWork::Known(_), _) => false,
-            (GuestWork::Unknown | GuestWork::All, _) => true,
+            (UnsyncedChanges::Known(seen), UnsyncedChanges::Known(only)) => {
+                now.is_nothing() || seen.counts == only.counts
+            }
+            (UnsyncedChanges::Known(_), _) => false,
+            (UnsyncedChanges::Unknown | UnsyncedChanges::All, _) => true,
         }
     }
 
     /// The VM named `name` has something that would be lost, in words.
     pub fn error(&self, name: &str) -> CommandError {
         let (message, named) = match self {
-            GuestWork::Unknown => {
+            UnsyncedChanges::Unknown => {
                 (format!("`{name}` ended before it could be asked for changes that exist only there"), &[][..])
             }
-            GuestWork::All => (format!("`{name}` is a bare VM: whatever was done in it exists only there"), &[][..]),
-            GuestWork::Known(only) => {
+            UnsyncedChanges::All => {
+                (format!("`{name}` is a bare VM: whatever was done in it exists only there"), &[][..])
+            }
+            UnsyncedChanges::Known(only) => {
                 let what = describe(only.counts);
                 (format!("`{name}` has changes that exist only there: {what}"), &only.named[..])
             }
@@ -160,32 +164,32 @@ mod tests {
     fn who_leaves_a_shell_is_told_what_is_only_there() {
         let work = |files, references, names: &[&str]| {
             let named = names.iter().map(|name| (*name).into()).collect();
-            GuestWork::Known(GuestOnly { counts: Counts { files, references }, named }).farewell(None)
+            UnsyncedChanges::Known(GuestOnly { counts: Counts { files, references }, named }).farewell(None)
         };
         assert_eq!(work(0, 0, &[]), None);
-        assert_eq!(GuestWork::Unknown.farewell(None), None);
+        assert_eq!(UnsyncedChanges::Unknown.farewell(None), None);
         let one = work(1, 0, &["out/a\u{1b}b"]).unwrap();
         assert!(one.starts_with("only in the VM: 1 file (out/a^[b); to copy: banger cp :PATH ."), "{one}");
         assert!(work(0, 2, &[]).unwrap().starts_with("only in the VM: 2 branches and tags; "));
         let many = work(4, 1, &["a", "b", "c", "d", "refs/heads/x"]).unwrap();
         assert!(many.contains("4 files, 1 branch or tag (a, b, c, …); ") && many.contains("banger cp"), "{many}");
         let only = GuestOnly { counts: Counts { files: 1, references: 0 }, named: vec!["a".into()] };
-        let named = GuestWork::Known(only).farewell(Some("try")).unwrap();
+        let named = UnsyncedChanges::Known(only).farewell(Some("try")).unwrap();
         assert!(named.ends_with("1 file (a); to copy: banger cp try:PATH ."), "{named}");
         let only = GuestOnly { counts: Counts { files: 2, references: 0 }, named: vec!["a".into()] };
-        let named = GuestWork::Known(only).farewell(Some("try")).unwrap();
+        let named = UnsyncedChanges::Known(only).farewell(Some("try")).unwrap();
         assert!(named.ends_with("(a, …); more names: banger status -v try; to copy: banger cp try:PATH ."), "{named}");
     }
 
     #[test]
     fn numbers_that_do_not_add_up_are_not_nothing() {
         let work = |files, references| {
-            GuestWork::Known(GuestOnly { counts: Counts { files, references }, ..GuestOnly::default() })
+            UnsyncedChanges::Known(GuestOnly { counts: Counts { files, references }, ..GuestOnly::default() })
         };
         assert!(work(0, 0).is_nothing());
         assert!(work(2, 1).covers(&work(2, 1)) && work(2, 1).covers(&work(0, 0)) && work(0, 0).covers(&work(0, 0)));
-        assert!(!work(2, 1).covers(&work(3, 1)) && !work(0, 0).covers(&GuestWork::Unknown));
-        assert!(GuestWork::Unknown.covers(&work(3, 1)) && !work(1, 0).covers(&GuestWork::All));
+        assert!(!work(2, 1).covers(&work(3, 1)) && !work(0, 0).covers(&UnsyncedChanges::Unknown));
+        assert!(UnsyncedChanges::Unknown.covers(&work(3, 1)) && !work(1, 0).covers(&UnsyncedChanges::All));
         assert!(!work(u64::MAX, 1).is_nothing() && !work(0, 1).is_nothing() && !work(1, 0).is_nothing());
     }
 }
