@@ -13,6 +13,7 @@
 //! prints nothing; what there is to tell goes to a [`Progress`].
 
 pub mod archive;
+mod atomic_dir_store;
 mod bundle;
 mod catalog;
 mod digest;
@@ -36,7 +37,6 @@ mod progress;
 mod pull;
 mod register;
 mod rootfs;
-mod shelf;
 mod space;
 mod sparse;
 mod store;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use crate::atomic_dir_store::AtomicDirStore;
 use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::manifest::{self, FORMAT_VERSION, ImageManifest, KernelManifest};
 use crate::name::{self, Kind};
 use crate::progress::Progress;
-use crate::shelf::Shelf;
 
 /// An image of the store, ready to be used as a read-only disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +47,18 @@ pub struct Kernel {
 /// Images and kernels, kept in a folder and made when they are first wanted.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pub(crate) images: Shelf,
-    pub(crate) kernels: Shelf,
+    pub(crate) images: AtomicDirStore,
+    pub(crate) kernels: AtomicDirStore,
 }
 
 impl Store {
     /// The store in `data_dir`, which is made when something is put there.
     #[must_use]
     pub fn new(data_dir: &Path) -> Store {
-        Store { images: Shelf::new(data_dir.join("images")), kernels: Shelf::new(data_dir.join("kernels")) }
+        Store {
+            images: AtomicDirStore::new(data_dir.join("images")),
+            kernels: AtomicDirStore::new(data_dir.join("kernels")),
+        }
     }
 
     /// The folders that were left half-made by who was killed.

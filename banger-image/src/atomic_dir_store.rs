@@ -21,13 +21,13 @@ use crate::progress::Progress;
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub(crate) struct Shelf {
+pub(crate) struct AtomicDirStore {
     root: PathBuf,
 }
 
-impl Shelf {
-    pub(crate) fn new(root: PathBuf) -> Shelf {
-        Shelf { root }
+impl AtomicDirStore {
+    pub(crate) fn new(root: PathBuf) -> AtomicDirStore {
+        AtomicDirStore { root }
     }
 
     /// Where `name` is, if it is there.
@@ -133,7 +133,7 @@ impl Shelf {
         Ok(self.left()?.into_iter().map(|(folder, _)| folder).collect())
     }
 
-    /// Removes what [`Shelf::leftovers`] finds, and the locks that nobody holds.
+    /// Removes what [`AtomicDirStore::leftovers`] finds, and the locks that nobody holds.
     pub(crate) fn sweep(&self) -> Result<()> {
         self.left()?.iter().try_for_each(|(folder, _lock)| remove(folder))?;
         for entry in self.entries()? {
@@ -295,8 +295,8 @@ mod tests {
         }
     }
 
-    fn find(shelf: &Shelf) -> Result<Option<String>> {
-        Ok(fs::read_to_string(shelf.place("thing").join("file")).ok())
+    fn find(store: &AtomicDirStore) -> Result<Option<String>> {
+        Ok(fs::read_to_string(store.place("thing").join("file")).ok())
     }
 
     fn fill(folder: &Path) -> Result<()> {
@@ -306,26 +306,26 @@ mod tests {
     #[test]
     fn what_a_dead_maker_left_is_swept_and_what_is_being_made_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(folder.path().join("things"));
-        assert!(shelf.leftovers().unwrap().is_empty());
-        let made = shelf.ensure(
+        let store = AtomicDirStore::new(folder.path().join("things"));
+        assert!(store.leftovers().unwrap().is_empty());
+        let made = store.ensure(
             "mine",
             &Messages::default(),
-            || Ok(shelf.place("mine").exists().then_some(())),
+            || Ok(store.place("mine").exists().then_some(())),
             |_| {
-                fs::create_dir(shelf.root.join(".tmp-other")).unwrap();
-                assert_eq!(shelf.leftovers()?, [shelf.root.join(".tmp-other")]);
-                shelf.sweep()
+                fs::create_dir(store.root.join(".tmp-other")).unwrap();
+                assert_eq!(store.leftovers()?, [store.root.join(".tmp-other")]);
+                store.sweep()
             },
         );
         made.unwrap();
-        assert!(shelf.place("mine").exists() && !shelf.root.join(".tmp-other").exists());
+        assert!(store.place("mine").exists() && !store.root.join(".tmp-other").exists());
     }
 
     #[test]
     fn of_many_one_makes_it_and_the_others_wait() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(dir.path().join("shelf"));
+        let store = AtomicDirStore::new(dir.path().join("store"));
         let (made, messages) = (AtomicUsize::new(0), Messages::default());
         let inside = Barrier::new(2);
         let make = |folder: &Path| {
@@ -337,9 +337,9 @@ mod tests {
             fill(folder)
         };
         thread::scope(|scope| {
-            let first = scope.spawn(|| shelf.ensure("thing", &messages, || find(&shelf), make));
+            let first = scope.spawn(|| store.ensure("thing", &messages, || find(&store), make));
             inside.wait();
-            let second = scope.spawn(|| shelf.ensure("thing", &messages, || find(&shelf), |_| unreachable!()));
+            let second = scope.spawn(|| store.ensure("thing", &messages, || find(&store), |_| unreachable!()));
             assert_eq!(first.join().unwrap().unwrap(), "whole");
             assert_eq!(second.join().unwrap().unwrap(), "whole");
         });
@@ -350,20 +350,20 @@ mod tests {
     #[test]
     fn a_failure_leaves_nothing_and_can_be_repeated() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(dir.path().to_owned());
+        let store = AtomicDirStore::new(dir.path().to_owned());
         let fail = |folder: &Path| {
             fill(folder)?;
             Err(Error::from(io::Error::from(io::ErrorKind::StorageFull)))
         };
-        shelf.ensure("thing", &Messages::default(), || find(&shelf), fail).unwrap_err();
+        store.ensure("thing", &Messages::default(), || find(&store), fail).unwrap_err();
         let left = || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
         assert_eq!(left(), [""; 0]);
-        shelf.ensure("thing", &Messages::default(), || find(&shelf), fill).unwrap();
+        store.ensure("thing", &Messages::default(), || find(&store), fill).unwrap();
         assert_eq!(left(), ["thing"]);
         // What killed processes and older versions have left.
         fs::write(dir.path().join(".old.lock"), "").unwrap();
-        let held = shelf.lock("thing", &Messages::default()).unwrap();
-        shelf.sweep().unwrap();
+        let held = store.lock("thing", &Messages::default()).unwrap();
+        store.sweep().unwrap();
         assert!(dir.path().join(".thing.lock").exists() && left().len() == 2);
         drop(held);
         assert_eq!(left(), ["thing"]);
@@ -372,13 +372,13 @@ mod tests {
     #[test]
     fn a_lock_that_is_removed_when_it_is_let_go_keeps_others_out() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(dir.path().to_owned());
+        let store = AtomicDirStore::new(dir.path().to_owned());
         let inside = AtomicUsize::new(0);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        let _lock = shelf.lock("thing", &Messages::default()).unwrap();
+                        let _lock = store.lock("thing", &Messages::default()).unwrap();
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         thread::yield_now();
                         inside.fetch_sub(1, Ordering::SeqCst);
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn a_killed_maker_is_cleaned_up_after() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(dir.path().to_owned());
+        let store = AtomicDirStore::new(dir.path().to_owned());
         // A maker in another process: it holds the lock, has made half of the thing, and is killed.
         let script =
             "exec 9>.thing.lock; flock 9; mkdir -p .tmp-thing/deep; echo half > .tmp-thing/file; echo; exec sleep 600";
@@ -403,10 +403,10 @@ mod tests {
             .spawn()
             .unwrap();
         io::Read::read_exact(maker.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        assert_eq!(find(&shelf).unwrap(), None);
+        assert_eq!(find(&store).unwrap(), None);
         let messages = Messages::default();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| shelf.ensure("thing", &messages, || find(&shelf), fill));
+            let waiting = scope.spawn(|| store.ensure("thing", &messages, || find(&store), fill));
             while messages.0.load(Ordering::Relaxed) == 0 {
                 thread::yield_now();
             }
@@ -415,16 +415,16 @@ mod tests {
             assert_eq!(waiting.join().unwrap().unwrap(), "whole");
         });
         assert!(!dir.path().join(".tmp-thing").exists());
-        assert!(!shelf.place("thing").join("deep").exists());
+        assert!(!store.place("thing").join("deep").exists());
     }
 
     #[test]
     fn what_was_broken_by_hand_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::new(dir.path().to_owned());
-        fs::create_dir(shelf.place("thing")).unwrap();
-        fs::write(shelf.place("thing").join("other"), "").unwrap();
-        shelf.ensure("thing", &Messages::default(), || find(&shelf), fill).unwrap();
-        assert!(!shelf.place("thing").join("other").exists());
+        let store = AtomicDirStore::new(dir.path().to_owned());
+        fs::create_dir(store.place("thing")).unwrap();
+        fs::write(store.place("thing").join("other"), "").unwrap();
+        store.ensure("thing", &Messages::default(), || find(&store), fill).unwrap();
+        assert!(!store.place("thing").join("other").exists());
     }
 }
