@@ -337,7 +337,7 @@ mod tests {
         fs::create_dir_all(&below).unwrap();
         let checkout = GuestCheckout {
             guest_path: "/srv/x".into(),
-            repository: VmOwner { root: root.as_os_str().into(), git: (0, 0, None), owner: None, by_name: false },
+            repository: VmOwner { root: root.as_os_str().into(), git: (0, 0, None), process: None, by_name: false },
             syncs: PathBuf::new(),
             marks: PathBuf::new(),
             is_own: true,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::git::{Identity, Workspace};
 
-/// What a VM is for, as its record keeps it.
+/// The workspace that a VM was made for, as the VM's record keeps it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VmOwner {
     /// The canonical root of the workspace.
@@ -18,7 +18,8 @@ pub struct VmOwner {
     pub git: (u64, u64, Option<i64>),
     /// For a throwaway VM: the process that made it, and when that started (`/proc/<pid>/stat`,
     /// field 22). Versions that know no [`Vm::owner`] go by it.
-    pub owner: Option<(u32, u64)>,
+    #[serde(rename = "owner")]
+    pub process: Option<(u32, u64)>,
     /// It holds the workspace's files, and is not the workspace's own VM: it is found by its name
     /// alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -29,11 +30,11 @@ impl VmOwner {
     /// To serve `workspace`; a throwaway VM, for as long as this process lives.
     pub fn new(workspace: &Workspace, throwaway: bool) -> VmOwner {
         let Identity { device, inode, birth_ns, .. } = workspace.identity;
-        let owner = throwaway.then(this_process);
-        VmOwner { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), owner, by_name: false }
+        let process = throwaway.then(this_process);
+        VmOwner { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), process, by_name: false }
     }
 
-    /// The same for a VM that is found by its name alone.
+    /// The owner of a VM with the files of `workspace` that is found by its name alone.
     pub fn by_name(workspace: &Workspace, throwaway: bool) -> VmOwner {
         VmOwner { by_name: true, ..VmOwner::new(workspace, throwaway) }
     }
@@ -57,11 +58,11 @@ impl VmOwner {
 /// What the record of a bare VM has in the place of a [`VmOwner`]: nothing, or whose end is its
 /// own.
 pub fn bare(throwaway: bool) -> serde_json::Value {
-    if throwaway { serde_json::json!({ OWNER: this_process() }) } else { serde_json::Value::Null }
+    if throwaway { serde_json::json!({ PROCESS: this_process() }) } else { serde_json::Value::Null }
 }
 
-/// The key of [`VmOwner::owner`].
-const OWNER: &str = "owner";
+/// The key of [`VmOwner::process`].
+const PROCESS: &str = "owner";
 
 fn this_process() -> (u32, u64) {
     let this = std::process::id();
@@ -100,12 +101,12 @@ pub enum Repository {
 /// If the store cannot be read.
 pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option<(Vm, OwnerMatch)>, banger_vmm::Error> {
     if let Some(vm) = store.get(name)? {
-        match vm.record().map(|record| own_owner(&record)) {
+        match vm.record().map(|record| workspace_owner(&record)) {
             // It has gone, or got another name.
             Err(banger_vmm::Error::NotFound(_)) | Ok(None) => {}
             // One that cannot be read is found, so that this is said.
             Err(_) => return Ok(Some((vm, OwnerMatch::Here))),
-            Ok(Some(purpose)) if purpose.path() == workspace.root && is_same(&purpose, &workspace.identity) => {
+            Ok(Some(owner)) if owner.path() == workspace.root && is_same(&owner, &workspace.identity) => {
                 return Ok(Some((vm, OwnerMatch::Here)));
             }
             Ok(Some(_)) => {}
@@ -113,12 +114,12 @@ pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option
     }
     let (mut moved, mut replaced) = (None, None);
     for vm in store.list()? {
-        let Some(purpose) = vm.record().ok().and_then(|record| own_owner(&record)) else { continue };
-        match (purpose.path() == workspace.root, is_same(&purpose, &workspace.identity)) {
+        let Some(owner) = vm.record().ok().and_then(|record| workspace_owner(&record)) else { continue };
+        match (owner.path() == workspace.root, is_same(&owner, &workspace.identity)) {
             (true, true) => return Ok(Some((vm, OwnerMatch::Here))),
             // Where it can be seen in two places at once it was not moved.
-            (false, true) if is_born_with(&purpose, &workspace.identity) && !is_there(&purpose) => {
-                moved = Some((vm, OwnerMatch::Moved { from: purpose.path().to_owned() }));
+            (false, true) if is_born_with(&owner, &workspace.identity) && !is_there(&owner) => {
+                moved = Some((vm, OwnerMatch::Moved { from: owner.path().to_owned() }));
             }
             (true, false) => replaced = Some((vm, OwnerMatch::Replaced)),
             _ => {}
@@ -128,19 +129,19 @@ pub fn find(store: &VmStore, name: &str, workspace: &Workspace) -> Result<Option
 }
 
 /// What a VM is for that is a workspace's own.
-fn own_owner(record: &VmRecord) -> Option<VmOwner> {
-    VmOwner::of(record).filter(|purpose| purpose.owner.is_none() && !purpose.by_name)
+fn workspace_owner(record: &VmRecord) -> Option<VmOwner> {
+    VmOwner::of(record).filter(|owner| owner.process.is_none() && !owner.by_name)
 }
 
 /// Whether the VM is the own one of a workspace at `root`, whichever that is.
 pub fn is_at(vm: &Vm, root: &Path) -> bool {
-    vm.record().ok().and_then(|record| own_owner(&record)).is_some_and(|purpose| purpose.path() == root)
+    vm.record().ok().and_then(|record| workspace_owner(&record)).is_some_and(|owner| owner.path() == root)
 }
 
-/// Whether the git folder of `identity` is the one that `purpose` knows. Devices get other numbers
+/// Whether the git folder of `identity` is the one that `owner` knows. Devices get other numbers
 /// when a machine starts, so they do not count.
-pub fn is_same(purpose: &VmOwner, identity: &Identity) -> bool {
-    let (_, inode, birth_ns) = purpose.git;
+pub fn is_same(owner: &VmOwner, identity: &Identity) -> bool {
+    let (_, inode, birth_ns) = owner.git;
     let born = birth_ns.zip(identity.birth_ns);
     inode == identity.inode && born.is_none_or(|(before, now)| before == now)
 }
@@ -148,23 +149,23 @@ pub fn is_same(purpose: &VmOwner, identity: &Identity) -> bool {
 /// Whether the git folder is known by its birth too. By its inode alone another one may be taken
 /// for it, on a file system of its own, or once the first was deleted: that is enough at the same
 /// place, and not to say that it was moved.
-fn is_born_with(purpose: &VmOwner, identity: &Identity) -> bool {
-    purpose.git.2.is_some() && purpose.git.2 == identity.birth_ns
+fn is_born_with(owner: &VmOwner, identity: &Identity) -> bool {
+    owner.git.2.is_some() && owner.git.2 == identity.birth_ns
 }
 
 /// Whether the repository is where it was.
-fn is_there(purpose: &VmOwner) -> bool {
-    Identity::at(purpose.path()).is_some_and(|identity| is_same(purpose, &identity))
+fn is_there(owner: &VmOwner) -> bool {
+    Identity::at(owner.path()).is_some_and(|identity| is_same(owner, &identity))
 }
 
 /// What has become of the repository. Looks, but opens nothing. One that cannot be seen, such as on
 /// a disk that is not mounted, is not gone.
-pub fn repository(purpose: &VmOwner) -> Repository {
-    let root = purpose.path();
+pub fn repository(owner: &VmOwner) -> Repository {
+    let root = owner.path();
     match Identity::at(root) {
         None if root.exists() || root.parent().is_some_and(Path::exists) => Repository::Gone,
         None => Repository::Present,
-        Some(identity) if is_same(purpose, &identity) => Repository::Present,
+        Some(identity) if is_same(owner, &identity) => Repository::Present,
         Some(_) => Repository::Replaced,
     }
 }
@@ -172,7 +173,7 @@ pub fn repository(purpose: &VmOwner) -> Repository {
 /// Whether the VM was for one command, which has ended without taking it along. One that cannot be
 /// told is not.
 pub fn is_abandoned(vm: &Vm, record: &VmRecord) -> bool {
-    let maker = record.workspace.get(OWNER).and_then(|owner| serde_json::from_value(owner.clone()).ok());
+    let maker = record.workspace.get(PROCESS).and_then(|owner| serde_json::from_value(owner.clone()).ok());
     let Some((pid, start)): Option<(u32, u64)> = maker else { return false };
     match vm.owner() {
         Ok(Owner::Dead) => true,
@@ -198,10 +199,10 @@ mod tests {
 
     use super::*;
 
-    fn purpose_of(root: &Path) -> VmOwner {
+    fn owner_of(root: &Path) -> VmOwner {
         let identity = Identity::at(root).unwrap();
         let git = (identity.device, identity.inode, identity.birth_ns);
-        VmOwner { root: root.as_os_str().into(), git, owner: None, by_name: false }
+        VmOwner { root: root.as_os_str().into(), git, process: None, by_name: false }
     }
 
     fn init(root: &Path) {
@@ -251,27 +252,27 @@ mod tests {
         let folder = folder.path().canonicalize().unwrap();
         let root = folder.join("repo");
         init(&root);
-        let purpose = purpose_of(&root);
-        assert_eq!(repository(&purpose), Repository::Present);
+        let owner = owner_of(&root);
+        assert_eq!(repository(&owner), Repository::Present);
 
         let moved = folder.join("moved");
         fs::rename(&root, &moved).unwrap();
-        assert_eq!(repository(&purpose), Repository::Gone);
-        assert!(is_same(&purpose, &Identity::at(&moved).unwrap()));
+        assert_eq!(repository(&owner), Repository::Gone);
+        assert!(is_same(&owner, &Identity::at(&moved).unwrap()));
 
         init(&root);
-        assert_eq!(repository(&purpose), Repository::Replaced);
+        assert_eq!(repository(&owner), Repository::Replaced);
 
         // The number of a device says nothing after the machine has started again.
-        let mut purpose = purpose_of(&moved);
-        purpose.git.0 += 1;
-        assert_eq!(repository(&purpose), Repository::Present);
+        let mut owner = owner_of(&moved);
+        owner.git.0 += 1;
+        assert_eq!(repository(&owner), Repository::Present);
         // A file system may record no births.
-        purpose.git.2 = None;
-        assert_eq!(repository(&purpose), Repository::Present);
+        owner.git.2 = None;
+        assert_eq!(repository(&owner), Repository::Present);
         // Where the disk is not mounted, nothing is known to be gone.
-        purpose.root = folder.join("no-disk/repo").as_os_str().into();
-        assert_eq!(repository(&purpose), Repository::Present);
+        owner.root = folder.join("no-disk/repo").as_os_str().into();
+        assert_eq!(repository(&owner), Repository::Present);
     }
 
     fn workspace(root: &Path) -> Workspace {

@@ -91,10 +91,10 @@ fn entry(vm: &Vm, images: &Images<'_>) -> Entry {
 fn fill(entry: &mut Entry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vmm::Error> {
     let record = vm.record()?;
     match VmOwner::of(&record) {
-        Some(purpose) => {
-            entry.repository = Some(ownership::repository(&purpose));
-            entry.workspace = Some(purpose.root.to_string());
-            entry.by_name = purpose.by_name;
+        Some(owner) => {
+            entry.repository = Some(ownership::repository(&owner));
+            entry.workspace = Some(owner.root.to_string());
+            entry.by_name = owner.by_name;
         }
         None => (entry.bare, entry.by_name) = (true, true),
     }

@@ -77,8 +77,8 @@ pub fn named(name: &str, machines: &Machines<'_>) -> Result<Vm, CommandError> {
 /// What the configuration says of an existing VM's processors, memory and disk: the user's, and
 /// that of the repository that it is of.
 fn resources(vm: &Vm, paths: &Paths) -> Result<Wanted, CommandError> {
-    let purpose = vm.record().ok().and_then(|record| VmOwner::of(&record));
-    let root = purpose.as_ref().map(VmOwner::path).filter(|root| root.is_dir());
+    let owner = vm.record().ok().and_then(|record| VmOwner::of(&record));
+    let root = owner.as_ref().map(VmOwner::path).filter(|root| root.is_dir());
     let wanted = Wanted::from(&Settings::of_process(paths, root, &Run::default())?);
     Ok(Wanted { image: None, default_image: None, net: None, ..wanted })
 }

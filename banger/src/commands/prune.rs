@@ -144,7 +144,7 @@ fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
         return ownership::is_abandoned(vm, &record).then_some(Why::Leftover);
     }
     // One by name was made to be there, whatever becomes of the repository.
-    let is_gone = |purpose: &VmOwner| !purpose.by_name && ownership::repository(purpose) != Repository::Present;
+    let is_gone = |owner: &VmOwner| !owner.by_name && ownership::repository(owner) != Repository::Present;
     if VmOwner::of(&record).as_ref().is_some_and(is_gone) {
         return Some(Why::RepositoryGone);
     }

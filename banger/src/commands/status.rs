@@ -89,8 +89,8 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
     let mut status = Status { workspace: root, vm: None };
     if let Some(vm) = vm {
         let record = vm.record()?;
-        let purpose = VmOwner::of(&record);
-        status.workspace = status.workspace.or_else(|| purpose.as_ref().map(|purpose| purpose.root.to_string()));
+        let owner = VmOwner::of(&record);
+        status.workspace = status.workspace.or_else(|| owner.as_ref().map(|owner| owner.root.to_string()));
         let (mut accelerator, mut confinement, mut reason) = (None, None, None);
         let state = match vm.state()? {
             VmState::Stopped { .. } => "stopped",
@@ -104,7 +104,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
                 "failed"
             }
         };
-        let asked = (state == "running" && purpose.is_some()).then(|| guest_only(&vm, ui));
+        let asked = (state == "running" && owner.is_some()).then(|| guest_only(&vm, ui));
         let responds = asked.as_ref().map(Option::is_some);
         let work =
             asked.flatten().map_or_else(|| UnsyncedChanges::noted(&vm), |only| Ok(UnsyncedChanges::Known(only)))?;
@@ -114,8 +114,8 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         };
         status.vm = Some(VmStatus {
             name: vm.name().to_owned(),
-            replaced: workspace.zip(purpose).is_some_and(|(workspace, purpose)| {
-                purpose.path() == workspace.root && !ownership::is_same(&purpose, &workspace.identity)
+            replaced: workspace.zip(owner).is_some_and(|(workspace, owner)| {
+                owner.path() == workspace.root && !ownership::is_same(&owner, &workspace.identity)
             }),
             state,
             accelerator,

@@ -41,7 +41,7 @@ struct New<'a> {
     /// None: the same.
     hostname: Option<String>,
     /// What its record says that it is for.
-    purpose: Value,
+    owner: Value,
     throwaway: bool,
 }
 
@@ -56,9 +56,9 @@ impl Machines<'_> {
             }
         }
         let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
-        let purpose = VmOwner::new(workspace, false).to_value();
+        let owner = VmOwner::new(workspace, false).to_value();
         let hostname = Some(names::host_name(&workspace.root));
-        self.create(&New { name: &name, hostname, purpose, throwaway: false }, wanted)
+        self.create(&New { name: &name, hostname, owner, throwaway: false }, wanted)
     }
 
     /// A name for a new VM of `workspace`; none: there is one of it by now.
@@ -84,9 +84,9 @@ impl Machines<'_> {
     pub fn throwaway(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
         self.sweep();
         let name = format!("{}-rm-{:08x}", names::of_workspace(workspace), names::random() as u32);
-        let purpose = VmOwner::new(workspace, true).to_value();
+        let owner = VmOwner::new(workspace, true).to_value();
         let hostname = Some(names::host_name(&workspace.root));
-        let new = New { name: &name, hostname, purpose, throwaway: true };
+        let new = New { name: &name, hostname, owner, throwaway: true };
         let vm = self.create(&new, wanted).map_err(|made| match made {
             Made::Exists => CommandError::new("a throwaway VM of the same name exists").hint("run it again"),
             Made::Failed(error) => error,
@@ -111,7 +111,7 @@ impl Machines<'_> {
         if let Some(taken) = name.map(|name| self.store.get(name)).transpose()?.flatten() {
             return Err(banger_vmm::Error::Exists(taken.name().to_owned()).into());
         }
-        let purpose = match workspace {
+        let owner = match workspace {
             Some(workspace) => VmOwner::by_name(workspace, throwaway).to_value(),
             None => ownership::bare(throwaway),
         };
@@ -120,7 +120,7 @@ impl Machines<'_> {
                 Some(name) => name.to_owned(),
                 None => names::readable(&self.names()?),
             };
-            let new = New { name: &chosen, hostname: None, purpose: purpose.clone(), throwaway };
+            let new = New { name: &chosen, hostname: None, owner: owner.clone(), throwaway };
             match self.create(&new, wanted) {
                 // Another command was faster, with a name that nobody has asked for.
                 Err(Made::Exists) if name.is_none() => {}
@@ -163,7 +163,7 @@ impl Machines<'_> {
         };
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
         let mut record = VmRecord::new(new.name, &image.name, &image.manifest.kernel, now);
-        record.workspace = new.purpose.clone();
+        record.workspace = new.owner.clone();
         record.cpus = wanted.cpus.unwrap_or_else(default_cpus);
         record.memory_mib = wanted.memory_mib.unwrap_or_else(default_memory);
         record.disk_bytes = wanted.disk_bytes.unwrap_or(record.disk_bytes);
