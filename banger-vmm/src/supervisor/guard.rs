@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::boot::Booted;
-use super::farewell::{ask_to_shut_down, take_stock};
 use super::life::{Asked, Ended, Shutdown};
+use super::shutdown::{ask_to_shut_down, record_guest_changes};
 use super::socket::LEAVING;
 use super::state::State;
 use super::{Report, blocking};
@@ -112,7 +112,7 @@ impl<'a> Guard<'a> {
                     let (mux, state, turn) = (mux.clone(), Arc::clone(self.state), Arc::clone(&self.counting));
                     tokio::spawn(async move {
                         let _turn = turn.lock().await;
-                        take_stock(mux, &state, COUNT_LIMIT).await
+                        record_guest_changes(mux, &state, COUNT_LIMIT).await
                     });
                 }
                 () = sleep(NOTE_AGAIN), if !self.noted => self.write_note().await,
@@ -159,7 +159,7 @@ impl<'a> Guard<'a> {
                     let _turn = turn.lock().await;
                     // There are no new users, so this holds.
                     state.usage.look();
-                    counted.store(take_stock(mux.clone(), &state, limit).await, Ordering::Relaxed);
+                    counted.store(record_guest_changes(mux.clone(), &state, limit).await, Ordering::Relaxed);
                 }
                 if patience.is_zero() && counts {
                     finished.notify_one();

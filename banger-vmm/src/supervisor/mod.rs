@@ -12,11 +12,11 @@
 
 mod boot;
 mod daemon;
-mod farewell;
 mod guard;
 mod life;
 mod owner;
 mod ports;
+mod shutdown;
 mod socket;
 mod state;
 mod usage;

@@ -18,7 +18,7 @@ use crate::last_use::LastUse;
 
 /// Asks what changed in the guest alone, and writes down what is known of it. False: nothing is
 /// known, as when somebody has come meanwhile.
-pub(super) async fn take_stock(mux: Mux, state: &State, limit: Duration) -> bool {
+pub(super) async fn record_guest_changes(mux: Mux, state: &State, limit: Duration) -> bool {
     let found = timeout(limit, changes(&mux)).await.ok().flatten().filter(|_| !state.usage.is_touched());
     let known = found.is_some();
     let (last_use, folder) = (LastUse::now(found), state.folder.clone());
