@@ -76,7 +76,7 @@ impl UnsyncedChanges {
     /// A line for who leaves a shell in the VM: what exists only there now, and how it gets out.
     /// None: nothing does, or it is not known. `name` is that of a VM reached by name; without it,
     /// the hints are for the current directory's VM.
-    pub fn farewell(&self, name: Option<&str>) -> Option<String> {
+    pub fn hint(&self, name: Option<&str>) -> Option<String> {
         let UnsyncedChanges::Known(only) = self else { return None };
         if only.counts.is_nothing() {
             return None;
@@ -164,20 +164,20 @@ mod tests {
     fn who_leaves_a_shell_is_told_what_is_only_there() {
         let work = |files, references, names: &[&str]| {
             let named = names.iter().map(|name| (*name).into()).collect();
-            UnsyncedChanges::Known(GuestOnly { counts: Counts { files, references }, named }).farewell(None)
+            UnsyncedChanges::Known(GuestOnly { counts: Counts { files, references }, named }).hint(None)
         };
         assert_eq!(work(0, 0, &[]), None);
-        assert_eq!(UnsyncedChanges::Unknown.farewell(None), None);
+        assert_eq!(UnsyncedChanges::Unknown.hint(None), None);
         let one = work(1, 0, &["out/a\u{1b}b"]).unwrap();
         assert!(one.starts_with("only in the VM: 1 file (out/a^[b); to copy: banger cp :PATH ."), "{one}");
         assert!(work(0, 2, &[]).unwrap().starts_with("only in the VM: 2 branches and tags; "));
         let many = work(4, 1, &["a", "b", "c", "d", "refs/heads/x"]).unwrap();
         assert!(many.contains("4 files, 1 branch or tag (a, b, c, …); ") && many.contains("banger cp"), "{many}");
         let only = GuestOnly { counts: Counts { files: 1, references: 0 }, named: vec!["a".into()] };
-        let named = UnsyncedChanges::Known(only).farewell(Some("try")).unwrap();
+        let named = UnsyncedChanges::Known(only).hint(Some("try")).unwrap();
         assert!(named.ends_with("1 file (a); to copy: banger cp try:PATH ."), "{named}");
         let only = GuestOnly { counts: Counts { files: 2, references: 0 }, named: vec!["a".into()] };
-        let named = UnsyncedChanges::Known(only).farewell(Some("try")).unwrap();
+        let named = UnsyncedChanges::Known(only).hint(Some("try")).unwrap();
         assert!(named.ends_with("(a, …); more names: banger status -v try; to copy: banger cp try:PATH ."), "{named}");
     }
 

@@ -128,7 +128,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         if workspace.is_some() && options.command.is_empty() {
             tell_what_is_only_there(&machine, Some(machine.vm.name()), ui);
         }
-        farewell(machine.vm.name(), ui);
+        print_reattach_hint(machine.vm.name(), ui);
     }
     outcome.map(status)
 }
@@ -283,7 +283,7 @@ fn words_of(image: Option<&ImageManifest>, given: impl Iterator<Item = Bytes>) -
 }
 
 /// After who sat at a terminal has left.
-fn farewell(name: &str, ui: &Ui) {
+fn print_reattach_hint(name: &str, ui: &Ui) {
     let next = ["exec", "stop", "delete"].map(|command| format!("`banger vm {command} {name}`"));
     let [back, stop, delete] = next;
     ui.status(&format!("`{name}` runs on: back into it with {back}; {stop} stops it, {delete} deletes it"));

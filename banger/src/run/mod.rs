@@ -113,7 +113,7 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
 fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
     // One that does not tell has told the shell why.
     let work = UnsyncedChanges::looked_at(&machine.vm).ok();
-    work.and_then(|work| work.farewell(name)).into_iter().for_each(|text| ui.status(&text));
+    work.and_then(|work| work.hint(name)).into_iter().for_each(|text| ui.status(&text));
 }
 
 /// Says that the `banger.toml` of the repository around this one, be it the superproject of a
