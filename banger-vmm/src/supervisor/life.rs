@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::boot::{self, Booted, Console};
-use super::guard::Guard;
+use super::monitor::Monitor;
 use super::owner;
 use super::socket::{self, Stop};
 use super::state::State;
@@ -113,7 +113,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
 
     let console = Console::new(ConsoleLog::start(folder)?);
     let ended = match boot(launch, record, backend, &console, report, &mut shutdown).await {
-        Ok(booted) => Ok(Guard::new(folder, info, &state).watch(booted, report, &mut shutdown).await),
+        Ok(booted) => Ok(Monitor::new(folder, info, &state).watch(booted, report, &mut shutdown).await),
         Err(failure) => Err(failure),
     };
     if let Err(failure) = &ended {

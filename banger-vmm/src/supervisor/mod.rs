@@ -12,8 +12,8 @@
 
 mod boot;
 mod daemon;
-mod guard;
 mod life;
+mod monitor;
 mod owner;
 mod ports;
 mod shutdown;

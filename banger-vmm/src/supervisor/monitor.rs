@@ -34,7 +34,7 @@ const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What it takes to watch over a VM.
-pub(super) struct Guard<'a> {
+pub(super) struct Monitor<'a> {
     folder: &'a Path,
     info: RunInfo,
     state: &'a Arc<State>,
@@ -54,9 +54,9 @@ pub(super) struct Guard<'a> {
     finished: Arc<Notify>,
 }
 
-impl<'a> Guard<'a> {
+impl<'a> Monitor<'a> {
     pub(super) fn new(folder: &'a Path, info: RunInfo, state: &'a Arc<State>) -> Self {
-        Guard {
+        Monitor {
             folder,
             info,
             state,
