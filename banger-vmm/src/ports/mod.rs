@@ -4,7 +4,7 @@
 //! While the VM runs, its supervisor listens and keeps the list; while it does not, who holds the
 //! VM's lock may change that.
 
-mod kept;
+mod store;
 mod vm;
 
 use std::fmt;
@@ -15,8 +15,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::kept::agree;
-pub(crate) use self::kept::{matching, place, read, write};
+pub use self::store::agree;
+pub(crate) use self::store::{matching, place, read, write};
 
 /// A VM has no more of them.
 pub const MAX_PORTS: usize = 64;
