@@ -12,6 +12,7 @@
 //! Which VMM it is stays inside `backend`. There is no daemon: the truth is in the VM's folder
 //! under file locks.
 
+mod activity;
 mod backend;
 mod client;
 mod confinement;
@@ -22,7 +23,6 @@ mod file;
 mod host;
 pub mod initramfs;
 pub mod kvm;
-mod last_use;
 mod launch;
 mod owner;
 mod ports;
@@ -34,16 +34,16 @@ pub mod supervisor;
 mod vm;
 mod wire;
 
+pub use activity::LastActivity;
 pub use confinement::{Confinement, Gap};
 pub use console::{ConsoleLines, Followed, printable};
 pub use error::{Error, Failure, Result};
 pub use kvm::{Accelerator, AcceleratorChoice};
-pub use last_use::LastUse;
 pub use launch::{Running, StartEvent, StartOptions};
 pub use owner::Owner;
 pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState, agree as check_forwards};
 pub use program::Programs;
 pub use record::{NetMode, Ready, VmRecord, is_name};
-pub use store::{Still, StorePaths, VmStore};
+pub use store::{NamesLock, StorePaths, VmStore};
 pub use vm::{Hold, Stopped, Vm, VmLock, VmState};
 pub use wire::{AgentInfo, Status};

@@ -35,7 +35,7 @@ pub struct StorePaths {
 
 /// While there is one, no VM gets another name, or is about to appear; given back when dropped.
 #[derive(Debug)]
-pub struct Still(#[expect(dead_code, reason = "closing the file is what unlocks it")] File);
+pub struct NamesLock(#[expect(dead_code, reason = "closing the file is what unlocks it")] File);
 
 /// All VMs of a user.
 #[derive(Clone, Debug)]
@@ -118,9 +118,9 @@ impl VmStore {
     ///
     /// # Errors
     /// The file system's refusal.
-    pub fn still(&self) -> Result<Still> {
+    pub fn lock_names(&self) -> Result<NamesLock> {
         file::create_folder(&self.paths.vms)?;
-        Ok(Still(self.lock()?))
+        Ok(NamesLock(self.lock()?))
     }
 
     /// The VM of this name, if there is one.

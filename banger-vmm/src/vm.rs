@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::activity::LastActivity;
 use crate::client::{self, Connection};
 use crate::confinement::Confinement;
 use crate::console::{self, ConsoleLines};
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::Accelerator;
-use crate::last_use::LastUse;
 use crate::launch::{self, Running, StartEvent, StartOptions};
 use crate::owner::{self, Owner};
 use crate::program::Programs;
@@ -281,8 +281,8 @@ impl Vm {
     ///
     /// # Errors
     /// The file system's refusal.
-    pub fn last_use(&self) -> Result<Option<LastUse>> {
-        let mut last_use = LastUse::read(&self.folder)?;
+    pub fn last_activity(&self) -> Result<Option<LastActivity>> {
+        let mut last_use = LastActivity::read(&self.folder)?;
         if let Some(last_use) = &mut last_use
             && !run::is_supervised(&self.folder)?
             && RunInfo::read(&self.folder)?.is_some()
@@ -320,7 +320,7 @@ impl Vm {
     }
 
     /// Stops a VM that nobody uses, at once: before, the guest's changes are counted, so that
-    /// [`Vm::last_use`] knows them.
+    /// [`Vm::last_activity`] knows them.
     ///
     /// # Errors
     /// [`Error::InUse`] if somebody does; [`Error::Supervisor`] if it does not go.

@@ -59,7 +59,7 @@ impl Home {
         if let Some(files) = guest_files {
             let only = json!({"counts": {"files": files, "references": 0}, "named": []});
             let last_use = json!({"format_version": 1, "ended": 1_700_000_001, "guest_only": only});
-            write("use.json", last_use.to_string().as_bytes());
+            write("activity.json", last_use.to_string().as_bytes());
         }
     }
 

@@ -24,7 +24,8 @@ fn prepare<'a>(home: &'a Home) -> Repository<'a> {
 fn state_files_that_were_cut_short_are_made_anew() {
     let home = Home::with_process_guests();
     let repository = prepare(&home);
-    let files = ["use.json", "sync/manifest", "sync/history", "guest/agent/sync/settings", "run.json", "console.log"];
+    let files =
+        ["activity.json", "sync/manifest", "sync/history", "guest/agent/sync/settings", "run.json", "console.log"];
     for (name, keep) in files.into_iter().flat_map(|name| [(name, 0), (name, 1), (name, 20)]) {
         let file = home.vm().join(name);
         let whole = fs::read(&file).unwrap_or_default();
@@ -77,7 +78,7 @@ fn state_of_a_newer_version_is_named_and_stays() {
         }
     }
     // That is no more than what is known of its last use.
-    fs::write(home.vm().join("use.json"), newer).unwrap();
+    fs::write(home.vm().join("activity.json"), newer).unwrap();
     assert_eq!(repository.run(SHOW).ok().text(), SHOWN);
 }
 

@@ -19,11 +19,11 @@ use super::owner;
 use super::socket::{self, Stop};
 use super::state::State;
 use super::{Report, blocking};
+use crate::activity::LastActivity;
 use crate::backend::{Backend, Machine};
 use crate::console::ConsoleLog;
 use crate::error::{Error, Failure, IoContext, Result};
 use crate::kvm::{self, Accelerator, AcceleratorChoice};
-use crate::last_use::LastUse;
 use crate::launch::{Launch, StartEvent};
 use crate::ports::PortState;
 use crate::record::VmRecord;
@@ -54,7 +54,7 @@ fn claim_and_run(launch: &Launch, backend: &dyn Backend, report: &mut Report) ->
     let lock = run::supervise(folder)?.ok_or_else(|| Error::Running(record.name.clone()))?;
     if RunInfo::read(folder)?.is_some() {
         // It ended badly, and nobody has looked what is in it since.
-        LastUse::forget_changes(folder)?;
+        LastActivity::forget_changes(folder)?;
     }
     // Nobody else writes: who starts a VM holds its lock, and there is no other supervisor.
     file::sweep_unfinished(folder)?;

@@ -16,9 +16,9 @@ use super::shutdown::{ask_to_shut_down, record_guest_changes};
 use super::socket::LEAVING;
 use super::state::State;
 use super::{Report, blocking};
+use crate::activity::LastActivity;
 use crate::backend::{Vmm, VmmEvent};
 use crate::error::Failure;
-use crate::last_use::LastUse;
 use crate::launch::{Running, StartEvent};
 use crate::run::{Phase, RunInfo};
 
@@ -124,7 +124,7 @@ impl<'a> Monitor<'a> {
         };
         if !self.counted.load(Ordering::Relaxed) {
             // Not to be believed is enough: a disk that is full keeps nobody here.
-            let _ = LastUse::forget_changes(self.folder);
+            let _ = LastActivity::forget_changes(self.folder);
         }
         if self.stopping {
             self.state.leave();
@@ -184,7 +184,7 @@ impl<'a> Monitor<'a> {
         self.lost = true;
         // It may have more than was last seen. A disk that is full loses this note, and the end
         // makes up for it.
-        let _ = LastUse::forget_changes(self.folder);
+        let _ = LastActivity::forget_changes(self.folder);
         self.note(Phase::Failed { reason: failure.message.clone() }).await;
         let hint = "stop the VM; the next command starts it anew";
         self.state.down(if failure.hint.is_none() { failure.with_hint(hint) } else { failure });

@@ -14,18 +14,18 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::blocking;
 use super::state::State;
-use crate::last_use::LastUse;
+use crate::activity::LastActivity;
 
 /// Asks what changed in the guest alone, and writes down what is known of it. False: nothing is
 /// known, as when somebody has come meanwhile.
 pub(super) async fn record_guest_changes(mux: Mux, state: &State, limit: Duration) -> bool {
     let found = timeout(limit, changes(&mux)).await.ok().flatten().filter(|_| !state.usage.is_touched());
     let known = found.is_some();
-    let (last_use, folder) = (LastUse::now(found), state.folder.clone());
+    let (last_use, folder) = (LastActivity::now(found), state.folder.clone());
     let written = blocking(move || last_use.write(&folder)).await.is_ok();
     if state.usage.is_touched() {
         // Somebody has come while it was written.
-        let _ = LastUse::forget_changes(&state.folder);
+        let _ = LastActivity::forget_changes(&state.folder);
         return false;
     }
     written && known

@@ -9,10 +9,10 @@ use tokio::sync::{Semaphore, watch};
 
 use super::ports::Ports;
 use super::usage::{Usage, User};
+use crate::activity::LastActivity;
 use crate::error::{Failure, FailureKind};
 use crate::host;
 use crate::kvm::Accelerator;
-use crate::last_use::LastUse;
 use crate::wire::{AgentInfo, Status};
 
 /// Clients that may be connected at a time: a command that runs is two of them. How many have a
@@ -90,7 +90,7 @@ impl State {
     pub(super) fn enter(&self) -> User {
         if !self.usage.is_touched() {
             // Who is here already counts. On a disk that is full this succeeds too.
-            let _ = LastUse::forget_changes(&self.folder);
+            let _ = LastActivity::forget_changes(&self.folder);
         }
         self.usage.enter()
     }
@@ -161,8 +161,8 @@ mod tests {
     #[test]
     fn a_count_does_not_outlive_the_next_user() {
         let folder = tempfile::tempdir().unwrap();
-        let counted = || LastUse::read(folder.path()).unwrap().unwrap().guest_only.is_some();
-        let count = || LastUse::now(Some(GuestOnly::default())).write(folder.path()).unwrap();
+        let counted = || LastActivity::read(folder.path()).unwrap().unwrap().guest_only.is_some();
+        let count = || LastActivity::now(Some(GuestOnly::default())).write(folder.path()).unwrap();
         let state = State::new(folder.path(), "qemu", 1, 0);
         count();
         let first = state.enter();

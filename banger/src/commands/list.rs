@@ -107,7 +107,7 @@ fn fill(entry: &mut Entry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vm
     entry.image = Some(images.name_of(&record.image));
     entry.throwaway = record.throwaway;
     entry.created = Some(record.created);
-    entry.last_use = vm.last_use()?.map(|last_use| last_use.ended);
+    entry.last_use = vm.last_activity()?.map(|last_use| last_use.ended);
     entry.guest_only = UnsyncedChanges::noted(vm)?.counts();
     Ok(())
 }

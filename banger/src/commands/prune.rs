@@ -148,7 +148,7 @@ fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
     if VmOwner::of(&record).as_ref().is_some_and(is_gone) {
         return Some(Why::RepositoryGone);
     }
-    let last_use = vm.last_use().ok()?.map_or(record.created, |last_use| last_use.ended.max(record.created));
+    let last_use = vm.last_activity().ok()?.map_or(record.created, |last_use| last_use.ended.max(record.created));
     let since = SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(Duration::from_secs(last_use))?;
     unused.is_some_and(|unused| since >= unused).then_some(Why::Unused)
 }

@@ -50,7 +50,7 @@ impl Machines<'_> {
     pub(super) fn make(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Vm, Made> {
         {
             // One that was just getting another name may have been missed.
-            let _still = self.store.still()?;
+            let _names = self.store.lock_names()?;
             if ownership::find(&self.store, &names::of_workspace(workspace), workspace)?.is_some() {
                 return Err(Made::Exists);
             }
