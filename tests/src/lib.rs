@@ -5,6 +5,7 @@
 //! `BANGER_TEST_DIST` is a folder as `make install` fills it, `BANGER_TEST_DATA` a data folder
 //! whose images and kernels every test's home uses.
 
+pub mod crash_at_syscall;
 pub mod leftovers;
 pub mod machine;
 mod plugins;
@@ -13,7 +14,6 @@ pub mod python;
 mod qemu_fault;
 pub mod readme;
 pub mod registry;
-pub mod strike;
 pub mod web;
 mod workspace;
 

@@ -1,8 +1,8 @@
 //! Command, supervisor and VMM are killed at every step of what they do to a VM, and the next
 //! command finds everything right.
 //!
-//! The guests are processes of this host. What a step is, `strike` says. `BANGER_TEST_FIRST_STEP`
-//! may name another than 1.
+//! The guests are processes of this host. What a step is, `crash-at-syscall` says.
+//! `BANGER_TEST_FIRST_STEP` may name another than 1.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use banger_tests::crash_at_syscall::{CrashOutcome, Target};
 use banger_tests::machine::send;
-use banger_tests::strike::{Struck, Victim};
 use banger_tests::{Home, Output, Repository, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -122,10 +122,10 @@ fn prepare(repository: &Repository<'_>, operation: &Operation, round: u64) -> Op
 }
 
 /// The next command, and what it has to find.
-fn check(repository: &Repository<'_>, operation: &Operation, round: u64, kept: Option<u64>, struck: &Struck) {
+fn check(repository: &Repository<'_>, operation: &Operation, round: u64, kept: Option<u64>, outcome: &CrashOutcome) {
     let home = repository.home;
     let deletes = operation.arguments.first() == Some(&"delete");
-    let context = || format!("killed at step {round}, {:?}; the command ended so: {:?}", struck.at, struck.output);
+    let context = || format!("killed at step {round}, {:?}; the command ended so: {:?}", outcome.at, outcome.output);
     let next: Output = repository.sh(SHOW);
     let (all, none) = (shown(repository, round, kept), shown(repository, round, None));
     // What `cat` does not find makes the status.
@@ -144,15 +144,15 @@ fn check(repository: &Repository<'_>, operation: &Operation, round: u64, kept: O
     assert_eq!(home.vms().len(), 1, "{}", context());
 }
 
-/// Kills `victim` at one step of the operation, and sees what the next command finds.
-fn at_step(repository: &Repository<'_>, operation: &Operation, victim: Victim, step: u64) -> Struck {
+/// Kills `target` at one step of the operation, and sees what the next command finds.
+fn at_step(repository: &Repository<'_>, operation: &Operation, target: Target, step: u64) -> CrashOutcome {
     let kept = prepare(repository, operation, step);
     let before = contents(&repository.root);
-    let strike = OsStr::new(env!("CARGO_BIN_EXE_strike"));
-    let struck = repository.strike(strike, victim, step, operation.linger, operation.arguments);
-    check(repository, operation, step, kept, &struck);
-    assert!(contents(&repository.root) == before, "files of the host changed at step {step}: {struck:?}");
-    struck
+    let injector = OsStr::new(env!("CARGO_BIN_EXE_crash-at-syscall"));
+    let outcome = repository.crash_at_syscall(injector, target, step, operation.linger, operation.arguments);
+    check(repository, operation, step, kept, &outcome);
+    assert!(contents(&repository.root) == before, "files of the host changed at step {step}: {outcome:?}");
+    outcome
 }
 
 /// Deletes the VM: nothing is left.
@@ -163,20 +163,20 @@ fn assert_nothing_is_left(repository: &Repository<'_>) {
     eventually("the end of all processes", || home.nothing_runs());
 }
 
-/// Kills `victim` at each step of the operation.
-fn at_every_step(operation: &Operation, victim: Victim) {
+/// Kills `target` at each step of the operation.
+fn at_every_step(operation: &Operation, target: Target) {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
     edit(&repository, 0, true);
     repository.run(["--", "true"]).ok();
     let first = std::env::var("BANGER_TEST_FIRST_STEP").ok().map_or(1, |step| step.parse().expect("a number"));
     for step in first..MANY {
-        let struck = at_step(&repository, operation, victim, step);
-        if struck.at.is_none() {
+        let outcome = at_step(&repository, operation, target, step);
+        if outcome.at.is_none() {
             // A guest that is killed with its VM may come to a step before, or not.
-            let by_chance = victim == Victim::Vmm && operation.arguments.contains(&"--force");
-            assert!(step > 1 || by_chance, "{victim:?} takes no step: {struck:?}");
-            assert_eq!(struck.status, 0, "{struck:?}");
+            let by_chance = target == Target::Vmm && operation.arguments.contains(&"--force");
+            assert!(step > 1 || by_chance, "{target:?} takes no step: {outcome:?}");
+            assert_eq!(outcome.status, 0, "{outcome:?}");
             return assert_nothing_is_left(&repository);
         }
     }
@@ -191,23 +191,23 @@ fn a_real_machine_may_be_killed_too() {
     repository.run(["--", "true"]).ok();
     let operation = |arguments: &'static [&'static str], before| Operation::new(arguments, before);
     let sync = Operation { commits: true, ..operation(&["--", "true"], Before::Running) };
-    let samples: [(Operation, Victim, &[u64]); 11] = [
-        (sync, Victim::Command, &[2, 5, 9, 12, 15]),
-        (operation(&["--", "true"], Before::Running), Victim::Supervisor, &[2, 9]),
-        (operation(&["--", "true"], Before::Running), Victim::Vmm, &[1, 4]),
-        (operation(&["stop"], Before::Running), Victim::Command, &[2, 4]),
-        (operation(&["stop"], Before::Running), Victim::Supervisor, &[2]),
-        (operation(&["--", "true"], Before::Stopped), Victim::Command, &[8]),
-        (operation(&["--", "true"], Before::Stopped), Victim::Supervisor, &[12]),
-        (operation(&["delete", "--force"], Before::Running), Victim::Command, &[4, 8]),
-        (operation(&["--", "true"], Before::Nothing), Victim::Command, &[12, 40]),
-        (operation(&["--", "true"], Before::Nothing), Victim::Supervisor, &[20]),
-        (operation(&["--", "true"], Before::Nothing), Victim::Vmm, &[3]),
+    let samples: [(Operation, Target, &[u64]); 11] = [
+        (sync, Target::Command, &[2, 5, 9, 12, 15]),
+        (operation(&["--", "true"], Before::Running), Target::Supervisor, &[2, 9]),
+        (operation(&["--", "true"], Before::Running), Target::Vmm, &[1, 4]),
+        (operation(&["stop"], Before::Running), Target::Command, &[2, 4]),
+        (operation(&["stop"], Before::Running), Target::Supervisor, &[2]),
+        (operation(&["--", "true"], Before::Stopped), Target::Command, &[8]),
+        (operation(&["--", "true"], Before::Stopped), Target::Supervisor, &[12]),
+        (operation(&["delete", "--force"], Before::Running), Target::Command, &[4, 8]),
+        (operation(&["--", "true"], Before::Nothing), Target::Command, &[12, 40]),
+        (operation(&["--", "true"], Before::Nothing), Target::Supervisor, &[20]),
+        (operation(&["--", "true"], Before::Nothing), Target::Vmm, &[3]),
     ];
-    for (operation, victim, steps) in samples {
+    for (operation, target, steps) in samples {
         for step in steps {
-            let struck = at_step(&repository, &operation, victim, *step);
-            assert!(struck.at.is_some(), "{victim:?} takes no step {step} of {:?}: {struck:?}", operation.arguments);
+            let outcome = at_step(&repository, &operation, target, *step);
+            assert!(outcome.at.is_some(), "{target:?} takes no step {step} of {:?}: {outcome:?}", operation.arguments);
         }
     }
     assert_nothing_is_left(&repository);
@@ -265,30 +265,30 @@ fn a_throwaway_vm_lives_as_long_as_its_command_seen_from_any_pid_namespace() {
 #[test]
 fn a_creation_may_be_killed_at_every_step() {
     let operation = Operation { without_cache: true, ..Operation::new(&["--", "true"], Before::Nothing) };
-    at_every_step(&operation, Victim::Command);
+    at_every_step(&operation, Target::Command);
 }
 
 #[test]
 fn the_supervisor_of_a_new_vm_may_be_killed_at_every_step() {
-    at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Victim::Supervisor);
+    at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Target::Supervisor);
 }
 
 #[test]
 fn a_new_vm_may_be_killed_at_every_step() {
-    at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Victim::Vmm);
+    at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Target::Vmm);
 }
 
 #[test]
 fn a_start_may_be_killed_at_every_step() {
     let operation = Operation::new(&["--", "true"], Before::Stopped);
-    Victim::ALL.into_iter().for_each(|victim| at_every_step(&operation, victim));
+    Target::ALL.into_iter().for_each(|target| at_every_step(&operation, target));
 }
 
 #[test]
 fn a_sync_may_be_killed_at_every_step() {
     let operation = Operation { commits: true, ..Operation::new(&["--", "true"], Before::Running) };
-    at_every_step(&operation, Victim::Command);
-    at_every_step(&operation, Victim::Vmm);
+    at_every_step(&operation, Target::Command);
+    at_every_step(&operation, Target::Vmm);
 }
 
 #[test]
@@ -296,17 +296,17 @@ fn what_follows_a_command_may_be_killed_at_every_step() {
     // In that time the guest's changes are counted, and the count is written down.
     let linger = Duration::from_millis(1300);
     let operation = Operation { linger, ..Operation::new(&["--", "true"], Before::Running) };
-    at_every_step(&operation, Victim::Supervisor);
+    at_every_step(&operation, Target::Supervisor);
 }
 
 #[test]
 fn a_stop_may_be_killed_at_every_step() {
     let operation = Operation::new(&["stop"], Before::Running);
-    Victim::ALL.into_iter().for_each(|victim| at_every_step(&operation, victim));
+    Target::ALL.into_iter().for_each(|target| at_every_step(&operation, target));
 }
 
 #[test]
 fn a_deletion_may_be_killed_at_every_step() {
     let operation = Operation::new(&["delete", "--force"], Before::Running);
-    Victim::ALL.into_iter().for_each(|victim| at_every_step(&operation, victim));
+    Target::ALL.into_iter().for_each(|target| at_every_step(&operation, target));
 }

@@ -1,4 +1,4 @@
-//! Commands that are killed at their n-th step, by the program `strike`.
+//! Commands that are killed at their n-th step, by the program `crash-at-syscall`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::{Output, Repository};
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Victim {
+pub enum Target {
     /// The command itself.
     Command,
     /// The VM's supervisor.
@@ -19,62 +19,69 @@ pub enum Victim {
     Vmm,
 }
 
-impl Victim {
+impl Target {
     /// All of them.
-    pub const ALL: [Victim; 3] = [Victim::Command, Victim::Supervisor, Victim::Vmm];
+    pub const ALL: [Target; 3] = [Target::Command, Target::Supervisor, Target::Vmm];
 
     /// Names of the processes whose steps are counted.
     fn names(self) -> &'static [&'static str] {
         match self {
-            Victim::Command => &["banger"],
-            Victim::Supervisor => &["banger-vmm"],
-            Victim::Vmm => &["banger-agent", "@banger-agent", "qemu-system-x86"],
+            Target::Command => &["banger"],
+            Target::Supervisor => &["banger-vmm"],
+            Target::Vmm => &["banger-agent", "@banger-agent", "qemu-system-x86"],
         }
     }
 }
 
 /// How such a command ended.
 #[derive(Debug)]
-pub struct Struck {
+pub struct CrashOutcome {
     /// What the command said.
     pub output: Output,
     /// Its own status.
     pub status: i32,
     /// How many steps were counted.
     pub steps: u64,
-    /// The system call before which the victim died; none: there were fewer steps.
+    /// The system call before which the target died; none: there were fewer steps.
     pub at: Option<String>,
 }
 
 impl Repository<'_> {
-    /// Runs `banger <arguments>` and kills `victim` at its `step`. What it leaves running is
+    /// Runs `banger <arguments>` and kills `target` at its `step`. What it leaves running is
     /// followed for `linger`.
     #[track_caller]
-    pub fn strike(&self, strike: &OsStr, victim: Victim, step: u64, linger: Duration, arguments: &[&str]) -> Struck {
-        let report = self.home.path().join("strike.json");
+    pub fn crash_at_syscall(
+        &self,
+        injector: &OsStr,
+        target: Target,
+        step: u64,
+        linger: Duration,
+        arguments: &[&str],
+    ) -> CrashOutcome {
+        let report = self.home.path().join("crash.json");
         let banger = self.banger();
-        let mut command = Command::new(strike);
-        for name in victim.names() {
+        let mut command = Command::new(injector);
+        for name in target.names() {
             command.args(["--of", name]);
         }
-        if victim == Victim::Vmm {
+        if target == Target::Vmm {
             command.args(["--kill", "vmm"]);
         }
-        for pid in self.home.named(victim.names()) {
+        for pid in self.home.named(target.names()) {
             command.arg("--seize").arg(pid.to_string());
         }
         command.arg("--at").arg(step.to_string()).arg("--linger").arg(linger.as_millis().to_string());
         command.arg("--report").arg(&report).arg("--").arg(banger.get_program()).args(arguments);
         command.current_dir(&self.root).env_clear();
         command.envs(banger.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let output = Output::from(command.stdin(std::process::Stdio::null()).output().expect("strike runs"));
+        let output = Output::from(command.stdin(std::process::Stdio::null()).output().expect("the injector runs"));
         assert_eq!(output.status, 0, "{output:?}");
         let told: serde_json::Value = read(&report);
-        Struck {
+        CrashOutcome {
             output,
             status: told["status"].as_i64().expect("a status") as i32,
             steps: told["steps"].as_u64().expect("a count"),
-            at: told["struck"].as_str().map(str::to_owned),
+            at: told["crashed_at"].as_str().map(str::to_owned),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Runs a command and kills it, or what it starts, at its n-th step. For tests.
 //!
 //! ```text
-//! strike --of NAME… [--kill vmm] --at N --report FILE [--seize PID] [--linger MS] -- COMMAND…
+//! crash-at-syscall --of NAME… [--kill vmm] --at N --report FILE [--seize PID] [--linger MS] -- COMMAND…
 //! ```
 //!
 //! A step is a system call that changes what others can see: files, names, locks, messages,
@@ -12,7 +12,7 @@
 //! too; with `--linger`, what the command leaves running is followed for that long after its end.
 //!
 //! FILE gets one line of JSON: the command's `status`, the `steps` that were counted, and where it
-//! was `struck`.
+//! was `outcome`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,14 +27,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 fn main() -> ExitCode {
-    match Strike::parse() {
-        Some((mut strike, command)) => strike.run(command),
+    match Injection::parse() {
+        Some((mut injection, command)) => injection.run(command),
         None => ExitCode::from(2),
     }
 }
 
 #[derive(Default)]
-struct Strike {
+struct Injection {
     of: Vec<String>,
     vmm: bool,
     at: u64,
@@ -43,26 +43,26 @@ struct Strike {
     linger: Duration,
 
     steps: u64,
-    struck: Option<String>,
-    victims: Vec<Pid>,
+    outcome: Option<String>,
+    targets: Vec<Pid>,
     /// What was written to last: a process and its descriptor.
     written: Option<(i32, u64)>,
 }
 
-impl Strike {
-    fn parse() -> Option<(Strike, Command)> {
-        let mut strike = Strike { at: u64::MAX, ..Strike::default() };
+impl Injection {
+    fn parse() -> Option<(Injection, Command)> {
+        let mut injection = Injection { at: u64::MAX, ..Injection::default() };
         let mut arguments = std::env::args_os().skip(1);
         loop {
             let option = arguments.next()?;
             let mut value = || arguments.next()?.into_string().ok();
             match option.to_str()? {
-                "--of" => strike.of.push(value()?),
-                "--kill" => strike.vmm = value()? == "vmm",
-                "--at" => strike.at = value()?.parse().ok()?,
-                "--report" => strike.report = value()?.into(),
-                "--seize" => strike.seize.push(value()?.parse().ok()?),
-                "--linger" => strike.linger = Duration::from_millis(value()?.parse().ok()?),
+                "--of" => injection.of.push(value()?),
+                "--kill" => injection.vmm = value()? == "vmm",
+                "--at" => injection.at = value()?.parse().ok()?,
+                "--report" => injection.report = value()?.into(),
+                "--seize" => injection.seize.push(value()?.parse().ok()?),
+                "--linger" => injection.linger = Duration::from_millis(value()?.parse().ok()?),
                 "--" => break,
                 _ => return None,
             }
@@ -70,7 +70,7 @@ impl Strike {
         // It waits until it is followed.
         let mut command = Command::new("sh");
         command.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).args(arguments);
-        Some((strike, command))
+        Some((injection, command))
     }
 
     fn run(&mut self, mut command: Command) -> ExitCode {
@@ -98,10 +98,10 @@ impl Strike {
         // A signal is sent before it is taken: the next command shall not meet who is as good as
         // dead.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.victims.iter().any(|victim| is_alive(*victim)) && Instant::now() < deadline {
+        while self.targets.iter().any(|target| is_alive(*target)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let line = serde_json::json!({ "status": status, "steps": self.steps, "struck": self.struck }).to_string();
+        let line = serde_json::json!({ "status": status, "steps": self.steps, "crashed_at": self.outcome }).to_string();
         // What still runs is let go of by this process's end.
         if fs::write(&self.report, line).is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) }
     }
@@ -114,7 +114,7 @@ impl Strike {
             let all = Pid::from_raw(-1);
             let waited = match &ended {
                 None => waitpid(all, Some(WaitPidFlag::__WALL)),
-                Some((status, at)) if self.struck.is_some() || Instant::now() >= *at => return *status,
+                Some((status, at)) if self.outcome.is_some() || Instant::now() >= *at => return *status,
                 Some(_) => waitpid(all, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)),
             };
             let over = |code: i32, linger: Duration| Some((code, Instant::now() + linger));
@@ -146,7 +146,7 @@ impl Strike {
     }
 
     fn syscall(&mut self, thread: Pid) {
-        if self.struck.is_some() {
+        if self.outcome.is_some() {
             return;
         }
         let Ok(info) = ptrace::syscall_info(thread) else { return };
@@ -167,13 +167,13 @@ impl Strike {
         self.written = written;
         self.steps += 1;
         if self.steps == self.at {
-            self.struck = Some(step.what);
-            let victim = if self.vmm { vmm_of(process) } else { Some(process) };
+            self.outcome = Some(step.what);
+            let target = if self.vmm { vmm_of(process) } else { Some(process) };
             // The one that stands before its step dies at once, whenever the news of its VMM's
             // death comes to the guest.
-            for victim in victim.into_iter().chain(self.vmm.then_some(process)) {
-                let _ = kill(victim, Signal::SIGKILL);
-                self.victims.push(victim);
+            for target in target.into_iter().chain(self.vmm.then_some(process)) {
+                let _ = kill(target, Signal::SIGKILL);
+                self.targets.push(target);
             }
         }
     }
