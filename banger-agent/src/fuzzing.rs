@@ -14,11 +14,11 @@ use tokio::io::{AsyncReadExt, BufReader};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::beneath::is_plain;
 use crate::copy::{Entries, Entry, EntryKind, MAX_PIECE, write_piece};
 use crate::frame::{Frame, FrameCodec, MAX_CONTROL};
 use crate::link::{self, GuestHello, HostHello, Mux, PROTOCOL};
 use crate::protocol::{self, Reply, Request, copy, exec, forward, sync};
+use crate::rooted_dir::is_plain;
 
 pub use crate::guest::fuzzing::{dns, records, sftp};
 

@@ -4,11 +4,10 @@
 //! * [`frame`]: how it is written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
 //! * [`carry`]: a connection as frames.
-//! * [`copy`]: files as a stream; [`beneath`]: writing what others send, and nowhere else;
+//! * [`copy`]: files as a stream; [`rooted_dir`]: writing what others send, and nowhere else;
 //!   [`sparse`]: files with holes.
 //! * `guest` (feature of that name): the agent itself.
 
-pub mod beneath;
 pub mod carry;
 pub mod copy;
 pub mod frame;
@@ -17,6 +16,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod link;
 pub mod protocol;
+pub mod rooted_dir;
 pub mod sparse;
 pub mod terminfo;
 

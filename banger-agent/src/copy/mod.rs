@@ -28,8 +28,8 @@ pub use self::receive::{AsSent, Rules, Target, receive};
 pub use self::send::{Opened, send};
 pub use self::source_path::SourcePath;
 pub use self::stream::{Entries, Piece};
-use crate::beneath::MAX_PATH;
 use crate::protocol::Bytes;
+use crate::rooted_dir::MAX_PATH;
 
 /// The longest head of an entry: two paths and a few numbers.
 const MAX_HEAD: usize = 2 * MAX_PATH + 64;

@@ -14,9 +14,9 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdi
 
 use super::unnamed::{UnnamedFile, make_hard_link, make_link};
 use super::{CopyError, Entries, EntryKind, MAX_PIECE};
-use crate::beneath::{Beneath, c, split};
 use crate::protocol::Bytes;
 use crate::protocol::copy::{Copied, Source};
+use crate::rooted_dir::{RootedDir, c, split};
 
 /// What a receiving end asks of entries beyond what no honest end sends.
 pub trait Rules {
@@ -58,7 +58,7 @@ impl Rules for AsSent {
 /// Where a copy goes, as docker-cp(1) has it.
 pub struct Target {
     /// The folder that nothing is written out of.
-    parent: Beneath,
+    parent: RootedDir,
     /// The name that the copied thing gets there; empty: its contents go into the folder itself.
     name: Vec<u8>,
     is_folder: bool,
@@ -103,7 +103,7 @@ impl Target {
             }
             Ok(metadata) if metadata.is_dir() => {
                 let name = if source.contents { Vec::new() } else { name.clone() };
-                let parent = Beneath::open(&fs::canonicalize(path).map_err(io)?).map_err(io)?;
+                let parent = RootedDir::open(&fs::canonicalize(path).map_err(io)?).map_err(io)?;
                 Ok(Target { parent, name, is_folder })
             }
             Ok(_) if means_folder || is_folder => place("it is no folder"),
@@ -118,7 +118,7 @@ impl Target {
                 let Ok(parent) = fs::canonicalize(parent) else {
                     return place("the folder that it would be in does not exist");
                 };
-                let parent = Beneath::open(&parent).map_err(io)?;
+                let parent = RootedDir::open(&parent).map_err(io)?;
                 Ok(Target { parent, name: name.as_bytes().to_vec(), is_folder })
             }
         }

@@ -13,9 +13,9 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use super::{CopyError, Entry, EntryKind, MAX_PIECE, SourcePath, write_piece};
-use crate::beneath::{Beneath, c, split};
 use crate::protocol::Bytes;
 use crate::protocol::copy::{Copied, Source};
+use crate::rooted_dir::{RootedDir, c, split};
 use crate::sparse::next_data;
 
 /// Files that the kernel makes up have no length; this much of one is read, in bytes.
@@ -29,7 +29,7 @@ pub struct Opened {
 }
 
 enum What {
-    Folder(Beneath),
+    Folder(RootedDir),
     File(File),
     Link { target: Vec<u8>, stat: FileStat },
 }
@@ -68,7 +68,7 @@ impl Opened {
         match kind(&stat) {
             SFlag::S_IFDIR => {
                 let source = Source { name, is_folder: true, contents };
-                Ok(Opened { source, what: What::Folder(Beneath::new(file.into())) })
+                Ok(Opened { source, what: What::Folder(RootedDir::new(file.into())) })
             }
             SFlag::S_IFREG => {
                 let source = Source { name, is_folder: false, contents };
@@ -97,7 +97,7 @@ pub fn send(opened: Opened, out: &mut dyn Write) -> Result<Copied, CopyError> {
     Ok(copied)
 }
 
-fn folder(mut tree: Beneath, out: &mut dyn Write, copied: &mut Copied) -> Result<(), CopyError> {
+fn folder(mut tree: RootedDir, out: &mut dyn Write, copied: &mut Copied) -> Result<(), CopyError> {
     let mut folders = vec![Vec::new()];
     while let Some(path) = folders.pop() {
         let opened = match tree.open_beneath(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
@@ -134,7 +134,7 @@ fn names(folder: OwnedFd) -> io::Result<Vec<Vec<u8>>> {
 
 /// Writes the entry of what is in a folder. A folder is returned, for later.
 fn child(
-    tree: &mut Beneath,
+    tree: &mut RootedDir,
     path: Vec<u8>,
     out: &mut dyn Write,
     copied: &mut Copied,

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::{CopyError, Entry, EntryKind, MAX_ENTRIES, MAX_HEAD, MAX_PIECE};
-use crate::beneath::{MAX_PATH, is_plain};
+use crate::rooted_dir::{MAX_PATH, is_plain};
 
 /// A part of a file.
 pub struct Piece {

@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use crate::beneath::c;
+use crate::rooted_dir::c;
 
 /// A file in a directory, without a name there (`O_TMPFILE`, open(2)): nothing is left of one whose
 /// process is killed. A file system that has none such gives it a name nobody else has, which is

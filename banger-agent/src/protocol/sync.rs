@@ -17,7 +17,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Bytes;
-pub use crate::beneath::MAX_PATH;
+pub use crate::rooted_dir::MAX_PATH;
 
 /// Data channel from the host: batches of the plan.
 pub const PLAN: u8 = 1;

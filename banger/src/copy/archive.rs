@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
-use banger_agent::beneath::{MAX_PATH, is_plain, split};
 use banger_agent::copy::{CopyError, Entries, Entry, EntryKind, MAX_ENTRIES, MAX_PIECE, write_piece};
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::copy::{Copied, Source};
+use banger_agent::rooted_dir::{MAX_PATH, is_plain, split};
 use banger_image::archive::{Reader, Type};
 use banger_image::decompressed;
 use tar::{Builder, EntryType, Header};

@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use banger_agent::beneath::{c, split};
 use banger_agent::copy::{EntryKind, Rules};
+use banger_agent::rooted_dir::{c, split};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 

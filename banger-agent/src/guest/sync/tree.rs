@@ -10,9 +10,9 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::beneath::{Beneath, c};
-pub(super) use crate::beneath::{is_plain, split};
 use crate::protocol::sync::{Digest, Kind};
+use crate::rooted_dir::{RootedDir, c};
+pub(super) use crate::rooted_dir::{is_plain, split};
 use crate::sparse;
 
 /// What is known of a file without reading it. An edit that leaves size and modification time alone
@@ -56,7 +56,7 @@ pub(super) enum Found {
 }
 
 /// The tree, and what is known of it.
-pub(super) struct Tree(Beneath);
+pub(super) struct Tree(RootedDir);
 
 /// Whether `path` belongs to a repository itself, and not to its worktree.
 pub(super) fn is_git(path: &[u8]) -> bool {
@@ -66,15 +66,15 @@ pub(super) fn is_git(path: &[u8]) -> bool {
 impl Tree {
     /// The tree at `path`, which must be a folder.
     pub(super) fn open(path: &std::path::Path) -> io::Result<Tree> {
-        Ok(Tree(Beneath::open(path)?))
+        Ok(Tree(RootedDir::open(path)?))
     }
 
-    /// See [`Beneath::folder`].
+    /// See [`RootedDir::folder`].
     pub(super) fn folder(&mut self, path: &[u8]) -> nix::Result<BorrowedFd<'_>> {
         self.0.folder(path)
     }
 
-    /// See [`Beneath::make_folder`].
+    /// See [`RootedDir::make_folder`].
     pub(super) fn make_folder(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
         self.0.make_folder(path)
     }

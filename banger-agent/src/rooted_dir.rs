@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, mkdirat};
 pub const MAX_PATH: usize = 4096;
 
 /// See the module. Remembers the folder used last: neighbours come in order.
-pub struct Beneath {
+pub struct RootedDir {
     root: OwnedFd,
     last: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -38,19 +38,19 @@ pub fn c(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-impl Beneath {
+impl RootedDir {
     /// The folder at `path`.
     ///
     /// # Errors
     /// If it is none, or a link to one.
-    pub fn open(path: &Path) -> io::Result<Beneath> {
+    pub fn open(path: &Path) -> io::Result<RootedDir> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(Beneath::new(open(path, flags, Mode::empty())?))
+        Ok(RootedDir::new(open(path, flags, Mode::empty())?))
     }
 
     /// This folder.
-    pub fn new(root: OwnedFd) -> Beneath {
-        Beneath { root, last: None }
+    pub fn new(root: OwnedFd) -> RootedDir {
+        RootedDir { root, last: None }
     }
 
     /// Opens what is at `path`; the folder itself if that is empty.
