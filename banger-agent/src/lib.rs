@@ -3,12 +3,11 @@
 //! * [`protocol`]: what is said: the operations and their frames.
 //! * [`frame`]: how it is written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
-//! * [`carry`]: a connection as frames.
+//! * [`relay`]: a connection as frames.
 //! * [`copy`]: files as a stream; [`rooted_dir`]: writing what others send, and nowhere else;
 //!   [`sparse`]: files with holes.
 //! * `guest` (feature of that name): the agent itself.
 
-pub mod carry;
 pub mod copy;
 pub mod frame;
 #[cfg(feature = "fuzzing")]
@@ -16,6 +15,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod link;
 pub mod protocol;
+pub mod relay;
 pub mod rooted_dir;
 pub mod sparse;
 pub mod terminfo;

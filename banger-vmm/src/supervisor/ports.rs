@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use banger_agent::carry::carry;
 use banger_agent::frame::{Frame, FrameCodec, FrameError};
 use banger_agent::protocol::forward::{Address, Forward};
 use banger_agent::protocol::{Bytes, Reply, Request};
+use banger_agent::relay::relay;
 use futures::{SinkExt, StreamExt};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::geteuid;
@@ -272,7 +272,7 @@ async fn lead(socket: Either<TcpStream, UnixStream>, to: Address, state: &State)
         }
     };
     timeout(CONNECT_PATIENCE, connected).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    carry(socket, reader, &mut writer).await?;
+    relay(socket, reader, &mut writer).await?;
     writer.close().await
 }
 

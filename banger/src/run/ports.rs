@@ -7,10 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_agent::carry::carry;
 use banger_agent::frame::FrameError;
 use banger_agent::protocol::Request;
 use banger_agent::protocol::forward::{Address, Forward, Listeners};
+use banger_agent::relay::relay;
 use banger_vmm::{GuestEnd, PortState, Vm};
 use futures::{SinkExt, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -174,7 +174,7 @@ async fn lead(socket: TcpStream, port: u16, vm: &Vm) -> Result<(), CommandError>
     let _ = socket.set_nodelay(true);
     let to = Address::Tcp { host: "localhost".to_owned(), port };
     let ((), reader, mut writer) = begin(vm, &Request::Forward(Forward { to })).await?;
-    carry(socket, reader, &mut writer).await.map_err(AgentError::from)?;
+    relay(socket, reader, &mut writer).await.map_err(AgentError::from)?;
     Ok(writer.close().await.map_err(|error: FrameError| AgentError::from(error))?)
 }
 

@@ -20,10 +20,10 @@ use tokio_util::either::Either;
 pub(super) use self::listen::{Waiting, listen};
 pub(super) use self::watch::watch;
 use super::{Reader, Writer};
-use crate::carry::carry;
 use crate::frame::Frame;
 use crate::protocol::forward::{Accept, Address, Forward};
 use crate::protocol::{Failure, FailureKind, Reply};
+use crate::relay::relay;
 
 /// How long a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
@@ -76,7 +76,7 @@ async fn converse(connected: Result<Socket, Failure>, reader: Reader, mut writer
             let _ = tcp.set_nodelay(true);
         }
         // Of one that breaks, the other end learns by this one's being dropped.
-        let _ = carry(socket, reader, &mut writer).await;
+        let _ = relay(socket, reader, &mut writer).await;
     }
     let _ = writer.close().await;
 }

@@ -3,10 +3,10 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use banger::banger_agent::carry::carry;
 use banger::banger_agent::frame::FrameError;
 use banger::banger_agent::protocol::forward::{Accept, Address, Forward, Incoming, Listen, Listening};
 use banger::banger_agent::protocol::{Bytes, Request};
+use banger::banger_agent::relay::relay;
 use banger::error::CommandError;
 use futures::StreamExt;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
@@ -96,7 +96,7 @@ async fn carry_channel(channel: Channel<Msg>, reader: Reader, writer: &mut Write
     let _closing = Closing(Some(outgoing));
     let said = pin!(Backlog::new(incoming).data());
     let said = StreamReader::new(said);
-    carry(tokio::io::join(said, sent), reader, writer).await
+    relay(tokio::io::join(said, sent), reader, writer).await
 }
 
 struct Closing(Option<ChannelWriteHalf<Msg>>);

@@ -15,7 +15,7 @@ use crate::protocol::forward::{DATA, Ended};
 ///
 /// # Errors
 /// If the connection or the stream breaks, or the stream brings what does not belong there.
-pub async fn carry<S, R, W>(socket: S, mut reader: R, writer: &mut FramedWrite<W, FrameCodec>) -> Result<(), FrameError>
+pub async fn relay<S, R, W>(socket: S, mut reader: R, writer: &mut FramedWrite<W, FrameCodec>) -> Result<(), FrameError>
 where
     S: AsyncRead + AsyncWrite,
     R: Stream<Item = Result<Frame, FrameError>> + Unpin,
@@ -77,7 +77,7 @@ mod tests {
         tokio::spawn(async move {
             let (read, write) = split(stream);
             let mut writer = FramedWrite::new(write, FrameCodec);
-            carry(socket, FramedRead::new(read, FrameCodec), &mut writer).await
+            relay(socket, FramedRead::new(read, FrameCodec), &mut writer).await
         })
     }
 
