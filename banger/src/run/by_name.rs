@@ -10,10 +10,10 @@ use banger_agent::protocol::sync::Policy;
 use banger_image::ImageManifest;
 use banger_vmm::Vm;
 
+use super::context::{RunContext, discard};
 use super::interruption::Interruption;
 use super::place::{self, Place};
 use super::session::Outcome;
-use super::work::{Work, discard};
 use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::agent::AgentError;
 use crate::checkout::{GUEST_ROOT, GuestCheckout};
@@ -71,9 +71,9 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let branch = branch(new, workspace.as_ref())?;
     let account = Report::new(&options.command);
     let root = workspace.as_ref().map(|workspace| workspace.root.as_path());
-    let work = Work::new(options, given, root, paths, &account, ui)?;
+    let context = RunContext::new(options, given, root, paths, &account, ui)?;
     let machines = Machines::new(paths, ui).reported(&account);
-    let wanted = Wanted::from(&work.settings);
+    let wanted = Wanted::from(&context.settings);
     if let Some(workspace) = &workspace {
         tell_outer_configuration(workspace, paths, ui);
     }
@@ -99,10 +99,11 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         let machine = make()?;
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
         let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &checkout);
-        let synced =
-            work.sync(&machine, workspace, &checkout, &place, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
+        let synced = context.sync(&machine, workspace, &checkout, &place, Ok(listed), Policy::Stop).and_then(
+            |(preparation, _)| {
                 branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
-            });
+            },
+        );
         let preparation = synced.inspect_err(|_| {
             // It has nothing of anybody's; that it could not be removed is not the news.
             let _ = discard(&machine, &machines);
@@ -120,11 +121,11 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     }
     let (machine, preparation) = made?;
     let outcome =
-        command(new, &work, &machine, preparation.as_ref(), workspace.as_ref().zip(folder.as_deref()), paths, ui);
+        command(new, &context, &machine, preparation.as_ref(), workspace.as_ref().zip(folder.as_deref()), paths, ui);
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
         super::discard_after(&machine, &machines, ui);
-    } else if work.has_terminal() && outcome.is_ok() {
+    } else if context.has_terminal() && outcome.is_ok() {
         if workspace.is_some() && options.command.is_empty() {
             tell_what_is_only_there(&machine, Some(machine.vm.name()), ui);
         }
@@ -136,7 +137,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
 /// Runs the command of a VM that was just made.
 fn command(
     new: &NewVm<'_>,
-    work: &Work<'_>,
+    context: &RunContext<'_>,
     machine: &Machine,
     preparation: Option<&Preparation>,
     workspace: Option<(&Workspace, &Path)>,
@@ -148,11 +149,11 @@ fn command(
     match workspace {
         Some((workspace, folder)) => {
             let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
-            work.command(machine, preparation, Some(&checkout), &Place::of_workspace(folder, &checkout), given)
+            context.command(machine, preparation, Some(&checkout), &Place::of_workspace(folder, &checkout), given)
         }
         None => {
             let place = Place::of(&machine.vm, None, Path::new("/"), &images);
-            work.command(machine, None, None, &place, words_of(images.of(&machine.vm).as_ref(), given).into_iter())
+            context.command(machine, None, None, &place, words_of(images.of(&machine.vm).as_ref(), given).into_iter())
         }
     }
 }
@@ -178,19 +179,19 @@ pub fn exec(
     let options = Run { how: how.clone(), ..Run::default() };
     let checkout = place::checkout(&vm, here);
     let root = checkout.as_ref().filter(|checkout| checkout.is_present()).map(GuestCheckout::root);
-    let work = Work::new(&options, given, root, paths, &account, ui)?;
-    let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
+    let context = RunContext::new(&options, given, root, paths, &account, ui)?;
+    let wanted = Wanted { idle_timeout: Some(context.settings.idle_timeout()), ..Wanted::default() };
     let machines = machines.reported(&account);
     let (machine, outcome) = post_mortem::unless_stopped(|| {
         let machine = machines.start_found(&vm, &wanted)?;
         let place = Place::of(&machine.vm, checkout.as_ref(), here, &Images::new(paths, ui));
         let words = command.iter().map(|word| word.as_os_str().into());
-        match work.command(&machine, None, checkout.as_ref(), &place, words) {
+        match context.command(&machine, None, checkout.as_ref(), &place, words) {
             Err(error) if error.kind == ErrorKind::VmEnded => Err(error),
             outcome => Ok((machine, outcome)),
         }
     })?;
-    if command.is_empty() && work.has_terminal() && outcome.is_ok() {
+    if command.is_empty() && context.has_terminal() && outcome.is_ok() {
         tell_what_is_only_there(&machine, Some(machine.vm.name()), ui);
     }
     outcome.map(status).map_err(|error| post_mortem::explained(error, &machine))

@@ -2,6 +2,7 @@
 //! workspace's, and those in a VM by name.
 
 mod by_name;
+mod context;
 mod environment;
 mod inherited;
 mod interruption;
@@ -10,7 +11,6 @@ mod ports;
 mod session;
 mod stdio;
 mod terminal;
-mod work;
 mod workspace;
 
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use banger_agent::protocol::sync::Policy;
 use nix::sys::signal::Signal;
 
 pub use self::by_name::{NewVm, configured_variables, exec, run_new};
+use self::context::RunContext;
 use self::place::Place;
 pub use self::place::folder;
 use self::session::Outcome;
-use self::work::Work;
 pub use self::workspace::{NewWorkspace, prepare};
 use crate::checkout::GuestCheckout;
 use crate::cli::Run;
@@ -103,7 +103,7 @@ fn status(outcome: Outcome) -> u8 {
 /// Deletes an ephemeral VM after its command. What the command came to is what counts: a failure is
 /// a warning, and the next `--rm` run tries again.
 fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
-    if let Err(error) = work::discard(machine, machines) {
+    if let Err(error) = context::discard(machine, machines) {
         let name = machine.vm.name();
         ui.warning(&format!("cannot delete the VM `{name}`: {}; to try again: banger delete {name}", error.message));
     }
@@ -112,8 +112,8 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
 /// For who leaves a shell: what was made there is not here. `name` is that of a VM reached by name.
 fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
     // One that does not tell has told the shell why.
-    let work = UnsyncedChanges::looked_at(&machine.vm).ok();
-    work.and_then(|work| work.hint(name)).into_iter().for_each(|text| ui.status(&text));
+    let unsynced = UnsyncedChanges::looked_at(&machine.vm).ok();
+    unsynced.and_then(|unsynced| unsynced.hint(name)).into_iter().for_each(|text| ui.status(&text));
 }
 
 /// Says that the `banger.toml` of the repository around this one, be it the superproject of a
@@ -141,8 +141,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
     account.workspace(&workspace.root);
     let machines = Machines::new(paths, ui).reported(account);
-    let work = Work::new(options, given, Some(&workspace.root), paths, account, ui)?;
-    let wanted = Wanted::from(&work.settings);
+    let context = RunContext::new(options, given, Some(&workspace.root), paths, account, ui)?;
+    let wanted = Wanted::from(&context.settings);
     if let Some(image) = &options.vm.image {
         // That the VM there is keeps its own is no help to who has mistyped a name. A catalog that
         // cannot be read is none either.
@@ -176,7 +176,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = Place::of_workspace(here, &checkout);
         let synced = published
-            .and_then(|()| work.sync_if_it_fits(&machine, &workspace, &checkout, &place, listed, policy(options)));
+            .and_then(|()| context.sync_if_it_fits(&machine, &workspace, &checkout, &place, listed, policy(options)));
         Ok((machine, synced))
     };
     let mut restarts = if options.rm { 0..0 } else { 0..post_mortem::RESTARTS };
@@ -195,8 +195,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = Place::of_workspace(here, &checkout);
         let words = options.command.iter().map(|word| word.as_os_str().into());
-        let outcome =
-            synced.and_then(|preparation| work.command(&machine, preparation.as_ref(), Some(&checkout), &place, words));
+        let outcome = synced
+            .and_then(|preparation| context.command(&machine, preparation.as_ref(), Some(&checkout), &place, words));
         match outcome {
             Err(error) if error.kind == ErrorKind::VmEnded && restarts.next().is_some() => {}
             outcome => break (machine, outcome),
@@ -205,7 +205,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     let outcome = outcome.map_err(|error| post_mortem::explained(error, &machine));
     if options.rm {
         discard_after(&machine, &machines, ui);
-    } else if options.command.is_empty() && work.has_terminal() && outcome.is_ok() {
+    } else if options.command.is_empty() && context.has_terminal() && outcome.is_ok() {
         tell_what_is_only_there(&machine, None, ui);
     }
     outcome

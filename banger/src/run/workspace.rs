@@ -8,9 +8,9 @@ use std::thread;
 use serde::Serialize;
 
 use super::by_name::workspace;
+use super::context::RunContext;
 use super::place::Place;
 use super::policy;
-use super::work::Work;
 use crate::checkout::GuestCheckout;
 use crate::cli::Run;
 use crate::commands::named;
@@ -60,9 +60,9 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
     let vm = named(name, &machines)?;
     let workspace = workspace(&here.join(new.path), paths)?;
     let account = Report::new(&[]);
-    let work = Work::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
+    let context = RunContext::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
     let checkout = GuestCheckout::at(&vm, &workspace, new.guest_path)?;
-    let wanted = Wanted { idle_timeout: Some(work.settings.idle_timeout()), ..Wanted::default() };
+    let wanted = Wanted { idle_timeout: Some(context.settings.idle_timeout()), ..Wanted::default() };
     let machines = machines.reported(&account);
     let (machine, files_listed, prepared) = post_mortem::unless_stopped(|| {
         // The workspace is listed while the VM boots.
@@ -74,8 +74,8 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
         let machine = machine?;
         let place = Place::of_workspace(&workspace.root, &checkout);
         let files_listed = listed.as_ref().map_or(0, Listed::files);
-        let synced = work.sync(&machine, &workspace, &checkout, &place, listed, policy(new.options));
-        match synced.and_then(|(preparation, report)| work.prepare(&machine, &preparation).map(|()| report)) {
+        let synced = context.sync(&machine, &workspace, &checkout, &place, listed, policy(new.options));
+        match synced.and_then(|(preparation, report)| context.prepare(&machine, &preparation).map(|()| report)) {
             Err(error) if post_mortem::is_over(&error, &vm, Some(&machine)) => Err(error.kind(ErrorKind::VmEnded)),
             prepared => Ok((machine, files_listed, prepared)),
         }

@@ -37,7 +37,7 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 const REMOVE_LIMIT: Duration = Duration::ZERO;
 
 /// What holds for the commands of this process, in whichever VM.
-pub(super) struct Work<'a> {
+pub(super) struct RunContext<'a> {
     pub(super) settings: Settings,
     how: &'a CommandOptions,
     given: Variables,
@@ -47,7 +47,7 @@ pub(super) struct Work<'a> {
     ui: &'a Ui,
 }
 
-impl<'a> Work<'a> {
+impl<'a> RunContext<'a> {
     /// Reads the configuration; `root` is the workspace's, whose own file has a say. `given` are
     /// variables of the command line.
     ///
@@ -60,11 +60,11 @@ impl<'a> Work<'a> {
         paths: &'a Paths,
         account: &'a Report,
         ui: &'a Ui,
-    ) -> Result<Work<'a>, CommandError> {
+    ) -> Result<RunContext<'a>, CommandError> {
         let settings = Settings::of_process(paths, root, options)?;
         settings.warnings.iter().for_each(|warning| ui.warning(warning));
         let certificates = Certificates::read(&settings.ca_certificates(paths.home.as_deref()))?;
-        Ok(Work { settings, how: &options.how, given, certificates, paths, account, ui })
+        Ok(RunContext { settings, how: &options.how, given, certificates, paths, account, ui })
     }
 
     /// Brings the workspace into the VM, to `checkout`, and finds out what it asks for, for a
@@ -85,7 +85,7 @@ impl<'a> Work<'a> {
         Ok((preparation, report?))
     }
 
-    /// Syncs as [`Work::sync`] does. A guest whose disk is full may lack some of the latest
+    /// Syncs as [`RunContext::sync`] does. A guest whose disk is full may lack some of the latest
     /// changes, and a warning says so: the command may be what frees some space. What the workspace
     /// asks for is not known then.
     ///
