@@ -12,9 +12,9 @@ use banger_agent::protocol::exec::{Exec, Exit};
 use banger_vmm::Vm;
 
 use crate::error::{CommandError, ErrorKind};
-use crate::job;
+use crate::guest_command;
 use crate::post_mortem;
-use crate::prepare::Done;
+use crate::prepare::Stamp;
 use crate::report::{Phase, Report};
 use crate::ui::Ui;
 
@@ -156,16 +156,16 @@ impl Certificates {
     /// If the guest cannot be brought to it.
     pub fn install(&self, vm: &Vm, account: &Report, ui: &Ui) -> Result<(), CommandError> {
         let mark = vm.folder().join("certificates");
-        let done = if self.is_empty() { Done::find(&mark, ui)? } else { Some(Done::open(&mark, ui)?) };
-        let Some(mut done) = done else { return Ok(()) };
+        let stamp = if self.is_empty() { Stamp::find(&mark, ui)? } else { Some(Stamp::open(&mark, ui)?) };
+        let Some(mut stamp) = stamp else { return Ok(()) };
         let digest = self.digest();
-        if done.is(&digest) {
+        if stamp.is(&digest) {
             return Ok(());
         }
-        done.begin()?;
+        stamp.begin()?;
         ui.status("the VM is brought to trust what `ca_certificates` says");
         let exec = Exec { argv: vec!["sh".into(), "-s".into()], cwd: "/".into(), ..Exec::default() };
-        let run = || job::run(vm, exec, self.script().as_bytes(), |_| {});
+        let run = || guest_command::run(vm, exec, self.script().as_bytes(), |_| {});
         let finished = account.time(Phase::Certificates, run)?;
         if finished.exit != Exit::Code(0) {
             let error =
@@ -173,7 +173,7 @@ impl Certificates {
             let error = post_mortem::of_memory(error, vm, finished.out_of_memory);
             return Err(error.details(finished.last_lines()));
         }
-        done.note(&digest)
+        stamp.note(&digest)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! 1. The host sends [`Sync`]; the agent answers with `Reply<Begun>`.
 //! 2. The host sends the plan, what it wants changed: data on [`PLAN`], each frame a postcard
-//!    `Vec<Item>`, then [`ToSync::PlanEnds`]. A [`Mode::Fresh`] sync has an empty plan: all that is
-//!    sent is wanted.
+//!    `Vec<Item>`, then [`ToSync::PlanEnds`]. A [`Mode::Initial`] sync has an empty plan: all that
+//!    is sent is wanted.
 //! 3. The agent compares it with what it finds and answers with [`FromSync::Compared`], the numbers
 //!    of the items whose content it needs being data on [`NEEDED`] before it (32-bit little-endian,
 //!    any number per frame). Conflicts end the sync here, unless the [`Policy`] settles them.
@@ -79,7 +79,8 @@ pub struct Begun {
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Nothing: the guest has no workspace yet. All content follows.
-    Fresh,
+    #[serde(rename = "fresh")]
+    Initial,
     /// The differences between the base and the host's state.
     Delta,
     /// Everything on the host: guest and host disagree about the base. What is not in it was
@@ -195,7 +196,7 @@ pub enum RecordKind {
     /// A file in which git keeps references (`packed-refs`, `HEAD`, symbolic ones); only in a fresh
     /// sync, `HEAD` being the last of a repository.
     References,
-    /// A folder; only in a fresh sync.
+    /// A folder; only in an initial sync.
     Folder,
     /// A file of the workspace with these permission bits. Its content is sent as pieces, until
     /// they are as long as the file: the 64-bit length of a hole, the 32-bit length of the data
@@ -208,8 +209,8 @@ pub const SEED_TREE: &str = "stage";
 /// On a workspace's disk: the file that lists the tree, a postcard `Vec<SeedEntry>`.
 pub const SEED_LIST: &str = "seed";
 
-/// What the host has written on a workspace's disk: as sent in a fresh sync, but for the content.
-/// Change times are the modification times.
+/// What the host has written on a workspace's disk: as sent in an initial sync, but for the
+/// content. Change times are the modification times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedEntry {
     /// As in the content stream.

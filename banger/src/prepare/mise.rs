@@ -8,11 +8,11 @@ use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
 use banger_vmm::Vm;
 
-use super::{Done, alone};
+use super::{Stamp, alone};
 use crate::agent::{AgentError, read_file};
 use crate::checkout::GuestCheckout;
 use crate::error::CommandError;
-use crate::job;
+use crate::guest_command;
 use crate::machine::Machine;
 use crate::npm;
 use crate::paths::Paths;
@@ -161,13 +161,13 @@ impl Mise {
         variables: &[(Bytes, Bytes)],
         ui: &Ui,
     ) -> Result<(), CommandError> {
-        let mut done = Done::open(&self.place.mark(checkout), ui)?;
+        let mut stamp = Stamp::open(&self.place.mark(checkout), ui)?;
         let failed = format!("failed {}", self.digest);
-        if done.is(&self.digest) || (done.is(&failed) && machine.boot.is_none()) {
+        if stamp.is(&self.digest) || (stamp.is(&failed) && machine.boot.is_none()) {
             return Ok(());
         }
         let _alone = alone(machine, ui)?;
-        done.begin()?;
+        stamp.begin()?;
         ui.status("installing the tools that the repository names for mise");
         let start = Instant::now();
         let (log, environment) = (&self.place.log(checkout), &self.place.environment(checkout));
@@ -178,15 +178,15 @@ impl Mise {
             cwd: checkout.guest_path().join(&self.place.0).as_os_str().into(),
             ..Exec::default()
         };
-        match job::run(&machine.vm, exec, &[], |_| {}) {
+        match guest_command::run(&machine.vm, exec, &[], |_| {}) {
             Ok(finished) if finished.exit == Exit::Code(0) => {
                 ui.status(&format!("the tools are there; mise took {}", elapsed(start.elapsed())));
-                done.note(&self.digest)
+                stamp.note(&self.digest)
             }
             // An image without a shell, say.
             Err(AgentError::Refused(failure)) => {
                 ui.warning(&format!("the repository's tools cannot be installed: {}", failure.message));
-                done.note(&failed)
+                stamp.note(&failed)
             }
             Ok(finished) => {
                 let name = machine.vm.name();
@@ -194,7 +194,7 @@ impl Mise {
                 ui.warning(&format!(
                     "mise could not install all of the repository's tools{why}: banger vm exec {name} -- cat {log}"
                 ));
-                done.note(&failed)
+                stamp.note(&failed)
             }
             Err(error) => Err(error.into()),
         }

@@ -4,10 +4,10 @@
 //! Each is done when what asks for it has changed since it was last done in this VM, and only then.
 //! All of it runs in the guest.
 
-mod done;
 mod mise;
 mod setup;
 mod sshd;
+mod stamp;
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -16,10 +16,10 @@ use std::time::Duration;
 use banger_agent::protocol::{Bytes, Own, Request};
 use banger_vmm::Vm;
 
-pub(crate) use self::done::Done;
 use self::mise::Mise;
 use self::setup::Setup;
 pub(crate) use self::sshd::start as start_sshd;
+pub(crate) use self::stamp::Stamp;
 use crate::agent::Call;
 use crate::checkout::GuestCheckout;
 use crate::config::Settings;

@@ -6,12 +6,12 @@ use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::{Exec, Exit};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::{Done, alone};
+use super::{Stamp, alone};
 use crate::checkout::GuestCheckout;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::job;
+use crate::guest_command;
 use crate::machine::Machine;
 use crate::post_mortem;
 use crate::sync::Listed;
@@ -64,12 +64,12 @@ impl Setup {
         variables: &[(Bytes, Bytes)],
         ui: &Ui,
     ) -> Result<(), CommandError> {
-        let mut done = Done::open(&checkout.mark("setup"), ui)?;
-        if done.is(&self.digest) {
+        let mut stamp = Stamp::open(&checkout.mark("setup"), ui)?;
+        if stamp.is(&self.digest) {
             return Ok(());
         }
         let _alone = alone(machine, ui)?;
-        done.begin()?;
+        stamp.begin()?;
         for command in &self.commands {
             ui.status(&format!("set-up: {command}"));
             let exec = Exec {
@@ -78,7 +78,7 @@ impl Setup {
                 cwd: checkout.guest_path().as_os_str().into(),
                 ..Exec::default()
             };
-            let finished = job::run(&machine.vm, exec, &[], |output| {
+            let finished = guest_command::run(&machine.vm, exec, &[], |output| {
                 if !ui.is_quiet() {
                     // Whoever has closed standard error does not want it.
                     let _ = stderr().write_all(output);
@@ -94,7 +94,7 @@ impl Setup {
             let error = error.kind(ErrorKind::Setup).hint("without it: the same command with BANGER_SETUP='[]'");
             return Err(if ui.is_quiet() { error.details(finished.last_lines()) } else { error });
         }
-        done.note(&self.digest)
+        stamp.note(&self.digest)
     }
 }
 

@@ -6,7 +6,7 @@ use banger_agent::protocol::exec::Exec;
 use crate::agent::AgentError;
 use crate::authorized_key;
 use crate::error::CommandError;
-use crate::job;
+use crate::guest_command;
 use crate::machine::Machine;
 use crate::paths::Paths;
 use crate::ui::Ui;
@@ -68,7 +68,7 @@ pub(crate) fn start(
     authorized_key::put(&machine.vm, true, paths, ui);
     let argv = ["sh", "-c", DETACHED, "sh", SCRIPT, LOG].map(Into::into).into();
     let exec = Exec { argv, env: variables.to_vec(), cwd: "/".into(), ..Exec::default() };
-    match job::run(&machine.vm, exec, &[], |_| {}) {
+    match guest_command::run(&machine.vm, exec, &[], |_| {}) {
         Ok(_) => ui.detail(&format!("an SSH server is seen to beside the command: `{LOG}` in the VM")),
         Err(AgentError::Refused(failure)) => ui.detail(&format!("no SSH server: {}", failure.message)),
         Err(error) => return Err(error.into()),

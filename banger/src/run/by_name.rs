@@ -22,8 +22,8 @@ use crate::commands::{check_forwards, named, publish};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
+use crate::guest_command;
 use crate::images::{self, Images};
-use crate::job;
 use crate::machine::{Machine, Machines, Wanted, git_host};
 use crate::ownership::VmOwner;
 use crate::paths::Paths;
@@ -261,7 +261,7 @@ fn check_out(branch: &Branch<'_>, machine: &Machine, paths: &Paths, ui: &Ui) -> 
         let error = CommandError::new(format!("the branch `{}` cannot be made in the VM", branch.name));
         error.kind(ErrorKind::Repository).details(details)
     };
-    match job::run(&machine.vm, exec, &[], |_| {}) {
+    match guest_command::run(&machine.vm, exec, &[], |_| {}) {
         Ok(finished) if finished.exit == Exit::Code(0) => {
             ui.detail(&format!("the branch `{}` is checked out in the VM", branch.name));
             Ok(())

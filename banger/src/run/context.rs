@@ -9,7 +9,7 @@ use banger_agent::protocol::sync::Policy;
 use banger_agent::protocol::{Bytes, Readiness, Request};
 use banger_vmm::{Ready, Vm};
 
-use super::inherited::Inherited;
+use super::host_env::HostEnv;
 use super::place::Place;
 use super::session::{self, Outcome};
 use super::{Variables, environment, terminal};
@@ -215,14 +215,14 @@ impl<'a> RunContext<'a> {
         }
         let image = Images::new(self.paths, self.ui).of(&machine.vm);
         let of_image = image.as_ref().map(images::variables).unwrap_or_default();
-        let (inherited, said) = self.variables(machine);
+        let (host_env, said) = self.variables(machine);
         let of_tools = match preparation {
             Some(preparation) => preparation.variables(&of_image),
             None => checkout
                 .map(|checkout| Preparation::variables_of(&machine.vm, checkout, folder, &of_image, self.ui))
                 .unwrap_or_default(),
         };
-        let mut surroundings = Surroundings { inherited, of_image, of_tools, said };
+        let mut surroundings = Surroundings { host_env, of_image, of_tools, said };
         let with_tools = surroundings.variables(true);
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
             prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
@@ -249,8 +249,8 @@ impl<'a> RunContext<'a> {
         let ui = self.ui;
         let mut said = environment::of_settings(&self.settings);
         said.extend(self.given.iter().cloned());
-        let inherited = Inherited::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
-        inherited.warnings.iter().for_each(|warning| ui.warning(warning));
+        let host_env = HostEnv::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
+        host_env.warnings.iter().for_each(|warning| ui.warning(warning));
         let mut all = Vec::new();
         match self.certificates.install(&machine.vm, self.account, ui) {
             Ok(()) if self.certificates.is_empty() => {}
@@ -262,13 +262,13 @@ impl<'a> RunContext<'a> {
             }
         }
         all.extend(said);
-        (inherited.variables, all)
+        (host_env.variables, all)
     }
 }
 
 /// Variables for commands, by where they come from. A later one of the same name wins.
 struct Surroundings {
-    inherited: Variables,
+    host_env: Variables,
     of_image: Variables,
     of_tools: Variables,
     said: Variables,
@@ -277,7 +277,7 @@ struct Surroundings {
 impl Surroundings {
     fn variables(&self, with_tools: bool) -> Variables {
         let of_tools = if with_tools { &self.of_tools[..] } else { &[] };
-        [&self.inherited, &self.of_image, of_tools, &self.said].concat()
+        [&self.host_env, &self.of_image, of_tools, &self.said].concat()
     }
 }
 

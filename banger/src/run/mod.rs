@@ -4,7 +4,7 @@
 mod by_name;
 mod context;
 mod environment;
-mod inherited;
+mod host_env;
 mod interruption;
 mod place;
 mod ports;

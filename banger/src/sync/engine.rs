@@ -87,7 +87,7 @@ impl<'a> Engine<'a> {
         self.checkout.begin().map_err(SyncError::State)?;
         let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
         let mut histories = match begun.mode {
-            Mode::Fresh => Histories::fresh(self.folder(), self.history, self.repositories())?,
+            Mode::Initial => Histories::initial(self.folder(), self.history, self.repositories())?,
             mode => Histories::of(self.folder(), self.history, mode == Mode::Complete)?,
         };
         report.notes.extend(histories.note.take());
@@ -102,9 +102,9 @@ impl<'a> Engine<'a> {
         }
         let filters = Filters::load(self.folder())?;
         match begun.mode {
-            Mode::Fresh => self.fresh(call, generation, &begun, histories, filters, &mut report)?,
+            Mode::Initial => self.initial(call, generation, &begun, histories, filters, &mut report)?,
             _ => self
-                .difference(call, generation, manifest, &begun, histories, filters, &mut report)
+                .incremental(call, generation, manifest, &begun, histories, filters, &mut report)
                 .map_err(SyncError::of_later_sync)?,
         }
         self.settle();
@@ -154,7 +154,7 @@ impl<'a> Engine<'a> {
 }
 
 /// Has the guest apply what was sent. The comparison of an empty plan, which nobody waited for in a
-/// fresh sync, may come before.
+/// initial sync, may come before.
 pub(super) fn commit(call: &mut Call, report: &mut Report) -> Result<(), SyncError> {
     call.say(&ToSync::Commit)?;
     for _ in 0..2 {

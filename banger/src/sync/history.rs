@@ -42,7 +42,7 @@ impl Histories {
     ///
     /// # Errors
     /// If objects cannot be listed.
-    pub(super) fn fresh<'a>(
+    pub(super) fn initial<'a>(
         folder: &Path,
         wanted: Option<History>,
         repositories: impl Iterator<Item = &'a Repository>,
@@ -180,8 +180,8 @@ mod tests {
         let of = |wanted| Histories::of(folder.path(), wanted, false).unwrap();
         assert_eq!(of(Some(History::None)).kind(), History::Full);
         assert!(of(Some(History::None)).note.unwrap().contains("keeps `full`"));
-        let fresh = Histories::fresh(folder.path(), Some(History::None), std::iter::empty()).unwrap();
-        fresh.save(std::iter::empty()).unwrap();
+        let initial = Histories::initial(folder.path(), Some(History::None), std::iter::empty()).unwrap();
+        initial.save(std::iter::empty()).unwrap();
         assert_eq!((of(None).kind(), of(None).note), (History::None, None));
         of(Some(History::Shallow)).save([(&b".git"[..], &Sent::default())].into_iter()).unwrap();
         assert_eq!((of(None).kind(), of(None).known.sent.len()), (History::Shallow, 1));

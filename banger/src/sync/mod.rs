@@ -6,12 +6,12 @@
 //! knows what changed there. See `docs/architecture.md` for the three states and what becomes of
 //! them.
 
-mod difference;
 mod engine;
 mod error;
 mod filters;
-mod fresh;
 mod history;
+mod incremental;
+mod initial;
 mod link;
 mod manifest;
 mod plan;

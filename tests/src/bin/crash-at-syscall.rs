@@ -11,8 +11,8 @@
 //! nothing of what is tested knows of this. With `--seize`, a process that runs already is followed
 //! too; with `--linger`, what the command leaves running is followed for that long after its end.
 //!
-//! FILE gets one line of JSON: the command's `status`, the `steps` that were counted, and where it
-//! was `outcome`.
+//! FILE gets one line of JSON: the command's `status`, the `steps` that were counted, and the
+//! system call at which it crashed, `crashed_at`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ struct Injection {
     linger: Duration,
 
     steps: u64,
-    outcome: Option<String>,
+    crashed_at: Option<String>,
     targets: Vec<Pid>,
     /// What was written to last: a process and its descriptor.
     written: Option<(i32, u64)>,
@@ -101,7 +101,8 @@ impl Injection {
         while self.targets.iter().any(|target| is_alive(*target)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let line = serde_json::json!({ "status": status, "steps": self.steps, "crashed_at": self.outcome }).to_string();
+        let line =
+            serde_json::json!({ "status": status, "steps": self.steps, "crashed_at": self.crashed_at }).to_string();
         // What still runs is let go of by this process's end.
         if fs::write(&self.report, line).is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) }
     }
@@ -114,7 +115,7 @@ impl Injection {
             let all = Pid::from_raw(-1);
             let waited = match &ended {
                 None => waitpid(all, Some(WaitPidFlag::__WALL)),
-                Some((status, at)) if self.outcome.is_some() || Instant::now() >= *at => return *status,
+                Some((status, at)) if self.crashed_at.is_some() || Instant::now() >= *at => return *status,
                 Some(_) => waitpid(all, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)),
             };
             let over = |code: i32, linger: Duration| Some((code, Instant::now() + linger));
@@ -146,7 +147,7 @@ impl Injection {
     }
 
     fn syscall(&mut self, thread: Pid) {
-        if self.outcome.is_some() {
+        if self.crashed_at.is_some() {
             return;
         }
         let Ok(info) = ptrace::syscall_info(thread) else { return };
@@ -167,7 +168,7 @@ impl Injection {
         self.written = written;
         self.steps += 1;
         if self.steps == self.at {
-            self.outcome = Some(step.what);
+            self.crashed_at = Some(step.what);
             let target = if self.vmm { vmm_of(process) } else { Some(process) };
             // The one that stands before its step dies at once, whenever the news of its VMM's
             // death comes to the guest.

@@ -216,7 +216,7 @@ impl Workspace {
                 None => remove_folder(&place.root()).and_then(|()| remove_folder(&place.stage())),
             };
             cleared.map_err(|error| explain(&error))?;
-            return Ok(Begun { mode: Mode::Fresh, seed: seed.is_some(), lost, guest_only, holes: true });
+            return Ok(Begun { mode: Mode::Initial, seed: seed.is_some(), lost, guest_only, holes: true });
         };
         remove_folder(&place.stage()).map_err(|error| explain(&error))?;
         let agreed = records.generation.is_some() && records.generation == request.base;
@@ -279,7 +279,7 @@ impl Workspace {
         let held = &mut *held;
         let place = held.place.clone();
         let explain = |error: io::Error| failure("write", &place.settings.root, &error);
-        let applied = if mode == Mode::Fresh {
+        let applied = if mode == Mode::Initial {
             apply_fresh(&mut held.log, &place, generation, staged).map_err(explain).and_then(|(records, applied)| {
                 held.records = Some(Arc::new(records));
                 let shown = held.show();

@@ -89,7 +89,7 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
         }
     };
     let (mode, seed) = (begun.mode, begun.seed);
-    if mode != Mode::Fresh {
+    if mode != Mode::Initial {
         workspace.bind_alias(&request);
     }
     writer.send(Frame::control(&Reply::Ok(begun))).await?;
@@ -102,7 +102,7 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
     if mode == Mode::Complete {
         add_deletions(&mut items, &records);
     }
-    let comparison = if mode == Mode::Fresh {
+    let comparison = if mode == Mode::Initial {
         Comparison::default()
     } else {
         let plan = (records, place.clone(), items);
@@ -130,7 +130,7 @@ async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, w
         workspace.apply(mode, &generation, staged, &items, comparison, policy)
     })
     .await?;
-    if mode == Mode::Fresh {
+    if mode == Mode::Initial {
         workspace.bind_alias(&request);
     }
     writer.send(Frame::control(&FromSync::Applied(applied))).await?;

@@ -18,12 +18,12 @@ const IDENTITY: [&str; 5] =
 
 /// Variables for the guest, and what the user should know of them.
 #[derive(Debug, Default)]
-pub(super) struct Inherited {
+pub(super) struct HostEnv {
     pub(super) variables: Vec<(Bytes, Bytes)>,
     pub(super) warnings: Vec<String>,
 }
 
-impl Inherited {
+impl HostEnv {
     /// `variable` is this machine's environment, `etc` its `/etc`. What is in `given` already is
     /// the user's own word.
     pub(super) fn new(
@@ -31,23 +31,23 @@ impl Inherited {
         variable: &dyn Fn(&str) -> Option<OsString>,
         etc: &Path,
         given: &[(Bytes, Bytes)],
-    ) -> Inherited {
-        let mut inherited = Inherited::default();
+    ) -> HostEnv {
+        let mut host_env = HostEnv::default();
         // The one language that every image has, that knows all letters, and that perl does not
         // complain about: the language here may not be installed there.
-        inherited.add("LANG", "C.UTF-8");
+        host_env.add("LANG", "C.UTF-8");
         if let Some(zone) = time_zone(variable, etc) {
-            inherited.add("TZ", &zone);
+            host_env.add("TZ", &zone);
         }
         for name in IDENTITY {
             if let Some(value) = text(variable, name) {
-                inherited.add(name, &value);
+                host_env.add(name, &value);
             }
         }
         if net == NetMode::User {
-            inherited.add_proxies(variable, given);
+            host_env.add_proxies(variable, given);
         }
-        inherited
+        host_env
     }
 
     fn add(&mut self, name: &str, value: &str) {
@@ -147,15 +147,15 @@ fn zone_name(zone: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn of(set: &[(&str, &str)], net: NetMode, given: &[&str]) -> Inherited {
+    fn of(set: &[(&str, &str)], net: NetMode, given: &[&str]) -> HostEnv {
         let variable =
             |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, value)| OsString::from(value));
         let given: Vec<_> = given.iter().map(|name| ((*name).into(), "".into())).collect();
-        Inherited::new(net, &variable, Path::new("/nowhere"), &given)
+        HostEnv::new(net, &variable, Path::new("/nowhere"), &given)
     }
 
-    fn value(inherited: &Inherited, name: &str) -> Option<String> {
-        inherited.variables.iter().find(|(other, _)| other.0 == name.as_bytes()).map(|(_, value)| value.to_string())
+    fn value(host_env: &HostEnv, name: &str) -> Option<String> {
+        host_env.variables.iter().find(|(other, _)| other.0 == name.as_bytes()).map(|(_, value)| value.to_string())
     }
 
     #[test]
@@ -170,11 +170,11 @@ mod tests {
             ("http://me:p@ss@LOCALHOST:1", "http://10.0.2.2:1"),
             ("http://localhost.example:1", "http://localhost.example:1"),
         ] {
-            let inherited = of(&[("https_proxy", here), ("NO_PROXY", "localhost,.example")], NetMode::User, &[]);
-            assert_eq!(value(&inherited, "HTTPS_PROXY").as_deref(), Some(there), "{here}");
-            assert_eq!(value(&inherited, "https_proxy").as_deref(), Some(there));
-            assert_eq!(value(&inherited, "no_proxy").as_deref(), Some("localhost,.example"));
-            assert_eq!(value(&inherited, "http_proxy"), None);
+            let host_env = of(&[("https_proxy", here), ("NO_PROXY", "localhost,.example")], NetMode::User, &[]);
+            assert_eq!(value(&host_env, "HTTPS_PROXY").as_deref(), Some(there), "{here}");
+            assert_eq!(value(&host_env, "https_proxy").as_deref(), Some(there));
+            assert_eq!(value(&host_env, "no_proxy").as_deref(), Some("localhost,.example"));
+            assert_eq!(value(&host_env, "http_proxy"), None);
         }
         assert_eq!(value(&of(&[("http_proxy", "http://x")], NetMode::None, &[]), "http_proxy"), None);
     }
@@ -182,9 +182,9 @@ mod tests {
     #[test]
     fn a_password_stays_unless_it_is_given() {
         let set = [("http_proxy", "http://me:secret@proxy:1")];
-        let inherited = of(&set, NetMode::User, &[]);
-        assert!(!format!("{inherited:?}").contains("secret"));
-        assert!(inherited.warnings[0].contains("-e http_proxy"), "{inherited:?}");
+        let host_env = of(&set, NetMode::User, &[]);
+        assert!(!format!("{host_env:?}").contains("secret"));
+        assert!(host_env.warnings[0].contains("-e http_proxy"), "{host_env:?}");
         assert!(of(&set, NetMode::User, &["http_proxy"]).warnings.is_empty());
     }
 
@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn the_identity_of_the_environment_goes_along_and_nothing_else_does() {
         let set = [("GIT_AUTHOR_NAME", "A"), ("GIT_DIR", "/x"), ("AWS_SECRET", "s"), ("LANG", "de_DE.UTF-8")];
-        let inherited = of(&set, NetMode::User, &[]);
-        let all: Vec<_> = inherited.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let host_env = of(&set, NetMode::User, &[]);
+        let all: Vec<_> = host_env.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(all, ["LANG=C.UTF-8", "GIT_AUTHOR_NAME=A"]);
     }
 }

@@ -13,30 +13,30 @@ const MAX_LENGTH: u64 = 4096;
 
 /// A file in the VM's folder that says what was done. Held while it is looked at, and while it is
 /// done: two commands at a time would be in each other's way.
-pub(crate) struct Done {
+pub(crate) struct Stamp {
     path: PathBuf,
     file: File,
     mark: String,
 }
 
-impl Done {
+impl Stamp {
     /// Reads the file at `path`, once nobody else has it.
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn open(path: &Path, ui: &Ui) -> Result<Done, CommandError> {
-        Done::at(path, || ui.status("waiting for another command, which prepares the VM"))
+    pub(crate) fn open(path: &Path, ui: &Ui) -> Result<Stamp, CommandError> {
+        Stamp::at(path, || ui.status("waiting for another command, which prepares the VM"))
     }
 
     /// The same, of a file that need not be there: if it is not, nothing was ever done.
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn find(path: &Path, ui: &Ui) -> Result<Option<Done>, CommandError> {
-        if path.exists() { Done::open(path, ui).map(Some) } else { Ok(None) }
+    pub(crate) fn find(path: &Path, ui: &Ui) -> Result<Option<Stamp>, CommandError> {
+        if path.exists() { Stamp::open(path, ui).map(Some) } else { Ok(None) }
     }
 
-    fn at(path: &Path, waits: impl FnOnce()) -> Result<Done, CommandError> {
+    fn at(path: &Path, waits: impl FnOnce()) -> Result<Stamp, CommandError> {
         let failed = |error: &io::Error| CommandError::io("write", path, error);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -48,7 +48,7 @@ impl Done {
         let mut mark = String::new();
         // What cannot be understood is another mark than any that was written.
         let _ = (&mut file).take(MAX_LENGTH).read_to_string(&mut mark);
-        Ok(Done { path: path.to_owned(), file, mark })
+        Ok(Stamp { path: path.to_owned(), file, mark })
     }
 
     /// Whether this is what was done last.
@@ -90,13 +90,13 @@ mod tests {
     fn the_last_mark_is_remembered() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("done");
-        let open = || Done::at(&path, || panic!("nobody has it")).unwrap();
+        let open = || Stamp::at(&path, || panic!("nobody has it")).unwrap();
         assert!(!open().is("a"));
         open().note("a longer mark").unwrap();
-        let mut done = open();
-        assert!(done.is("a longer mark"));
-        done.note("b").unwrap();
-        drop(done);
+        let mut stamp = open();
+        assert!(stamp.is("a longer mark"));
+        stamp.note("b").unwrap();
+        drop(stamp);
         assert!(open().is("b"));
         open().begin().unwrap();
         assert!(!open().is("b"));

@@ -19,7 +19,7 @@ use crate::git::Repository;
 impl Engine<'_> {
     /// Brings everything to a guest that has nothing: on a disk that it gets (`begun.seed`), or
     /// over the link.
-    pub(super) fn fresh(
+    pub(super) fn initial(
         &self,
         mut call: Call,
         generation: String,

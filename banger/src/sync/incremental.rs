@@ -28,7 +28,7 @@ const COMPARE_LIMIT: Duration = Duration::from_secs(3600);
 impl Engine<'_> {
     /// Sends what is not as it was.
     #[expect(clippy::too_many_arguments, reason = "the whole state of a sync that begins")]
-    pub(super) fn difference(
+    pub(super) fn incremental(
         &self,
         mut call: Call,
         generation: String,
