@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use banger::cli::{Cli, Command, Global, Run};
 use banger::completion::{self, Names};
 use banger::config::{ConfigFile, Owner, Value};
-use banger::dispatch::{self, Aliases, Meaning, Unclear};
+use banger::dispatch::{self, Aliases, Invocation, InvocationError};
 use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
 use banger::images::Images;
@@ -34,22 +34,22 @@ fn start() -> ExitCode {
     match act(words, &mut ui) {
         Ok(status) => ExitCode::from(status),
         // `--help` and `--version` are answers, and no errors.
-        Err(Unclear::Usage(answer)) if !answer.use_stderr() => {
+        Err(InvocationError::Usage(answer)) if !answer.use_stderr() => {
             ui.help(&answer);
             ExitCode::SUCCESS
         }
-        Err(Unclear::Usage(error)) => {
+        Err(InvocationError::Usage(error)) => {
             ui.usage(&error);
             ExitCode::from(FAILED)
         }
-        Err(Unclear::Error(error)) => {
+        Err(InvocationError::Error(error)) => {
             ui.error(&error);
             ExitCode::from(error.status())
         }
     }
 }
 
-fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
+fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, InvocationError> {
     if let Ok(shell) = env::var(completion::VARIABLE) {
         // Standard error would appear in the line that is being typed, so a failure is only a
         // status.
@@ -58,8 +58,8 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
     let banger = paths::program()?;
     let banger_folder = banger.parent().map(Path::to_owned);
     let plugins = Plugins::new(&paths::search_path(), banger_folder.as_deref());
-    match dispatch::meaning(words, aliases, &plugins)? {
-        Meaning::BuiltIn(words) => {
+    match dispatch::resolve(words, aliases, &plugins)? {
+        Invocation::BuiltIn(words) => {
             let cli = Cli::try_parse_from(iter::once("banger".into()).chain(words))?;
             *ui = Ui::new(&cli.global);
             if cli.list && cli.command.is_none() {
@@ -74,7 +74,7 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, Unclear> {
             }
             Ok(execute(cli, ui)?)
         }
-        Meaning::Plugin { plugin, options, arguments } => {
+        Invocation::Plugin { plugin, options, arguments } => {
             *ui = Ui::new(&options);
             let environment = Environment::new(banger, workspace_root())?;
             known_plugins(banger_folder.as_deref()).note(&plugin.path);
@@ -193,13 +193,13 @@ fn proposals(
     banger: PathBuf,
     here: Option<&Path>,
 ) -> Option<Vec<plugin::Proposal>> {
-    match dispatch::meaning(words.to_vec(), aliases, plugins).ok()? {
+    match dispatch::resolve(words.to_vec(), aliases, plugins).ok()? {
         // The name itself may still be typed.
-        Meaning::Plugin { plugin, arguments, .. } if !arguments.is_empty() => {
+        Invocation::Plugin { plugin, arguments, .. } if !arguments.is_empty() => {
             let environment = Environment::new(banger, workspace_root()).ok()?;
             plugin::propose(&plugin, &arguments, here, &environment)
         }
-        Meaning::Plugin { .. } | Meaning::BuiltIn(_) => None,
+        Invocation::Plugin { .. } | Invocation::BuiltIn(_) => None,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::suggest;
 
 /// What a command line means.
 #[derive(Debug)]
-pub enum Meaning {
+pub enum Invocation {
     /// A built-in command, or a run: words for [`Cli`].
     BuiltIn(Vec<OsString>),
     /// A plugin.
@@ -35,22 +35,22 @@ pub enum Meaning {
 
 /// Why a command line means nothing.
 #[derive(Debug)]
-pub enum Unclear {
+pub enum InvocationError {
     /// For clap to say; or it is no error, but `--help` or `--version`.
     Usage(clap::Error),
     /// For banger to say.
     Error(CommandError),
 }
 
-impl From<clap::Error> for Unclear {
+impl From<clap::Error> for InvocationError {
     fn from(error: clap::Error) -> Self {
-        Unclear::Usage(error)
+        InvocationError::Usage(error)
     }
 }
 
-impl From<CommandError> for Unclear {
+impl From<CommandError> for InvocationError {
     fn from(error: CommandError) -> Self {
-        Unclear::Error(error)
+        InvocationError::Error(error)
     }
 }
 
@@ -60,11 +60,11 @@ impl From<CommandError> for Unclear {
 /// # Errors
 /// If the words name nothing, aliases cannot be read or lead to each other without end, or options
 /// do not go with what is named.
-pub fn meaning(
+pub fn resolve(
     words: Vec<OsString>,
     aliases: impl FnOnce() -> Result<Aliases, CommandError>,
     plugins: &Plugins,
-) -> Result<Meaning, Unclear> {
+) -> Result<Invocation, InvocationError> {
     let cli = Cli::command();
     let mut line = Line::split(before_help(words, &cli), &cli);
     // clap's `help` knows built-in commands only. Of others it is their own.
@@ -76,12 +76,12 @@ pub fn meaning(
     }
     let mut aliases = alias::Expansion::new(aliases);
     loop {
-        let Some(name) = line.name.clone() else { return Ok(Meaning::BuiltIn(line.words())) };
+        let Some(name) = line.name.clone() else { return Ok(Invocation::BuiltIn(line.words())) };
         if is_built_in(&cli, &name) {
             if !line.options.is_empty() {
                 options_before(&line, &name)?;
             }
-            return Ok(Meaning::BuiltIn(line.words()));
+            return Ok(Invocation::BuiltIn(line.words()));
         }
         if let Some(words) = aliases.expand(&name)? {
             let Line { options, rest, .. } = line;
@@ -95,7 +95,7 @@ pub fn meaning(
         return match plugins.find(&name) {
             Some(plugin) => {
                 let options = options_before(&line, &name)?;
-                Ok(Meaning::Plugin { plugin, options, arguments: line.rest })
+                Ok(Invocation::Plugin { plugin, options, arguments: line.rest })
             }
             None => {
                 // An unknown option says more than the word after it.
@@ -163,7 +163,7 @@ fn built_in_names(cli: &clap::Command) -> impl Iterator<Item = String> {
 }
 
 /// The options before a command's name. Only such as go with every command may stand there.
-fn options_before(line: &Line, name: &OsStr) -> Result<Global, Unclear> {
+fn options_before(line: &Line, name: &OsStr) -> Result<Global, InvocationError> {
     let matches = parse(&line.options)?;
     let run = Run::augment_args(clap::Command::new("run"));
     let of_cli = Cli::command();
@@ -221,27 +221,27 @@ mod tests {
     }
 
     /// What `line`, split at spaces, means to somebody who has these aliases and a plugin `watch`.
-    fn of(line: &str, all: &[(&str, &[&str])]) -> Result<Meaning, Unclear> {
+    fn of(line: &str, all: &[(&str, &[&str])]) -> Result<Invocation, InvocationError> {
         use std::os::unix::fs::OpenOptionsExt;
         let folder = tempfile::tempdir().unwrap();
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).mode(0o755).open(folder.path().join("banger-watch")).unwrap();
         let plugins = Plugins::new(folder.path().as_os_str(), None);
-        meaning(line.split_whitespace().map(OsString::from).collect(), || Ok(aliases(all)), &plugins)
+        resolve(line.split_whitespace().map(OsString::from).collect(), || Ok(aliases(all)), &plugins)
     }
 
     #[track_caller]
-    fn words(meaning: Result<Meaning, Unclear>) -> String {
-        match meaning {
-            Ok(Meaning::BuiltIn(words)) => words.join(OsStr::new(" ")).into_string().unwrap(),
+    fn words(invocation: Result<Invocation, InvocationError>) -> String {
+        match invocation {
+            Ok(Invocation::BuiltIn(words)) => words.join(OsStr::new(" ")).into_string().unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
     #[track_caller]
-    fn error(meaning: Result<Meaning, Unclear>) -> CommandError {
-        match meaning {
-            Err(Unclear::Error(error)) => error,
+    fn error(invocation: Result<Invocation, InvocationError>) -> CommandError {
+        match invocation {
+            Err(InvocationError::Error(error)) => error,
             other => panic!("{other:?}"),
         }
     }
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(words(of("watch it", all)), "-- yes it");
         assert_eq!(words(of("-v t test", all)), "-v --rm -- make test");
         assert_eq!(words(of("--color never s --json", all)), "--color never status --json");
-        let Ok(Meaning::Plugin { plugin, options, arguments }) = of("-q --color=never watch -e --help -- x", &[])
+        let Ok(Invocation::Plugin { plugin, options, arguments }) = of("-q --color=never watch -e --help -- x", &[])
         else {
             panic!("a plugin");
         };
@@ -271,7 +271,7 @@ mod tests {
             &[("a", &["-q", "b"]), ("b", &["c", "x"]), ("c", &["a"]), ("w", &["watch", "y"]), ("v", &["-v", "w"])];
         let error = error(of("a", all));
         assert_eq!((error.kind, error.message.as_str()), (ErrorKind::AliasLoop, "aliases without end: a → b → c → a"));
-        let Ok(Meaning::Plugin { options, arguments, .. }) = of("v z", all) else { panic!("a plugin") };
+        let Ok(Invocation::Plugin { options, arguments, .. }) = of("v z", all) else { panic!("a plugin") };
         assert!(options.verbose);
         assert_eq!(arguments, ["y", "z"]);
     }
@@ -305,10 +305,10 @@ mod tests {
         let error = error(of("--rm -e A=1 watch", &[]));
         assert_eq!(error.kind, ErrorKind::Usage);
         assert_eq!(error.hints, ["to run `watch` in the VM: banger --rm -e A=1 -- watch"]);
-        assert!(matches!(of("--cpus 2 status", &[]), Err(Unclear::Error(_))));
-        assert!(matches!(of("--list status", &[]), Err(Unclear::Error(_))));
-        assert!(matches!(of("--wrong watch", &[]), Err(Unclear::Usage(_))));
-        assert!(matches!(of("--wrong unknown", &[]), Err(Unclear::Usage(_))));
+        assert!(matches!(of("--cpus 2 status", &[]), Err(InvocationError::Error(_))));
+        assert!(matches!(of("--list status", &[]), Err(InvocationError::Error(_))));
+        assert!(matches!(of("--wrong watch", &[]), Err(InvocationError::Usage(_))));
+        assert!(matches!(of("--wrong unknown", &[]), Err(InvocationError::Usage(_))));
     }
 
     #[test]
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(words(of("-- help --json", all)), "-- help --json");
         assert_eq!(words(of("help s", all)), "status --json --help");
         for (line, expected) in [("-q help watch", &["--help"][..]), ("help w it", &["it", "--help"])] {
-            let Ok(Meaning::Plugin { plugin, arguments, .. }) = of(line, all) else { panic!("{line}: no plugin") };
+            let Ok(Invocation::Plugin { plugin, arguments, .. }) = of(line, all) else { panic!("{line}: no plugin") };
             assert_eq!(plugin.path.file_name(), Some(OsStr::new("banger-watch")));
             assert_eq!(arguments, expected, "{line}");
         }
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn nothing_is_read_for_a_built_in_command() {
         let plugins = Plugins::new(Path::new("/").as_os_str(), None);
-        let meaning = meaning(vec!["status".into()], || unreachable!("no alias is needed"), &plugins);
-        assert_eq!(words(meaning), "status");
+        let invocation = resolve(vec!["status".into()], || unreachable!("no alias is needed"), &plugins);
+        assert_eq!(words(invocation), "status");
     }
 }
