@@ -101,7 +101,7 @@ pub(super) enum Outcome {
     /// KVM cannot run it.
     Stopped(String),
     /// It could not be tried, which says nothing.
-    Unclear(String),
+    Inconclusive(String),
 }
 
 /// Runs the guest with all that this processor has. It does not return where KVM never does.
@@ -111,11 +111,12 @@ pub(super) fn run() -> Outcome {
 
 /// Runs the guest with what this processor and `features` both have.
 fn run_with(features: u64) -> Outcome {
-    let unclear = |what: &'static str| move |error: kvm_ioctls::Error| Outcome::Unclear(format!("{what}: {error}"));
+    let unclear =
+        |what: &'static str| move |error: kvm_ioctls::Error| Outcome::Inconclusive(format!("{what}: {error}"));
     let set_up = || -> Result<Guest, Outcome> {
         let kvm = Kvm::new().map_err(unclear("opening KVM"))?;
         let vm = kvm.create_vm().map_err(unclear("making a VM"))?;
-        let memory = Memory::new().map_err(|error| Outcome::Unclear(format!("memory for a VM: {error}")))?;
+        let memory = Memory::new().map_err(|error| Outcome::Inconclusive(format!("memory for a VM: {error}")))?;
         let region = kvm_userspace_memory_region {
             memory_size: MEMORY as u64,
             userspace_addr: memory.0.as_ptr() as u64,
@@ -154,9 +155,9 @@ impl Guest {
                 Ok(VcpuExit::InternalError) => {
                     Outcome::Stopped("KVM cannot run instructions here that every kernel uses".to_owned())
                 }
-                Ok(exit) => Outcome::Unclear(format!("a guest ended with {exit:?}")),
+                Ok(exit) => Outcome::Inconclusive(format!("a guest ended with {exit:?}")),
                 Err(error) if error.errno() == Errno::EINTR as i32 => continue,
-                Err(error) => Outcome::Unclear(format!("running a guest: {error}")),
+                Err(error) => Outcome::Inconclusive(format!("running a guest: {error}")),
             };
         }
     }
@@ -253,7 +254,7 @@ mod tests {
     fn where_there_is_kvm_a_guest_that_tries_nothing_comes_to_its_end() {
         match crate::kvm::ask_device() {
             Ok(()) => assert_eq!(run_with(0), Outcome::Done),
-            Err(why) => assert!(matches!(run(), Outcome::Unclear(_)), "{why}"),
+            Err(why) => assert!(matches!(run(), Outcome::Inconclusive(_)), "{why}"),
         }
     }
 }

@@ -64,11 +64,11 @@ impl std::fmt::Display for Accelerator {
 
 /// What is known about KVM before a boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prospect {
+pub enum KvmSupport {
     /// A guest came up under it since the host booted.
     Works,
     /// Nothing speaks against it. Whether it runs a whole guest is to be seen.
-    Untried,
+    Unknown,
     /// It does not, for this reason.
     Unusable(String),
 }
@@ -87,32 +87,32 @@ struct Verdict {
 /// is `banger-vmm`.
 ///
 /// What is kept in `host_folder` holds until the host boots again.
-pub(crate) fn prospect(host_folder: &Path, supervisor: &Path) -> Prospect {
+pub(crate) fn support(host_folder: &Path, supervisor: &Path) -> KvmSupport {
     if let Err(problem) = ask_device() {
-        return Prospect::Unusable(problem);
+        return KvmSupport::Unusable(problem);
     }
     match remembered(host_folder) {
-        Prospect::Untried => {
-            let prospect = probe(supervisor);
-            if let Prospect::Unusable(problem) = &prospect {
+        KvmSupport::Unknown => {
+            let support = probe(supervisor);
+            if let KvmSupport::Unusable(problem) = &support {
                 // Not being able to costs the next start a moment.
                 let _ = remember(host_folder, Some(problem.clone()));
             }
-            prospect
+            support
         }
         known => known,
     }
 }
 
 /// What a boot or a guest has shown since the host booted.
-pub fn remembered(host_folder: &Path) -> Prospect {
+pub fn remembered(host_folder: &Path) -> KvmSupport {
     let verdict: Result<Verdict> = file::read_json(&path(host_folder), FORMAT);
     match (verdict, host::boot_id()) {
         (Ok(verdict), Ok(boot_id)) if verdict.boot_id == boot_id => match verdict.problem {
-            None => Prospect::Works,
-            Some(problem) => Prospect::Unusable(problem),
+            None => KvmSupport::Works,
+            Some(problem) => KvmSupport::Unusable(problem),
         },
-        _ => Prospect::Untried,
+        _ => KvmSupport::Unknown,
     }
 }
 
@@ -129,20 +129,20 @@ pub fn forget(host_folder: &Path) -> io::Result<()> {
 
 /// Asks the device, and runs a guest of a few instructions in a process of its own, since it may
 /// never come back. Nothing is kept.
-pub fn probe(supervisor: &Path) -> Prospect {
+pub fn probe(supervisor: &Path) -> KvmSupport {
     if let Err(problem) = ask_device() {
-        return Prospect::Unusable(problem);
+        return KvmSupport::Unusable(problem);
     }
     let ran = Command::new(supervisor).env_clear().arg(PROBE).stdin(Stdio::null()).stderr(Stdio::null()).output();
     match ran {
         Ok(output) if output.status.code() == Some(i32::from(STOPPED)) => {
-            Prospect::Unusable(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            KvmSupport::Unusable(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         }
         Ok(output) if output.status.signal() == Some(SIGALRM) => {
-            Prospect::Unusable(format!("a guest of a few instructions has not ended within {PROBE_LIMIT} s"))
+            KvmSupport::Unusable(format!("a guest of a few instructions has not ended within {PROBE_LIMIT} s"))
         }
         // The whole guest will tell.
-        _ => Prospect::Untried,
+        _ => KvmSupport::Unknown,
     }
 }
 
@@ -153,7 +153,7 @@ pub fn run_probe() -> ExitCode {
     let (text, code) = match guest::run() {
         Outcome::Done => return ExitCode::SUCCESS,
         Outcome::Stopped(reason) => (reason, ExitCode::from(STOPPED)),
-        Outcome::Unclear(reason) => (reason, ExitCode::FAILURE),
+        Outcome::Inconclusive(reason) => (reason, ExitCode::FAILURE),
     };
     // Whoever asked may be gone.
     let _ = writeln!(io::stdout(), "{text}");

@@ -19,7 +19,7 @@ use crate::confinement::Confinement;
 use crate::console::ConsoleLog;
 use crate::error::{Failure, FailureKind};
 use crate::file;
-use crate::kvm::{self, Accelerator, AcceleratorChoice, Prospect};
+use crate::kvm::{self, Accelerator, AcceleratorChoice, KvmSupport};
 use crate::record::VmRecord;
 use crate::wire::AgentInfo;
 
@@ -46,11 +46,11 @@ pub(super) struct Attempt {
     pub(super) fallback: Option<String>,
 }
 
-/// The way to boot that comes first, and whether it is tried only to see if KVM works. `prospect`
+/// The way to boot that comes first, and whether it is tried only to see if KVM works. `support`
 /// may block.
 pub(super) async fn first_attempt(
     choice: AcceleratorChoice,
-    prospect: impl FnOnce() -> Prospect + Send + 'static,
+    support: impl FnOnce() -> KvmSupport + Send + 'static,
     limit: Option<Duration>,
 ) -> (Attempt, bool) {
     let kvm =
@@ -58,10 +58,10 @@ pub(super) async fn first_attempt(
     match choice {
         AcceleratorChoice::Tcg => (tcg_attempt(limit, None), false),
         AcceleratorChoice::Kvm => (kvm(Duration::MAX), false),
-        AcceleratorChoice::Auto => match blocking(prospect).await {
-            Prospect::Works => (kvm(Duration::MAX), false),
-            Prospect::Untried => (kvm(FIRST_KVM_BOOT), true),
-            Prospect::Unusable(problem) => (tcg_attempt(limit, Some(problem)), false),
+        AcceleratorChoice::Auto => match blocking(support).await {
+            KvmSupport::Works => (kvm(Duration::MAX), false),
+            KvmSupport::Unknown => (kvm(FIRST_KVM_BOOT), true),
+            KvmSupport::Unusable(problem) => (tcg_attempt(limit, Some(problem)), false),
         },
     }
 }
@@ -282,27 +282,27 @@ mod tests {
     async fn to_ask_about_kvm_keeps_nobody_waiting() {
         let (sender, receiver) = std::sync::mpsc::channel();
         // A probe takes as long as the other tasks of this thread like.
-        let prospect = move || match receiver.recv_timeout(Duration::from_secs(10)) {
-            Ok(()) => Prospect::Works,
-            Err(error) => Prospect::Unusable(error.to_string()),
+        let support = move || match receiver.recv_timeout(Duration::from_secs(10)) {
+            Ok(()) => KvmSupport::Works,
+            Err(error) => KvmSupport::Unusable(error.to_string()),
         };
         tokio::spawn(async move { sender.send(()) });
-        let (attempt, _) = first_attempt(AcceleratorChoice::Auto, prospect, None).await;
+        let (attempt, _) = first_attempt(AcceleratorChoice::Auto, support, None).await;
         assert_eq!((attempt.accelerator, attempt.fallback), (Accelerator::Kvm, None));
     }
 
     #[tokio::test]
     async fn kvm_is_tried_where_it_may_work() {
-        let first = |choice, prospect, limit| first_attempt(choice, || prospect, limit);
-        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Untried, None).await;
+        let first = |choice, support, limit| first_attempt(choice, || support, limit);
+        let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Unknown, None).await;
         assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, FIRST_KVM_BOOT, true));
-        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Works, None).await;
+        let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Works, None).await;
         assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, KVM_BOOT, false));
-        let (attempt, trial) = first(AcceleratorChoice::Auto, Prospect::Unusable("no".into()), None).await;
+        let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Unusable("no".into()), None).await;
         assert_eq!((attempt.accelerator, attempt.fallback.as_deref(), trial), (Accelerator::Tcg, Some("no"), false));
 
         let short = Some(Duration::from_secs(3));
-        assert_eq!(first(AcceleratorChoice::Auto, Prospect::Untried, short).await.0.limit, Duration::from_secs(3));
+        assert_eq!(first(AcceleratorChoice::Auto, KvmSupport::Unknown, short).await.0.limit, Duration::from_secs(3));
         let never = || unreachable!("whoever forces an accelerator gets it");
         assert_eq!(first_attempt(AcceleratorChoice::Tcg, never, None).await.0, tcg_attempt(None, None));
         assert!(!first_attempt(AcceleratorChoice::Kvm, never, None).await.1);

@@ -230,8 +230,8 @@ async fn boot_somehow(
         kvm::ask_device().map_err(Failure::new)?;
     }
     let host = launch.host.clone();
-    let prospect = move || kvm::prospect(&host, Path::new("/proc/self/exe"));
-    let (first, trial) = boot::first_attempt(launch.accelerator, prospect, launch.boot_timeout).await;
+    let support = move || kvm::support(&host, Path::new("/proc/self/exe"));
+    let (first, trial) = boot::first_attempt(launch.accelerator, support, launch.boot_timeout).await;
     booting(&first);
     if first.accelerator == Accelerator::Tcg {
         return boot::boot_translated(backend, machine, &first, console, cancel).await;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use banger_agent::VERSION;
-use banger_vmm::kvm::{self, Prospect};
+use banger_vmm::kvm::{self, KvmSupport};
 use banger_vmm::{Confinement, Gap, Programs};
 use nix::unistd::Uid;
 
@@ -51,20 +51,20 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     let probed = kvm::probe(&supervisor);
     let known = kvm::remembered(&host);
     Some(match (probed, known) {
-        (Prospect::Unusable(problem), _) => {
+        (KvmSupport::Unusable(problem), _) => {
             let check = Check::warn(NAME, format!("{problem}; {slower}"));
             let elsewhere = "on a machine with KVM, or nested virtualisation, VMs start several times faster";
             check.mend(kvm::access_hint().unwrap_or_else(|| elsewhere.to_owned()))
         }
         // The guest of a few instructions works: it was a whole one that did not.
-        (_, Prospect::Unusable(problem)) => {
+        (_, KvmSupport::Unusable(problem)) => {
             Check::warn(NAME, format!("{problem}; {slower} until this machine starts again")).fix(fix, || {
                 kvm::forget(&host).map_err(|error| CommandError::io("forget", &host, &error))?;
                 Ok("the next VM tries it again".to_owned())
             })
         }
-        (_, Prospect::Works) => Check::ok(NAME, "runs guests"),
-        (_, Prospect::Untried) => {
+        (_, KvmSupport::Works) => Check::ok(NAME, "runs guests"),
+        (_, KvmSupport::Unknown) => {
             Check::ok(NAME, "runs a guest of a few instructions; the first VM will tell whether a whole one")
         }
     })
