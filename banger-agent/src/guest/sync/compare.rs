@@ -277,8 +277,8 @@ impl<'a> Comparer<'a> {
 
     /// The states that may have been put at `path`: one, but for a sync that was cut short.
     fn candidates(&self, path: &[u8]) -> impl Iterator<Item = &Known> {
-        let perhaps = self.records.perhaps.get(path).and_then(Option::as_ref);
-        self.records.files.get(path).into_iter().chain(perhaps)
+        let in_doubt = self.records.in_doubt.get(path).and_then(Option::as_ref);
+        self.records.files.get(path).into_iter().chain(in_doubt)
     }
 
     fn is_known_by_stamp(&self, path: &[u8], kind: Kind, now: &Stamp) -> bool {

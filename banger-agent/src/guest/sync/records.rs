@@ -48,7 +48,7 @@ pub(super) struct Records {
     pub(super) generation: Option<String>,
     pub(super) files: HashMap<Vec<u8>, Known>,
     /// From an intent whose completion is missing: these may have been put instead.
-    pub(super) perhaps: HashMap<Vec<u8>, Option<Known>>,
+    pub(super) in_doubt: HashMap<Vec<u8>, Option<Known>>,
     pub(super) references: BTreeMap<ReferenceName, String>,
 }
 
@@ -56,12 +56,12 @@ impl Records {
     fn apply(&mut self, batch: Batch) {
         if batch.generation.is_none() {
             self.generation = None;
-            self.perhaps.extend(batch.files);
+            self.in_doubt.extend(batch.files);
             return;
         }
         self.generation = batch.generation;
         for (path, known) in batch.files {
-            self.perhaps.remove(&path);
+            self.in_doubt.remove(&path);
             match known {
                 Some(known) => self.files.insert(path, known),
                 None => self.files.remove(&path),
@@ -83,7 +83,7 @@ impl Records {
     /// Knows nothing any more of the repository whose `.git` was at `git`.
     pub(super) fn forget_repository(&mut self, git: &[u8]) {
         self.files.retain(|path, _| !is_within(path, git));
-        self.perhaps.retain(|path, _| !is_within(path, git));
+        self.in_doubt.retain(|path, _| !is_within(path, git));
         self.references.retain(|(of, _), _| of != git);
     }
 }
@@ -273,7 +273,7 @@ mod tests {
         let read = Log::open(folder.path()).unwrap().1.unwrap();
         assert_eq!(read.generation, None);
         assert_eq!(read.files[&b"a"[..]], known(1));
-        assert_eq!(read.perhaps[&b"a"[..]], Some(known(2)));
+        assert_eq!(read.in_doubt[&b"a"[..]], Some(known(2)));
     }
 
     /// Names the directory of the log to the process that [`a_batch_that_does_not_fit_is_cut_off`]
@@ -301,7 +301,7 @@ mod tests {
             let too_long = Batch { generation, files, references: Vec::new() };
             log.append(&mut records, too_long).unwrap_err();
             assert_eq!((records.generation.as_deref(), records.files.len()), (Some("1"), 1));
-            assert!(records.perhaps.is_empty());
+            assert!(records.in_doubt.is_empty());
         }
         log.append(&mut records, batch(Some("3"), "b", Some(known(3)))).unwrap();
         let read = Log::open(Path::new(&folder)).unwrap().1.unwrap();
