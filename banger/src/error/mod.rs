@@ -224,7 +224,7 @@ impl From<SyncError> for CommandError {
             SyncError::Git(error) => error.into(),
             SyncError::Agent(error) => error.into(),
             SyncError::GuestFull(failure) | SyncError::GuestChanged(failure) => failure.into(),
-            SyncError::Host(error) | SyncError::Closed(error) => {
+            SyncError::Host(error) | SyncError::Unreadable(error) => {
                 CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
             }
             SyncError::State(error) | SyncError::Disk(error) => {

@@ -175,7 +175,7 @@ pub(super) fn commit(call: &mut Call, report: &mut Report) -> Result<(), SyncErr
 pub(super) fn readable<T>(read: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, SyncError> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(SyncError::Closed(error)) => {
+        Err(SyncError::Unreadable(error)) => {
             report.notes.push(format!("what cannot be read stays behind: {error}"));
             Ok(None)
         }

@@ -36,7 +36,7 @@ pub enum SyncError {
     GuestChanged(Failure),
     /// A file of the host may not be read.
     #[error("{0}")]
-    Closed(io::Error),
+    Unreadable(io::Error),
     /// A file changed while it was sent.
     #[error("`{}` changes faster than it can be sent", .0.display())]
     Changed(PathBuf),
@@ -47,7 +47,7 @@ pub enum SyncError {
     #[error("{count} changed both here and in the guest since the last sync")]
     Conflicts {
         /// How many things.
-        count: Things,
+        count: ChangeCount,
         /// The first of them.
         conflicts: Vec<Conflict>,
     },
@@ -82,9 +82,9 @@ impl From<Failure> for SyncError {
 
 /// A number of things, in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Things(pub u64);
+pub struct ChangeCount(pub u64);
 
-impl std::fmt::Display for Things {
+impl std::fmt::Display for ChangeCount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             1 => f.write_str("1 thing was"),

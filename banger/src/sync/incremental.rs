@@ -18,7 +18,7 @@ use super::manifest::{Known, Manifest, kind};
 use super::plan::Plan;
 use super::repository::{Snapshot, git_path};
 use super::source::{self, Source};
-use super::{Report, SyncError, Things};
+use super::{ChangeCount, Report, SyncError};
 use crate::agent::{AgentError, Call};
 use crate::git::FilteredFiles;
 
@@ -250,7 +250,7 @@ fn propose(call: &mut Call, plan: &Plan, policy: Policy) -> Result<(Vec<usize>, 
                 FromSync::Compared { conflicts, conflict_count, .. }
                     if conflict_count > 0 && policy == Policy::Stop =>
                 {
-                    return Err(SyncError::Conflicts { count: Things(conflict_count), conflicts });
+                    return Err(SyncError::Conflicts { count: ChangeCount(conflict_count), conflicts });
                 }
                 FromSync::Compared { now_ns, .. } => {
                     call.end_whenever();

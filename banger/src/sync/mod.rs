@@ -32,7 +32,7 @@ use banger_agent::protocol::{Bytes, now_ns};
 use banger_vmm::Vm;
 
 use self::engine::Engine;
-pub use self::error::{SyncError, Things};
+pub use self::error::{ChangeCount, SyncError};
 use self::source::Source;
 use crate::checkout::GuestCheckout;
 use crate::config::History;
@@ -123,7 +123,7 @@ impl Listed {
             match source::digest(&Source::of(entry, root, &self.boundary)) {
                 Ok(digest) => _ = hasher.update(&digest),
                 // It does not travel.
-                Err(SyncError::Closed(_) | SyncError::Changed(_)) => {}
+                Err(SyncError::Unreadable(_) | SyncError::Changed(_)) => {}
                 Err(error) => return Err(error),
             }
             found = true;

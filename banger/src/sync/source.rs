@@ -79,7 +79,7 @@ fn unread(path: &Path) -> impl Fn(io::Error) -> SyncError {
             Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EINVAL | libc::ENXIO) => {
                 SyncError::Changed(path.to_owned())
             }
-            Some(libc::EACCES | libc::EPERM) => SyncError::Closed(named()),
+            Some(libc::EACCES | libc::EPERM) => SyncError::Unreadable(named()),
             _ => SyncError::Host(named()),
         }
     }
