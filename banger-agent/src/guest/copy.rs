@@ -38,8 +38,8 @@ pub(super) async fn out(request: CopyOut, mut writer: Writer) {
     finish(writer, sending.await).await;
 }
 
-/// Writes files of the host. `settle` makes them safe.
-pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer, settle: impl Future<Output = ()>) {
+/// Writes files of the host. `flush` makes them safe.
+pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer, flush: impl Future<Output = ()>) {
     let found = spawn_blocking(move || Target::find(Path::new(request.path.as_os_str()), &request.source)).await;
     let target = match found.map_err(|error| other(&error)).and_then(|found| found.map_err(|e| failure(&e))) {
         Ok(target) => target,
@@ -76,7 +76,7 @@ pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer
     }
     drop(sender);
     let received = receiving.await;
-    settle.await;
+    flush.await;
     finish(writer, received).await;
 }
 

@@ -136,7 +136,7 @@ impl Agent {
                 sync::run(&self.workspaces, request, reader, writer).await
             }
             Request::CopyOut(request) => copy::out(request, writer).await,
-            Request::CopyIn(request) => copy::into(request, reader, writer, self.settle()).await,
+            Request::CopyIn(request) => copy::into(request, reader, writer, self.flush()).await,
             Request::ReadFile { path, limit } => read_file(&path, limit, writer).await,
             Request::GuestOnly => {
                 let workspaces = Arc::clone(&self.workspaces);
@@ -168,14 +168,14 @@ impl Agent {
         self.commands.fetch_add(1, Ordering::Relaxed);
         self.workspaces.forget_counts();
         set_clock(request.clock_ns);
-        exec::run(request, program, reader, writer, self.settle()).await;
+        exec::run(request, program, reader, writer, self.flush()).await;
         if self.commands.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.workspaces.count_soon();
         }
     }
 
     /// Makes what commands wrote safe from a VMM that is killed.
-    async fn settle(&self) {
+    async fn flush(&self) {
         if self.throwaway {
             return;
         }
@@ -183,7 +183,7 @@ impl Agent {
         let workspaces = Arc::clone(&self.workspaces);
         // Each waits for a disk of its own.
         let disk = tokio::task::spawn_blocking(move || sync_file_system(&disk));
-        let workspaces = tokio::task::spawn_blocking(move || workspaces.settle());
+        let workspaces = tokio::task::spawn_blocking(move || workspaces.flush());
         let _ = tokio::join!(disk, workspaces);
     }
 

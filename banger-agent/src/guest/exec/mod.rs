@@ -57,13 +57,13 @@ pub(super) enum Program {
 
 /// Runs `exec` and serves its stream to the end.
 ///
-/// `settle` is awaited between the command's end and its report: it makes what was written safe.
+/// `flush` is awaited between the command's end and its report: it makes what was written safe.
 pub(super) async fn run(
     exec: Exec,
     program: Program,
     reader: Reader,
     mut writer: Writer,
-    settle: impl Future<Output = ()>,
+    flush: impl Future<Output = ()>,
 ) {
     let kills = memory::kills();
     let spawned = match spawn(&exec, program) {
@@ -106,7 +106,7 @@ pub(super) async fn run(
     for pump in pumps {
         let _ = pump.await;
     }
-    settle.await;
+    flush.await;
     // A command that came through had no need of what was killed.
     if exit.status() != 0 && memory::kills() > kills {
         let _ = out.send(Frame::control(&FromCommand::OutOfMemory)).await;

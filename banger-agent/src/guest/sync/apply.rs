@@ -159,7 +159,7 @@ pub(super) fn apply(
             Decision::Adopt(_) if item.change == Change::Folder => _ = mover.tree.make_folder(&item.path),
             _ => {}
         }
-        settle(item, decision, records, &mut done);
+        record_unchanged(item, decision, records, &mut done);
     }
     let root = File::open(place.root())?;
     sync_file_system(&root);
@@ -218,7 +218,7 @@ fn intended(item: &Item, decision: &Decision, staged: &Staged) -> Option<Option<
 }
 
 /// What is known after an item that needed no change in the tree, or a reference that moved.
-fn settle(item: &Item, decision: &Decision, records: &Records, done: &mut Batch) {
+fn record_unchanged(item: &Item, decision: &Decision, records: &Records, done: &mut Batch) {
     match (&item.change, decision) {
         (Change::Put { .. }, Decision::Adopt(known)) => done.files.push((item.path.clone(), known.clone())),
         (Change::Put { digest, kind, .. }, Decision::Keep) => {

@@ -259,7 +259,7 @@ impl Workspace {
     }
 
     /// Brings what commands and syncs wrote to the workspace's own disk, if it has one.
-    fn settle(&self) {
+    fn flush(&self) {
         let disk = self.held().seed.as_ref().and_then(SeedDisk::root);
         if let Some(disk) = disk {
             sync_file_system(&disk);

@@ -147,7 +147,7 @@ impl Workspaces {
     }
 
     /// Brings what commands and syncs wrote to the first workspace's own disk, if it has one.
-    pub(in crate::guest) fn settle(&self) {
-        self.first.settle();
+    pub(in crate::guest) fn flush(&self) {
+        self.first.flush();
     }
 }
