@@ -107,14 +107,14 @@ impl<'a> Engine<'a> {
                 .incremental(call, generation, manifest, &begun, histories, filters, &mut report)
                 .map_err(SyncError::of_later_sync)?,
         }
-        self.settle();
+        self.wait_for_index_clock();
         Ok(report)
     }
 
     /// Waits until git in the guest may write its index: it knows times by the second only, and
     /// compares the contents of files that are not older than the index. Whoever compares a file
     /// with a filter takes it for changed.
-    fn settle(&self) {
+    fn wait_for_index_clock(&self) {
         let left = u64::try_from(self.settles_ns.get().saturating_sub(now_ns())).unwrap_or_default();
         // A file may be of the future: nobody waits for that.
         if left <= 1_000_000_000 {

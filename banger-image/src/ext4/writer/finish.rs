@@ -61,7 +61,7 @@ impl Writer {
         }
         inodes.sort_unstable_by_key(|inode| inode.number);
 
-        let layout = self.settle(FIRST_INODE - 1 + order.len() as u64 - 1)?;
+        let layout = self.finish_layout(FIRST_INODE - 1 + order.len() as u64 - 1)?;
         self.write_tables(&layout, &inodes)?;
         self.write_groups(&layout, &inodes)?;
         self.output.flush()?;
@@ -238,7 +238,7 @@ impl Writer {
     }
 
     /// The layout: an image's is made now, for inodes up to the number `last`.
-    fn settle(&mut self, last: u64) -> Result<Layout> {
+    fn finish_layout(&mut self, last: u64) -> Result<Layout> {
         if let Some(layout) = self.layout.take() {
             if last > layout.inodes_per_group * layout.groups.len() as u64 {
                 return Err(Error::NoSpace { size: layout.blocks * BLOCK, what: "more inodes" });
