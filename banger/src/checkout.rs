@@ -1,5 +1,5 @@
 //! Where workspaces are in a VM, and what is kept here of each: its own is at [`GUEST_ROOT`],
-//! further ones where somebody wanted them.
+//! additional ones where somebody wanted them.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,7 +21,7 @@ use crate::ownership::{self, Repository, VmOwner};
 
 /// Where a VM's own workspace is in the guest.
 pub const GUEST_ROOT: &str = "/root/repo";
-/// In a VM's folder: what is kept of further workspaces, each in a folder of its own.
+/// In a VM's folder: what is kept of additional workspaces, each in a folder of its own.
 const FURTHER: &str = "repositories";
 /// In such a folder: which one it is.
 const RECORD: &str = "repository.json";
@@ -50,7 +50,7 @@ pub struct GuestCheckout {
     claim: Option<Arc<File>>,
 }
 
-/// Which further workspace it is.
+/// Which additional workspace it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record {
     guest_path: Bytes,
@@ -71,7 +71,7 @@ impl GuestCheckout {
         }
     }
 
-    fn further(folder: PathBuf, Record { guest_path, repository }: Record) -> GuestCheckout {
+    fn additional(folder: PathBuf, Record { guest_path, repository }: Record) -> GuestCheckout {
         let guest_path = Path::new(guest_path.as_os_str()).to_owned();
         GuestCheckout { guest_path, repository, syncs: folder.clone(), marks: folder, is_own: false, claim: None }
     }
@@ -82,8 +82,8 @@ impl GuestCheckout {
     /// If what is kept cannot be read.
     pub fn all(vm: &Vm) -> Result<Vec<GuestCheckout>, CommandError> {
         let own = vm.record().ok().and_then(|record| VmOwner::of(&record)).map(|own| GuestCheckout::own(vm, own));
-        let further = records(vm)?.into_iter().map(|(folder, record)| GuestCheckout::further(folder, record));
-        Ok(own.into_iter().chain(further).collect())
+        let additional = records(vm)?.into_iter().map(|(folder, record)| GuestCheckout::additional(folder, record));
+        Ok(own.into_iter().chain(additional).collect())
     }
 
     /// That of `workspace` at `guest_path`; one that is new is written down, and is nobody else's
@@ -144,7 +144,7 @@ impl GuestCheckout {
         if fs::read(&path).ok().as_ref() != Some(&json) {
             replace(&path, &json, 0o600).map_err(|error| CommandError::io("write", &path, &error))?;
         }
-        Ok(GuestCheckout { claim: Some(Arc::new(claim)), ..GuestCheckout::further(folder, record) })
+        Ok(GuestCheckout { claim: Some(Arc::new(claim)), ..GuestCheckout::additional(folder, record) })
     }
 
     /// The guest has been told of it: from now on the place is this repository's, whatever comes of
@@ -233,7 +233,7 @@ fn is_of(known: &VmOwner, workspace: &Workspace) -> bool {
 fn sweep(vm: &Vm) -> Result<(), CommandError> {
     for (folder, record) in records(vm)? {
         let path = folder.join(RECORD);
-        if !GuestCheckout::further(folder.clone(), record).is_begun()
+        if !GuestCheckout::additional(folder.clone(), record).is_begun()
             && locked(&folder.join(CLAIM), File::try_lock).is_ok()
         {
             fs::remove_file(&path).map_err(|error| CommandError::io("remove", &path, &error))?;
@@ -249,7 +249,7 @@ fn locked<E: Into<io::Error>>(path: &Path, lock: impl FnOnce(&File) -> Result<()
     locked.map_err(|error| CommandError::io("lock", path, &error))
 }
 
-/// What is kept of a VM's further workspaces: folders and records. One whose record was not written
+/// What is kept of a VM's additional workspaces: folders and records. One whose record was not written
 /// in time is none.
 fn records(vm: &Vm) -> Result<Vec<(PathBuf, Record)>, CommandError> {
     let folder = vm.folder().join(FURTHER);

@@ -60,14 +60,14 @@ struct VmStatus {
     /// The first of these, paths and names of references.
     guest_only_names: Vec<Bytes>,
     /// Other repositories that were brought into it.
-    repositories: Vec<Further>,
+    repositories: Vec<Additional>,
     /// Why it failed.
     reason: Option<String>,
 }
 
 /// A repository in a VM that is not the VM's own.
 #[derive(Debug, Serialize)]
-struct Further {
+struct Additional {
     workspace: String,
     guest_path: String,
 }
@@ -130,7 +130,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             created: record.created,
             guest_only: only.as_ref().map(|only| only.counts),
             guest_only_names: only.map(|only| only.named).unwrap_or_default(),
-            repositories: further(&vm)?,
+            repositories: additional(&vm)?,
             reason,
         });
     }
@@ -138,11 +138,11 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
     ui.answer(&status, || text(&status, name, names))
 }
 
-fn further(vm: &Vm) -> Result<Vec<Further>, CommandError> {
+fn additional(vm: &Vm) -> Result<Vec<Additional>, CommandError> {
     let checkouts = GuestCheckout::all(vm)?.into_iter().filter(|checkout| !checkout.is_own() && checkout.was_synced());
     let shown = |path: &Path| path.display().to_string();
     Ok(checkouts
-        .map(|checkout| Further { workspace: shown(checkout.root()), guest_path: shown(checkout.guest_path()) })
+        .map(|checkout| Additional { workspace: shown(checkout.root()), guest_path: shown(checkout.guest_path()) })
         .collect())
 }
 
@@ -198,7 +198,10 @@ fn text(status: &Status, name: Option<&str>, names: usize) -> String {
                 };
                 lines.push(("", format!("and {} more{how}", all - shown as u64)));
             }
-            let also = vm.repositories.iter().map(|further| format!("{} at {}", further.workspace, further.guest_path));
+            let also = vm
+                .repositories
+                .iter()
+                .map(|additional| format!("{} at {}", additional.workspace, additional.guest_path));
             lines.extend(also.map(|also| ("also there", also)));
         }
     }
@@ -229,7 +232,7 @@ mod tests {
             disk_bytes: 0,
             guest_only: Some(Counts { files: 1, references: 1 }),
             guest_only_names: vec!["out/\u{1b}a".into(), "refs/heads/b".into()],
-            repositories: vec![Further { workspace: "/b".into(), guest_path: "/srv/b".into() }],
+            repositories: vec![Additional { workspace: "/b".into(), guest_path: "/srv/b".into() }],
             reason: None,
         };
         let status = Status { workspace: Some("/a".into()), vm: Some(vm) };

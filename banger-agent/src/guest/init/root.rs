@@ -24,7 +24,7 @@ const MODULES: &str = "/modules-disk";
 /// Where the agent finds the folder on the disk that holds the workspace; `/run` comes along into
 /// the guest.
 pub(in crate::guest) const WORKSPACE: &str = "/run/banger/workspace";
-/// Where the agent keeps further workspaces, each in a folder of its own.
+/// Where the agent keeps additional workspaces, each in a folder of its own.
 pub(in crate::guest) const REPOSITORIES: &str = "/run/banger/repositories";
 
 /// For disks that are written. Without noinit_itable the kernel fills in the inode tables behind
@@ -112,7 +112,7 @@ fn block_count(disk: &File) -> std::io::Result<u64> {
 
 /// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk
 /// of its own, which the agent mounts once there is something on it, or a folder on the VM's disk,
-/// as further ones have. The agent shows them where the host wants them.
+/// as additional ones have. The agent shows them where the host wants them.
 fn prepare_workspaces(disks: &Disks) -> Result<(), BootError> {
     create_folder(Path::new(WORKSPACE), 0o700)?;
     if disks.workspace.is_none() {

@@ -33,7 +33,7 @@ struct Places {
     /// The root of the first; empty: there is none yet.
     first: Bytes,
     /// The others, by their roots. They live on the VM's disk.
-    further: BTreeMap<Vec<u8>, Arc<Workspace>>,
+    additional: BTreeMap<Vec<u8>, Arc<Workspace>>,
 }
 
 impl Workspaces {
@@ -48,19 +48,19 @@ impl Workspaces {
         reserve.spend();
         let first = Arc::new(Workspace::new(own.join("sync"), WORKSPACE.into(), seed)?);
         let folder = own.join("repositories");
-        let mut further = BTreeMap::new();
+        let mut additional = BTreeMap::new();
         match fs::read_dir(&folder) {
             Ok(entries) => {
                 for entry in entries {
                     let key = entry?.file_name();
                     let workspace = Workspace::new(folder.join(&key), Path::new(REPOSITORIES).join(&key), None)?;
-                    further.insert(workspace.root().0, Arc::new(workspace));
+                    additional.insert(workspace.root().0, Arc::new(workspace));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let places = Mutex::new(Places { first: first.root(), further });
+        let places = Mutex::new(Places { first: first.root(), additional });
         Ok(Workspaces { folder, _disk: disk, first, places, reserve })
     }
 
@@ -69,7 +69,7 @@ impl Workspaces {
     }
 
     fn all(&self) -> Vec<Arc<Workspace>> {
-        std::iter::once(&self.first).chain(self.places().further.values()).cloned().collect()
+        std::iter::once(&self.first).chain(self.places().additional.values()).cloned().collect()
     }
 
     /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its
@@ -79,7 +79,7 @@ impl Workspaces {
         if places.first == *root {
             return Ok(Arc::clone(&self.first));
         }
-        if let Some(workspace) = places.further.get(&root.0) {
+        if let Some(workspace) = places.additional.get(&root.0) {
             return Ok(Arc::clone(workspace));
         }
         let explain = |error: io::Error| failure("make a workspace at", root, &error);
@@ -98,7 +98,7 @@ impl Workspaces {
             Ok(workspace)
         };
         let workspace = Arc::new(make().map_err(explain)?);
-        places.further.insert(root.0.clone(), Arc::clone(&workspace));
+        places.additional.insert(root.0.clone(), Arc::clone(&workspace));
         Ok(workspace)
     }
 
