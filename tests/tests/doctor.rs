@@ -37,7 +37,7 @@ fn a_machine_that_is_well_is_said_to_be() {
     for name in
         ["banger", "configuration", "git", "ssh", "builder", "permissions", "images", "kernels", "vms", "firecracker"]
     {
-        assert!(check(&checks, name, "ok")["mend"].is_null());
+        assert!(check(&checks, name, "ok")["fix"].is_null());
     }
     let text = repository.run(["doctor"]).ok().text();
     assert_eq!(text.lines().filter(|line| !line.starts_with(' ')).count(), checks.len(), "{text}");
@@ -71,7 +71,7 @@ fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
         let checks = doctor(&repository, &[], &[("PATH", bare.to_str().unwrap())], 1);
         let check = check(&checks, name, "fail");
         assert!(check["found"].to_string().contains(found), "{check}");
-        check["mend"].as_str().unwrap().to_owned()
+        check["fix"].as_str().unwrap().to_owned()
     };
     assert_eq!(without("git", "no `git`"), "sudo apt-get install git");
     home.program("qemu-system-x86_64", "#!/bin/sh\necho QEMU emulator version 6.2.0\n", 0o755);
@@ -94,7 +94,7 @@ fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
     let checks = doctor(&repository, &[], &[], 1);
     let configuration = check(&checks, "configuration", "fail");
     assert!(
-        configuration["found"].to_string().contains("memroy") && configuration["mend"].to_string().contains("memory")
+        configuration["found"].to_string().contains("memroy") && configuration["fix"].to_string().contains("memory")
     );
     home.configure("");
 
@@ -102,13 +102,13 @@ fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
     fs::write(&file, "").unwrap();
     let checks = doctor(&repository, &[], &[("HOME", file.to_str().unwrap())], 1);
     let disk = check(&checks, "disk", "fail");
-    assert!(disk["found"].to_string().contains("is no folder") && disk["mend"].to_string().contains("HOME"), "{disk}");
+    assert!(disk["found"].to_string().contains("is no folder") && disk["fix"].to_string().contains("HOME"), "{disk}");
 
     // What a pull has left that was killed.
     let leftover = home.data().join("images/.tmp-half");
     fs::create_dir(&leftover).unwrap();
     let checks = doctor(&repository, &[], &[], 0);
-    assert_eq!(check(&checks, "vms", "warn")["mend"], "banger doctor --fix");
+    assert_eq!(check(&checks, "vms", "warn")["fix"], "banger doctor --fix");
     let checks = doctor(&repository, &["--fix"], &[], 0);
     assert_eq!((&check(&checks, "vms", "ok")["fixed"], leftover.exists()), (&true.into(), false));
     // Of a VM nothing is removed, whatever it is like.
@@ -150,8 +150,8 @@ fn what_others_may_change_is_not_used() {
             .iter()
             .for_each(|arguments| refused(arguments, path, "every user may write to it (mode 0", "chmod go-w"));
         let checks = doctor(&repository, &[], &[], 1);
-        let mend = check(&checks, check_name, "fail")["mend"].to_string();
-        assert!(mend.contains(&format!("chmod go-w '{}'", path.display())), "{mend}");
+        let fix = check(&checks, check_name, "fail")["fix"].to_string();
+        assert!(fix.contains(&format!("chmod go-w '{}'", path.display())), "{fix}");
         set(path, before);
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(path, Some(65534), None).unwrap();

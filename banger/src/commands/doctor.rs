@@ -42,9 +42,9 @@ fn text(answer: &Answer) -> String {
             Health::Fail => "fail",
         };
         let found = printable(check.found.as_bytes());
-        let mend = check.mend.iter().filter(|mend| !mend.is_empty());
-        let mend = mend.map(|mend| format!("{:7}{:width$}  hint: {}\n", "", "", printable(mend.as_bytes())));
-        format!("{health:<5}  {:<width$}  {found}\n", check.name) + &mend.collect::<String>()
+        let fix = check.fix.iter().filter(|fix| !fix.is_empty());
+        let fix = fix.map(|fix| format!("{:7}{:width$}  hint: {}\n", "", "", printable(fix.as_bytes())));
+        format!("{health:<5}  {:<width$}  {found}\n", check.name) + &fix.collect::<String>()
     });
     lines.collect()
 }
@@ -55,11 +55,11 @@ mod tests {
 
     #[test]
     fn each_thing_has_a_line_and_what_is_to_be_done_another() {
-        let check = |name, health, mend: Option<&str>, fixed| Check {
+        let check = |name, health, fix: Option<&str>, fixed| Check {
             name,
             health,
             found: "so\x1b".into(),
-            mend: mend.map(str::to_owned),
+            fix: fix.map(str::to_owned),
             fixed,
         };
         let checks = vec![

@@ -27,14 +27,14 @@ const SOUND_TCG: (u32, u32) = (8, 1);
 pub(super) fn parts() -> Check {
     match helper("banger-vmm").and(helper("banger-agent")) {
         Ok(_) => Check::ok("banger", format!("version {VERSION}, installed whole")),
-        Err(error) => Check::fail("banger", error.message).mend(error.hints.join("; ")),
+        Err(error) => Check::fail("banger", error.message).with_fix(error.hints.join("; ")),
     }
 }
 
 /// The user's configuration file can be read; `error` says why not.
 pub(super) fn configuration(error: Option<&CommandError>) -> Check {
     if let Some(error) = error {
-        return Check::fail("configuration", &error.message).mend(error.hints.join("; "));
+        return Check::fail("configuration", &error.message).with_fix(error.hints.join("; "));
     }
     let file = user_config().filter(|file| file.is_file());
     let file = file.map_or_else(|| "none, and none is needed".to_owned(), |file| file.display().to_string());
@@ -54,11 +54,11 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
         (KvmSupport::Unusable(problem), _) => {
             let check = Check::warn(NAME, format!("{problem}; {slower}"));
             let elsewhere = "on a machine with KVM, or nested virtualisation, VMs start several times faster";
-            check.mend(kvm::access_hint().unwrap_or_else(|| elsewhere.to_owned()))
+            check.with_fix(kvm::access_hint().unwrap_or_else(|| elsewhere.to_owned()))
         }
         // The guest of a few instructions works: it was a whole one that did not.
         (_, KvmSupport::Unusable(problem)) => {
-            Check::warn(NAME, format!("{problem}; {slower} until this machine starts again")).fix(fix, || {
+            Check::warn(NAME, format!("{problem}; {slower} until this machine starts again")).fix_if(fix, || {
                 kvm::forget(&host).map_err(|error| CommandError::io("forget", &host, &error))?;
                 Ok("the next VM tries it again".to_owned())
             })
@@ -83,10 +83,10 @@ pub(super) fn qemu(translates: bool) -> Check {
     const NAME: &str = "qemu";
     let package = "sudo apt-get install qemu-system-x86";
     let Some(path) = find("qemu-system-x86_64") else {
-        return Check::fail(NAME, "there is no `qemu-system-x86_64`").mend(package);
+        return Check::fail(NAME, "there is no `qemu-system-x86_64`").with_fix(package);
     };
     let Some(said) = first_line(&path, "--version") else {
-        return Check::fail(NAME, format!("{} does not run", path.display())).mend(package);
+        return Check::fail(NAME, format!("{} does not run", path.display())).with_fix(package);
     };
     match version(&said) {
         Some(version) if version >= OLDEST_QEMU && translates && version < SOUND_TCG => Check::warn(
@@ -95,7 +95,7 @@ pub(super) fn qemu(translates: bool) -> Check {
                 "{said}: under TCG it lets about one guest in a hundred panic, in \"int3\"; the next command starts it again"
             ),
         )
-        .mend(format!(
+        .with_fix(format!(
             "QEMU {}.{} or later, where the distribution has one, as in Debian 13",
             SOUND_TCG.0, SOUND_TCG.1
         )),
@@ -116,8 +116,8 @@ pub(super) fn confinement() -> Check {
     match &confinement.missing[..] {
         [] => Check::ok(NAME, found),
         missing if missing.contains(&Gap::Files) => Check::warn(NAME, found)
-            .mend("Linux 6.12 or later, with `landlock` among the modules in /sys/kernel/security/lsm"),
-        _ => Check::warn(NAME, found).mend("Linux 6.12 or later"),
+            .with_fix("Linux 6.12 or later, with `landlock` among the modules in /sys/kernel/security/lsm"),
+        _ => Check::warn(NAME, found).with_fix("Linux 6.12 or later"),
     }
 }
 
@@ -126,7 +126,7 @@ pub(super) fn git() -> Check {
     match find("git").and_then(|path| first_line(&path, "--version")) {
         Some(version) => Check::ok("git", version),
         None => Check::fail("git", "there is no `git`, which makes packs and reads what only it can")
-            .mend("sudo apt-get install git"),
+            .with_fix("sudo apt-get install git"),
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) fn ssh(settings: Option<&Settings>, paths: &Paths) -> Check {
     const NAME: &str = "ssh";
     if find("ssh").is_none() {
         return Check::warn(NAME, "there is no `ssh`, which `banger ssh` runs")
-            .mend("sudo apt-get install openssh-client");
+            .with_fix("sudo apt-get install openssh-client");
     }
     let wanted = settings.and_then(|settings| settings.ssh_key_path(paths.home.as_deref()));
     let is_own = wanted.is_none();
@@ -147,12 +147,12 @@ pub(super) fn ssh(settings: Option<&Settings>, paths: &Paths) -> Check {
         // ssh takes no key that others can read.
         Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
             Check::fail(NAME, format!("others may read the key {shown}, so ssh does not take it"))
-                .mend(format!("chmod 600 {shown}"))
+                .with_fix(format!("chmod 600 {shown}"))
         }
         Ok(_) => Check::ok(NAME, format!("the key {shown}")),
         Err(_) if is_own => Check::ok(NAME, format!("the key {shown} is made when it is first wanted")),
         Err(error) => Check::fail(NAME, format!("the key {shown}, which `ssh_key_path` names: {error}"))
-            .mend("banger config get ssh_key_path"),
+            .with_fix("banger config get ssh_key_path"),
     }
 }
 
@@ -175,7 +175,7 @@ pub(super) fn builder(is_needed: bool) -> Check {
         missing.iter().map(|(_, package)| *package).collect(),
     ];
     without(is_needed)(NAME, format!("no image of banger's own catalog can be built without {}", programs.join(", ")))
-        .mend(format!("sudo apt-get install {}", packages.join(" ")))
+        .with_fix(format!("sudo apt-get install {}", packages.join(" ")))
 }
 
 /// How it is when something cannot be built.

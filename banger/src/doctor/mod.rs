@@ -34,14 +34,14 @@ pub struct Check {
     /// What was found.
     pub found: String,
     /// What to do about it.
-    pub mend: Option<String>,
+    pub fix: Option<String>,
     /// It was mended just now.
     pub fixed: bool,
 }
 
 impl Check {
     fn new(name: &'static str, health: Health, found: impl Into<String>) -> Check {
-        Check { name, health, found: found.into(), mend: None, fixed: false }
+        Check { name, health, found: found.into(), fix: None, fixed: false }
     }
 
     fn ok(name: &'static str, found: impl Into<String>) -> Check {
@@ -56,15 +56,15 @@ impl Check {
         Check::new(name, Health::Fail, found)
     }
 
-    fn mend(mut self, mend: impl Into<String>) -> Check {
-        self.mend = Some(mend.into());
+    fn with_fix(mut self, fix: impl Into<String>) -> Check {
+        self.fix = Some(fix.into());
         self
     }
 
     /// Mends it if that is wanted; else says how it is done.
-    fn fix(self, wanted: bool, fix: impl FnOnce() -> Result<String, CommandError>) -> Check {
+    fn fix_if(self, wanted: bool, fix: impl FnOnce() -> Result<String, CommandError>) -> Check {
         if !wanted {
-            return self.mend("banger doctor --fix");
+            return self.with_fix("banger doctor --fix");
         }
         match fix() {
             Ok(done) => Check { health: Health::Ok, found: done, fixed: true, ..self },
@@ -107,11 +107,11 @@ mod tests {
     #[test]
     fn what_can_be_mended_is_only_when_that_is_wanted() {
         let check = || Check::warn("state", "two leftovers");
-        let left = check().fix(false, || unreachable!());
-        assert_eq!((left.health, left.mend.as_deref(), left.fixed), (Health::Warn, Some("banger doctor --fix"), false));
-        let mended = check().fix(true, || Ok("removed two".into()));
+        let left = check().fix_if(false, || unreachable!());
+        assert_eq!((left.health, left.fix.as_deref(), left.fixed), (Health::Warn, Some("banger doctor --fix"), false));
+        let mended = check().fix_if(true, || Ok("removed two".into()));
         assert_eq!((mended.health, mended.found.as_str(), mended.fixed), (Health::Ok, "removed two", true));
-        let failed = check().fix(true, || Err(CommandError::new("it is read-only")));
+        let failed = check().fix_if(true, || Err(CommandError::new("it is read-only")));
         assert_eq!((failed.health, failed.found.as_str()), (Health::Fail, "two leftovers: it is read-only"));
     }
 }

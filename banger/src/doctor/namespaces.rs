@@ -29,14 +29,14 @@ pub(super) fn namespaces(is_needed: bool) -> Check {
             NAME,
             format!("uid {uid} has no name, and newuidmap, which a build needs, wants one"),
         )
-        .mend(
+        .with_fix(
             "run banger as a user that passwd(5) knows; images of registries need none: banger image pull debian:12",
         );
     };
     let files = ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default());
-    if let Some(mend) = missing_ids(&files, &user, &uid) {
+    if let Some(fix) = missing_ids(&files, &user, &uid) {
         let found = format!("`{user}` has fewer than {SUBORDINATE_IDS} subordinate ids, which a build maps");
-        return without(is_needed)(NAME, found).mend(mend);
+        return without(is_needed)(NAME, found).with_fix(fix);
     }
     let ran = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).stdin(Stdio::null()).output();
     let said = match ran {
@@ -50,8 +50,8 @@ pub(super) fn namespaces(is_needed: bool) -> Check {
     );
     let setting = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).ok();
     let folder = program().ok().and_then(|program| Some(program.parent()?.to_owned()));
-    match what_forbids(setting).and_then(|by| by.mend(folder.as_deref())) {
-        Some(mend) => check.mend(mend),
+    match what_forbids(setting).and_then(|by| by.fix(folder.as_deref())) {
+        Some(fix) => check.with_fix(fix),
         None => check,
     }
 }
@@ -116,7 +116,7 @@ fn what_forbids(setting: impl Fn(&str) -> Option<String>) -> Option<Forbids> {
 
 impl Forbids {
     /// A command that can be pasted. `folder` is where banger and its plugins are.
-    fn mend(self, folder: Option<&Path>) -> Option<String> {
+    fn fix(self, folder: Option<&Path>) -> Option<String> {
         let set = |setting: &str| {
             format!(
                 "echo '{setting}' | sudo tee /etc/sysctl.d/60-banger.conf && sudo sysctl --load /etc/sysctl.d/60-banger.conf"
@@ -181,14 +181,14 @@ mod tests {
         assert_eq!(of(&[("user/max_user_namespaces", "0")]), Some(Forbids::Limit));
         assert_eq!(of(&[]), None);
         // A profile of banger's own programs, not the switch for all of the machine's.
-        let mend = Forbids::AppArmor.mend(Some(Path::new("/usr/local/bin"))).unwrap();
-        assert!(mend.contains("profile banger /usr/local/bin/banger{,-*} flags=(unconfined)"), "{mend}");
-        assert!(!mend.contains("apparmor_restrict"), "{mend}");
-        assert_eq!(Forbids::AppArmor.mend(Some(Path::new("/home/me/'; rm"))), None);
+        let fix = Forbids::AppArmor.fix(Some(Path::new("/usr/local/bin"))).unwrap();
+        assert!(fix.contains("profile banger /usr/local/bin/banger{,-*} flags=(unconfined)"), "{fix}");
+        assert!(!fix.contains("apparmor_restrict"), "{fix}");
+        assert_eq!(Forbids::AppArmor.fix(Some(Path::new("/home/me/'; rm"))), None);
         for forbids in [Forbids::Clone, Forbids::Limit, Forbids::AppArmor] {
-            let mend = forbids.mend(Some(Path::new("/usr/bin"))).unwrap();
-            let parsed = Command::new("sh").args(["-n", "-c", &mend]).status().unwrap();
-            assert!(parsed.success(), "a shell takes it as it is: {mend}");
+            let fix = forbids.fix(Some(Path::new("/usr/bin"))).unwrap();
+            let parsed = Command::new("sh").args(["-n", "-c", &fix]).status().unwrap();
+            assert!(parsed.success(), "a shell takes it as it is: {fix}");
         }
     }
 }

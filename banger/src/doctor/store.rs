@@ -27,7 +27,7 @@ pub(super) fn permissions(paths: &Paths) -> Check {
     const NAME: &str = "permissions";
     match paths.check() {
         Ok(()) => Check::ok(NAME, format!("nobody else may write to {}", paths.data.display())),
-        Err(error) => Check::fail(NAME, error.message).mend(error.hints.join("; ")),
+        Err(error) => Check::fail(NAME, error.message).with_fix(error.hints.join("; ")),
     }
 }
 
@@ -37,7 +37,7 @@ pub(super) fn space(paths: &Paths) -> Check {
     let there = existing(&paths.data);
     if !there.is_dir() {
         return Check::fail(NAME, format!("`{}` is no folder, and banger keeps everything below it", there.display()))
-            .mend("set HOME or XDG_DATA_HOME to a folder");
+            .with_fix("set HOME or XDG_DATA_HOME to a folder");
     }
     let free = match statvfs(&there) {
         Ok(found) => found.blocks_available().saturating_mul(found.fragment_size()),
@@ -47,12 +47,12 @@ pub(super) fn space(paths: &Paths) -> Check {
     let writable = nix::unistd::access(&there, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK);
     if let Err(error) = writable {
         return Check::fail(NAME, format!("banger may not write to {}: {}", there.display(), error.desc()))
-            .mend("make it yours, or set XDG_DATA_HOME to a folder that is");
+            .with_fix("make it yours, or set XDG_DATA_HOME to a folder that is");
     }
-    let mend = "banger prune, banger image prune; banger du shows what takes the room";
+    let fix = "banger prune, banger image prune; banger du shows what takes the room";
     match free {
-        ..TOO_LITTLE => Check::fail(NAME, found).mend(mend),
-        TOO_LITTLE..LITTLE => Check::warn(NAME, found).mend(mend),
+        ..TOO_LITTLE => Check::fail(NAME, found).with_fix(fix),
+        TOO_LITTLE..LITTLE => Check::warn(NAME, found).with_fix(fix),
         _ => Check::ok(NAME, found),
     }
 }
@@ -87,11 +87,11 @@ pub(super) fn images(settings: Option<&Settings>, paths: &Paths, ui: &Ui) -> Che
             true => Check::ok(NAME, format!("{found}; `{default}` for new VMs comes when it is first wanted")),
             false => {
                 Check::fail(NAME, format!("`{default}`, which new VMs are made from, is neither here nor in a catalog"))
-                    .mend("banger config get default_image_name; banger image list")
+                    .with_fix("banger config get default_image_name; banger image list")
             }
         })
     };
-    look().unwrap_or_else(|error| Check::fail(NAME, error.message).mend(error.hints.join("; ")))
+    look().unwrap_or_else(|error| Check::fail(NAME, error.message).with_fix(error.hints.join("; ")))
 }
 
 /// A kernel is here or can be had, and those that are here can be read.
@@ -100,7 +100,7 @@ pub(super) fn kernels(paths: &Paths, ui: &Ui) -> Check {
     match Kernels::new(paths, ui).names() {
         Ok(here) if here.iter().any(|name| name == DEFAULT_KERNEL) => Check::ok(NAME, here.join(", ")),
         Ok(_) => Check::ok(NAME, format!("`{DEFAULT_KERNEL}` comes when it is first wanted")),
-        Err(error) => Check::fail(NAME, error.message).mend(error.hints.join("; ")),
+        Err(error) => Check::fail(NAME, error.message).with_fix(error.hints.join("; ")),
     }
 }
 
@@ -124,13 +124,13 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
         }
         if !broken.is_empty() {
             let found = printable(broken.join("; ").as_bytes());
-            return Ok(Check::fail(NAME, found).mend("banger stop NAME, and banger logs NAME for what it said; banger delete NAME if nothing in it is needed"));
+            return Ok(Check::fail(NAME, found).with_fix("banger stop NAME, and banger logs NAME for what it said; banger delete NAME if nothing in it is needed"));
         }
         let found = format!("{}, {running} running", count(all.len() as u64, "VM", "VMs"));
         let leftovers = machines.store().leftovers()?.len() + Store::new(&paths.data).leftovers()?.len();
         if leftovers > 0 || abandoned > 0 {
             let left = count(leftovers as u64 + abandoned, "thing", "things");
-            return Ok(Check::warn(NAME, format!("{found}; commands that were killed have left {left}")).fix(
+            return Ok(Check::warn(NAME, format!("{found}; commands that were killed have left {left}")).fix_if(
                 fix,
                 || {
                     machines.sweep();
@@ -142,7 +142,7 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
         }
         Ok(Check::ok(NAME, found))
     };
-    look().unwrap_or_else(|error| Check::fail(NAME, error.message).mend(error.hints.join("; ")))
+    look().unwrap_or_else(|error| Check::fail(NAME, error.message).with_fix(error.hints.join("; ")))
 }
 
 /// What a VM needs to start that is not there any more.
