@@ -11,7 +11,7 @@ use crate::config::{Answer, Owner, Settings, Shape, Value, most_of_repository, s
 use crate::dispatch::is_built_in;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
-use crate::machine::{self, Wanted, check_fits, git_host};
+use crate::machine::{self, VmSpec, check_fits, git_host};
 use crate::paths::{Paths, user_config};
 use crate::ui::Ui;
 
@@ -120,12 +120,12 @@ fn check_alias(name: &Name, value: &Value) -> Result<(), CommandError> {
 
 /// Why no VM of this machine can have this value.
 fn does_not_fit(name: &Name, value: &Value) -> Option<CommandError> {
-    let wanted = match (name.key.name, value) {
-        ("cpus", Value::Number(cpus)) => Wanted { cpus: u32::try_from(*cpus).ok(), ..Wanted::default() },
-        ("memory", Value::Size(mib)) => Wanted { memory_mib: Some(*mib), ..Wanted::default() },
+    let spec = match (name.key.name, value) {
+        ("cpus", Value::Number(cpus)) => VmSpec { cpus: u32::try_from(*cpus).ok(), ..VmSpec::default() },
+        ("memory", Value::Size(mib)) => VmSpec { memory_mib: Some(*mib), ..VmSpec::default() },
         _ => return None,
     };
-    check_fits(&wanted).err()
+    check_fits(&spec).err()
 }
 
 fn changed(key: &str, file: &Path, changed: bool, ui: &Ui) -> Result<(), CommandError> {

@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, SFlag, fstat};
 use crate::copy::{self, FreeSpace, GuestSource};
 use crate::error::{CommandError, ErrorKind};
 use crate::images::Images;
-use crate::machine::{Machines, Wanted};
+use crate::machine::{Machines, VmSpec};
 use crate::paths::Paths;
 use crate::post_mortem;
 use crate::run;
@@ -71,7 +71,7 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
     let machines = Machines::new(paths, ui);
     let vm = super::existing(name, here, paths, &machines)?;
     let copied = post_mortem::unless_stopped(|| {
-        let machine = machines.start_found(&vm, &Wanted::default())?;
+        let machine = machines.start_found(&vm, &VmSpec::default())?;
         let place = run::folder(&vm, here, &Images::new(paths, ui));
         let folder = &place.path;
         let inside = |path: &OsStr| -> Bytes {

@@ -40,7 +40,7 @@ use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::machine::{Machines, Wanted, git_host};
+use crate::machine::{Machines, VmSpec, git_host};
 use crate::ownership::VmOwner;
 use crate::paths::Paths;
 
@@ -76,11 +76,11 @@ pub fn named(name: &str, machines: &Machines<'_>) -> Result<Vm, CommandError> {
 
 /// What the configuration says of an existing VM's processors, memory and disk: the user's, and
 /// that of the repository that it is of.
-fn resources(vm: &Vm, paths: &Paths) -> Result<Wanted, CommandError> {
+fn resources(vm: &Vm, paths: &Paths) -> Result<VmSpec, CommandError> {
     let owner = vm.record().ok().and_then(|record| VmOwner::of(&record));
     let root = owner.as_ref().map(VmOwner::path).filter(|root| root.is_dir());
-    let wanted = Wanted::from(&Settings::of_process(paths, root, &Run::default())?);
-    Ok(Wanted { image: None, default_image: None, net: None, ..wanted })
+    let spec = VmSpec::from(&Settings::of_process(paths, root, &Run::default())?);
+    Ok(VmSpec { image: None, default_image: None, net: None, ..spec })
 }
 
 /// The VM of the workspace around `here`.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Wanted;
+use super::VmSpec;
 use crate::config::TrustStore;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, OutsidePolicy};
@@ -35,12 +35,12 @@ pub fn git_host(paths: &Paths) -> Host {
 ///
 /// # Errors
 /// If it is to.
-pub(crate) fn check_fits(wanted: &Wanted) -> Result<(), CommandError> {
-    fits(wanted, host_cpus(), host_memory())
+pub(crate) fn check_fits(spec: &VmSpec) -> Result<(), CommandError> {
+    fits(spec, host_cpus(), host_memory())
 }
 
-fn fits(wanted: &Wanted, cpus: u32, memory_mib: Option<u64>) -> Result<(), CommandError> {
-    let (what, has, name) = match (wanted.cpus, wanted.memory_mib, memory_mib) {
+fn fits(spec: &VmSpec, cpus: u32, memory_mib: Option<u64>) -> Result<(), CommandError> {
+    let (what, has, name) = match (spec.cpus, spec.memory_mib, memory_mib) {
         // A guest's processors wait for each other. With more than there are, one that is
         // translated does not come up at all.
         (Some(wanted), ..) if wanted > cpus => {
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_vm_that_does_not_fit_is_refused_with_what_there_is() {
-        let fits = |cpus, memory_mib| fits(&Wanted { cpus, memory_mib, ..Wanted::default() }, 2, Some(8 << 10));
+        let fits = |cpus, memory_mib| fits(&VmSpec { cpus, memory_mib, ..VmSpec::default() }, 2, Some(8 << 10));
         for (cpus, memory, message, hint) in [
             (Some(64), None, "64 processors does not fit into this machine, which has 2", "--cpus, BANGER_CPUS"),
             (Some(2), Some(99_999 << 10), "99999G of memory does not fit into this machine, which has 8G", "--memory"),
@@ -103,6 +103,6 @@ mod tests {
             assert!(error.message.contains(message) && error.hints[0].contains(hint), "{error:?}");
         }
         assert!(fits(Some(2), Some(8 << 10)).is_ok() && fits(None, None).is_ok());
-        assert!(super::fits(&Wanted { memory_mib: Some(1 << 40), ..Wanted::default() }, 1, None).is_ok());
+        assert!(super::fits(&VmSpec { memory_mib: Some(1 << 40), ..VmSpec::default() }, 1, None).is_ok());
     }
 }

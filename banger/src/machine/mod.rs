@@ -36,7 +36,7 @@ pub const DEFAULT_KERNEL: &str = "generic-6.12";
 
 /// What a command wants of its VM. None: what there is, or the default.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct VmSpec {
     /// Image of a new VM.
     pub image: Option<String>,
     /// As whom that image is had.
@@ -57,9 +57,9 @@ pub struct Wanted {
     pub notes: Vec<String>,
 }
 
-impl From<&Settings> for Wanted {
+impl From<&Settings> for VmSpec {
     fn from(settings: &Settings) -> Self {
-        Wanted {
+        VmSpec {
             image: settings.wanted_image().map(str::to_owned),
             image_access: settings.image_access(),
             default_image: Some(settings.image().to_owned()),
@@ -190,20 +190,20 @@ impl<'a> Machines<'a> {
     ///
     /// # Errors
     /// If it cannot be made or started.
-    pub fn ensure(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
+    pub fn ensure(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Machine, CommandError> {
         loop {
             let vm = match self.adopt(workspace) {
                 Ok(Some(vm)) => vm,
                 Err(Started::Deleted) => continue,
                 Err(Started::Failed(error)) => return Err(error),
-                Ok(None) => match self.make(workspace, wanted) {
+                Ok(None) => match self.make(workspace, spec) {
                     Ok(vm) => vm,
                     // Another command was faster.
                     Err(Made::Exists) => continue,
                     Err(Made::Failed(error)) => return Err(error),
                 },
             };
-            match self.machine(&vm, wanted) {
+            match self.machine(&vm, spec) {
                 Err(Started::Deleted) => continue,
                 Err(Started::Failed(error)) => return Err(error),
                 Ok(machine) => return Ok(machine),
@@ -215,8 +215,8 @@ impl<'a> Machines<'a> {
     ///
     /// # Errors
     /// If it cannot be started, or is gone.
-    pub fn start_found(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, CommandError> {
-        let start = || self.machine(vm, wanted).map_err(CommandError::from);
+    pub fn start_found(&self, vm: &Vm, spec: &VmSpec) -> Result<Machine, CommandError> {
+        let start = || self.machine(vm, spec).map_err(CommandError::from);
         let machine = start()?;
         // One that was killed may have looked alive.
         match Call::ask::<Stat>(vm, &Request::Stat).map_err(CommandError::from) {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::host::{check_fits, default_cpus, default_memory};
 use super::start::adjust;
-use super::{DEFAULT_IMAGE, Machine, Machines, Wanted, names};
+use super::{DEFAULT_IMAGE, Machine, Machines, VmSpec, names};
 use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
 use crate::images::{ImageAccess, Images};
@@ -47,7 +47,7 @@ struct New<'a> {
 
 impl Machines<'_> {
     /// Makes the VM of `workspace`.
-    pub(super) fn make(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Vm, Made> {
+    pub(super) fn make(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Vm, Made> {
         {
             // One that was just getting another name may have been missed.
             let _names = self.store.lock_names()?;
@@ -58,7 +58,7 @@ impl Machines<'_> {
         let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
         let owner = VmOwner::new(workspace, false).to_value();
         let hostname = Some(names::host_name(&workspace.root));
-        self.create(&New { name: &name, hostname, owner, throwaway: false }, wanted)
+        self.create(&New { name: &name, hostname, owner, throwaway: false }, spec)
     }
 
     /// A name for a new VM of `workspace`; none: there is one of it by now.
@@ -81,17 +81,17 @@ impl Machines<'_> {
     ///
     /// # Errors
     /// If it cannot be made or started.
-    pub fn throwaway(&self, workspace: &Workspace, wanted: &Wanted) -> Result<Machine, CommandError> {
+    pub fn throwaway(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Machine, CommandError> {
         self.sweep();
         let name = format!("{}-rm-{:08x}", names::of_workspace(workspace), names::random() as u32);
         let owner = VmOwner::new(workspace, true).to_value();
         let hostname = Some(names::host_name(&workspace.root));
         let new = New { name: &name, hostname, owner, throwaway: true };
-        let vm = self.create(&new, wanted).map_err(|made| match made {
+        let vm = self.create(&new, spec).map_err(|made| match made {
             Made::Exists => CommandError::new("a throwaway VM of the same name exists").hint("run it again"),
             Made::Failed(error) => error,
         })?;
-        self.start_new(&vm, wanted)
+        self.start_new(&vm, spec)
     }
 
     /// Makes a VM that is found by name alone; without a name, it gets one. It is bare, or for the
@@ -103,7 +103,7 @@ impl Machines<'_> {
         &self,
         name: Option<&str>,
         workspace: Option<&Workspace>,
-        wanted: &Wanted,
+        spec: &VmSpec,
         throwaway: bool,
     ) -> Result<Vm, CommandError> {
         self.sweep();
@@ -121,7 +121,7 @@ impl Machines<'_> {
                 None => names::readable(&self.names()?),
             };
             let new = New { name: &chosen, hostname: None, owner: owner.clone(), throwaway };
-            match self.create(&new, wanted) {
+            match self.create(&new, spec) {
                 // Another command was faster, with a name that nobody has asked for.
                 Err(Made::Exists) if name.is_none() => {}
                 Err(Made::Exists) => return Err(banger_vmm::Error::Exists(chosen).into()),
@@ -136,8 +136,8 @@ impl Machines<'_> {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start_new(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, CommandError> {
-        self.machine(vm, wanted).map_err(|started| {
+    pub fn start_new(&self, vm: &Vm, spec: &VmSpec) -> Result<Machine, CommandError> {
+        self.machine(vm, spec).map_err(|started| {
             // That it could not be removed either is not the news.
             let _ = self.remove(vm, Duration::ZERO);
             let mut error = CommandError::from(started);
@@ -146,11 +146,11 @@ impl Machines<'_> {
         })
     }
 
-    fn create(&self, new: &New<'_>, wanted: &Wanted) -> Result<Vm, Made> {
-        check_fits(wanted)?;
+    fn create(&self, new: &New<'_>, spec: &VmSpec) -> Result<Vm, Made> {
+        check_fits(spec)?;
         let images = Images::new(self.paths, self.ui);
-        let (named, access) = match (&wanted.image, &wanted.default_image) {
-            (Some(image), _) => (&**image, wanted.image_access),
+        let (named, access) = match (&spec.image, &spec.default_image) {
+            (Some(image), _) => (&**image, spec.image_access),
             (None, default) => (default.as_deref().unwrap_or(DEFAULT_IMAGE), ImageAccess::User),
         };
         // From here on it cannot be deleted before the VM's record names it.
@@ -164,22 +164,22 @@ impl Machines<'_> {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
         let mut record = VmRecord::new(new.name, &image.name, &image.manifest.kernel, now);
         record.workspace = new.owner.clone();
-        record.cpus = wanted.cpus.unwrap_or_else(default_cpus);
-        record.memory_mib = wanted.memory_mib.unwrap_or_else(default_memory);
-        record.disk_bytes = wanted.disk_bytes.unwrap_or(record.disk_bytes);
-        record.net = wanted.net.unwrap_or_default();
+        record.cpus = spec.cpus.unwrap_or_else(default_cpus);
+        record.memory_mib = spec.memory_mib.unwrap_or_else(default_memory);
+        record.disk_bytes = spec.disk_bytes.unwrap_or(record.disk_bytes);
+        record.net = spec.net.unwrap_or_default();
         if let Some(hostname) = &new.hostname {
             record.hostname.clone_from(hostname);
         }
         record.throwaway = new.throwaway;
         // A throwaway VM goes with its command.
-        adjust(&mut record, wanted);
+        adjust(&mut record, spec);
         record.ready = match image.manifest.ready {
             banger_image::Ready::Agent => Ready::Agent,
             banger_image::Ready::System => Ready::System,
         };
         let vm = self.store.create(&record)?;
-        wanted.notes.iter().for_each(|note| self.ui.status(note));
+        spec.notes.iter().for_each(|note| self.ui.status(note));
         Ok(vm)
     }
 }

@@ -8,7 +8,7 @@ use banger_vmm::{
 };
 
 use super::host::{check_fits, host_cpus};
-use super::{Machine, Machines, Wanted};
+use super::{Machine, Machines, VmSpec};
 use crate::authorized_key;
 use crate::error::{CommandError, ErrorKind};
 use crate::images::Images;
@@ -62,11 +62,11 @@ struct Up {
 
 impl Machines<'_> {
     /// The VM, running, and in use. One that is going down comes up again.
-    pub(super) fn machine(&self, vm: &Vm, wanted: &Wanted) -> Result<Machine, Started> {
+    pub(super) fn machine(&self, vm: &Vm, spec: &VmSpec) -> Result<Machine, Started> {
         let begin = Instant::now();
         let mut went_down = false;
         loop {
-            let up = self.start(vm, wanted)?;
+            let up = self.start(vm, spec)?;
             if let Some(hold) = vm.hold(up.idle_timeout_ms)? {
                 let boot = if went_down { Some(begin.elapsed()) } else { up.boot };
                 let supervisor = supervisor(vm);
@@ -79,15 +79,15 @@ impl Machines<'_> {
     }
 
     /// Starts the VM if it does not run.
-    fn start(&self, vm: &Vm, wanted: &Wanted) -> Result<Up, Started> {
+    fn start(&self, vm: &Vm, spec: &VmSpec) -> Result<Up, Started> {
         if let Some(report) = self.report {
             report.vm(vm.name());
         }
-        check_fits(wanted)?;
+        check_fits(spec)?;
         let mut record = vm.record()?;
         let state = vm.state()?;
-        Self::check_network(&record, wanted)?;
-        self.tell_changes(&record, wanted, matches!(state, VmState::Running { .. }));
+        Self::check_network(&record, spec)?;
+        self.tell_changes(&record, spec, matches!(state, VmState::Running { .. }));
         let up = |record: &VmRecord, boot| Up {
             ready: record.ready,
             net: record.net,
@@ -98,8 +98,8 @@ impl Machines<'_> {
             if vm.restore_socket()? {
                 self.ui.warning(&format!("the socket of `{}` was gone: its supervisor has made another", vm.name()));
             }
-            if adjust(&mut record, wanted) {
-                record = change_record(vm, &lock(vm)?, wanted)?;
+            if adjust(&mut record, spec) {
+                record = change_record(vm, &lock(vm)?, spec)?;
             }
             if agent.version != VERSION {
                 let note = format!("the VM was started by banger {}, this is banger {VERSION}", agent.version);
@@ -109,7 +109,7 @@ impl Machines<'_> {
         }
         let begin = Instant::now();
         let lock = lock(vm)?;
-        let record = change_record(vm, &lock, wanted)?;
+        let record = change_record(vm, &lock, spec)?;
         match vm.state()? {
             // Another command has started it meanwhile.
             VmState::Running { .. } => return Ok(up(&record, None)),
@@ -143,8 +143,8 @@ impl Machines<'_> {
     }
 
     /// A VM that has a network does not do where none is wanted: who says so counts on it.
-    fn check_network(record: &VmRecord, wanted: &Wanted) -> Result<(), CommandError> {
-        if wanted.net == Some(NetMode::None) && record.net == NetMode::User {
+    fn check_network(record: &VmRecord, spec: &VmSpec) -> Result<(), CommandError> {
+        if spec.net == Some(NetMode::None) && record.net == NetMode::User {
             let error = CommandError::new("this repository's VM has a network, and none is wanted");
             let hint =
                 "use one of its own: banger --rm --net none; or delete this one, and have it made anew: banger delete";
@@ -154,26 +154,26 @@ impl Machines<'_> {
     }
 
     /// Says when that takes effect which an existing VM has not.
-    fn tell_changes(&self, record: &VmRecord, wanted: &Wanted, running: bool) {
+    fn tell_changes(&self, record: &VmRecord, spec: &VmSpec, running: bool) {
         let new = |name: &str, what: &str, has: &str| {
             self.ui.warning(&format!(
                 "{name} `{what}` takes effect in a new VM, after `banger delete`: this one keeps `{has}`"
             ));
         };
         let images = Images::new(self.paths, self.ui);
-        if let Some(image) = wanted.image.as_deref().filter(|image| !images.is_called(&record.image, image)) {
+        if let Some(image) = spec.image.as_deref().filter(|image| !images.is_called(&record.image, image)) {
             new("image", image, &images.name_of(&record.image));
         }
-        if wanted.net == Some(NetMode::User) && record.net == NetMode::None {
+        if spec.net == Some(NetMode::User) && record.net == NetMode::None {
             new("network", "user", "none");
         }
-        if let Some(disk) = wanted.disk_bytes.filter(|disk| *disk < record.disk_bytes) {
+        if let Some(disk) = spec.disk_bytes.filter(|disk| *disk < record.disk_bytes) {
             let size = |bytes| units::size(bytes >> 20);
             new("disk", &size(disk), &size(record.disk_bytes));
         }
-        let other = wanted.cpus.is_some_and(|cpus| cpus != record.cpus)
-            || wanted.memory_mib.is_some_and(|memory| memory != record.memory_mib)
-            || wanted.disk_bytes.is_some_and(|disk| disk > record.disk_bytes);
+        let other = spec.cpus.is_some_and(|cpus| cpus != record.cpus)
+            || spec.memory_mib.is_some_and(|memory| memory != record.memory_mib)
+            || spec.disk_bytes.is_some_and(|disk| disk > record.disk_bytes);
         if other && running {
             self.ui.warning(
                 "processors, memory and a larger disk take effect when the VM starts again, after `banger stop`",
@@ -236,15 +236,15 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
 }
 
 /// Puts into a record what may change in the life of a VM. True if the record is another now.
-pub(super) fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
+pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
     let before = (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms);
-    record.disk_bytes = record.disk_bytes.max(wanted.disk_bytes.unwrap_or_default());
+    record.disk_bytes = record.disk_bytes.max(spec.disk_bytes.unwrap_or_default());
     // It may have been made on a machine that has more, or where that was not checked.
-    record.cpus = wanted.cpus.unwrap_or(record.cpus).min(host_cpus());
-    record.memory_mib = wanted.memory_mib.unwrap_or(record.memory_mib);
+    record.cpus = spec.cpus.unwrap_or(record.cpus).min(host_cpus());
+    record.memory_mib = spec.memory_mib.unwrap_or(record.memory_mib);
     if record.throwaway {
         record.idle_timeout_ms = 0;
-    } else if let Some(timeout) = wanted.idle_timeout {
+    } else if let Some(timeout) = spec.idle_timeout {
         record.idle_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     }
     before != (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms)
@@ -252,11 +252,11 @@ pub(super) fn adjust(record: &mut VmRecord, wanted: &Wanted) -> bool {
 
 /// The same in the record on the disk, as it is under the lock: another command may have changed
 /// it.
-fn change_record(vm: &Vm, lock: &VmLock, wanted: &Wanted) -> Result<VmRecord, Started> {
+fn change_record(vm: &Vm, lock: &VmLock, spec: &VmSpec) -> Result<VmRecord, Started> {
     let mut record = vm.record()?;
     // Who gave it its name may have been killed before the record had it.
     let renamed = record.rename(vm.name());
-    if adjust(&mut record, wanted) || renamed {
+    if adjust(&mut record, spec) || renamed {
         vm.set_record(lock, &record)?;
     }
     Ok(record)

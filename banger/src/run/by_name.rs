@@ -24,7 +24,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::guest_command;
 use crate::images::{self, Images};
-use crate::machine::{Machine, Machines, Wanted, git_host};
+use crate::machine::{Machine, Machines, VmSpec, git_host};
 use crate::ownership::VmOwner;
 use crate::paths::Paths;
 use crate::post_mortem;
@@ -73,18 +73,18 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let root = workspace.as_ref().map(|workspace| workspace.root.as_path());
     let context = RunContext::new(options, given, root, paths, &account, ui)?;
     let machines = Machines::new(paths, ui).reported(&account);
-    let wanted = Wanted::from(&context.settings);
+    let spec = VmSpec::from(&context.settings);
     if let Some(workspace) = &workspace {
         tell_outer_configuration(workspace, paths, ui);
     }
     let interruption = Interruption::watch()?;
     let make = || -> Result<Machine, CommandError> {
-        let vm = machines.create_by_name(new.name, workspace.as_ref(), &wanted, options.rm)?;
+        let vm = machines.create_by_name(new.name, workspace.as_ref(), &spec, options.rm)?;
         interruption.made(&vm).inspect_err(|_| _ = machines.remove(&vm, Duration::ZERO))?;
         if new.name.is_none() && !options.rm {
             ui.status(&format!("the new VM is called `{}`", vm.name()));
         }
-        let machine = machines.start_new(&vm, &wanted)?;
+        let machine = machines.start_new(&vm, &spec)?;
         publish(&machine.vm, &options.vm.publish, ui).inspect_err(|_| {
             // It has nothing of anybody's; that it could not be removed is not the news.
             let _ = discard(&machine, &machines);
@@ -180,10 +180,10 @@ pub fn exec(
     let checkout = place::checkout(&vm, here);
     let root = checkout.as_ref().filter(|checkout| checkout.is_present()).map(GuestCheckout::root);
     let context = RunContext::new(&options, given, root, paths, &account, ui)?;
-    let wanted = Wanted { idle_timeout: Some(context.settings.idle_timeout()), ..Wanted::default() };
+    let spec = VmSpec { idle_timeout: Some(context.settings.idle_timeout()), ..VmSpec::default() };
     let machines = machines.reported(&account);
     let (machine, outcome) = post_mortem::unless_stopped(|| {
-        let machine = machines.start_found(&vm, &wanted)?;
+        let machine = machines.start_found(&vm, &spec)?;
         let place = Place::of(&machine.vm, checkout.as_ref(), here, &Images::new(paths, ui));
         let words = command.iter().map(|word| word.as_os_str().into());
         match context.command(&machine, None, checkout.as_ref(), &place, words) {
@@ -238,13 +238,13 @@ fn branch<'a>(new: &NewVm<'a>, workspace: Option<&Workspace>) -> Result<Option<B
     if repository.has_branch(name)? {
         return Err(usage(format!("there is a branch `{name}` already")).hint("choose another name"));
     }
-    let wanted = new.from.unwrap_or("HEAD");
-    let commit = repository.commit(wanted)?.ok_or_else(|| match new.from {
-        Some(_) => usage(format!("`{wanted}` leads to no commit of this repository")),
+    let start = new.from.unwrap_or("HEAD");
+    let commit = repository.commit(start)?.ok_or_else(|| match new.from {
+        Some(_) => usage(format!("`{start}` leads to no commit of this repository")),
         None => usage("this repository has no commit yet that a branch could start from".into()),
     })?;
     // HEAD may move until it is synced, and is there even where the guest's history is shallow.
-    Ok(Some(Branch { name, from: if new.from.is_some() { commit } else { wanted.to_owned() } }))
+    Ok(Some(Branch { name, from: if new.from.is_some() { commit } else { start.to_owned() } }))
 }
 
 /// Makes the branch in the guest's repository, and checks it out there.

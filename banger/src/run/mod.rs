@@ -33,7 +33,7 @@ use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::images::{ImageAccess, Images};
-use crate::machine::{Machine, Machines, Wanted};
+use crate::machine::{Machine, Machines, VmSpec};
 use crate::ownership::VmOwner;
 use crate::paths::Paths;
 use crate::post_mortem;
@@ -142,7 +142,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     account.workspace(&workspace.root);
     let machines = Machines::new(paths, ui).reported(account);
     let context = RunContext::new(options, given, Some(&workspace.root), paths, account, ui)?;
-    let wanted = Wanted::from(&context.settings);
+    let spec = VmSpec::from(&context.settings);
     if let Some(image) = &options.vm.image {
         // That the VM there is keeps its own is no help to who has mistyped a name. A catalog that
         // cannot be read is none either.
@@ -161,13 +161,13 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             let listed = list()?;
             listed.check(&workspace)?;
             let machine =
-                if options.rm { machines.throwaway(&workspace, &wanted) } else { machines.ensure(&workspace, &wanted) };
+                if options.rm { machines.throwaway(&workspace, &spec) } else { machines.ensure(&workspace, &spec) };
             (Ok(listed), machine?)
         } else {
             // The workspace is listed while the VM boots.
             thread::scope(|scope| {
                 let listing = scope.spawn(list);
-                let machine = machines.ensure(&workspace, &wanted);
+                let machine = machines.ensure(&workspace, &spec);
                 let listed = listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 machine.map(|machine| (listed, machine))
             })?

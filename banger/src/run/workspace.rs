@@ -15,7 +15,7 @@ use crate::checkout::GuestCheckout;
 use crate::cli::Run;
 use crate::commands::named;
 use crate::error::{CommandError, ErrorKind};
-use crate::machine::{Machines, Wanted};
+use crate::machine::{Machines, VmSpec};
 use crate::paths::Paths;
 use crate::post_mortem;
 use crate::report::{Phase, Report};
@@ -62,13 +62,13 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
     let account = Report::new(&[]);
     let context = RunContext::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
     let checkout = GuestCheckout::at(&vm, &workspace, new.guest_path)?;
-    let wanted = Wanted { idle_timeout: Some(context.settings.idle_timeout()), ..Wanted::default() };
+    let spec = VmSpec { idle_timeout: Some(context.settings.idle_timeout()), ..VmSpec::default() };
     let machines = machines.reported(&account);
     let (machine, files_listed, prepared) = post_mortem::unless_stopped(|| {
         // The workspace is listed while the VM boots.
         let (listed, machine) = thread::scope(|scope| {
             let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
-            let machine = machines.start_found(&vm, &wanted);
+            let machine = machines.start_found(&vm, &spec);
             (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
         });
         let machine = machine?;

@@ -11,7 +11,7 @@ use banger::cli::Global;
 use banger::commands::named;
 use banger::error::{CommandError, ErrorKind};
 use banger::images::{self, Images};
-use banger::machine::{Machines, Wanted};
+use banger::machine::{Machines, VmSpec};
 use banger::paths::Paths;
 use banger::run;
 use banger::ui::Ui;
@@ -39,7 +39,7 @@ pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result
         let guest = Guest::new(move || {
             // What is no error is nothing for whom ssh's own output is for.
             let ui = Ui::new(&Global { quiet: !verbose, verbose, ..Global::default() });
-            let machine = Machines::new(&paths, &ui).start_found(&vm, &Wanted::default())?;
+            let machine = Machines::new(&paths, &ui).start_found(&vm, &VmSpec::default())?;
             // Where a VM that ran has a server of its own, who asks for ssh may ask for that as
             // well.
             authorized_key::put_key(&machine.vm, &key, false, &ui);

@@ -7,7 +7,7 @@ use banger::commands;
 use banger::config::Settings;
 use banger::error::CommandError;
 use banger::images::Images;
-use banger::machine::{Machines, Wanted};
+use banger::machine::{Machines, VmSpec};
 use banger::paths::Paths;
 use banger::ui::Ui;
 use banger::units::elapsed;
@@ -33,12 +33,12 @@ pub(super) fn create(
     commands::check_forwards(&options.publish)?;
     let settings = Settings::of_process(paths, None, &Run { vm: options.clone(), ..Run::default() })?;
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
-    let (machines, wanted) = (Machines::new(paths, ui), Wanted::from(&settings));
-    let vm = machines.create_by_name(name, None, &wanted, false)?;
+    let (machines, spec) = (Machines::new(paths, ui), VmSpec::from(&settings));
+    let vm = machines.create_by_name(name, None, &spec, false)?;
     let image = Images::new(paths, ui).name_of(&vm.record()?.image);
     let boot = match no_start {
         true => None,
-        false => Some(machines.start_new(&vm, &wanted)?.boot.unwrap_or_default()),
+        false => Some(machines.start_new(&vm, &spec)?.boot.unwrap_or_default()),
     };
     commands::publish(&vm, &options.publish, ui).inspect_err(|_| {
         // It has nothing of anybody's; that it could not be removed is not the news.
