@@ -1,5 +1,5 @@
-//! The command that a throwaway VM is for, which owns it: it holds a lock in the VM's folder for as
-//! long as it lives.
+//! The command that an ephemeral VM is for, which owns it: it holds a lock in the VM's folder for
+//! as long as it lives.
 //!
 //! The kernel frees the lock however the command ends, and whoever looks sees it, from another PID
 //! namespace too. A pid says nothing there: in a container that shares the home folder, the process

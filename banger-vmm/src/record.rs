@@ -38,7 +38,8 @@ pub struct VmRecord {
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// Whether the VM goes when its command ends, so that its disk need not survive a crash.
-    pub throwaway: bool,
+    #[serde(rename = "throwaway")]
+    pub ephemeral: bool,
     /// When the VM counts as started.
     pub ready: Ready,
     /// After how many milliseconds without anybody using it the VM stops by itself; 0: never.
@@ -90,7 +91,7 @@ impl VmRecord {
             machine_id: file::random_hex(16),
             hostname: hostname(name),
             created,
-            throwaway: false,
+            ephemeral: false,
             ready: Ready::default(),
             idle_timeout_ms: default_idle_timeout(),
         }

@@ -50,7 +50,7 @@ impl VmStore {
         VmStore { paths, programs }
     }
 
-    /// Makes a VM: its folder, record and disk. Of a throwaway VM this process is the owner, until
+    /// Makes a VM: its folder, record and disk. Of an ephemeral VM this process is the owner, until
     /// the last clone of what is returned is dropped.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl VmStore {
         let (making, _lock) = self.begin(MAKING, &record.name)?;
         let fill = || -> Result<Vm> {
             let vm = self.vm(&record.name);
-            if record.throwaway {
+            if record.ephemeral {
                 vm.own(owner::begin(&making)?);
             }
             record.write(&making.join(Vm::RECORD))?;

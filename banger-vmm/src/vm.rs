@@ -50,7 +50,7 @@ pub struct Vm {
     folder: PathBuf,
     host: PathBuf,
     programs: Programs,
-    /// What makes this process the owner of a throwaway VM.
+    /// What makes this process the owner of an ephemeral VM.
     owner: Arc<OnceLock<File>>,
 }
 
@@ -167,7 +167,7 @@ impl Vm {
         if file::is_at(&lock, &path) { Ok(VmLock(lock)) } else { Err(Error::NotFound(self.name.clone())) }
     }
 
-    /// Whether the command that a throwaway VM is for lives.
+    /// Whether the command that an ephemeral VM is for lives.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -205,7 +205,7 @@ impl Vm {
     /// Starts the VM, and follows it until its agent answers. Who holds the lock also waits for the
     /// VM if it was starting already.
     ///
-    /// The VM goes on to boot if the caller dies. A throwaway VM whose owner has ended is this
+    /// The VM goes on to boot if the caller dies. An ephemeral VM whose owner has ended is this
     /// process's from now on.
     ///
     /// # Errors
@@ -223,7 +223,7 @@ impl Vm {
             }
         }
         let record = self.record()?;
-        if record.throwaway
+        if record.ephemeral
             && self.owner.get().is_none()
             && let Some(owner) = owner::claim(&self.folder)?
         {

@@ -16,7 +16,7 @@ pub struct VmOwner {
     pub root: Bytes,
     /// Device, inode and birth of the git folder: what a moved workspace is known by.
     pub git: (u64, u64, Option<i64>),
-    /// For a throwaway VM: the process that made it, and when that started (`/proc/<pid>/stat`,
+    /// For an ephemeral VM: the process that made it, and when that started (`/proc/<pid>/stat`,
     /// field 22). Versions that know no [`Vm::owner`] go by it.
     #[serde(rename = "owner")]
     pub process: Option<(u32, u64)>,
@@ -27,16 +27,16 @@ pub struct VmOwner {
 }
 
 impl VmOwner {
-    /// To serve `workspace`; a throwaway VM, for as long as this process lives.
-    pub fn new(workspace: &Workspace, throwaway: bool) -> VmOwner {
+    /// To serve `workspace`; an ephemeral VM, for as long as this process lives.
+    pub fn new(workspace: &Workspace, ephemeral: bool) -> VmOwner {
         let Identity { device, inode, birth_ns, .. } = workspace.identity;
-        let process = throwaway.then(this_process);
+        let process = ephemeral.then(this_process);
         VmOwner { root: workspace.root.as_os_str().into(), git: (device, inode, birth_ns), process, by_name: false }
     }
 
     /// The owner of a VM with the files of `workspace` that is found by its name alone.
-    pub fn by_name(workspace: &Workspace, throwaway: bool) -> VmOwner {
-        VmOwner { by_name: true, ..VmOwner::new(workspace, throwaway) }
+    pub fn by_name(workspace: &Workspace, ephemeral: bool) -> VmOwner {
+        VmOwner { by_name: true, ..VmOwner::new(workspace, ephemeral) }
     }
 
     /// What a record says the VM is for; none for what was not made for a workspace.
@@ -57,8 +57,8 @@ impl VmOwner {
 
 /// What the record of a bare VM has in the place of a [`VmOwner`]: nothing, or whose end is its
 /// own.
-pub fn bare(throwaway: bool) -> serde_json::Value {
-    if throwaway { serde_json::json!({ PROCESS: this_process() }) } else { serde_json::Value::Null }
+pub fn bare(ephemeral: bool) -> serde_json::Value {
+    if ephemeral { serde_json::json!({ PROCESS: this_process() }) } else { serde_json::Value::Null }
 }
 
 /// The key of [`VmOwner::process`].
@@ -226,7 +226,7 @@ mod tests {
         let mut record = VmRecord::new("vm", "image", "kernel", 0);
         record.disk_bytes = 256 << 20;
         record.workspace = bare(true);
-        record.throwaway = true;
+        record.ephemeral = true;
         // As seen from another PID namespace, or by another process that has the pid now.
         record.workspace["owner"] = serde_json::json!([u32::MAX, 1]);
         let vm = store.create(&record).unwrap();

@@ -60,7 +60,7 @@ pub(crate) fn is_over(error: &CommandError, vm: &Vm, used: Option<&Machine>) -> 
 /// How a VM gets more memory: commands to paste. A VM that is deleted with its command cannot be
 /// restarted.
 fn more_memory(vm: &Vm) -> String {
-    match vm.record().is_ok_and(|record| record.throwaway) {
+    match vm.record().is_ok_and(|record| record.ephemeral) {
         true => "banger config set memory SIZE".to_owned(),
         false => format!("banger config set memory SIZE && banger restart {}", vm.name()),
     }
@@ -68,7 +68,7 @@ fn more_memory(vm: &Vm) -> String {
 
 /// The warning about a VM that ran out of memory while a command ran.
 pub(crate) fn out_of_memory(vm: &Vm) -> String {
-    let logs = match vm.record().is_ok_and(|record| record.throwaway) {
+    let logs = match vm.record().is_ok_and(|record| record.ephemeral) {
         true => String::new(),
         false => format!(" (see banger logs {})", vm.name()),
     };

@@ -213,7 +213,7 @@ fn a_real_machine_may_be_killed_too() {
     assert_nothing_is_left(&repository);
 }
 
-/// A command with a throwaway VM, which runs until its input ends.
+/// A command with an ephemeral VM, which runs until its input ends.
 fn until_its_input_ends(repository: &Repository<'_>) -> Child {
     let mut command = repository.banger();
     command.args(["--rm", "-q", "--", "sh", "-c", "echo up; cat"]);

@@ -192,6 +192,6 @@ fn a_throwaway_vm_that_was_killed_with_its_command_is_swept() {
     assert_eq!(home.vms().len(), 1);
     let next = repository.run(["--rm", "--", "echo", "next"]).ok();
     assert_eq!(next.text(), "next\n");
-    assert!(next.stderr.contains("removing the throwaway VM"), "{}", next.stderr);
+    assert!(next.stderr.contains("removing the ephemeral VM"), "{}", next.stderr);
     assert_eq!(home.vms().len(), 0);
 }

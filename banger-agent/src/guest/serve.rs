@@ -41,8 +41,8 @@ struct Agent {
     commands: AtomicU32,
     /// Connections from the guest that the host has not taken yet.
     waiting: Arc<forward::Waiting>,
-    /// Nothing needs to be safe on a throwaway disk.
-    throwaway: bool,
+    /// Nothing needs to be safe on an ephemeral disk.
+    ephemeral: bool,
 }
 
 /// Serves the host until the guest is powered off. The caller is single-threaded.
@@ -60,7 +60,7 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
             boot: context.boot,
             commands: AtomicU32::new(0),
             waiting: Arc::default(),
-            throwaway: context.volatile,
+            ephemeral: context.volatile,
         });
         let mut port = BufReader::new(File::new(context.agent_port)?);
         loop {
@@ -176,7 +176,7 @@ impl Agent {
 
     /// Makes what commands wrote safe from a VMM that is killed.
     async fn flush(&self) {
-        if self.throwaway {
+        if self.ephemeral {
             return;
         }
         let Ok(disk) = self.disk.try_clone() else { return };

@@ -125,7 +125,7 @@ pub(crate) fn kernel_command_line(record: &VmRecord) -> String {
         // The addresses that QEMU's user networking has by default.
         line.push_str(" banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3");
     }
-    if record.throwaway {
+    if record.ephemeral {
         line.push_str(" banger.volatile");
     }
     line

@@ -44,7 +44,7 @@ impl Process {
         let ((agent, its_agent), (console, its_console)) = (pair()?, pair()?);
         let error = its_console.try_clone().at("make a socket for", &self.agent)?;
         let mut command = Command::new(&self.agent);
-        command.arg(&folder).arg(&machine.record.hostname).args(machine.record.throwaway.then_some("volatile"));
+        command.arg(&folder).arg(&machine.record.hostname).args(machine.record.ephemeral.then_some("volatile"));
         command.env_clear().stdin(OwnedFd::from(its_agent)).stdout(OwnedFd::from(its_console));
         command.stderr(OwnedFd::from(error)).kill_on_drop(true);
         let supervisor = getpid();

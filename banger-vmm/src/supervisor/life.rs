@@ -96,7 +96,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
     let mut shutdown = Shutdown {
         stops,
         terminate,
-        owner: Box::pin(ended(record.throwaway, folder.clone())),
+        owner: Box::pin(ended(record.ephemeral, folder.clone())),
         abandoned: false,
         waiting: Vec::new(),
         state: Arc::clone(&state),
@@ -129,8 +129,8 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
 }
 
 /// Completes when the command that the VM is for has ended; never for a VM that stays.
-async fn ended(throwaway: bool, folder: PathBuf) {
-    match throwaway {
+async fn ended(ephemeral: bool, folder: PathBuf) {
+    match ephemeral {
         true => owner::ended(&folder).await,
         false => pending().await,
     }

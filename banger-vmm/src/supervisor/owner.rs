@@ -1,4 +1,4 @@
-//! The end of the command that a throwaway VM is for.
+//! The end of the command that an ephemeral VM is for.
 
 use std::future::pending;
 use std::path::Path;

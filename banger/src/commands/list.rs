@@ -40,7 +40,8 @@ struct Entry {
     reason: Option<String>,
     image: Option<String>,
     /// Whether it goes with its command.
-    throwaway: bool,
+    #[serde(rename = "throwaway")]
+    ephemeral: bool,
     /// What the disk takes on this machine.
     disk_bytes: Option<u64>,
     /// When it was made, in seconds since 1970.
@@ -105,7 +106,7 @@ fn fill(entry: &mut Entry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vm
         VmState::Failed { reason } => ("failed", Some(reason)),
     };
     entry.image = Some(images.name_of(&record.image));
-    entry.throwaway = record.throwaway;
+    entry.ephemeral = record.ephemeral;
     entry.created = Some(record.created);
     entry.last_use = vm.last_activity()?.map(|last_use| last_use.ended);
     entry.guest_only = UnsyncedChanges::noted(vm)?.counts();

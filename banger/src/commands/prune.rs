@@ -140,7 +140,7 @@ pub fn prune(
 fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
     let Ok(VmState::Stopped { .. }) = vm.state() else { return None };
     let record = vm.record().ok()?;
-    if record.throwaway {
+    if record.ephemeral {
         return ownership::is_abandoned(vm, &record).then_some(Why::Leftover);
     }
     // One by name was made to be there, whatever becomes of the repository.

@@ -267,11 +267,11 @@ impl<'a> Machines<'a> {
         Ok(self.store.rename(vm.name(), name)?)
     }
 
-    /// Removes throwaway VMs whose command was killed.
+    /// Removes ephemeral VMs whose command was killed.
     pub(crate) fn sweep(&self) {
         for vm in self.store.list().unwrap_or_default() {
             if vm.record().is_ok_and(|record| ownership::is_abandoned(&vm, &record)) {
-                self.ui.status(&format!("removing the throwaway VM `{}`, whose command was killed", vm.name()));
+                self.ui.status(&format!("removing the ephemeral VM `{}`, whose command was killed", vm.name()));
                 // The next sweep tries again.
                 let _ = self.remove(&vm, Duration::ZERO);
             }

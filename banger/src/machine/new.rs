@@ -42,7 +42,7 @@ struct New<'a> {
     hostname: Option<String>,
     /// What its record says that it is for.
     owner: Value,
-    throwaway: bool,
+    ephemeral: bool,
 }
 
 impl Machines<'_> {
@@ -58,7 +58,7 @@ impl Machines<'_> {
         let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
         let owner = VmOwner::new(workspace, false).to_value();
         let hostname = Some(names::host_name(&workspace.root));
-        self.create(&New { name: &name, hostname, owner, throwaway: false }, spec)
+        self.create(&New { name: &name, hostname, owner, ephemeral: false }, spec)
     }
 
     /// A name for a new VM of `workspace`; none: there is one of it by now.
@@ -81,21 +81,21 @@ impl Machines<'_> {
     ///
     /// # Errors
     /// If it cannot be made or started.
-    pub fn throwaway(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Machine, CommandError> {
+    pub fn ephemeral(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Machine, CommandError> {
         self.sweep();
         let name = format!("{}-rm-{:08x}", names::of_workspace(workspace), names::random() as u32);
         let owner = VmOwner::new(workspace, true).to_value();
         let hostname = Some(names::host_name(&workspace.root));
-        let new = New { name: &name, hostname, owner, throwaway: true };
+        let new = New { name: &name, hostname, owner, ephemeral: true };
         let vm = self.create(&new, spec).map_err(|made| match made {
-            Made::Exists => CommandError::new("a throwaway VM of the same name exists").hint("run it again"),
+            Made::Exists => CommandError::new("an ephemeral VM of the same name exists").hint("run it again"),
             Made::Failed(error) => error,
         })?;
         self.start_new(&vm, spec)
     }
 
     /// Makes a VM that is found by name alone; without a name, it gets one. It is bare, or for the
-    /// files of `workspace`, and with `throwaway` goes with this process.
+    /// files of `workspace`, and with `ephemeral` goes with this process.
     ///
     /// # Errors
     /// If the name is taken or can be nobody's, or it cannot be made.
@@ -104,7 +104,7 @@ impl Machines<'_> {
         name: Option<&str>,
         workspace: Option<&Workspace>,
         spec: &VmSpec,
-        throwaway: bool,
+        ephemeral: bool,
     ) -> Result<Vm, CommandError> {
         self.sweep();
         // Said before an image is pulled for it.
@@ -112,15 +112,15 @@ impl Machines<'_> {
             return Err(banger_vmm::Error::Exists(taken.name().to_owned()).into());
         }
         let owner = match workspace {
-            Some(workspace) => VmOwner::by_name(workspace, throwaway).to_value(),
-            None => ownership::bare(throwaway),
+            Some(workspace) => VmOwner::by_name(workspace, ephemeral).to_value(),
+            None => ownership::bare(ephemeral),
         };
         loop {
             let chosen = match name {
                 Some(name) => name.to_owned(),
                 None => names::readable(&self.names()?),
             };
-            let new = New { name: &chosen, hostname: None, owner: owner.clone(), throwaway };
+            let new = New { name: &chosen, hostname: None, owner: owner.clone(), ephemeral };
             match self.create(&new, spec) {
                 // Another command was faster, with a name that nobody has asked for.
                 Err(Made::Exists) if name.is_none() => {}
@@ -171,8 +171,8 @@ impl Machines<'_> {
         if let Some(hostname) = &new.hostname {
             record.hostname.clone_from(hostname);
         }
-        record.throwaway = new.throwaway;
-        // A throwaway VM goes with its command.
+        record.ephemeral = new.ephemeral;
+        // An ephemeral VM goes with its command.
         adjust(&mut record, spec);
         record.ready = match image.manifest.ready {
             banger_image::Ready::Agent => Ready::Agent,

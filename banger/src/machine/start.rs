@@ -242,7 +242,7 @@ pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
     // It may have been made on a machine that has more, or where that was not checked.
     record.cpus = spec.cpus.unwrap_or(record.cpus).min(host_cpus());
     record.memory_mib = spec.memory_mib.unwrap_or(record.memory_mib);
-    if record.throwaway {
+    if record.ephemeral {
         record.idle_timeout_ms = 0;
     } else if let Some(timeout) = spec.idle_timeout {
         record.idle_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);

@@ -33,7 +33,7 @@ use crate::units::{bytes, count, elapsed};
 
 /// How long `--ready system` waits for services.
 const READY_LIMIT: Duration = Duration::from_secs(120);
-/// How long a throwaway VM may take to go.
+/// How long an ephemeral VM may take to go.
 const REMOVE_LIMIT: Duration = Duration::ZERO;
 
 /// What holds for the commands of this process, in whichever VM.
@@ -281,7 +281,7 @@ impl Surroundings {
     }
 }
 
-/// Deletes a throwaway VM after its command, unless somebody else has.
+/// Deletes an ephemeral VM after its command, unless somebody else has.
 ///
 /// # Errors
 /// If it does not go.

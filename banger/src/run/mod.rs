@@ -161,7 +161,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
             let listed = list()?;
             listed.check(&workspace)?;
             let machine =
-                if options.rm { machines.throwaway(&workspace, &spec) } else { machines.ensure(&workspace, &spec) };
+                if options.rm { machines.ephemeral(&workspace, &spec) } else { machines.ensure(&workspace, &spec) };
             (Ok(listed), machine?)
         } else {
             // The workspace is listed while the VM boots.

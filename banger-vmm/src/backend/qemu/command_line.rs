@@ -54,8 +54,9 @@ pub(super) fn arguments(
     line.option("-object", "rng-random,id=rng,filename=/dev/urandom").option("-device", "virtio-rng-device,rng=rng");
 
     line.disk("base", "read-only=on", &machine.base);
-    // What a throwaway VM writes need not survive anything, so it need not reach the disk in order.
-    let flush = if record.throwaway { "on" } else { "off" };
+    // What an ephemeral VM writes need not survive anything, so it need not reach the disk in
+    // order.
+    let flush = if record.ephemeral { "on" } else { "off" };
     let disk = format!("discard=unmap,file.discard=unmap,cache.no-flush={flush},file.cache.no-flush={flush}");
     line.disk("disk", &disk, &machine.disk);
     if let Some(workspace) = &machine.workspace {
@@ -141,9 +142,9 @@ mod tests {
         assert!(plain.contains("banger.hostname=work") && plain.contains("banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3"));
         assert!(!plain.contains("volatile") && !plain.contains("serial=modules"));
 
-        let throwaway = line(|record| record.throwaway = true, Accelerator::Kvm);
-        assert!(throwaway.contains("-cpu host") && throwaway.contains("banger.volatile"));
-        assert!(throwaway.contains("cache.no-flush=on"));
+        let ephemeral = line(|record| record.ephemeral = true, Accelerator::Kvm);
+        assert!(ephemeral.contains("-cpu host") && ephemeral.contains("banger.volatile"));
+        assert!(ephemeral.contains("cache.no-flush=on"));
 
         let alone = line(|record| record.net = NetMode::None, Accelerator::Tcg);
         assert!(!alone.contains("netdev") && !alone.contains("banger.net"));
