@@ -13,12 +13,12 @@ use banger::config::{ConfigFile, Owner, Value};
 use banger::dispatch::{self, Aliases, Invocation, InvocationError};
 use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
-use banger::images::Images;
-use banger::machine::{Machines, git_host};
-use banger::panic;
-use banger::paths::{self, Paths};
+use banger::host::paths::{self, Paths};
+use banger::output::panic;
+use banger::output::ui::Ui;
 use banger::plugin::{self, Environment, KnownPlugins, Plugins};
-use banger::ui::Ui;
+use banger::store::images::Images;
+use banger::vm::machine::{Machines, git_host};
 use banger::{commands, run};
 use clap::Parser;
 

@@ -11,9 +11,9 @@ use crate::config::{Answer, Owner, Settings, Shape, Value, most_of_repository, s
 use crate::dispatch::is_built_in;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
-use crate::machine::{self, VmSpec, check_fits, git_host};
-use crate::paths::{Paths, user_config};
-use crate::ui::Ui;
+use crate::host::paths::{Paths, user_config};
+use crate::output::ui::Ui;
+use crate::vm::machine::{self, VmSpec, check_fits, git_host};
 
 /// The answer of `banger config`, as `--json` has it.
 #[derive(Debug, Serialize)]

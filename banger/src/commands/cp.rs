@@ -12,13 +12,13 @@ use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use crate::copy::{self, FreeSpace, GuestSource};
 use crate::error::{CommandError, ErrorKind};
-use crate::images::Images;
-use crate::machine::{Machines, VmSpec};
-use crate::paths::Paths;
-use crate::post_mortem;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::output::units::{bytes, count};
 use crate::run;
-use crate::ui::Ui;
-use crate::units::{bytes, count};
+use crate::store::images::Images;
+use crate::vm::machine::{Machines, VmSpec};
+use crate::vm::post_mortem;
 
 /// One side of a copy.
 enum Place<'a> {

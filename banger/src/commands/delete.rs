@@ -7,10 +7,10 @@ use banger_vmm::Vm;
 use serde::Serialize;
 
 use crate::error::{CommandError, ErrorKind};
-use crate::machine::Machines;
-use crate::paths::Paths;
-use crate::ui::Ui;
-use crate::unsynced::UnsyncedChanges;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::vm::machine::Machines;
+use crate::vm::unsynced::UnsyncedChanges;
 
 /// How often a VM is stopped again that others start before it is gone.
 const FORCED_TRIES: u32 = 5;

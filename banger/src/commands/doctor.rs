@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::doctor::{Check, Health, examine};
 use crate::error::CommandError;
-use crate::paths::Paths;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
 
 /// What it ends with if something does not work. That banger itself failed is another status.
 const UNWELL: u8 = 1;

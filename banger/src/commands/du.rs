@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::disk_usage::allocated;
 use crate::error::CommandError;
-use crate::paths::Paths;
-use crate::ui::Ui;
-use crate::units::bytes;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::output::units::bytes;
+use crate::store::disk_usage::allocated;
 
 /// The answer, as `--json` has it. What is half-made has a name that starts with a dot.
 #[derive(Debug, Serialize)]

@@ -8,14 +8,14 @@ use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
 use crate::error::CommandError;
-use crate::images::Images;
-use crate::machine::Machines;
-use crate::ownership::{self, Repository, VmOwner};
-use crate::paths::Paths;
-use crate::table::table;
-use crate::ui::Ui;
-use crate::units::{ago, bytes, count};
-use crate::unsynced::UnsyncedChanges;
+use crate::host::paths::Paths;
+use crate::output::table::table;
+use crate::output::ui::Ui;
+use crate::output::units::{ago, bytes, count};
+use crate::store::images::Images;
+use crate::vm::machine::Machines;
+use crate::vm::ownership::{self, Repository, VmOwner};
+use crate::vm::unsynced::UnsyncedChanges;
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]

@@ -7,9 +7,9 @@ use banger_vmm::{ConsoleLines, Followed, printable};
 use serde::Serialize;
 
 use crate::error::{CommandError, ErrorKind};
-use crate::machine::Machines;
-use crate::paths::Paths;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::vm::machine::Machines;
 
 /// A line that is longer is cut in parts, in bytes.
 const MAX_LINE: usize = 16 << 10;

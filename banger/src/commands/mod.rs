@@ -40,9 +40,9 @@ use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::machine::{Machines, VmSpec, git_host};
-use crate::ownership::VmOwner;
-use crate::paths::Paths;
+use crate::host::paths::Paths;
+use crate::vm::machine::{Machines, VmSpec, git_host};
+use crate::vm::ownership::VmOwner;
 
 /// The VM of this name, or without one that of the workspace around `here`, which may have none.
 fn chosen(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machines<'_>) -> Result<Option<Vm>, CommandError> {

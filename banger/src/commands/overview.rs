@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::cli::Cli;
 use crate::dispatch::{Aliases, is_built_in};
 use crate::error::CommandError;
+use crate::output::ui::Ui;
 use crate::plugin::{API, Environment, KnownPlugins, Plugins, describe};
-use crate::ui::Ui;
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]

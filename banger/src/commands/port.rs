@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::cli::PortCommand;
 use crate::error::{CommandError, ErrorKind};
-use crate::machine::Machines;
-use crate::paths::Paths;
-use crate::table::table;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::table::table;
+use crate::output::ui::Ui;
+use crate::vm::machine::Machines;
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]

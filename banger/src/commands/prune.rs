@@ -8,14 +8,14 @@ use banger_image::oci;
 use banger_vmm::{Vm, VmState};
 use serde::Serialize;
 
-use crate::disk_usage::allocated;
 use crate::error::CommandError;
-use crate::machine::Machines;
-use crate::ownership::{self, Repository, VmOwner};
-use crate::paths::Paths;
-use crate::ui::Ui;
-use crate::units::{bytes, count};
-use crate::unsynced::UnsyncedChanges;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::output::units::{bytes, count};
+use crate::store::disk_usage::allocated;
+use crate::vm::machine::Machines;
+use crate::vm::ownership::{self, Repository, VmOwner};
+use crate::vm::unsynced::UnsyncedChanges;
 
 /// What is looked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

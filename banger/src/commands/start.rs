@@ -5,10 +5,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::CommandError;
-use crate::machine::Machines;
-use crate::paths::Paths;
-use crate::ui::Ui;
-use crate::units::elapsed;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::output::units::elapsed;
+use crate::vm::machine::Machines;
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]

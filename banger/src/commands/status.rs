@@ -7,18 +7,18 @@ use banger_agent::protocol::{Bytes, Request};
 use banger_vmm::{Accelerator, Confinement, Vm, VmState};
 use serde::Serialize;
 
-use crate::agent::Call;
-use crate::checkout::GuestCheckout;
-use crate::confinement::describe;
 use crate::error::CommandError;
-use crate::images::Images;
-use crate::machine::Machines;
-use crate::ownership::{self, VmOwner};
-use crate::paths::Paths;
-use crate::table::facts;
-use crate::ui::Ui;
-use crate::units::{bytes, count};
-use crate::unsynced::{self, UnsyncedChanges};
+use crate::host::paths::Paths;
+use crate::output::confinement::describe;
+use crate::output::table::facts;
+use crate::output::ui::Ui;
+use crate::output::units::{bytes, count};
+use crate::store::images::Images;
+use crate::vm::agent::Call;
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::machine::Machines;
+use crate::vm::ownership::{self, VmOwner};
+use crate::vm::unsynced::{self, UnsyncedChanges};
 
 /// How many names of what exists only in the VM are shown to who does not ask for all.
 const NAMES: usize = 5;

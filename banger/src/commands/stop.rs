@@ -7,9 +7,9 @@ use banger_vmm::{Stopped, Vm, VmState};
 use serde::Serialize;
 
 use crate::error::CommandError;
-use crate::machine::Machines;
-use crate::paths::Paths;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::vm::machine::Machines;
 
 /// How long services may take to stop.
 const LIMIT: Duration = Duration::from_secs(30);

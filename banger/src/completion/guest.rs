@@ -10,13 +10,13 @@ use banger_agent::protocol::exec::{Exec, FromCommand, STDOUT, Started, ToCommand
 use banger_agent::protocol::{Bytes, Request, now_ns};
 use banger_vmm::{Vm, VmState, is_name};
 
-use crate::agent::{Call, Limits};
 use crate::commands;
-use crate::images::Images;
-use crate::machine::Machines;
-use crate::paths::Paths;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
 use crate::run;
-use crate::ui::Ui;
+use crate::store::images::Images;
+use crate::vm::agent::{Call, Limits};
+use crate::vm::machine::Machines;
 
 /// How long somebody waits who has pressed TAB.
 const LIMIT: Duration = Duration::from_secs(1);

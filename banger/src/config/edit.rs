@@ -11,8 +11,8 @@ use super::file::{ConfigFile, Owner, read_text};
 use super::key::{KEYS, Key, Stands};
 use super::value::{Shape, Value, expected};
 use crate::error::{CommandError, ErrorKind};
-use crate::file::{parts, replace};
-use crate::suggest;
+use crate::host::file::{parts, replace};
+use crate::output::suggest;
 
 /// The name of a repository's file, at its root.
 pub const REPOSITORY_FILE: &str = "banger.toml";

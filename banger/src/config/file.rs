@@ -13,8 +13,8 @@ use toml::de::DeTable;
 use super::key::{KEYS, Key, Stands};
 use super::value::{Value, short};
 use crate::error::{CommandError, ErrorKind};
-use crate::permissions;
-use crate::suggest;
+use crate::host::permissions;
+use crate::output::suggest;
 
 /// No configuration file is longer, in bytes.
 const MAX_LENGTH: u64 = 1 << 20;

@@ -2,7 +2,7 @@
 //! are made.
 
 use super::value::{Kind, Shape};
-use crate::units;
+use crate::output::units;
 
 /// A key of the configuration.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ pub const KEYS: &[Key] = &[
         name: "default_image_name",
         shape: Shape::One(Kind::Image),
         stands: Stands::User,
-        default: Some(crate::machine::DEFAULT_IMAGE),
+        default: Some(crate::vm::machine::DEFAULT_IMAGE),
         about: "Image of a new VM where `image` is not set.",
         ..PLAIN
     },

@@ -29,7 +29,7 @@ pub(super) struct Machine {
 impl Machine {
     /// This one.
     pub(super) fn here() -> Machine {
-        Machine { cpus: crate::machine::default_cpus().into(), memory_mib: crate::machine::host_memory() }
+        Machine { cpus: crate::vm::machine::default_cpus().into(), memory_mib: crate::vm::machine::host_memory() }
     }
 
     /// As much of what is asked for as a repository's file gets of this machine, where the user's
@@ -92,7 +92,7 @@ impl Limited {
             () => format!("; `banger trust` gives {with_trust}, the most on this machine"),
         };
         let limit = match self.share_of {
-            Some(mib) => format!("to three quarters of this machine's memory ({})", crate::units::size(mib)),
+            Some(mib) => format!("to three quarters of this machine's memory ({})", crate::output::units::size(mib)),
             None => format!("by {}", self.by.words()),
         };
         format!("limited {limit}: `{file}` asks for {asked}{trust}")

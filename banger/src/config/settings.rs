@@ -19,8 +19,8 @@ use super::trust::TrustStore;
 use super::value::{Shape, Value};
 use crate::cli::Run;
 use crate::error::{CommandError, ErrorKind};
-use crate::images::ImageAccess;
-use crate::paths::{Paths, user_config};
+use crate::host::paths::{Paths, user_config};
+use crate::store::images::ImageAccess;
 
 /// Where a value is from. A later one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -331,8 +331,8 @@ impl Settings {
     fn implied(&self, key: &Key) -> Option<Value> {
         match key.name {
             "image" => Some(Value::Text(self.image().to_owned())),
-            "cpus" => Some(Value::Number(crate::machine::default_cpus().into())),
-            "memory" => Some(Value::Size(crate::machine::default_memory())),
+            "cpus" => Some(Value::Number(crate::vm::machine::default_cpus().into())),
+            "memory" => Some(Value::Size(crate::vm::machine::default_memory())),
             _ => None,
         }
     }
@@ -358,12 +358,12 @@ impl Settings {
 
     /// The image of a new VM.
     pub fn image(&self) -> &str {
-        self.text("image").or_else(|| self.text("default_image_name")).unwrap_or(crate::machine::DEFAULT_IMAGE)
+        self.text("image").or_else(|| self.text("default_image_name")).unwrap_or(crate::vm::machine::DEFAULT_IMAGE)
     }
 
     /// The images that new VMs are made from if nobody says otherwise: here, and elsewhere.
     pub fn default_images(&self) -> [&str; 2] {
-        [self.image(), self.text("default_image_name").unwrap_or(crate::machine::DEFAULT_IMAGE)]
+        [self.image(), self.text("default_image_name").unwrap_or(crate::vm::machine::DEFAULT_IMAGE)]
     }
 
     /// The image that a VM of this workspace shall have, if somebody said which.
@@ -616,7 +616,7 @@ mod tests {
     fn a_repository_raises_the_users_limits_only_with_trust() {
         let user = "cpus = 1\nmemory = \"1G\"\nidle_timeout = \"10m\"\n";
         let repo = "cpus = 200\nmemory = \"512M\"\ndisk = \"64G\"\nidle_timeout = 0\n";
-        let has = crate::machine::default_cpus();
+        let has = crate::vm::machine::default_cpus();
         let mut given = Given::new(user, repo);
         let settings = given.load().unwrap();
         assert_eq!((answer(&settings, "cpus"), settings.cpus()), (("1".into(), Origin::User), Some(1)));
@@ -649,7 +649,7 @@ mod tests {
         // Without a word of the user's own.
         let settings = Given::new("", "idle_timeout = 0\ncpus = 255\n").load().unwrap();
         assert_eq!(settings.idle_timeout(), Duration::from_secs(24 * 3600));
-        assert_eq!(settings.cpus(), Some(crate::machine::default_cpus()));
+        assert_eq!(settings.cpus(), Some(crate::vm::machine::default_cpus()));
     }
 
     #[test]

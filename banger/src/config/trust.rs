@@ -16,8 +16,8 @@ use banger_agent::protocol::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CommandError;
-use crate::file::replace;
-use crate::permissions;
+use crate::host::file::replace;
+use crate::host::permissions;
 
 /// Of the records' format.
 const FORMAT_VERSION: u32 = 1;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::units;
+use crate::output::units;
 
 /// What a value looks like.
 #[derive(Clone, Copy, Debug, PartialEq)]

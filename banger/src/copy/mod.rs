@@ -17,8 +17,8 @@ use bytes::Buf;
 
 pub use self::free_space::FreeSpace;
 use self::rules::HostRules;
-use crate::agent::{AgentError, Call, DataWriter};
 use crate::error::{CommandError, ErrorKind};
+use crate::vm::agent::{AgentError, Call, DataWriter};
 
 /// Something in the guest that is copied out of it.
 pub struct GuestSource {

@@ -14,8 +14,8 @@ pub use self::alias::{Aliases, read};
 use self::line::Line;
 use crate::cli::{Cli, Global, Run};
 use crate::error::{CommandError, ErrorKind};
+use crate::output::suggest;
 use crate::plugin::{Found, Plugins};
-use crate::suggest;
 
 /// What a command line means.
 #[derive(Debug)]

@@ -11,11 +11,11 @@ use banger_vmm::{Confinement, Gap, Programs};
 use nix::unistd::Uid;
 
 use super::{Check, Health};
-use crate::authorized_key;
 use crate::config::Settings;
-use crate::confinement::describe;
 use crate::error::CommandError;
-use crate::paths::{Paths, helper, search_path, user_config};
+use crate::host::paths::{Paths, helper, search_path, user_config};
+use crate::output::confinement::describe;
+use crate::vm::authorized_key;
 
 /// The oldest QEMU that banger is tested with: that of Debian 12.
 const OLDEST_QEMU: (u32, u32) = (7, 2);

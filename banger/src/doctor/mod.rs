@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::CommandError;
-use crate::paths::Paths;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
 
 /// How something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

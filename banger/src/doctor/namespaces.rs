@@ -10,7 +10,7 @@ use nix::unistd::{Uid, User};
 
 use super::Check;
 use super::host::without;
-use crate::paths::program;
+use crate::host::paths::program;
 
 const NAME: &str = "namespaces";
 /// How many subordinate ids a build maps: those of all of Debian's own users.

@@ -9,13 +9,13 @@ use nix::sys::statvfs::statvfs;
 use super::Check;
 use crate::config::Settings;
 use crate::error::CommandError;
-use crate::images::Images;
-use crate::kernels::Kernels;
-use crate::machine::{DEFAULT_KERNEL, Machines};
-use crate::ownership;
-use crate::paths::Paths;
-use crate::ui::Ui;
-use crate::units::{bytes, count};
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::output::units::{bytes, count};
+use crate::store::images::Images;
+use crate::store::kernels::Kernels;
+use crate::vm::machine::{DEFAULT_KERNEL, Machines};
+use crate::vm::ownership;
 
 /// Less than this is little, and less than that too little, in bytes: the image with everything
 /// takes 1.3 GB, and twice that while it is built.

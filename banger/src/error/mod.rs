@@ -10,9 +10,9 @@ use banger_agent::protocol::{Failure, FailureKind};
 use serde::Serialize;
 
 pub use self::kind::{ErrorKind, FAILED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT};
-use crate::agent::AgentError;
 use crate::git::GitError;
 use crate::sync::SyncError;
+use crate::vm::agent::AgentError;
 
 /// How the hint begins that names the command for all that a guest has said.
 pub(crate) const WHOLE_CONSOLE: &str = "for all that the guest said: banger logs";

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::API;
 use crate::cli::{Color, Global};
 use crate::error::{CommandError, ErrorKind};
-use crate::paths::program;
-use crate::ui::{COLOR, NO_INPUT, QUIET, VERBOSE};
+use crate::host::paths::program;
+use crate::output::ui::{COLOR, NO_INPUT, QUIET, VERBOSE};
 
 /// How many plugins deep this process is.
 const DEPTH: &str = "BANGER_PLUGIN_DEPTH";

@@ -14,7 +14,7 @@ use banger_agent::VERSION;
 use serde::{Deserialize, Serialize};
 
 use super::Description;
-use crate::file::replace;
+use crate::host::file::replace;
 
 /// No record is longer, in bytes.
 const MAX_LENGTH: u64 = 16 << 10;

@@ -19,9 +19,9 @@ use super::{API, Description, fitted};
 use crate::cli::Global;
 use crate::dispatch::before_help;
 use crate::error::{CommandError, FAILED};
-use crate::panic;
-use crate::paths::Paths;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::panic;
+use crate::output::ui::Ui;
 
 /// Finds what may stand for an argument. The last are the words so far, behind the plugin's name.
 pub type Values = fn(&Paths, &Ui, &[OsString]) -> Result<Vec<String>, CommandError>;

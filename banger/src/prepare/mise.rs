@@ -9,16 +9,16 @@ use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
 use banger_vmm::Vm;
 
 use super::{Stamp, alone};
-use crate::agent::{AgentError, read_file};
-use crate::checkout::GuestCheckout;
 use crate::error::CommandError;
-use crate::guest_command;
-use crate::machine::Machine;
-use crate::npm;
-use crate::paths::Paths;
+use crate::host::npm;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::output::units::elapsed;
 use crate::sync::Listed;
-use crate::ui::Ui;
-use crate::units::elapsed;
+use crate::vm::agent::{AgentError, read_file};
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::guest_command;
+use crate::vm::machine::Machine;
 
 /// What an image gets that has no mise of its own: this version of the npm package
 /// `@jdxcode/mise-linux-x64`, whose archive has this digest.

@@ -4,6 +4,7 @@
 //! Each is done when what asks for it has changed since it was last done in this VM, and only then.
 //! All of it runs in the guest.
 
+pub mod certificates;
 mod mise;
 mod setup;
 mod sshd;
@@ -20,16 +21,16 @@ use self::mise::Mise;
 use self::setup::Setup;
 pub(crate) use self::sshd::start as start_sshd;
 pub(crate) use self::stamp::Stamp;
-use crate::agent::Call;
-use crate::checkout::GuestCheckout;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::machine::Machine;
-use crate::paths::Paths;
-use crate::report::{Phase, Report};
+use crate::host::paths::Paths;
+use crate::output::report::{Phase, Report};
+use crate::output::ui::Ui;
 use crate::sync::Listed;
-use crate::ui::Ui;
+use crate::vm::agent::Call;
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::machine::Machine;
 
 /// How long a guest may take to give all files of a workspace to a user.
 const OWN_LIMIT: Duration = Duration::from_secs(600);

@@ -7,15 +7,15 @@ use banger_agent::protocol::exec::{Exec, Exit};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::{Stamp, alone};
-use crate::checkout::GuestCheckout;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::guest_command;
-use crate::machine::Machine;
-use crate::post_mortem;
+use crate::output::ui::Ui;
 use crate::sync::Listed;
-use crate::ui::Ui;
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::guest_command;
+use crate::vm::machine::Machine;
+use crate::vm::post_mortem;
 
 /// Commands, and a digest of them and of the files that they depend on.
 pub(super) struct Setup {

@@ -3,13 +3,13 @@
 use banger_agent::protocol::Bytes;
 use banger_agent::protocol::exec::Exec;
 
-use crate::agent::AgentError;
-use crate::authorized_key;
 use crate::error::CommandError;
-use crate::guest_command;
-use crate::machine::Machine;
-use crate::paths::Paths;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::vm::agent::AgentError;
+use crate::vm::authorized_key;
+use crate::vm::guest_command;
+use crate::vm::machine::Machine;
 
 /// Where the guest says what came of it.
 const LOG: &str = "/var/log/banger-sshd.log";

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::CommandError;
-use crate::ui::Ui;
+use crate::output::ui::Ui;
 
 /// No mark is longer, in bytes.
 const MAX_LENGTH: u64 = 4096;

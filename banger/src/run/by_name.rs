@@ -15,23 +15,23 @@ use super::interruption::Interruption;
 use super::place::{self, Place};
 use super::session::Outcome;
 use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
-use crate::agent::AgentError;
-use crate::checkout::{GUEST_ROOT, GuestCheckout};
 use crate::cli::{CommandOptions, Run};
 use crate::commands::{check_forwards, named, publish};
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::guest_command;
-use crate::images::{self, Images};
-use crate::machine::{Machine, Machines, VmSpec, git_host};
-use crate::ownership::VmOwner;
-use crate::paths::Paths;
-use crate::post_mortem;
+use crate::host::paths::Paths;
+use crate::output::report::{Phase, Report};
+use crate::output::ui::{Ui, die_of};
 use crate::prepare::Preparation;
-use crate::report::{Phase, Report};
+use crate::store::images::{self, Images};
 use crate::sync::Listed;
-use crate::ui::{Ui, die_of};
+use crate::vm::agent::AgentError;
+use crate::vm::checkout::{GUEST_ROOT, GuestCheckout};
+use crate::vm::guest_command;
+use crate::vm::machine::{Machine, Machines, VmSpec, git_host};
+use crate::vm::ownership::VmOwner;
+use crate::vm::post_mortem;
 
 /// A VM that is made for a command.
 #[derive(Debug)]

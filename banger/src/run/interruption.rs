@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::error::CommandError;
-use crate::ui::die_of;
+use crate::output::ui::die_of;
 
 /// How often a VM is stopped that may be started at this moment.
 const AGAIN_MS: u8 = 100;

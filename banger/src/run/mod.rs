@@ -26,22 +26,22 @@ use self::place::Place;
 pub use self::place::folder;
 use self::session::Outcome;
 pub use self::workspace::{NewWorkspace, prepare};
-use crate::checkout::GuestCheckout;
 use crate::cli::Run;
 use crate::commands::{check_forwards, publish};
 use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::images::{ImageAccess, Images};
-use crate::machine::{Machine, Machines, VmSpec};
-use crate::ownership::VmOwner;
-use crate::paths::Paths;
-use crate::post_mortem;
+use crate::host::paths::Paths;
+use crate::output::report::{Phase, Report, Target};
+use crate::output::ui::{Ui, die_of_broken_pipe};
 use crate::prepare::Preparation;
-use crate::report::{Phase, Report, Target};
+use crate::store::images::{ImageAccess, Images};
 use crate::sync::Listed;
-use crate::ui::{Ui, die_of_broken_pipe};
-use crate::unsynced::UnsyncedChanges;
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::machine::{Machine, Machines, VmSpec};
+use crate::vm::ownership::VmOwner;
+use crate::vm::post_mortem;
+use crate::vm::unsynced::UnsyncedChanges;
 
 /// Names and values.
 type Variables = Vec<(Bytes, Bytes)>;
@@ -121,7 +121,7 @@ fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
 fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
     let has_file = |root: &Path| root.join(REPOSITORY_FILE).is_file();
     let Some(parent) = workspace.root.parent().filter(|_| !has_file(&workspace.root)) else { return };
-    if let Ok(outer) = Workspace::discover(parent, crate::machine::git_host(paths))
+    if let Ok(outer) = Workspace::discover(parent, crate::vm::machine::git_host(paths))
         && has_file(&outer.root)
     {
         ui.warning(&ignored(&outer.root, &workspace.root));
@@ -138,7 +138,7 @@ fn ignored(outer: &Path, inner: &Path) -> String {
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
     check_forwards(&options.vm.publish)?;
-    let workspace = Workspace::discover(here, crate::machine::git_host(paths))?;
+    let workspace = Workspace::discover(here, crate::vm::machine::git_host(paths))?;
     account.workspace(&workspace.root);
     let machines = Machines::new(paths, ui).reported(account);
     let context = RunContext::new(options, given, Some(&workspace.root), paths, account, ui)?;

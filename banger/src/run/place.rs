@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use banger_vmm::Vm;
 
-use crate::checkout::GuestCheckout;
 use crate::cli::CommandOptions;
-use crate::images::Images;
+use crate::store::images::Images;
+use crate::vm::checkout::GuestCheckout;
 
 /// Root's home, where a bare VM is entered whose image does not say where.
 const HOME: &str = "/root";

@@ -18,9 +18,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::agent::{AgentError, Reader, Writer, begin};
 use crate::error::CommandError;
-use crate::ui::Ui;
+use crate::output::ui::Ui;
+use crate::vm::agent::{AgentError, Reader, Writer, begin};
 
 /// Ports at a time: a guest may listen at all that there are.
 const MAX_PORTS: usize = 32;

@@ -19,11 +19,11 @@ use tokio::time::{Instant, sleep_until};
 use super::ports::AutoPorts;
 use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
-use crate::agent::{self, AgentError, begin_on};
 use crate::error::{CommandError, ErrorKind, TIMED_OUT};
-use crate::post_mortem;
-use crate::ui::Ui;
-use crate::units;
+use crate::output::ui::Ui;
+use crate::output::units;
+use crate::vm::agent::{self, AgentError, begin_on};
+use crate::vm::post_mortem;
 
 /// After a signal that should end the command: how long until it is given up. The guest kills it
 /// before.

@@ -11,16 +11,16 @@ use super::by_name::workspace;
 use super::context::RunContext;
 use super::place::Place;
 use super::policy;
-use crate::checkout::GuestCheckout;
 use crate::cli::Run;
 use crate::commands::named;
 use crate::error::{CommandError, ErrorKind};
-use crate::machine::{Machines, VmSpec};
-use crate::paths::Paths;
-use crate::post_mortem;
-use crate::report::{Phase, Report};
+use crate::host::paths::Paths;
+use crate::output::report::{Phase, Report};
+use crate::output::ui::Ui;
 use crate::sync::Listed;
-use crate::ui::Ui;
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::machine::{Machines, VmSpec};
+use crate::vm::post_mortem;
 
 /// A repository that is wanted in a VM.
 #[derive(Debug)]

@@ -16,11 +16,11 @@ use super::manifest::{HostStat, Known, Manifest, kind};
 use super::repository::Snapshot;
 use super::source::{self, Sink, Source};
 use super::{Listed, Report, SyncError};
-use crate::agent::{AgentError, Call};
-use crate::checkout::GuestCheckout;
 use crate::config::History;
 use crate::git::{Entry, FilteredFiles, Listing, Repository, Workspace};
-use crate::ownership::VmOwner;
+use crate::vm::agent::{AgentError, Call};
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::ownership::VmOwner;
 
 /// One attempt at a sync.
 pub(super) struct Engine<'a> {
@@ -202,7 +202,7 @@ mod tests {
     use tokio_util::codec::Encoder;
 
     use super::*;
-    use crate::agent::Limits;
+    use crate::vm::agent::Limits;
 
     /// An operation whose agent says this, whatever it hears.
     fn call(says: Vec<Frame>) -> Call {

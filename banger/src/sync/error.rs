@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use banger_agent::protocol::sync::Conflict;
 use banger_agent::protocol::{Failure, FailureKind};
 
-use crate::agent::AgentError;
 use crate::git::GitError;
+use crate::vm::agent::AgentError;
 
 /// Why the guest was not brought to the host's state. Nothing was changed there.
 #[derive(Debug, thiserror::Error)]

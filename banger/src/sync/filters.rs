@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::SyncError;
 use super::manifest::Manifest;
-use crate::file::replace;
 use crate::git::{Evidence, FilteredFiles, Listing, OpenObjects, Repository};
+use crate::host::file::replace;
 
 /// Format of the file; another one, or a damaged one, is read as none: then the index is sent once
 /// more.

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::SyncError;
 use crate::config::History;
-use crate::file::replace;
 use crate::git::{Repository, Sent};
-use crate::units::bytes;
+use crate::host::file::replace;
+use crate::output::units::bytes;
 
 /// Format of the file; another one, or a damaged one, is read as none.
 const MAGIC: &[u8; 8] = b"bgrhist1";

@@ -19,8 +19,8 @@ use super::plan::Plan;
 use super::repository::{Snapshot, git_path};
 use super::source::{self, Source};
 use super::{ChangeCount, Report, SyncError};
-use crate::agent::{AgentError, Call};
 use crate::git::FilteredFiles;
+use crate::vm::agent::{AgentError, Call};
 
 /// What a guest may take to compare a plan with what it has, however much it says meanwhile.
 const COMPARE_LIMIT: Duration = Duration::from_secs(3600);

@@ -12,9 +12,9 @@ use super::repository::{Snapshot, reference_files};
 use super::seed::Seed;
 use super::source::{self, Sink, Source};
 use super::{Report, SyncError};
-use crate::agent::Call;
 use crate::config::History;
 use crate::git::Repository;
+use crate::vm::agent::Call;
 
 impl Engine<'_> {
     /// Brings everything to a guest that has nothing: on a disk that it gets (`begun.seed`), or

@@ -6,7 +6,7 @@ use banger_agent::protocol::sync::{Kind, Record, RecordKind};
 
 use super::SyncError;
 use super::source::{Content, Sink};
-use crate::agent::DataWriter;
+use crate::vm::agent::DataWriter;
 
 /// A transfer of less than this, in bytes, is over before anybody asks how far it is.
 const LARGE: u64 = 64 << 20;

@@ -8,8 +8,8 @@ use banger_agent::protocol::sync::{Digest, Kind};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::file::create_private;
 use crate::git::{Entry, EntryKind, GuestStat};
+use crate::host::file::create_private;
 
 /// Format of the file; another one is read as no manifest, which costs a comparison of everything.
 const MAGIC: &[u8; 8] = b"bgrhost2";

@@ -34,10 +34,10 @@ use banger_vmm::Vm;
 use self::engine::Engine;
 pub use self::error::{ChangeCount, SyncError};
 use self::source::Source;
-use crate::checkout::GuestCheckout;
 use crate::config::History;
-use crate::file::create_private;
 use crate::git::{self, Boundary, Listing, Workspace};
+use crate::host::file::create_private;
+use crate::vm::checkout::GuestCheckout;
 
 /// How often a sync starts again because files changed under it.
 const ATTEMPTS: usize = 4;

@@ -13,12 +13,12 @@ use super::filters::Answer;
 use super::history::Histories;
 use super::manifest::KnownRepository;
 use super::source::Source;
-use crate::agent::{AgentError, read_file};
 use crate::config::History;
 use crate::git::{
     Entry, FilteredFiles, GuestIndex, GuestStat, Listing, ObjectFile, RelPath, Repository, RepositoryState, Sent,
     Shallow,
 };
+use crate::vm::agent::{AgentError, read_file};
 
 /// The longest index that is fetched from a guest has this many bytes and twice those of the
 /// host's. To compare it takes up to five times that in memory. A guest that stages much more than

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use banger::banger_image::oci::Platform;
 use banger::cli::Global;
-use banger::machine::DEFAULT_KERNEL;
+use banger::vm::machine::DEFAULT_KERNEL;
 use clap::{Parser, Subcommand, ValueHint};
 
 /// Pull, list, show, export, delete and prune images
@@ -50,7 +50,7 @@ Credentials are those of docker login and podman login. VMs that were made from 
         #[arg(long)]
         with_sshd: bool,
         /// The most that an image's layers may have, unpacked (`100G`)
-        #[arg(long, value_name = "SIZE", value_parser = banger::units::option(banger::units::mebibytes))]
+        #[arg(long, value_name = "SIZE", value_parser = banger::output::units::option(banger::output::units::mebibytes))]
         max_size: Option<u64>,
     },
     /// Take a copy of a root file system as an image

@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use banger::banger_image::Catalog;
 use banger::cli::Global;
 use banger::error::{CommandError, ErrorKind};
-use banger::images::Images;
-use banger::kernels::Kernels;
-use banger::paths::Paths;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
 use banger::plugin::{self, Program, Values};
-use banger::ui::Ui;
+use banger::store::images::Images;
+use banger::store::kernels::Kernels;
 
 use crate::cli::Cli;
 

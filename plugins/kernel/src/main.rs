@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use banger::banger_image::Catalog;
 use banger::cli::Global;
 use banger::error::CommandError;
-use banger::kernels::Kernels;
-use banger::paths::Paths;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
 use banger::plugin::{self, Program, Values};
-use banger::ui::Ui;
+use banger::store::kernels::Kernels;
 
 use crate::cli::Cli;
 

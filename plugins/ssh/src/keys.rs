@@ -6,12 +6,12 @@ use std::io::{self, ErrorKind as IoKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use banger::authorized_key::{self, with_pub};
 use banger::cli::Run;
 use banger::config::Settings;
 use banger::error::{CommandError, ErrorKind};
-use banger::paths::Paths;
-use banger::permissions;
+use banger::host::paths::Paths;
+use banger::host::permissions;
+use banger::vm::authorized_key::{self, with_pub};
 use russh::keys::key::safe_rng;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};

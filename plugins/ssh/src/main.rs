@@ -17,10 +17,10 @@ use std::process::ExitCode;
 
 use banger::cli::Global;
 use banger::error::CommandError;
-use banger::machine::Machines;
-use banger::paths::Paths;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
 use banger::plugin::{self, Program, Values};
-use banger::ui::Ui;
+use banger::vm::machine::Machines;
 
 use crate::cli::{ConfigCli, ProxyCli, SshCli};
 

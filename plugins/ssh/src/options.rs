@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use banger::error::{CommandError, ErrorKind};
-use banger::paths::Paths;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
 use banger::plugin;
-use banger::ui::Ui;
 use serde::Serialize;
 
 use crate::keys::{HOST_ALIAS, Keys};

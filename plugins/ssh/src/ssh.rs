@@ -7,9 +7,9 @@ use std::process::Command;
 
 use banger::commands::existing;
 use banger::error::{CommandError, ErrorKind};
-use banger::machine::Machines;
-use banger::paths::Paths;
-use banger::ui::Ui;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
+use banger::vm::machine::Machines;
 
 use crate::cli::SshCli;
 use crate::options::{SUFFIX, options};

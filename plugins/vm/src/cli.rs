@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use banger::checkout::GUEST_ROOT;
 use banger::cli::{CommandOptions, Global, PortCommand, VmOptions, until};
+use banger::vm::checkout::GUEST_ROOT;
 use clap::{Parser, Subcommand, ValueHint};
 
 /// Make, use and delete VMs by name

@@ -11,11 +11,11 @@ use std::process::ExitCode;
 use banger::cli::Global;
 use banger::completion;
 use banger::error::CommandError;
-use banger::images::Images;
-use banger::machine::Machines;
-use banger::paths::Paths;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
 use banger::plugin::{self, Program, Values};
-use banger::ui::Ui;
+use banger::store::images::Images;
+use banger::vm::machine::Machines;
 
 use crate::cli::Cli;
 

@@ -1,8 +1,8 @@
 //! `banger image delete`.
 
 use banger::error::CommandError;
-use banger::images::Images;
-use banger::ui::Ui;
+use banger::output::ui::Ui;
+use banger::store::images::Images;
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

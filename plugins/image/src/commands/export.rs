@@ -8,9 +8,9 @@ use std::path::Path;
 
 use banger::banger_image::{Exported, Image, Ready};
 use banger::error::CommandError;
-use banger::images::Images;
-use banger::ui::Ui;
-use banger::units::bytes;
+use banger::output::ui::Ui;
+use banger::output::units::bytes;
+use banger::store::images::Images;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 

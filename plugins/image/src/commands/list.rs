@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use banger::banger_vmm::printable;
 use banger::error::CommandError;
-use banger::images::{Images, users};
-use banger::machine::Machines;
-use banger::paths::Paths;
-use banger::table::table;
-use banger::ui::Ui;
-use banger::units::{ago, bytes};
+use banger::host::paths::Paths;
+use banger::output::table::table;
+use banger::output::ui::Ui;
+use banger::output::units::{ago, bytes};
+use banger::store::images::{Images, users};
+use banger::vm::machine::Machines;
 use serde::Serialize;
 
 use super::Shown;

@@ -10,11 +10,11 @@ mod show;
 
 use banger::banger_image::oci::Origin;
 use banger::banger_image::{Image, ImageManifest};
-use banger::disk_usage::allocated;
 use banger::error::CommandError;
-use banger::images::Images;
-use banger::paths::Paths;
-use banger::ui::Ui;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
+use banger::store::disk_usage::allocated;
+use banger::store::images::Images;
 use serde::Serialize;
 
 use crate::cli::Command;

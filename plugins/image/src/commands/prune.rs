@@ -6,11 +6,11 @@ use banger::cli::Run;
 use banger::config::Settings;
 use banger::error::CommandError;
 use banger::git::Workspace;
-use banger::images::{Images, Removed};
-use banger::machine::git_host;
-use banger::paths::Paths;
-use banger::ui::Ui;
-use banger::units::{bytes, count};
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
+use banger::output::units::{bytes, count};
+use banger::store::images::{Images, Removed};
+use banger::vm::machine::git_host;
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

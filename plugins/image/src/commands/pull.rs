@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use banger::banger_image::oci::{Digest, PullOptions, Reference, Source};
 use banger::banger_image::{Change, Image, ImageManifest};
 use banger::error::CommandError;
-use banger::images::Images;
-use banger::ui::Ui;
-use banger::units::{bytes, count};
+use banger::output::ui::Ui;
+use banger::output::units::{bytes, count};
+use banger::store::images::Images;
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

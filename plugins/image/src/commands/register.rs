@@ -3,9 +3,9 @@
 use std::path::{Path, absolute};
 
 use banger::error::CommandError;
-use banger::images::Images;
-use banger::ui::Ui;
-use banger::units::bytes;
+use banger::output::ui::Ui;
+use banger::output::units::bytes;
+use banger::store::images::Images;
 
 use super::Shown;
 

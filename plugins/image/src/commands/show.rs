@@ -2,12 +2,12 @@
 
 use banger::banger_image::oci::ImageConfig;
 use banger::error::CommandError;
-use banger::images::{Images, users};
-use banger::machine::Machines;
-use banger::paths::Paths;
-use banger::table::facts;
-use banger::ui::Ui;
-use banger::units::bytes;
+use banger::host::paths::Paths;
+use banger::output::table::facts;
+use banger::output::ui::Ui;
+use banger::output::units::bytes;
+use banger::store::images::{Images, users};
+use banger::vm::machine::Machines;
 use serde::Serialize;
 
 use super::Shown;

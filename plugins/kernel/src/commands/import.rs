@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use banger::error::CommandError;
-use banger::kernels::Kernels;
-use banger::ui::Ui;
-use banger::units::count;
+use banger::output::ui::Ui;
+use banger::output::units::count;
+use banger::store::kernels::Kernels;
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

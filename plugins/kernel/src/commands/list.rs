@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use banger::banger_vmm::printable;
 use banger::error::CommandError;
-use banger::kernels::Kernels;
-use banger::table::table;
-use banger::ui::Ui;
-use banger::units::{ago, bytes};
+use banger::output::table::table;
+use banger::output::ui::Ui;
+use banger::output::units::{ago, bytes};
+use banger::store::kernels::Kernels;
 use serde::Serialize;
 
 use super::Shown;

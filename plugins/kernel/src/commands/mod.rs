@@ -7,11 +7,11 @@ mod pull;
 mod show;
 
 use banger::banger_image::Kernel;
-use banger::disk_usage::allocated;
 use banger::error::CommandError;
-use banger::kernels::Kernels;
-use banger::paths::Paths;
-use banger::ui::Ui;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
+use banger::store::disk_usage::allocated;
+use banger::store::kernels::Kernels;
 use serde::Serialize;
 
 use crate::cli::Command;

@@ -1,8 +1,8 @@
 //! `banger kernel pull`.
 
 use banger::error::CommandError;
-use banger::kernels::Kernels;
-use banger::ui::Ui;
+use banger::output::ui::Ui;
+use banger::store::kernels::Kernels;
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

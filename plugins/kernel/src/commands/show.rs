@@ -1,10 +1,10 @@
 //! `banger kernel show`.
 
 use banger::error::CommandError;
-use banger::kernels::Kernels;
-use banger::table::facts;
-use banger::ui::Ui;
-use banger::units::bytes;
+use banger::output::table::facts;
+use banger::output::ui::Ui;
+use banger::output::units::bytes;
+use banger::store::kernels::Kernels;
 use serde::Serialize;
 
 use super::Shown;

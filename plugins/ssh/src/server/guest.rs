@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use banger::agent::begin;
-pub(super) use banger::agent::{Reader, Writer};
 use banger::banger_agent::protocol::{Bytes, Request};
 use banger::error::{CommandError, ErrorKind};
-use banger::machine::Machine;
+use banger::vm::agent::begin;
+pub(super) use banger::vm::agent::{Reader, Writer};
+use banger::vm::machine::Machine;
 use russh::ChannelId;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;

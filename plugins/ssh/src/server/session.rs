@@ -4,7 +4,6 @@ use std::mem::discriminant;
 use std::pin::pin;
 use std::sync::Arc;
 
-use banger::agent::AgentError;
 use banger::banger_agent::frame::{Frame, FrameError};
 use banger::banger_agent::protocol::exec::{
     Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand,
@@ -12,7 +11,8 @@ use banger::banger_agent::protocol::exec::{
 use banger::banger_agent::protocol::{Bytes, Request};
 use banger::banger_vmm::printable;
 use banger::error::{CommandError, FAILED};
-use banger::terminfo;
+use banger::host::terminfo;
+use banger::vm::agent::AgentError;
 use futures::{SinkExt, StreamExt};
 use nix::libc;
 use russh::server::{Handle, Msg};

@@ -6,11 +6,11 @@ use banger::cli::{Run, VmOptions};
 use banger::commands;
 use banger::config::Settings;
 use banger::error::CommandError;
-use banger::images::Images;
-use banger::machine::{Machines, VmSpec};
-use banger::paths::Paths;
-use banger::ui::Ui;
-use banger::units::elapsed;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
+use banger::output::units::elapsed;
+use banger::store::images::Images;
+use banger::vm::machine::{Machines, VmSpec};
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

@@ -11,9 +11,9 @@ use std::path::Path;
 use banger::cli::Run;
 use banger::commands::{self, Prunes};
 use banger::error::CommandError;
-use banger::paths::Paths;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
 use banger::run::{self, NewVm, NewWorkspace};
-use banger::ui::Ui;
 
 use crate::cli::{Command, WorkspaceCommand};
 

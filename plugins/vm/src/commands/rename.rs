@@ -2,9 +2,9 @@
 
 use banger::commands::named;
 use banger::error::{CommandError, ErrorKind};
-use banger::machine::Machines;
-use banger::paths::Paths;
-use banger::ui::Ui;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
+use banger::vm::machine::Machines;
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

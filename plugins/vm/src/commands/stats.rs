@@ -4,16 +4,16 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use banger::agent::Call;
 use banger::banger_agent::protocol::{Request, Stat};
 use banger::banger_vmm::{Vm, VmState};
 use banger::commands::named;
 use banger::error::{CommandError, ErrorKind};
-use banger::machine::Machines;
-use banger::paths::Paths;
-use banger::table::table;
-use banger::ui::Ui;
-use banger::units::bytes;
+use banger::host::paths::Paths;
+use banger::output::table::table;
+use banger::output::ui::Ui;
+use banger::output::units::bytes;
+use banger::vm::agent::Call;
+use banger::vm::machine::Machines;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 

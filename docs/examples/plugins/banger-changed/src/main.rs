@@ -8,17 +8,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, io};
 
-use banger::agent::Call;
 use banger::banger_agent::protocol::Request;
 use banger::banger_agent::protocol::sync::GuestOnly;
 use banger::banger_vmm::{VmState, printable};
 use banger::cli::Global;
 use banger::error::{CommandError, ErrorKind};
 use banger::git::Workspace;
-use banger::machine::{Machines, git_host};
-use banger::paths::Paths;
+use banger::host::paths::Paths;
+use banger::output::ui::Ui;
 use banger::plugin::API;
-use banger::ui::Ui;
+use banger::vm::agent::Call;
+use banger::vm::machine::{Machines, git_host};
 use clap::Parser;
 use serde::Serialize;
 

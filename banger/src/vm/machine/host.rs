@@ -7,8 +7,8 @@ use super::VmSpec;
 use crate::config::TrustStore;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{Host, OutsidePolicy};
-use crate::paths::{Paths, search_path};
-use crate::units;
+use crate::host::paths::{Paths, search_path};
+use crate::output::units;
 
 /// The most memory that a VM has by default, in MiB.
 const DEFAULT_MEMORY: u64 = 4096;

@@ -13,7 +13,7 @@ use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use crate::error::{CommandError, ErrorAnswer, ErrorKind};
-use crate::file::{parts, replace};
+use crate::host::file::{parts, replace};
 use crate::sync;
 
 /// Of the file's format. It grows with a change that a reader has to know of; fields may be added

@@ -15,9 +15,9 @@ use banger_vmm::{Vm, VmRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CommandError, ErrorKind};
-use crate::file::{create_private, replace};
 use crate::git::Workspace;
-use crate::ownership::{self, Repository, VmOwner};
+use crate::host::file::{create_private, replace};
+use crate::vm::ownership::{self, Repository, VmOwner};
 
 /// Where a VM's own workspace is in the guest.
 pub const GUEST_ROOT: &str = "/root/repo";

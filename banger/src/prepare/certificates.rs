@@ -12,11 +12,11 @@ use banger_agent::protocol::exec::{Exec, Exit};
 use banger_vmm::Vm;
 
 use crate::error::{CommandError, ErrorKind};
-use crate::guest_command;
-use crate::post_mortem;
+use crate::output::report::{Phase, Report};
+use crate::output::ui::Ui;
 use crate::prepare::Stamp;
-use crate::report::{Phase, Report};
-use crate::ui::Ui;
+use crate::vm::guest_command;
+use crate::vm::post_mortem;
 
 /// No file of certificates is longer, in bytes,
 const MAX_LENGTH: u64 = 1 << 20;

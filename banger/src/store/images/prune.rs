@@ -3,9 +3,9 @@
 use banger_image::Image;
 
 use super::{Images, users};
-use crate::disk_usage::allocated;
 use crate::error::{CommandError, ErrorKind};
-use crate::machine::Machines;
+use crate::store::disk_usage::allocated;
+use crate::vm::machine::Machines;
 
 /// An image that was removed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq)]

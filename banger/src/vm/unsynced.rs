@@ -4,11 +4,11 @@ use banger_agent::protocol::Request;
 use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_vmm::{Error, Vm, VmState};
 
-use crate::agent::{AgentError, Call};
-use crate::checkout::GuestCheckout;
 use crate::error::{CommandError, ErrorKind};
-use crate::ownership::VmOwner;
-use crate::units::count;
+use crate::output::units::count;
+use crate::vm::agent::{AgentError, Call};
+use crate::vm::checkout::GuestCheckout;
+use crate::vm::ownership::VmOwner;
 
 /// How many names fit on a line.
 const NAMES: usize = 3;

@@ -9,12 +9,12 @@ use banger_vmm::{
 
 use super::host::{check_fits, host_cpus};
 use super::{Machine, Machines, VmSpec};
-use crate::authorized_key;
 use crate::error::{CommandError, ErrorKind};
-use crate::images::Images;
-use crate::paths::helper;
-use crate::report::Phase;
-use crate::units;
+use crate::host::paths::helper;
+use crate::output::report::Phase;
+use crate::output::units;
+use crate::store::images::Images;
+use crate::vm::authorized_key;
 
 /// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";

@@ -7,10 +7,10 @@ use banger_image::{Catalog, Kernel, Store};
 use banger_vmm::Vm;
 
 use crate::error::CommandError;
-use crate::images::Images;
-use crate::machine::Machines;
-use crate::paths::Paths;
-use crate::ui::Ui;
+use crate::host::paths::Paths;
+use crate::output::ui::Ui;
+use crate::store::images::Images;
+use crate::vm::machine::Machines;
 
 /// See the module.
 pub struct Kernels<'a> {

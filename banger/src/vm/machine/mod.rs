@@ -18,16 +18,16 @@ pub use self::host::git_host;
 pub(crate) use self::host::{check_fits, default_cpus, default_memory, host_memory, most};
 use self::new::Made;
 use self::start::{Started, lock};
-use crate::agent::Call;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::images::ImageAccess;
-use crate::ownership::{self, OwnerMatch, VmOwner};
-use crate::paths::{Paths, search_path};
-use crate::post_mortem;
-use crate::report::{Phase, Report};
-use crate::ui::Ui;
+use crate::host::paths::{Paths, search_path};
+use crate::output::report::{Phase, Report};
+use crate::output::ui::Ui;
+use crate::store::images::ImageAccess;
+use crate::vm::agent::Call;
+use crate::vm::ownership::{self, OwnerMatch, VmOwner};
+use crate::vm::post_mortem;
 
 /// The image that a new VM has if nothing else is said.
 pub const DEFAULT_IMAGE: &str = "debian-bookworm";

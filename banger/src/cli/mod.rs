@@ -8,7 +8,7 @@ use std::time::Duration;
 use banger_vmm::{PortForward, PortName};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::units::{self, option};
+use crate::output::units::{self, option};
 
 /// Run the repository you stand in inside a microVM of its own.
 #[derive(Debug, Parser)]

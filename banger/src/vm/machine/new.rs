@@ -10,9 +10,9 @@ use super::start::adjust;
 use super::{DEFAULT_IMAGE, Machine, Machines, VmSpec, names};
 use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
-use crate::images::{ImageAccess, Images};
-use crate::ownership::{self, VmOwner};
-use crate::report::Phase;
+use crate::output::report::Phase;
+use crate::store::images::{ImageAccess, Images};
+use crate::vm::ownership::{self, VmOwner};
 
 /// Why no VM was made.
 pub(super) enum Made {

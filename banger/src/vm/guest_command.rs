@@ -5,7 +5,7 @@ use banger_agent::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDIN
 use banger_agent::protocol::{Request, now_ns};
 use banger_vmm::Vm;
 
-use crate::agent::{AgentError, Call};
+use crate::vm::agent::{AgentError, Call};
 
 /// How much of the output is kept: its end, in bytes.
 const KEPT: usize = 16 << 10;

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use banger_agent::protocol::{Authorize, Request};
 use banger_vmm::Vm;
 
-use crate::agent::Call;
 use crate::cli::Run;
 use crate::config::Settings;
-use crate::paths::{Paths, user_config};
-use crate::ui::Ui;
+use crate::host::paths::{Paths, user_config};
+use crate::output::ui::Ui;
+use crate::vm::agent::Call;
 
 /// In [`folder`]: the user's key, where they have not named another.
 pub const OWN: &str = "id_ed25519";

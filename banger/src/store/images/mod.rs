@@ -15,11 +15,11 @@ use banger_vmm::Vm;
 use crate::cli::Run;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
-use crate::kernels::Kernels;
-use crate::machine::{DEFAULT_KERNEL, Machines};
-use crate::npm;
-use crate::paths::{Paths, search_path};
-use crate::ui::Ui;
+use crate::host::npm;
+use crate::host::paths::{Paths, search_path};
+use crate::output::ui::Ui;
+use crate::store::kernels::Kernels;
+use crate::vm::machine::{DEFAULT_KERNEL, Machines};
 
 pub use self::prune::Removed;
 

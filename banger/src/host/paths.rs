@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User};
 
 use crate::error::{CommandError, ErrorKind};
-use crate::permissions;
+use crate::host::permissions;
 
 /// The user's folders, and the environment that the rest is told of.
 #[derive(Clone, Debug)]

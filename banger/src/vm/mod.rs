@@ -1,0 +1,15 @@
+//! VMs: found, made, started and stopped ([`machine`]), spoken to ([`agent`], [`guest_command`]),
+//! and what is known of each.
+//!
+//! [`ownership`] knows whose a VM is, [`checkout`] which repositories are where in it,
+//! [`unsynced`] what would be lost with it, and [`post_mortem`] what became of one that does not
+//! answer any more. [`authorized_key`] has an SSH server of the guest's own know its user.
+
+pub mod agent;
+pub mod authorized_key;
+pub mod checkout;
+pub mod guest_command;
+pub mod machine;
+pub mod ownership;
+pub(crate) mod post_mortem;
+pub mod unsynced;
