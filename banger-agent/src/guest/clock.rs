@@ -3,7 +3,7 @@
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 
-use super::serve::console;
+use super::console::console;
 
 /// A guest whose clock is behind by more than this follows, in nanoseconds. What the host says is
 /// late by the time it takes to arrive, so the difference is larger than it looks.

@@ -8,7 +8,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::{Reader, Writer};
+use super::stream::{Reader, Writer};
 use crate::copy::{AsSent, CopyError, Opened, Target, receive, send};
 use crate::frame::{Frame, MAX_DATA};
 use crate::protocol::copy::{Announced, CONTENT, CopyIn, CopyOut, FromCopy, ToCopy};

@@ -5,14 +5,18 @@
 
 mod authorize;
 mod clock;
+mod console;
 mod copy;
+mod disks;
 mod exec;
 mod files;
 mod forward;
 pub mod init;
 mod own;
+mod paths;
 mod serve;
 pub mod sftp;
+mod stream;
 mod sync;
 mod terminfo;
 mod users;
@@ -29,14 +33,3 @@ pub(crate) mod fuzzing {
     pub use super::sync::fuzzing::records;
     pub(crate) use super::sync::fuzzing::records_seeds;
 }
-
-use tokio::io::{ReadHalf, WriteHalf};
-use tokio_util::codec::{FramedRead, FramedWrite};
-
-use crate::frame::FrameCodec;
-use crate::link::MuxStream;
-
-/// The frames that arrive on a stream.
-type Reader = FramedRead<ReadHalf<MuxStream>, FrameCodec>;
-/// The frames that leave on a stream.
-type Writer = FramedWrite<WriteHalf<MuxStream>, FrameCodec>;

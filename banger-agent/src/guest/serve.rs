@@ -1,14 +1,13 @@
 //! The server: answers the host on the agent's port, one task for each stream.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use nix::libc;
 use nix::sys::statvfs::statvfs;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -17,11 +16,14 @@ use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::authorize::authorize;
 use super::clock::set_clock;
+use super::console::console;
+use super::disks::sync_file_system;
 use super::files::File;
 use super::init::{Boot, Init, ServeContext};
 use super::own::own;
+use super::stream::{Reader, Writer};
 use super::sync::Workspaces;
-use super::{Reader, Writer, copy, exec, forward, sync, terminfo};
+use super::{copy, exec, forward, sync, terminfo};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
 use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Request, Stat};
@@ -98,14 +100,6 @@ fn raise_file_limit() {
     use nix::sys::resource::{Resource, setrlimit};
     // A kernel with a lower maximum keeps its own limit.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, 1024, 524_288);
-}
-
-/// A line on the guest's console, which the host keeps for when something goes wrong.
-pub(super) fn console(message: &str) {
-    use std::io::Write;
-    if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/console") {
-        let _ = writeln!(console, "banger-agent: {message}");
-    }
 }
 
 impl Agent {
@@ -204,12 +198,6 @@ impl Agent {
             memory_available: memory("MemAvailable:"),
         })
     }
-}
-
-/// Writes out the file system that `fd` is on: syncfs(2).
-pub(super) fn sync_file_system(fd: &impl AsRawFd) {
-    // SAFETY: syncfs has no memory effects.
-    unsafe { libc::syncfs(fd.as_raw_fd()) };
 }
 
 /// Sends a one-frame answer and ends the stream. A client that is gone needs none.

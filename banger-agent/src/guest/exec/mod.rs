@@ -29,9 +29,8 @@ use tokio::time::timeout;
 
 use self::cgroup::Cgroup;
 use self::spawn::{Spawned, Streams, signal_group, spawn};
-use super::Reader;
-use super::Writer;
 use super::files::{File, non_blocking};
+use super::stream::{Reader, Writer};
 use crate::frame::{CHUNK, Frame};
 use crate::protocol::exec::{Exec, Exit, FromCommand, STDERR, STDIN, STDOUT, Started, ToCommand};
 use crate::protocol::{Failure, FailureKind, Reply};

@@ -20,8 +20,8 @@ use tokio_util::either::Either;
 
 use super::{Socket, resolve, said};
 use crate::frame::Frame;
+use crate::guest::stream::{Reader, Writer};
 use crate::guest::users::User;
-use crate::guest::{Reader, Writer};
 use crate::protocol::forward::{Address, Incoming, Listen, Listening, MAX_WAITING};
 use crate::protocol::{Bytes, Failure, FailureKind, Reply};
 

@@ -19,7 +19,7 @@ use tokio_util::either::Either;
 
 pub(super) use self::listen::{Waiting, listen};
 pub(super) use self::watch::watch;
-use super::{Reader, Writer};
+use super::stream::{Reader, Writer};
 use crate::frame::Frame;
 use crate::protocol::forward::{Accept, Address, Forward};
 use crate::protocol::{Failure, FailureKind, Reply};

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 
-use super::super::{Reader, Writer};
 use crate::frame::Frame;
+use crate::guest::stream::{Reader, Writer};
 use crate::protocol::Reply;
 use crate::protocol::forward::Listeners;
 

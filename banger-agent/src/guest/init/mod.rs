@@ -45,7 +45,6 @@ use uevent::Uevents;
 pub use pid1::Init;
 pub use power::power_off_now;
 pub use ready::{Boot, SystemState};
-pub(super) use root::{DISK_OPTIONS, REPOSITORIES, WORKSPACE, fill_disk};
 
 /// What the serving process is handed.
 #[derive(Debug)]

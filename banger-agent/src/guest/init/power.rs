@@ -15,7 +15,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, pivot_root, sync};
 
 use super::pid1::Init;
-use super::root::{REPOSITORIES, WORKSPACE};
+use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 
 /// The initramfs, seen from the guest. systemd changes back into it at the end (`bootup(7)`).
 pub(super) const EXIT_ROOT: &str = "/run/initramfs";

@@ -32,8 +32,8 @@ use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork,
 use super::filesystems::{DEVICE_LINKS, create_folder, mount_from, mount_new, write_to_console};
 use super::pid1::{self, Init};
 use super::ready::Boot;
-use super::root::{REPOSITORIES, WORKSPACE};
 use super::{BootError, ServeContext, network};
+use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 
 /// Exit status of the VMM when the guest switched itself off.
 pub const POWERED_OFF: i32 = 0;

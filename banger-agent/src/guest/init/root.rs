@@ -1,18 +1,17 @@
 //! The guest's root: an overlay of the shared image and this VM's disk.
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, umount2};
-use nix::sys::statvfs::fstatvfs;
 
 use super::BootError;
 use super::devices::Disks;
 use super::filesystems::{create_folder, mount_from, mount_new};
 use super::tree::Tree;
-use crate::guest::serve::console;
+use crate::guest::disks::{DISK_OPTIONS, fill_disk};
+use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 
 /// Where the root is put together.
 pub(super) const NEW_ROOT: &str = "/newroot";
@@ -20,16 +19,6 @@ pub(super) const NEW_ROOT: &str = "/newroot";
 const BASE: &str = "/base";
 const DISK: &str = "/disk";
 const MODULES: &str = "/modules-disk";
-
-/// Where the agent finds the folder on the disk that holds the workspace; `/run` comes along into
-/// the guest.
-pub(in crate::guest) const WORKSPACE: &str = "/run/banger/workspace";
-/// Where the agent keeps additional workspaces, each in a folder of its own.
-pub(in crate::guest) const REPOSITORIES: &str = "/run/banger/repositories";
-
-/// For disks that are written. Without noinit_itable the kernel fills in the inode tables behind
-/// our back, and every VM's disk grows by that.
-pub(in crate::guest) const DISK_OPTIONS: &str = "noinit_itable,discard";
 
 /// Container engines keep overlays of their own here, and an overlay cannot be the upper layer of
 /// another: these come from the ext4 itself.
@@ -66,48 +55,6 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     detach(BASE)?;
     detach(DISK)?;
     Ok(agent.into())
-}
-
-/// Blocks of a block group: a disk that is larger by less is as good as full.
-const GROUP: u64 = 32768;
-
-mod ioctl {
-    // linux/fs.h: the size of a block device in bytes.
-    nix::ioctl_read!(blkgetsize64, 0x12, 114, usize);
-    // fs/ext4/ext4.h: extends a mounted file system to so many blocks.
-    nix::ioctl_write_ptr!(resize_fs, b'f', 16, u64);
-}
-
-/// Extends the file system that is mounted at `place` to all of its disk, which the host may have
-/// made larger. One that cannot be stays as it is.
-pub(in crate::guest) fn fill_disk(device: &Path, place: &Path) {
-    let fill = || -> std::io::Result<()> {
-        let (disk, mut bytes) = (File::open(device)?, 0);
-        // SAFETY: an open block device, and room for the answer, which is 64 bits whatever its type
-        // is called.
-        unsafe { ioctl::blkgetsize64(disk.as_raw_fd(), &raw mut bytes) }?;
-        let root = File::open(place)?;
-        let blocks = bytes as u64 / fstatvfs(&root)?.block_size();
-        // The mount has just read it; asking the kernel to extend what need not be reads the disk's
-        // end.
-        if blocks < block_count(&disk)? + GROUP {
-            return Ok(());
-        }
-        // SAFETY: an open folder, and a number to read.
-        unsafe { ioctl::resize_fs(root.as_raw_fd(), &raw const blocks) }?;
-        Ok(())
-    };
-    if let Err(error) = fill() {
-        console(&format!("cannot extend the file system at {}: {error}", place.display()));
-    }
-}
-
-/// How many blocks a file system has: `s_blocks_count` (Documentation/filesystems/ext4/super.rst).
-fn block_count(disk: &File) -> std::io::Result<u64> {
-    let mut superblock = [0; 1024];
-    disk.read_exact_at(&mut superblock, 1024)?;
-    let half = |at: usize| u64::from(u32::from_le_bytes(std::array::from_fn(|byte| superblock[at + byte])));
-    Ok(half(0x150) << 32 | half(0x04))
 }
 
 /// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk

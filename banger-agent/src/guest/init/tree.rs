@@ -10,7 +10,7 @@ use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat2, readli
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 
 use super::BootError;
-use crate::guest::serve::console;
+use crate::guest::console::console;
 
 /// The longest file of `/etc` that is worth reading.
 const READ_LIMIT: u64 = 1 << 20;

@@ -13,7 +13,7 @@ use super::records::{Batch, Known, Log, Records, is_within};
 use super::references::References;
 use super::run::reference;
 use super::tree::{Stamp, Tree, is_git, split};
-use crate::guest::serve::sync_file_system;
+use crate::guest::disks::sync_file_system;
 use crate::protocol::Bytes;
 use crate::protocol::sync::{Applied, Change, Digest, Item, Kind, RecordKind};
 

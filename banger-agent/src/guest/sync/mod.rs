@@ -36,7 +36,7 @@ use self::references::References;
 use self::reserve::Reserve;
 use self::run::failure;
 use self::seed::SeedDisk;
-use super::serve::sync_file_system;
+use super::disks::sync_file_system;
 use crate::protocol::sync::{Applied, Begun, Counts, GuestOnly, Item, Mode, Policy, Sync};
 use crate::protocol::{self, Failure, FailureKind};
 

@@ -17,7 +17,7 @@ use super::records::Records;
 use super::{Workspace, Workspaces, tree};
 use crate::frame::{Frame, FrameError, MAX_DATA};
 use crate::guest::clock::set_clock;
-use crate::guest::{Reader, Writer};
+use crate::guest::stream::{Reader, Writer};
 use crate::protocol::sync::{
     Begun, CONTENT, Change, FromSync, Item, MAX_ITEMS, MAX_NAMED, Mode, NEEDED, PLAN, Policy, Sync, ToSync,
 };

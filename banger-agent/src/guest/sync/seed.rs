@@ -14,7 +14,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::apply::{Arrived, Staged};
 use super::tree::{self, Stamp};
-use crate::guest::init::{DISK_OPTIONS, WORKSPACE, fill_disk};
+use crate::guest::disks::{DISK_OPTIONS, fill_disk};
+use crate::guest::paths::WORKSPACE;
 use crate::protocol::sync::{SEED_LIST, SEED_TREE, SeedEntry};
 
 /// The longest list that is read, in bytes.

@@ -11,7 +11,7 @@ use super::place::check_is_free;
 use super::reserve::Reserve;
 use super::run::failure;
 use super::{COUNT_DELAY, Workspace};
-use crate::guest::init::{REPOSITORIES, WORKSPACE};
+use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 use crate::protocol::sync::{GuestOnly, MAX_NAMED};
 use crate::protocol::{Bytes, Failure};
 
