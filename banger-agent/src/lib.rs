@@ -19,6 +19,7 @@ pub mod relay;
 pub mod rooted_dir;
 pub mod sparse;
 pub mod terminfo;
+mod wire_bytes;
 
 #[cfg(feature = "guest")]
 pub mod guest;

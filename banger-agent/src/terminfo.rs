@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Bytes;
+use crate::wire_bytes::Bytes;
 
 /// The longest entry, in bytes: term(5), "the total compiled entries cannot exceed 32768 bytes".
 pub const MAX_ENTRY: usize = 32 << 10;
