@@ -155,7 +155,7 @@ impl Report {
     }
 
     /// Notes what was synced.
-    pub fn synced(&self, files_listed: usize, report: &sync::Report) {
+    pub fn synced(&self, files_listed: usize, report: &sync::SyncReport) {
         self.state().counts = Some(Counts {
             files_listed,
             files_sent: report.applied.written,

@@ -10,7 +10,7 @@ use banger_agent::protocol::sync::Policy;
 use banger_image::ImageManifest;
 use banger_vmm::Vm;
 
-use super::context::{RunContext, discard};
+use super::context::{Destination, RunContext, discard};
 use super::interruption::Interruption;
 use super::place::{self, Place};
 use super::session::Outcome;
@@ -99,11 +99,10 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         let machine = make()?;
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
         let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &checkout);
-        let synced = context.sync(&machine, workspace, &checkout, &place, Ok(listed), Policy::Stop).and_then(
-            |(preparation, _)| {
-                branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
-            },
-        );
+        let to = Destination { machine: &machine, workspace, checkout: &checkout, place: &place };
+        let synced = context.sync(&to, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
+            branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
+        });
         let preparation = synced.inspect_err(|_| {
             // It has nothing of anybody's; that it could not be removed is not the news.
             let _ = discard(&machine, &machines);

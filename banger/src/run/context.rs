@@ -25,7 +25,7 @@ use crate::output::units::{bytes, count, elapsed};
 use crate::prepare::certificates::{self, Certificates};
 use crate::prepare::{self, Preparation};
 use crate::store::images::{self, Images};
-use crate::sync::{self, Listed, SyncError};
+use crate::sync::{self, Listed, SyncError, SyncOptions};
 use crate::vm::agent::Call;
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::machine::{Machine, Machines};
@@ -45,6 +45,16 @@ pub(super) struct RunContext<'a> {
     paths: &'a Paths,
     account: &'a Report,
     ui: &'a Ui,
+}
+
+/// A workspace, and where it goes.
+pub(super) struct Destination<'a> {
+    pub(super) machine: &'a Machine,
+    pub(super) workspace: &'a Workspace,
+    /// Where the workspace is in the VM.
+    pub(super) checkout: &'a GuestCheckout,
+    /// Where the command runs.
+    pub(super) place: &'a Place,
 }
 
 impl<'a> RunContext<'a> {
@@ -67,21 +77,18 @@ impl<'a> RunContext<'a> {
         Ok(RunContext { settings, how: &options.how, given, certificates, paths, account, ui })
     }
 
-    /// Brings the workspace into the VM, to `checkout`, and finds out what it asks for, for a
-    /// command in `place`. It was listed while the VM was looked for.
+    /// Syncs a workspace into a VM, and finds out what the workspace asks for. It was listed while
+    /// the VM was looked for.
     ///
     /// # Errors
     /// If it cannot be read, both sides changed the same things, or the VM's disk is full.
     pub(super) fn sync(
         &self,
-        machine: &Machine,
-        workspace: &Workspace,
-        checkout: &GuestCheckout,
-        place: &Place,
+        to: &Destination<'_>,
         listed: Result<Listed, SyncError>,
         policy: Policy,
-    ) -> Result<(Preparation, sync::Report), CommandError> {
-        let (preparation, report) = self.try_sync(machine, workspace, checkout, place, listed, policy)?;
+    ) -> Result<(Preparation, sync::SyncReport), CommandError> {
+        let (preparation, report) = self.try_sync(to, listed, policy)?;
         Ok((preparation, report?))
     }
 
@@ -93,18 +100,15 @@ impl<'a> RunContext<'a> {
     /// If it cannot be read, both sides changed the same things, or a first sync does not fit.
     pub(super) fn sync_if_it_fits(
         &self,
-        machine: &Machine,
-        workspace: &Workspace,
-        checkout: &GuestCheckout,
-        place: &Place,
+        to: &Destination<'_>,
         listed: Result<Listed, SyncError>,
         policy: Policy,
     ) -> Result<Option<Preparation>, CommandError> {
-        match self.try_sync(machine, workspace, checkout, place, listed, policy)? {
+        match self.try_sync(to, listed, policy)? {
             (preparation, Ok(_)) => Ok(Some(preparation)),
             // With `--quiet` nobody would see that the command ran with other files than these.
             (_, Err(SyncError::GuestFull(failure))) if !self.ui.is_quiet() => {
-                let name = machine.vm.name();
+                let name = to.machine.vm.name();
                 self.ui.warning(&format!(
                     "the VM's disk is full, so some of your latest changes were not sent ({}). \
                      To free space: banger vm exec {name} -- COMMAND",
@@ -118,13 +122,11 @@ impl<'a> RunContext<'a> {
 
     fn try_sync(
         &self,
-        machine: &Machine,
-        workspace: &Workspace,
-        checkout: &GuestCheckout,
-        place: &Place,
+        to: &Destination<'_>,
         listed: Result<Listed, SyncError>,
         policy: Policy,
-    ) -> Result<(Preparation, Result<sync::Report, SyncError>), CommandError> {
+    ) -> Result<(Preparation, Result<sync::SyncReport, SyncError>), CommandError> {
+        let Destination { machine, workspace, checkout, place } = *to;
         // A boot takes long enough for an edit: what was listed before it is not what there is.
         let anew = machine.boot.is_some();
         let listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
@@ -132,11 +134,13 @@ impl<'a> RunContext<'a> {
         let files = listed.files();
         let (folder, _) = place.folder(self.how);
         let preparation = Preparation::of(workspace, checkout, &folder, &listed, &self.settings, self.paths, self.ui)?;
-        let waits = || self.ui.status("waiting for another command's sync of this workspace");
-        let report = self.account.time(Phase::Sync, || {
-            let shows = |done, total| self.ui.transfers("sending files to the VM", done, total);
-            sync::sync(&machine.vm, workspace, checkout, listed, policy, self.settings.history(), &waits, &shows)
-        });
+        let options = SyncOptions {
+            policy,
+            history: self.settings.history(),
+            on_wait: &|| self.ui.status("waiting for another command's sync of this workspace"),
+            on_progress: &|done, total| self.ui.transfers("sending files to the VM", done, total),
+        };
+        let report = self.account.time(Phase::Sync, || sync::sync(&machine.vm, workspace, checkout, listed, &options));
         self.ui.finish();
         if let Ok(report) = &report {
             report.notes.iter().for_each(|note| self.ui.warning(note));
@@ -307,7 +311,7 @@ fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
 }
 
 /// The one line about a run: what went in, and how long each phase took.
-fn summary(report: &sync::Report, boot: Option<Duration>) -> String {
+fn summary(report: &sync::SyncReport, boot: Option<Duration>) -> String {
     let applied = &report.applied;
     let mut line = format!("{} sent ({})", count(applied.written, "file", "files"), bytes(report.bytes));
     if applied.deleted > 0 {

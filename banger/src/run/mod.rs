@@ -21,7 +21,7 @@ use banger_agent::protocol::sync::Policy;
 use nix::sys::signal::Signal;
 
 pub use self::by_name::{NewVm, configured_variables, exec, run_new};
-use self::context::RunContext;
+use self::context::{Destination, RunContext};
 use self::place::Place;
 pub use self::place::folder;
 use self::session::Outcome;
@@ -175,8 +175,8 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         let published = publish(&machine.vm, &options.vm.publish, ui);
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = Place::of_workspace(here, &checkout);
-        let synced = published
-            .and_then(|()| context.sync_if_it_fits(&machine, &workspace, &checkout, &place, listed, policy(options)));
+        let to = Destination { machine: &machine, workspace: &workspace, checkout: &checkout, place: &place };
+        let synced = published.and_then(|()| context.sync_if_it_fits(&to, listed, policy(options)));
         Ok((machine, synced))
     };
     let mut restarts = if options.rm { 0..0 } else { 0..post_mortem::RESTARTS };

@@ -8,7 +8,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::by_name::workspace;
-use super::context::RunContext;
+use super::context::{Destination, RunContext};
 use super::place::Place;
 use super::policy;
 use crate::cli::Run;
@@ -74,7 +74,8 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
         let machine = machine?;
         let place = Place::of_workspace(&workspace.root, &checkout);
         let files_listed = listed.as_ref().map_or(0, Listed::files);
-        let synced = context.sync(&machine, &workspace, &checkout, &place, listed, policy(new.options));
+        let to = Destination { machine: &machine, workspace: &workspace, checkout: &checkout, place: &place };
+        let synced = context.sync(&to, listed, policy(new.options));
         match synced.and_then(|(preparation, report)| context.prepare(&machine, &preparation).map(|()| report)) {
             Err(error) if post_mortem::is_over(&error, &vm, Some(&machine)) => Err(error.kind(ErrorKind::VmEnded)),
             prepared => Ok((machine, files_listed, prepared)),

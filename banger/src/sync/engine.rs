@@ -6,21 +6,46 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use banger_agent::frame::FrameError;
-use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Policy, Record, RecordKind, Sync, ToSync};
+use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Record, RecordKind, Sync, ToSync};
 use banger_agent::protocol::{Bytes, Request, now_ns};
 use banger_vmm::Vm;
 
 use super::filters::Filters;
 use super::history::Histories;
-use super::manifest::{HostStat, Known, Manifest, kind};
+use super::manifest::{HostStat, Manifest, SyncedFile, kind};
 use super::repository::Snapshot;
 use super::source::{self, Sink, Source};
-use super::{Listed, Report, SyncError};
+use super::{Listed, SyncError, SyncOptions, SyncReport};
 use crate::config::History;
 use crate::git::{Entry, FilteredFiles, Listing, Repository, Workspace};
 use crate::vm::agent::{AgentError, Call};
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::ownership::VmOwner;
+
+/// What an attempt at a sync knows between the guest's first answer and the last.
+pub(super) struct Progress {
+    /// The guest's first answer.
+    pub(super) begun: Begun,
+    /// What both sides agreed on in the last sync; empty before the first.
+    pub(super) base: Manifest,
+    /// What both sides agree on after this one, as far as it is known.
+    pub(super) next: Manifest,
+    pub(super) histories: Histories,
+    pub(super) filters: Filters,
+    pub(super) report: SyncReport,
+}
+
+impl Progress {
+    /// Writes to the sync state in `directory` what the guest has applied. `next` comes last: with
+    /// an older one, the next sync sends some things again; with one that is ahead, it would lack
+    /// some.
+    pub(super) fn save(self, directory: &Path, snapshots: &[Snapshot<'_>]) -> Result<SyncReport, SyncError> {
+        self.histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
+        self.filters.save()?;
+        self.next.save(directory).map_err(SyncError::State)?;
+        Ok(self.report)
+    }
+}
 
 /// One attempt at a sync.
 pub(super) struct Engine<'a> {
@@ -28,10 +53,7 @@ pub(super) struct Engine<'a> {
     pub(super) workspace: &'a Workspace,
     pub(super) checkout: &'a GuestCheckout,
     pub(super) listed: &'a Listed,
-    pub(super) policy: Policy,
-    pub(super) history: Option<History>,
-    /// Is told how far a large transfer is.
-    pub(super) shows: &'a dyn Fn(u64, u64),
+    pub(super) options: &'a SyncOptions<'a>,
     /// When the second is over in which files with a filter were written in the guest, in
     /// nanoseconds since 1970.
     pub(super) settles_ns: Cell<i64>,
@@ -62,7 +84,7 @@ impl<'a> Engine<'a> {
         self.repositories().filter(move |_| has_any)
     }
 
-    pub(super) fn run(&self) -> Result<Report, SyncError> {
+    pub(super) fn run(&self) -> Result<SyncReport, SyncError> {
         let manifest = Manifest::load(self.folder()).map_err(SyncError::State)?;
         let generation = new_generation();
         let request = Sync {
@@ -85,28 +107,29 @@ impl<'a> Engine<'a> {
             return Err(AgentError::from(error).into());
         }
         self.checkout.begin().map_err(SyncError::State)?;
-        let mut report = Report { guest_only: begun.guest_only, ..Report::default() };
+        let mut report = SyncReport { guest_only: begun.guest_only, ..SyncReport::default() };
+        let history = self.options.history;
         let mut histories = match begun.mode {
-            Mode::Initial => Histories::initial(self.folder(), self.history, self.repositories())?,
-            mode => Histories::of(self.folder(), self.history, mode == Mode::Complete)?,
+            Mode::Initial => Histories::initial(self.folder(), history, self.repositories())?,
+            mode => Histories::of(self.folder(), history, mode == Mode::Complete)?,
         };
         report.notes.extend(histories.note.take());
-        let mut manifest = manifest.unwrap_or_default();
+        let mut base = manifest.unwrap_or_default();
         for Bytes(git) in &begun.lost {
             histories.forget(git);
             // What the host has not sent cannot be lost: a guest may name as many as it likes.
-            if manifest.repositories.remove(git).is_some() {
+            if base.repositories.remove(git).is_some() {
                 let git = Bytes([self.guest_root(), b"/", git].concat());
                 report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
             }
         }
         let filters = Filters::load(self.folder())?;
-        match begun.mode {
-            Mode::Initial => self.initial(call, generation, &begun, histories, filters, &mut report)?,
-            _ => self
-                .incremental(call, generation, manifest, &begun, histories, filters, &mut report)
-                .map_err(SyncError::of_later_sync)?,
-        }
+        let next = Manifest { generation, ..Manifest::default() };
+        let progress = Progress { begun, base, next, histories, filters, report };
+        let report = match progress.begun.mode {
+            Mode::Initial => self.initial(call, progress)?,
+            Mode::Delta | Mode::Complete => self.incremental(call, progress).map_err(SyncError::of_later_sync)?,
+        };
         self.wait_for_index_clock();
         Ok(report)
     }
@@ -147,15 +170,15 @@ impl<'a> Engine<'a> {
         (Record { path: entry.path.as_bytes().to_vec(), kind, mtime_ns, size: entry.size }, source)
     }
 
-    pub(super) fn known(&self, entry: &Entry, digest: [u8; 32], guest_mtime_ns: Option<i64>) -> Known {
+    pub(super) fn known(&self, entry: &Entry, digest: [u8; 32], guest_mtime_ns: Option<i64>) -> SyncedFile {
         let stat = HostStat::of(entry, self.listed.listed_ns);
-        Known { path: entry.path.as_bytes().to_vec(), kind: kind(entry), digest, stat, guest_mtime_ns }
+        SyncedFile { path: entry.path.as_bytes().to_vec(), kind: kind(entry), digest, stat, guest_mtime_ns }
     }
 }
 
-/// Has the guest apply what was sent. The comparison of an empty plan, which nobody waited for in a
-/// initial sync, may come before.
-pub(super) fn commit(call: &mut Call, report: &mut Report) -> Result<(), SyncError> {
+/// Has the guest apply what was sent. The comparison of an empty plan, which nobody waited for in
+/// an initial sync, may come before.
+pub(super) fn commit(call: &mut Call, report: &mut SyncReport) -> Result<(), SyncError> {
     call.say(&ToSync::Commit)?;
     for _ in 0..2 {
         match call.receive()?.ok_or(AgentError::from(FrameError::Ended))?.message().map_err(AgentError::from)? {
@@ -172,7 +195,7 @@ pub(super) fn commit(call: &mut Call, report: &mut Report) -> Result<(), SyncErr
 
 /// What was read of a file of the host; none, and a note, if that is not allowed: one file shall
 /// not stop all others.
-pub(super) fn readable<T>(read: Result<T, SyncError>, report: &mut Report) -> Result<Option<T>, SyncError> {
+pub(super) fn readable<T>(read: Result<T, SyncError>, report: &mut SyncReport) -> Result<Option<T>, SyncError> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(SyncError::Unreadable(error)) => {
@@ -221,7 +244,7 @@ mod tests {
     fn an_agent_that_compares_again_and_again_is_not_waited_for() {
         let compared = || Frame::control(&FromSync::Compared { conflicts: Vec::new(), conflict_count: 0, now_ns: 0 });
         let applied = || Frame::control(&FromSync::Applied(Default::default()));
-        let committed = |says| commit(&mut call(says), &mut Report::default()).map_err(|error| error.to_string());
+        let committed = |says| commit(&mut call(says), &mut SyncReport::default()).map_err(|error| error.to_string());
         committed(vec![applied()]).unwrap();
         committed(vec![compared(), applied()]).unwrap();
         let error = committed(std::iter::repeat_with(compared).take(1000).collect()).unwrap_err();

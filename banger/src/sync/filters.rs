@@ -22,7 +22,7 @@ const MAGIC: &[u8; 8] = b"bgrfilt1";
 
 /// What is known of a repository that has files with a filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
+struct FilteredRepository {
     /// As long as this stays, so does the answer.
     key: Digest,
     /// What the guest was told.
@@ -44,8 +44,8 @@ struct Staged {
 pub(super) struct Filters {
     path: PathBuf,
     /// By the path of `.git` in the guest: the last sync's, and this one's.
-    before: BTreeMap<Vec<u8>, Known>,
-    now: BTreeMap<Vec<u8>, Known>,
+    before: BTreeMap<Vec<u8>, FilteredRepository>,
+    now: BTreeMap<Vec<u8>, FilteredRepository>,
     /// Files that were written since git looked at them, and kept their size.
     doubtful: Vec<Vec<u8>>,
 }
@@ -135,7 +135,7 @@ impl Filters {
             None => !files.is_empty(),
         };
         let key = key(repository, fingerprint, listing, manifest, known.keys())?;
-        self.now.insert(git.to_vec(), Known { key, told, files: known });
+        self.now.insert(git.to_vec(), FilteredRepository { key, told, files: known });
         Ok(Answer { files, is_news })
     }
 

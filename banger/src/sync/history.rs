@@ -22,7 +22,7 @@ const LARGE: u64 = 1 << 30;
 
 /// What is known of the VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
+struct SentHistory {
     history: History,
     /// By the path of `.git` in the guest; only where the history is shallow.
     sent: BTreeMap<Vec<u8>, Sent>,
@@ -31,7 +31,7 @@ struct Known {
 /// The history of one sync.
 pub(super) struct Histories {
     folder: PathBuf,
-    known: Known,
+    known: SentHistory,
     /// What the user should know.
     pub(super) note: Option<String>,
 }
@@ -61,7 +61,7 @@ impl Histories {
                 ));
             }
         }
-        Histories::with(folder, Known { history, sent: BTreeMap::new() }, note)
+        Histories::with(folder, SentHistory { history, sent: BTreeMap::new() }, note)
     }
 
     /// For a VM that has a workspace. `doubted` says that host and guest disagree about the last
@@ -93,7 +93,7 @@ impl Histories {
         Histories::with(folder, known, note)
     }
 
-    fn with(folder: &Path, known: Known, note: Option<String>) -> Result<Histories, SyncError> {
+    fn with(folder: &Path, known: SentHistory, note: Option<String>) -> Result<Histories, SyncError> {
         let histories = Histories { folder: folder.to_owned(), known, note };
         // What a sync left that did not come to its end.
         for entry in fs::read_dir(folder).map_err(SyncError::State)?.flatten() {
@@ -157,7 +157,7 @@ impl Histories {
     }
 }
 
-fn load(folder: &Path) -> io::Result<Option<Known>> {
+fn load(folder: &Path) -> io::Result<Option<SentHistory>> {
     let bytes = match fs::read(folder.join("history")) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,4 +1,4 @@
-//! A later sync: what is not as it was.
+//! An incremental sync: what changed since the last one is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -6,19 +6,15 @@ use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameError};
 use banger_agent::protocol::Bytes;
-use banger_agent::protocol::sync::{
-    Begun, CONTENT, Change, FromSync, Item, Mode, NEEDED, PLAN, Policy, RecordKind, ToSync,
-};
+use banger_agent::protocol::sync::{CONTENT, Change, FromSync, Item, Mode, NEEDED, PLAN, Policy, RecordKind, ToSync};
 
-use super::engine::{Engine, commit, plain, readable};
-use super::filters::Filters;
-use super::history::Histories;
+use super::engine::{Engine, Progress, commit, plain, readable};
 use super::link::{Link, Meter};
-use super::manifest::{Known, Manifest, kind};
+use super::manifest::{SyncedFile, kind};
 use super::plan::Plan;
 use super::repository::{Snapshot, git_path};
 use super::source::{self, Source};
-use super::{ChangeCount, Report, SyncError};
+use super::{ChangeCount, SyncError, SyncReport};
 use crate::git::FilteredFiles;
 use crate::vm::agent::{AgentError, Call};
 
@@ -26,39 +22,28 @@ use crate::vm::agent::{AgentError, Call};
 const COMPARE_LIMIT: Duration = Duration::from_secs(3600);
 
 impl Engine<'_> {
-    /// Sends what is not as it was.
-    #[expect(clippy::too_many_arguments, reason = "the whole state of a sync that begins")]
-    pub(super) fn incremental(
-        &self,
-        mut call: Call,
-        generation: String,
-        manifest: Manifest,
-        begun: &Begun,
-        histories: Histories,
-        mut filters: Filters,
-        report: &mut Report,
-    ) -> Result<(), SyncError> {
-        let mode = begun.mode;
-        let mut next = Manifest { generation, ..Manifest::default() };
+    /// Sends what changed since the last sync.
+    pub(super) fn incremental(&self, mut call: Call, mut progress: Progress) -> Result<SyncReport, SyncError> {
         let mut plan = Plan::default();
         // The guest may have deleted what did not change here, and the host's state shall replace
         // its.
-        let everything = mode == Mode::Complete || self.policy == Policy::HostWins;
-        self.compare_files(&manifest, everything, &mut plan, &mut next, mode, report)?;
+        let everything = progress.begun.mode == Mode::Complete || self.options.policy == Policy::HostWins;
+        self.compare_files(everything, &mut plan, &mut progress)?;
         let (mut snapshots, mut filtered) = (Vec::new(), BTreeMap::new());
-        for repository in self.sent_repositories(&histories) {
+        let Progress { base: last, next, histories, filters, .. } = &mut progress;
+        for repository in self.sent_repositories(histories) {
             let path = git_path(repository);
-            let base = manifest.repositories.get(&path);
+            let base = last.repositories.get(&path);
             let fingerprint = histories.fingerprint(repository)?;
             if let Some(base) = base.filter(|base| !everything && base.fingerprint == fingerprint)
-                && filters.is_settled(repository, &path, &fingerprint, self.listing(), &next)?
+                && filters.is_settled(repository, &path, &fingerprint, self.listing(), next)?
             {
                 next.repositories.insert(path, base.clone());
                 continue;
             }
             let root = self.guest_root();
-            let mut snapshot = Snapshot::read(repository, self.listing(), root, &histories)?;
-            let answer = filters.decide(repository, &path, snapshot.fingerprint(), self.listing(), &next)?;
+            let mut snapshot = Snapshot::read(repository, self.listing(), root, histories)?;
+            let answer = filters.decide(repository, &path, snapshot.fingerprint(), self.listing(), next)?;
             let base = base.cloned().unwrap_or_default();
             let changes = snapshot.changes(self.vm, root, &base, everything, &answer)?;
             if answer.is_news && !changes.iter().any(|(_, source)| matches!(source, Source::Index(_))) {
@@ -69,41 +54,35 @@ impl Engine<'_> {
             next.repositories.insert(path, snapshot.known());
             snapshots.push(snapshot);
         }
-        for path in manifest.repositories.keys().filter(|path| !next.repositories.contains_key(*path)) {
+        for path in last.repositories.keys().filter(|path| !next.repositories.contains_key(*path)) {
             plan.no_repository(path);
         }
         if plan.is_empty() {
             // Stats may have moved without content; that is worth remembering, and nothing for the
             // guest.
-            next.generation = manifest.generation.clone();
-            if next != manifest {
-                histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
-                next.save(self.folder()).map_err(SyncError::State)?;
+            next.generation = last.generation.clone();
+            if next != last {
+                return progress.save(self.folder(), &snapshots);
             }
-            return filters.save();
+            progress.filters.save()?;
+            return Ok(progress.report);
         }
-        let (needed, now_ns) = propose(&mut call, &plan, self.policy)?;
+        let (needed, now_ns) = propose(&mut call, &plan, self.options.policy)?;
         let sizes = needed.iter().map(|number| self.size(&plan.get(*number).0)).sum();
-        let meter = Meter::new(sizes, self.shows);
-        let mut out = Link::new(call.data(CONTENT), begun.holes, &meter);
-        self.send_needed(&mut out, &plan, &needed, now_ns, &manifest, &mut next, &snapshots, &filtered, report)?;
-        commit(&mut call, report)?;
-        histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
-        filters.save()?;
-        next.save(self.folder()).map_err(SyncError::State)
+        let meter = Meter::new(sizes, self.options.on_progress);
+        let mut out = Link::new(call.data(CONTENT), progress.begun.holes, &meter);
+        let items = || needed.iter().map(|number| plan.get(*number));
+        self.send_contents(&mut out, items(), now_ns, &mut progress)?;
+        self.send_indexes(&mut out, items(), &snapshots, &filtered, &mut progress)?;
+        out.flush()?;
+        commit(&mut call, &mut progress.report)?;
+        progress.save(self.folder(), &snapshots)
     }
 
     /// Finds which files of the worktree changed on the host.
-    fn compare_files(
-        &self,
-        manifest: &Manifest,
-        everything: bool,
-        plan: &mut Plan,
-        next: &mut Manifest,
-        mode: Mode,
-        report: &mut Report,
-    ) -> Result<(), SyncError> {
-        let mut known = manifest.entries.iter().peekable();
+    fn compare_files(&self, everything: bool, plan: &mut Plan, progress: &mut Progress) -> Result<(), SyncError> {
+        let Progress { begun, base, next, report, .. } = progress;
+        let mut known = base.entries.iter().peekable();
         for entry in &self.listing().entries {
             let path = entry.path.as_bytes();
             while let Some(gone) = known.next_if(|known| known.path.as_slice() < path) {
@@ -122,7 +101,7 @@ impl Engine<'_> {
                 continue;
             };
             let same_content = before.is_some_and(|before| (before.digest, before.kind) == (digest, kind(entry)));
-            let is_agreed = same_content && mode == Mode::Delta;
+            let is_agreed = same_content && begun.mode == Mode::Delta;
             let guest_mtime_ns = before.filter(|_| is_agreed).and_then(|before| before.guest_mtime_ns);
             next.entries.push(self.known(entry, digest, guest_mtime_ns));
             if everything || !same_content {
@@ -132,7 +111,7 @@ impl Engine<'_> {
         }
         known.for_each(|gone| self.gone(gone, plan));
         next.folders = self.folders();
-        for folder in next.folders.iter().filter(|folder| everything || !manifest.folders.contains(*folder)) {
+        for folder in next.folders.iter().filter(|folder| everything || !base.folders.contains(*folder)) {
             plan.folder(folder);
         }
         Ok(())
@@ -144,7 +123,7 @@ impl Engine<'_> {
 
     /// A file that the listing does not have any more: deleted, or a folder now, or ignored. An
     /// ignored one is the guest's own affair.
-    fn gone(&self, known: &Known, plan: &mut Plan) {
+    fn gone(&self, known: &SyncedFile, plan: &mut Plan) {
         let is_entry = |path: &[u8]| self.listing().entry(path).is_some();
         let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let is_beneath_a_file = slashes.map(|(at, _)| &known.path[..at]).any(is_entry);
@@ -167,20 +146,17 @@ impl Engine<'_> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the whole state of a sync in progress")]
-    fn send_needed(
+    /// Sends the contents of `items`, but for git's indexes. `now_ns` is the guest's clock, in
+    /// nanoseconds since 1970.
+    fn send_contents<'b>(
         &self,
         out: &mut Link<'_>,
-        plan: &Plan,
-        needed: &[usize],
+        items: impl Iterator<Item = &'b (Item, Source)>,
         now_ns: i64,
-        manifest: &Manifest,
-        next: &mut Manifest,
-        snapshots: &[Snapshot<'_>],
-        filtered: &BTreeMap<Vec<u8>, FilteredFiles>,
-        report: &mut Report,
+        progress: &mut Progress,
     ) -> Result<(), SyncError> {
-        for (item, source) in needed.iter().map(|number| plan.get(*number)) {
+        let Progress { base, next, report, .. } = progress;
+        for (item, source) in items {
             let record = match (&item.change, source) {
                 (_, Source::Index(_)) => continue,
                 (Change::Object { size }, _) => plain(item.path.clone(), RecordKind::Object, *size),
@@ -191,7 +167,7 @@ impl Engine<'_> {
                         // A file that replaces one must not be older than what was built from the
                         // former, or make skips it; none may be newer than what will be built from
                         // it, whatever the clocks say.
-                        let replaces = manifest.entry(&item.path).is_some() || self.policy == Policy::HostWins;
+                        let replaces = base.entry(&item.path).is_some() || self.options.policy == Policy::HostWins;
                         record.mtime_ns = if replaces { now_ns } else { entry.mtime_ns.min(now_ns) };
                     }
                     record
@@ -208,7 +184,20 @@ impl Engine<'_> {
                 known.digest = sent.digest;
             }
         }
-        for (item, source) in needed.iter().map(|number| plan.get(*number)) {
+        Ok(())
+    }
+
+    /// Sends the indexes among `items`: they hold the times of files that were sent before.
+    fn send_indexes<'b>(
+        &self,
+        out: &mut Link<'_>,
+        items: impl Iterator<Item = &'b (Item, Source)>,
+        snapshots: &[Snapshot<'_>],
+        filtered: &BTreeMap<Vec<u8>, FilteredFiles>,
+        progress: &mut Progress,
+    ) -> Result<(), SyncError> {
+        let Progress { next, report, .. } = progress;
+        for (item, source) in items {
             let Source::Index(git) = source else { continue };
             let Some(snapshot) = snapshots.iter().find(|snapshot| snapshot.git == *git) else { continue };
             let Some(filtered) = filtered.get(git) else { continue };
@@ -218,7 +207,7 @@ impl Engine<'_> {
                 known.index = Some(digest);
             }
         }
-        out.flush()
+        Ok(())
     }
 }
 

@@ -1,88 +1,74 @@
-//! The first sync: all there is.
+//! The initial sync: everything is sent.
 
 use banger_agent::protocol::Bytes;
-use banger_agent::protocol::sync::{Begun, CONTENT, RecordKind, ToSync};
+use banger_agent::protocol::sync::{CONTENT, RecordKind, ToSync};
 
-use super::engine::{Engine, commit, plain, readable};
+use super::engine::{Engine, Progress, commit, plain, readable};
 use super::filters::Filters;
-use super::history::Histories;
 use super::link::{Link, Meter};
 use super::manifest::Manifest;
 use super::repository::{Snapshot, reference_files};
 use super::seed::Seed;
 use super::source::{self, Sink, Source};
-use super::{Report, SyncError};
+use super::{SyncError, SyncReport};
 use crate::config::History;
 use crate::git::Repository;
 use crate::vm::agent::Call;
 
 impl Engine<'_> {
-    /// Brings everything to a guest that has nothing: on a disk that it gets (`begun.seed`), or
+    /// Sends everything to a guest without a workspace: on a disk that it gets (`begun.seed`), or
     /// over the link.
-    pub(super) fn initial(
-        &self,
-        mut call: Call,
-        generation: String,
-        begun: &Begun,
-        histories: Histories,
-        mut filters: Filters,
-        report: &mut Report,
-    ) -> Result<(), SyncError> {
+    pub(super) fn initial(&self, mut call: Call, mut progress: Progress) -> Result<SyncReport, SyncError> {
         let root = self.guest_root();
-        let read = |repository| Snapshot::read(repository, self.listing(), root, &histories);
-        let snapshots = self.sent_repositories(&histories).map(read).collect::<Result<Vec<_>, _>>()?;
+        let histories = &progress.histories;
+        let read = |repository| Snapshot::read(repository, self.listing(), root, histories);
+        let snapshots = self.sent_repositories(histories).map(read).collect::<Result<Vec<_>, _>>()?;
         if histories.kind() == History::Full {
-            report.notes.extend(partial_clones(self.sent_repositories(&histories))?);
+            progress.report.notes.extend(partial_clones(self.sent_repositories(histories))?);
         }
-        call.say(&ToSync::PlanEnds { policy: self.policy })?;
+        call.say(&ToSync::PlanEnds { policy: self.options.policy })?;
         let files: u64 = self.listing().entries.iter().map(|entry| entry.size).sum();
         let objects = snapshots.iter().flat_map(|snapshot| snapshot.objects().map(|(_, object)| object.size));
-        let meter = Meter::new(files + objects.sum::<u64>(), self.shows);
-        let manifest = if begun.seed {
+        let meter = Meter::new(files + objects.sum::<u64>(), self.options.on_progress);
+        if progress.begun.seed {
             let mut disk = Seed::create(&self.vm.workspace_disk(), &meter)?;
-            let manifest = self.everything(&mut disk, generation, &snapshots, &mut filters, report)?;
+            self.send_everything(&mut disk, &snapshots, &mut progress)?;
             disk.finish()?;
-            manifest
         } else {
-            let mut out = Link::new(call.data(CONTENT), begun.holes, &meter);
-            let manifest = self.everything(&mut out, generation, &snapshots, &mut filters, report)?;
+            let mut out = Link::new(call.data(CONTENT), progress.begun.holes, &meter);
+            self.send_everything(&mut out, &snapshots, &mut progress)?;
             out.flush()?;
-            manifest
-        };
-        commit(&mut call, report)?;
-        histories.save(snapshots.iter().filter_map(Snapshot::sent))?;
-        report.notes.extend(filters.note());
-        filters.save()?;
-        manifest.save(self.folder()).map_err(SyncError::State)
+        }
+        commit(&mut call, &mut progress.report)?;
+        progress.report.notes.extend(progress.filters.note());
+        progress.save(self.folder(), &snapshots)
     }
 
-    /// Puts all that the host has, and returns what was put.
-    pub(super) fn everything(
+    /// Sends all files and repositories of the host, and notes them in `progress.next`.
+    fn send_everything(
         &self,
         out: &mut dyn Sink,
-        generation: String,
         snapshots: &[Snapshot<'_>],
-        filters: &mut Filters,
-        report: &mut Report,
-    ) -> Result<Manifest, SyncError> {
-        let mut manifest = Manifest { generation, ..Manifest::default() };
+        progress: &mut Progress,
+    ) -> Result<(), SyncError> {
+        let Progress { next, filters, report, .. } = progress;
         for entry in &self.listing().entries {
             let (record, source) = self.record(entry, entry.mtime_ns);
             let Some(sent) = readable(source::send(out, record, &source), report)? else { continue };
             report.bytes += sent.bytes;
             let guest_mtime_ns = sent.is(entry).then_some(entry.mtime_ns);
-            manifest.entries.push(self.known(entry, sent.digest, guest_mtime_ns));
+            next.entries.push(self.known(entry, sent.digest, guest_mtime_ns));
         }
         for folder in &self.listing().submodule_folders {
             let record = plain(folder.as_bytes().to_vec(), RecordKind::Folder, 0);
             source::send(out, record, &Source::Bytes(Vec::new()))?;
         }
-        manifest.folders = self.folders();
+        next.folders = self.folders();
         for snapshot in snapshots {
-            report.bytes += self.send_repository(out, snapshot, &manifest, filters)?;
-            manifest.repositories.insert(snapshot.git.clone(), snapshot.known());
+            report.bytes += self.send_repository(out, snapshot, next, filters)?;
+            next.repositories.insert(snapshot.git.clone(), snapshot.known());
         }
-        Ok(manifest)
+        Ok(())
     }
 
     /// Sends what git has of a repository. `manifest` knows the files, which were sent before.

@@ -20,16 +20,16 @@ pub(super) struct Manifest {
     /// Chosen by the host for each sync, and kept by the guest too.
     pub(super) generation: String,
     /// Files and links of the worktree, sorted by path.
-    pub(super) entries: Vec<Known>,
+    pub(super) entries: Vec<SyncedFile>,
     /// Folders that may be empty.
     pub(super) folders: BTreeSet<Vec<u8>>,
     /// Repositories, by the path of their `.git` in the guest.
-    pub(super) repositories: BTreeMap<Vec<u8>, KnownRepository>,
+    pub(super) repositories: BTreeMap<Vec<u8>, SyncedRepository>,
 }
 
 /// A file or link of the worktree as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Known {
+pub(super) struct SyncedFile {
     pub(super) path: Vec<u8>,
     pub(super) kind: Kind,
     pub(super) digest: Digest,
@@ -50,7 +50,7 @@ pub(super) struct HostStat {
 
 /// A repository as it was sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KnownRepository {
+pub(super) struct SyncedRepository {
     /// Nothing of it changed as long as this stays.
     pub(super) fingerprint: [u8; 32],
     /// `HEAD` and all references.
@@ -145,12 +145,12 @@ impl Manifest {
     }
 
     /// The entry at `path`.
-    pub(super) fn entry(&self, path: &[u8]) -> Option<&Known> {
+    pub(super) fn entry(&self, path: &[u8]) -> Option<&SyncedFile> {
         self.position(path).map(|index| &self.entries[index])
     }
 
     /// The entry at `path`, to be changed. Its path must stay as it is: entries are sorted by it.
-    pub(super) fn entry_mut(&mut self, path: &[u8]) -> Option<&mut Known> {
+    pub(super) fn entry_mut(&mut self, path: &[u8]) -> Option<&mut SyncedFile> {
         self.position(path).map(|index| &mut self.entries[index])
     }
 
@@ -165,7 +165,7 @@ mod tests {
 
     fn manifest() -> Manifest {
         let stat = HostStat { size: 1, mtime_ns: -2, ctime_ns: 3, inode: 4 };
-        let known = |path: &[u8]| Known {
+        let known = |path: &[u8]| SyncedFile {
             path: path.to_vec(),
             kind: Kind::File(0o755),
             digest: [7; 32],
@@ -176,7 +176,7 @@ mod tests {
             generation: "g".into(),
             entries: vec![known(b"a"), known(b"\xff/b")],
             folders: BTreeSet::from([b"c".to_vec()]),
-            repositories: BTreeMap::from([(b".git".to_vec(), KnownRepository::default())]),
+            repositories: BTreeMap::from([(b".git".to_vec(), SyncedRepository::default())]),
         }
     }
 

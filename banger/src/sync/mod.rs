@@ -50,7 +50,7 @@ const LOCK_PACE: Duration = Duration::from_millis(20);
 
 /// What a sync did.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct SyncReport {
     /// What the guest says it did.
     pub applied: Applied,
     /// Bytes of content that were sent.
@@ -140,24 +140,29 @@ impl Listed {
     }
 }
 
-/// Syncs the workspace into the VM, to `checkout`. `listed` may be a listing made a moment ago,
-/// `history` is how much of git's history the guest shall have, if somebody said it. `waits` is
-/// called once where another command's sync of the workspace takes its time. `shows` is told how
-/// many bytes of a large transfer are done, and how many there are.
+/// How to sync, and whom to tell how it goes.
+pub struct SyncOptions<'a> {
+    /// Who wins where both sides changed something.
+    pub policy: Policy,
+    /// How much of git's history a new guest gets; none: by its size.
+    pub history: Option<History>,
+    /// Called once if another command's sync of the workspace takes longer than two seconds.
+    pub on_wait: &'a dyn Fn(),
+    /// Called during a large transfer with the bytes that are sent, and the bytes that there are.
+    pub on_progress: &'a dyn Fn(u64, u64),
+}
+
+/// Syncs the workspace into the VM, to `checkout`. `listed` may be a listing made a moment ago.
 ///
 /// # Errors
-/// See [`SyncError`]: nothing was changed in the guest.
-#[expect(clippy::too_many_arguments, reason = "what a sync is told, and what it tells")]
+/// See [`SyncError`]. After one, nothing was changed in the guest.
 pub fn sync(
     vm: &Vm,
     workspace: &Workspace,
     checkout: &GuestCheckout,
     mut listed: Listed,
-    policy: Policy,
-    history: Option<History>,
-    waits: &dyn Fn(),
-    shows: &dyn Fn(u64, u64),
-) -> Result<Report, SyncError> {
+    options: &SyncOptions<'_>,
+) -> Result<SyncReport, SyncError> {
     let start = Instant::now();
     let folder = checkout.syncs();
     // Not the VM's folder with it: one that was deleted meanwhile would come back empty.
@@ -166,10 +171,10 @@ pub fn sync(
         _ => {}
     }
     let lock = create_private(&folder.join("lock")).map_err(SyncError::State)?;
-    lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, waits)?;
+    lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, options.on_wait)?;
     for attempt in 1.. {
         let settles_ns = Cell::new(0);
-        let engine = Engine { vm, workspace, checkout, listed: &listed, policy, history, shows, settles_ns };
+        let engine = Engine { vm, workspace, checkout, listed: &listed, options, settles_ns };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;

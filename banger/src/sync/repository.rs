@@ -11,7 +11,7 @@ use banger_vmm::Vm;
 use super::SyncError;
 use super::filters::Answer;
 use super::history::Histories;
-use super::manifest::KnownRepository;
+use super::manifest::SyncedRepository;
 use super::source::Source;
 use crate::config::History;
 use crate::git::{
@@ -167,8 +167,8 @@ impl<'a> Snapshot<'a> {
     }
 
     /// The same after a sync that brought all of it.
-    pub(super) fn known(&self) -> KnownRepository {
-        KnownRepository {
+    pub(super) fn known(&self) -> SyncedRepository {
+        SyncedRepository {
             fingerprint: self.fingerprint,
             references: self.references(),
             files: self.files().into_iter().map(|(path, _, bytes)| (path, sparse::digest(&bytes))).collect(),
@@ -192,7 +192,7 @@ impl<'a> Snapshot<'a> {
         &mut self,
         vm: &Vm,
         root: &[u8],
-        base: &KnownRepository,
+        base: &SyncedRepository,
         everything: bool,
         filtered: &Answer,
     ) -> Result<Vec<(Item, Source)>, SyncError> {
@@ -230,7 +230,7 @@ impl<'a> Snapshot<'a> {
         &mut self,
         vm: &Vm,
         root: &[u8],
-        base: &KnownRepository,
+        base: &SyncedRepository,
         everything: bool,
         filtered: &Answer,
     ) -> Result<Option<(Item, Source)>, SyncError> {
@@ -262,7 +262,7 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Removals first: a name may be a folder of another's.
-    fn moved_references(&self, base: &KnownRepository, everything: bool) -> Vec<(Item, Source)> {
+    fn moved_references(&self, base: &SyncedRepository, everything: bool) -> Vec<(Item, Source)> {
         let item = |name: &String, base: Option<&String>, new: Option<&String>| {
             let change = Change::Ref { name: name.clone(), base: base.cloned(), new: new.cloned() };
             (Item { path: self.git.clone(), change }, Source::None)

@@ -121,7 +121,7 @@ pub(super) trait Sink {
 pub(super) struct Content<'a> {
     body: Body<'a>,
     left: u64,
-    digest: Known,
+    digest: ContentDigest,
     /// Of the host, for messages.
     path: &'a Path,
 }
@@ -133,9 +133,9 @@ enum Body<'a> {
 }
 
 /// A digest that is known, or will be.
-enum Known {
-    Already(Digest),
-    Soon(Box<ContentHasher>),
+enum ContentDigest {
+    Known(Digest),
+    Hashing(Box<ContentHasher>),
 }
 
 impl Content<'_> {
@@ -156,7 +156,7 @@ impl Content<'_> {
     pub(super) fn skip_hole(&mut self) -> Result<u64, SyncError> {
         let Body::File(file) = &mut self.body else { return Ok(0) };
         let hole = file.skip_hole().map_err(unread(self.path))?;
-        if let Known::Soon(hasher) = &mut self.digest {
+        if let ContentDigest::Hashing(hasher) = &mut self.digest {
             hasher.skip(hole);
         }
         self.left -= hole;
@@ -178,7 +178,7 @@ impl Content<'_> {
         if count == 0 && wanted > 0 {
             return Err(SyncError::Changed(self.path.to_owned()));
         }
-        if let Known::Soon(hasher) = &mut self.digest {
+        if let ContentDigest::Hashing(hasher) = &mut self.digest {
             hasher.update(&buffer[..count]);
         }
         self.left -= count as u64;
@@ -187,12 +187,12 @@ impl Content<'_> {
 
     /// The digest of all that was read.
     pub(super) fn digest(&mut self) -> Digest {
-        if let Known::Soon(hasher) = &mut self.digest {
-            self.digest = Known::Already(std::mem::take(hasher).finish());
+        if let ContentDigest::Hashing(hasher) = &mut self.digest {
+            self.digest = ContentDigest::Known(std::mem::take(hasher).finish());
         }
         match self.digest {
-            Known::Already(digest) => digest,
-            Known::Soon(_) => unreachable!("it has just been made"),
+            ContentDigest::Known(digest) => digest,
+            ContentDigest::Hashing(_) => unreachable!("it has just been made"),
         }
     }
 }
@@ -205,7 +205,7 @@ pub(super) fn send(out: &mut dyn Sink, mut record: Record, source: &Source) -> R
     if let Some((file, path)) = source.open()? {
         let reader = SparseReader::new(&file).map_err(unread(path))?;
         record.size = reader.size();
-        let soon = Known::Soon(Box::default());
+        let soon = ContentDigest::Hashing(Box::default());
         let mut content = Content { body: Body::File(reader), left: record.size, digest: soon, path };
         out.put(&record, &mut content)?;
         let holes = if let Body::File(reader) = &content.body { reader.holes() } else { 0 };
@@ -231,7 +231,7 @@ pub(super) fn send(out: &mut dyn Sink, mut record: Record, source: &Source) -> R
 /// The sink's.
 pub(super) fn send_as(out: &mut dyn Sink, mut record: Record, bytes: &[u8], digest: Digest) -> Result<Sent, SyncError> {
     record.size = bytes.len() as u64;
-    let known = Known::Already(digest);
+    let known = ContentDigest::Known(digest);
     let body = Body::Bytes(bytes);
     out.put(&record, &mut Content { body, left: record.size, digest: known, path: Path::new("") })?;
     Ok(Sent { digest, bytes: record.size, stat: None })
