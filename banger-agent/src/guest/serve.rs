@@ -40,7 +40,9 @@ struct Agent {
     workspaces: Arc<Workspaces>,
     init: Init,
     boot: Boot,
+    /// Operations that run a command, from before its start until its end is reported.
     commands: AtomicU32,
+    execs: Arc<exec::Registry>,
     /// Connections from the guest that the host has not taken yet.
     waiting: Arc<forward::Waiting>,
     /// Nothing needs to be safe on an ephemeral disk.
@@ -61,6 +63,7 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
             init: context.init,
             boot: context.boot,
             commands: AtomicU32::new(0),
+            execs: Arc::default(),
             waiting: Arc::default(),
             ephemeral: context.volatile,
         });
@@ -162,7 +165,7 @@ impl Agent {
         self.commands.fetch_add(1, Ordering::Relaxed);
         self.workspaces.forget_counts();
         set_clock(request.clock_ns);
-        exec::run(request, program, reader, writer, self.flush()).await;
+        exec::run(&self.execs, request, program, reader, writer, self.flush()).await;
         if self.commands.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.workspaces.count_soon();
         }
