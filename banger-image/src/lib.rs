@@ -13,45 +13,33 @@
 //! prints nothing; what there is to tell goes to a [`Progress`].
 
 pub mod archive;
-mod atomic_dir_store;
 mod bundle;
 mod catalog;
 mod digest;
 mod error;
 pub mod ext4;
+mod fetch;
+mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod http;
 mod kernel;
-mod kernels;
-mod location;
 mod manifest;
-mod mmdebstrap;
 mod name;
-mod namespace;
-mod npm;
 pub mod oci;
-mod pinned;
 mod progress;
-mod pull;
-mod register;
-mod rootfs;
-mod space;
-mod sparse;
+mod recipe;
 mod store;
-mod tool;
-mod unpack;
 
+pub use archive::decompress::decompressed;
 pub use catalog::{Catalog, ImageEntry, ImageSource, KernelEntry, KernelSource};
 pub use error::{Error, Result};
-pub use location::Location;
+pub use fetch::location::Location;
+pub use fetch::pinned::Pinned;
 pub use manifest::{ImageManifest, KernelManifest, Ready};
 pub use name::Kind;
-pub use npm::NPM_REGISTRY;
-pub use pinned::Pinned;
 pub use progress::Progress;
-pub use pull::{Change, Pulled};
-pub use register::Exported;
+pub use recipe::npm::NPM_REGISTRY;
+pub use store::pull::{Change, Pulled};
+pub use store::register::Exported;
 pub use store::{Image, Kernel, Store};
-pub use unpack::decompressed;

@@ -23,12 +23,12 @@ use crate::archive::{Reader, Type};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4;
+use crate::fetch::pinned::Pinned;
+use crate::files::space::check_room;
+use crate::files::sparse;
 use crate::manifest::{FORMAT_VERSION, ImageManifest, Ready};
 use crate::oci::{ImageConfig, Origin, Platform};
-use crate::pinned::Pinned;
 use crate::progress::Progress;
-use crate::space::check_room;
-use crate::sparse;
 
 const MANIFEST: &str = "manifest.json";
 const ROOTFS: &str = "rootfs.ext4";

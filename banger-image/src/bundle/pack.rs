@@ -10,8 +10,8 @@ use fs_err as fs;
 use super::{BundleManifest, MANIFEST, ROOTFS};
 use crate::digest::{Digest, Hasher};
 use crate::error::Result;
+use crate::files::sparse;
 use crate::progress::Progress;
-use crate::sparse;
 use crate::store::Image;
 
 /// What zstd does for its size: a bundle is made once, and downloaded often.

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use super::*;
 use crate::ext4::{Metadata, Options, Writer};
-use crate::http::server::{Server, cut, response};
-use crate::pinned::Incoming;
+use crate::fetch::http::server::{Server, cut, response};
+use crate::fetch::pinned::Incoming;
 use crate::progress::Silent;
 use crate::store::Store;
 

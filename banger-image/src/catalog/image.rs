@@ -7,12 +7,12 @@ use serde::Deserialize;
 
 use super::{entries, recipe};
 use crate::error::{Error, Result};
-use crate::location::Location;
+use crate::fetch::location::Location;
+use crate::fetch::pinned::{Pinned, WrittenPin};
 use crate::manifest::Ready;
 use crate::name::{self, Kind};
 use crate::oci::Reference;
-use crate::pinned::{Pinned, WrittenPin};
-use crate::pull::folder_name;
+use crate::store::pull::folder_name;
 
 /// An image of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]

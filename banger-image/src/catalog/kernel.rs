@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use super::{entries, recipe};
 use crate::error::Result;
+use crate::fetch::location::Location;
+use crate::fetch::pinned::{Pinned, WrittenPin};
 use crate::kernel::BOOT;
-use crate::location::Location;
 use crate::name::{self, Kind};
-use crate::pinned::{Pinned, WrittenPin};
 
 /// A kernel of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]

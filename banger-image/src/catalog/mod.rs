@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 pub use self::image::{ImageEntry, ImageSource};
 pub use self::kernel::{KernelEntry, KernelSource};
 use crate::error::{Error, Result};
-use crate::location::Location;
-use crate::mmdebstrap::Recipe;
+use crate::fetch::location::Location;
 use crate::progress::Progress;
+use crate::recipe::Recipe;
 
 const IMAGES: &str = include_str!("../../../catalog/images.toml");
 const KERNELS: &str = include_str!("../../../catalog/kernels.toml");

@@ -13,11 +13,11 @@ use serde::Deserialize;
 use toml::de::{DeTable, ValueDeserializer};
 
 use super::{Catalog, image, kernel, wrong_at};
-use crate::atomic_dir_store::create_private;
 use crate::error::{Error, Result};
-use crate::http::{Http, fetch_bytes, is_loopback};
-use crate::location::{Location, Place};
+use crate::fetch::http::{Http, fetch_bytes, is_loopback};
+use crate::fetch::location::{Location, Place};
 use crate::progress::Progress;
+use crate::store::atomic_dir_store::create_private;
 
 /// The longest catalog, in bytes.
 const MAX_BYTES: u64 = 4 << 20;

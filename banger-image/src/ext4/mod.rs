@@ -1,13 +1,9 @@
 //! ext4 file systems: written without root, without `mke2fs`, and without a file on the host but
 //! the image itself.
 
-mod archive;
 mod check;
-#[cfg(test)]
-mod tests;
 mod writer;
 
-pub(crate) use archive::{add, relative, timestamp as pax_timestamp, unpack};
 #[cfg(feature = "fuzzing")]
 pub(crate) use check::checksum;
 pub(crate) use check::{Unfit, check};

@@ -25,9 +25,9 @@ use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
 use super::blob::Blob;
-use crate::atomic_dir_store::{create_private, is_at};
 use crate::digest::Digest;
 use crate::error::Result;
+use crate::store::atomic_dir_store::{create_private, is_at};
 
 /// As whom a blob is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -47,12 +47,12 @@ use self::layout::{DockerImage, Files};
 use self::model::{ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use self::platform::Matcher;
 use self::registry::Registry;
+use crate::archive::decompress;
 use crate::error::{Error, Result};
 use crate::ext4::{self, Options, Writer};
-use crate::npm::NPM_REGISTRY;
+use crate::files::space::check_room;
 use crate::progress::Progress;
-use crate::space::check_room;
-use crate::unpack;
+use crate::recipe::npm::NPM_REGISTRY;
 
 /// How many layers are downloaded at the same time.
 const DOWNLOADS: usize = 4;
@@ -495,7 +495,7 @@ fn apply(blob: Blob, digest: Option<Digest>, writer: &mut Writer, budget: &mut B
     let limit = budget.limit;
     let too_large = || Error::ImageTooLarge { limit };
     let left = budget.bytes;
-    let ((), bytes) = unpack::unpacked(blob, left, too_large, digest, |stream| {
+    let ((), bytes) = decompress::unpacked(blob, left, too_large, digest, |stream| {
         layer::apply(stream, writer, budget)?;
         Ok(())
     })?;

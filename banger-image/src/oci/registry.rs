@@ -18,7 +18,7 @@ use super::model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_MANIFEST, OCI_I
 use super::reference::Reference;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::http::{Download, Failure, Http, Part, Pause, Response, is_loopback, origin};
+use crate::fetch::http::{Download, Failure, Http, Part, Pause, Response, is_loopback, origin};
 
 /// The longest token, and the longest message of an error, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;

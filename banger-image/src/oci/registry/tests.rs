@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::http::server::{Request, Server, cut, response};
+use crate::fetch::http::server::{Request, Server, cut, response};
 
 const BODY: &[u8] = b"the content of a layer";
 

@@ -9,12 +9,12 @@ use fs_err as fs;
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
+use crate::archive::decompress;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::http::{Download, Http, Part, UNREACHABLE, fetch, is_loopback};
-use crate::location::{Location, Place};
+use crate::fetch::http::{Download, Http, Part, UNREACHABLE, fetch, is_loopback};
+use crate::fetch::location::{Location, Place};
 use crate::progress::Progress;
-use crate::unpack;
 
 /// Bytes that are read of a file at a time.
 const PIECE: usize = 256 << 10;
@@ -87,7 +87,7 @@ impl Pinned {
         }
         let transport = self.open(what, progress)?;
         let mut incoming = Incoming::new(self, &transport, progress)?;
-        let unpacked = unpack::unpacked(&mut incoming, limit, too_large, None, read);
+        let unpacked = decompress::unpacked(&mut incoming, limit, too_large, None, read);
         let (done, _) = unpacked.map_err(|error| blame(error, &wrong))?;
         if incoming.is_whole() { Ok(done) } else { Err(wrong("it goes on behind its end".to_owned())) }
     }
@@ -254,7 +254,7 @@ fn wrong(what: &str, reason: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::server::{Server, response};
+    use crate::fetch::http::server::{Server, response};
     use crate::progress::Silent;
 
     #[test]

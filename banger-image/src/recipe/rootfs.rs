@@ -4,11 +4,11 @@ use std::path::Path;
 
 use fs_err as fs;
 
+use super::Recipe;
+use crate::archive::unpack::unpack;
 use crate::error::Result;
-use crate::ext4;
-use crate::mmdebstrap::Recipe;
+use crate::files::space::check_room;
 use crate::progress::Progress;
-use crate::space::check_room;
 
 /// Builds `rootfs.ext4` in `dir` and returns its length in bytes. `registry` is that of npm.
 pub(crate) fn build(recipe: &Recipe, registry: &str, dir: &Path, progress: &dyn Progress) -> Result<u64> {
@@ -19,7 +19,7 @@ pub(crate) fn build(recipe: &Recipe, registry: &str, dir: &Path, progress: &dyn 
     let mut writer = recipe.start_image(&rootfs)?;
     // First, for they are what may not be had.
     recipe.npm.iter().try_for_each(|package| package.add(registry, &mut writer, progress))?;
-    recipe.run(&scratch, progress, |stream| ext4::unpack(stream, &mut writer))?;
+    recipe.run(&scratch, progress, |stream| unpack(stream, &mut writer))?;
     progress.phase("writing the file system");
     let file = writer.finish()?;
     fs::remove_dir_all(&scratch)?;

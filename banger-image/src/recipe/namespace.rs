@@ -11,8 +11,8 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
+use super::tool::{NEWUIDMAP, UNSHARE};
 use crate::error::Result;
-use crate::tool::{NEWUIDMAP, UNSHARE};
 
 /// The command that runs another in new namespaces, with its temporary files in `temp_dir`.
 pub(crate) fn wrapper(temp_dir: &Path) -> Result<Vec<OsString>> {

@@ -10,7 +10,7 @@ use tar::Archive;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4::{Metadata, Timestamp, Writer};
-use crate::pinned::Pinned;
+use crate::fetch::pinned::Pinned;
 use crate::progress::Progress;
 
 /// Where npm's packages come from, unless their user says otherwise.
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::ext4::Options;
-    use crate::http::server::{Server, response};
+    use crate::fetch::http::server::{Server, response};
     use crate::progress::Silent;
 
     /// A package with one program, as npm leaves it.

@@ -82,7 +82,7 @@ impl fmt::Display for Location {
     /// Without what may be a secret: a user, a password, a query.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::Web(url) => write!(f, "{}{}", crate::http::origin(url), url.path()),
+            Place::Web(url) => write!(f, "{}{}", crate::fetch::http::origin(url), url.path()),
             Place::File(path) => path.display().fmt(f),
         }
     }

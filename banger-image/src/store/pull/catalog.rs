@@ -7,12 +7,12 @@ use super::{About, Change, Pulled};
 use crate::bundle;
 use crate::catalog::{self, Catalog, ImageSource};
 use crate::error::Result;
+use crate::fetch::pinned::Pinned;
 use crate::manifest::{self, ImageManifest};
 use crate::name::Kind;
 use crate::oci::{PullOptions, Source};
-use crate::pinned::Pinned;
 use crate::progress::Progress;
-use crate::rootfs;
+use crate::recipe::rootfs;
 use crate::store::{Image, Store, first_working, unknown};
 
 impl Store {

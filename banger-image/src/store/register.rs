@@ -5,17 +5,17 @@ use std::path::Path;
 
 use fs_err as fs;
 
+use super::pull::About;
+use super::{Image, Store};
 use crate::bundle;
 use crate::catalog::Catalog;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4;
+use crate::files::sparse;
 use crate::manifest;
 use crate::name::{self, Kind};
 use crate::progress::Progress;
-use crate::pull::About;
-use crate::sparse;
-use crate::store::{Image, Store};
 
 /// A bundle that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]

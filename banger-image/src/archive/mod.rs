@@ -5,12 +5,15 @@
 //! Own code, because a layer's extended attributes may hold any byte (file capabilities do),
 //! because sparse files come in four formats, and because every length in a header is a stranger's.
 
+pub(crate) mod decompress;
 mod records;
+pub(crate) mod unpack;
 
 use std::io::{self, Read};
 
 use self::records::{Records, Values};
-use crate::ext4::{Timestamp, pax_timestamp};
+use self::unpack::timestamp as pax_timestamp;
+use crate::ext4::Timestamp;
 
 const BLOCK: usize = 512;
 /// The longest extended header or long name, the most that all extended headers of one entry may

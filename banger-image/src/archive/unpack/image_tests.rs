@@ -6,8 +6,9 @@ use std::process::Command;
 use fs_err as fs;
 use tar::{Builder, EntryType, Header};
 
-use super::{Options, Writer, unpack};
+use super::unpack;
 use crate::error::{Error, Result};
+use crate::ext4::{self, Options, Writer};
 
 /// `cap_net_raw+ep`, as setcap(8) stores it.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -219,7 +220,7 @@ fn nothing_leads_out_of_the_tree() {
         let dir = tempfile::tempdir().unwrap();
         let written = case(Tar::new()).write(dir.path());
         assert!(
-            matches!(written, Err(Error::Archive { .. } | Error::FileSystem(super::Error::NotADirectory { .. }))),
+            matches!(written, Err(Error::Archive { .. } | Error::FileSystem(ext4::Error::NotADirectory { .. }))),
             "{name}: {written:?}"
         );
     }

@@ -17,12 +17,13 @@ pub(crate) use self::import::{BOOT, import};
 #[cfg(test)]
 pub(crate) use self::modules::tests::module;
 
+use crate::archive::unpack;
 use crate::error::{Error, Result};
-use crate::ext4::{self, Options, Writer};
-use crate::mmdebstrap::Recipe;
-use crate::pinned::Pinned;
+use crate::ext4::{Options, Writer};
+use crate::fetch::pinned::Pinned;
+use crate::files::space::check_room;
 use crate::progress::Progress;
-use crate::space::check_room;
+use crate::recipe::Recipe;
 
 /// The most that a kernel's tree may have, in bytes: one with all debug information has less.
 const MAX_BYTES: u64 = 8 << 30;
@@ -89,7 +90,7 @@ fn take(stream: &mut dyn Read, dir: &Path, modules: &mut Writer) -> Result<()> {
         // A file's holes are not in the stream.
         left = left.checked_sub(entry.size()).ok_or_else(|| refuse("the tree has more than 8 GiB"))?;
         if let Some(inside) = module_path(&path) {
-            ext4::add(modules, &mut entry, &inside, module_path)?;
+            unpack::add(modules, &mut entry, &inside, module_path)?;
         } else if is_vmlinuz(&path) && entry.header().entry_type().is_file() {
             if found {
                 return Err(refuse("a second kernel"));
@@ -106,13 +107,13 @@ fn take(stream: &mut dyn Read, dir: &Path, modules: &mut Writer) -> Result<()> {
 
 /// `./lib/modules/<rest>`, or the same below `usr`, as `<rest>`.
 fn module_path(path: &Path) -> Option<PathBuf> {
-    let path = ext4::relative(path)?;
+    let path = unpack::relative(path)?;
     let path = path.strip_prefix("usr").unwrap_or(&path);
     path.strip_prefix("lib/modules").ok().map(Path::to_owned)
 }
 
 fn is_vmlinuz(path: &Path) -> bool {
-    ext4::relative(path)
+    unpack::relative(path)
         .as_deref()
         .and_then(|path| path.strip_prefix("boot").ok()?.to_str())
         .is_some_and(|name| name.starts_with("vmlinuz-") && !name.contains('/'))

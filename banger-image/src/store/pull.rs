@@ -6,19 +6,19 @@
 //! images/<name>.<12 digits>/  what was pulled, by its content; as long as a VM needs it
 //! ```
 
-mod named;
+mod catalog;
 
 use std::path::Path;
 
 use fs_err::File;
 
+use super::{Image, Store};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::manifest::{self, FORMAT_VERSION, ImageManifest, Ready};
 use crate::name::{self, Kind};
 use crate::oci::{self, PullOptions, Source};
 use crate::progress::Progress;
-use crate::store::{Image, Store};
 
 /// Digits of a content's digest in a folder's name.
 const DIGITS: usize = 12;

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use super::{Kernel, Store, unknown};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::manifest::{self, FORMAT_VERSION, KernelManifest};
 use crate::name::{self, Kind};
 use crate::progress::Progress;
-use crate::store::{Kernel, Store, unknown};
 
 impl Store {
     /// All kernels that are there and whole, by name.

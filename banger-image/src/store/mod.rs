@@ -1,11 +1,16 @@
 //! The user's images and kernels: `<data>/images/<name>` and `<data>/kernels/<name>`.
 
+pub(crate) mod atomic_dir_store;
+mod kernels;
+pub(crate) mod pull;
+pub(crate) mod register;
+
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::atomic_dir_store::AtomicDirStore;
+use self::atomic_dir_store::AtomicDirStore;
 use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
 use crate::kernel;

@@ -16,8 +16,8 @@ use fs_err as fs;
 
 use crate::error::Result;
 use crate::name::{self, Kind};
-use crate::namespace;
 use crate::progress::Progress;
+use crate::recipe::namespace;
 
 /// See the module.
 #[derive(Debug, Clone)]

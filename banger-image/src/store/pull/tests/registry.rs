@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::http::server::{Request, Server, response};
+use crate::fetch::http::server::{Request, Server, response};
 use crate::oci::Credentials;
 
 const CHALLENGE: &str = "www-authenticate: Basic realm=\"r\"\r\n";

@@ -10,8 +10,8 @@ use super::*;
 use crate::bundle::tests::{bundle_of, rootfs};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::http::server::{Server, cut, response};
-use crate::location::Location;
+use crate::fetch::http::server::{Server, cut, response};
+use crate::fetch::location::Location;
 use crate::progress::Silent;
 
 /// Keeps what is said.

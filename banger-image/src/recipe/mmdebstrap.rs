@@ -7,12 +7,12 @@ use std::path::Path;
 use fs_err as fs;
 use serde::Deserialize;
 
+use super::namespace;
+use super::npm::Package;
+use super::tool::MMDEBSTRAP;
 use crate::error::Result;
 use crate::ext4::{Options, Writer};
-use crate::namespace;
-use crate::npm::Package;
 use crate::progress::Progress;
-use crate::tool::MMDEBSTRAP;
 
 /// How to make a tree of Debian packages: the arguments of `mmdebstrap`, as data.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

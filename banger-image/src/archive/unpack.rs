@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Entry, EntryType};
 
 use crate::error::{Error, Result};
-use crate::ext4::writer::{Metadata, Special, Timestamp, Writer};
+use crate::ext4::{Metadata, Special, Timestamp, Writer};
 
 /// The prefix of extended attributes in pax headers, as GNU tar, star and libarchive write them.
 const PAX_XATTR: &[u8] = b"SCHILY.xattr.";
@@ -131,6 +131,9 @@ pub(crate) fn relative(path: &Path) -> Option<PathBuf> {
 fn refuse(path: &Path, reason: &str) -> Error {
     Error::Archive { entry: path.to_string_lossy().into_owned(), reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod image_tests;
 
 #[cfg(test)]
 mod tests {

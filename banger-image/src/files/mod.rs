@@ -1,0 +1,4 @@
+//! Files and disks of this machine.
+
+pub(crate) mod space;
+pub(crate) mod sparse;
