@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use crate::ext4;
-use crate::name::Kind;
+use crate::kind::Kind;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

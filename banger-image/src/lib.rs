@@ -24,6 +24,7 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod kernel;
+mod kind;
 mod manifest;
 mod name;
 pub mod oci;
@@ -36,8 +37,8 @@ pub use catalog::{Catalog, ImageEntry, ImageSource, KernelEntry, KernelSource};
 pub use error::{Error, Result};
 pub use fetch::location::Location;
 pub use fetch::pinned::Pinned;
+pub use kind::Kind;
 pub use manifest::{ImageManifest, KernelManifest, Ready};
-pub use name::Kind;
 pub use progress::Progress;
 pub use recipe::npm::NPM_REGISTRY;
 pub use store::pull::{Change, Pulled};

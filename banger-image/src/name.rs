@@ -1,29 +1,13 @@
 //! Names of images and kernels. They become folder names, so only harmless ones are let in.
-
-use std::fmt;
+//!
+//! What is pulled under a name gets a folder that is named by its content too:
+//! `<name>.<12 hex digits>`.
 
 use crate::error::{Error, Result};
+use crate::kind::Kind;
 
 /// Longest name, in bytes.
 const MAX_LENGTH: usize = 64;
-
-/// What a name belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A root file system.
-    Image,
-    /// A Linux kernel with its modules.
-    Kernel,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Image => "image",
-            Kind::Kernel => "kernel",
-        })
-    }
-}
 
 /// Lets `[a-z0-9][a-z0-9._-]*` of at most 64 bytes pass.
 pub(crate) fn check(kind: Kind, name: &str) -> Result<()> {
@@ -32,6 +16,21 @@ pub(crate) fn check(kind: Kind, name: &str) -> Result<()> {
         && name.bytes().next().is_some_and(lower)
         && name.bytes().all(|b| lower(b) || b"._-".contains(&b));
     if valid { Ok(()) } else { Err(Error::InvalidName { kind, name: name.to_owned() }) }
+}
+
+/// Hex digits of a content's digest in a folder's name.
+const DIGITS: usize = 12;
+
+/// The name of the folder for what is pulled as `name` if `content` identifies it: `name`, a dot,
+/// and [`DIGITS`] hex digits of the BLAKE3 digest of `content`.
+pub(crate) fn folder_name(name: &str, content: &str) -> String {
+    format!("{name}.{}", &blake3::hash(content.as_bytes()).to_hex()[..DIGITS])
+}
+
+/// Whether [`folder_name`] makes `folder` for `name` and some content.
+pub(crate) fn is_folder_of(folder: &str, name: &str) -> bool {
+    let digits = folder.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+    digits.is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// The known name that `name` is most likely a misspelling of.
@@ -72,6 +71,18 @@ mod tests {
         for bad in bad.into_iter().chain([&*"x".repeat(65)]) {
             assert!(check(Kind::Image, bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn folder_of_content_belongs_to_its_name_only() {
+        let folder = folder_name("golden", "sha256:00");
+        assert_ne!(folder, folder_name("golden", "sha256:01"));
+        assert!(check(Kind::Image, &folder).is_ok());
+        assert!(is_folder_of(&folder, "golden"));
+        for (folder, name) in [(&*folder, "gold"), (&*folder, "golden."), ("golden", "golden"), ("a.12", "a")] {
+            assert!(!is_folder_of(folder, name), "{folder} of {name}");
+        }
+        assert!(!is_folder_of("a.0123456789ag", "a"));
     }
 
     #[test]

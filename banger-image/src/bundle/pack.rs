@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use fs_err as fs;
 
@@ -11,8 +12,8 @@ use super::{BundleManifest, MANIFEST, ROOTFS};
 use crate::digest::{Digest, Hasher};
 use crate::error::Result;
 use crate::files::sparse;
+use crate::manifest::ImageManifest;
 use crate::progress::Progress;
-use crate::store::Image;
 
 /// What zstd does for its size: a bundle is made once, and downloaded often.
 const LEVEL: i32 = 9;
@@ -23,12 +24,19 @@ const HOLE: u64 = 64 << 10;
 const BLOCK: usize = 512;
 const PIECE: usize = 1 << 20;
 
-/// Writes a bundle, and returns its SHA-256 and its length.
-pub(crate) fn pack(image: &Image, out: impl Write, progress: &dyn Progress) -> Result<(Digest, u64)> {
+/// Writes the bundle of an image, whose root file system is in the file `rootfs`, to `out`. Returns
+/// the bundle's SHA-256 and its length in bytes.
+pub(crate) fn pack(
+    manifest: &ImageManifest,
+    rootfs: &Path,
+    out: impl Write,
+    progress: &dyn Progress,
+) -> Result<(Digest, u64)> {
     progress.phase("reading the file system");
-    let rootfs = fs::File::open(&image.rootfs)?;
+    let rootfs = fs::File::open(rootfs)?;
     let pieces = sparse::pieces(rootfs.file(), HOLE)?;
-    let manifest = serde_json::to_vec_pretty(&BundleManifest::of(&image.manifest)).map_err(io::Error::from)?;
+    let rootfs_bytes = manifest.rootfs_bytes;
+    let manifest = serde_json::to_vec_pretty(&BundleManifest::of(manifest)).map_err(io::Error::from)?;
 
     progress.phase("compressing");
     let mut encoder = zstd::Encoder::new(Counted { inner: out, hasher: Hasher::default(), bytes: 0 }, LEVEL)?;
@@ -36,7 +44,7 @@ pub(crate) fn pack(image: &Image, out: impl Write, progress: &dyn Progress) -> R
     member(&mut encoder, MANIFEST, manifest.len() as u64, b'0')?;
     encoder.write_all(&manifest)?;
     fill(&mut encoder, manifest.len() as u64)?;
-    sparse_member(&mut encoder, rootfs.file(), image.manifest.rootfs_bytes, &pieces, progress)?;
+    sparse_member(&mut encoder, rootfs.file(), rootfs_bytes, &pieces, progress)?;
     encoder.write_all(&[0; 2 * BLOCK])?;
     let mut counted = encoder.finish()?;
     counted.flush()?;

@@ -9,10 +9,10 @@ use super::{entries, recipe};
 use crate::error::{Error, Result};
 use crate::fetch::location::Location;
 use crate::fetch::pinned::{Pinned, WrittenPin};
+use crate::kind::Kind;
 use crate::manifest::Ready;
-use crate::name::{self, Kind};
+use crate::name;
 use crate::oci::Reference;
-use crate::store::pull::folder_name;
 
 /// An image of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Written {
     fn read(self, name: &str, base: Option<&Location>) -> std::result::Result<ImageEntry, String> {
         let Written { description, kernel, ready, sources } = self;
         name::check(Kind::Image, name).map_err(|error| error.to_string())?;
-        name::check(Kind::Image, &folder_name(name, ""))
+        name::check(Kind::Image, &name::folder_name(name, ""))
             .map_err(|_| "its name has more than 51 characters".to_owned())?;
         name::check(Kind::Kernel, &kernel).map_err(|error| error.to_string())?;
         if sources.is_empty() {

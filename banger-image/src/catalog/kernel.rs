@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::fetch::location::Location;
 use crate::fetch::pinned::{Pinned, WrittenPin};
 use crate::kernel::BOOT;
-use crate::name::{self, Kind};
+use crate::kind::Kind;
+use crate::name;
 
 /// A kernel of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use super::{Catalog, image, kernel, wrong_at};
 use crate::error::{Error, Result};
 use crate::fetch::http::{Http, fetch_bytes, is_loopback};
 use crate::fetch::location::{Location, Place};
+use crate::files::create_private;
 use crate::progress::Progress;
-use crate::store::atomic_dir_store::create_private;
 
 /// The longest catalog, in bytes.
 const MAX_BYTES: u64 = 4 << 20;

@@ -27,7 +27,7 @@ use fs_err::os::unix::fs::OpenOptionsExt;
 use super::blob::Blob;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::store::atomic_dir_store::{create_private, is_at};
+use crate::files::{create_private, is_at};
 
 /// As whom a blob is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -154,6 +154,7 @@ fn is_component(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Kind;
     use crate::name;
 
     fn read(text: &str) -> Reference {
@@ -225,7 +226,7 @@ mod tests {
         assert_eq!(names.len(), 5);
         for name in &names {
             // With the digest of a generation behind it.
-            name::check(name::Kind::Image, &format!("{name}.0123456789ab")).unwrap();
+            name::check(Kind::Image, &format!("{name}.0123456789ab")).unwrap();
             assert_eq!(names.iter().filter(|other| *other == name).count(), 1);
         }
         assert!(names[0].starts_with("debian-12-"), "{}", names[0]);

@@ -9,13 +9,14 @@
 
 use std::fs::TryLockError;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
 use crate::error::Result;
-use crate::name::{self, Kind};
+use crate::files::{create_private, is_at};
+use crate::kind::Kind;
+use crate::name;
 use crate::progress::Progress;
 use crate::recipe::namespace;
 
@@ -226,19 +227,6 @@ impl Drop for Lock {
         // One that stays is in nobody's way.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// Whether an open file is still the one at its path.
-pub(crate) fn is_at(file: &fs::File, path: &Path) -> bool {
-    fs::metadata(path)
-        .is_ok_and(|there| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino())))
-}
-
-/// Makes a folder, and those above it, for its owner alone.
-pub(crate) fn create_private(path: &Path) -> Result<()> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| io::Error::new(error.kind(), format!("cannot create folder `{}`: {error}", path.display())))?;
-    Ok(())
 }
 
 /// Removes a file if it is there.

@@ -6,8 +6,9 @@ use super::{Kernel, Store, unknown};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::kernel;
+use crate::kind::Kind;
 use crate::manifest::{self, FORMAT_VERSION, KernelManifest};
-use crate::name::{self, Kind};
+use crate::name;
 use crate::progress::Progress;
 
 impl Store {

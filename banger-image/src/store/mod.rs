@@ -14,8 +14,9 @@ use self::atomic_dir_store::AtomicDirStore;
 use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
 use crate::kernel;
+use crate::kind::Kind;
 use crate::manifest::{self, FORMAT_VERSION, ImageManifest, KernelManifest};
-use crate::name::{self, Kind};
+use crate::name;
 use crate::progress::Progress;
 
 /// An image of the store, ready to be used as a read-only disk.

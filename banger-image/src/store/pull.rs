@@ -15,18 +15,11 @@ use fs_err::File;
 use super::{Image, Store};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::kind::Kind;
 use crate::manifest::{self, FORMAT_VERSION, ImageManifest, Ready};
-use crate::name::{self, Kind};
+use crate::name;
 use crate::oci::{self, PullOptions, Source};
 use crate::progress::Progress;
-
-/// Digits of a content's digest in a folder's name.
-const DIGITS: usize = 12;
-
-/// The folder of what is pulled as `name`, if `content` says what that is.
-pub(crate) fn folder_name(name: &str, content: &str) -> String {
-    format!("{name}.{}", &blake3::hash(content.as_bytes()).to_hex()[..DIGITS])
-}
 
 /// What an image is, wherever it comes from.
 pub(crate) struct About<'a> {
@@ -157,7 +150,7 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<Pulled> {
         let name = about.name;
-        let folder = folder_name(name, &about.identity(content));
+        let folder = name::folder_name(name, &about.identity(content));
         // What pulls that were killed have left, of whatever they were.
         self.images.sweep()?;
         loop {
@@ -189,7 +182,7 @@ impl Store {
     fn check_pull_name(&self, name: &str) -> Result<()> {
         name::check(Kind::Image, name)?;
         let refuse = |reason: &str| Err(Error::BadName { name: name.to_owned(), reason: reason.to_owned() });
-        if name::check(Kind::Image, &folder_name(name, "")).is_err() {
+        if name::check(Kind::Image, &name::folder_name(name, "")).is_err() {
             return refuse("it has more than 51 characters");
         }
         if Catalog::embedded()?.images.contains_key(name) {
@@ -255,10 +248,7 @@ impl Store {
         name::check(Kind::Image, name)?;
         let _alone = self.images.hold(true)?;
         let there = self.images.names()?;
-        let is_pulled_as = |folder: &&String| {
-            let digits = folder.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
-            digits.is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit()))
-        };
+        let is_pulled_as = |folder: &&String| name::is_folder_of(folder, name);
         let is_there = |folder: &&String| *folder == name;
         let mut folders: Vec<String> = there.iter().filter(is_there).cloned().collect();
         if folders.is_empty() {

@@ -13,8 +13,9 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4;
 use crate::files::sparse;
+use crate::kind::Kind;
 use crate::manifest;
-use crate::name::{self, Kind};
+use crate::name;
 use crate::progress::Progress;
 
 /// A bundle that was made.
@@ -97,7 +98,7 @@ impl Store {
             Some(image) => image,
             None => return Err(self.not_here(name)?),
         };
-        let (sha256, size) = bundle::pack(&image, out, progress)?;
+        let (sha256, size) = bundle::pack(&image.manifest, &image.rootfs, out, progress)?;
         Ok(Exported { sha256, size })
     }
 }
