@@ -6,6 +6,8 @@
 //! because sparse files come in four formats, and because every length in a header is a stranger's.
 
 pub(crate) mod decompress;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod records;
 pub(crate) mod unpack;
 

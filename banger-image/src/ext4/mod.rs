@@ -2,9 +2,9 @@
 //! the image itself.
 
 mod check;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod writer;
 
-#[cfg(feature = "fuzzing")]
-pub(crate) use check::checksum;
 pub(crate) use check::{Unfit, check};
 pub use writer::{Entry, Error, Kind, Metadata, Options, Special, Timestamp, Writer};

@@ -3,8 +3,9 @@
 use super::layer::apply;
 use super::model::{ConfigFile, Document};
 use super::*;
+use crate::archive::fuzzing::with_checksums;
 use crate::ext4;
-use crate::fuzzing::{scratch, with_checksums};
+use crate::ext4::fuzzing::scratch;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
