@@ -1,11 +1,11 @@
-//! Kernels in the store, apart from making those of the catalog.
+//! Kernels in the store: those of catalogs, imported ones, and what needs them.
 
 use std::path::Path;
 
-use super::{Kernel, Store, unknown};
-use crate::catalog::Catalog;
+use super::{Kernel, Store, first_working, unknown};
+use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
-use crate::kernel;
+use crate::kernel::{self, Built};
 use crate::kind::Kind;
 use crate::manifest::{self, FORMAT_VERSION, KernelManifest};
 use crate::name;
@@ -18,6 +18,30 @@ impl Store {
     /// [`Error::Io`].
     pub fn kernels(&self) -> Result<Vec<Kernel>> {
         Ok(self.kernels.names()?.iter().filter_map(|name| self.kernel(name).ok().flatten()).collect())
+    }
+
+    /// The kernel of that name, got from the catalog first if the store does not have it.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from
+    /// being made.
+    pub fn ensure_kernel(&self, name: &str, catalog: &Catalog, progress: &dyn Progress) -> Result<Kernel> {
+        if let Some(kernel) = self.kernel(name)? {
+            return Ok(kernel);
+        }
+        let Some(entry) = catalog.kernels.get(name) else { return Err(self.unknown_kernel(name, catalog)?) };
+        first_working(&entry.sources, progress, |source| {
+            let make = |dir: &Path| {
+                let built = match source {
+                    KernelSource::Bundle(bundle) => kernel::unpack(bundle, &entry.boot_modules, dir, progress)?,
+                    KernelSource::Recipe(recipe) => {
+                        kernel::build(&catalog::recipe(recipe)?, &entry.boot_modules, dir, progress)?
+                    }
+                };
+                manifest::write(dir, &manifest_of(built, name, &entry.description, source.to_string()))
+            };
+            self.kernels.ensure(name, progress, || self.kernel(name), make)
+        })
     }
 
     /// The error that there is no kernel of that name, with the one that was probably meant.
@@ -67,19 +91,8 @@ impl Store {
         let make = |dir: &Path| {
             let built = kernel::import(kernel, modules, dir, progress)?;
             is_mine = true;
-            let manifest = KernelManifest {
-                format_version: FORMAT_VERSION,
-                name: name.to_owned(),
-                description: String::new(),
-                release: built.release,
-                version: built.version,
-                source: kernel.canonicalize()?.display().to_string(),
-                created: manifest::now(),
-                boot_modules: built.boot_modules,
-                vmlinuz_bytes: built.vmlinuz_bytes,
-                vmlinuz_blake3: built.vmlinuz_blake3,
-            };
-            manifest::write(dir, &manifest)
+            let source = kernel.canonicalize()?.display().to_string();
+            manifest::write(dir, &manifest_of(built, name, "", source))
         };
         let imported = self.kernels.ensure(name, progress, || self.kernel(name), make)?;
         // A VM would boot another kernel than the one that it was made with.
@@ -122,6 +135,22 @@ impl Store {
         names.sort();
         names.dedup();
         Ok(names)
+    }
+}
+
+/// The manifest of a kernel that was made now.
+fn manifest_of(built: Built, name: &str, description: &str, source: String) -> KernelManifest {
+    KernelManifest {
+        format_version: FORMAT_VERSION,
+        name: name.to_owned(),
+        description: description.to_owned(),
+        release: built.release,
+        version: built.version,
+        source,
+        created: manifest::now(),
+        boot_modules: built.boot_modules,
+        vmlinuz_bytes: built.vmlinuz_bytes,
+        vmlinuz_blake3: built.vmlinuz_blake3,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The user's images and kernels: `<data>/images/<name>` and `<data>/kernels/<name>`.
 
 pub(crate) mod atomic_dir_store;
+mod images;
 mod kernels;
 pub(crate) mod pull;
 pub(crate) mod register;
@@ -11,11 +12,9 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use self::atomic_dir_store::AtomicDirStore;
-use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
-use crate::kernel;
 use crate::kind::Kind;
-use crate::manifest::{self, FORMAT_VERSION, ImageManifest, KernelManifest};
+use crate::manifest::{self, ImageManifest, KernelManifest};
 use crate::name;
 use crate::progress::Progress;
 
@@ -118,42 +117,6 @@ impl Store {
         let modules_disk = Some(dir.join("modules.ext4")).filter(|disk| disk.is_file());
         Ok(Some(Kernel { name: name.to_owned(), dir, vmlinuz, boot_modules, modules_disk, manifest }))
     }
-
-    /// The kernel of that name, got from the catalog first if the store does not have it.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from
-    /// being made.
-    pub fn ensure_kernel(&self, name: &str, catalog: &Catalog, progress: &dyn Progress) -> Result<Kernel> {
-        if let Some(kernel) = self.kernel(name)? {
-            return Ok(kernel);
-        }
-        let Some(entry) = catalog.kernels.get(name) else { return Err(self.unknown_kernel(name, catalog)?) };
-        first_working(&entry.sources, progress, |source| {
-            let make = |dir: &Path| {
-                let built = match source {
-                    KernelSource::Bundle(bundle) => kernel::unpack(bundle, &entry.boot_modules, dir, progress)?,
-                    KernelSource::Recipe(recipe) => {
-                        kernel::build(&catalog::recipe(recipe)?, &entry.boot_modules, dir, progress)?
-                    }
-                };
-                let manifest = KernelManifest {
-                    format_version: FORMAT_VERSION,
-                    name: name.to_owned(),
-                    description: entry.description.clone(),
-                    release: built.release,
-                    version: built.version,
-                    source: source.to_string(),
-                    created: manifest::now(),
-                    boot_modules: built.boot_modules,
-                    vmlinuz_bytes: built.vmlinuz_bytes,
-                    vmlinuz_blake3: built.vmlinuz_blake3,
-                };
-                manifest::write(dir, &manifest)
-            };
-            self.kernels.ensure(name, progress, || self.kernel(name), make)
-        })
-    }
 }
 
 /// Whether there is a file of that length: one that was cut short is not worth a boot.
@@ -192,7 +155,8 @@ pub(crate) fn first_working<S: Display, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Ready;
+    use crate::catalog::Catalog;
+    use crate::manifest::{FORMAT_VERSION, Ready};
     use crate::oci::PullOptions;
     use crate::progress::Silent;
 
