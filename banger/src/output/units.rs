@@ -38,7 +38,7 @@ pub fn mebibytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The same for the size of a VM's disk.
+/// Reads the size of a VM's disk, such as `8G`, in MiB.
 ///
 /// # Errors
 /// Of anything else: what it may be.

@@ -201,8 +201,8 @@ impl Mise {
     }
 }
 
-/// The same for a workspace that a VM was prepared for before, and a command in `folder` in the
-/// guest: none if it has no tools.
+/// The variables that mise sets for a command in `folder` in the guest, of a workspace that the VM
+/// was prepared for before. Empty if that workspace has no tools.
 pub(super) fn variables_of(
     vm: &Vm,
     checkout: &GuestCheckout,

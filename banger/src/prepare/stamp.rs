@@ -20,18 +20,20 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Reads the file at `path`, once nobody else has it.
+    /// Makes the stamp at `path` if it is missing, takes its lock, and reads it. Waits while another
+    /// command holds the lock.
     ///
     /// # Errors
-    /// The file system's.
+    /// If the file cannot be made, locked or read.
     pub(crate) fn open(path: &Path, ui: &Ui) -> Result<Stamp, CommandError> {
         Stamp::at(path, || ui.status("waiting for another command, which prepares the VM"))
     }
 
-    /// The same, of a file that need not be there: if it is not, nothing was ever done.
+    /// Opens the stamp at `path` as [`Stamp::open`] does, if there is one. None: nothing was ever
+    /// done.
     ///
     /// # Errors
-    /// The file system's.
+    /// If the file cannot be locked or read.
     pub(crate) fn find(path: &Path, ui: &Ui) -> Result<Option<Stamp>, CommandError> {
         if path.exists() { Stamp::open(path, ui).map(Some) } else { Ok(None) }
     }

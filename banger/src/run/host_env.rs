@@ -106,8 +106,8 @@ impl Proxy<'_> {
         Proxy { scheme, user, host, rest }
     }
 
-    /// The same for a guest: without name and password, and with this machine's loopback where the
-    /// guest finds it.
+    /// The proxy's URL for a guest: without name and password, and with the address at which the
+    /// guest reaches the host's loopback.
     fn for_guest(&self) -> String {
         let host = self.host.to_ascii_lowercase();
         let is_loopback = host == "localhost"

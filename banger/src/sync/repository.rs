@@ -166,7 +166,7 @@ impl<'a> Snapshot<'a> {
         Ok((index, digest))
     }
 
-    /// The same after a sync that brought all of it.
+    /// What the guest has of the repository after a sync that sent all of this snapshot.
     pub(super) fn known(&self) -> SyncedRepository {
         SyncedRepository {
             fingerprint: self.fingerprint,

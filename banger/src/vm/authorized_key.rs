@@ -30,7 +30,8 @@ pub(crate) fn put(vm: &Vm, awaited: bool, paths: &Paths, ui: &Ui) {
     put_key(vm, &key, awaited, ui);
 }
 
-/// The same with this one, as a `.pub` has it.
+/// Authorizes `key`, a line of a `.pub` file, in a VM that has an SSH server, or is to get one
+/// (`awaited`). A failure is only a detail for the user: the VM works without it.
 pub fn put_key(vm: &Vm, key: &str, awaited: bool, ui: &Ui) {
     let Some(key) = line(key) else { return };
     match Call::ask::<bool>(vm, &Request::Authorize(Authorize { key, awaited })) {

@@ -104,7 +104,7 @@ impl<'a> Machines<'a> {
         Machines { store: VmStore::new(store, Programs::new(search_path())), paths, ui, report: None }
     }
 
-    /// The same; what is done is noted in `report`.
+    /// Notes in `report` how long each step takes.
     #[must_use]
     pub fn reported(mut self, report: &'a Report) -> Self {
         self.report = Some(report);
@@ -155,8 +155,8 @@ impl<'a> Machines<'a> {
         Ok(ownership::find(&self.store, &names::of_workspace(workspace), workspace)?.map(|(vm, _)| vm))
     }
 
-    /// The same; a VM whose repository was moved goes along, and one of a repository that was
-    /// replaced is none.
+    /// The VM of `workspace`, if it has one. The VM of a repository that was moved gets its new
+    /// path; the VM of a repository that was replaced does not count.
     fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, Started> {
         let found = ownership::find(&self.store, &names::of_workspace(workspace), workspace)?;
         let Some((vm, belongs)) = found else { return Ok(None) };
