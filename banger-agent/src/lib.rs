@@ -3,6 +3,7 @@
 //! * [`protocol`]: what is said: the operations and their frames.
 //! * [`frame`]: how it is written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
+//! * [`net`]: the VM's network, as both ends know it.
 //! * [`relay`]: a connection as frames.
 //! * [`copy`]: files as a stream; [`rooted_dir`]: writing what others send, and nowhere else;
 //!   [`sparse`]: files with holes.
@@ -14,6 +15,7 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod link;
+pub mod net;
 pub mod protocol;
 pub mod relay;
 pub mod rooted_dir;

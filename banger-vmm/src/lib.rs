@@ -35,6 +35,8 @@ mod vm;
 mod wire;
 
 pub use activity::LastActivity;
+pub use backend::net_plan;
+pub use banger_agent::net::{NetMode, NetPlan};
 pub use confinement::{Confinement, Gap};
 pub use console::{ConsoleLines, Followed, printable};
 pub use error::{Error, Failure, Result};
@@ -43,7 +45,7 @@ pub use launch::{Running, StartEvent, StartOptions};
 pub use owner::Owner;
 pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState, agree as check_forwards};
 pub use program::Programs;
-pub use record::{NetMode, Ready, VmRecord, is_name};
+pub use record::{Ready, VmRecord, is_name};
 pub use store::{NamesLock, StorePaths, VmStore};
 pub use vm::{Hold, Stopped, Vm, VmLock, VmState};
 pub use wire::{AgentInfo, Status};

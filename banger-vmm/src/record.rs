@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use banger_agent::net::NetMode;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -50,17 +51,6 @@ pub struct VmRecord {
 /// What a record of a version has that knew no idle time: half an hour.
 fn default_idle_timeout() -> u64 {
     30 * 60 * 1000
-}
-
-/// How the guest reaches other machines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetMode {
-    /// Through address translation in the VMM, without root.
-    #[default]
-    User,
-    /// Not at all: the guest has a loopback interface only.
-    None,
 }
 
 /// When a VM counts as started.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 
+use banger_agent::net::{NetMode, NetPlan};
 use futures::future::LocalBoxFuture;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -23,6 +24,8 @@ use crate::record::VmRecord;
 /// A machine to run.
 pub(crate) struct Machine {
     pub(crate) record: VmRecord,
+    /// Its network: [`net_plan`] made it.
+    pub(crate) net: NetPlan,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     /// The image, read-only.
@@ -115,15 +118,24 @@ pub(crate) enum VmmEvent {
     Exited(Failure),
 }
 
+/// The network of a VM with this record, whenever it runs: what its VMM, its guest and the commands
+/// for it go by.
+pub fn net_plan(record: &VmRecord) -> NetPlan {
+    match record.net {
+        NetMode::User => qemu::USER_NETWORK,
+        NetMode::None => NetPlan::NONE,
+    }
+}
+
 /// The kernel's command line: what the agent is told is in here.
-pub(crate) fn kernel_command_line(record: &VmRecord) -> String {
+pub(crate) fn kernel_command_line(machine: &Machine) -> String {
+    let record = &machine.record;
     let mut line = format!(
         "console=ttyS0 reboot=t panic=-1 quiet banger.hostname={} banger.machine_id={}",
         record.hostname, record.machine_id
     );
-    if record.net == crate::NetMode::User {
-        // The addresses that QEMU's user networking has by default.
-        line.push_str(" banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3");
+    if let Some(interface) = machine.net.interface {
+        line.push_str(&format!(" banger.net={interface}"));
     }
     if record.ephemeral {
         line.push_str(" banger.volatile");

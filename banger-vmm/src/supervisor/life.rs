@@ -20,7 +20,7 @@ use super::socket::{self, Stop};
 use super::state::State;
 use super::{Report, blocking};
 use crate::activity::LastActivity;
-use crate::backend::{Backend, Machine};
+use crate::backend::{Backend, Machine, net_plan};
 use crate::console::ConsoleLog;
 use crate::error::{Error, Failure, IoContext, Result};
 use crate::kvm::{self, Accelerator, AcceleratorChoice};
@@ -192,6 +192,7 @@ async fn boot(
     shutdown: &mut Shutdown,
 ) -> Result<Booted, Failure> {
     let machine = Machine {
+        net: net_plan(&record),
         record,
         kernel: launch.kernel.clone(),
         initramfs: launch.initramfs.clone(),

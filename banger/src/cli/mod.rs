@@ -5,7 +5,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use banger_vmm::{PortForward, PortName};
+use banger_vmm::{NetMode, PortForward, PortName};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::output::units::{self, option};
@@ -346,8 +347,8 @@ pub struct VmOptions {
     #[arg(long, value_name = "SIZE", value_parser = option(units::disk))]
     pub disk: Option<u64>,
     /// Network of a new VM: through this machine, or none [default: user]
-    #[arg(long, value_enum, value_name = "MODE")]
-    pub net: Option<Net>,
+    #[arg(long, value_parser = net_mode(), value_name = "MODE")]
+    pub net: Option<NetMode>,
     /// Have a port of this machine lead into the VM, from now on: [ADDRESS:]HOST:GUEST, as of
     /// `banger port add`
     #[arg(short, long, value_name = "FORWARD")]
@@ -387,6 +388,12 @@ pub struct Run {
     pub command: Vec<OsString>,
 }
 
+/// Parses the name of a network mode, and lets clap list the names.
+fn net_mode() -> impl TypedValueParser<Value = NetMode> {
+    let names = PossibleValuesParser::new(NetMode::ALL.map(NetMode::name));
+    names.map(|name| NetMode::from_name(&name).expect("only names of modes pass the parser"))
+}
+
 /// Which ports of a VM are forwarded without being named: none, or all that something begins to
 /// listen at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -394,15 +401,6 @@ pub struct Run {
 pub enum Ports {
     None,
     Auto,
-}
-
-/// How a VM reaches other machines: through this machine's own connections, without root, or not at
-/// all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "clap would print them as a help of many lines")]
-pub enum Net {
-    User,
-    None,
 }
 
 /// When a VM counts as started: its agent answers, while services may still be starting, or all

@@ -1,6 +1,8 @@
 //! The keys: one table, of which parsing, documentation, schemas and the answers of `banger config`
 //! are made.
 
+use banger_vmm::NetMode;
+
 use super::value::{Kind, Shape};
 use crate::output::units;
 
@@ -100,7 +102,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "net",
-        shape: Shape::One(Kind::Choice(&["user", "none"])),
+        shape: Shape::One(Kind::Choice(&[NetMode::User.name(), NetMode::None.name()])),
         default: Some("user"),
         about: "Network of a new VM: through this machine, or none. Where the user's file says `none`, a repository's `user` needs trust.",
         flag: Some("--net"),

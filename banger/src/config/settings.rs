@@ -208,7 +208,7 @@ impl Settings {
             ("cpus", options.vm.cpus.map(|cpus| Value::Number(cpus.into()))),
             ("memory", options.vm.memory.map(Value::Size)),
             ("disk", options.vm.disk.map(Value::Size)),
-            ("net", options.vm.net.and_then(|net| name(net.to_possible_value()))),
+            ("net", options.vm.net.map(|net| Value::Text(net.name().to_owned()))),
             ("mise", options.no_mise.then_some(Value::Flag(false))),
             ("ports", options.how.ports.and_then(|ports| name(ports.to_possible_value()))),
             ("ready", options.ready.and_then(|ready| name(ready.to_possible_value()))),
@@ -407,7 +407,7 @@ impl Settings {
     /// The network of a new VM, if somebody said which.
     pub fn net(&self) -> Option<NetMode> {
         self.said("net")?;
-        Some(if self.text("net") == Some("none") { NetMode::None } else { NetMode::User })
+        Some(self.text("net").and_then(NetMode::from_name).unwrap_or_default())
     }
 
     /// When a VM counts as started, if somebody said it; else that is the image's affair.

@@ -253,7 +253,7 @@ impl<'a> RunContext<'a> {
         let ui = self.ui;
         let mut said = environment::of_settings(&self.settings);
         said.extend(self.given.iter().cloned());
-        let host_env = HostEnv::new(machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
+        let host_env = HostEnv::new(&machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
         host_env.warnings.iter().for_each(|warning| ui.warning(warning));
         let mut all = Vec::new();
         match self.certificates.install(&machine.vm, self.account, ui) {

@@ -3,13 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use banger_agent::protocol::Bytes;
-use banger_vmm::NetMode;
+use banger_vmm::{NetMode, NetPlan};
 
-/// Where a guest with `user` networking finds this machine's loopback: QEMU's address for it.
-const HOST_LOOPBACK: &str = "10.0.2.2";
 /// What curl(1) and others go by, in small letters. Some programs know only the capitals.
 const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy"];
 /// Who commits, where git's configuration is not to say it: git(1).
@@ -24,10 +23,10 @@ pub(super) struct HostEnv {
 }
 
 impl HostEnv {
-    /// `variable` is this machine's environment, `etc` its `/etc`. What is in `given` already is
+    /// `net` is the VM's network, `variable` this machine's environment, `etc` its `/etc`. What is in `given` already is
     /// the user's own word.
     pub(super) fn new(
-        net: NetMode,
+        net: &NetPlan,
         variable: &dyn Fn(&str) -> Option<OsString>,
         etc: &Path,
         given: &[(Bytes, Bytes)],
@@ -44,8 +43,8 @@ impl HostEnv {
                 host_env.add(name, &value);
             }
         }
-        if net == NetMode::User {
-            host_env.add_proxies(variable, given);
+        if net.mode != NetMode::None {
+            host_env.add_proxies(net.host_alias, variable, given);
         }
         host_env
     }
@@ -54,7 +53,14 @@ impl HostEnv {
         self.variables.push((name.into(), value.into()));
     }
 
-    fn add_proxies(&mut self, variable: &dyn Fn(&str) -> Option<OsString>, given: &[(Bytes, Bytes)]) {
+    /// Adds the proxies that the guest can reach: `host_alias` is where it reaches this machine's
+    /// loopback.
+    fn add_proxies(
+        &mut self,
+        host_alias: Option<Ipv4Addr>,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+        given: &[(Bytes, Bytes)],
+    ) {
         for name in PROXIES {
             let capitals = name.to_uppercase();
             let Some(value) = text(variable, name).or_else(|| text(variable, &capitals)) else { continue };
@@ -62,13 +68,14 @@ impl HostEnv {
                 "no_proxy" => value,
                 _ => {
                     let proxy = Proxy::split(&value);
+                    let Some(for_guest) = proxy.for_guest(host_alias) else { continue };
                     let is_given = |name: &str| given.iter().any(|(other, _)| other.0 == name.as_bytes());
                     if !proxy.user.is_empty() && !is_given(name) && !is_given(&capitals) {
                         self.warnings.push(format!(
                             "the name and password in `{name}` stay here; if the VM shall have them: -e {name}"
                         ));
                     }
-                    proxy.for_guest()
+                    for_guest
                 }
             };
             self.add(name, &value);
@@ -106,14 +113,15 @@ impl Proxy<'_> {
         Proxy { scheme, user, host, rest }
     }
 
-    /// The proxy's URL for a guest: without name and password, and with the address at which the
-    /// guest reaches the host's loopback.
-    fn for_guest(&self) -> String {
+    /// This proxy as a guest reaches it: without name and password, and at `host_alias` where it is
+    /// on this machine's loopback. `None` for a proxy that the guest cannot reach.
+    fn for_guest(&self, host_alias: Option<Ipv4Addr>) -> Option<String> {
         let host = self.host.to_ascii_lowercase();
         let is_loopback = host == "localhost"
             || host.ends_with(".localhost")
             || host.trim_matches(['[', ']']).parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-        format!("{}{}{}", self.scheme, if is_loopback { HOST_LOOPBACK } else { self.host }, self.rest)
+        let host = if is_loopback { host_alias?.to_string() } else { self.host.to_owned() };
+        Some(format!("{}{host}{}", self.scheme, self.rest))
     }
 }
 
@@ -147,7 +155,12 @@ fn zone_name(zone: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn of(set: &[(&str, &str)], net: NetMode, given: &[&str]) -> HostEnv {
+    fn of(set: &[(&str, &str)], mode: NetMode, given: &[&str]) -> HostEnv {
+        let host_alias = (mode == NetMode::User).then_some(Ipv4Addr::new(10, 0, 2, 2));
+        on(&NetPlan { mode, interface: None, host_alias }, set, given)
+    }
+
+    fn on(net: &NetPlan, set: &[(&str, &str)], given: &[&str]) -> HostEnv {
         let variable =
             |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, value)| OsString::from(value));
         let given: Vec<_> = given.iter().map(|name| ((*name).into(), "".into())).collect();
@@ -177,6 +190,16 @@ mod tests {
             assert_eq!(value(&host_env, "http_proxy"), None);
         }
         assert_eq!(value(&of(&[("http_proxy", "http://x")], NetMode::None, &[]), "http_proxy"), None);
+    }
+
+    #[test]
+    fn proxy_on_loopback_is_left_out_where_the_guest_cannot_reach_the_host() {
+        let net = NetPlan { mode: NetMode::User, interface: None, host_alias: None };
+        let set = [("http_proxy", "http://me:secret@localhost:1"), ("https_proxy", "http://proxy:1")];
+        let host_env = on(&net, &set, &[]);
+        assert_eq!(value(&host_env, "http_proxy"), None);
+        assert!(host_env.warnings.is_empty(), "{host_env:?}");
+        assert_eq!(value(&host_env, "https_proxy").as_deref(), Some("http://proxy:1"));
     }
 
     #[test]

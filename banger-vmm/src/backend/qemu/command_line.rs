@@ -5,9 +5,10 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use banger_agent::net::NetMode;
+
 use crate::backend::Machine;
 use crate::kvm::Accelerator;
-use crate::record::NetMode;
 
 /// Sockets that QEMU inherits.
 pub(super) struct Descriptors {
@@ -18,10 +19,8 @@ pub(super) struct Descriptors {
 
 /// All arguments for `machine`.
 ///
-/// Trap: `-netdev user` lets the guest reach services on the host's loopback, at 10.0.2.2. QEMU
-/// gives no way to forbid that but `restrict=on`, which forbids everything (libslirp's
-/// `disable_host_loopback` is not an option of QEMU's). The same over IPv6 is switched off with
-/// IPv6.
+/// Trap: `-netdev user` lets the guest reach services on the host's loopback, at
+/// [`super::USER_NETWORK`]'s `host_alias`. It would over IPv6 as well, which is switched off.
 pub(super) fn arguments(
     machine: &Machine,
     accelerator: Accelerator,
@@ -65,7 +64,7 @@ pub(super) fn arguments(
     if let Some(modules) = &machine.modules {
         line.disk("modules", "read-only=on", modules);
     }
-    if record.net == NetMode::User {
+    if machine.net.mode == NetMode::User {
         line.option("-netdev", "user,id=net,ipv6=off").option("-device", "virtio-net-device,netdev=net");
     }
     line.0
@@ -107,7 +106,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::kernel_command_line;
+    use crate::backend::{kernel_command_line, net_plan};
     use crate::record::VmRecord;
 
     fn line(change: impl FnOnce(&mut VmRecord), accelerator: Accelerator) -> String {
@@ -115,6 +114,7 @@ mod tests {
         record.machine_id = "0".repeat(32);
         change(&mut record);
         let machine = Machine {
+            net: net_plan(&record),
             record,
             kernel: "/k".into(),
             initramfs: "/i".into(),
@@ -126,7 +126,7 @@ mod tests {
         let arguments = arguments(
             &machine,
             accelerator,
-            &kernel_command_line(&machine.record),
+            &kernel_command_line(&machine),
             &Descriptors { agent: 7, console: 8, qmp: 9 },
         );
         arguments.join(OsStr::new(" ")).into_string().unwrap()

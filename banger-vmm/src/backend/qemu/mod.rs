@@ -6,11 +6,13 @@ mod process;
 mod qmp;
 mod tsc;
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use banger_agent::net::{NetInterface, NetMode, NetPlan};
 use futures::future::LocalBoxFuture;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Uid, getpid};
@@ -21,13 +23,28 @@ use super::{Backend, Launched, Machine, Vmm, die_with, kernel_command_line, ours
 use crate::confinement::Rules;
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::{self, Accelerator};
-use crate::record::NetMode;
 use command_line::Descriptors;
 
 /// The QEMU at this path.
 pub(crate) struct Qemu {
     pub(crate) program: PathBuf,
 }
+
+/// User networking (slirp), with the addresses that QEMU gives it by default.
+pub(crate) const USER_NETWORK: NetPlan = NetPlan {
+    mode: NetMode::User,
+    interface: Some(NetInterface {
+        address: Ipv4Addr::new(10, 0, 2, 15),
+        prefix: 24,
+        gateway: HOST,
+        dns: Ipv4Addr::new(10, 0, 2, 3),
+    }),
+    // Trap: QEMU gives no way to forbid that but `restrict=on`, which forbids everything
+    // (libslirp's `disable_host_loopback` is not an option of QEMU's).
+    host_alias: Some(HOST),
+};
+/// The host, as a guest with user networking sees it: router and loopback in one.
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// For a guest whose instructions are translated: what guards against the speculation of a real
 /// processor guards nothing here, and to zero each page twice is what writing files spends most of
@@ -52,7 +69,7 @@ impl Qemu {
         let descriptors =
             Descriptors { agent: its_agent.as_raw_fd(), console: its_console.as_raw_fd(), qmp: its_qmp.as_raw_fd() };
 
-        let mut kernel_parameters = kernel_command_line(&machine.record);
+        let mut kernel_parameters = kernel_command_line(machine);
         if accelerator == Accelerator::Tcg {
             kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
         }
@@ -98,7 +115,7 @@ impl Qemu {
 
     /// What QEMU may do to run `machine`.
     fn rules(&self, machine: &Machine, accelerator: Accelerator) -> Rules {
-        let network = machine.record.net == NetMode::User;
+        let network = machine.net.mode == NetMode::User;
         let mut readable = installation::readable(&self.program);
         readable.extend([&machine.kernel, &machine.initramfs, &machine.base].into_iter().cloned());
         readable.extend(machine.modules.clone());
@@ -120,6 +137,7 @@ mod tests {
 
     use super::*;
     use crate::VmRecord;
+    use crate::backend::net_plan;
     use crate::confinement::{Confinement, Gap};
 
     /// What a program says, and complains of, under the rules of a VM with this network.
@@ -128,6 +146,7 @@ mod tests {
         let mut record = VmRecord::new("vm", "image", "kernel", 0);
         record.net = net;
         let machine = Machine {
+            net: net_plan(&record),
             record,
             kernel: folder.join("kernel"),
             initramfs: folder.join("initramfs"),

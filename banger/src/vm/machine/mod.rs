@@ -12,7 +12,7 @@ mod start;
 use std::time::Duration;
 
 use banger_agent::protocol::{Request, Stat};
-use banger_vmm::{Hold, NetMode, Programs, Ready, StorePaths, Vm, VmStore};
+use banger_vmm::{Hold, NetMode, NetPlan, Programs, Ready, StorePaths, Vm, VmStore};
 
 pub use self::host::git_host;
 pub(crate) use self::host::{check_fits, default_cpus, default_memory, host_memory, most};
@@ -79,8 +79,8 @@ pub struct Machine {
     pub vm: Vm,
     /// When it counts as started.
     pub ready: Ready,
-    /// How it reaches other machines.
-    pub net: NetMode,
+    /// How it reaches other machines, and they it.
+    pub net: NetPlan,
     /// How long it took to start, if it had to be.
     pub boot: Option<Duration>,
     /// Its supervisor, if it was seen.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use banger_agent::VERSION;
 use banger_vmm::{
-    AcceleratorChoice, NetMode, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState, initramfs,
+    AcceleratorChoice, NetMode, NetPlan, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState, initramfs,
 };
 
 use super::host::{check_fits, host_cpus};
@@ -55,7 +55,7 @@ impl From<Started> for CommandError {
 /// A VM that was found running, or started.
 struct Up {
     ready: Ready,
-    net: NetMode,
+    net: NetPlan,
     boot: Option<Duration>,
     idle_timeout_ms: u64,
 }
@@ -90,7 +90,7 @@ impl Machines<'_> {
         self.tell_changes(&record, spec, matches!(state, VmState::Running { .. }));
         let up = |record: &VmRecord, boot| Up {
             ready: record.ready,
-            net: record.net,
+            net: banger_vmm::net_plan(record),
             boot,
             idle_timeout_ms: record.idle_timeout_ms,
         };
