@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use banger::cli::{Cli, Command, Global, Run};
 use banger::completion::{self, Names};
-use banger::config::{ConfigFile, Owner, Value};
+use banger::config::{ConfigFile, Owner, Value, git_host};
 use banger::dispatch::{self, Aliases, Invocation, InvocationError};
 use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
@@ -18,7 +18,7 @@ use banger::output::panic;
 use banger::output::ui::Ui;
 use banger::plugin::{self, Environment, KnownPlugins, Plugins};
 use banger::store::images::Images;
-use banger::vm::machine::{Machines, git_host};
+use banger::vm::machine::Machines;
 use banger::{commands, run};
 use clap::Parser;
 

@@ -2,6 +2,8 @@
 //! completions are all made of it; an argument whose value name is `VM` or `IMAGE` is completed
 //! with the names of these.
 
+pub(crate) mod line;
+
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use banger_vmm::{NetMode, PortForward, PortName};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::config::Overrides;
+pub use crate::output::options::{Color, Global};
 use crate::output::units::{self, option};
 
 /// Run the repository you stand in inside a microVM of its own.
@@ -42,36 +46,6 @@ pub struct Cli {
     /// What to print.
     #[command(flatten)]
     pub global: Global,
-}
-
-/// Options of every command.
-#[derive(Debug, Default, Args)]
-pub struct Global {
-    /// Print errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Print more about what is done
-    #[arg(short, long, global = true, overrides_with = "verbose")]
-    pub verbose: bool,
-    /// Whether to use colour
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
-    pub color: Color,
-    /// Answer as JSON, errors included
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Never ask: what would have to be answered is an error
-    #[arg(long, global = true)]
-    pub no_input: bool,
-}
-
-/// When to use colour; `auto` is on a terminal, unless NO_COLOR is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "clap would print them as a help of many lines")]
-pub enum Color {
-    #[default]
-    Auto,
-    Always,
-    Never,
 }
 
 /// The commands.
@@ -392,6 +366,33 @@ pub struct Run {
 fn net_mode() -> impl TypedValueParser<Value = NetMode> {
     let names = PossibleValuesParser::new(NetMode::ALL.map(NetMode::name));
     names.map(|name| NetMode::from_name(&name).expect("only names of modes pass the parser"))
+}
+
+impl From<&Run> for Overrides {
+    fn from(run: &Run) -> Self {
+        Overrides {
+            mise: run.no_mise.then_some(false),
+            ports_by_themselves: run.how.ports.map(|ports| ports == Ports::Auto),
+            ready: run.ready.map(|ready| match ready {
+                Ready::Agent => banger_vmm::Ready::Agent,
+                Ready::System => banger_vmm::Ready::System,
+            }),
+            ..Overrides::from(&run.vm)
+        }
+    }
+}
+
+impl From<&VmOptions> for Overrides {
+    fn from(vm: &VmOptions) -> Self {
+        Overrides {
+            image: vm.image.clone(),
+            cpus: vm.cpus,
+            memory_mib: vm.memory,
+            disk_mib: vm.disk,
+            net: vm.net,
+            ..Overrides::default()
+        }
+    }
 }
 
 /// Which ports of a VM are forwarded without being named: none, or all that something begins to

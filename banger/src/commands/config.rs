@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use serde::Serialize;
 
-use crate::cli::{Cli, ConfigCommand, Run};
+use crate::cli::{Cli, ConfigCommand};
 use crate::config::edit::{self, Name, REPOSITORY_FILE};
-use crate::config::{Answer, Owner, Settings, Shape, Value, most_of_repository, schema};
+use crate::config::{Answer, Overrides, Owner, Settings, Shape, Value, git_host, most_of_repository, schema};
 use crate::dispatch::is_built_in;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
 use crate::host::paths::{Paths, user_config};
 use crate::output::ui::Ui;
-use crate::vm::machine::{self, VmSpec, check_fits, git_host};
+use crate::vm::machine::{self, VmSpec, check_fits};
 
 /// The answer of `banger config`, as `--json` has it.
 #[derive(Debug, Serialize)]
@@ -156,7 +156,7 @@ fn file(repo: bool, here: &Path, paths: &Paths) -> Result<(PathBuf, Owner), Comm
 
 fn overview(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let root = root(here, paths)?;
-    let settings = Settings::of_process(paths, root.as_deref(), &Run::default())?;
+    let settings = Settings::of_process(paths, root.as_deref(), &Overrides::default())?;
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let overview = Overview {
         user: user_config().as_deref().map(lossy),
@@ -168,7 +168,7 @@ fn overview(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
 
 fn get(key: &str, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let name = Name::parse(key)?;
-    let settings = Settings::of_process(paths, root(here, paths)?.as_deref(), &Run::default())?;
+    let settings = Settings::of_process(paths, root(here, paths)?.as_deref(), &Overrides::default())?;
     let Some((value, _)) = settings.value(&name) else {
         let error = CommandError::new(format!("`{key}` is not set")).kind(ErrorKind::NotSet);
         return Err(match (name.entry, name.key.without) {

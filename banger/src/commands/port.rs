@@ -1,4 +1,4 @@
-//! `banger port`, and `--publish`.
+//! `banger port`.
 
 use std::path::Path;
 
@@ -6,10 +6,11 @@ use banger_vmm::{PortForward, PortName, PortState, Vm};
 use serde::Serialize;
 
 use crate::cli::PortCommand;
-use crate::error::{CommandError, ErrorKind};
+use crate::error::CommandError;
 use crate::host::paths::Paths;
 use crate::output::table::table;
 use crate::output::ui::Ui;
+use crate::vm::forwards::added;
 use crate::vm::machine::Machines;
 
 /// The answer, as `--json` has it.
@@ -61,38 +62,6 @@ pub fn port(command: &PortCommand, here: &Path, paths: &Paths, ui: &Ui) -> Resul
     }
 }
 
-/// Checks forwards of the command line before anything is done for them: no two may contradict each
-/// other.
-///
-/// # Errors
-/// The first two that do.
-pub fn check_forwards(forwards: &[PortForward]) -> Result<(), CommandError> {
-    banger_vmm::check_forwards(forwards).map_err(|reason| {
-        let error = CommandError::new(reason).kind(ErrorKind::Usage);
-        error.hint("give each a port of its own, or 0 for any that is free")
-    })
-}
-
-/// Has these lead into a VM, and says so.
-///
-/// # Errors
-/// If one cannot; then none does.
-pub fn publish(vm: &Vm, forwards: &[PortForward], ui: &Ui) -> Result<(), CommandError> {
-    if forwards.is_empty() {
-        return Ok(());
-    }
-    added(vm, forwards, ui).map(drop)
-}
-
-fn added(vm: &Vm, forwards: &[PortForward], ui: &Ui) -> Result<Vec<PortState>, CommandError> {
-    let ports = vm.add_ports(&vm.lock()?, forwards)?;
-    for PortState { forward, problem } in &ports {
-        let when = if problem.is_some() { ", from its next start on" } else { "" };
-        ui.status(&format!("{} leads to {} in `{}`{when}", forward.host, forward.guest, vm.name()));
-    }
-    Ok(ports)
-}
-
 fn add(vm: &Vm, forwards: &[PortForward], ui: &Ui) -> Result<(), CommandError> {
     let ports = added(vm, forwards, ui)?;
     ui.answer(&answer(vm, &ports), || hosts(&ports))
@@ -130,18 +99,4 @@ fn answer<'a>(vm: &'a Vm, ports: &[PortState]) -> Answer<'a> {
 /// A line for each.
 fn hosts(ports: &[PortState]) -> String {
     ports.iter().map(|port| format!("{}\n", port.forward.host)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn forwards_that_contradict_each_other_are_refused_as_usage() {
-        let forwards = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
-        assert!(check_forwards(&forwards(&["8080:80", "8081:80", "0:1", "0:2"])).is_ok());
-        let error = check_forwards(&forwards(&["8080:80", "8080:81"])).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Usage);
-        assert!(error.message.contains("cannot lead to both 80 and 81"), "{}", error.message);
-    }
 }

@@ -6,12 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::edit::REPOSITORY_FILE;
-use crate::config::{ConfigFile, Owner, TrustStore, needing_trust, raised_with_trust};
+use crate::config::{ConfigFile, Owner, TrustStore, git_host, needing_trust, raised_with_trust};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{self, Host, OutsidePolicy, Workspace};
 use crate::host::paths::{Paths, user_config};
 use crate::output::ui::Ui;
-use crate::vm::machine::git_host;
 
 /// The answer, as `--json` has it.
 #[derive(Debug, Serialize)]

@@ -10,13 +10,12 @@ use banger_agent::protocol::exec::{Exec, FromCommand, STDOUT, Started, ToCommand
 use banger_agent::protocol::{Bytes, Request, now_ns};
 use banger_vmm::{Vm, VmState, is_name};
 
-use crate::commands;
 use crate::host::paths::Paths;
 use crate::output::ui::Ui;
 use crate::run;
 use crate::store::images::Images;
 use crate::vm::agent::{Call, Limits};
-use crate::vm::machine::Machines;
+use crate::vm::machine::{Machines, existing};
 
 /// How long somebody waits who has pressed TAB.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -29,7 +28,7 @@ pub fn hosts(words: &[OsString], here: &Path, paths: &Paths, ui: &Ui) -> Vec<Str
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let value = words.iter().position(|word| word == "--vm").and_then(|at| words.get(at + 1).map(|word| &**word));
     let name = value.or_else(|| words.iter().find_map(|word| word.strip_prefix("--vm=")));
-    let vm = commands::existing(name, here, paths, &Machines::new(paths, ui));
+    let vm = existing(name, here, paths, &Machines::new(paths, ui));
     let ports = vm.ok().and_then(|vm| vm.ports().ok()).unwrap_or_default();
     // A port is enough of a name, unless several addresses have it.
     let number = |host: &banger_vmm::HostEnd| {
@@ -51,7 +50,7 @@ pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<Str
     let (folder, _) = path.rsplit_once('/').map_or(("", path), |(folder, _)| path.split_at(folder.len() + 1));
     let start = format!("{name}:{folder}");
     let name = Some(name).filter(|name| !name.is_empty());
-    let found = commands::existing(name, here, paths, &Machines::new(paths, ui)).ok();
+    let found = existing(name, here, paths, &Machines::new(paths, ui)).ok();
     let running = found.filter(|vm| matches!(vm.state(), Ok(VmState::Running { .. })));
     let listed = running.and_then(|vm| {
         let base = run::folder(&vm, here, &Images::new(paths, ui)).path;

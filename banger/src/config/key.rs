@@ -3,6 +3,7 @@
 
 use banger_vmm::NetMode;
 
+use super::defaults::DEFAULT_IMAGE;
 use super::value::{Kind, Shape};
 use crate::output::units;
 
@@ -204,7 +205,7 @@ pub const KEYS: &[Key] = &[
         name: "default_image_name",
         shape: Shape::One(Kind::Image),
         stands: Stands::User,
-        default: Some(crate::vm::machine::DEFAULT_IMAGE),
+        default: Some(DEFAULT_IMAGE),
         about: "Image of a new VM where `image` is not set.",
         ..PLAIN
     },

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::file::ConfigFile;
 use super::value::Value;
+use crate::host::hardware;
 
 /// How long a VM may go on without a command where the user's file says nothing: nobody wants one
 /// for longer unasked, and never to stop is longer than all.
@@ -29,7 +30,7 @@ pub(super) struct Machine {
 impl Machine {
     /// This one.
     pub(super) fn here() -> Machine {
-        Machine { cpus: crate::vm::machine::default_cpus().into(), memory_mib: crate::vm::machine::host_memory() }
+        Machine { cpus: hardware::usable_cpus().into(), memory_mib: hardware::memory_mib() }
     }
 
     /// As much of what is asked for as a repository's file gets of this machine, where the user's

@@ -8,19 +8,18 @@ use std::time::Duration;
 
 use banger_image::Location;
 use banger_vmm::{NetMode, Ready};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::defaults::{DEFAULT_IMAGE, default_cpus, default_memory};
 use super::edit::{Name, REPOSITORY_FILE};
 use super::file::{ConfigFile, Owner};
 use super::key::{KEYS, Key, Stands};
 use super::limits::{Limited, LimitedBy, Machine, limits};
 use super::trust::TrustStore;
 use super::value::{Shape, Value};
-use crate::cli::Run;
 use crate::error::{CommandError, ErrorKind};
+use crate::git::History;
 use crate::host::paths::{Paths, user_config};
-use crate::store::images::ImageAccess;
 
 /// Where a value is from. A later one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -50,29 +49,6 @@ impl fmt::Display for Origin {
     }
 }
 
-/// How much of git's history the guest gets. A later one is less.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum History {
-    /// All that there is.
-    #[default]
-    Full,
-    /// The current commit and its tree, and what names it.
-    Shallow,
-    /// No repository, only files.
-    None,
-}
-
-impl History {
-    /// The name that the configuration has for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            History::Full => "full",
-            History::Shallow => "shallow",
-            History::None => "none",
-        }
-    }
-}
-
 /// Where values come from.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
@@ -84,6 +60,37 @@ pub struct Sources<'a> {
     pub data: &'a Path,
     /// The environment.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+/// What a command line says. None: nothing, so that variables and files count.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Image of a new VM.
+    pub image: Option<String>,
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// Size of a new VM's disk in MiB.
+    pub disk_mib: Option<u64>,
+    /// Network of a new VM.
+    pub net: Option<NetMode>,
+    /// Whether the tools that the repository names for mise are installed.
+    pub mise: Option<bool>,
+    /// Whether ports that something begins to listen at in the VM are forwarded.
+    pub ports_by_themselves: Option<bool>,
+    /// When a VM counts as started.
+    pub ready: Option<Ready>,
+}
+
+/// As whom an image is had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImageAccess {
+    /// As the user: with the user's logins at registries, and whatever images are here.
+    #[default]
+    User,
+    /// As anybody: what a registry gives without a login, and the names of catalogs.
+    Anonymous,
 }
 
 /// The values that hold.
@@ -116,11 +123,11 @@ pub struct Answer {
 }
 
 impl Settings {
-    /// Reads and merges. `options` are the command line's.
+    /// Reads and merges. `overrides` are the command line's.
     ///
     /// # Errors
     /// If a file or variable says what it may not.
-    pub fn load(sources: &Sources<'_>, options: &Run) -> Result<Settings, CommandError> {
+    pub fn load(sources: &Sources<'_>, overrides: &Overrides) -> Result<Settings, CommandError> {
         let user = sources.user.map(|path| ConfigFile::read(path, Owner::User)).transpose()?.flatten();
         let path = sources.root.map(|root| root.join(REPOSITORY_FILE));
         let repo = path.as_deref().map(|path| ConfigFile::read(path, Owner::Repository)).transpose()?.flatten();
@@ -164,7 +171,7 @@ impl Settings {
             })?;
             settings.set(key.name, value, Origin::Environment);
         }
-        settings.set_options(options);
+        settings.set_overrides(overrides);
         settings.warn_of_what_waits();
         Ok(settings)
     }
@@ -174,11 +181,11 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Settings::load`].
-    pub fn of_process(paths: &Paths, root: Option<&Path>, options: &Run) -> Result<Settings, CommandError> {
+    pub fn of_process(paths: &Paths, root: Option<&Path>, overrides: &Overrides) -> Result<Settings, CommandError> {
         let user = user_config();
         let sources =
             Sources { user: user.as_deref(), root, data: &paths.data, variable: &|name| std::env::var_os(name) };
-        Settings::load(&sources, options)
+        Settings::load(&sources, overrides)
     }
 
     /// Sets what a file says, or what holds in its place.
@@ -200,18 +207,17 @@ impl Settings {
         }
     }
 
-    fn set_options(&mut self, options: &Run) {
-        let name =
-            |value: Option<clap::builder::PossibleValue>| value.map(|value| Value::Text(value.get_name().to_owned()));
+    fn set_overrides(&mut self, overrides: &Overrides) {
+        let name = |name: &str| Value::Text(name.to_owned());
         let given = [
-            ("image", options.vm.image.clone().map(Value::Text)),
-            ("cpus", options.vm.cpus.map(|cpus| Value::Number(cpus.into()))),
-            ("memory", options.vm.memory.map(Value::Size)),
-            ("disk", options.vm.disk.map(Value::Size)),
-            ("net", options.vm.net.map(|net| Value::Text(net.name().to_owned()))),
-            ("mise", options.no_mise.then_some(Value::Flag(false))),
-            ("ports", options.how.ports.and_then(|ports| name(ports.to_possible_value()))),
-            ("ready", options.ready.and_then(|ready| name(ready.to_possible_value()))),
+            ("image", overrides.image.clone().map(Value::Text)),
+            ("cpus", overrides.cpus.map(|cpus| Value::Number(cpus.into()))),
+            ("memory", overrides.memory_mib.map(Value::Size)),
+            ("disk", overrides.disk_mib.map(Value::Size)),
+            ("net", overrides.net.map(|net| name(net.name()))),
+            ("mise", overrides.mise.map(Value::Flag)),
+            ("ports", overrides.ports_by_themselves.map(|auto| name(if auto { "auto" } else { "none" }))),
+            ("ready", overrides.ready.map(|ready| name(if ready == Ready::System { "system" } else { "agent" }))),
         ];
         for (key, value) in given {
             if let Some(value) = value {
@@ -331,8 +337,8 @@ impl Settings {
     fn implied(&self, key: &Key) -> Option<Value> {
         match key.name {
             "image" => Some(Value::Text(self.image().to_owned())),
-            "cpus" => Some(Value::Number(crate::vm::machine::default_cpus().into())),
-            "memory" => Some(Value::Size(crate::vm::machine::default_memory())),
+            "cpus" => Some(Value::Number(default_cpus().into())),
+            "memory" => Some(Value::Size(default_memory())),
             _ => None,
         }
     }
@@ -358,12 +364,12 @@ impl Settings {
 
     /// The image of a new VM.
     pub fn image(&self) -> &str {
-        self.text("image").or_else(|| self.text("default_image_name")).unwrap_or(crate::vm::machine::DEFAULT_IMAGE)
+        self.text("image").or_else(|| self.text("default_image_name")).unwrap_or(DEFAULT_IMAGE)
     }
 
     /// The images that new VMs are made from if nobody says otherwise: here, and elsewhere.
     pub fn default_images(&self) -> [&str; 2] {
-        [self.image(), self.text("default_image_name").unwrap_or(crate::vm::machine::DEFAULT_IMAGE)]
+        [self.image(), self.text("default_image_name").unwrap_or(DEFAULT_IMAGE)]
     }
 
     /// The image that a VM of this workspace shall have, if somebody said which.
@@ -519,7 +525,7 @@ mod tests {
     struct Given {
         folder: tempfile::TempDir,
         variables: BTreeMap<&'static str, &'static str>,
-        options: Run,
+        overrides: Overrides,
     }
 
     impl Given {
@@ -528,7 +534,7 @@ mod tests {
             fs::create_dir(folder.path().join("repo")).unwrap();
             fs::write(folder.path().join("config.toml"), user).unwrap();
             fs::write(folder.path().join("repo/banger.toml"), repo).unwrap();
-            Given { folder, variables: BTreeMap::new(), options: Run::default() }
+            Given { folder, variables: BTreeMap::new(), overrides: Overrides::default() }
         }
 
         fn root(&self) -> PathBuf {
@@ -540,7 +546,7 @@ mod tests {
             let variable = |name: &str| self.variables.get(name).map(OsString::from);
             let sources =
                 Sources { user: Some(&user), root: Some(&root), data: self.folder.path(), variable: &variable };
-            Settings::load(&sources, &self.options)
+            Settings::load(&sources, &self.overrides)
         }
 
         fn trust(&self) {
@@ -560,7 +566,7 @@ mod tests {
         assert_eq!(answer(&given.load().unwrap(), "cpus"), ("1".into(), Origin::Repo));
         given.variables.insert("BANGER_CPUS", "3");
         assert_eq!(answer(&given.load().unwrap(), "cpus"), ("3".into(), Origin::Environment));
-        given.options.vm.cpus = Some(4);
+        given.overrides.cpus = Some(4);
         let settings = given.load().unwrap();
         assert_eq!((answer(&settings, "cpus"), settings.cpus()), (("4".into(), Origin::Flag), Some(4)));
         let settings = Given::new("cpus = 1\nmemory = \"2G\"\n", "").load().unwrap();
@@ -616,7 +622,7 @@ mod tests {
     fn a_repository_raises_the_users_limits_only_with_trust() {
         let user = "cpus = 1\nmemory = \"1G\"\nidle_timeout = \"10m\"\n";
         let repo = "cpus = 200\nmemory = \"512M\"\ndisk = \"64G\"\nidle_timeout = 0\n";
-        let has = crate::vm::machine::default_cpus();
+        let has = default_cpus();
         let mut given = Given::new(user, repo);
         let settings = given.load().unwrap();
         assert_eq!((answer(&settings, "cpus"), settings.cpus()), (("1".into(), Origin::User), Some(1)));
@@ -636,10 +642,10 @@ mod tests {
         // Nothing of it is said with each command.
         assert_eq!((notes.len(), settings.warnings.len()), (2, 0));
         // An option is the user's word.
-        given.options.vm.cpus = Some(3);
+        given.overrides.cpus = Some(3);
         let settings = given.load().unwrap();
         assert_eq!((settings.cpus(), limited(&settings).len(), settings.limit_notes().len()), (Some(3), 1, 1));
-        given.options.vm.cpus = None;
+        given.overrides.cpus = None;
         given.trust();
         let settings = given.load().unwrap();
         // No file asks for more than the machine has.
@@ -649,7 +655,7 @@ mod tests {
         // Without a word of the user's own.
         let settings = Given::new("", "idle_timeout = 0\ncpus = 255\n").load().unwrap();
         assert_eq!(settings.idle_timeout(), Duration::from_secs(24 * 3600));
-        assert_eq!(settings.cpus(), Some(crate::vm::machine::default_cpus()));
+        assert_eq!(settings.cpus(), Some(default_cpus()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::line::Line;
+use crate::cli::line::Line;
 
 /// What does here what an unknown command does elsewhere.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 
 mod alias;
 mod familiar;
-mod line;
 
 use std::ffi::{OsStr, OsString};
 
@@ -11,7 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches};
 
 pub use self::alias::{Aliases, read};
-use self::line::Line;
+use crate::cli::line::{Line, before_help};
 use crate::cli::{Cli, Global, Run};
 use crate::error::{CommandError, ErrorKind};
 use crate::output::suggest;
@@ -104,34 +103,6 @@ pub fn resolve(
                 Err(unknown(&line, &name, known, &cli).into())
             }
         };
-    }
-}
-
-/// `words`, a command line without the program's name, with the options behind a `help` before it:
-/// clap's takes no option, and these are of every command.
-pub(crate) fn before_help(words: Vec<OsString>, cli: &clap::Command) -> Vec<OsString> {
-    if !words.iter().any(|word| word == "help") {
-        return words;
-    }
-    // A command has the options of every command once it is built.
-    let mut cli = cli.clone();
-    cli.build();
-    let (mut words, mut before) = (words, Vec::new());
-    let mut command = &cli;
-    loop {
-        let mut line = Line::split(words, command);
-        let is_help = line.name.as_deref() == Some(OsStr::new("help"));
-        if is_help {
-            line.options_first(command);
-        }
-        let inner = line.name.as_ref().filter(|_| !is_help).and_then(|name| command.find_subcommand(name));
-        let Some(inner) = inner.filter(|inner| inner.has_subcommands()) else {
-            before.append(&mut line.words());
-            return before;
-        };
-        words = std::mem::take(&mut line.rest);
-        before.append(&mut line.words());
-        command = inner;
     }
 }
 

@@ -6,8 +6,7 @@ mod store;
 
 use serde::Serialize;
 
-use crate::cli::Run;
-use crate::config::Settings;
+use crate::config::{Overrides, Settings};
 use crate::error::CommandError;
 use crate::host::paths::Paths;
 use crate::output::ui::Ui;
@@ -75,7 +74,7 @@ impl Check {
 
 /// Looks at everything. With `fix`, what can be mended without losing anything is.
 pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
-    let settings = Settings::of_process(paths, None, &Run::default());
+    let settings = Settings::of_process(paths, None, &Overrides::default());
     let mut checks = vec![host::parts(), host::configuration(settings.as_ref().err())];
     let kvm = host::kvm(fix, paths);
     let translates = kvm.as_ref().is_none_or(|kvm| kvm.health != Health::Ok);

@@ -7,14 +7,15 @@ use banger_vmm::{VmRecord, VmState, printable};
 use nix::sys::statvfs::statvfs;
 
 use super::Check;
-use crate::config::Settings;
+use crate::config::{DEFAULT_KERNEL, Settings};
 use crate::error::CommandError;
 use crate::host::paths::Paths;
 use crate::output::ui::Ui;
 use crate::output::units::{bytes, count};
+use crate::store::catalog::catalog;
 use crate::store::images::Images;
 use crate::store::kernels::Kernels;
-use crate::vm::machine::{DEFAULT_KERNEL, Machines};
+use crate::vm::machine::Machines;
 use crate::vm::ownership;
 
 /// Less than this is little, and less than that too little, in bytes: the image with everything
@@ -116,7 +117,7 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
                 (Err(error), _) | (_, Err(error)) => broken.push(format!("`{}`: {error}", vm.name())),
                 (_, Ok(VmState::Failed { reason })) => broken.push(format!("`{}` has failed: {reason}", vm.name())),
                 (Ok(record), Ok(state)) => {
-                    broken.extend(missing(&record, &images).map(|what| format!("`{}`: {what}", vm.name())));
+                    broken.extend(missing(&record, &images, paths, ui).map(|what| format!("`{}`: {what}", vm.name())));
                     running += u64::from(matches!(state, VmState::Running { .. } | VmState::Starting));
                     abandoned += u64::from(ownership::is_abandoned(vm, &record));
                 }
@@ -146,7 +147,7 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
 }
 
 /// What a VM needs to start that is not there any more.
-fn missing(record: &VmRecord, images: &Images<'_>) -> Option<String> {
+fn missing(record: &VmRecord, images: &Images<'_>, paths: &Paths, ui: &Ui) -> Option<String> {
     let is_there = |found: banger_image::Result<bool>| found.unwrap_or(false);
     if !is_there(images.store().image(&record.image).map(|image| image.is_some())) {
         return Some(format!("its image `{}` is not there any more, or cannot be read", record.image));
@@ -154,7 +155,7 @@ fn missing(record: &VmRecord, images: &Images<'_>) -> Option<String> {
     let kernels = images.kernels();
     let is_here = is_there(kernels.store().kernel(&record.kernel).map(|kernel| kernel.is_some()));
     // One of a catalog comes again by itself.
-    let gone = !is_here && images.catalog().is_ok_and(|catalog| !catalog.kernels.contains_key(&record.kernel));
+    let gone = !is_here && catalog(paths, ui).is_ok_and(|catalog| !catalog.kernels.contains_key(&record.kernel));
     gone.then(|| format!("its kernel `{}` is neither here nor in a catalog", record.kernel))
 }
 

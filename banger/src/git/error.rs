@@ -1,9 +1,11 @@
 //! What can go wrong with a repository, and what to do about it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Outside;
+use crate::error::{CommandError, ErrorKind};
+use crate::host::shell::shell_quoted;
 
 /// An error about a git repository on the host.
 #[derive(Debug, thiserror::Error)]
@@ -164,14 +166,24 @@ impl GitError {
     }
 }
 
+impl From<GitError> for CommandError {
+    fn from(error: GitError) -> Self {
+        let kind = match &error {
+            GitError::NotARepository { .. } | GitError::Bare { .. } | GitError::InsideGitDir { .. } => {
+                ErrorKind::NoWorkspace
+            }
+            GitError::DubiousOwnership { .. } | GitError::Outside { .. } => ErrorKind::UntrustedRepository,
+            GitError::Io { source, .. } => source.into(),
+            _ => ErrorKind::Repository,
+        };
+        let hints = error.hint().into_iter().collect();
+        CommandError { kind, hints, ..CommandError::new(error.to_string()) }
+    }
+}
+
 /// What gix says of an error, from the outermost to its cause.
 pub(crate) fn words(error: &gix::Error) -> String {
     let mut all: Vec<String> = error.iter_errors_with_locations().map(|error| format!("{error:#}")).collect();
     all.dedup();
     all.join(": ")
-}
-
-/// `path` as a word of a shell command.
-pub(crate) fn shell_quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

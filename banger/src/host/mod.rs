@@ -1,9 +1,12 @@
 //! The user's side of this machine: where banger keeps its files ([`paths`]), who else may write
-//! to them ([`permissions`]), how one is replaced ([`file`]), and what other programs have written
-//! down there ([`npm`], [`terminfo`]).
+//! to them ([`permissions`]), how a file is replaced ([`file`]) and a path quoted ([`shell`]); what
+//! the machine has ([`hardware`]), and what other programs have written down there ([`npm`],
+//! [`terminfo`]).
 
 pub(crate) mod file;
+pub(crate) mod hardware;
 pub(crate) mod npm;
 pub mod paths;
 pub mod permissions;
+pub(crate) mod shell;
 pub mod terminfo;

@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use banger_vmm::{Programs, StorePaths, VmStore};
 use nix::unistd::{Uid, User};
 
 use crate::error::{CommandError, ErrorKind};
@@ -64,6 +65,12 @@ impl Paths {
     /// The folder of all VMs.
     pub fn vms(&self) -> PathBuf {
         self.data.join("vms")
+    }
+
+    /// The store of all VMs.
+    pub fn vm_store(&self) -> VmStore {
+        let store = StorePaths { vms: self.vms(), host: self.data.join("host"), cache: self.cache.clone() };
+        VmStore::new(store, Programs::new(search_path()))
     }
 }
 

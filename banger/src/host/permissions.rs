@@ -11,8 +11,8 @@ use std::path::Path;
 
 use nix::unistd::{Gid, Group, Uid, User};
 
+use super::shell::shell_quoted;
 use crate::error::{CommandError, ErrorKind};
-use crate::git::shell_quoted;
 
 /// Bits of a mode: write permission of the group and of all others, and the sticky bit, with which
 /// only the owner of an entry may rename it (inode(7)).

@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use crate::error::{CommandError, ErrorAnswer, ErrorKind};
 use crate::host::file::{parts, replace};
-use crate::sync;
 
 /// Of the file's format. It grows with a change that a reader has to know of; fields may be added
 /// without.
@@ -83,21 +82,28 @@ struct State {
     phases: BTreeMap<Phase, Duration>,
     /// Milliseconds of each phase that there was.
     phases_ms: BTreeMap<Phase, f64>,
-    counts: Option<Counts>,
+    counts: Option<SyncCounts>,
 }
 
-/// What was synced.
-#[derive(Debug, Serialize)]
-struct Counts {
-    files_listed: usize,
-    files_sent: u64,
-    files_removed: u64,
-    files_kept: u64,
-    references_moved: u64,
-    bytes_sent: u64,
-    /// What changed in the VM alone; none: not known.
-    guest_only_files: Option<u64>,
-    guest_only_references: Option<u64>,
+/// What a sync did.
+#[derive(Clone, Debug, Serialize)]
+pub struct SyncCounts {
+    /// Files that travel.
+    pub files_listed: usize,
+    /// Files that were sent.
+    pub files_sent: u64,
+    /// Files that were removed in the guest.
+    pub files_removed: u64,
+    /// Files that stay as the guest has them.
+    pub files_kept: u64,
+    /// Branches and tags that were moved in the guest.
+    pub references_moved: u64,
+    /// Bytes that were sent.
+    pub bytes_sent: u64,
+    /// Files that changed in the guest alone; none: not known.
+    pub guest_only_files: Option<u64>,
+    /// Branches and tags that changed in the guest alone; none: not known.
+    pub guest_only_references: Option<u64>,
 }
 
 impl Report {
@@ -155,17 +161,8 @@ impl Report {
     }
 
     /// Notes what was synced.
-    pub fn synced(&self, files_listed: usize, report: &sync::SyncReport) {
-        self.state().counts = Some(Counts {
-            files_listed,
-            files_sent: report.applied.written,
-            files_removed: report.applied.deleted,
-            files_kept: report.applied.kept,
-            references_moved: report.applied.references,
-            bytes_sent: report.bytes,
-            guest_only_files: report.guest_only.map(|only| only.files),
-            guest_only_references: report.guest_only.map(|only| only.references),
-        });
+    pub fn synced(&self, counts: SyncCounts) {
+        self.state().counts = Some(counts);
     }
 
     /// Writes it, the run being over with this exit status or error.

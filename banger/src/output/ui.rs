@@ -15,7 +15,7 @@ use nix::sys::termios::{OutputFlags, tcgetattr};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
-use crate::cli::{Color, Global};
+use super::options::{Color, Global};
 use crate::error::{CommandError, ErrorKind};
 
 /// What a plugin is told of the options before its name, and what banger takes for its own when a

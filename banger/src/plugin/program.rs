@@ -17,7 +17,7 @@ use super::describe::ARGUMENT;
 use super::propose::COMPLETER;
 use super::{API, Description, fitted};
 use crate::cli::Global;
-use crate::dispatch::before_help;
+use crate::cli::line::before_help;
 use crate::error::{CommandError, FAILED};
 use crate::host::paths::Paths;
 use crate::output::panic;

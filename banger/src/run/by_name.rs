@@ -16,8 +16,7 @@ use super::place::{self, Place};
 use super::session::Outcome;
 use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::cli::{CommandOptions, Run};
-use crate::commands::{check_forwards, named, publish};
-use crate::config::Settings;
+use crate::config::{Overrides, Settings, git_host};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
@@ -28,8 +27,9 @@ use crate::store::images::{self, Images};
 use crate::sync::Listed;
 use crate::vm::agent::AgentError;
 use crate::vm::checkout::{GUEST_ROOT, GuestCheckout};
+use crate::vm::forwards::{check_forwards, publish};
 use crate::vm::guest_command;
-use crate::vm::machine::{Machine, Machines, VmSpec, git_host};
+use crate::vm::machine::{Machine, Machines, VmSpec, named};
 use crate::vm::ownership::VmOwner;
 use crate::vm::post_mortem;
 
@@ -203,7 +203,11 @@ pub fn exec(
 /// If a file or variable says what it may not.
 pub fn configured_variables(vm: &Vm, paths: &Paths) -> Result<Vec<(Bytes, Bytes)>, CommandError> {
     let own = GuestCheckout::all(vm)?.into_iter().find(|checkout| checkout.is_own() && checkout.is_present());
-    Ok(environment::of_settings(&Settings::of_process(paths, own.as_ref().map(GuestCheckout::root), &Run::default())?))
+    Ok(environment::of_settings(&Settings::of_process(
+        paths,
+        own.as_ref().map(GuestCheckout::root),
+        &Overrides::default(),
+    )?))
 }
 
 /// The workspace around `folder`, which the user has named.

@@ -19,7 +19,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
 use crate::host::terminfo;
-use crate::output::report::{Phase, Report};
+use crate::output::report::{Phase, Report, SyncCounts};
 use crate::output::ui::Ui;
 use crate::output::units::{bytes, count, elapsed};
 use crate::prepare::certificates::{self, Certificates};
@@ -71,7 +71,7 @@ impl<'a> RunContext<'a> {
         account: &'a Report,
         ui: &'a Ui,
     ) -> Result<RunContext<'a>, CommandError> {
-        let settings = Settings::of_process(paths, root, options)?;
+        let settings = Settings::of_process(paths, root, &options.into())?;
         settings.warnings.iter().for_each(|warning| ui.warning(warning));
         let certificates = Certificates::read(&settings.ca_certificates(paths.home.as_deref()))?;
         Ok(RunContext { settings, how: &options.how, given, certificates, paths, account, ui })
@@ -144,7 +144,7 @@ impl<'a> RunContext<'a> {
         self.ui.finish();
         if let Ok(report) = &report {
             report.notes.iter().for_each(|note| self.ui.warning(note));
-            self.account.synced(files, report);
+            self.account.synced(counts(files, report));
             self.ui.status(&summary(report, machine.boot));
         }
         Ok((preparation, report))
@@ -308,6 +308,20 @@ fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
         ui.warning(&format!("these services of the guest failed: {}", readiness.failed_units.join(", ")));
     }
     Ok(())
+}
+
+/// A sync of this many files, as the report of a run has it.
+fn counts(files_listed: usize, report: &sync::SyncReport) -> SyncCounts {
+    SyncCounts {
+        files_listed,
+        files_sent: report.applied.written,
+        files_removed: report.applied.deleted,
+        files_kept: report.applied.kept,
+        references_moved: report.applied.references,
+        bytes_sent: report.bytes,
+        guest_only_files: report.guest_only.map(|only| only.files),
+        guest_only_references: report.guest_only.map(|only| only.references),
+    }
 }
 
 /// The one line about a run: what went in, and how long each phase took.

@@ -27,7 +27,7 @@ pub use self::place::folder;
 use self::session::Outcome;
 pub use self::workspace::{NewWorkspace, prepare};
 use crate::cli::Run;
-use crate::commands::{check_forwards, publish};
+use crate::config::ImageAccess;
 use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
@@ -35,9 +35,10 @@ use crate::host::paths::Paths;
 use crate::output::report::{Phase, Report, Target};
 use crate::output::ui::{Ui, die_of_broken_pipe};
 use crate::prepare::Preparation;
-use crate::store::images::{ImageAccess, Images};
+use crate::store::images::Images;
 use crate::sync::Listed;
 use crate::vm::checkout::GuestCheckout;
+use crate::vm::forwards::{check_forwards, publish};
 use crate::vm::machine::{Machine, Machines, VmSpec};
 use crate::vm::ownership::VmOwner;
 use crate::vm::post_mortem;
@@ -121,7 +122,7 @@ fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
 fn tell_outer_configuration(workspace: &Workspace, paths: &Paths, ui: &Ui) {
     let has_file = |root: &Path| root.join(REPOSITORY_FILE).is_file();
     let Some(parent) = workspace.root.parent().filter(|_| !has_file(&workspace.root)) else { return };
-    if let Ok(outer) = Workspace::discover(parent, crate::vm::machine::git_host(paths))
+    if let Ok(outer) = Workspace::discover(parent, crate::config::git_host(paths))
         && has_file(&outer.root)
     {
         ui.warning(&ignored(&outer.root, &workspace.root));
@@ -138,7 +139,7 @@ fn ignored(outer: &Path, inner: &Path) -> String {
 fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
     check_forwards(&options.vm.publish)?;
-    let workspace = Workspace::discover(here, crate::vm::machine::git_host(paths))?;
+    let workspace = Workspace::discover(here, crate::config::git_host(paths))?;
     account.workspace(&workspace.root);
     let machines = Machines::new(paths, ui).reported(account);
     let context = RunContext::new(options, given, Some(&workspace.root), paths, account, ui)?;

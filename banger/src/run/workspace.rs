@@ -12,14 +12,13 @@ use super::context::{Destination, RunContext};
 use super::place::Place;
 use super::policy;
 use crate::cli::Run;
-use crate::commands::named;
 use crate::error::{CommandError, ErrorKind};
 use crate::host::paths::Paths;
 use crate::output::report::{Phase, Report};
 use crate::output::ui::Ui;
 use crate::sync::Listed;
 use crate::vm::checkout::GuestCheckout;
-use crate::vm::machine::{Machines, VmSpec};
+use crate::vm::machine::{Machines, VmSpec, named};
 use crate::vm::post_mortem;
 
 /// A repository that is wanted in a VM.

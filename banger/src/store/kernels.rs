@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use banger_image::{Catalog, Kernel, Store};
-use banger_vmm::Vm;
 
 use crate::error::CommandError;
 use crate::host::paths::Paths;
 use crate::output::ui::Ui;
-use crate::store::images::Images;
-use crate::vm::machine::Machines;
+use crate::store::catalog::catalog;
+use crate::store::in_use::InUse;
 
 /// See the module.
 pub struct Kernels<'a> {
     store: Store,
+    in_use: InUse,
     paths: &'a Paths,
     ui: &'a Ui,
 }
@@ -31,7 +31,7 @@ pub struct Users {
 impl<'a> Kernels<'a> {
     /// Those below the user's folders.
     pub fn new(paths: &'a Paths, ui: &'a Ui) -> Kernels<'a> {
-        Kernels { store: Store::new(&paths.data), paths, ui }
+        Kernels { store: Store::new(&paths.data), in_use: InUse::new(paths), paths, ui }
     }
 
     /// The store that they are in.
@@ -64,7 +64,7 @@ impl<'a> Kernels<'a> {
         if let Some(kernel) = self.store.kernel(name)? {
             return Ok(kernel);
         }
-        let catalog = Images::new(self.paths, self.ui).catalog()?;
+        let catalog = catalog(self.paths, self.ui)?;
         let kernel = self.store.ensure_kernel(name, &catalog, self.ui);
         self.ui.finish();
         Ok(kernel?)
@@ -85,7 +85,7 @@ impl<'a> Kernels<'a> {
     /// # Errors
     /// If a store cannot be read.
     pub fn users(&self, name: &str) -> Result<Users, CommandError> {
-        Ok(Users { images: self.store.images_for(name)?, vms: self.vms(name)? })
+        Ok(Users { images: self.store.images_for(name)?, vms: self.in_use.by_kernel(name)? })
     }
 
     /// Deletes a kernel.
@@ -93,14 +93,8 @@ impl<'a> Kernels<'a> {
     /// # Errors
     /// If it is not there, or images or VMs need it.
     pub fn delete(&self, name: &str) -> Result<(), CommandError> {
-        let users = || Ok::<_, CommandError>(self.vms(name)?.iter().map(|vm| format!("VM `{vm}`")).collect());
+        let users =
+            || Ok::<_, CommandError>(self.in_use.by_kernel(name)?.iter().map(|vm| format!("VM `{vm}`")).collect());
         self.store.delete_kernel(name, users, self.ui)
-    }
-
-    /// The VMs that boot it. One whose record cannot be read may do so.
-    fn vms(&self, name: &str) -> Result<Vec<String>, CommandError> {
-        let vms = Machines::new(self.paths, self.ui).all()?;
-        let boots = |vm: &&Vm| vm.record().map_or(true, |record| record.kernel == name);
-        Ok(vms.iter().filter(boots).map(|vm| vm.name().to_owned()).collect())
     }
 }

@@ -3,9 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use banger_agent::protocol::sync::Conflict;
+use banger_agent::protocol::sync::{Conflict, MAX_NAMED, Side};
 use banger_agent::protocol::{Failure, FailureKind};
 
+use crate::error::{CommandError, ErrorKind};
 use crate::git::GitError;
 use crate::vm::agent::AgentError;
 
@@ -77,6 +78,57 @@ impl From<io::Error> for SyncError {
 impl From<Failure> for SyncError {
     fn from(failure: Failure) -> Self {
         AgentError::from(failure).into()
+    }
+}
+
+impl From<SyncError> for CommandError {
+    fn from(error: SyncError) -> Self {
+        let message = error.to_string();
+        match error {
+            SyncError::Git(error) => error.into(),
+            SyncError::Agent(error) => error.into(),
+            SyncError::GuestFull(failure) | SyncError::GuestChanged(failure) => failure.into(),
+            SyncError::Host(error) | SyncError::Unreadable(error) => {
+                CommandError::new(format!("cannot read the workspace: {message}")).kind((&error).into())
+            }
+            SyncError::State(error) | SyncError::Disk(error) => {
+                let (failed, kind) = (CommandError::new(message), ErrorKind::from(&error));
+                let failed = failed.kind(kind);
+                match kind {
+                    ErrorKind::NoSpace => {
+                        failed.hint("free some space, and run it again; what banger takes of it: banger du")
+                    }
+                    _ => failed,
+                }
+            }
+            SyncError::Changed(_) => CommandError::new(message)
+                .kind(ErrorKind::FilesChanging)
+                .hint("run it again when the files are at rest"),
+            SyncError::Busy => CommandError::new(message)
+                .kind(ErrorKind::VmBusy)
+                .hint("end that command, or stop the VM: banger stop --force"),
+            SyncError::Conflicts { conflicts, .. } => {
+                let name = |path| banger_vmm::printable(path);
+                let mut error = CommandError::new(message).kind(ErrorKind::Conflict);
+                error.details = conflicts
+                    .iter()
+                    .take(MAX_NAMED)
+                    .map(|c| {
+                        format!("{} ({} here, {} in the VM)", name(&c.path.0), describe(c.host), describe(c.guest))
+                    })
+                    .collect();
+                error.hint("take this side's: --host-wins").hint("keep the VM's: --guest-wins")
+            }
+        }
+    }
+}
+
+/// What a side of a conflict did.
+fn describe(side: Side) -> &'static str {
+    match side {
+        Side::Changed => "changed",
+        Side::Added => "added",
+        Side::Deleted => "deleted",
     }
 }
 

@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::SyncError;
-use crate::config::History;
-use crate::git::{Repository, Sent};
+use crate::git::{History, Repository, Sent};
 use crate::host::file::replace;
 use crate::output::units::bytes;
 

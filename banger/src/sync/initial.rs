@@ -11,8 +11,7 @@ use super::repository::{Snapshot, reference_files};
 use super::seed::Seed;
 use super::source::{self, Sink, Source};
 use super::{SyncError, SyncReport};
-use crate::config::History;
-use crate::git::Repository;
+use crate::git::{History, Repository};
 use crate::vm::agent::Call;
 
 impl Engine<'_> {

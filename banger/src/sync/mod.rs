@@ -34,8 +34,7 @@ use banger_vmm::Vm;
 use self::engine::Engine;
 pub use self::error::{ChangeCount, SyncError};
 use self::source::Source;
-use crate::config::History;
-use crate::git::{self, Boundary, Listing, Workspace};
+use crate::git::{self, Boundary, History, Listing, Workspace};
 use crate::host::file::create_private;
 use crate::vm::checkout::GuestCheckout;
 

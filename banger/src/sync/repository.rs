@@ -13,10 +13,9 @@ use super::filters::Answer;
 use super::history::Histories;
 use super::manifest::SyncedRepository;
 use super::source::Source;
-use crate::config::History;
 use crate::git::{
-    Entry, FilteredFiles, GuestIndex, GuestStat, Listing, ObjectFile, RelPath, Repository, RepositoryState, Sent,
-    Shallow,
+    Entry, FilteredFiles, GuestIndex, GuestStat, History, Listing, ObjectFile, RelPath, Repository, RepositoryState,
+    Sent, Shallow,
 };
 use crate::vm::agent::{AgentError, read_file};
 

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use banger_agent::protocol::{Authorize, Request};
 use banger_vmm::Vm;
 
-use crate::cli::Run;
-use crate::config::Settings;
+use crate::config::{Overrides, Settings};
 use crate::host::paths::{Paths, user_config};
 use crate::output::ui::Ui;
 use crate::vm::agent::Call;
@@ -21,7 +20,7 @@ const MAX_LENGTH: usize = 16 << 10;
 /// Puts the user's key, if there is one, into a VM that has a server, or is to get one (`awaited`).
 /// Without it the VM does as well.
 pub(crate) fn put(vm: &Vm, awaited: bool, paths: &Paths, ui: &Ui) {
-    let Some(key) = Settings::of_process(paths, None, &Run::default()).ok().and_then(|settings| {
+    let Some(key) = Settings::of_process(paths, None, &Overrides::default()).ok().and_then(|settings| {
         let path = settings.ssh_key_path(paths.home.as_deref()).or_else(own)?;
         fs::read_to_string(with_pub(&path)).ok()
     }) else {

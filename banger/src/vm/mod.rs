@@ -3,11 +3,12 @@
 //!
 //! [`ownership`] knows whose a VM is, [`checkout`] which repositories are where in it,
 //! [`unsynced`] what would be lost with it, and [`post_mortem`] what became of one that does not
-//! answer any more. [`authorized_key`] has an SSH server of the guest's own know its user.
+//! answer any more. [`forwards`] has ports of this machine lead into one, [`authorized_key`] has an SSH server of the guest's own know its user.
 
 pub mod agent;
 pub mod authorized_key;
 pub mod checkout;
+pub mod forwards;
 pub mod guest_command;
 pub mod machine;
 pub mod ownership;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use banger::banger_image::oci::Platform;
 use banger::cli::Global;
-use banger::vm::machine::DEFAULT_KERNEL;
+use banger::config::DEFAULT_KERNEL;
+
 use clap::{Parser, Subcommand, ValueHint};
 
 /// Pull, list, show, export, delete and prune images

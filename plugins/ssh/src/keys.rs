@@ -6,8 +6,7 @@ use std::io::{self, ErrorKind as IoKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use banger::cli::Run;
-use banger::config::Settings;
+use banger::config::{Overrides, Settings};
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
 use banger::host::permissions;
@@ -38,7 +37,7 @@ impl Keys {
     /// # Errors
     /// If a key cannot be read or made, or is of a kind that cannot be used.
     pub(crate) fn ensure(paths: &Paths) -> Result<Keys, CommandError> {
-        let settings = Settings::of_process(paths, None, &Run::default())?;
+        let settings = Settings::of_process(paths, None, &Overrides::default())?;
         let no_home = || CommandError::new("there is no home folder to keep keys in").kind(ErrorKind::NoHome);
         let folder = authorized_key::folder().ok_or_else(no_home)?;
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);

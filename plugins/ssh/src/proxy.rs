@@ -7,14 +7,13 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 
 use banger::cli::Global;
-use banger::commands::named;
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
 use banger::output::ui::Ui;
 use banger::run;
 use banger::store::images::{self, Images};
 use banger::vm::authorized_key;
-use banger::vm::machine::{Machines, VmSpec};
+use banger::vm::machine::{Machines, VmSpec, named};
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;

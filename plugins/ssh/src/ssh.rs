@@ -5,11 +5,10 @@ use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use banger::commands::existing;
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
 use banger::output::ui::Ui;
-use banger::vm::machine::Machines;
+use banger::vm::machine::{Machines, existing};
 
 use crate::cli::SshCli;
 use crate::options::{SUFFIX, options};

@@ -12,30 +12,21 @@ use banger_image::oci::{Credentials, PullOptions, Reference, Source};
 use banger_image::{Catalog, Image, ImageManifest, ImageSource, Pulled, Store};
 use banger_vmm::Vm;
 
-use crate::cli::Run;
-use crate::config::Settings;
+use crate::config::{DEFAULT_KERNEL, ImageAccess};
 use crate::error::{CommandError, ErrorKind};
 use crate::host::npm;
 use crate::host::paths::{Paths, search_path};
 use crate::output::ui::Ui;
+use crate::store::catalog::catalog;
+use crate::store::in_use::InUse;
 use crate::store::kernels::Kernels;
-use crate::vm::machine::{DEFAULT_KERNEL, Machines};
 
 pub use self::prune::Removed;
-
-/// As whom an image is had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ImageAccess {
-    /// As the user: with the user's logins at registries, and whatever images are here.
-    #[default]
-    User,
-    /// As anybody: what a registry gives without a login, and the names of catalogs.
-    Anonymous,
-}
 
 /// See the module.
 pub struct Images<'a> {
     store: Store,
+    in_use: InUse,
     paths: &'a Paths,
     ui: &'a Ui,
 }
@@ -43,12 +34,17 @@ pub struct Images<'a> {
 impl<'a> Images<'a> {
     /// Those below the user's folders.
     pub fn new(paths: &'a Paths, ui: &'a Ui) -> Images<'a> {
-        Images { store: Store::new(&paths.data), paths, ui }
+        Images { store: Store::new(&paths.data), in_use: InUse::new(paths), paths, ui }
     }
 
     /// The store that they are in.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Which VMs were made from which image.
+    pub fn in_use(&self) -> &InUse {
+        &self.in_use
     }
 
     /// The names of those that are here, each once.
@@ -152,7 +148,7 @@ impl<'a> Images<'a> {
             |source: &ImageSource| matches!(source, ImageSource::Oci(_)) && source.to_string() == image.source;
         let is_it =
             |catalog: Catalog| catalog.images.get(named).is_some_and(|entry| entry.sources.iter().any(is_source));
-        image.is_of_catalog() || self.catalog().is_ok_and(is_it)
+        image.is_of_catalog() || catalog(self.paths, self.ui).is_ok_and(is_it)
     }
 
     /// Whether a VM can be made from what is named: it is here, or in a catalog. That a registry
@@ -164,20 +160,7 @@ impl<'a> Images<'a> {
         if Reference::is_meant_by(named) {
             return Ok(Source::parse(named).is_ok());
         }
-        Ok(self.store.image(named)?.is_some() || self.catalog()?.images.contains_key(named))
-    }
-
-    /// What there is by name: banger's own catalog, with the team's that the user's configuration
-    /// names.
-    pub(crate) fn catalog(&self) -> Result<Catalog, CommandError> {
-        let catalog = Catalog::embedded()?;
-        let settings = Settings::of_process(self.paths, None, &Run::default())?;
-        let Some(location) = settings.catalog_url(self.paths.home.as_deref()) else { return Ok(catalog) };
-        let catalog = catalog.with_team(&location, &self.paths.cache, self.ui);
-        catalog.map_err(|error| {
-            CommandError::from(error)
-                .hint("`catalog_url` of your configuration names it: `banger config get catalog_url`")
-        })
+        Ok(self.store.image(named)?.is_some() || catalog(self.paths, self.ui)?.images.contains_key(named))
     }
 
     /// Gets an image of a catalog, or brings it up to date.
@@ -185,7 +168,7 @@ impl<'a> Images<'a> {
     /// # Errors
     /// If it cannot be had.
     pub fn pull_named(&self, name: &str, options: &PullOptions) -> Result<Pulled, CommandError> {
-        let catalog = self.catalog();
+        let catalog = catalog(self.paths, self.ui);
         let pulled = catalog.and_then(|catalog| {
             if let Some(entry) = catalog.images.get(name).filter(|entry| is_of_a_team(&entry.kernel)) {
                 self.store.ensure_kernel(&entry.kernel, &catalog, self.ui)?;
@@ -240,10 +223,9 @@ impl<'a> Images<'a> {
 
     /// Deletes what was called so before, unless a VM was made from it.
     fn remove_outdated(&self, name: &str) -> Result<(), CommandError> {
-        let machines = Machines::new(self.paths, self.ui);
         for old in self.store.outdated(name)? {
             // One that a VM needs stays, and goes with a later pull.
-            match self.store.delete_image(&old.name, |folders| users(&machines, folders), self.ui) {
+            match self.store.delete_image(&old.name, |folders| self.in_use.by_images(folders), self.ui) {
                 Ok(_) => self.ui.detail(&format!("removed `{}`, which no VM was made from", old.name)),
                 Err(error) => self.ui.detail(&error.message),
             }
@@ -256,8 +238,7 @@ impl<'a> Images<'a> {
     /// # Errors
     /// If it is not there, or VMs were made from it.
     pub fn delete(&self, name: &str) -> Result<Vec<String>, CommandError> {
-        let machines = Machines::new(self.paths, self.ui);
-        self.store.delete_image(name, |folders| users(&machines, folders), self.ui)
+        self.store.delete_image(name, |folders| self.in_use.by_images(folders), self.ui)
     }
 
     /// What an image that is named, or referred to, is called in the store.
@@ -298,16 +279,6 @@ fn is_of_a_team(kernel: &str) -> bool {
 pub fn variables(image: &ImageManifest) -> Vec<(Bytes, Bytes)> {
     let entries = image.oci.iter().flat_map(|origin| &origin.config.env);
     entries.filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
-}
-
-/// The VMs that were made from these images. One whose record cannot be read may have been.
-///
-/// # Errors
-/// If the store of VMs cannot be read.
-pub fn users(machines: &Machines<'_>, folders: &[String]) -> Result<Vec<String>, CommandError> {
-    let vms = machines.all()?;
-    let uses = |vm: &&Vm| vm.record().map_or(true, |record| folders.contains(&record.image));
-    Ok(vms.iter().filter(uses).map(|vm| vm.name().to_owned()).collect())
 }
 
 /// Where Podman and Docker keep credentials, in the order in which containers-auth.json(5) has

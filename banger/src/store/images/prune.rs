@@ -2,10 +2,9 @@
 
 use banger_image::Image;
 
-use super::{Images, users};
+use super::Images;
 use crate::error::{CommandError, ErrorKind};
 use crate::store::disk_usage::allocated;
-use crate::vm::machine::Machines;
 
 /// An image that was removed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +24,6 @@ impl Images<'_> {
     /// # Errors
     /// If a store cannot be read, or an image cannot be removed.
     pub fn prune(&self, keep: &[&str], dry_run: bool) -> Result<Vec<Removed>, CommandError> {
-        let machines = Machines::new(self.paths, self.ui);
         let mut kept = Vec::new();
         for named in keep {
             // A name that no image can have is none that is here.
@@ -40,9 +38,9 @@ impl Images<'_> {
             }
             let bytes = allocated(&dir);
             let is_gone = if dry_run {
-                users(&machines, std::slice::from_ref(&folder))?.is_empty()
+                self.in_use.by_images(std::slice::from_ref(&folder))?.is_empty()
             } else {
-                match self.store.delete_image(&folder, |folders| users(&machines, folders), self.ui) {
+                match self.store.delete_image(&folder, |folders| self.in_use.by_images(folders), self.ui) {
                     Ok(_) => true,
                     // A VM was made from it, or somebody else was faster.
                     Err(error) if is_of_others(&error) => false,

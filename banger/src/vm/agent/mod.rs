@@ -18,6 +18,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 pub(crate) use self::operation::begin_on;
 pub use self::operation::{Reader, Writer, begin};
+use crate::error::{CommandError, ErrorKind};
 
 /// An agent that lives takes an operation up, or refuses it, within this time,
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -61,6 +62,21 @@ impl From<FrameError> for AgentError {
                 AgentError::Silent
             }
             error => AgentError::Broken(error),
+        }
+    }
+}
+
+impl From<AgentError> for CommandError {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Vm(error) => error.into(),
+            AgentError::Refused(failure) => failure.into(),
+            AgentError::Silent => {
+                CommandError::new(error.to_string()).kind(ErrorKind::Agent).hint("stop the VM: banger stop --force")
+            }
+            AgentError::Broken(_) => CommandError::new(error.to_string())
+                .kind(ErrorKind::Agent)
+                .hint("run it again: the VM is started if it does not run"),
         }
     }
 }

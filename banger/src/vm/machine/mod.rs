@@ -4,7 +4,8 @@
 //! and found, by name ([`Machines::create_by_name`], [`Machines::named`]): bare ones, and those
 //! with a workspace's files in them.
 
-mod host;
+mod find;
+mod fits;
 mod names;
 mod new;
 mod start;
@@ -12,27 +13,22 @@ mod start;
 use std::time::Duration;
 
 use banger_agent::protocol::{Request, Stat};
-use banger_vmm::{Hold, NetMode, NetPlan, Programs, Ready, StorePaths, Vm, VmStore};
+use banger_vmm::{Hold, NetMode, NetPlan, Ready, Vm, VmStore};
 
-pub use self::host::git_host;
-pub(crate) use self::host::{check_fits, default_cpus, default_memory, host_memory, most};
+pub(crate) use self::find::{chosen, vm_of};
+pub use self::find::{existing, named};
+pub(crate) use self::fits::{check_fits, most};
 use self::new::Made;
 use self::start::{Started, lock};
-use crate::config::Settings;
+use crate::config::{ImageAccess, Settings};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
-use crate::host::paths::{Paths, search_path};
+use crate::host::paths::Paths;
 use crate::output::report::{Phase, Report};
 use crate::output::ui::Ui;
-use crate::store::images::ImageAccess;
 use crate::vm::agent::Call;
 use crate::vm::ownership::{self, OwnerMatch, VmOwner};
 use crate::vm::post_mortem;
-
-/// The image that a new VM has if nothing else is said.
-pub const DEFAULT_IMAGE: &str = "debian-bookworm";
-/// The kernel that a pulled image boots if nothing else is said.
-pub const DEFAULT_KERNEL: &str = "generic-6.12";
 
 /// What a command wants of its VM. None: what there is, or the default.
 #[derive(Clone, Debug, Default)]
@@ -100,8 +96,7 @@ pub struct Machines<'a> {
 impl<'a> Machines<'a> {
     /// All VMs below the user's folders.
     pub fn new(paths: &'a Paths, ui: &'a Ui) -> Self {
-        let store = StorePaths { vms: paths.vms(), host: paths.data.join("host"), cache: paths.cache.clone() };
-        Machines { store: VmStore::new(store, Programs::new(search_path())), paths, ui, report: None }
+        Machines { store: paths.vm_store(), paths, ui, report: None }
     }
 
     /// Notes in `report` how long each step takes.

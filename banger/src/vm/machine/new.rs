@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 use banger_vmm::{Ready, Vm, VmRecord};
 use serde_json::Value;
 
-use super::host::{check_fits, default_cpus, default_memory};
+use super::fits::check_fits;
 use super::start::adjust;
-use super::{DEFAULT_IMAGE, Machine, Machines, VmSpec, names};
+use super::{Machine, Machines, VmSpec, names};
+use crate::config::{DEFAULT_IMAGE, ImageAccess, default_cpus, default_memory};
 use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
 use crate::output::report::Phase;
-use crate::store::images::{ImageAccess, Images};
+use crate::store::images::Images;
 use crate::vm::ownership::{self, VmOwner};
 
 /// Why no VM was made.

@@ -7,9 +7,10 @@ use banger_vmm::{
     AcceleratorChoice, NetMode, NetPlan, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState, initramfs,
 };
 
-use super::host::{check_fits, host_cpus};
+use super::fits::check_fits;
 use super::{Machine, Machines, VmSpec};
 use crate::error::{CommandError, ErrorKind};
+use crate::host::hardware;
 use crate::host::paths::helper;
 use crate::output::report::Phase;
 use crate::output::units;
@@ -240,7 +241,7 @@ pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
     let before = (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms);
     record.disk_bytes = record.disk_bytes.max(spec.disk_bytes.unwrap_or_default());
     // It may have been made on a machine that has more, or where that was not checked.
-    record.cpus = spec.cpus.unwrap_or(record.cpus).min(host_cpus());
+    record.cpus = spec.cpus.unwrap_or(record.cpus).min(hardware::cpus());
     record.memory_mib = spec.memory_mib.unwrap_or(record.memory_mib);
     if record.ephemeral {
         record.idle_timeout_ms = 0;

@@ -4,12 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use banger::banger_vmm::printable;
 use banger::error::CommandError;
-use banger::host::paths::Paths;
 use banger::output::table::table;
 use banger::output::ui::Ui;
 use banger::output::units::{ago, bytes};
-use banger::store::images::{Images, users};
-use banger::vm::machine::Machines;
+use banger::store::images::Images;
 use serde::Serialize;
 
 use super::Shown;
@@ -20,11 +18,10 @@ struct List {
     images: Vec<Shown>,
 }
 
-pub(super) fn list(images: &Images<'_>, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-    let machines = Machines::new(paths, ui);
+pub(super) fn list(images: &Images<'_>, ui: &Ui) -> Result<(), CommandError> {
     let there = images.store().images()?;
     let shown = there.iter().map(|image| {
-        let vms = users(&machines, std::slice::from_ref(&image.name))?;
+        let vms = images.in_use().by_images(std::slice::from_ref(&image.name))?;
         Shown::new(image, images, vms)
     });
     let list = List { images: shown.collect::<Result<_, _>>()? };

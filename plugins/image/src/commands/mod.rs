@@ -33,8 +33,8 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<(), Comma
         }
         Command::Register { name, rootfs, kernel_ref } => register::register(name, rootfs, kernel_ref, &images, ui),
         Command::Export { image, output } => export::export(image, output, &images, ui),
-        Command::List => list::list(&images, paths, ui),
-        Command::Show { image } => show::show(image, &images, paths, ui),
+        Command::List => list::list(&images, ui),
+        Command::Show { image } => show::show(image, &images, ui),
         Command::Prune { dry_run } => prune::prune(*dry_run, &images, paths, ui),
         Command::Delete { image } => delete::delete(image, &images, ui),
     }

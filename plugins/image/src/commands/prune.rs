@@ -2,15 +2,14 @@
 
 use std::env;
 
-use banger::cli::Run;
-use banger::config::Settings;
+use banger::config::{Overrides, Settings, git_host};
 use banger::error::CommandError;
 use banger::git::Workspace;
 use banger::host::paths::Paths;
 use banger::output::ui::Ui;
 use banger::output::units::{bytes, count};
 use banger::store::images::{Images, Removed};
-use banger::vm::machine::git_host;
+
 use serde::Serialize;
 
 /// The answer, as `--json` has it.
@@ -36,7 +35,7 @@ pub(super) fn prune(dry_run: bool, images: &Images<'_>, paths: &Paths, ui: &Ui) 
     let here = env::current_dir().ok();
     let workspace = here.and_then(|here| Workspace::discover(&here, git_host(paths)).ok());
     let root = workspace.as_ref().map(|workspace| workspace.root.as_path());
-    let settings = Settings::of_process(paths, root, &Run::default())?;
+    let settings = Settings::of_process(paths, root, &Overrides::default())?;
     let removed = images.prune(&settings.default_images(), dry_run)?;
     let freed_bytes = removed.iter().map(|image| image.bytes).sum();
     let verb = if dry_run { "would be removed" } else { "removed" };

@@ -2,12 +2,10 @@
 
 use banger::banger_image::oci::ImageConfig;
 use banger::error::CommandError;
-use banger::host::paths::Paths;
 use banger::output::table::facts;
 use banger::output::ui::Ui;
 use banger::output::units::bytes;
-use banger::store::images::{Images, users};
-use banger::vm::machine::Machines;
+use banger::store::images::Images;
 use serde::Serialize;
 
 use super::Shown;
@@ -23,13 +21,13 @@ struct Answer {
     layers: Option<Vec<String>>,
 }
 
-pub(super) fn show(named: &str, images: &Images<'_>, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+pub(super) fn show(named: &str, images: &Images<'_>, ui: &Ui) -> Result<(), CommandError> {
     let name = Images::store_name(named);
     let image = match images.store().image(&name)? {
         Some(image) => image,
         None => return Err(images.store().not_here(&name)?.into()),
     };
-    let vms = users(&Machines::new(paths, ui), std::slice::from_ref(&image.name))?;
+    let vms = images.in_use().by_images(std::slice::from_ref(&image.name))?;
     let origin = image.manifest.oci.as_ref();
     let answer = Answer {
         config: origin.map(|origin| origin.config.clone()),

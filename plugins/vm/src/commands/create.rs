@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use banger::cli::{Run, VmOptions};
-use banger::commands;
+use banger::cli::VmOptions;
 use banger::config::Settings;
 use banger::error::CommandError;
 use banger::host::paths::Paths;
 use banger::output::ui::Ui;
 use banger::output::units::elapsed;
 use banger::store::images::Images;
+use banger::vm::forwards::{check_forwards, publish};
 use banger::vm::machine::{Machines, VmSpec};
 use serde::Serialize;
 
@@ -30,8 +30,8 @@ pub(super) fn create(
     paths: &Paths,
     ui: &Ui,
 ) -> Result<(), CommandError> {
-    commands::check_forwards(&options.publish)?;
-    let settings = Settings::of_process(paths, None, &Run { vm: options.clone(), ..Run::default() })?;
+    check_forwards(&options.publish)?;
+    let settings = Settings::of_process(paths, None, &options.into())?;
     settings.warnings.iter().for_each(|warning| ui.warning(warning));
     let (machines, spec) = (Machines::new(paths, ui), VmSpec::from(&settings));
     let vm = machines.create_by_name(name, None, &spec, false)?;
@@ -40,7 +40,7 @@ pub(super) fn create(
         true => None,
         false => Some(machines.start_new(&vm, &spec)?.boot.unwrap_or_default()),
     };
-    commands::publish(&vm, &options.publish, ui).inspect_err(|_| {
+    publish(&vm, &options.publish, ui).inspect_err(|_| {
         // It has nothing of anybody's; that it could not be removed is not the news.
         let _ = machines.remove(&vm, Duration::ZERO);
     })?;

@@ -1,10 +1,9 @@
 //! `banger vm rename`.
 
-use banger::commands::named;
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
 use banger::output::ui::Ui;
-use banger::vm::machine::Machines;
+use banger::vm::machine::{Machines, named};
 use serde::Serialize;
 
 /// The answer, as `--json` has it.

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use banger::banger_agent::protocol::{Request, Stat};
 use banger::banger_vmm::{Vm, VmState};
-use banger::commands::named;
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
 use banger::output::table::table;
 use banger::output::ui::Ui;
 use banger::output::units::bytes;
 use banger::vm::agent::Call;
-use banger::vm::machine::Machines;
+use banger::vm::machine::{Machines, named};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 

@@ -12,13 +12,14 @@ use banger::banger_agent::protocol::Request;
 use banger::banger_agent::protocol::sync::GuestOnly;
 use banger::banger_vmm::{VmState, printable};
 use banger::cli::Global;
+use banger::config::git_host;
 use banger::error::{CommandError, ErrorKind};
 use banger::git::Workspace;
 use banger::host::paths::Paths;
 use banger::output::ui::Ui;
 use banger::plugin::API;
 use banger::vm::agent::Call;
-use banger::vm::machine::{Machines, git_host};
+use banger::vm::machine::Machines;
 use clap::Parser;
 use serde::Serialize;
 

@@ -4,22 +4,22 @@ use std::ffi::{OsStr, OsString};
 
 /// `banger <options> <name> <rest>`.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// What comes before the name; without one, everything.
-    pub(super) options: Vec<OsString>,
+    pub(crate) options: Vec<OsString>,
     /// The first word that is neither an option nor an option's value, if there is one before `--`.
-    pub(super) name: Option<OsString>,
+    pub(crate) name: Option<OsString>,
     /// What comes after it: the command's own.
-    pub(super) rest: Vec<OsString>,
+    pub(crate) rest: Vec<OsString>,
     /// Whether there is no name, but a `--` that is not an option's value: a command for the VM
     /// follows it.
-    pub(super) is_run: bool,
+    pub(crate) is_run: bool,
 }
 
 impl Line {
     /// Splits `words` as clap would read them by `cli`. clap itself stops at a word that is no
     /// subcommand and says nothing of what came before.
-    pub(super) fn split(mut words: Vec<OsString>, cli: &clap::Command) -> Line {
+    pub(crate) fn split(mut words: Vec<OsString>, cli: &clap::Command) -> Line {
         let mut place = 0;
         while let Some(word) = words.get(place) {
             if word == "--" {
@@ -38,12 +38,12 @@ impl Line {
 
     /// These options but for `--json`, which does not go with a run: its output is the command's
     /// own. No option has it as its value.
-    pub(super) fn without_json(options: &[OsString]) -> impl Iterator<Item = &OsStr> {
+    pub(crate) fn without_json(options: &[OsString]) -> impl Iterator<Item = &OsStr> {
         options.iter().map(OsString::as_os_str).filter(|word| *word != "--json")
     }
 
     /// Moves the options behind the name to those before it.
-    pub(super) fn options_first(&mut self, cli: &clap::Command) {
+    pub(crate) fn options_first(&mut self, cli: &clap::Command) {
         let mut words = std::mem::take(&mut self.rest).into_iter();
         while let Some(word) = words.next() {
             if word == "-" || !word.as_encoded_bytes().starts_with(b"-") {
@@ -56,16 +56,44 @@ impl Line {
     }
 
     /// All words, in their order.
-    pub(super) fn words(self) -> Vec<OsString> {
+    pub(crate) fn words(self) -> Vec<OsString> {
         self.options.into_iter().chain(self.name).chain(self.rest).collect()
     }
 
     /// The command line that runs the name as a command in the VM.
-    pub(super) fn in_the_vm(&self) -> String {
+    pub(crate) fn in_the_vm(&self) -> String {
         let before = Line::without_json(&self.options);
         let after = self.name.iter().chain(&self.rest).map(OsString::as_os_str);
         let words = [OsStr::new("banger")].into_iter().chain(before).chain([OsStr::new("--")]).chain(after);
         words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// `words`, a command line without the program's name, with the options behind a `help` before it:
+/// clap's takes no option, and these are of every command.
+pub(crate) fn before_help(words: Vec<OsString>, cli: &clap::Command) -> Vec<OsString> {
+    if !words.iter().any(|word| word == "help") {
+        return words;
+    }
+    // A command has the options of every command once it is built.
+    let mut cli = cli.clone();
+    cli.build();
+    let (mut words, mut before) = (words, Vec::new());
+    let mut command = &cli;
+    loop {
+        let mut line = Line::split(words, command);
+        let is_help = line.name.as_deref() == Some(OsStr::new("help"));
+        if is_help {
+            line.options_first(command);
+        }
+        let inner = line.name.as_ref().filter(|_| !is_help).and_then(|name| command.find_subcommand(name));
+        let Some(inner) = inner.filter(|inner| inner.has_subcommands()) else {
+            before.append(&mut line.words());
+            return before;
+        };
+        words = std::mem::take(&mut line.rest);
+        before.append(&mut line.words());
+        command = inner;
     }
 }
 
