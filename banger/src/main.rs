@@ -14,6 +14,7 @@ use banger::dispatch::{self, Aliases, Invocation, InvocationError};
 use banger::error::{CommandError, ErrorKind, FAILED};
 use banger::git::Workspace;
 use banger::host::paths::{self, Paths};
+use banger::output::command_output::CommandOutput;
 use banger::output::panic;
 use banger::output::ui::Ui;
 use banger::plugin::{self, Environment, KnownPlugins, Plugins};
@@ -110,7 +111,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Restart { vm, force } => commands::restart(vm.as_deref(), force, &here, &paths, ui)?,
         Command::Port { command } => commands::port(&command, &here, &paths, ui)?,
         Command::Start { vm } => commands::start(vm.as_deref(), &here, &paths, ui)?,
-        Command::List => commands::list(&paths, ui)?,
+        Command::List => commands::list(!ui.shows_names_only(), &paths, ui)?.print(ui)?,
         Command::Stop { vm, force } => commands::stop(vm.as_deref(), force, &here, &paths, ui)?,
         Command::Delete { vm, force } => commands::delete(vm.as_deref(), force, &here, &paths, ui)?,
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::CommandError;
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Message, Verbosity};
 use crate::output::table::table;
 use crate::output::ui::Ui;
 use crate::output::units::{ago, bytes, count};
@@ -17,62 +18,75 @@ use crate::vm::machine::Machines;
 use crate::vm::ownership::{self, Repository, VmOwner};
 use crate::vm::unsynced::UnsyncedChanges;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct List {
-    vms: Vec<Entry>,
+/// All VMs of a user, sorted by name.
+#[derive(Clone, Debug, Serialize)]
+pub struct VmList {
+    /// The VMs.
+    pub vms: Vec<VmEntry>,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Entry {
-    name: String,
-    /// It is for no workspace.
-    bare: bool,
-    /// It is found by its name alone, and no workspace's own.
-    by_name: bool,
-    /// The root of the workspace that it is for, or whose files it has; none: bare, or not known.
-    workspace: Option<String>,
+/// A VM in a [`VmList`].
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct VmEntry {
+    /// The VM's name.
+    pub name: String,
+    /// Whether the VM has no workspace.
+    pub bare: bool,
+    /// Whether the VM is found by its name alone, and is no workspace's own VM.
+    pub by_name: bool,
+    /// The root of the workspace whose files the VM has; none: a bare VM, or not known.
+    pub workspace: Option<String>,
     /// What has become of the workspace's repository.
-    repository: Option<Repository>,
-    /// `stopped`, `starting`, `running`, `failed`, or `damaged`: its record cannot be read.
-    state: &'static str,
-    /// Why it failed or is damaged.
-    reason: Option<String>,
-    image: Option<String>,
-    /// Whether it goes with its command.
+    pub repository: Option<Repository>,
+    /// `stopped`, `starting`, `running`, `failed`, or `damaged`: the record cannot be read.
+    pub state: &'static str,
+    /// Why the VM failed, or is damaged.
+    pub reason: Option<String>,
+    /// The name of the VM's image.
+    pub image: Option<String>,
+    /// Whether the VM is deleted when its command ends.
     #[serde(rename = "throwaway")]
-    ephemeral: bool,
-    /// What the disk takes on this machine.
-    disk_bytes: Option<u64>,
-    /// When it was made, in seconds since 1970.
-    created: Option<u64>,
-    /// When the last command in it had ended, in seconds since 1970; none: not known.
-    last_use: Option<u64>,
-    /// What changed in the VM alone, as it says, or as it was when somebody last looked; none: not
-    /// known, or bare and used, so that all of it is only there.
-    guest_only: Option<Counts>,
+    pub ephemeral: bool,
+    /// Bytes that the VM's disks take on this machine.
+    pub disk_bytes: Option<u64>,
+    /// When the VM was made, in seconds since 1970.
+    pub created: Option<u64>,
+    /// When the VM's last command ended, in seconds since 1970; none: not known.
+    pub last_use: Option<u64>,
+    /// What changed in the VM alone, as the VM says, or as it was last noted; none: not known, or
+    /// a bare VM that was used, of which everything exists only there.
+    pub guest_only: Option<Counts>,
 }
 
-/// Shows all VMs on standard output. Those that run are asked what exists only there, all at a time
-/// and for a few seconds at most; names alone are had without that.
+/// Lists all VMs. With `ask_guests`, running VMs are asked what changed in them alone: all at the
+/// same time, for five seconds at most. Otherwise, and for a VM that does not answer, `guest_only`
+/// is what was last noted.
 ///
 /// # Errors
-/// If the store cannot be read.
-pub fn list(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// If the store of VMs cannot be read. A VM that cannot be read is an entry that says so.
+pub fn list(ask_guests: bool, paths: &Paths, ui: &Ui) -> Result<VmList, CommandError> {
     let vms = Machines::new(paths, ui).all()?;
     let images = Images::new(paths, ui);
-    let mut list = List { vms: vms.iter().map(|vm| entry(vm, &images)).collect() };
-    if !ui.is_quiet() || ui.is_json() {
-        look(&vms, &mut list);
+    let mut list = VmList { vms: vms.iter().map(|vm| entry(vm, &images)).collect() };
+    if ask_guests {
+        ask_running(&vms, &mut list);
     }
-    if vms.is_empty() {
-        ui.status("there is no VM yet: `banger`, in a git repository, makes one, and so does `banger vm run`");
-    }
-    ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list, now()) })
+    Ok(list)
 }
 
-/// Asks those that run.
-fn look(vms: &[Vm], list: &mut List) {
+impl CommandOutput for VmList {
+    fn messages(&self) -> Vec<Message> {
+        let none = "there is no VM yet: `banger`, in a git repository, makes one, and so does `banger vm run`";
+        self.vms.is_empty().then(|| Message::status(none)).into_iter().collect()
+    }
+
+    fn text(&self, verbosity: Verbosity) -> String {
+        if verbosity.quiet { names(self) } else { text(self, now()) }
+    }
+}
+
+/// Asks the running VMs of `list`, which are `vms`, what changed in them alone.
+fn ask_running(vms: &[Vm], list: &mut VmList) {
     thread::scope(|scope| {
         for (vm, entry) in vms.iter().zip(&mut list.vms).filter(|(_, entry)| entry.state == "running" && !entry.bare) {
             scope.spawn(|| entry.guest_only = UnsyncedChanges::looked_at(vm).ok().and_then(|work| work.counts()));
@@ -80,8 +94,8 @@ fn look(vms: &[Vm], list: &mut List) {
     });
 }
 
-fn entry(vm: &Vm, images: &Images<'_>) -> Entry {
-    let mut entry = Entry { name: vm.name().to_owned(), disk_bytes: vm.disk_allocated().ok(), ..Entry::default() };
+fn entry(vm: &Vm, images: &Images<'_>) -> VmEntry {
+    let mut entry = VmEntry { name: vm.name().to_owned(), disk_bytes: vm.disk_allocated().ok(), ..VmEntry::default() };
     if let Err(error) = fill(&mut entry, vm, images) {
         entry.state = "damaged";
         entry.reason = Some(error.to_string());
@@ -89,7 +103,7 @@ fn entry(vm: &Vm, images: &Images<'_>) -> Entry {
     entry
 }
 
-fn fill(entry: &mut Entry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vmm::Error> {
+fn fill(entry: &mut VmEntry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_vmm::Error> {
     let record = vm.record()?;
     match VmOwner::of(&record) {
         Some(owner) => {
@@ -117,11 +131,11 @@ fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
 }
 
-fn names(list: &List) -> String {
+fn names(list: &VmList) -> String {
     list.vms.iter().map(|entry| format!("{}\n", entry.name)).collect()
 }
 
-fn text(list: &List, now: u64) -> String {
+fn text(list: &VmList, now: u64) -> String {
     if list.vms.is_empty() {
         return String::new();
     }
@@ -129,7 +143,7 @@ fn text(list: &List, now: u64) -> String {
     table(headings, list.vms.iter().map(|entry| line(entry, now)))
 }
 
-fn line(entry: &Entry, now: u64) -> [String; 7] {
+fn line(entry: &VmEntry, now: u64) -> [String; 7] {
     let unknown = || "unknown".to_owned();
     let since = |then: u64| ago(Duration::from_secs(now.saturating_sub(then)));
     let only = match entry.bare {
@@ -170,11 +184,12 @@ fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_home::TestHome;
     use super::*;
 
     #[test]
     fn what_is_not_known_is_not_nothing() {
-        let known = Entry {
+        let known = VmEntry {
             name: "a".into(),
             workspace: Some("/home/me/\u{1b}a".into()),
             repository: Some(Repository::Gone),
@@ -183,30 +198,71 @@ mod tests {
             disk_bytes: Some(1_500_000),
             last_use: Some(1000),
             guest_only: Some(Counts { files: 2, references: 0 }),
-            ..Entry::default()
+            ..VmEntry::default()
         };
-        let bare = Entry { name: "b".into(), bare: true, by_name: true, state: "running", ..Entry::default() };
-        let copy = Entry {
+        let bare = VmEntry { name: "b".into(), bare: true, by_name: true, state: "running", ..VmEntry::default() };
+        let copy = VmEntry {
             name: "c".into(),
             by_name: true,
             workspace: Some("/a".into()),
             repository: Some(Repository::Present),
             guest_only: Some(Counts::default()),
-            ..Entry::default()
+            ..VmEntry::default()
         };
-        let damaged = Entry {
+        let damaged = VmEntry {
             name: "damaged-vm".into(),
             state: "damaged",
             reason: Some("vm.json is\ndamaged".into()),
-            ..Entry::default()
+            ..VmEntry::default()
         };
         assert_eq!(
-            text(&List { vms: vec![known, bare, copy, damaged] }, 8200),
+            text(&VmList { vms: vec![known, bare, copy, damaged] }, 8200),
             "NAME        STATE    IMAGE    DISK     LAST USE  ONLY THERE  WORKSPACE\n\
              a           stopped  debian   1.5 MB   2 h ago   2 files     /home/me/^[a (gone)\n\
              b           running  unknown  unknown  unknown   all of it   none\n\
              c                    unknown  unknown  unknown   nothing     /a (a copy)\n\
              damaged-vm  damaged  unknown  unknown  unknown   unknown     unknown (vm.json is^Jdamaged)\n"
         );
+    }
+
+    #[test]
+    fn list_of_a_store_is_data_with_two_printed_forms() {
+        let home = TestHome::new();
+        let root = home.folder.path().join("gone");
+        let disk_bytes = home.create("bare", serde_json::Value::Null).disk_allocated().unwrap();
+        let damaged = home.create("damaged", serde_json::Value::Null);
+        std::fs::write(damaged.folder().join("vm.json"), "{").unwrap();
+        home.create("of-a-repo", serde_json::json!({"root": root, "git": [1, 2, null], "owner": null}));
+
+        let list = list(true, &home.paths, &home.ui).unwrap();
+        let states: Vec<_> = list.vms.iter().map(|vm| (vm.name.as_str(), vm.state, vm.bare, vm.repository)).collect();
+        let expected = [
+            ("bare", "stopped", true, None),
+            ("damaged", "damaged", false, None),
+            ("of-a-repo", "stopped", false, Some(Repository::Gone)),
+        ];
+        assert_eq!(states, expected);
+        assert!(list.vms[1].reason.as_deref().unwrap().contains("vm.json"));
+        assert_eq!(list.vms[2].workspace.as_deref(), root.to_str());
+        assert!(list.messages().is_empty());
+
+        let json = VmList { vms: list.vms[..1].to_vec() }.json();
+        let expected = format!(
+            "{{\"vms\":[{{\"name\":\"bare\",\"bare\":true,\"by_name\":true,\"workspace\":null,\"repository\":null,\
+             \"state\":\"stopped\",\"reason\":null,\"image\":\"debian\",\"throwaway\":false,\"disk_bytes\":{disk_bytes},\
+             \"created\":1000,\"last_use\":null,\"guest_only\":{{\"files\":0,\"references\":0}}}}]}}\n"
+        );
+        assert_eq!(json, expected);
+        assert_eq!(list.text(Verbosity { quiet: true, ..Verbosity::default() }), "bare\ndamaged\nof-a-repo\n");
+        let text = list.text(Verbosity::default());
+        assert!(text.starts_with("NAME ") && text.contains("gone (gone)\n") && text.lines().count() == 4, "{text}");
+    }
+
+    #[test]
+    fn list_of_no_vm_is_empty_and_says_how_to_make_one() {
+        let home = TestHome::new();
+        let list = list(true, &home.paths, &home.ui).unwrap();
+        assert_eq!((list.json().as_str(), list.text(Verbosity::default()).as_str()), ("{\"vms\":[]}\n", ""));
+        assert!(matches!(&list.messages()[..], [Message::Status(text)] if text.contains("`banger vm run`")));
     }
 }

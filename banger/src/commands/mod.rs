@@ -1,4 +1,6 @@
-//! The commands besides running one.
+//! The commands besides running one. Each returns data, a [`CommandOutput`] that the caller prints.
+//!
+//! [`CommandOutput`]: crate::output::command_output::CommandOutput
 
 mod config;
 mod cp;
@@ -14,6 +16,8 @@ mod restart;
 mod start;
 mod status;
 mod stop;
+#[cfg(test)]
+mod test_home;
 mod trust;
 
 pub use config::config;
@@ -21,7 +25,7 @@ pub use cp::cp;
 pub use delete::delete;
 pub use doctor::doctor;
 pub use du::du;
-pub use list::list;
+pub use list::{VmEntry, VmList, list};
 pub use logs::logs;
 pub use overview::overview;
 pub use port::port;

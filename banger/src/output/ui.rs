@@ -101,6 +101,11 @@ impl Ui {
         self.json
     }
 
+    /// Whether lists are names alone: with `--quiet`, but not in JSON.
+    pub fn shows_names_only(&self) -> bool {
+        self.quiet && !self.json
+    }
+
     /// A command's answer, on standard output: with `--json` this object on a line, else `text`,
     /// which may be empty.
     ///
@@ -236,7 +241,7 @@ fn clean(text: &str) -> String {
 /// On one line. It holds what there is, and a terminal that shows it comes to no harm: JSON itself
 /// escapes what is below the space, and what else [`banger_vmm::printable`] minds is only in texts,
 /// where an escape stands for it too.
-fn json(object: &impl Serialize) -> String {
+pub(crate) fn json(object: &impl Serialize) -> String {
     let json = serde_json::to_string(object).expect("plain data has a JSON form");
     let mut harmless = String::with_capacity(json.len() + 1);
     for c in json.chars() {

@@ -12,6 +12,7 @@ use banger::cli::Run;
 use banger::commands::{self, Prunes};
 use banger::error::CommandError;
 use banger::host::paths::Paths;
+use banger::output::command_output::CommandOutput;
 use banger::output::ui::Ui;
 use banger::run::{self, NewVm, NewWorkspace};
 
@@ -43,7 +44,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Restart { vm, force } => commands::restart(Some(vm), *force, here, paths, ui),
         Command::Cp { from, to } => commands::cp(from, to, here, paths, ui),
         Command::Delete { vm, force } => commands::delete(Some(vm), *force, here, paths, ui),
-        Command::List => commands::list(paths, ui),
+        Command::List => commands::list(!ui.shows_names_only(), paths, ui)?.print(ui),
         Command::Show { vm } => commands::status(Some(vm), here, paths, ui),
         Command::Stats { vms } => stats::stats(vms, paths, ui),
         Command::Logs { vm, follow, lines } => commands::logs(Some(vm), *follow, *lines, here, paths, ui),
