@@ -32,7 +32,7 @@ pub use port::port;
 pub use prune::{Prunes, prune};
 pub use restart::restart;
 pub use start::start;
-pub use status::status;
+pub use status::{AdditionalRepository, VmStatus, WorkspaceStatus, status};
 pub use stop::stop;
 pub use trust::trust;
 

@@ -45,7 +45,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Cp { from, to } => commands::cp(from, to, here, paths, ui),
         Command::Delete { vm, force } => commands::delete(Some(vm), *force, here, paths, ui),
         Command::List => commands::list(!ui.shows_names_only(), paths, ui)?.print(ui),
-        Command::Show { vm } => commands::status(Some(vm), here, paths, ui),
+        Command::Show { vm } => commands::status(Some(vm), here, paths, ui)?.print(ui),
         Command::Stats { vms } => stats::stats(vms, paths, ui),
         Command::Logs { vm, follow, lines } => commands::logs(Some(vm), *follow, *lines, here, paths, ui),
         Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
