@@ -102,7 +102,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?,
         Command::Status { vm } => commands::status(vm.as_deref(), &here, &paths, ui)?.print(ui)?,
         Command::Cp { from, to } => commands::cp(&from, &to, &here, &paths, ui)?,
-        Command::Du => commands::du(&paths, ui)?,
+        Command::Du => commands::du(&paths).print(ui)?,
         Command::Doctor { fix } => return commands::doctor(fix, &paths, ui),
         Command::Logs { vm, follow, lines } => commands::logs(vm.as_deref(), follow, lines, &here, &paths, ui)?,
         Command::Prune { dry_run, filter, force } => {

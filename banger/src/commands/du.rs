@@ -5,54 +5,60 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::CommandError;
 use crate::host::paths::Paths;
-use crate::output::ui::Ui;
+use crate::output::command_output::{CommandOutput, Verbosity};
 use crate::output::units::bytes;
 use crate::store::disk_usage::allocated;
 
-/// The answer, as `--json` has it. What is half-made has a name that starts with a dot.
-#[derive(Debug, Serialize)]
-struct Usage {
-    vms: Vec<Item>,
-    images: Vec<Item>,
-    kernels: Vec<Item>,
+/// What banger takes of this machine's disks. What is half-made has a name that starts with a dot.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskUsage {
+    /// VMs, with their disks.
+    pub vms: Vec<DiskUsageItem>,
+    /// Images in the store.
+    pub images: Vec<DiskUsageItem>,
+    /// Kernels in the store.
+    pub kernels: Vec<DiskUsageItem>,
     /// What can be made again.
-    caches: Vec<Item>,
-    total_bytes: u64,
+    pub caches: Vec<DiskUsageItem>,
+    /// Bytes of all of them.
+    pub total_bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Item {
-    name: String,
-    /// Allocated on this machine's disks, which is less than the length of a file with holes.
-    bytes: u64,
+/// A directory that is measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskUsageItem {
+    /// The directory's name.
+    pub name: String,
+    /// Bytes that are allocated on disk, fewer than the length of a file with holes.
+    pub bytes: u64,
 }
 
-/// Shows what banger's things take of the disk, on standard output.
-///
-/// # Errors
-/// If the answer cannot be printed.
-pub fn du(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// Measures what banger takes of this machine's disks. What cannot be read counts nothing.
+pub fn du(paths: &Paths) -> DiskUsage {
     let [vms, images, kernels] = ["vms", "images", "kernels"].map(|folder| items(&paths.data.join(folder)));
     let caches = items(&paths.cache);
     let total_bytes = [&vms, &images, &kernels, &caches].into_iter().flatten().map(|item| item.bytes).sum();
-    let usage = Usage { vms, images, kernels, caches, total_bytes };
-    ui.answer(&usage, || text(&usage))
+    DiskUsage { vms, images, kernels, caches, total_bytes }
 }
 
-/// The folders in `folder`, without links to them. Locks and the like beside them are no things of
-/// anybody's.
-fn items(folder: &Path) -> Vec<Item> {
+impl CommandOutput for DiskUsage {
+    fn text(&self, _verbosity: Verbosity) -> String {
+        text(self)
+    }
+}
+
+/// The directories in `folder`, without symbolic links and files.
+fn items(folder: &Path) -> Vec<DiskUsageItem> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut items: Vec<_> = folders.map(|path| Item { name: name(&path), bytes: allocated(&path) }).collect();
+    let mut items: Vec<_> = folders.map(|path| DiskUsageItem { name: name(&path), bytes: allocated(&path) }).collect();
     items.sort_by(|one, other| one.name.cmp(&other.name));
     items
 }
 
-fn text(usage: &Usage) -> String {
+fn text(usage: &DiskUsage) -> String {
     let kinds = [("vm", &usage.vms), ("image", &usage.images), ("kernel", &usage.kernels), ("cache", &usage.caches)];
     let mut lines: Vec<_> = kinds
         .iter()
@@ -71,8 +77,8 @@ mod tests {
 
     #[test]
     fn every_thing_has_a_line_and_the_sum_another() {
-        let item = |name: &str, bytes| Item { name: name.into(), bytes };
-        let usage = Usage {
+        let item = |name: &str, bytes| DiskUsageItem { name: name.into(), bytes };
+        let usage = DiskUsage {
             vms: vec![item("repo-1", 1_500_000)],
             images: vec![item("deb\nian", 300_000_000)],
             kernels: Vec::new(),

@@ -24,7 +24,7 @@ pub use config::config;
 pub use cp::cp;
 pub use delete::delete;
 pub use doctor::doctor;
-pub use du::du;
+pub use du::{DiskUsage, DiskUsageItem, du};
 pub use list::{VmEntry, VmList, list};
 pub use logs::logs;
 pub use overview::overview;
