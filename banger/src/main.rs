@@ -70,7 +70,10 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, InvocationError> {
                 }
                 let environment = Environment::new(banger, workspace_root())?;
                 let known = known_plugins(banger_folder.as_deref());
-                commands::overview(&aliases()?, paths::user_config().as_deref(), &plugins, &known, &environment, ui)?;
+                let (aliases, config) = (aliases()?, paths::user_config());
+                let list =
+                    commands::overview(!ui.is_quiet(), &aliases, config.as_deref(), &plugins, &known, &environment);
+                list.print(ui)?;
                 return Ok(0);
             }
             Ok(execute(cli, ui)?)

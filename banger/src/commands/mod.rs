@@ -27,7 +27,7 @@ pub use doctor::doctor;
 pub use du::{DiskUsage, DiskUsageItem, du};
 pub use list::{VmEntry, VmList, list};
 pub use logs::logs;
-pub use overview::overview;
+pub use overview::{CommandEntry, CommandKind, CommandList, overview};
 pub use port::port;
 pub use prune::{Prunes, prune};
 pub use restart::restart;

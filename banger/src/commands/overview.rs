@@ -8,87 +8,106 @@ use serde::Serialize;
 
 use crate::cli::Cli;
 use crate::dispatch::{Aliases, is_built_in};
-use crate::error::CommandError;
-use crate::output::ui::Ui;
+use crate::output::command_output::{CommandOutput, Verbosity};
 use crate::plugin::{API, Environment, KnownPlugins, Plugins, describe};
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Overview {
+/// All that can stand after `banger`: built-in commands, aliases, plugins, in this order.
+#[derive(Clone, Debug, Serialize)]
+pub struct CommandList {
     /// The version of the contract with plugins.
-    plugin_api: u32,
-    commands: Vec<Entry>,
+    pub plugin_api: u32,
+    /// The commands.
+    pub commands: Vec<CommandEntry>,
 }
 
-#[derive(Debug, Serialize)]
-struct Entry {
-    name: String,
-    kind: Kind,
+/// A command in a [`CommandList`].
+#[derive(Clone, Debug, Serialize)]
+pub struct CommandEntry {
+    /// The word to type.
+    pub name: String,
+    /// What the word is.
+    pub kind: CommandKind,
     /// Other names of a built-in command.
-    also: Vec<String>,
+    pub also: Vec<String>,
     /// One line; none: a plugin that says nothing of itself, or was not asked.
-    description: Option<String>,
-    /// What an alias stands for.
-    words: Option<Vec<String>>,
-    /// The program of a plugin, the file of an alias.
-    path: Option<String>,
-    /// What takes the name, so that this is never run.
-    shadowed_by: Option<Kind>,
+    pub description: Option<String>,
+    /// The words that an alias stands for.
+    pub words: Option<Vec<String>>,
+    /// The program of a plugin, the configuration file of an alias.
+    pub path: Option<String>,
+    /// The kind of command that has the same name and takes precedence.
+    pub shadowed_by: Option<CommandKind>,
     /// Why a plugin cannot be run.
-    problem: Option<String>,
-    /// Whether a plugin has no description because it may not be asked: it was never run.
+    pub problem: Option<String>,
+    /// Whether a plugin has no description because it was never run, so that it may not be asked.
     #[serde(skip)]
-    is_new: bool,
+    pub is_new: bool,
 }
 
+/// What a command is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+pub enum CommandKind {
+    /// A command of banger's own.
     BuiltIn,
+    /// Words of the user's configuration.
     Alias,
+    /// A program `banger-NAME`.
     Plugin,
 }
 
-/// Shows all commands on standard output. Plugins beside banger, and those that were run before,
-/// are asked for their descriptions, unless `--quiet` is set: then only names are shown, and
-/// nothing is run.
-///
-/// # Errors
-/// If the answer cannot be printed.
+/// Lists all commands. With `ask_plugins`, plugins beside banger, and those that were run before,
+/// are run to ask for their descriptions; otherwise nothing is run. `config` is the file that
+/// `aliases` are from.
 pub fn overview(
+    ask_plugins: bool,
     aliases: &Aliases,
     config: Option<&Path>,
     plugins: &Plugins,
     known: &KnownPlugins,
     environment: &Environment,
-    ui: &Ui,
-) -> Result<(), CommandError> {
+) -> CommandList {
     let cli = Cli::command();
     let mut commands = built_in(&cli);
     for (name, words) in aliases {
-        let mut entry = Entry::new(name, Kind::Alias);
+        let mut entry = CommandEntry::new(name, CommandKind::Alias);
         entry.description = Some(format!("stands for: {}", words.join(" ")));
         entry.words = Some(words.clone());
         entry.path = config.map(|path| path.to_string_lossy().into_owned());
-        entry.shadowed_by = is_built_in(&cli, OsStr::new(name)).then_some(Kind::BuiltIn);
+        entry.shadowed_by = is_built_in(&cli, OsStr::new(name)).then_some(CommandKind::BuiltIn);
         commands.push(entry);
     }
-    commands.extend(of_plugins(&cli, aliases, plugins, known, environment, !ui.is_quiet()));
-    let overview = Overview { plugin_api: API, commands };
-    ui.answer(&overview, || if ui.is_quiet() { names(&overview) } else { text(&overview) })
+    commands.extend(of_plugins(&cli, aliases, plugins, known, environment, ask_plugins));
+    CommandList { plugin_api: API, commands }
 }
 
-impl Entry {
-    fn new(name: &str, kind: Kind) -> Entry {
-        let (also, description, words, path, shadowed_by, problem) = (Vec::new(), None, None, None, None, None);
-        Entry { name: name.to_owned(), kind, also, description, words, path, shadowed_by, problem, is_new: false }
+impl CommandOutput for CommandList {
+    fn text(&self, verbosity: Verbosity) -> String {
+        if verbosity.quiet { names(self) } else { text(self) }
     }
 }
 
-fn built_in(cli: &clap::Command) -> Vec<Entry> {
+impl CommandEntry {
+    fn new(name: &str, kind: CommandKind) -> CommandEntry {
+        let (also, description, words, path, shadowed_by, problem) = (Vec::new(), None, None, None, None, None);
+        CommandEntry {
+            name: name.to_owned(),
+            kind,
+            also,
+            description,
+            words,
+            path,
+            shadowed_by,
+            problem,
+            is_new: false,
+        }
+    }
+}
+
+fn built_in(cli: &clap::Command) -> Vec<CommandEntry> {
     let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
     let entry = |command: &clap::Command| {
-        let mut entry = Entry::new(command.get_name(), Kind::BuiltIn);
+        let mut entry = CommandEntry::new(command.get_name(), CommandKind::BuiltIn);
         entry.also = command.get_visible_aliases().map(str::to_owned).collect();
         entry.description = command.get_about().map(ToString::to_string);
         entry
@@ -103,18 +122,18 @@ fn of_plugins(
     known: &KnownPlugins,
     environment: &Environment,
     ask: bool,
-) -> Vec<Entry> {
+) -> Vec<CommandEntry> {
     let mut entries = Vec::new();
     let mut programs: Vec<(usize, PathBuf)> = Vec::new();
     for name in plugins.names() {
         let Some(found) = plugins.find(OsStr::new(&name)) else { continue };
-        let mut entry = Entry::new(&name, Kind::Plugin);
+        let mut entry = CommandEntry::new(&name, CommandKind::Plugin);
         entry.path = Some(found.path.to_string_lossy().into_owned());
         entry.problem = found.problem.map(|problem| problem.words().to_owned());
         if is_built_in(cli, OsStr::new(&name)) {
-            entry.shadowed_by = Some(Kind::BuiltIn);
+            entry.shadowed_by = Some(CommandKind::BuiltIn);
         } else if aliases.contains_key(&name) {
-            entry.shadowed_by = Some(Kind::Alias);
+            entry.shadowed_by = Some(CommandKind::Alias);
         } else if entry.problem.is_none() && ask {
             programs.push((entries.len(), found.path));
         }
@@ -136,19 +155,21 @@ fn of_plugins(
 }
 
 /// The names of what can be run, a line each.
-fn names(overview: &Overview) -> String {
+fn names(overview: &CommandList) -> String {
     let shown = overview.commands.iter().filter(|entry| entry.shadowed_by.is_none());
     shown.map(|entry| banger_vmm::printable(entry.name.as_bytes()) + "\n").collect()
 }
 
-fn text(overview: &Overview) -> String {
+fn text(overview: &CommandList) -> String {
     let mut text = String::new();
-    let label = |entry: &Entry| {
+    let label = |entry: &CommandEntry| {
         let names = [std::slice::from_ref(&entry.name), &entry.also].concat().join(", ");
         banger_vmm::printable(names.as_bytes())
     };
     let width = overview.commands.iter().map(|entry| label(entry).chars().count()).max().unwrap_or_default();
-    for (kind, heading) in [(Kind::BuiltIn, "Built in"), (Kind::Alias, "Aliases"), (Kind::Plugin, "Plugins")] {
+    for (kind, heading) in
+        [(CommandKind::BuiltIn, "Built in"), (CommandKind::Alias, "Aliases"), (CommandKind::Plugin, "Plugins")]
+    {
         let mut entries = overview.commands.iter().filter(|entry| entry.kind == kind).peekable();
         if entries.peek().is_some() {
             text.push_str(&format!("{}{heading}:\n", if text.is_empty() { "" } else { "\n" }));
@@ -161,13 +182,13 @@ fn text(overview: &Overview) -> String {
                 entry
                     .path
                     .iter()
-                    .filter(|_| kind == Kind::Plugin)
+                    .filter(|_| kind == CommandKind::Plugin)
                     .map(|path| format!("[{}]", banger_vmm::printable(path.as_bytes()))),
             );
             parts.extend(entry.problem.iter().map(|problem| format!("(cannot be run: {problem})")));
             parts.extend(entry.shadowed_by.map(|by| match by {
-                Kind::Alias => "(never run: an alias has its name)".to_owned(),
-                Kind::BuiltIn | Kind::Plugin => "(never run: a built-in command has its name)".to_owned(),
+                CommandKind::Alias => "(never run: an alias has its name)".to_owned(),
+                CommandKind::BuiltIn | CommandKind::Plugin => "(never run: a built-in command has its name)".to_owned(),
             }));
             text.push_str(&format!("  {:<width$}  {}\n", label(entry), parts.join("  ")));
         }
@@ -196,7 +217,7 @@ mod tests {
         let environment = Environment::new("/banger".into(), None).unwrap();
         let shown = |ask: bool| {
             let commands = of_plugins(&Cli::command(), &Aliases::new(), &plugins, &known, &environment, ask);
-            text(&Overview { plugin_api: API, commands })
+            text(&CommandList { plugin_api: API, commands })
         };
         let note = "(run it once to see its description)";
         let lines: Vec<String> = shown(true).lines().filter(|line| line.contains(note)).map(str::to_owned).collect();
