@@ -12,75 +12,151 @@ use crate::dispatch::is_built_in;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
 use crate::host::paths::{Paths, user_config};
-use crate::output::ui::Ui;
+use crate::output::command_output::{CommandOutput, Message, Verbosity};
 use crate::vm::machine::{self, VmSpec, check_fits};
 
-/// The answer of `banger config`, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Overview {
-    /// The user's file; it need not exist.
-    user: Option<String>,
-    /// The repository's; none: this is no repository.
-    repo: Option<String>,
-    settings: Vec<Answer>,
+/// What a `banger config` command returns. JSON has the value of the variant alone.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum ConfigOutput {
+    /// All values: of `config` without a subcommand.
+    Overview(ConfigOverview),
+    /// A value: of `get`.
+    Value(Value),
+    /// A change: of `set` and `unset`.
+    Change(ConfigChange),
+    /// A JSON schema: of `schema`.
+    Schema(serde_json::Value),
 }
 
-/// The answer of `set` and `unset`.
-#[derive(Debug, Serialize)]
-struct Changed {
-    key: String,
-    file: String,
-    /// Whether there was anything to change.
-    changed: bool,
+/// All values that hold, and where each is from.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfigOverview {
+    /// The user's file, which need not exist; none: there is no home directory.
+    pub user: Option<String>,
+    /// The repository's file, which need not exist; none: outside of a repository.
+    pub repo: Option<String>,
+    /// The values.
+    pub settings: Vec<Answer>,
+    /// What is not heeded, and why.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
-/// Does what `command` says; without one, shows all values and where they are from.
+/// A change of a configuration file.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfigChange {
+    /// The key that was set or unset.
+    pub key: String,
+    /// The file.
+    pub file: String,
+    /// Whether the file was changed; false: the key to unset was not set.
+    pub changed: bool,
+    /// Why the value that was set has no effect, or not everywhere.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+/// Runs a `banger config` command; without one, all values are returned.
 ///
 /// # Errors
-/// If a file cannot be read or written, or says, or would say, what it may not.
-pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-    match command {
-        None => overview(here, paths, ui),
-        Some(ConfigCommand::Get { key }) => get(key, here, paths, ui),
-        Some(ConfigCommand::Set { key, value, repo }) => {
-            let (file, owner) = file(*repo, here, paths)?;
-            let name = Name::parse(key)?;
-            let value = name.value(value, owner)?;
-            check_alias(&name, &value)?;
-            match does_not_fit(&name, &value) {
-                // Others who share the file may have a larger machine.
-                Some(error) if owner == Owner::Repository => {
-                    let most = most_of_repository(name.key.name);
-                    let most = most.map(|most| format!("; here, a VM gets at most {most}")).unwrap_or_default();
-                    ui.warning(&format!("{}{most}", error.message));
-                }
-                Some(error) => {
-                    let most = machine::most(name.key.name).map(|most| format!("the most here is {most}"));
-                    return Err(CommandError { hints: most.into_iter().collect(), ..error });
-                }
-                None => {}
-            }
-            edit::set(&file, owner, &name, &value)?;
-            if let Some(what) = name.key.awaits {
-                ui.warning(&format!("`{key}` is set without effect, the feature being yet to come: {what}"));
-            }
-            changed(key, &file, true, ui)
-        }
-        Some(ConfigCommand::Unset { key, repo }) => {
-            let (file, owner) = file(*repo, here, paths)?;
-            let was_set = edit::unset(&file, owner, key)?;
-            if !was_set {
-                // A name that was mistyped is no success.
-                Name::parse(key)?;
-                ui.status(&format!("`{key}` is not set in `{}`", file.display()));
-            }
-            changed(key, &file, was_set, ui)
-        }
+/// If a file cannot be read or written, or it says, or would say, what it may not.
+pub fn config(command: Option<&ConfigCommand>, here: &Path, paths: &Paths) -> Result<ConfigOutput, CommandError> {
+    Ok(match command {
+        None => ConfigOutput::Overview(overview(here, paths)?),
+        Some(ConfigCommand::Get { key }) => ConfigOutput::Value(get(key, here, paths)?),
+        Some(ConfigCommand::Set { key, value, repo }) => ConfigOutput::Change(set(key, value, *repo, here, paths)?),
+        Some(ConfigCommand::Unset { key, repo }) => ConfigOutput::Change(unset(key, *repo, here, paths)?),
         Some(ConfigCommand::Schema { repo }) => {
-            let schema = schema::schema(if *repo { Owner::Repository } else { Owner::User });
-            ui.answer(&schema, || schema::text(&schema))
+            ConfigOutput::Schema(schema::schema(if *repo { Owner::Repository } else { Owner::User }))
+        }
+    })
+}
+
+impl CommandOutput for ConfigOutput {
+    fn messages(&self) -> Vec<Message> {
+        match self {
+            ConfigOutput::Overview(overview) => overview.warnings.iter().map(Message::warning).collect(),
+            ConfigOutput::Change(change) => {
+                let mut messages: Vec<_> = change.warnings.iter().map(Message::warning).collect();
+                if !change.changed {
+                    messages.push(Message::status(format!("`{}` is not set in `{}`", change.key, change.file)));
+                }
+                messages
+            }
+            ConfigOutput::Value(_) | ConfigOutput::Schema(_) => Vec::new(),
         }
     }
+
+    fn text(&self, _verbosity: Verbosity) -> String {
+        match self {
+            ConfigOutput::Overview(overview) => text(overview),
+            ConfigOutput::Value(value) => format!("{}\n", clean(&value.to_string())),
+            ConfigOutput::Change(_) => String::new(),
+            ConfigOutput::Schema(schema) => schema::text(schema),
+        }
+    }
+}
+
+fn overview(here: &Path, paths: &Paths) -> Result<ConfigOverview, CommandError> {
+    let root = root(here, paths)?;
+    let settings = Settings::of_process(paths, root.as_deref(), &Overrides::default())?;
+    Ok(ConfigOverview {
+        user: user_config().as_deref().map(lossy),
+        repo: root.map(|root| lossy(&root.join(REPOSITORY_FILE))),
+        settings: settings.answers(),
+        warnings: settings.warnings,
+    })
+}
+
+fn get(key: &str, here: &Path, paths: &Paths) -> Result<Value, CommandError> {
+    let name = Name::parse(key)?;
+    let settings = Settings::of_process(paths, root(here, paths)?.as_deref(), &Overrides::default())?;
+    let Some((value, _)) = settings.value(&name) else {
+        let error = CommandError::new(format!("`{key}` is not set")).kind(ErrorKind::NotSet);
+        return Err(match (name.entry, name.key.without) {
+            (Some(_), _) => error.hint(format!("to list all: banger config get {}", name.key.name)),
+            (None, "none") => error,
+            (None, without) => error.hint(format!("default: {without}")),
+        });
+    };
+    Ok(value)
+}
+
+fn set(key: &str, value: &str, repo: bool, here: &Path, paths: &Paths) -> Result<ConfigChange, CommandError> {
+    let (file, owner) = file(repo, here, paths)?;
+    let name = Name::parse(key)?;
+    let value = name.value(value, owner)?;
+    let mut warnings = Vec::new();
+    check_alias(&name, &value)?;
+    match does_not_fit(&name, &value) {
+        // Others who share the file may have a larger machine.
+        Some(error) if owner == Owner::Repository => {
+            let most = most_of_repository(name.key.name);
+            let most = most.map(|most| format!("; here, a VM gets at most {most}")).unwrap_or_default();
+            warnings.push(format!("{}{most}", error.message));
+        }
+        Some(error) => {
+            let most = machine::most(name.key.name).map(|most| format!("the most here is {most}"));
+            return Err(CommandError { hints: most.into_iter().collect(), ..error });
+        }
+        None => {}
+    }
+    edit::set(&file, owner, &name, &value)?;
+    if let Some(what) = name.key.awaits {
+        warnings.push(format!("`{key}` is set without effect, the feature being yet to come: {what}"));
+    }
+    Ok(ConfigChange { key: key.to_owned(), file: lossy(&file), changed: true, warnings })
+}
+
+fn unset(key: &str, repo: bool, here: &Path, paths: &Paths) -> Result<ConfigChange, CommandError> {
+    let (file, owner) = file(repo, here, paths)?;
+    let changed = edit::unset(&file, owner, key)?;
+    if !changed {
+        // A name that was mistyped is no success.
+        Name::parse(key)?;
+    }
+    Ok(ConfigChange { key: key.to_owned(), file: lossy(&file), changed, warnings: Vec::new() })
 }
 
 /// An alias that could never be run is refused: banger's own commands come first, and an option is
@@ -128,10 +204,6 @@ fn does_not_fit(name: &Name, value: &Value) -> Option<CommandError> {
     check_fits(&spec).err()
 }
 
-fn changed(key: &str, file: &Path, changed: bool, ui: &Ui) -> Result<(), CommandError> {
-    ui.answer(&Changed { key: key.to_owned(), file: lossy(file), changed }, String::new)
-}
-
 /// The root of the repository around `here`, if there is one.
 fn root(here: &Path, paths: &Paths) -> Result<Option<PathBuf>, CommandError> {
     match Workspace::discover(here, git_host(paths)) {
@@ -154,33 +226,7 @@ fn file(repo: bool, here: &Path, paths: &Paths) -> Result<(PathBuf, Owner), Comm
     Ok((file, Owner::User))
 }
 
-fn overview(here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-    let root = root(here, paths)?;
-    let settings = Settings::of_process(paths, root.as_deref(), &Overrides::default())?;
-    settings.warnings.iter().for_each(|warning| ui.warning(warning));
-    let overview = Overview {
-        user: user_config().as_deref().map(lossy),
-        repo: root.map(|root| lossy(&root.join(REPOSITORY_FILE))),
-        settings: settings.answers(),
-    };
-    ui.answer(&overview, || text(&overview))
-}
-
-fn get(key: &str, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-    let name = Name::parse(key)?;
-    let settings = Settings::of_process(paths, root(here, paths)?.as_deref(), &Overrides::default())?;
-    let Some((value, _)) = settings.value(&name) else {
-        let error = CommandError::new(format!("`{key}` is not set")).kind(ErrorKind::NotSet);
-        return Err(match (name.entry, name.key.without) {
-            (Some(_), _) => error.hint(format!("to list all: banger config get {}", name.key.name)),
-            (None, "none") => error,
-            (None, without) => error.hint(format!("default: {without}")),
-        });
-    };
-    ui.answer(&value, || format!("{}\n", clean(&value.to_string())))
-}
-
-fn text(overview: &Overview) -> String {
+fn text(overview: &ConfigOverview) -> String {
     let shown = |answer: &Answer| match &answer.value {
         Some(value) => clean(&value.to_string()),
         None => "-".to_owned(),

@@ -20,7 +20,7 @@ mod stop;
 mod test_home;
 mod trust;
 
-pub use config::config;
+pub use config::{ConfigChange, ConfigOutput, ConfigOverview, config};
 pub use cp::cp;
 pub use delete::delete;
 pub use doctor::doctor;
