@@ -106,7 +106,11 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Status { vm } => commands::status(vm.as_deref(), &here, &paths, ui)?.print(ui)?,
         Command::Cp { from, to } => commands::cp(&from, &to, &here, &paths, ui)?,
         Command::Du => commands::du(&paths).print(ui)?,
-        Command::Doctor { fix } => return commands::doctor(fix, &paths, ui),
+        Command::Doctor { fix } => {
+            let diagnosis = commands::doctor(fix, &paths, ui);
+            diagnosis.print(ui)?;
+            return Ok(diagnosis.status());
+        }
         Command::Logs { vm, follow, lines } => commands::logs(vm.as_deref(), follow, lines, &here, &paths, ui)?,
         Command::Prune { dry_run, filter, force } => {
             commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?;

@@ -4,35 +4,44 @@ use banger_vmm::printable;
 use serde::Serialize;
 
 use crate::doctor::{Check, Health, examine};
-use crate::error::CommandError;
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Verbosity};
 use crate::output::ui::Ui;
 
-/// What it ends with if something does not work. That banger itself failed is another status.
+/// The exit status when something does not work. banger's own failures have another one.
 const UNWELL: u8 = 1;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Answer {
-    /// The worst of all.
-    health: Health,
-    checks: Vec<Check>,
+/// What an examination of this machine has found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Diagnosis {
+    /// The worst health of all checks.
+    pub health: Health,
+    /// The checks, in the order in which they were made.
+    pub checks: Vec<Check>,
 }
 
-/// Looks at what banger needs of this machine, and mends what can be with `fix`. Returns the exit
-/// status: 1 if something does not work.
-///
-/// # Errors
-/// If the answer cannot be printed.
-pub fn doctor(fix: bool, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
+impl Diagnosis {
+    /// The exit status of the command: 1 if something does not work, else 0.
+    pub fn status(&self) -> u8 {
+        if self.health == Health::Fail { UNWELL } else { 0 }
+    }
+}
+
+/// Examines what banger needs of this machine. With `fix`, problems that can be fixed without
+/// losing data are fixed.
+pub fn doctor(fix: bool, paths: &Paths, ui: &Ui) -> Diagnosis {
     let checks = examine(fix, paths, ui);
     let health = checks.iter().map(|check| check.health).max().unwrap_or(Health::Ok);
-    let answer = Answer { health, checks };
-    ui.answer(&answer, || text(&answer))?;
-    Ok(if health == Health::Fail { UNWELL } else { 0 })
+    Diagnosis { health, checks }
 }
 
-fn text(answer: &Answer) -> String {
+impl CommandOutput for Diagnosis {
+    fn text(&self, _verbosity: Verbosity) -> String {
+        text(self)
+    }
+}
+
+fn text(answer: &Diagnosis) -> String {
     let width = answer.checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
     let lines = answer.checks.iter().map(|check| {
         let health = match check.health {
@@ -51,6 +60,7 @@ fn text(answer: &Answer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_home::TestHome;
     use super::*;
 
     #[test]
@@ -68,6 +78,33 @@ mod tests {
             check("vms", Health::Ok, None, true),
         ];
         let expected = "warn   kvm     so^[\n               hint: do this\nok     images  so^[\nfixed  vms     so^[\n";
-        assert_eq!(text(&Answer { health: Health::Warn, checks }), expected);
+        assert_eq!(text(&Diagnosis { health: Health::Warn, checks }), expected);
+    }
+
+    #[test]
+    fn diagnosis_of_this_machine_is_data_with_two_printed_forms() {
+        let home = TestHome::new();
+        let diagnosis = doctor(false, &home.paths, &home.ui);
+        let worst = diagnosis.checks.iter().map(|check| check.health).max();
+        assert_eq!(Some(diagnosis.health), worst);
+        assert_eq!(diagnosis.status() == 1, worst == Some(Health::Fail));
+        let vms = diagnosis.checks.iter().find(|check| check.name == "vms").unwrap();
+        assert_eq!((vms.health, vms.found.as_str()), (Health::Ok, "0 VMs, 0 running"));
+
+        let json: serde_json::Value = serde_json::from_str(&diagnosis.json()).unwrap();
+        assert_eq!(json["checks"].as_array().unwrap().len(), diagnosis.checks.len());
+        let text = diagnosis.text(Verbosity::default());
+        for check in &diagnosis.checks {
+            assert!(text.lines().any(|line| line.split_whitespace().nth(1) == Some(check.name)), "{text}");
+        }
+    }
+
+    #[test]
+    fn diagnosis_in_json_is_the_worst_health_and_the_checks() {
+        let check = Check { name: "kvm", health: Health::Fail, found: "none".into(), fix: None, fixed: false };
+        let diagnosis = Diagnosis { health: Health::Fail, checks: vec![check] };
+        let check = "{\"name\":\"kvm\",\"health\":\"fail\",\"found\":\"none\",\"fix\":null,\"fixed\":false}";
+        assert_eq!(diagnosis.json(), format!("{{\"health\":\"fail\",\"checks\":[{check}]}}\n"));
+        assert_eq!(diagnosis.status(), 1);
     }
 }
