@@ -111,7 +111,12 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
             diagnosis.print(ui)?;
             return Ok(diagnosis.status());
         }
-        Command::Logs { vm, follow, lines } => commands::logs(vm.as_deref(), follow, lines, &here, &paths, ui)?,
+        Command::Logs { vm, follow: true, lines } => {
+            commands::follow_logs(vm.as_deref(), lines, stdout(), &here, &paths, ui)?.print(ui)?;
+        }
+        Command::Logs { vm, follow: false, lines } => {
+            commands::logs(vm.as_deref(), lines, &here, &paths, ui)?.print(ui)?;
+        }
         Command::Prune { dry_run, filter, force } => {
             commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?;
         }

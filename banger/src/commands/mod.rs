@@ -26,7 +26,7 @@ pub use delete::delete;
 pub use doctor::{Diagnosis, doctor};
 pub use du::{DiskUsage, DiskUsageItem, du};
 pub use list::{VmEntry, VmList, list};
-pub use logs::logs;
+pub use logs::{FollowedLog, LogEvent, VmLog, follow_logs, logs};
 pub use overview::{CommandEntry, CommandKind, CommandList, overview};
 pub use port::port;
 pub use prune::{Prunes, prune};

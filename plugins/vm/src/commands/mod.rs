@@ -6,6 +6,7 @@ mod ssh;
 mod stats;
 
 use std::env;
+use std::io::stdout;
 use std::path::Path;
 
 use banger::cli::Run;
@@ -47,7 +48,10 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::List => commands::list(!ui.shows_names_only(), paths, ui)?.print(ui),
         Command::Show { vm } => commands::status(Some(vm), here, paths, ui)?.print(ui),
         Command::Stats { vms } => stats::stats(vms, paths, ui),
-        Command::Logs { vm, follow, lines } => commands::logs(Some(vm), *follow, *lines, here, paths, ui),
+        Command::Logs { vm, follow: true, lines } => {
+            commands::follow_logs(Some(vm), *lines, stdout(), here, paths, ui)?.print(ui)
+        }
+        Command::Logs { vm, follow: false, lines } => commands::logs(Some(vm), *lines, here, paths, ui)?.print(ui),
         Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
         Command::Workspace { command } => workspace(command, here, paths, ui),
         Command::Port { command } => commands::port(command, here, paths, ui),
