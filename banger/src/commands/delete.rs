@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::error::{CommandError, ErrorKind};
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Message};
 use crate::output::ui::Ui;
 use crate::vm::machine::Machines;
 use crate::vm::unsynced::UnsyncedChanges;
@@ -15,38 +16,45 @@ use crate::vm::unsynced::UnsyncedChanges;
 /// How often a VM is stopped again that others start before it is gone.
 const FORCED_TRIES: u32 = 5;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Deleted {
-    /// The VM; none: the repository had none.
-    vm: Option<String>,
-    /// Whether there was one to delete, and nobody said no.
-    deleted: bool,
+/// A VM that is gone after `banger delete`, or was kept.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeletedVm {
+    /// The VM's name; none: the workspace had no VM.
+    pub vm: Option<String>,
+    /// Whether the VM was deleted; false: there was none, or the user said no.
+    pub deleted: bool,
 }
 
-/// Deletes the VM named `name`, or the workspace's. One that has changes of its own, or may have,
-/// goes if `force` is set or somebody at the terminal says so; one that is in use only with
-/// `force`.
+/// Deletes the VM named `name`, or without a name the VM of the workspace around `here`. A VM that
+/// has, or may have, changes of its own is deleted with `force`, or if the user at the terminal
+/// agrees; a VM that is in use with `force` alone.
 ///
 /// # Errors
-/// If it is in use, it has changes and there is nobody to ask, or it cannot be deleted.
-pub fn delete(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// If the VM is in use, has changes and there is nobody to ask, or cannot be deleted.
+pub fn delete(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &Ui) -> Result<DeletedVm, CommandError> {
     let machines = Machines::new(paths, ui);
     let Some(vm) = super::chosen(name, here, paths, &machines)? else {
-        ui.status("this repository has no VM");
-        return ui.answer(&Deleted { vm: None, deleted: false }, String::new);
+        return Ok(DeletedVm { vm: None, deleted: false });
     };
     if force {
         remove_by_force(&vm, &machines)?;
     } else {
         let Some(work) = agreed(&vm, name, ui)? else {
-            ui.status("nothing was deleted");
-            return ui.answer(&Deleted { vm: Some(vm.name().to_owned()), deleted: false }, String::new);
+            return Ok(DeletedVm { vm: Some(vm.name().to_owned()), deleted: false });
         };
         remove_unused(&vm, &work, name, &machines)?;
     }
-    ui.status(&format!("deleted `{}`", vm.name()));
-    ui.answer(&Deleted { vm: Some(vm.name().to_owned()), deleted: true }, String::new)
+    Ok(DeletedVm { vm: Some(vm.name().to_owned()), deleted: true })
+}
+
+impl CommandOutput for DeletedVm {
+    fn messages(&self) -> Vec<Message> {
+        vec![Message::status(match (&self.vm, self.deleted) {
+            (None, _) => "this repository has no VM".to_owned(),
+            (Some(_), false) => "nothing was deleted".to_owned(),
+            (Some(vm), true) => format!("deleted `{vm}`"),
+        })]
+    }
 }
 
 /// Deletes the VM whatever runs in it. Who forces it means it, whoever starts it meanwhile.

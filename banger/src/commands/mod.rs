@@ -22,7 +22,7 @@ mod trust;
 
 pub use config::{ConfigChange, ConfigOutput, ConfigOverview, config};
 pub use cp::cp;
-pub use delete::delete;
+pub use delete::{DeletedVm, delete};
 pub use doctor::{Diagnosis, doctor};
 pub use du::{DiskUsage, DiskUsageItem, du};
 pub use list::{VmEntry, VmList, list};

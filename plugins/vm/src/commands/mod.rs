@@ -44,7 +44,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Stop { vm, force } => commands::stop(Some(vm), *force, here, paths, ui),
         Command::Restart { vm, force } => commands::restart(Some(vm), *force, here, paths, ui),
         Command::Cp { from, to } => commands::cp(from, to, here, paths, ui),
-        Command::Delete { vm, force } => commands::delete(Some(vm), *force, here, paths, ui),
+        Command::Delete { vm, force } => commands::delete(Some(vm), *force, here, paths, ui)?.print(ui),
         Command::List => commands::list(!ui.shows_names_only(), paths, ui)?.print(ui),
         Command::Show { vm } => commands::status(Some(vm), here, paths, ui)?.print(ui),
         Command::Stats { vms } => stats::stats(vms, paths, ui),
