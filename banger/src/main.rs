@@ -118,7 +118,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
             commands::logs(vm.as_deref(), lines, &here, &paths, ui)?.print(ui)?;
         }
         Command::Prune { dry_run, filter, force } => {
-            commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?;
+            commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?.print(ui)?;
         }
         Command::Restart { vm, force } => commands::restart(vm.as_deref(), force, &here, &paths, ui)?,
         Command::Port { command } => commands::port(&command, &here, &paths, ui)?,

@@ -29,7 +29,7 @@ pub use list::{VmEntry, VmList, list};
 pub use logs::{FollowedLog, LogEvent, VmLog, follow_logs, logs};
 pub use overview::{CommandEntry, CommandKind, CommandList, overview};
 pub use port::port;
-pub use prune::{Prunes, prune};
+pub use prune::{KeptVm, PruneReason, PruneReport, PrunedBlobs, PrunedItem, Prunes, prune};
 pub use restart::restart;
 pub use start::start;
 pub use status::{AdditionalRepository, VmStatus, WorkspaceStatus, status};

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error::CommandError;
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Message, Verbosity};
 use crate::output::ui::Ui;
 use crate::output::units::{bytes, count};
 use crate::store::disk_usage::allocated;
@@ -17,69 +18,80 @@ use crate::vm::machine::Machines;
 use crate::vm::ownership::{self, Repository, VmOwner};
 use crate::vm::unsynced::UnsyncedChanges;
 
-/// What is looked through.
+/// What a prune removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prunes {
-    /// VMs only.
+    /// VMs alone.
     Vms,
-    /// What was downloaded, and what was left of images, too.
+    /// VMs, downloads, and what killed commands left of images.
     All,
 }
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Pruned {
-    /// Nothing was removed: this is what would be.
-    dry_run: bool,
-    removed: Vec<Removed>,
-    /// VMs that would have gone, but for what they have, or may have, alone.
-    kept: Vec<Kept>,
-    /// Of what was downloaded from registries.
-    blobs: Blobs,
-    /// Of all that was removed.
-    freed_bytes: u64,
+/// What a prune removed, or with `dry_run` would remove.
+#[derive(Clone, Debug, Serialize)]
+pub struct PruneReport {
+    /// Whether nothing was removed.
+    pub dry_run: bool,
+    /// VMs, and directories that killed commands left.
+    pub removed: Vec<PrunedItem>,
+    /// VMs that were kept because they have, or may have, changes that exist only there.
+    pub kept: Vec<KeptVm>,
+    /// Downloads of registries.
+    pub blobs: PrunedBlobs,
+    /// Bytes of all that was removed.
+    pub freed_bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Removed {
-    /// The VM, or a folder that a killed command has left.
-    name: String,
-    why: Why,
-    bytes: u64,
+/// A VM or directory that was removed.
+#[derive(Clone, Debug, Serialize)]
+pub struct PrunedItem {
+    /// The name of the VM or the directory.
+    pub name: String,
+    /// Why it was removed.
+    pub why: PruneReason,
+    /// Bytes that it took on this machine's disks.
+    pub bytes: u64,
 }
 
-/// What can be downloaded again, and no pull is using.
+/// Blobs that can be downloaded again, and that no pull uses.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Blobs {
-    count: u64,
-    bytes: u64,
+pub struct PrunedBlobs {
+    /// How many.
+    pub count: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
 }
 
+/// Why something is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Why {
-    /// The repository is not there any more, or another one is in its place.
+pub enum PruneReason {
+    /// The VM's repository is gone, or another one is in its place.
     RepositoryGone,
-    /// Nobody has used it for as long as was said.
+    /// The VM was not used for as long as was asked for.
     Unused,
-    /// A command that was killed has left it.
+    /// A command that was killed left it.
     Leftover,
 }
 
-#[derive(Debug, Serialize)]
-struct Kept {
-    name: String,
-    why: Why,
-    /// What exists only there; none: not known.
-    guest_only: Option<Counts>,
+/// A VM that was kept although there is a reason to remove it.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeptVm {
+    /// The VM's name.
+    pub name: String,
+    /// The reason to remove the VM.
+    pub why: PruneReason,
+    /// How much exists only in the VM; none: not known.
+    pub guest_only: Option<Counts>,
+    /// What exists only in the VM.
     #[serde(skip)]
-    work: UnsyncedChanges,
+    pub changes: UnsyncedChanges,
 }
 
-/// Removes VMs that are stopped and belong to no repository any more, or were not used for
-/// `unused`, and what killed commands have left; and, if `what` says so, blobs of registries that
-/// no pull is using, of which `unused` spares the others. A VM with changes that exist only there
-/// goes with `force` alone.
+/// Removes stopped VMs whose repository is gone, or that were not used for `unused`, and what
+/// killed commands left; with [`Prunes::All`] also blobs that no pull uses, and that were not used
+/// for `unused`. A VM with changes that exist only there is removed with `force` alone. With
+/// `dry_run`, nothing is removed.
 ///
 /// # Errors
 /// If the store cannot be read, or something cannot be removed.
@@ -90,19 +102,19 @@ pub fn prune(
     force: bool,
     paths: &Paths,
     ui: &Ui,
-) -> Result<(), CommandError> {
+) -> Result<PruneReport, CommandError> {
     let machines = Machines::new(paths, ui);
     let blobs = match what {
-        Prunes::Vms => Blobs::default(),
+        Prunes::Vms => PrunedBlobs::default(),
         Prunes::All => {
             let freed = oci::prune_cache(&paths.cache, unused.unwrap_or_default(), dry_run)?;
-            Blobs { count: freed.blobs, bytes: freed.bytes }
+            PrunedBlobs { count: freed.blobs, bytes: freed.bytes }
         }
     };
-    let mut pruned = Pruned { dry_run, removed: Vec::new(), kept: Vec::new(), blobs, freed_bytes: 0 };
+    let mut report = PruneReport { dry_run, removed: Vec::new(), kept: Vec::new(), blobs, freed_bytes: 0 };
     for folder in leftovers(what, &machines, paths)? {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        pruned.removed.push(Removed { name, why: Why::Leftover, bytes: allocated(&folder) });
+        report.removed.push(PrunedItem { name, why: PruneReason::Leftover, bytes: allocated(&folder) });
     }
     if !dry_run {
         machines.store().sweep()?;
@@ -113,44 +125,87 @@ pub fn prune(
     for vm in machines.all()? {
         let Some(why) = reason(&vm, unused) else { continue };
         let name = vm.name().to_owned();
-        let work = UnsyncedChanges::noted(&vm)?;
-        if !force && !work.is_nothing() {
-            pruned.kept.push(Kept { name, why, guest_only: work.counts(), work });
+        let changes = UnsyncedChanges::noted(&vm)?;
+        if !force && !changes.is_nothing() {
+            report.kept.push(KeptVm { name, why, guest_only: changes.counts(), changes });
             continue;
         }
         let size = allocated(vm.folder());
         // A command may have come meanwhile, with another repository or new work.
-        let still = |vm: &Vm| Ok(reason(vm, unused).is_some() && (force || UnsyncedChanges::noted(vm)?.is_nothing()));
+        let may_go = |vm: &Vm| Ok(reason(vm, unused).is_some() && (force || UnsyncedChanges::noted(vm)?.is_nothing()));
         let gone = dry_run
-            || match machines.store().delete_if(&name, still) {
+            || match machines.store().delete_if(&name, may_go) {
                 // Somebody uses it, or has deleted it.
                 Err(banger_vmm::Error::Busy(_) | banger_vmm::Error::NotFound(_)) => false,
                 deleted => deleted?,
             };
         if gone {
-            pruned.removed.push(Removed { name, why, bytes: size });
+            report.removed.push(PrunedItem { name, why, bytes: size });
         }
     }
-    pruned.freed_bytes = blobs.bytes + pruned.removed.iter().map(|removed| removed.bytes).sum::<u64>();
-    report(&pruned, ui);
-    ui.answer(&pruned, || lines(&pruned))
+    report.freed_bytes = blobs.bytes + report.removed.iter().map(|removed| removed.bytes).sum::<u64>();
+    Ok(report)
 }
 
-/// Why the VM could go; none: it cannot, be it because nobody knows whose it is.
-fn reason(vm: &Vm, unused: Option<Duration>) -> Option<Why> {
+impl CommandOutput for PruneReport {
+    fn messages(&self) -> Vec<Message> {
+        let mut messages: Vec<_> = self.kept.iter().map(|kept| Message::warning(kept.describe())).collect();
+        let verb = if self.dry_run { "would be removed" } else { "removed" };
+        let things = count(self.removed.len() as u64 + self.blobs.count, "thing", "things");
+        messages.push(Message::status(format!("{things} {verb}, {} freed", bytes(self.freed_bytes))));
+        messages
+    }
+
+    fn text(&self, _verbosity: Verbosity) -> String {
+        let mut lines: String = self.removed.iter().map(PrunedItem::line).collect();
+        if self.blobs.count > 0 {
+            let blobs = count(self.blobs.count, "blob", "blobs");
+            lines.push_str(&format!("{blobs}  {} (can be downloaded again)\n", bytes(self.blobs.bytes)));
+        }
+        lines
+    }
+}
+
+impl PrunedItem {
+    fn line(&self) -> String {
+        let why = match self.why {
+            PruneReason::RepositoryGone => "its repository is gone",
+            PruneReason::Unused => "it was not used for long",
+            PruneReason::Leftover => "left by a command that was killed",
+        };
+        format!("{}  {} ({why})\n", banger_vmm::printable(self.name.as_bytes()), bytes(self.bytes))
+    }
+}
+
+impl KeptVm {
+    fn describe(&self) -> String {
+        let what = match &self.changes {
+            UnsyncedChanges::Unknown => "it may have changes that exist only there".to_owned(),
+            UnsyncedChanges::All => "whatever was done in it exists only there".to_owned(),
+            UnsyncedChanges::Known(only) => {
+                let number = count(only.counts.files + only.counts.references, "change", "changes");
+                format!("it has {number} that exist only there")
+            }
+        };
+        format!("`{}` stays: {what}; to remove it all the same: --force", self.name)
+    }
+}
+
+/// Why the VM may be removed; none: it may not, or nobody knows whose it is.
+fn reason(vm: &Vm, unused: Option<Duration>) -> Option<PruneReason> {
     let Ok(VmState::Stopped { .. }) = vm.state() else { return None };
     let record = vm.record().ok()?;
     if record.ephemeral {
-        return ownership::is_abandoned(vm, &record).then_some(Why::Leftover);
+        return ownership::is_abandoned(vm, &record).then_some(PruneReason::Leftover);
     }
     // One by name was made to be there, whatever becomes of the repository.
     let is_gone = |owner: &VmOwner| !owner.by_name && ownership::repository(owner) != Repository::Present;
     if VmOwner::of(&record).as_ref().is_some_and(is_gone) {
-        return Some(Why::RepositoryGone);
+        return Some(PruneReason::RepositoryGone);
     }
     let last_use = vm.last_activity().ok()?.map_or(record.created, |last_use| last_use.ended.max(record.created));
     let since = SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(Duration::from_secs(last_use))?;
-    unused.is_some_and(|unused| since >= unused).then_some(Why::Unused)
+    unused.is_some_and(|unused| since >= unused).then_some(PruneReason::Unused)
 }
 
 fn leftovers(what: Prunes, machines: &Machines<'_>, paths: &Paths) -> Result<Vec<PathBuf>, CommandError> {
@@ -159,38 +214,4 @@ fn leftovers(what: Prunes, machines: &Machines<'_>, paths: &Paths) -> Result<Vec
         folders.extend(banger_image::Store::new(&paths.data).leftovers()?);
     }
     Ok(folders)
-}
-
-fn lines(pruned: &Pruned) -> String {
-    let line = |removed: &Removed| {
-        let why = match removed.why {
-            Why::RepositoryGone => "its repository is gone",
-            Why::Unused => "it was not used for long",
-            Why::Leftover => "left by a command that was killed",
-        };
-        format!("{}  {} ({why})\n", banger_vmm::printable(removed.name.as_bytes()), bytes(removed.bytes))
-    };
-    let mut lines: String = pruned.removed.iter().map(line).collect();
-    if pruned.blobs.count > 0 {
-        let blobs = count(pruned.blobs.count, "blob", "blobs");
-        lines.push_str(&format!("{blobs}  {} (can be downloaded again)\n", bytes(pruned.blobs.bytes)));
-    }
-    lines
-}
-
-fn report(pruned: &Pruned, ui: &Ui) {
-    for kept in &pruned.kept {
-        let what = match &kept.work {
-            UnsyncedChanges::Unknown => "it may have changes that exist only there".to_owned(),
-            UnsyncedChanges::All => "whatever was done in it exists only there".to_owned(),
-            UnsyncedChanges::Known(only) => {
-                let number = count(only.counts.files + only.counts.references, "change", "changes");
-                format!("it has {number} that exist only there")
-            }
-        };
-        ui.warning(&format!("`{}` stays: {what}; to remove it all the same: --force", kept.name));
-    }
-    let verb = if pruned.dry_run { "would be removed" } else { "removed" };
-    let things = count(pruned.removed.len() as u64 + pruned.blobs.count, "thing", "things");
-    ui.status(&format!("{things} {verb}, {} freed", bytes(pruned.freed_bytes)));
 }

@@ -55,7 +55,9 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
         Command::Workspace { command } => workspace(command, here, paths, ui),
         Command::Port { command } => commands::port(command, here, paths, ui),
-        Command::Prune { dry_run, filter, force } => commands::prune(Prunes::Vms, *dry_run, *filter, *force, paths, ui),
+        Command::Prune { dry_run, filter, force } => {
+            commands::prune(Prunes::Vms, *dry_run, *filter, *force, paths, ui)?.print(ui)
+        }
     }
     .map(|()| 0)
 }
