@@ -30,10 +30,10 @@ pub use logs::{FollowedLog, LogEvent, VmLog, follow_logs, logs};
 pub use overview::{CommandEntry, CommandKind, CommandList, overview};
 pub use port::port;
 pub use prune::{KeptVm, PruneReason, PruneReport, PrunedBlobs, PrunedItem, Prunes, prune};
-pub use restart::restart;
+pub use restart::{RestartedVm, restart};
 pub use start::start;
 pub use status::{AdditionalRepository, VmStatus, WorkspaceStatus, status};
-pub use stop::stop;
+pub use stop::{StoppedVm, stop};
 pub use trust::trust;
 
 use banger_vmm::Vm;
