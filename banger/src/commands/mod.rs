@@ -31,7 +31,7 @@ pub use overview::{CommandEntry, CommandKind, CommandList, overview};
 pub use port::port;
 pub use prune::{KeptVm, PruneReason, PruneReport, PrunedBlobs, PrunedItem, Prunes, prune};
 pub use restart::{RestartedVm, restart};
-pub use start::start;
+pub use start::{StartedVm, start};
 pub use status::{AdditionalRepository, VmStatus, WorkspaceStatus, status};
 pub use stop::{StoppedVm, stop};
 pub use trust::trust;

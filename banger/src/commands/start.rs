@@ -6,32 +6,39 @@ use serde::Serialize;
 
 use crate::error::CommandError;
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Message, Millis};
 use crate::output::ui::Ui;
 use crate::output::units::elapsed;
 use crate::vm::machine::Machines;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Started {
-    vm: String,
-    /// Whether it had to be started.
-    started: bool,
-    /// How long that took; none: it ran already.
-    boot_ms: Option<u128>,
+/// A VM that runs after `banger start`.
+#[derive(Clone, Debug, Serialize)]
+pub struct StartedVm {
+    /// The VM's name.
+    pub vm: String,
+    /// Whether the VM was started now; false: it ran already.
+    pub started: bool,
+    /// How long the start took; none: the VM ran already.
+    pub boot_ms: Option<Millis>,
 }
 
-/// Starts the VM named `name`, or the workspace's. One that runs is started.
+/// Starts the VM named `name`, or without a name the VM of the workspace around `here`. Starting a
+/// VM that runs is not an error.
 ///
 /// # Errors
-/// If there is none, or it does not start.
-pub fn start(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// If there is no VM, or it does not start.
+pub fn start(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result<StartedVm, CommandError> {
     let machines = Machines::new(paths, ui);
     let vm = super::existing(name, here, paths, &machines)?;
-    let machine = machines.start_found(&vm, &super::resources(&vm, paths)?)?;
-    match machine.boot {
-        Some(boot) => ui.status(&format!("started `{}`; boot {}", vm.name(), elapsed(boot))),
-        None => ui.status(&format!("`{}` runs already", vm.name())),
+    let boot_ms = machines.start_found(&vm, &super::resources(&vm, paths)?)?.boot.map(Millis);
+    Ok(StartedVm { vm: vm.name().to_owned(), started: boot_ms.is_some(), boot_ms })
+}
+
+impl CommandOutput for StartedVm {
+    fn messages(&self) -> Vec<Message> {
+        vec![Message::status(match self.boot_ms {
+            Some(Millis(boot)) => format!("started `{}`; boot {}", self.vm, elapsed(boot)),
+            None => format!("`{}` runs already", self.vm),
+        })]
     }
-    let boot_ms = machine.boot.map(|boot| boot.as_millis());
-    ui.answer(&Started { vm: vm.name().to_owned(), started: boot_ms.is_some(), boot_ms }, String::new)
 }

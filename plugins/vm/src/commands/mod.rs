@@ -40,7 +40,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Exec { vm, how, command } => return run::exec(vm, how, command, here, paths, ui),
         Command::Ssh { vm, forward_agent, command } => match ssh::ssh(vm, *forward_agent, command)? {},
         Command::Create { name, vm, no_start } => create::create(name.as_deref(), vm, *no_start, paths, ui),
-        Command::Start { vm } => commands::start(Some(vm), here, paths, ui),
+        Command::Start { vm } => commands::start(Some(vm), here, paths, ui)?.print(ui),
         Command::Stop { vm, force } => commands::stop(Some(vm), *force, here, paths, ui)?.print(ui),
         Command::Restart { vm, force } => commands::restart(Some(vm), *force, here, paths, ui)?.print(ui),
         Command::Cp { from, to } => commands::cp(from, to, here, paths, ui),
