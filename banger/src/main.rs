@@ -102,7 +102,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     match command {
         Command::Completions { .. } => {}
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths)?.print(ui)?,
-        Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?,
+        Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?.print(ui)?,
         Command::Status { vm } => commands::status(vm.as_deref(), &here, &paths, ui)?.print(ui)?,
         Command::Cp { from, to } => commands::cp(&from, &to, &here, &paths, ui)?,
         Command::Du => commands::du(&paths).print(ui)?,

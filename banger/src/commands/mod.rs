@@ -34,7 +34,7 @@ pub use restart::{RestartedVm, restart};
 pub use start::{StartedVm, start};
 pub use status::{AdditionalRepository, VmStatus, WorkspaceStatus, status};
 pub use stop::{StoppedVm, stop};
-pub use trust::trust;
+pub use trust::{RepositoryTrust, TrustDecision, trust};
 
 use banger_vmm::Vm;
 
