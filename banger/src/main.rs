@@ -104,7 +104,11 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths)?.print(ui)?,
         Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?.print(ui)?,
         Command::Status { vm } => commands::status(vm.as_deref(), &here, &paths, ui)?.print(ui)?,
-        Command::Cp { from, to } => commands::cp(&from, &to, &here, &paths, ui)?,
+        Command::Cp { from, to } => {
+            if let Some(copied) = commands::cp(&from, &to, &here, &paths, ui)? {
+                copied.print(ui)?;
+            }
+        }
         Command::Du => commands::du(&paths).print(ui)?,
         Command::Doctor { fix } => {
             let diagnosis = commands::doctor(fix, &paths, ui);

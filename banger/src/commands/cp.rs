@@ -13,6 +13,7 @@ use nix::sys::stat::{FileStat, SFlag, fstat};
 use crate::copy::{self, FreeSpace, GuestSource};
 use crate::error::{CommandError, ErrorKind};
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Message};
 use crate::output::ui::Ui;
 use crate::output::units::{bytes, count};
 use crate::run;
@@ -20,38 +21,41 @@ use crate::store::images::Images;
 use crate::vm::machine::{Machines, VmSpec};
 use crate::vm::post_mortem;
 
-/// One side of a copy.
-enum Place<'a> {
-    /// A path in the VM of this name, or without one in the workspace's.
+/// One end of a copy.
+enum CopyEnd<'a> {
+    /// A path in the VM of this name, or without a name in the workspace's VM.
     Guest(Option<&'a str>, &'a OsStr),
-    /// A path here.
+    /// A path on this machine.
     Host(&'a Path),
     /// A tar archive on standard input or output.
     Stream,
 }
 
-impl<'a> Place<'a> {
-    fn new(text: &'a OsStr) -> Place<'a> {
+impl<'a> CopyEnd<'a> {
+    fn new(text: &'a OsStr) -> CopyEnd<'a> {
         let bytes = text.as_bytes();
         let colon = bytes.iter().position(|byte| *byte == b':');
         match colon.map(|at| (str::from_utf8(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]))) {
-            Some((Ok(""), path)) => Place::Guest(None, path),
-            Some((Ok(name), path)) if is_name(name) => Place::Guest(Some(name), path),
-            _ if bytes == b"-" => Place::Stream,
-            _ => Place::Host(Path::new(text)),
+            Some((Ok(""), path)) => CopyEnd::Guest(None, path),
+            Some((Ok(name), path)) if is_name(name) => CopyEnd::Guest(Some(name), path),
+            _ if bytes == b"-" => CopyEnd::Stream,
+            _ => CopyEnd::Host(Path::new(text)),
         }
     }
 }
 
-/// Copies between this machine and a VM, which is started if need be. Nothing is synced.
+/// Copies between this machine and a VM, which is started if it does not run. Nothing is synced.
+/// One of `from` and `to` is a path in a VM, such as `:src` or `box:src`; the other is a path on
+/// this machine, or `-`: an archive on standard input or output. None: the reader of the archive
+/// went away before its end.
 ///
 /// # Errors
-/// If the places are not one here and one there, or something cannot be read or written.
-pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-    let places = (Place::new(from), Place::new(to));
-    let name = match places {
-        (Place::Guest(name, _), Place::Host(_) | Place::Stream) => Some(name),
-        (Place::Host(_) | Place::Stream, Place::Guest(name, _)) => Some(name),
+/// If not exactly one of the paths is in a VM, or something cannot be read or written.
+pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Result<Option<Copied>, CommandError> {
+    let ends = (CopyEnd::new(from), CopyEnd::new(to));
+    let name = match ends {
+        (CopyEnd::Guest(name, _), CopyEnd::Host(_) | CopyEnd::Stream) => Some(name),
+        (CopyEnd::Host(_) | CopyEnd::Stream, CopyEnd::Guest(name, _)) => Some(name),
         _ => None,
     };
     let Some(name) = name else {
@@ -60,11 +64,11 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
             .hint("a path in the VM starts with a colon, after the VM's name if it has one: banger cp notes.txt :/tmp")
             .hint("a file here whose name has a colon: ./a:b"));
     };
-    if matches!(places.1, Place::Stream) && ui.is_json() {
+    if matches!(ends.1, CopyEnd::Stream) && ui.is_json() {
         let error = CommandError::new("standard output cannot be both the archive and the answer");
         return Err(error.kind(ErrorKind::Usage).hint("leave out --json"));
     }
-    if matches!(places.1, Place::Stream) && stdout().is_terminal() {
+    if matches!(ends.1, CopyEnd::Stream) && stdout().is_terminal() {
         let error = CommandError::new("an archive is nothing for a terminal").kind(ErrorKind::Usage);
         return Err(error.hint("for example: banger cp :PATH - | tar -t"));
     }
@@ -84,9 +88,9 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
             let asked = if is_banger_to_say { folder.file_name().unwrap_or_default() } else { path };
             GuestSource { path: inside(path), asked: asked.to_owned() }
         };
-        let copied = match places {
-            (Place::Guest(_, path), Place::Host(to)) => copy::to_host(&machine.vm, source(path), to),
-            (Place::Guest(_, path), _) => {
+        let copied = match ends {
+            (CopyEnd::Guest(_, path), CopyEnd::Host(to)) => copy::to_host(&machine.vm, source(path), to),
+            (CopyEnd::Guest(_, path), _) => {
                 let mut out = Output::new();
                 match copy::to_archive(&machine.vm, source(path), &mut out) {
                     // Who has read enough may go.
@@ -94,8 +98,8 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
                     copied => copied,
                 }
             }
-            (Place::Host(from), Place::Guest(_, path)) => copy::to_guest(&machine.vm, from, inside(path)),
-            (_, Place::Guest(_, path)) => copy::from_archive(&machine.vm, stdin(), inside(path)),
+            (CopyEnd::Host(from), CopyEnd::Guest(_, path)) => copy::to_guest(&machine.vm, from, inside(path)),
+            (_, CopyEnd::Guest(_, path)) => copy::from_archive(&machine.vm, stdin(), inside(path)),
             _ => unreachable!("one of them is in the VM"),
         };
         match copied {
@@ -103,16 +107,19 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
             copied => Ok(Some(copied.map_err(|error| post_mortem::explained(error, &machine)))),
         }
     })?;
-    let Some(copied) = copied.transpose()? else { return Ok(()) };
-    if copied.skipped > 0 {
-        let what = count(copied.skipped, "device, FIFO or socket", "devices, FIFOs and sockets");
-        ui.warning(&format!("{what} stayed behind"));
+    copied.transpose()
+}
+
+impl CommandOutput for Copied {
+    fn messages(&self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        if self.skipped > 0 {
+            let what = count(self.skipped, "device, FIFO or socket", "devices, FIFOs and sockets");
+            messages.push(Message::warning(format!("{what} stayed behind")));
+        }
+        messages.push(Message::status(summary(self)));
+        messages
     }
-    ui.status(&summary(&copied));
-    if matches!(Place::new(to), Place::Stream) {
-        return Ok(());
-    }
-    ui.answer(&copied, String::new)
 }
 
 fn summary(copied: &Copied) -> String {

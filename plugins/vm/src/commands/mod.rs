@@ -43,7 +43,10 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Start { vm } => commands::start(Some(vm), here, paths, ui)?.print(ui),
         Command::Stop { vm, force } => commands::stop(Some(vm), *force, here, paths, ui)?.print(ui),
         Command::Restart { vm, force } => commands::restart(Some(vm), *force, here, paths, ui)?.print(ui),
-        Command::Cp { from, to } => commands::cp(from, to, here, paths, ui),
+        Command::Cp { from, to } => match commands::cp(from, to, here, paths, ui)? {
+            Some(copied) => copied.print(ui),
+            None => Ok(()),
+        },
         Command::Delete { vm, force } => commands::delete(Some(vm), *force, here, paths, ui)?.print(ui),
         Command::List => commands::list(!ui.shows_names_only(), paths, ui)?.print(ui),
         Command::Show { vm } => commands::status(Some(vm), here, paths, ui)?.print(ui),
