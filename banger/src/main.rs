@@ -125,7 +125,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
             commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?.print(ui)?;
         }
         Command::Restart { vm, force } => commands::restart(vm.as_deref(), force, &here, &paths, ui)?.print(ui)?,
-        Command::Port { command } => commands::port(&command, &here, &paths, ui)?,
+        Command::Port { command } => commands::port(&command, &here, &paths, ui)?.print(ui)?,
         Command::Start { vm } => commands::start(vm.as_deref(), &here, &paths, ui)?.print(ui)?,
         Command::List => commands::list(!ui.shows_names_only(), &paths, ui)?.print(ui)?,
         Command::Stop { vm, force } => commands::stop(vm.as_deref(), force, &here, &paths, ui)?.print(ui)?,

@@ -28,7 +28,7 @@ pub use du::{DiskUsage, DiskUsageItem, du};
 pub use list::{VmEntry, VmList, list};
 pub use logs::{FollowedLog, LogEvent, VmLog, follow_logs, logs};
 pub use overview::{CommandEntry, CommandKind, CommandList, overview};
-pub use port::port;
+pub use port::{PortAction, PortEntry, VmPorts, port};
 pub use prune::{KeptVm, PruneReason, PruneReport, PrunedBlobs, PrunedItem, Prunes, prune};
 pub use restart::{RestartedVm, restart};
 pub use start::{StartedVm, start};

@@ -2,42 +2,97 @@
 
 use std::path::Path;
 
-use banger_vmm::{PortForward, PortName, PortState, Vm};
+use banger_vmm::{PortState, Vm};
 use serde::Serialize;
 
 use crate::cli::PortCommand;
 use crate::error::CommandError;
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Message, Verbosity};
 use crate::output::table::table;
 use crate::output::ui::Ui;
-use crate::vm::forwards::added;
+use crate::vm::forwards;
 use crate::vm::machine::Machines;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Answer<'a> {
-    vm: &'a str,
-    /// Those that it is about.
-    ports: Vec<Port>,
+/// Forwards to a VM that were added, removed or listed.
+#[derive(Clone, Debug, Serialize)]
+pub struct VmPorts {
+    /// The VM's name.
+    pub vm: String,
+    /// The forwards: all that were listed, or those that were added or removed.
+    pub ports: Vec<PortEntry>,
+    /// What was done with them.
+    #[serde(skip)]
+    pub action: PortAction,
 }
 
-#[derive(Debug, Serialize)]
-struct Port {
-    /// Where this machine listens: address and port, or a path.
-    host: String,
-    /// The port alone; none: a path.
-    host_port: Option<u16>,
+/// A port or Unix socket of this machine that leads to a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortEntry {
+    /// Where this machine listens: an address and port, or a path.
+    pub host: String,
+    /// The port of `host`; none: `host` is a path.
+    pub host_port: Option<u16>,
     /// A port in the guest, or a path there.
-    guest: String,
-    listening: bool,
-    /// Why not.
-    problem: Option<String>,
+    pub guest: String,
+    /// Whether this machine listens.
+    pub listening: bool,
+    /// Why this machine does not listen.
+    pub problem: Option<String>,
 }
 
-impl From<&PortState> for Port {
+/// What a `banger port` command does with forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortAction {
+    /// They were added.
+    Added,
+    /// They were removed.
+    Removed,
+    /// They were listed.
+    Listed,
+}
+
+/// Lists or changes the forwards to the VM that `command` names, or to the VM of the workspace
+/// around `here`. A VM that does not run is not started.
+///
+/// # Errors
+/// If there is no VM; if one forward cannot be added or removed, then none is.
+pub fn port(command: &PortCommand, here: &Path, paths: &Paths, ui: &Ui) -> Result<VmPorts, CommandError> {
+    let machines = Machines::new(paths, ui);
+    let chosen = |name: &Option<String>| super::existing(name.as_deref(), here, paths, &machines);
+    match command {
+        PortCommand::Add { forwards, vm } => {
+            let vm = chosen(vm)?;
+            let ports = vm.add_ports(&vm.lock()?, forwards)?;
+            Ok(VmPorts::new(&vm, &ports, PortAction::Added))
+        }
+        PortCommand::Remove { hosts, vm } => {
+            let vm = chosen(vm)?;
+            let ports = vm.remove_ports(&vm.lock()?, hosts)?;
+            Ok(VmPorts::new(&vm, &ports, PortAction::Removed))
+        }
+        PortCommand::List { vm } => {
+            let vm = chosen(vm)?;
+            Ok(VmPorts::new(&vm, &vm.ports()?, PortAction::Listed))
+        }
+    }
+}
+
+impl VmPorts {
+    fn new(vm: &Vm, ports: &[PortState], action: PortAction) -> VmPorts {
+        VmPorts { vm: vm.name().to_owned(), ports: ports.iter().map(PortEntry::from).collect(), action }
+    }
+
+    /// A line for each.
+    fn hosts(&self) -> String {
+        self.ports.iter().map(|port| format!("{}\n", port.host)).collect()
+    }
+}
+
+impl From<&PortState> for PortEntry {
     fn from(state: &PortState) -> Self {
         let PortState { forward, problem } = state;
-        Port {
+        PortEntry {
             host: forward.host.to_string(),
             host_port: forward.host.port(),
             guest: forward.guest.to_string(),
@@ -47,56 +102,61 @@ impl From<&PortState> for Port {
     }
 }
 
-/// Shows or changes which ports of this machine lead into the VM that is named, or into the
-/// workspace's. A VM that does not run is not started.
-///
-/// # Errors
-/// If there is no VM, or what is asked for cannot be.
-pub fn port(command: &PortCommand, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
-    let machines = Machines::new(paths, ui);
-    let chosen = |name: &Option<String>| super::existing(name.as_deref(), here, paths, &machines);
-    match command {
-        PortCommand::Add { forwards, vm } => add(&chosen(vm)?, forwards, ui),
-        PortCommand::Remove { hosts, vm } => remove(&chosen(vm)?, hosts, ui),
-        PortCommand::List { vm } => list(&chosen(vm)?, ui),
-    }
-}
-
-fn add(vm: &Vm, forwards: &[PortForward], ui: &Ui) -> Result<(), CommandError> {
-    let ports = added(vm, forwards, ui)?;
-    ui.answer(&answer(vm, &ports), || hosts(&ports))
-}
-
-fn remove(vm: &Vm, names: &[PortName], ui: &Ui) -> Result<(), CommandError> {
-    let ports = vm.remove_ports(&vm.lock()?, names)?;
-    for PortState { forward, .. } in &ports {
-        ui.status(&format!("{} leads to {} in `{}` no more", forward.host, forward.guest, vm.name()));
-    }
-    ui.answer(&answer(vm, &ports), String::new)
-}
-
-fn list(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
-    let ports = vm.ports()?;
-    ui.answer(&answer(vm, &ports), || {
-        if ui.is_quiet() {
-            return hosts(&ports);
-        }
-        if ports.is_empty() {
-            return String::new();
-        }
-        let line = |PortState { forward, problem }: &PortState| {
-            let state = problem.as_ref().map_or_else(|| "listening".to_owned(), |why| format!("not listening: {why}"));
-            [forward.host.to_string(), forward.guest.to_string(), state]
+impl CommandOutput for VmPorts {
+    fn messages(&self) -> Vec<Message> {
+        let message = |PortEntry { host, guest, listening, .. }: &PortEntry| match self.action {
+            PortAction::Added => Some(Message::status(forwards::added(host, guest, *listening, &self.vm))),
+            PortAction::Removed => Some(Message::status(format!("{host} leads to {guest} in `{}` no more", self.vm))),
+            PortAction::Listed => None,
         };
-        table(["HOST", "GUEST", "STATE"], ports.iter().map(line))
-    })
+        self.ports.iter().filter_map(message).collect()
+    }
+
+    fn text(&self, verbosity: Verbosity) -> String {
+        match self.action {
+            PortAction::Removed => String::new(),
+            PortAction::Added => self.hosts(),
+            PortAction::Listed if verbosity.quiet => self.hosts(),
+            PortAction::Listed if self.ports.is_empty() => String::new(),
+            PortAction::Listed => {
+                let line = |port: &PortEntry| {
+                    let not_listening = |why: &String| format!("not listening: {why}");
+                    let state = port.problem.as_ref().map_or_else(|| "listening".to_owned(), not_listening);
+                    [port.host.clone(), port.guest.clone(), state]
+                };
+                table(["HOST", "GUEST", "STATE"], self.ports.iter().map(line))
+            }
+        }
+    }
 }
 
-fn answer<'a>(vm: &'a Vm, ports: &[PortState]) -> Answer<'a> {
-    Answer { vm: vm.name(), ports: ports.iter().map(Port::from).collect() }
-}
+#[cfg(test)]
+mod tests {
+    use super::super::test_home::TestHome;
+    use super::*;
 
-/// A line for each.
-fn hosts(ports: &[PortState]) -> String {
-    ports.iter().map(|port| format!("{}\n", port.forward.host)).collect()
+    #[test]
+    fn ports_of_a_stopped_vm_are_added_listed_and_removed() {
+        let home = TestHome::new();
+        home.create("box", serde_json::Value::Null);
+        let vm = || Some("box".to_owned());
+        let run = |command| port(&command, home.folder.path(), &home.paths, &home.ui).unwrap();
+        let added = run(PortCommand::Add { forwards: vec!["8080:80".parse().unwrap()], vm: vm() });
+        let message = "127.0.0.1:8080 leads to 80 in `box`, from its next start on";
+        assert_eq!(added.messages(), [Message::status(message)]);
+        assert_eq!(added.text(Verbosity::default()), "127.0.0.1:8080\n");
+
+        let listed = run(PortCommand::List { vm: vm() });
+        assert_eq!((&listed.ports, listed.messages().len()), (&added.ports, 0));
+        let text = listed.text(Verbosity::default());
+        assert!(text.starts_with("HOST            GUEST  STATE\n127.0.0.1:8080  80     not listening: "), "{text}");
+
+        let removed = run(PortCommand::Remove { hosts: vec!["8080".parse().unwrap()], vm: vm() });
+        assert_eq!(removed.messages(), [Message::status("127.0.0.1:8080 leads to 80 in `box` no more")]);
+        let empty = run(PortCommand::List { vm: vm() });
+        assert_eq!(
+            (empty.json().as_str(), empty.text(Verbosity::default()).as_str()),
+            ("{\"vm\":\"box\",\"ports\":[]}\n", "")
+        );
+    }
 }

@@ -1,6 +1,8 @@
 //! Ports and Unix sockets of this machine that lead into a VM, as `--publish` and `banger port add`
 //! ask for them.
 
+use std::fmt::Display;
+
 use banger_vmm::{PortForward, PortState, Vm};
 
 use crate::error::{CommandError, ErrorKind};
@@ -26,20 +28,17 @@ pub fn publish(vm: &Vm, forwards: &[PortForward], ui: &Ui) -> Result<(), Command
     if forwards.is_empty() {
         return Ok(());
     }
-    added(vm, forwards, ui).map(drop)
+    for PortState { forward, problem } in vm.add_ports(&vm.lock()?, forwards)? {
+        ui.status(&added(&forward.host, &forward.guest, problem.is_none(), vm.name()));
+    }
+    Ok(())
 }
 
-/// Adds forwards to a VM, says so, and returns how each is.
-///
-/// # Errors
-/// If one cannot be added; then none is.
-pub(crate) fn added(vm: &Vm, forwards: &[PortForward], ui: &Ui) -> Result<Vec<PortState>, CommandError> {
-    let ports = vm.add_ports(&vm.lock()?, forwards)?;
-    for PortState { forward, problem } in &ports {
-        let when = if problem.is_some() { ", from its next start on" } else { "" };
-        ui.status(&format!("{} leads to {} in `{}`{when}", forward.host, forward.guest, vm.name()));
-    }
-    Ok(ports)
+/// The message about a forward from `host` to `guest` that was added to the VM named `vm`.
+/// `listening` says whether this machine listens already.
+pub(crate) fn added(host: &impl Display, guest: &impl Display, listening: bool, vm: &str) -> String {
+    let when = if listening { "" } else { ", from its next start on" };
+    format!("{host} leads to {guest} in `{vm}`{when}")
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Logs { vm, follow: false, lines } => commands::logs(Some(vm), *lines, here, paths, ui)?.print(ui),
         Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
         Command::Workspace { command } => workspace(command, here, paths, ui),
-        Command::Port { command } => commands::port(command, here, paths, ui),
+        Command::Port { command } => commands::port(command, here, paths, ui)?.print(ui),
         Command::Prune { dry_run, filter, force } => {
             commands::prune(Prunes::Vms, *dry_run, *filter, *force, paths, ui)?.print(ui)
         }
