@@ -39,7 +39,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         }
         Command::Exec { vm, how, command } => return run::exec(vm, how, command, here, paths, ui),
         Command::Ssh { vm, forward_agent, command } => match ssh::ssh(vm, *forward_agent, command)? {},
-        Command::Create { name, vm, no_start } => create::create(name.as_deref(), vm, *no_start, paths, ui),
+        Command::Create { name, vm, no_start } => create::create(name.as_deref(), vm, *no_start, paths, ui)?.print(ui),
         Command::Start { vm } => commands::start(Some(vm), here, paths, ui)?.print(ui),
         Command::Stop { vm, force } => commands::stop(Some(vm), *force, here, paths, ui)?.print(ui),
         Command::Restart { vm, force } => commands::restart(Some(vm), *force, here, paths, ui)?.print(ui),
@@ -50,12 +50,12 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
         Command::Delete { vm, force } => commands::delete(Some(vm), *force, here, paths, ui)?.print(ui),
         Command::List => commands::list(!ui.shows_names_only(), paths, ui)?.print(ui),
         Command::Show { vm } => commands::status(Some(vm), here, paths, ui)?.print(ui),
-        Command::Stats { vms } => stats::stats(vms, paths, ui),
+        Command::Stats { vms } => stats::stats(vms, paths, ui)?.print(ui),
         Command::Logs { vm, follow: true, lines } => {
             commands::follow_logs(Some(vm), *lines, stdout(), here, paths, ui)?.print(ui)
         }
         Command::Logs { vm, follow: false, lines } => commands::logs(Some(vm), *lines, here, paths, ui)?.print(ui),
-        Command::Rename { vm, name } => rename::rename(vm, name, paths, ui),
+        Command::Rename { vm, name } => rename::rename(vm, name, paths, ui)?.print(ui),
         Command::Workspace { command } => workspace(command, here, paths, ui),
         Command::Port { command } => commands::port(command, here, paths, ui)?.print(ui),
         Command::Prune { dry_run, filter, force } => {

@@ -8,6 +8,7 @@ use banger::banger_agent::protocol::{Request, Stat};
 use banger::banger_vmm::{Vm, VmState};
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
+use banger::output::command_output::{CommandOutput, Message, Verbosity};
 use banger::output::table::table;
 use banger::output::ui::Ui;
 use banger::output::units::bytes;
@@ -19,39 +20,50 @@ use serde::Serialize;
 /// How long processors are watched.
 const WATCHED: Duration = Duration::from_millis(500);
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Answer {
-    vms: Vec<Stats>,
+/// What running VMs take at the moment.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct StatsList {
+    vms: Vec<VmStats>,
 }
 
-#[derive(Debug, Default, PartialEq, Serialize)]
-struct Stats {
+/// What a running VM takes at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+struct VmStats {
+    /// The VM's name.
     name: String,
-    /// What it took of processors, 100 being one of them; none: not known.
+    /// Processor time of half a second, in percent of one processor; none: not known.
     cpu_percent: Option<f64>,
-    /// What it takes of this machine's memory.
+    /// Bytes of this machine's memory.
     memory_bytes: u64,
-    /// What it takes of this machine's disk.
+    /// Bytes of this machine's disks.
     disk_bytes: u64,
-    /// How long its supervisor has been running.
+    /// How long the VM's supervisor has been running, in milliseconds.
     uptime_ms: u64,
-    /// What the guest says of itself; none: it does not answer.
-    guest: Option<Guest>,
+    /// What the guest says of itself; none: its agent does not answer.
+    guest: Option<GuestStats>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
-struct Guest {
+/// What a guest says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct GuestStats {
+    /// Bytes of its memory that are in use.
     memory_used: u64,
+    /// Bytes of its memory.
     memory_total: u64,
+    /// Bytes of its disk that are in use.
     disk_used: u64,
+    /// Bytes of its disk.
     disk_total: u64,
     /// How many commands run.
     commands: u32,
 }
 
-/// Shows what VMs that run take at the moment: those of these names, or all.
-pub(super) fn stats(names: &[String], paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// Measures for half a second what the running VMs of these names take, or without names all
+/// running VMs.
+///
+/// # Errors
+/// If a VM that is named does not exist, does not run, or cannot be measured.
+pub(super) fn stats(names: &[String], paths: &Paths, ui: &Ui) -> Result<StatsList, CommandError> {
     let machines = Machines::new(paths, ui);
     let vms = match names {
         [] => machines.all()?,
@@ -65,10 +77,10 @@ pub(super) fn stats(names: &[String], paths: &Paths, ui: &Ui) -> Result<(), Comm
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let mut answer = Answer { vms: Vec::new() };
+    let mut list = StatsList { vms: Vec::new() };
     for (vm, stats) in vms.iter().zip(watched) {
         match stats {
-            Ok(Some(stats)) => answer.vms.push(stats),
+            Ok(Some(stats)) => list.vms.push(stats),
             // It is not asked for, and has just ended, or never ran.
             Ok(None) | Err(_) if names.is_empty() => {}
             Ok(None) => {
@@ -78,20 +90,27 @@ pub(super) fn stats(names: &[String], paths: &Paths, ui: &Ui) -> Result<(), Comm
             Err(error) => return Err(error),
         }
     }
-    if answer.vms.is_empty() {
-        ui.status("no VM runs");
-    }
-    ui.answer(&answer, || text(&answer))
+    Ok(list)
 }
 
-/// None: it does not run.
-fn watch(vm: &Vm) -> Result<Option<Stats>, CommandError> {
+impl CommandOutput for StatsList {
+    fn messages(&self) -> Vec<Message> {
+        self.vms.is_empty().then(|| Message::status("no VM runs")).into_iter().collect()
+    }
+
+    fn text(&self, _verbosity: Verbosity) -> String {
+        text(self)
+    }
+}
+
+/// What a VM takes; none: it does not run.
+fn watch(vm: &Vm) -> Result<Option<VmStats>, CommandError> {
     if !matches!(vm.state()?, VmState::Running { .. } | VmState::Failed { .. }) {
         return Ok(None);
     }
     let status = vm.status()?;
     let start = (Instant::now(), status.vmm_pid.and_then(cpu_time));
-    let guest = Call::look::<Stat>(vm, &Request::Stat).ok().map(|stat| Guest {
+    let guest = Call::look::<Stat>(vm, &Request::Stat).ok().map(|stat| GuestStats {
         memory_used: stat.memory_total.saturating_sub(stat.memory_available),
         memory_total: stat.memory_total,
         disk_used: stat.disk_total.saturating_sub(stat.disk_free),
@@ -102,7 +121,7 @@ fn watch(vm: &Vm) -> Result<Option<Stats>, CommandError> {
     let end = status.vmm_pid.and_then(cpu_time);
     let percent = |used: Duration| (used.as_secs_f64() / start.0.elapsed().as_secs_f64() * 1000.0).round() / 10.0;
     let cpu_percent = start.1.zip(end).map(|(start, end)| percent(end.saturating_sub(start)));
-    Ok(Some(Stats {
+    Ok(Some(VmStats {
         name: vm.name().to_owned(),
         cpu_percent,
         memory_bytes: status.memory_bytes,
@@ -122,13 +141,13 @@ fn cpu_time(pid: i32) -> Option<Duration> {
     Some(Duration::from_secs_f64(ticks as f64 / per_second as f64))
 }
 
-fn text(answer: &Answer) -> String {
-    if answer.vms.is_empty() {
+fn text(list: &StatsList) -> String {
+    if list.vms.is_empty() {
         return String::new();
     }
     let unknown = || "unknown".to_owned();
     let of = |used: u64, total: u64| format!("{} / {}", bytes(used), bytes(total));
-    let lines = answer.vms.iter().map(|stats| {
+    let lines = list.vms.iter().map(|stats| {
         let guest = stats.guest.as_ref();
         [
             stats.name.clone(),
@@ -157,10 +176,11 @@ mod tests {
 
     #[test]
     fn what_a_guest_does_not_say_is_unknown() {
-        let guest = Guest { memory_used: 1, memory_total: 2_000, disk_used: 3, disk_total: 4_000_000, commands: 5 };
-        let said = Stats { name: "a".into(), cpu_percent: Some(12.34), guest: Some(guest), ..Stats::default() };
-        let silent = Stats { name: "b".into(), ..Stats::default() };
-        let text = text(&Answer { vms: vec![said, silent] });
+        let guest =
+            GuestStats { memory_used: 1, memory_total: 2_000, disk_used: 3, disk_total: 4_000_000, commands: 5 };
+        let said = VmStats { name: "a".into(), cpu_percent: Some(12.34), guest: Some(guest), ..VmStats::default() };
+        let silent = VmStats { name: "b".into(), ..VmStats::default() };
+        let text = text(&StatsList { vms: vec![said, silent] });
         let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(lines[1], "a 12.3 % 0 B 0 B 1 B / 2.0 kB 3 B / 4.0 MB 5");
         assert_eq!(lines[2], "b unknown 0 B 0 B unknown unknown unknown");
