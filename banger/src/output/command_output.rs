@@ -28,6 +28,16 @@ pub trait CommandOutput: Serialize {
         json(self)
     }
 
+    /// Prints the messages alone: for a command whose standard output is not its answer.
+    fn print_messages(&self, ui: &Ui) {
+        for message in self.messages() {
+            match message {
+                Message::Status(text) => ui.status(&text),
+                Message::Warning(text) => ui.warning(&text),
+            }
+        }
+    }
+
     /// Prints the messages, then the answer: JSON with `--json`, else text.
     ///
     /// # Errors
@@ -36,12 +46,7 @@ pub trait CommandOutput: Serialize {
     where
         Self: Sized,
     {
-        for message in self.messages() {
-            match message {
-                Message::Status(text) => ui.status(&text),
-                Message::Warning(text) => ui.warning(&text),
-            }
-        }
+        self.print_messages(ui);
         let verbosity = Verbosity { quiet: ui.is_quiet(), verbose: ui.is_verbose() };
         ui.answer(self, || self.text(verbosity))
     }

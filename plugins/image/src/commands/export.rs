@@ -4,32 +4,44 @@ use std::ffi::{OsStr, OsString};
 use std::fs::Permissions;
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use banger::banger_image::{Exported, Image, Ready};
 use banger::error::CommandError;
+use banger::output::command_output::{CommandOutput, Message, Verbosity};
 use banger::output::ui::Ui;
 use banger::output::units::bytes;
 use banger::store::images::Images;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-/// The answer, as `--json` has it: what an entry of a catalog says.
-#[derive(Debug, Serialize)]
-struct Answer {
+/// An image that was written as a bundle: what the entry of a catalog for it says.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ExportedImage {
+    /// The image's name.
     name: String,
+    /// What it is, in a line.
     description: String,
+    /// The name of the kernel that it boots.
     kernel: String,
+    /// When its VMs count as started: `agent` or `system`.
     ready: &'static str,
     /// The file's name, which is its URL seen from a catalog beside it.
     url: String,
-    /// Of the file, in hex.
+    /// SHA-256 of the file, in hex.
     sha256: String,
-    /// The file's length in bytes.
+    /// Length of the file, in bytes.
     size: u64,
+    /// The file; none: standard output.
+    #[serde(skip)]
+    output: Option<PathBuf>,
 }
 
-pub(super) fn export(named: &str, output: &Path, images: &Images<'_>, ui: &Ui) -> Result<(), CommandError> {
+/// Writes an image as a bundle to the file `output`, or with `-` to standard output.
+///
+/// # Errors
+/// If there is no such image, or the file cannot be written.
+pub(super) fn export(named: &str, output: &Path, images: &Images<'_>, ui: &Ui) -> Result<ExportedImage, CommandError> {
     let name = Images::store_name(named);
     let image = match images.store().image(&name)? {
         Some(image) => image,
@@ -42,10 +54,7 @@ pub(super) fn export(named: &str, output: &Path, images: &Images<'_>, ui: &Ui) -
         }
         let exported = images.store().export(&image.name, &mut stdout, ui);
         ui.finish();
-        let answer = Answer::new(&image, &format!("{}.tar.zst", image.manifest.name), &exported?);
-        // Standard output is the bundle's.
-        answer.entry().lines().for_each(|line| ui.status(line));
-        return Ok(());
+        return Ok(ExportedImage::new(&image, &format!("{}.tar.zst", image.manifest.name), &exported?));
     }
     let file = output.file_name().ok_or_else(|| crate::usage(format!("`{}` is no file's name", output.display())))?;
     let beside = beside(output, file)?;
@@ -54,15 +63,30 @@ pub(super) fn export(named: &str, output: &Path, images: &Images<'_>, ui: &Ui) -
     let exported = exported?;
     let moved = beside.as_file().sync_all().and_then(|()| Ok(beside.persist(output)?));
     moved.map_err(|error| CommandError::io("write", output, &error))?;
-    ui.status(&format!("`{}` is written ({})", output.display(), bytes(exported.size)));
-    let answer = Answer::new(&image, &relative_url(&file.to_string_lossy()), &exported);
-    ui.answer(&answer, || answer.entry())
+    let image = ExportedImage::new(&image, &relative_url(&file.to_string_lossy()), &exported);
+    Ok(ExportedImage { output: Some(output.to_owned()), ..image })
 }
 
-impl Answer {
-    fn new(image: &Image, url: &str, exported: &Exported) -> Answer {
+impl CommandOutput for ExportedImage {
+    fn messages(&self) -> Vec<Message> {
+        match &self.output {
+            Some(output) => {
+                vec![Message::status(format!("`{}` is written ({})", output.display(), bytes(self.size)))]
+            }
+            // Standard output is the bundle's.
+            None => self.entry().lines().map(Message::status).collect(),
+        }
+    }
+
+    fn text(&self, _verbosity: Verbosity) -> String {
+        self.entry()
+    }
+}
+
+impl ExportedImage {
+    fn new(image: &Image, url: &str, exported: &Exported) -> ExportedImage {
         let manifest = &image.manifest;
-        Answer {
+        ExportedImage {
             name: manifest.name.clone(),
             description: manifest.description.clone(),
             kernel: manifest.kernel.clone(),
@@ -73,7 +97,20 @@ impl Answer {
             url: url.to_owned(),
             sha256: exported.sha256.hex(),
             size: exported.size,
+            output: None,
         }
+    }
+
+    /// Prints the result, unless standard output has the bundle: then its messages alone.
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    pub(super) fn print_result(&self, ui: &Ui) -> Result<(), CommandError> {
+        if self.output.is_none() {
+            self.print_messages(ui);
+            return Ok(());
+        }
+        self.print(ui)
     }
 
     /// As a catalog has it.
@@ -121,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_what_a_catalog_takes() {
-        let answer = |name: &str, file: &str| Answer {
+        let answer = |name: &str, file: &str| ExportedImage {
             name: name.to_owned(),
             description: "a \"b\"\n\u{7f}".to_owned(),
             kernel: "generic-6.12".to_owned(),
@@ -129,6 +166,7 @@ mod tests {
             url: relative_url(file),
             sha256: "0".repeat(64),
             size: 7,
+            output: None,
         };
         let folder = tempfile::tempdir().unwrap();
         let catalog = folder.path().join("catalog.toml");

@@ -4,40 +4,51 @@ use std::time::{Duration, SystemTime};
 
 use banger::banger_vmm::printable;
 use banger::error::CommandError;
+use banger::output::command_output::{CommandOutput, Message, Verbosity};
 use banger::output::table::table;
-use banger::output::ui::Ui;
 use banger::output::units::{ago, bytes};
 use banger::store::images::Images;
 use serde::Serialize;
 
-use super::Shown;
+use super::ImageEntry;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct List {
-    images: Vec<Shown>,
+/// The images in the store.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ImageList {
+    images: Vec<ImageEntry>,
 }
 
-pub(super) fn list(images: &Images<'_>, ui: &Ui) -> Result<(), CommandError> {
+/// Lists the images in the store.
+///
+/// # Errors
+/// If the store of images, or that of VMs, cannot be read.
+pub(super) fn list(images: &Images<'_>) -> Result<ImageList, CommandError> {
     let there = images.store().images()?;
-    let shown = there.iter().map(|image| {
+    let entries = there.iter().map(|image| {
         let vms = images.in_use().by_images(std::slice::from_ref(&image.name))?;
-        Shown::new(image, images, vms)
+        ImageEntry::new(image, images, vms)
     });
-    let list = List { images: shown.collect::<Result<_, _>>()? };
-    if list.images.is_empty() {
-        ui.status("there is no image yet: `banger image pull NAME` gets one, and so does the first run of a command");
-    }
-    ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list) })
+    Ok(ImageList { images: entries.collect::<Result<_, _>>()? })
 }
 
-fn names(list: &List) -> String {
+impl CommandOutput for ImageList {
+    fn messages(&self) -> Vec<Message> {
+        let none = "there is no image yet: `banger image pull NAME` gets one, and so does the first run of a command";
+        self.images.is_empty().then(|| Message::status(none)).into_iter().collect()
+    }
+
+    fn text(&self, verbosity: Verbosity) -> String {
+        if verbosity.quiet { names(self) } else { text(self) }
+    }
+}
+
+fn names(list: &ImageList) -> String {
     let mut names: Vec<_> = list.images.iter().map(|image| format!("{}\n", image.name)).collect();
     names.dedup();
     names.concat()
 }
 
-fn text(list: &List) -> String {
+fn text(list: &ImageList) -> String {
     let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
     if list.images.is_empty() {
         return String::new();

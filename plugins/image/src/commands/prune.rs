@@ -6,31 +6,40 @@ use banger::config::{Overrides, Settings, git_host};
 use banger::error::CommandError;
 use banger::git::Workspace;
 use banger::host::paths::Paths;
-use banger::output::ui::Ui;
+use banger::output::command_output::{CommandOutput, Message, Verbosity};
 use banger::output::units::{bytes, count};
 use banger::store::images::{Images, Removed};
 
 use serde::Serialize;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Answer {
-    /// Nothing was removed: this is what would be.
+/// The images that were removed, or with `dry_run` would be.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct PrunedImages {
+    /// Whether nothing was removed.
     dry_run: bool,
-    removed: Vec<Entry>,
-    /// Of all that was removed.
+    /// The images.
+    removed: Vec<PrunedImage>,
+    /// Bytes of all of them.
     freed_bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Entry {
+/// An image that was removed.
+#[derive(Clone, Debug, Serialize)]
+struct PrunedImage {
+    /// The image's name.
     name: String,
-    /// The name of its folder.
+    /// The name of its directory.
     folder: String,
+    /// Bytes that it took on this machine's disks.
     bytes: u64,
 }
 
-pub(super) fn prune(dry_run: bool, images: &Images<'_>, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// Removes all images that no VM was made from, but for those that new VMs are made from by
+/// default, and those that were made of files of this machine.
+///
+/// # Errors
+/// If the configuration or a store cannot be read, or an image cannot be removed.
+pub(super) fn prune(dry_run: bool, images: &Images<'_>, paths: &Paths) -> Result<PrunedImages, CommandError> {
     // What the repository wants, if this is one, would have to be pulled again for its next VM.
     let here = env::current_dir().ok();
     let workspace = here.and_then(|here| Workspace::discover(&here, git_host(paths)).ok());
@@ -38,11 +47,18 @@ pub(super) fn prune(dry_run: bool, images: &Images<'_>, paths: &Paths, ui: &Ui) 
     let settings = Settings::of_process(paths, root, &Overrides::default())?;
     let removed = images.prune(&settings.default_images(), dry_run)?;
     let freed_bytes = removed.iter().map(|image| image.bytes).sum();
-    let verb = if dry_run { "would be removed" } else { "removed" };
-    ui.status(&format!("{} {verb}, {} freed", count(removed.len() as u64, "image", "images"), bytes(freed_bytes)));
-    let entry = |Removed { name, folder, bytes }| Entry { name, folder, bytes };
-    let answer = Answer { dry_run, removed: removed.into_iter().map(entry).collect(), freed_bytes };
-    ui.answer(&answer, || {
-        answer.removed.iter().map(|image| format!("{}  {}\n", image.folder, bytes(image.bytes))).collect()
-    })
+    let image = |Removed { name, folder, bytes }| PrunedImage { name, folder, bytes };
+    Ok(PrunedImages { dry_run, removed: removed.into_iter().map(image).collect(), freed_bytes })
+}
+
+impl CommandOutput for PrunedImages {
+    fn messages(&self) -> Vec<Message> {
+        let verb = if self.dry_run { "would be removed" } else { "removed" };
+        let images = count(self.removed.len() as u64, "image", "images");
+        vec![Message::status(format!("{images} {verb}, {} freed", bytes(self.freed_bytes)))]
+    }
+
+    fn text(&self, _verbosity: Verbosity) -> String {
+        self.removed.iter().map(|image| format!("{}  {}\n", image.folder, bytes(image.bytes))).collect()
+    }
 }

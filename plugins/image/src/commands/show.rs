@@ -2,26 +2,30 @@
 
 use banger::banger_image::oci::ImageConfig;
 use banger::error::CommandError;
+use banger::output::command_output::{CommandOutput, Verbosity};
 use banger::output::table::facts;
-use banger::output::ui::Ui;
 use banger::output::units::bytes;
 use banger::store::images::Images;
 use serde::Serialize;
 
-use super::Shown;
+use super::ImageEntry;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Answer {
+/// All that is known of an image.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ImageDetails {
     #[serde(flatten)]
-    image: Shown,
-    /// How it wants to be run, if it was pulled.
+    image: ImageEntry,
+    /// How the image wants to be run, if it was pulled.
     config: Option<ImageConfig>,
     /// The digests of its layers without their compression, if it was pulled.
     layers: Option<Vec<String>>,
 }
 
-pub(super) fn show(named: &str, images: &Images<'_>, ui: &Ui) -> Result<(), CommandError> {
+/// The image that is named, or referred to.
+///
+/// # Errors
+/// If there is none, or the store of VMs cannot be read.
+pub(super) fn show(named: &str, images: &Images<'_>) -> Result<ImageDetails, CommandError> {
     let name = Images::store_name(named);
     let image = match images.store().image(&name)? {
         Some(image) => image,
@@ -29,16 +33,21 @@ pub(super) fn show(named: &str, images: &Images<'_>, ui: &Ui) -> Result<(), Comm
     };
     let vms = images.in_use().by_images(std::slice::from_ref(&image.name))?;
     let origin = image.manifest.oci.as_ref();
-    let answer = Answer {
+    Ok(ImageDetails {
         config: origin.map(|origin| origin.config.clone()),
         layers: origin.map(|origin| origin.layers.iter().map(ToString::to_string).collect()),
-        image: Shown::new(&image, images, vms)?,
-    };
-    ui.answer(&answer, || text(&answer))
+        image: ImageEntry::new(&image, images, vms)?,
+    })
 }
 
-fn text(answer: &Answer) -> String {
-    let image = &answer.image;
+impl CommandOutput for ImageDetails {
+    fn text(&self, _verbosity: Verbosity) -> String {
+        text(self)
+    }
+}
+
+fn text(details: &ImageDetails) -> String {
+    let image = &details.image;
     let mut lines = vec![
         ("name", image.name.clone()),
         ("folder", image.folder.clone()),
@@ -48,8 +57,8 @@ fn text(answer: &Answer) -> String {
     ];
     lines.extend(image.digest.clone().map(|digest| ("digest", digest)));
     lines.extend(image.platform.clone().map(|platform| ("platform", platform)));
-    lines.extend(answer.layers.as_ref().map(|layers| ("layers", layers.len().to_string())));
-    if let Some(config) = &answer.config {
+    lines.extend(details.layers.as_ref().map(|layers| ("layers", layers.len().to_string())));
+    if let Some(config) = &details.config {
         lines.extend(config.env.iter().map(|entry| ("env", entry.clone())));
         lines.extend(config.user.clone().map(|user| ("user", user)));
         lines.extend(config.working_dir.clone().map(|folder| ("workdir", folder)));
