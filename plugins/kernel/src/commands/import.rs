@@ -3,41 +3,55 @@
 use std::path::Path;
 
 use banger::error::CommandError;
-use banger::output::ui::Ui;
+use banger::output::command_output::{CommandOutput, Message};
 use banger::output::units::count;
 use banger::store::kernels::Kernels;
 use serde::Serialize;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Answer {
+/// A kernel that was taken into the store.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ImportedKernel {
+    /// The kernel's name.
     name: String,
+    /// What `uname -r` says.
     release: String,
+    /// What the kernel was made of.
     source: String,
     /// The modules that a boot loads first, in this order.
     boot_modules: Vec<String>,
+    /// Whether the kernel came with modules.
+    #[serde(skip)]
+    has_modules: bool,
 }
 
+/// Takes the kernel at `kernel` into the store, with the directory of its modules if it has any.
+///
+/// # Errors
+/// If no VM can boot it, or the name is taken.
 pub(super) fn import(
     name: &str,
     kernel: &Path,
     modules: Option<&Path>,
     kernels: &Kernels<'_>,
-    ui: &Ui,
-) -> Result<(), CommandError> {
+) -> Result<ImportedKernel, CommandError> {
     let imported = kernels.import(name, kernel, modules)?.manifest;
-    let loaded = count(imported.boot_modules.len() as u64, "module", "modules");
-    ui.status(&match modules {
-        Some(_) => format!("`{name}` is here ({}); a boot loads {loaded}", imported.release),
-        None => {
-            format!("`{name}` is here ({}), without modules: what a boot needs has to be built in", imported.release)
-        }
-    });
-    let answer = Answer {
+    Ok(ImportedKernel {
         name: imported.name,
         release: imported.release,
         source: imported.source,
         boot_modules: imported.boot_modules,
-    };
-    ui.answer(&answer, String::new)
+        has_modules: modules.is_some(),
+    })
+}
+
+impl CommandOutput for ImportedKernel {
+    fn messages(&self) -> Vec<Message> {
+        let ImportedKernel { name, release, .. } = self;
+        vec![Message::status(if self.has_modules {
+            let loaded = count(self.boot_modules.len() as u64, "module", "modules");
+            format!("`{name}` is here ({release}); a boot loads {loaded}")
+        } else {
+            format!("`{name}` is here ({release}), without modules: what a boot needs has to be built in")
+        })]
+    }
 }

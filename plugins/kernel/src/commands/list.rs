@@ -4,34 +4,46 @@ use std::time::{Duration, SystemTime};
 
 use banger::banger_vmm::printable;
 use banger::error::CommandError;
+use banger::output::command_output::{CommandOutput, Message, Verbosity};
 use banger::output::table::table;
-use banger::output::ui::Ui;
 use banger::output::units::{ago, bytes};
 use banger::store::kernels::Kernels;
 use serde::Serialize;
 
-use super::Shown;
+use super::KernelEntry;
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct List {
-    kernels: Vec<Shown>,
+/// The kernels in the store.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct KernelList {
+    kernels: Vec<KernelEntry>,
 }
 
-pub(super) fn list(kernels: &Kernels<'_>, ui: &Ui) -> Result<(), CommandError> {
+/// Lists the kernels in the store.
+///
+/// # Errors
+/// If a store cannot be read.
+pub(super) fn list(kernels: &Kernels<'_>) -> Result<KernelList, CommandError> {
     let there = kernels.store().kernels()?;
-    let list = List { kernels: there.iter().map(|kernel| Shown::new(kernel, kernels)).collect::<Result<_, _>>()? };
-    if list.kernels.is_empty() {
-        ui.status("there is no kernel yet: `banger kernel pull NAME` gets one, and so does the first run of a command");
-    }
-    ui.answer(&list, || if ui.is_quiet() { names(&list) } else { text(&list) })
+    let entries = there.iter().map(|kernel| KernelEntry::new(kernel, kernels));
+    Ok(KernelList { kernels: entries.collect::<Result<_, _>>()? })
 }
 
-fn names(list: &List) -> String {
+impl CommandOutput for KernelList {
+    fn messages(&self) -> Vec<Message> {
+        let none = "there is no kernel yet: `banger kernel pull NAME` gets one, and so does the first run of a command";
+        self.kernels.is_empty().then(|| Message::status(none)).into_iter().collect()
+    }
+
+    fn text(&self, verbosity: Verbosity) -> String {
+        if verbosity.quiet { names(self) } else { text(self) }
+    }
+}
+
+fn names(list: &KernelList) -> String {
     list.kernels.iter().map(|kernel| format!("{}\n", kernel.name)).collect()
 }
 
-fn text(list: &List) -> String {
+fn text(list: &KernelList) -> String {
     if list.kernels.is_empty() {
         return String::new();
     }

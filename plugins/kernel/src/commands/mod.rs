@@ -9,6 +9,7 @@ mod show;
 use banger::banger_image::Kernel;
 use banger::error::CommandError;
 use banger::host::paths::Paths;
+use banger::output::command_output::CommandOutput;
 use banger::output::ui::Ui;
 use banger::store::disk_usage::allocated;
 use banger::store::kernels::Kernels;
@@ -16,40 +17,43 @@ use serde::Serialize;
 
 use crate::cli::Command;
 
-/// Does it, and answers.
+/// Runs the command, and prints its result.
 pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let kernels = Kernels::new(paths, ui);
     match command {
-        Command::Pull { kernel } => pull::pull(kernel, &kernels, ui),
-        Command::Import { name, kernel, modules } => import::import(name, kernel, modules.as_deref(), &kernels, ui),
-        Command::List => list::list(&kernels, ui),
-        Command::Show { kernel } => show::show(kernel, &kernels, ui),
-        Command::Delete { kernel } => delete::delete(kernel, &kernels, ui),
+        Command::Pull { kernel } => pull::pull(kernel, &kernels)?.print(ui),
+        Command::Import { name, kernel, modules } => {
+            import::import(name, kernel, modules.as_deref(), &kernels)?.print(ui)
+        }
+        Command::List => list::list(&kernels)?.print(ui),
+        Command::Show { kernel } => show::show(kernel, &kernels)?.print(ui),
+        Command::Delete { kernel } => delete::delete(kernel, &kernels)?.print(ui),
     }
 }
 
-/// A kernel, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Shown {
+/// A kernel in the store.
+#[derive(Clone, Debug, Serialize)]
+struct KernelEntry {
+    /// The kernel's name.
     name: String,
     /// What `uname -r` says.
     release: String,
-    /// What it was made of.
+    /// What the kernel was made of.
     source: String,
-    /// What it takes on this machine's disks.
+    /// Bytes that the kernel takes on this machine's disks.
     disk_bytes: u64,
-    /// In seconds since 1970.
+    /// When the kernel was made, in seconds since 1970.
     created: u64,
-    /// The images that boot it.
+    /// The names of the images that boot it.
     images: Vec<String>,
-    /// The VMs that boot it.
+    /// The names of the VMs that boot it.
     vms: Vec<String>,
 }
 
-impl Shown {
-    fn new(kernel: &Kernel, kernels: &Kernels<'_>) -> Result<Shown, CommandError> {
+impl KernelEntry {
+    fn new(kernel: &Kernel, kernels: &Kernels<'_>) -> Result<KernelEntry, CommandError> {
         let users = kernels.users(&kernel.name)?;
-        Ok(Shown {
+        Ok(KernelEntry {
             name: kernel.name.clone(),
             release: kernel.manifest.release.clone(),
             source: kernel.manifest.source.clone(),
