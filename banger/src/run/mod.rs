@@ -25,7 +25,7 @@ use self::context::{Destination, RunContext};
 use self::place::Place;
 pub use self::place::folder;
 use self::session::Outcome;
-pub use self::workspace::{NewWorkspace, prepare};
+pub use self::workspace::{NewWorkspace, PreparedWorkspace, prepare};
 use crate::cli::Run;
 use crate::config::ImageAccess;
 use crate::config::edit::REPOSITORY_FILE;

@@ -14,6 +14,7 @@ use super::policy;
 use crate::cli::Run;
 use crate::error::{CommandError, ErrorKind};
 use crate::host::paths::Paths;
+use crate::output::command_output::{CommandOutput, Message};
 use crate::output::report::{Phase, Report};
 use crate::output::ui::Ui;
 use crate::sync::Listed;
@@ -33,19 +34,25 @@ pub struct NewWorkspace<'a> {
     pub options: &'a Run,
 }
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Prepared {
-    vm: String,
-    /// The root here.
-    workspace: String,
-    guest_path: String,
-    files_listed: usize,
-    files_sent: u64,
-    files_removed: u64,
-    /// Those that stay as the VM has them.
-    files_kept: u64,
-    bytes_sent: u64,
+/// A repository that is in a VM, synced and set up.
+#[derive(Clone, Debug, Serialize)]
+pub struct PreparedWorkspace {
+    /// The VM's name.
+    pub vm: String,
+    /// The root of the workspace on this machine.
+    pub workspace: String,
+    /// The root of the workspace in the guest.
+    pub guest_path: String,
+    /// How many files and links travel.
+    pub files_listed: usize,
+    /// How many of them were sent now.
+    pub files_sent: u64,
+    /// How many were removed in the guest.
+    pub files_removed: u64,
+    /// How many stay as the guest has them.
+    pub files_kept: u64,
+    /// Bytes of content that were sent.
+    pub bytes_sent: u64,
 }
 
 /// Syncs a workspace into the VM named `name`, which is started if need be, and does there what the
@@ -54,7 +61,13 @@ struct Prepared {
 /// # Errors
 /// If there is no such VM or workspace, nothing can be at that place, both sides changed the same
 /// things, or the set-up fails.
-pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+pub fn prepare(
+    name: &str,
+    new: &NewWorkspace<'_>,
+    here: &Path,
+    paths: &Paths,
+    ui: &Ui,
+) -> Result<PreparedWorkspace, CommandError> {
     let machines = Machines::new(paths, ui);
     let vm = named(name, &machines)?;
     let workspace = workspace(&here.join(new.path), paths)?;
@@ -81,17 +94,20 @@ pub fn prepare(name: &str, new: &NewWorkspace<'_>, here: &Path, paths: &Paths, u
         }
     })?;
     let report = prepared.map_err(|error| post_mortem::explained(error, &machine))?;
-    let guest_path = checkout.guest_path().display().to_string();
-    ui.status(&format!("`{guest_path}` in `{name}` is {}", workspace.root.display()));
-    let prepared = Prepared {
+    Ok(PreparedWorkspace {
         vm: vm.name().to_owned(),
         workspace: workspace.root.display().to_string(),
-        guest_path,
+        guest_path: checkout.guest_path().display().to_string(),
         files_listed,
         files_sent: report.applied.written,
         files_removed: report.applied.deleted,
         files_kept: report.applied.kept,
         bytes_sent: report.bytes,
-    };
-    ui.answer(&prepared, String::new)
+    })
+}
+
+impl CommandOutput for PreparedWorkspace {
+    fn messages(&self) -> Vec<Message> {
+        vec![Message::status(format!("`{}` in `{}` is {}", self.guest_path, self.vm, self.workspace))]
+    }
 }

@@ -68,5 +68,5 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, Comma
 fn workspace(command: &WorkspaceCommand, here: &Path, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let WorkspaceCommand::Prepare { vm, path, guest_path, host_wins, guest_wins, no_mise } = command;
     let options = Run { host_wins: *host_wins, guest_wins: *guest_wins, no_mise: *no_mise, ..Run::default() };
-    run::prepare(vm, &NewWorkspace { path, guest_path, options: &options }, here, paths, ui)
+    run::prepare(vm, &NewWorkspace { path, guest_path, options: &options }, here, paths, ui)?.print(ui)
 }
