@@ -1,16 +1,35 @@
 //! Images and kernels for banger's microVMs.
 //!
-//! A [`Store`] keeps them in the user's data folder, each in a folder of its own that is either
-//! whole or absent. What is not there yet comes from a [`Catalog`], the embedded one or a team's
-//! own: an entry names its sources. A bundle is an image or a kernel as one file, a recipe builds
-//! on this host from the distribution's own signed archive, and what a registry has is in [`oci`].
+//! A [`Store`] keeps them in the user's data directory, each in a directory of its own that is
+//! either complete or absent. A [`Catalog`], the embedded one or a team's own, names where each
+//! image and kernel comes from: a bundle is an image or a kernel as one file, a recipe builds on
+//! this host from the distribution's signed archive, and registries are read by [`oci`].
 //!
-//! The way of an image that is built or pulled: a tar stream → [`ext4`] makes a file system of it
-//! while it comes, without root → the store renames the result into place. A bundle has a file
-//! system already, which is looked at before it is taken, as is one that is registered.
+//! An image that is built or pulled is a tar stream. [`ext4`] writes a file system while the stream
+//! arrives, without root, and the store renames the finished directory into place. A bundle has a
+//! file system already, which is checked before it is stored, as is one that is registered.
 //!
-//! Everything here is blocking: call it from a thread that may wait. It reads no environment and
-//! prints nothing; what there is to tell goes to a [`Progress`].
+//! # Modules
+//!
+//! A module imports only modules of the rows below its own. `error`, `kind`, `name`, `digest` and
+//! `progress` are for all of them; `error` has [`ext4::Error`] in it.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `store` | images and kernels of the data directory: find, get, list, delete |
+//! | `catalog` | what can be had by name, and from where |
+//! | `bundle` | an image as one file |
+//! | `manifest` | `manifest.json` of a stored image or kernel |
+//! | [`oci`], `kernel` | images of registries and archives; kernels and their modules |
+//! | `recipe` | builds on this host: mmdebstrap, npm, namespaces |
+//! | `fetch`, `files` | HTTP and files of known content; free space, holes |
+//! | [`archive`] | tar streams and their compression |
+//! | [`ext4`] | file systems: written and checked |
+//!
+//! # Behaviour
+//!
+//! Everything here blocks: call it from a thread that may wait. The crate reads no environment
+//! variables and prints nothing; progress and messages go to a [`Progress`].
 
 pub mod archive;
 mod bundle;

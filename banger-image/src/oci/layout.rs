@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::blob::Blob;
 use super::form::{self, Form};
+use super::matcher::Matcher;
 use super::model::{Descriptor, MAX_CONFIG, MAX_MANIFEST, json};
-use super::platform::{Matcher, Platform};
 use crate::archive::{Reader, Type};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -218,7 +218,7 @@ impl Files {
 /// Whether several entries of an index are one image for several platforms, as some builders write
 /// them.
 fn are_one_image(entries: &[Descriptor]) -> bool {
-    let of = |entry: &Descriptor| entry.platform.as_ref().map(|platform| Platform::of(platform).to_string());
+    let of = |entry: &Descriptor| entry.platform.as_ref().map(|platform| platform.platform().to_string());
     let platforms: Option<Vec<_>> = entries.iter().map(of).collect();
     let names: HashSet<_> = entries.iter().map(|entry| entry.annotations.get(REF_NAME)).collect();
     names.len() == 1

@@ -50,7 +50,19 @@ pub(super) struct Descriptor {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
+/// The annotation with which buildx marks an entry of an index that describes another entry, and is
+/// no image.
+pub(super) const ATTESTATION: &str = "vnd.docker.reference.type";
+/// Operating system and architecture of entries of an index that are no images.
+const UNKNOWN: &str = "unknown";
+
 impl Descriptor {
+    /// Whether an entry of an index can be an image, and not what describes one.
+    pub(super) fn is_image(&self) -> bool {
+        let is_unknown = |fields: &PlatformFields| fields.os == UNKNOWN || fields.architecture == UNKNOWN;
+        !self.annotations.contains_key(ATTESTATION) && !self.platform.as_ref().is_some_and(is_unknown)
+    }
+
     /// Whether a layer is meant to be had from elsewhere than the registry (Docker's "foreign" and
     /// OCI's "nondistributable" ones).
     fn is_foreign(&self) -> bool {
@@ -66,6 +78,14 @@ pub(super) struct PlatformFields {
     pub(super) architecture: String,
     #[serde(default)]
     pub(super) variant: Option<String>,
+}
+
+impl PlatformFields {
+    /// The platform that these fields name. An empty variant is none.
+    pub(super) fn platform(&self) -> Platform {
+        let variant = self.variant.clone().filter(|variant| !variant.is_empty());
+        Platform { os: self.os.clone(), architecture: self.architecture.clone(), variant }
+    }
 }
 
 /// An index or a manifest.

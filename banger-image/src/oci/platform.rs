@@ -1,11 +1,7 @@
-//! Which image of an index runs in a guest (OCI image specification, "Image Index"), decided as
-//! containerd's `platforms.Only` decides.
+//! What an image is for: operating system and processor.
 
 use std::fmt;
 use std::str::FromStr;
-
-use super::model::{Descriptor, PlatformFields};
-use crate::error::{Error, Result};
 
 /// What an image is for: `linux/amd64`, `linux/arm/v7`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,23 +14,8 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
-/// Which platforms are taken: the one that the user names, or those that run in any guest of this
-/// host.
-#[derive(Debug)]
-pub(super) struct Matcher {
-    /// As errors show it.
-    wanted: Platform,
-    /// The highest variant that is taken.
-    highest: Version,
-}
-
 /// A variant as numbers that can be compared: `v8.2` is (8, 2).
-type Version = (u32, u32);
-
-/// buildx marks what describes another entry of the index, and is no image, with this annotation.
-const ATTESTATION: &str = "vnd.docker.reference.type";
-/// What an index says of entries that are no images.
-const UNKNOWN: &str = "unknown";
+pub(super) type Version = (u32, u32);
 
 impl Platform {
     /// That of this machine.
@@ -48,15 +29,9 @@ impl Platform {
         Platform { os: "linux".into(), architecture: architecture.into(), variant: None }
     }
 
-    /// What an entry of an index, or a configuration, says.
-    pub(super) fn of(fields: &PlatformFields) -> Platform {
-        let variant = fields.variant.clone().filter(|variant| !variant.is_empty());
-        Platform { os: fields.os.clone(), architecture: fields.architecture.clone(), variant }
-    }
-
     /// The variant as numbers, with the one that its absence stands for; nothing if it is of no
     /// known form.
-    fn version(&self) -> Option<Version> {
+    pub(super) fn version(&self) -> Option<Version> {
         let variant = self.variant.as_deref().unwrap_or(match &*self.architecture {
             "arm" => "v7",
             "arm64" => "v8",
@@ -65,78 +40,6 @@ impl Platform {
         let numbers = variant.strip_prefix('v').unwrap_or(variant);
         let (major, minor) = numbers.split_once('.').unwrap_or((numbers, "0"));
         Some((major.parse().ok()?, minor.parse().ok()?))
-    }
-}
-
-/// The x86-64 level (x86-64 psABI, "Low Level System Information") that every guest of this host
-/// has, whatever accelerates it. QEMU's translator has level 2 in all versions that banger
-/// supports, and level 3 only from 7.2 on; with KVM a guest has the host's processor. An image is
-/// pulled before it is known how a VM runs, and may be run either way.
-fn guest_level() -> u32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        if has!("cmpxchg16b") && has!("popcnt") && has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") {
-            return 2;
-        }
-    }
-    1
-}
-
-impl Matcher {
-    /// What the user names; without that, whatever runs in any guest of this host.
-    pub(super) fn new(named: Option<&Platform>) -> Matcher {
-        let wanted = named.cloned().unwrap_or_else(Platform::host);
-        let highest = match named {
-            None if wanted.architecture == "amd64" => (guest_level(), 0),
-            _ => wanted.version().unwrap_or_default(),
-        };
-        Matcher { wanted, highest }
-    }
-
-    /// What was wanted, as the user knows it.
-    pub(super) fn wanted(&self) -> &Platform {
-        &self.wanted
-    }
-
-    /// Whether what is for `offered` runs; the more it makes of the processor, the higher.
-    pub(super) fn rank(&self, offered: &Platform) -> Option<Version> {
-        if (&offered.os, &offered.architecture) != (&self.wanted.os, &self.wanted.architecture) {
-            return None;
-        }
-        match offered.version() {
-            Some(version) => (version <= self.highest).then_some(version),
-            // Of another kind of variants only the very one is known to run.
-            None => (offered.variant == self.wanted.variant).then_some(self.highest),
-        }
-    }
-
-    /// The entry of an index that makes most of the processor, of several the first; in an index
-    /// that tells no platforms, the only one.
-    pub(super) fn choose<'a>(&self, index: &'a [Descriptor]) -> Result<&'a Descriptor> {
-        let images: Vec<_> = index.iter().filter(|entry| entry.is_image()).collect();
-        let ranked = images.iter().filter_map(|entry| {
-            let platform = entry.platform.as_ref()?;
-            Some((self.rank(&Platform::of(platform))?, *entry))
-        });
-        let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
-        if let Some((_, entry)) = best {
-            return Ok(entry);
-        }
-        let mut silent = images.iter().filter(|entry| entry.platform.is_none());
-        if let (Some(entry), None) = (silent.next(), silent.next()) {
-            return Ok(entry);
-        }
-        let there: Vec<_> = images.iter().filter_map(|entry| entry.platform.as_ref()).map(Platform::of).collect();
-        Err(Error::Platform { wanted: self.wanted.to_string(), there: there.iter().map(Platform::to_string).collect() })
-    }
-}
-
-impl Descriptor {
-    /// Whether an entry of an index can be an image, and not what describes one.
-    pub(super) fn is_image(&self) -> bool {
-        let is_unknown = |fields: &PlatformFields| fields.os == UNKNOWN || fields.architecture == UNKNOWN;
-        !self.annotations.contains_key(ATTESTATION) && !self.platform.as_ref().is_some_and(is_unknown)
     }
 }
 
@@ -161,90 +64,5 @@ impl FromStr for Platform {
             }),
             _ => Err("a platform is OS/ARCHITECTURE, such as linux/amd64".to_owned()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::digest::Digest;
-
-    fn entry(platform: Option<&str>) -> Descriptor {
-        let fields = platform.map(|text| {
-            let Platform { os, architecture, variant } = text.parse().unwrap();
-            PlatformFields { os, architecture, variant }
-        });
-        Descriptor {
-            media_type: String::new(),
-            digest: Digest::of(platform.unwrap_or_default().as_bytes()),
-            size: 1,
-            platform: fields,
-            annotations: BTreeMap::new(),
-        }
-    }
-
-    fn chosen(wanted: Option<&str>, index: &[&str]) -> std::result::Result<String, String> {
-        let entries: Vec<_> = index.iter().map(|platform| entry(Some(platform))).collect();
-        let wanted = wanted.map(|wanted| wanted.parse::<Platform>().unwrap());
-        let chosen = Matcher::new(wanted.as_ref()).choose(&entries).map_err(|error| error.to_string())?;
-        Ok(Platform::of(chosen.platform.as_ref().unwrap()).to_string())
-    }
-
-    #[test]
-    fn an_index_gives_the_platform_that_is_wanted() {
-        let index = ["unknown/unknown", "linux/arm/v7", "linux/amd64"];
-        assert_eq!(chosen(Some("linux/amd64"), &index).unwrap(), "linux/amd64");
-        assert_eq!(chosen(Some("linux/arm/v7"), &index).unwrap(), "linux/arm/v7");
-        let error = chosen(Some("linux/arm/v6"), &index).unwrap_err();
-        assert!(error.contains("linux/arm/v6") && error.ends_with("for linux/arm/v7, linux/amd64"), "{error}");
-        let silent = [entry(None)];
-        assert_eq!(Matcher::new(None).choose(&silent).unwrap(), &silent[0]);
-        for bad in ["", "linux", "linux/", "a/b/c/d", "linux/amd 64"] {
-            assert!(bad.parse::<Platform>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_attestation_is_no_image_in_an_index_without_platforms_either() {
-        let mut attestation = entry(None);
-        attestation.annotations.insert(ATTESTATION.into(), "attestation-manifest".into());
-        let index = [attestation, entry(None)];
-        assert_eq!(Matcher::new(None).choose(&index).unwrap(), &index[1]);
-        let attested = Descriptor { annotations: index[0].annotations.clone(), ..entry(Some("linux/amd64")) };
-        let index = [attested, entry(Some("linux/amd64"))];
-        let wanted = "linux/amd64".parse::<Platform>().unwrap();
-        assert!(Matcher::new(Some(&wanted)).choose(&index).unwrap().annotations.is_empty());
-    }
-
-    #[test]
-    fn of_variants_the_highest_that_runs_is_taken() {
-        // As containerd's compare_test.go has it, in whatever order the index has them.
-        for (wanted, index, expected) in [
-            ("linux/amd64", &["linux/amd64/v4", "linux/amd64/v2", "linux/amd64"][..], Some("linux/amd64")),
-            ("linux/amd64", &["linux/amd64/v1"], Some("linux/amd64/v1")),
-            ("linux/amd64/v3", &["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], Some("linux/amd64/v2")),
-            ("linux/amd64/v3", &["linux/amd64", "linux/amd64/v3"], Some("linux/amd64/v3")),
-            ("linux/amd64/v2", &["linux/amd64/v3"], None),
-            ("linux/arm", &["linux/arm/v5", "linux/arm/v6", "linux/arm/v8"], Some("linux/arm/v6")),
-            ("linux/arm/v6", &["linux/arm"], None),
-            ("linux/arm64", &["linux/arm64/v8"], Some("linux/arm64/v8")),
-            ("linux/arm64/8", &["linux/arm64"], Some("linux/arm64")),
-            ("linux/arm64", &["linux/arm64/v9", "linux/arm/v7"], None),
-            ("linux/ppc64le/power9", &["linux/ppc64le/power10", "linux/ppc64le/power9"], Some("linux/ppc64le/power9")),
-        ] {
-            assert_eq!(chosen(Some(wanted), index).ok().as_deref(), expected, "{wanted} of {index:?}");
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[test]
-    fn without_a_wish_nothing_is_taken_that_a_guest_may_not_run() {
-        let best = if guest_level() == 2 { "linux/amd64/v2" } else { "linux/amd64" };
-        assert_eq!(chosen(None, &["linux/amd64/v4", "linux/amd64/v3", "linux/amd64"]).unwrap(), "linux/amd64");
-        assert_eq!(chosen(None, &["linux/amd64", "linux/amd64/v2", "linux/amd64/v3"]).unwrap(), best);
-        let error = chosen(None, &["linux/amd64/v4", "linux/arm64"]).unwrap_err();
-        assert!(error.contains("for linux/amd64:") && error.contains("linux/amd64/v4"), "{error}");
     }
 }
