@@ -7,7 +7,7 @@ use std::process::Command;
 use super::*;
 use crate::ext4::{Metadata, Options, Writer};
 use crate::fetch::http::server::{Server, cut, response};
-use crate::fetch::pinned::Incoming;
+use crate::fetch::pinned::PinnedReader;
 use crate::progress::Silent;
 use crate::store::Store;
 
@@ -290,7 +290,7 @@ fn a_file_that_grows_while_it_is_read_is_no_danger() {
     fs::write(&path, &bytes).unwrap();
     let bundle = named(path.to_str().unwrap(), &bytes);
     let transport = bundle.open("it", &Silent).unwrap();
-    let mut packed = Incoming::new(&bundle, &transport, &Silent).unwrap();
+    let mut packed = PinnedReader::new(&bundle, &transport, &Silent).unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"more", bytes.len() as u64).unwrap();
     let mut all = Vec::new();

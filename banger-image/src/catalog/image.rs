@@ -1,4 +1,4 @@
-//! Images of a catalog, as its TOML has them.
+//! Tables of images in the TOML of a catalog.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,33 +8,33 @@ use serde::Deserialize;
 use super::{entries, recipe};
 use crate::error::{Error, Result};
 use crate::fetch::location::Location;
-use crate::fetch::pinned::{Pinned, WrittenPin};
+use crate::fetch::pinned::{Pinned, PinnedTable};
 use crate::kind::Kind;
 use crate::manifest::Ready;
 use crate::name;
 use crate::oci::Reference;
 
-/// An image of the catalog.
+/// An image that a catalog names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageEntry {
     /// One line for people.
     pub description: String,
-    /// The kernel it boots.
+    /// The name of the kernel that it boots with.
     pub kernel: String,
-    /// When commands may run in it.
+    /// When commands may run in a VM of it.
     pub ready: Ready,
-    /// Where it comes from; the first that works is used.
+    /// Where it comes from, in the order in which they are tried.
     pub sources: Vec<ImageSource>,
 }
 
-/// A place that an image can come from.
+/// A source of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageSource {
-    /// A bundle on the web, or in a file.
+    /// A bundle at a URL or in a file.
     Bundle(Pinned),
     /// Built on this host by the embedded recipe of that name.
     Recipe(String),
-    /// Pulled from a registry.
+    /// An image of an OCI registry.
     Oci(Reference),
 }
 
@@ -48,20 +48,20 @@ impl fmt::Display for ImageSource {
     }
 }
 
-/// An [`ImageEntry`] as it is written.
+/// The table of an [`ImageEntry`] in a catalog.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct ImageTable {
     description: String,
     kernel: String,
     ready: Ready,
-    sources: Vec<WrittenSource>,
+    sources: Vec<SourceTable>,
 }
 
-/// An [`ImageSource`] as it is written: `{ url, sha256, size }`, `{ recipe }` or `{ oci }`.
+/// The inline table of an [`ImageSource`]: `{ url, sha256, size }`, `{ recipe }` or `{ oci }`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenSource {
+struct SourceTable {
     url: Option<String>,
     sha256: Option<String>,
     size: Option<u64>,
@@ -69,19 +69,22 @@ struct WrittenSource {
     oci: Option<String>,
 }
 
-/// Reads the images of the catalog `what`. URLs may be relative to `base`; without one they may not
-/// be relative.
+/// Parses the tables of images of the catalog that errors call `what`. URLs may be relative to
+/// `base`, if there is one.
+///
+/// # Errors
+/// [`Error::Catalog`].
 pub(super) fn read(
     what: &str,
-    written: BTreeMap<String, Written>,
+    written: BTreeMap<String, ImageTable>,
     base: Option<&Location>,
 ) -> Result<BTreeMap<String, ImageEntry>> {
     entries(what, "image", written, |written, name| written.read(name, base))
 }
 
-impl Written {
+impl ImageTable {
     fn read(self, name: &str, base: Option<&Location>) -> std::result::Result<ImageEntry, String> {
-        let Written { description, kernel, ready, sources } = self;
+        let ImageTable { description, kernel, ready, sources } = self;
         name::check(Kind::Image, name).map_err(|error| error.to_string())?;
         name::check(Kind::Image, &name::folder_name(name, ""))
             .map_err(|_| "its name has more than 51 characters".to_owned())?;
@@ -94,17 +97,17 @@ impl Written {
     }
 }
 
-impl WrittenSource {
+impl SourceTable {
     fn read(self, base: Option<&Location>) -> std::result::Result<ImageSource, String> {
         match self {
-            WrittenSource { url: Some(url), sha256: Some(sha256), size: Some(size), recipe: None, oci: None } => {
-                Ok(ImageSource::Bundle(WrittenPin { url, sha256, size }.read(base)?))
+            SourceTable { url: Some(url), sha256: Some(sha256), size: Some(size), recipe: None, oci: None } => {
+                Ok(ImageSource::Bundle(PinnedTable { url, sha256, size }.read(base)?))
             }
-            WrittenSource { url: None, sha256: None, size: None, recipe: Some(name), oci: None } => {
+            SourceTable { url: None, sha256: None, size: None, recipe: Some(name), oci: None } => {
                 recipe(&name).map_err(|error| error.to_string())?;
                 Ok(ImageSource::Recipe(name))
             }
-            WrittenSource { url: None, sha256: None, size: None, recipe: None, oci: Some(reference) } => {
+            SourceTable { url: None, sha256: None, size: None, recipe: None, oci: Some(reference) } => {
                 reference.parse().map(ImageSource::Oci).map_err(|error: Error| error.to_string())
             }
             _ => Err("a source is `{ url, sha256, size }`, `{ recipe }` or `{ oci }`".to_owned()),

@@ -1,4 +1,4 @@
-//! Kernels of a catalog, as its TOML has them.
+//! Tables of kernels in the TOML of a catalog.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,26 +8,26 @@ use serde::Deserialize;
 use super::{entries, recipe};
 use crate::error::Result;
 use crate::fetch::location::Location;
-use crate::fetch::pinned::{Pinned, WrittenPin};
+use crate::fetch::pinned::{Pinned, PinnedTable};
 use crate::kernel::BOOT;
 use crate::kind::Kind;
 use crate::name;
 
-/// A kernel of the catalog.
+/// A kernel that a catalog names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelEntry {
     /// One line for people.
     pub description: String,
-    /// Modules that the initramfs loads, in order; their dependencies are added.
+    /// Names of the modules that the initramfs loads, in order; their dependencies are added.
     pub boot_modules: Vec<String>,
-    /// Where it comes from; the first that works is used.
+    /// Where it comes from, in the order in which they are tried.
     pub sources: Vec<KernelSource>,
 }
 
-/// A place that a kernel can come from.
+/// A source of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelSource {
-    /// An archive with `boot/vmlinuz-<release>` and `lib/modules/<release>`, on the web or in a
+    /// A tar archive with `boot/vmlinuz-<release>` and `lib/modules/<release>`, at a URL or in a
     /// file.
     Bundle(Pinned),
     /// Built on this host by the embedded recipe of that name.
@@ -43,36 +43,39 @@ impl fmt::Display for KernelSource {
     }
 }
 
-/// A [`KernelEntry`] as it is written.
+/// The table of a [`KernelEntry`] in a catalog.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct KernelTable {
     description: String,
     boot_modules: Option<Vec<String>>,
-    sources: Vec<WrittenSource>,
+    sources: Vec<SourceTable>,
 }
 
-/// A [`KernelSource`] as it is written: `{ url, sha256, size }` or `{ recipe }`.
+/// The inline table of a [`KernelSource`]: `{ url, sha256, size }` or `{ recipe }`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenSource {
+struct SourceTable {
     url: Option<String>,
     sha256: Option<String>,
     size: Option<u64>,
     recipe: Option<String>,
 }
 
-/// Reads the kernels of the catalog `what`. URLs may be relative to `base`; without one they may
-/// not be relative.
+/// Parses the tables of kernels of the catalog that errors call `what`. URLs may be relative to
+/// `base`, if there is one.
+///
+/// # Errors
+/// [`Error::Catalog`](crate::Error::Catalog).
 pub(super) fn read(
     what: &str,
-    written: BTreeMap<String, Written>,
+    written: BTreeMap<String, KernelTable>,
     base: Option<&Location>,
 ) -> Result<BTreeMap<String, KernelEntry>> {
     entries(what, "kernel", written, |written, name| written.read(name, base))
 }
 
-impl Written {
+impl KernelTable {
     fn read(self, name: &str, base: Option<&Location>) -> std::result::Result<KernelEntry, String> {
         name::check(Kind::Kernel, name).map_err(|error| error.to_string())?;
         if self.sources.is_empty() {
@@ -87,13 +90,13 @@ impl Written {
     }
 }
 
-impl WrittenSource {
+impl SourceTable {
     fn read(self, base: Option<&Location>) -> std::result::Result<KernelSource, String> {
         match self {
-            WrittenSource { url: Some(url), sha256: Some(sha256), size: Some(size), recipe: None } => {
-                Ok(KernelSource::Bundle(WrittenPin { url, sha256, size }.read(base)?))
+            SourceTable { url: Some(url), sha256: Some(sha256), size: Some(size), recipe: None } => {
+                Ok(KernelSource::Bundle(PinnedTable { url, sha256, size }.read(base)?))
             }
-            WrittenSource { url: None, sha256: None, size: None, recipe: Some(name) } => {
+            SourceTable { url: None, sha256: None, size: None, recipe: Some(name) } => {
                 recipe(&name).map_err(|error| error.to_string())?;
                 Ok(KernelSource::Recipe(name))
             }

@@ -1,4 +1,4 @@
-//! The catalog: which images and kernels there are, and where each comes from. A team's own is
+//! The catalog: which images and kernels there are, and where each comes from. A team's catalog is
 //! added to the embedded one.
 
 mod image;
@@ -27,7 +27,7 @@ const RECIPES: [(&str, &str); 3] = [
     ("generic-6.12", include_str!("../../../catalog/generic-6.12/recipe.toml")),
 ];
 
-/// What can be had by name.
+/// The images and kernels that can be had by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalog {
     /// Images by name.
@@ -40,7 +40,7 @@ impl Catalog {
     /// The catalog that ships with banger.
     ///
     /// # Errors
-    /// [`Error::Catalog`] when it is wrong, which a test makes sure it is not.
+    /// [`Error::Catalog`] if it is malformed; a test makes sure that it is not.
     pub fn embedded() -> Result<Catalog> {
         Catalog::parse(IMAGES, KERNELS)
     }
@@ -57,12 +57,12 @@ impl Catalog {
         Ok(Catalog { images, kernels })
     }
 
-    /// The same with the images and kernels of a team's own catalog, which is at `location`. Of two
-    /// with one name the team's counts. A copy of what comes from the web is kept in `cache`,
-    /// banger's cache folder, for when the web cannot be reached.
+    /// Adds the images and kernels of a team's catalog, which is at `location`. They replace
+    /// entries of this catalog that have the same name. A copy of a catalog at a URL is kept in
+    /// `cache`, banger's cache directory, and used when the server cannot be reached.
     ///
     /// # Errors
-    /// [`Error::Server`] when it cannot be had, [`Error::Catalog`] when it is wrong.
+    /// [`Error::Server`] if the catalog cannot be fetched, [`Error::Catalog`] if it is malformed.
     pub fn with_team(mut self, location: &Location, cache: &Path, progress: &dyn Progress) -> Result<Catalog> {
         let team = remote::get(location, cache, progress)?;
         self.images.extend(team.images);
@@ -71,7 +71,7 @@ impl Catalog {
     }
 }
 
-/// Reads the tables of the catalog `what`, each of which is of the kind `kind`.
+/// Converts the tables of the catalog that errors call `what`; `kind` is `image` or `kernel`.
 fn entries<W, E>(
     what: &str,
     kind: &str,
@@ -87,7 +87,10 @@ fn entries<W, E>(
     entries.collect()
 }
 
-/// The embedded recipe of that name.
+/// The embedded recipe `name`.
+///
+/// # Errors
+/// [`Error::Catalog`] if there is none.
 pub(crate) fn recipe(name: &str) -> Result<Recipe> {
     let Some((_, text)) = RECIPES.iter().find(|(known, _)| *known == name) else {
         let reason = "there is no such recipe".into();
@@ -100,7 +103,7 @@ fn toml<T: DeserializeOwned>(what: &str, text: &str) -> Result<T> {
     toml::from_str(text).map_err(|error| wrong_at(what, text, &error))
 }
 
-/// What is wrong in `text`, and in which line.
+/// The error of parsing `text`, with its line.
 fn wrong_at(what: &str, text: &str, error: &toml::de::Error) -> Error {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| format!(":{}", before.matches('\n').count() + 1)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A team's catalog, from wherever it is.
+//! A team's catalog, at a URL or in a file.
 //!
 //! ```text
 //! <cache>/catalogs/<16 digits>.toml   the last good one of a URL, for when the web cannot be reached
@@ -15,24 +15,24 @@ use toml::de::{DeTable, ValueDeserializer};
 use super::{Catalog, image, kernel, wrong_at};
 use crate::error::{Error, Result};
 use crate::fetch::http::{Http, fetch_bytes, is_loopback};
-use crate::fetch::location::{Location, Place};
+use crate::fetch::location::{Address, Location};
 use crate::files::create_private;
 use crate::progress::Progress;
 
 /// The longest catalog, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// A catalog as it is written: each table is an image, but for that of the kernels.
+/// The TOML file of a catalog: each table is an image, but for `kernels`, whose tables are kernels.
 #[derive(Default)]
-struct Written {
-    kernels: BTreeMap<String, kernel::Written>,
-    images: BTreeMap<String, image::Written>,
+struct CatalogFile {
+    kernels: BTreeMap<String, kernel::KernelTable>,
+    images: BTreeMap<String, image::ImageTable>,
 }
 
-impl Written {
-    /// Table by table, so that what is wrong has its place.
-    fn parse(text: &str) -> std::result::Result<Written, toml::de::Error> {
-        let mut written = Written::default();
+impl CatalogFile {
+    /// Parses table by table, so that errors have their position.
+    fn parse(text: &str) -> std::result::Result<CatalogFile, toml::de::Error> {
+        let mut written = CatalogFile::default();
         for (name, table) in DeTable::parse(text)?.into_inner() {
             let table = ValueDeserializer::from(table);
             match name.get_ref().as_ref() {
@@ -44,22 +44,27 @@ impl Written {
     }
 }
 
-/// A team's catalog.
+/// Reads a team's catalog. Of a URL the last good copy is used when the server cannot be reached;
+/// it is kept below `cache`, banger's cache directory.
+///
+/// # Errors
+/// [`Error::Server`], [`Error::Catalog`].
 pub(super) fn get(location: &Location, cache: &Path, progress: &dyn Progress) -> Result<Catalog> {
     let what = location.to_string();
     let parse = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).map_err(|_| wrong(&what, "it is no UTF-8 text"))?;
-        let Written { kernels, images } = Written::parse(&text).map_err(|error| wrong_at(&what, &text, &error))?;
+        let CatalogFile { kernels, images } =
+            CatalogFile::parse(&text).map_err(|error| wrong_at(&what, &text, &error))?;
         let images = image::read(&what, images, Some(location))?;
         let kernels = kernel::read(&what, kernels, Some(location))?;
         Ok::<_, Error>((Catalog { images, kernels }, text))
     };
-    let url = match location.place() {
-        Place::File(path) => {
+    let url = match location.address() {
+        Address::Path(path) => {
             let bytes = read(path).map_err(|error| wrong(&what, &error.to_string()))?;
             return Ok(parse(bytes)?.0);
         }
-        Place::Web(url) => url,
+        Address::Url(url) => url,
     };
     let copy = copy_of(location, cache);
     let got = Http::new(is_loopback(url))
@@ -85,7 +90,7 @@ fn copy_of(location: &Location, cache: &Path) -> PathBuf {
     cache.join("catalogs").join(format!("{}.toml", &digest[..16]))
 }
 
-/// Replaces the copy as a whole.
+/// Replaces the copy atomically.
 fn keep(copy: &Path, text: &str) -> Result<()> {
     let folder = copy.parent().unwrap_or(copy);
     create_private(folder)?;
@@ -125,7 +130,7 @@ mod tests {
             ("[base]\ndescription = \"\"\n\n[base\n", ":4: "),
             ("base = 1\n", ":1: "),
         ] {
-            let error = Written::parse(text).map(|_| ()).unwrap_err();
+            let error = CatalogFile::parse(text).map(|_| ()).unwrap_err();
             let error = wrong_at("c.toml", text, &error).to_string();
             assert!(error.starts_with(&format!("catalog: c.toml{place}")) && !error.contains('\n'), "{text}: {error}");
         }

@@ -1,4 +1,4 @@
-//! Where a catalog or a bundle is: on the web, or in a file.
+//! Where a catalog or a bundle is: at a URL, or in a file of this host.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,45 +6,48 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-/// An `http:` or `https:` URL, or an absolute path, which a `file:` URL is too.
+/// The location of a catalog or a bundle: an `http:` or `https:` URL, or an absolute path, which may
+/// be written as a `file:` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Location(Place);
+pub struct Location(Address);
 
+/// A [`Location`], to be matched on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
-    Web(Url),
-    File(PathBuf),
+pub(crate) enum Address {
+    Url(Url),
+    Path(PathBuf),
 }
 
 impl Location {
-    pub(crate) fn place(&self) -> &Place {
+    pub(crate) fn address(&self) -> &Address {
         &self.0
     }
 
-    /// What is named at this location: a URL, or relative to it as links of a web page are (RFC
-    /// 3986, 5). The web names no file of this machine.
+    /// The location that `named` refers to from a file at this location: an absolute URL, or a
+    /// relative reference (RFC 3986, 5).
     ///
     /// # Errors
-    /// Why that is nothing, in words.
+    /// The reason, as text: `named` is no URL, has an unknown scheme, or is a file of this host
+    /// while this location is not.
     pub fn join(&self, named: &str) -> Result<Location, String> {
         let base = match &self.0 {
-            Place::Web(url) => url.clone(),
-            Place::File(path) => of_path(path)?,
+            Address::Url(url) => url.clone(),
+            Address::Path(path) => of_path(path)?,
         };
         let joined = of_url(&base.join(named).map_err(|error| format!("`{named}` is no URL: {error}"))?)?;
         match (&self.0, &joined.0) {
-            (Place::Web(_), Place::File(_)) => {
+            (Address::Url(_), Address::Path(_)) => {
                 Err(format!("`{named}` is a file of this machine, which the web may not name"))
             }
             _ => Ok(joined),
         }
     }
 
-    /// All that names it, secrets included: for a digest, and not to be shown.
+    /// The whole URL or path, secrets included: for a digest, not for people.
     pub(crate) fn in_full(&self) -> String {
         match &self.0 {
-            Place::Web(url) => url.to_string(),
-            Place::File(path) => path.display().to_string(),
+            Address::Url(url) => url.to_string(),
+            Address::Path(path) => path.display().to_string(),
         }
     }
 }
@@ -55,9 +58,9 @@ fn of_path(path: &Path) -> Result<Url, String> {
 
 fn of_url(url: &Url) -> Result<Location, String> {
     match url.scheme() {
-        "http" | "https" => Ok(Location(Place::Web(url.clone()))),
+        "http" | "https" => Ok(Location(Address::Url(url.clone()))),
         "file" => match url.to_file_path() {
-            Ok(path) => Ok(Location(Place::File(path))),
+            Ok(path) => Ok(Location(Address::Path(path))),
             Err(()) => Err("a file: URL has three slashes, and a path of this machine".to_owned()),
         },
         other => Err(format!("`{other}:` is not known; http:, https: and file: are")),
@@ -72,18 +75,18 @@ impl FromStr for Location {
             return Err("it has a NUL byte".to_owned());
         }
         if text.starts_with('/') {
-            return Ok(Location(Place::File(text.into())));
+            return Ok(Location(Address::Path(text.into())));
         }
         of_url(&Url::parse(text).map_err(|_| "it is neither a URL nor an absolute path".to_owned())?)
     }
 }
 
 impl fmt::Display for Location {
-    /// Without what may be a secret: a user, a password, a query.
+    /// Leaves out what may be a secret: user, password and query.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Place::Web(url) => write!(f, "{}{}", crate::fetch::http::origin(url), url.path()),
-            Place::File(path) => path.display().fmt(f),
+            Address::Url(url) => write!(f, "{}{}", crate::fetch::http::origin(url), url.path()),
+            Address::Path(path) => path.display().fmt(f),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Files whose content is known before they come, from the web or from a disk: counted, hashed, and
-//! gone on with where they were cut.
+//! Files of known length and digest, from a web server or from a disk. They are read, counted and
+//! hashed in one pass; a download that is cut is resumed.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -12,15 +12,15 @@ use reqwest::header::HeaderMap;
 use crate::archive::decompress;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::fetch::http::{Download, Http, Part, UNREACHABLE, fetch, is_loopback};
-use crate::fetch::location::{Location, Place};
+use crate::fetch::http::{Download, DownloadEvent, Http, UNREACHABLE, fetch, is_loopback};
+use crate::fetch::location::{Address, Location};
 use crate::progress::Progress;
 
 /// Bytes that are read of a file at a time.
 const PIECE: usize = 256 << 10;
 const WRONG: &str = "what names it means another file, or it was changed on its way";
 
-/// A file that is known by its content.
+/// A file of known length and digest, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
     /// Where it is.
@@ -31,16 +31,19 @@ pub struct Pinned {
     pub size: u64,
 }
 
-/// A [`Pinned`] as a catalog has it.
+/// The fields of a catalog that make a [`Pinned`].
 #[derive(Debug)]
-pub(crate) struct WrittenPin {
+pub(crate) struct PinnedTable {
     pub(crate) url: String,
     pub(crate) sha256: String,
     pub(crate) size: u64,
 }
 
-impl WrittenPin {
-    /// Reads one whose URL may be relative to `base`; without that it may not be relative.
+impl PinnedTable {
+    /// Parses the fields. The URL may be relative to `base`, if there is one.
+    ///
+    /// # Errors
+    /// The reason, as text.
     pub(crate) fn read(self, base: Option<&Location>) -> std::result::Result<Pinned, String> {
         let location = base.map_or_else(|| self.url.parse(), |base| base.join(&self.url))?;
         let hex = self.sha256.strip_prefix("sha256:").unwrap_or(&self.sha256);
@@ -49,15 +52,18 @@ impl WrittenPin {
 }
 
 impl Pinned {
-    /// Finds the file, and says what is done as a phase: that `what` is unpacked, or downloaded and
-    /// unpacked.
+    /// Opens the file, or makes a client for it, and reports a phase: that `what` is unpacked, or
+    /// downloaded and unpacked.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Image`] for what is no file, [`Error::Server`].
     pub(crate) fn open<'a>(&'a self, what: &str, progress: &dyn Progress) -> Result<Transport<'a>> {
-        match self.location.place() {
-            Place::Web(url) => {
+        match self.location.address() {
+            Address::Url(url) => {
                 progress.phase(&format!("downloading and unpacking {what}"));
                 Ok(Transport::Web(Http::new(is_loopback(url))?, url))
             }
-            Place::File(path) => {
+            Address::Path(path) => {
                 // Opening what is no file, such as a FIFO, may take forever.
                 if !fs::metadata(path)?.is_file() {
                     return Err(Error::Image { what: self.to_string(), reason: "it is no file".to_owned() });
@@ -70,8 +76,12 @@ impl Pinned {
 }
 
 impl Pinned {
-    /// Lets `read` read what the file unpacks to, at most `limit` bytes, while it comes. `what` is
-    /// said to be unpacked; `wrong` makes an error of what is wrong with the file.
+    /// Lets `read` read the decompressed file while it is downloaded. `what` names the file in
+    /// phases.
+    ///
+    /// # Errors
+    /// `too_large()` for more than `limit` decompressed bytes; `wrong(reason)` for a file that is
+    /// damaged; [`Error::Server`] for another length or digest; errors of `read`.
     pub(crate) fn unpack<T>(
         &self,
         what: &str,
@@ -86,14 +96,14 @@ impl Pinned {
             return Err(too_large());
         }
         let transport = self.open(what, progress)?;
-        let mut incoming = Incoming::new(self, &transport, progress)?;
-        let unpacked = decompress::unpacked(&mut incoming, limit, too_large, None, read);
+        let mut reader = PinnedReader::new(self, &transport, progress)?;
+        let unpacked = decompress::unpacked(&mut reader, limit, too_large, None, read);
         let (done, _) = unpacked.map_err(|error| blame(error, &wrong))?;
-        if incoming.is_whole() { Ok(done) } else { Err(wrong("it goes on behind its end".to_owned())) }
+        if reader.is_whole() { Ok(done) } else { Err(wrong("it goes on behind its end".to_owned())) }
     }
 }
 
-/// What is wrong with a stream is wrong with the file; what this machine refuses is not.
+/// Turns an error of a stream into one of the file, but for those that this host is to blame for.
 fn blame(error: Error, wrong: impl Fn(String) -> Error) -> Error {
     use io::ErrorKind::{InvalidData, Other, UnexpectedEof};
     match error {
@@ -110,72 +120,72 @@ impl fmt::Display for Pinned {
     }
 }
 
-/// How a file comes.
+/// An opened source of a [`Pinned`] file.
 pub(crate) enum Transport<'a> {
     Web(Http, &'a Url),
     File(fs::File),
 }
 
-/// The bytes as they come. At their end they are what was said, or reading fails.
-pub(crate) struct Incoming<'a> {
+/// Reads a [`Pinned`] file, and fails at its end unless length and digest are as expected.
+pub(crate) struct PinnedReader<'a> {
     pinned: &'a Pinned,
-    from: Feed<'a>,
+    from: ByteSource<'a>,
     what: String,
     progress: &'a dyn Progress,
     hasher: Hasher,
-    /// How much has come and was handed on.
+    /// Bytes that were received and hashed.
     received: u64,
     waiting: Bytes,
     is_whole: bool,
 }
 
-enum Feed<'a> {
+enum ByteSource<'a> {
     Web {
         http: &'a Http,
         url: &'a Url,
         download: Box<Download<'a>>,
-        /// How much comes again, since the server does not know ranges.
+        /// Bytes that are received once more, since the server cannot resume.
         again: u64,
     },
     File(&'a fs::File),
 }
 
-impl<'a> Incoming<'a> {
+impl<'a> PinnedReader<'a> {
     pub(crate) fn new(
         pinned: &'a Pinned,
         transport: &'a Transport<'a>,
         progress: &'a dyn Progress,
-    ) -> Result<Incoming<'a>> {
+    ) -> Result<PinnedReader<'a>> {
         let what = format!("cannot get {pinned}");
         let from = match transport {
             Transport::Web(http, url) => {
                 let download = Download::new(&what, pinned.size, 0, UNREACHABLE);
-                Feed::Web { http, url, download: Box::new(download), again: 0 }
+                ByteSource::Web { http, url, download: Box::new(download), again: 0 }
             }
             Transport::File(file) => {
                 check_size(pinned, &what, file.metadata()?.len())?;
-                Feed::File(file)
+                ByteSource::File(file)
             }
         };
         let (hasher, waiting) = (Hasher::default(), Bytes::new());
-        Ok(Incoming { pinned, from, what, progress, hasher, received: 0, waiting, is_whole: false })
+        Ok(PinnedReader { pinned, from, what, progress, hasher, received: 0, waiting, is_whole: false })
     }
 
-    /// Whether its end was seen.
+    /// Whether the end was reached, and length and digest were right.
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole
     }
 
-    /// The next bytes; none at the end.
+    /// The next bytes; `None` at the end.
     fn next(&mut self) -> Result<Option<Bytes>> {
         match &mut self.from {
-            Feed::File(file) => {
+            ByteSource::File(file) => {
                 let mut piece = Vec::with_capacity(PIECE);
                 let left = self.pinned.size - self.received;
                 file.take(left.min(PIECE as u64)).read_to_end(&mut piece)?;
                 Ok(Some(Bytes::from(piece)).filter(|piece| !piece.is_empty()))
             }
-            Feed::Web { http, url, download, again } => loop {
+            ByteSource::Web { http, url, download, again } => loop {
                 let ask = |headers: &HeaderMap| {
                     let response = fetch(http, &self.what, url, headers)?;
                     let length = response.header("content-length").next().and_then(|length| length.parse().ok());
@@ -185,7 +195,7 @@ impl<'a> Incoming<'a> {
                     Ok(response)
                 };
                 match download.next(ask)? {
-                    Part::Bytes(mut bytes) => {
+                    DownloadEvent::Bytes(mut bytes) => {
                         let known = usize::try_from(*again).unwrap_or(usize::MAX).min(bytes.len());
                         *again -= known as u64;
                         let new = bytes.split_off(known);
@@ -193,14 +203,14 @@ impl<'a> Incoming<'a> {
                             return Ok(Some(new));
                         }
                     }
-                    Part::Restart => *again = self.received,
-                    Part::TooMuch => {
+                    DownloadEvent::Restart => *again = self.received,
+                    DownloadEvent::TooMuch => {
                         return Err(wrong(
                             &self.what,
                             format!("more came than the {} bytes that it should have", self.pinned.size),
                         ));
                     }
-                    Part::End => return Ok(None),
+                    DownloadEvent::End => return Ok(None),
                 }
             },
         }
@@ -220,7 +230,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-impl Read for Incoming<'_> {
+impl Read for PinnedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.waiting.is_empty() && !self.is_whole {
             match self.next().map_err(io::Error::other)? {

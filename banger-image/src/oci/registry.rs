@@ -18,7 +18,7 @@ use super::model::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_MANIFEST, OCI_I
 use super::reference::Reference;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
-use crate::fetch::http::{Download, Failure, Http, Part, Pause, Response, is_loopback, origin};
+use crate::fetch::http::{Backoff, Download, DownloadEvent, Http, RequestError, Response, is_loopback, origin};
 
 /// The longest token, and the longest message of an error, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
@@ -65,7 +65,7 @@ impl<'a> Registry<'a> {
         if is_loopback && !plain_http {
             // A registry for trying things out has no certificate.
             let probe = base.join("/v2/").unwrap_or_else(|_| base.clone());
-            if matches!(http.get(&probe, &HeaderMap::new(), None), Err(Failure::Transport(_))) {
+            if matches!(http.get(&probe, &HeaderMap::new(), None), Err(RequestError::Transport(_))) {
                 base = url("http")?;
             }
         }
@@ -107,7 +107,7 @@ impl<'a> Registry<'a> {
         let accept = HeaderValue::from_str(&accept).expect("media types are text");
         let headers = HeaderMap::from_iter([(ACCEPT, accept)]);
         let what = format!("cannot get the manifest of `{}`", self.reference);
-        let mut pause = Pause::new(UNREACHABLE);
+        let mut backoff = Backoff::new(UNREACHABLE);
         loop {
             let response = match self.ask(&what, &format!("manifests/{name}"), &headers)? {
                 Asked::Response(response) => response,
@@ -121,7 +121,7 @@ impl<'a> Registry<'a> {
                     return Err(self.web_page(&what));
                 }
                 Ok(bytes) => return Ok((bytes, media_type, announced)),
-                Err(failure) => pause.after(&what, failure)?,
+                Err(error) => backoff.wait(&what, error)?,
             }
         }
     }
@@ -177,7 +177,7 @@ impl<'a> Registry<'a> {
             }
             let before = download.have();
             match download.next(ask)? {
-                Part::Bytes(bytes) => {
+                DownloadEvent::Bytes(bytes) => {
                     if self.access() != access {
                         // The registry gives its blobs to fewer than its manifests.
                         access = self.access();
@@ -196,11 +196,11 @@ impl<'a> Registry<'a> {
                     advance(bytes.len() as i64);
                     continue;
                 }
-                Part::TooMuch => {
+                DownloadEvent::TooMuch => {
                     partial.discard()?;
                     return wrong(format!("more came than the {size} bytes that its manifest announces"));
                 }
-                Part::End => {
+                DownloadEvent::End => {
                     let is = std::mem::take(&mut hasher).finish();
                     if is == digest {
                         return partial.finish();
@@ -212,7 +212,7 @@ impl<'a> Registry<'a> {
                     // What was there before may have been cut by a crash of the machine.
                     download.restart();
                 }
-                Part::Restart => {}
+                DownloadEvent::Restart => {}
             }
             advance(-before.cast_signed());
             (is_resumed, hasher) = (false, Hasher::default());
@@ -238,14 +238,14 @@ impl<'a> Registry<'a> {
         let fail = |reason: String, hint: Option<&str>| {
             Err(Error::Server { what: what.to_owned(), reason, hint: hint.map(str::to_owned) })
         };
-        let mut pause = Pause::new(UNREACHABLE);
+        let mut backoff = Backoff::new(UNREACHABLE);
         let mut was_refused = false;
         loop {
             let sent = self.authorization.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
             let response = match self.http.get(&url, headers, sent.as_ref()) {
                 Ok(response) => response,
-                Err(failure) => {
-                    pause.after(what, failure)?;
+                Err(error) => {
+                    backoff.wait(what, error)?;
                     continue;
                 }
             };
@@ -268,9 +268,11 @@ impl<'a> Registry<'a> {
                 408 | 429 | 500..=599 => {
                     let status = response.status();
                     let wanted = response.retry_after();
-                    pause.wanted(wanted);
-                    pause
-                        .after(what, Failure::Transport(format!("the registry answers {status}{}", said(response))))?;
+                    backoff.retry_after(wanted);
+                    backoff.wait(
+                        what,
+                        RequestError::Transport(format!("the registry answers {status}{}", said(response))),
+                    )?;
                 }
                 _ => {
                     let status = response.status();
@@ -343,7 +345,7 @@ impl<'a> Registry<'a> {
             self.showed_credential.store(true, Ordering::Relaxed);
         }
         let scope = format!("repository:{}:pull", self.reference.repository);
-        let mut pause = Pause::new(UNREACHABLE);
+        let mut backoff = Backoff::new(UNREACHABLE);
         let bytes = loop {
             let response = match &credential {
                 Some(Credential::IdentityToken(token)) => {
@@ -374,20 +376,20 @@ impl<'a> Registry<'a> {
             };
             let response = match response {
                 Ok(response) => response,
-                Err(failure) => {
-                    pause.after(what, failure)?;
+                Err(error) => {
+                    backoff.wait(what, error)?;
                     continue;
                 }
             };
             match response.status().as_u16() {
                 200 => match response.bytes(MAX_TOKEN) {
                     Ok(bytes) => break bytes,
-                    Err(failure) => pause.after(what, failure)?,
+                    Err(error) => backoff.wait(what, error)?,
                 },
                 429 | 500..=599 => {
                     let status = response.status();
-                    pause.wanted(response.retry_after());
-                    pause.after(what, Failure::Transport(format!("{} answers {status}", origin(&url))))?;
+                    backoff.retry_after(response.retry_after());
+                    backoff.wait(what, RequestError::Transport(format!("{} answers {status}", origin(&url))))?;
                 }
                 _ => {
                     let hint = if credential.is_some() { CHECK_ACCESS } else { LOG_IN };

@@ -1,93 +1,95 @@
-//! A download of a known length, which goes on where it was cut.
+//! A download of a known length, which is resumed where its connection was cut (RFC 9110, 14,
+//! "Range Requests").
 
 use bytes::Bytes;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderValue, RANGE};
 
-use super::{Failure, Pause, Response};
+use super::{Backoff, RequestError, Response};
 use crate::error::Result;
 
-/// See the module.
+/// A download of [`Download::new`]'s `size` bytes that survives cut connections.
 pub(crate) struct Download<'a> {
     what: String,
     size: u64,
     have: u64,
-    /// The most that it ever had: whoever is always cut at the same place gets nowhere.
+    /// The most bytes received so far in any attempt: only more than these reset the backoff, so
+    /// that a download which is always cut at the same place ends.
     furthest: u64,
-    pause: Pause,
+    backoff: Backoff,
     response: Option<Response<'a>>,
 }
 
-/// What comes of a download.
-pub(crate) enum Part {
+/// A step of a download.
+pub(crate) enum DownloadEvent {
     /// The next bytes.
     Bytes(Bytes),
-    /// It begins from the start again: the server cannot go on where it was.
+    /// The next bytes are the first of the content again: the server cannot resume.
     Restart,
-    /// More came than its size.
+    /// The server sent more bytes than expected.
     TooMuch,
-    /// All is there.
+    /// All bytes were received.
     End,
 }
 
 impl<'a> Download<'a> {
-    /// One of `size` bytes, of which `have` are there. `what` begins its errors, `hint` is what to
-    /// do when the server cannot be reached.
+    /// A download of `size` bytes, of which `have` are there already. `what` begins its errors;
+    /// `hint` says what to do when the server cannot be reached.
     pub(crate) fn new(what: &str, size: u64, have: u64, hint: &'static str) -> Download<'a> {
-        Download { what: what.to_owned(), size, have, furthest: have, pause: Pause::new(hint), response: None }
+        Download { what: what.to_owned(), size, have, furthest: have, backoff: Backoff::new(hint), response: None }
     }
 
-    /// How much there is.
+    /// How many bytes were received, those from before included.
     pub(crate) fn have(&self) -> u64 {
         self.have
     }
 
-    /// Begins from the start with the next part: what was there is of no use.
+    /// Discards what was received: the next request asks for the whole content.
     pub(crate) fn restart(&mut self) {
         (self.response, self.have, self.furthest) = (None, 0, 0);
     }
 
-    /// The next part. `ask` sends a request with these headers.
+    /// The next step. `ask` sends a request with the given headers.
     ///
     /// # Errors
-    /// Those of `ask`; what keeps it from going on.
-    pub(crate) fn next(&mut self, ask: impl Fn(&HeaderMap) -> Result<Response<'a>>) -> Result<Part> {
+    /// Those of `ask`; [`Error::Server`](crate::Error::Server) after the last attempt.
+    pub(crate) fn next(&mut self, ask: impl Fn(&HeaderMap) -> Result<Response<'a>>) -> Result<DownloadEvent> {
         loop {
             let Some(response) = &mut self.response else {
                 if self.have == self.size {
-                    return Ok(Part::End);
+                    return Ok(DownloadEvent::End);
                 }
                 if self.open(&ask)? {
-                    return Ok(Part::Restart);
+                    return Ok(DownloadEvent::Restart);
                 }
                 continue;
             };
-            let failure = match response.chunk() {
+            let error = match response.chunk() {
                 Ok(Some(chunk)) => {
                     let length = chunk.len() as u64;
                     if length > self.size - self.have {
-                        return Ok(Part::TooMuch);
+                        return Ok(DownloadEvent::TooMuch);
                     }
                     self.have += length;
                     if self.have > self.furthest {
                         self.furthest = self.have;
-                        self.pause.reset();
+                        self.backoff.reset();
                     }
-                    return Ok(Part::Bytes(chunk));
+                    return Ok(DownloadEvent::Bytes(chunk));
                 }
                 Ok(None) if self.have == self.size => {
                     self.response = None;
-                    return Ok(Part::End);
+                    return Ok(DownloadEvent::End);
                 }
-                Ok(None) => Failure::Transport(format!("it ended after {} of {} bytes", self.have, self.size)),
-                Err(failure) => failure,
+                Ok(None) => RequestError::Transport(format!("it ended after {} of {} bytes", self.have, self.size)),
+                Err(error) => error,
             };
             self.response = None;
-            self.pause.after(&self.what, failure)?;
+            self.backoff.wait(&self.what, error)?;
         }
     }
 
-    /// Asks for what is missing. True: all comes from the start.
+    /// Requests the missing bytes. Returns whether the server sends all from the start instead.
     fn open(&mut self, ask: &impl Fn(&HeaderMap) -> Result<Response<'a>>) -> Result<bool> {
         let mut headers = HeaderMap::new();
         if self.have > 0 {
@@ -105,7 +107,8 @@ impl<'a> Download<'a> {
         if is_whole || starts_at_ours {
             self.response = Some(response);
         } else {
-            self.pause.after(&self.what, Failure::Transport("a range of bytes was answered with another".into()))?;
+            self.backoff
+                .wait(&self.what, RequestError::Transport("a range of bytes was answered with another".into()))?;
         }
         Ok(restarts)
     }

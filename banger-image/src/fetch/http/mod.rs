@@ -1,8 +1,8 @@
 //! GET and POST over HTTP, with redirects that take no credentials along.
 
+mod backoff;
 mod download;
 mod fetch;
-mod pause;
 #[cfg(test)]
 pub(crate) mod server;
 
@@ -14,17 +14,17 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode, Url};
 use tokio::runtime::Runtime;
 
-pub(crate) use self::download::{Download, Part};
+pub(crate) use self::backoff::Backoff;
+pub(crate) use self::download::{Download, DownloadEvent};
 pub(crate) use self::fetch::{UNREACHABLE, fetch, fetch_bytes};
-pub(crate) use self::pause::Pause;
 use crate::error::{Error, Result};
 
-/// How long a connection may take, and how long nothing may come.
+/// How long connecting may take, and how long a server may be silent.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 10;
 
-/// An HTTP client for threads that may wait.
+/// A blocking HTTP client.
 pub(crate) struct Http {
     runtime: Runtime,
     client: Client,
@@ -32,12 +32,12 @@ pub(crate) struct Http {
 
 /// Why a request has no response.
 #[derive(Debug)]
-pub(crate) enum Failure {
-    /// Nothing was reached: another attempt may.
+pub(crate) enum RequestError {
+    /// The server was not reached, or the connection broke; another attempt may succeed.
     Transport(String),
-    /// It must not be done.
+    /// The response is not acceptable; another attempt would end the same way.
     Refused(String),
-    /// The server's certificate is none that this machine trusts.
+    /// This host does not trust the server's certificate.
     Untrusted(String),
 }
 
@@ -48,7 +48,10 @@ pub(crate) struct Response<'a> {
 }
 
 impl Http {
-    /// A client; `is_loopback`: proxies are for elsewhere.
+    /// A client. With `is_loopback`, proxies of the environment are not used.
+    ///
+    /// # Errors
+    /// [`Error::Server`] if there are no certificates of authorities.
     pub(crate) fn new(is_loopback: bool) -> Result<Http> {
         let cannot = |reason: String| Error::Server {
             what: "cannot start an HTTP client".into(),
@@ -75,14 +78,14 @@ impl Http {
         Ok(Http { runtime, client })
     }
 
-    /// Gets `url`. `authorization` goes to its own origin only, wherever a redirect leads; none
-    /// leads from https to http.
+    /// Sends a GET request and follows redirects. `authorization` is sent to the origin of `url`
+    /// only. A redirect from https to http is refused.
     pub(crate) fn get(
         &self,
         url: &Url,
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
-    ) -> std::result::Result<Response<'_>, Failure> {
+    ) -> std::result::Result<Response<'_>, RequestError> {
         let mut at = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = headers.clone();
@@ -96,17 +99,20 @@ impl Http {
                 return Ok(response);
             };
             let next = location.to_str().ok().and_then(|location| at.join(location).ok());
-            let next = next.ok_or_else(|| Failure::Refused(format!("{at} redirects to nowhere")))?;
+            let next = next.ok_or_else(|| RequestError::Refused(format!("{at} redirects to nowhere")))?;
             if !matches!(next.scheme(), "http" | "https") || (at.scheme() == "https" && next.scheme() != "https") {
-                return Err(Failure::Refused(format!("{at} redirects to {}, which is not encrypted", origin(&next))));
+                return Err(RequestError::Refused(format!(
+                    "{at} redirects to {}, which is not encrypted",
+                    origin(&next)
+                )));
             }
             at = next;
         }
-        Err(Failure::Refused(format!("{url} redirects more than {MAX_REDIRECTS} times")))
+        Err(RequestError::Refused(format!("{url} redirects more than {MAX_REDIRECTS} times")))
     }
 
-    /// Posts a form. A redirect is an answer like others.
-    pub(crate) fn post(&self, url: &Url, form: String) -> std::result::Result<Response<'_>, Failure> {
+    /// Posts a form (`application/x-www-form-urlencoded`). Redirects are returned, not followed.
+    pub(crate) fn post(&self, url: &Url, form: String) -> std::result::Result<Response<'_>, RequestError> {
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         let headers = HeaderMap::from_iter([(reqwest::header::CONTENT_TYPE, kind)]);
         self.send(Method::POST, url, headers, Some(form))
@@ -118,13 +124,13 @@ impl Http {
         url: &Url,
         headers: HeaderMap,
         body: Option<String>,
-    ) -> std::result::Result<Response<'_>, Failure> {
+    ) -> std::result::Result<Response<'_>, RequestError> {
         let mut request = self.client.request(method, url.clone()).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
         }
         let inner = self.runtime.block_on(async { request.send().await });
-        inner.map(|inner| Response { http: self, inner }).map_err(|error| failure(&error))
+        inner.map(|inner| Response { http: self, inner }).map_err(|error| request_error(&error))
     }
 }
 
@@ -133,29 +139,32 @@ impl Response<'_> {
         self.inner.status()
     }
 
-    /// The values of a header that are text.
+    /// The values of the header `name` that are ASCII.
     pub(crate) fn header(&self, name: &str) -> impl Iterator<Item = &str> {
         self.inner.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
     }
 
-    /// After how long the server wants to be asked again, if it says so in seconds.
+    /// The `Retry-After` header, if it is a number of seconds (RFC 9110, 10.2.3).
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.header(RETRY_AFTER.as_str()).next()?.trim().parse().ok().map(Duration::from_secs)
     }
 
-    /// The next part of the body; none at its end.
-    pub(crate) fn chunk(&mut self) -> std::result::Result<Option<Bytes>, Failure> {
+    /// The next bytes of the body; `None` at its end.
+    pub(crate) fn chunk(&mut self) -> std::result::Result<Option<Bytes>, RequestError> {
         let chunk = self.http.runtime.block_on(self.inner.chunk());
-        chunk.map_err(|error| failure(&error))
+        chunk.map_err(|error| request_error(&error))
     }
 
-    /// The whole body, of at most `most` bytes.
-    pub(crate) fn bytes(mut self, most: u64) -> std::result::Result<Vec<u8>, Failure> {
+    /// The whole body.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] if it has more than `most` bytes.
+    pub(crate) fn bytes(mut self, most: u64) -> std::result::Result<Vec<u8>, RequestError> {
         let mut bytes = Vec::new();
         while let Some(chunk) = self.chunk()? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > most {
-                return Err(Failure::Refused(format!(
+                return Err(RequestError::Refused(format!(
                     "{} answers with more than {most} bytes",
                     origin(self.inner.url())
                 )));
@@ -165,20 +174,20 @@ impl Response<'_> {
     }
 }
 
-/// Scheme, host and port of a URL: the rest may have secrets in it.
+/// Scheme, host and port of a URL, without the parts that may hold secrets.
 pub(crate) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// Whether a URL leads to this machine itself.
+/// Whether the host of a URL is a loopback name or address.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn failure(error: &reqwest::Error) -> Failure {
-    if is_untrusted(error) { Failure::Untrusted(chain(error)) } else { Failure::Transport(chain(error)) }
+fn request_error(error: &reqwest::Error) -> RequestError {
+    if is_untrusted(error) { RequestError::Untrusted(chain(error)) } else { RequestError::Transport(chain(error)) }
 }
 
 /// Whether TLS has failed for the server's certificate, somewhere below `error`.
