@@ -24,7 +24,7 @@ use crate::error::{CommandError, ErrorKind};
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// and is not silent for longer than this while it does what takes long: comparing, or writing out,
 /// a whole workspace. It takes a frame of the host's within this time too.
-const SILENCE_LIMIT: Duration = Duration::from_secs(600);
+pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// A frame of which the first byte has come is whole within this time. What an agent sends it has
 /// at hand.
 pub(crate) const FRAME_LIMIT: Duration = Duration::from_secs(30);
