@@ -1,19 +1,13 @@
-//! A command in the guest, seen from here: its streams, signals and end.
+//! A command in the guest on this process's own standard streams, terminal and signals.
 
-use std::future::poll_fn;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Duration;
 
-use banger_agent::frame::{Frame, FrameError};
-use banger_agent::protocol::exec::{Exec, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand};
-use banger_agent::protocol::{Request, now_ns};
+use banger_agent::protocol::exec::{Exec, STDERR, STDOUT};
 use banger_vmm::Vm;
-use futures::{SinkExt, StreamExt};
 use nix::libc;
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
 use super::ports::AutoPorts;
@@ -22,7 +16,7 @@ use super::terminal::{self, RawMode};
 use crate::error::{CommandError, ErrorKind, TIMED_OUT};
 use crate::output::ui::Ui;
 use crate::output::units;
-use crate::vm::agent::{self, AgentError, begin_on};
+use crate::vm::guest_command::{CommandEvent, GuestCommand};
 use crate::vm::post_mortem;
 
 /// After a signal that should end the command: how long until it is given up. The guest kills it
@@ -79,10 +73,7 @@ pub(super) fn run(
 }
 
 struct Session {
-    frames: agent::Reader,
-    sink: agent::Writer,
-    /// Whether the sink has what is not sent yet.
-    unsent: bool,
+    command: GuestCommand,
     raw: Option<RawMode>,
 }
 
@@ -125,9 +116,7 @@ impl Signals {
 impl Session {
     async fn start(stream: UnixStream, exec: Exec) -> Result<Session, CommandError> {
         let wants_terminal = exec.tty.is_some();
-        let request = Request::Exec(Exec { clock_ns: now_ns(), ..exec });
-        let (_, frames, sink): (Started, _, _) = begin_on(stream, &request).await?;
-        let mut session = Session { frames, sink, unsent: false, raw: None };
+        let mut session = Session { command: GuestCommand::spawn_on(stream, exec).await?, raw: None };
         if wants_terminal {
             let raw = RawMode::enter();
             session.raw = Some(raw.map_err(|error| CommandError::new(format!("cannot use the terminal: {error}")))?);
@@ -137,8 +126,7 @@ impl Session {
 
     async fn follow(mut self, limit: Option<Duration>, vm: &Vm, ui: &Ui) -> Result<Outcome, CommandError> {
         let mut signals = Signals::new().map_err(|error| CommandError::new(format!("cannot take signals: {error}")))?;
-        let window = Arc::new(Semaphore::new(STDIN_WINDOW));
-        let mut stdin = Some(read_stdin(Arc::clone(&window)));
+        let mut stdin = Some(read_stdin());
         let out = Writer::start();
         let (mut timed_out, mut out_of_memory) = (false, false);
         let mut timeout = limit.map(|limit| Instant::now() + limit);
@@ -153,40 +141,41 @@ impl Session {
         let exit = loop {
             tokio::select! {
                 // A reader that is slow holds up the command, and not the signals for it.
-                frame = async { out.has_room().await; self.frames.next().await } => {
-                    let frame = match frame.unwrap_or(Err(FrameError::Ended)) {
-                        Ok(frame) => frame,
+                event = async { out.has_room().await; self.command.output.next().await } => {
+                    let event = match event {
+                        Ok(event) => event,
                         Err(error) => {
                             if let Some(raw) = &self.raw {
                                 raw.leave_full_screen();
                             }
-                            return Err(AgentError::from(error).into());
+                            return Err(error.into());
                         }
                     };
-                    match frame {
-                        Frame::Data(channel @ (STDOUT | STDERR), chunk) => {
-                            if !out.write(channel, chunk).await {
-                                break None;
-                            }
+                    let (channel, chunk) = match event {
+                        CommandEvent::Stdout(chunk) => (STDOUT, chunk),
+                        CommandEvent::Stderr(chunk) => (STDERR, chunk),
+                        CommandEvent::Stopped => {
+                            self.suspend()?;
+                            continue;
                         }
-                        Frame::Data(..) => {}
-                        Frame::Control(_) => match frame.message().map_err(AgentError::from)? {
-                            FromCommand::StdinTaken { bytes } => {
-                                window.add_permits(bytes.min(STDIN_WINDOW - window.available_permits().min(STDIN_WINDOW)));
-                            }
-                            FromCommand::Stopped => self.suspend().await?,
-                            FromCommand::OutOfMemory => out_of_memory = true,
-                            FromCommand::Exited(exit) => break Some(exit),
-                        },
+                        CommandEvent::OutOfMemory => {
+                            out_of_memory = true;
+                            continue;
+                        }
+                        CommandEvent::Exited(exit) => break Some(exit),
+                    };
+                    if !out.write(channel, chunk).await {
+                        break None;
                     }
                 }
-                // A guest that takes nothing holds up standard input, and nothing else.
-                _ = poll_fn(|cx| self.sink.poll_flush_unpin(cx)), if self.unsent => self.unsent = false,
-                chunk = next_chunk(&mut stdin), if !self.unsent => match chunk {
-                    Some(chunk) => self.send(Frame::Data(STDIN, chunk)),
+                // A guest that takes nothing holds up standard input, and nothing else. If the
+                // connection is gone, the reading side says so, after what was still to be read.
+                _ = self.command.input.send(), if !self.command.input.is_sent() => {}
+                chunk = next_chunk(&mut stdin), if self.command.input.is_sent() => match chunk {
+                    Some(chunk) => self.command.input.queue_stdin(chunk),
                     None => {
                         stdin = None;
-                        self.say(ToCommand::StdinClosed);
+                        self.command.input.close_stdin();
                     }
                 },
                 signal = signals.next() => {
@@ -199,7 +188,7 @@ impl Session {
                     timeout = None;
                     timed_out = true;
                     patience.get_or_insert(Instant::now() + PATIENCE);
-                    self.say(ToCommand::Signal { signal: libc::SIGTERM });
+                    self.command.input.signal(libc::SIGTERM);
                 }
                 () = at(patience) => {
                     return Err(CommandError::new("the command does not end, and neither does the VM's agent end it")
@@ -226,44 +215,28 @@ impl Session {
         }
     }
 
-    /// Has a frame sent, after those before it. It does not wait for that.
-    fn send(&mut self, frame: Frame) {
-        // If the connection is gone, the reading side says so, after what was still to be read.
-        let _ = self.sink.start_send_unpin(frame);
-        self.unsent = true;
-    }
-
-    fn say(&mut self, message: ToCommand) {
-        self.send(Frame::control(&message));
-    }
-
-    /// Waits until all is sent, but not for a guest that takes nothing.
-    async fn flush(&mut self) {
-        let flushed = tokio::time::timeout(FLUSH_LIMIT, self.sink.flush()).await;
-        self.unsent = flushed.is_err();
-    }
-
     /// Passes a signal on to the command. Returns when patience ends, if the signal is one that
     /// should end it.
     async fn pass_on(&mut self, signal: i32) -> Result<Option<Instant>, CommandError> {
         match signal {
             libc::SIGWINCH => {
                 if let (Some(_), Some(size)) = (&self.raw, terminal::size()) {
-                    self.say(ToCommand::Resize(size));
+                    self.command.input.resize(size);
                 }
                 Ok(None)
             }
             libc::SIGTSTP => {
-                self.say(ToCommand::Signal { signal: libc::SIGSTOP });
-                self.flush().await;
+                self.command.input.signal(libc::SIGSTOP);
+                // Not for a guest that takes nothing.
+                let _ = tokio::time::timeout(FLUSH_LIMIT, self.command.input.flush()).await;
                 // On a terminal, the guest tells when it has stopped.
                 if self.raw.is_none() {
-                    self.suspend().await?;
+                    self.suspend()?;
                 }
                 Ok(None)
             }
             signal => {
-                self.say(ToCommand::Signal { signal });
+                self.command.input.signal(signal);
                 Ok((signal != libc::SIGQUIT).then(|| Instant::now() + PATIENCE))
             }
         }
@@ -271,16 +244,16 @@ impl Session {
 
     /// Stops this process as the command was stopped, and continues the command when it is
     /// continued itself.
-    async fn suspend(&mut self) -> Result<(), CommandError> {
+    fn suspend(&mut self) -> Result<(), CommandError> {
         let stopped = match &self.raw {
             Some(raw) => raw.suspend(),
             None => terminal::stop_job(Pid::this()),
         };
         stopped.map_err(|error| CommandError::new(format!("cannot stop: {error}")))?;
         if let (Some(_), Some(size)) = (&self.raw, terminal::size()) {
-            self.say(ToCommand::Resize(size));
+            self.command.input.resize(size);
         }
-        self.say(ToCommand::Signal { signal: libc::SIGCONT });
+        self.command.input.signal(libc::SIGCONT);
         Ok(())
     }
 }

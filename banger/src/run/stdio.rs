@@ -3,22 +3,21 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::thread;
 
 use banger_agent::frame::{CHUNK, MAX_DATA};
 use banger_agent::protocol::exec::STDERR;
 use bytes::Bytes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-/// Chunks of standard input, none after its end. No more is read than the command takes: `window`
-/// holds permits for the bytes that may be on their way.
-pub(super) fn read_stdin(window: Arc<Semaphore>) -> mpsc::Receiver<Bytes> {
+/// Chunks of standard input, none after its end. A chunk is read once the one before it was taken
+/// from the queue.
+pub(super) fn read_stdin() -> mpsc::Receiver<Bytes> {
     let (send, receive) = mpsc::channel(1);
     thread::spawn(move || {
         let mut buffer = vec![0; CHUNK];
-        loop {
+        while let Ok(place) = futures::executor::block_on(send.reserve()) {
             let count = match io::stdin().lock().read(&mut buffer) {
                 Ok(0) => return,
                 Ok(count) => count,
@@ -29,11 +28,7 @@ pub(super) fn read_stdin(window: Arc<Semaphore>) -> mpsc::Receiver<Bytes> {
                 }
                 Err(_) => return,
             };
-            let Ok(permits) = futures::executor::block_on(window.acquire_many(count as u32)) else { return };
-            permits.forget();
-            if send.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
-                return;
-            }
+            place.send(Bytes::copy_from_slice(&buffer[..count]));
         }
     });
     receive
