@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use banger::banger_agent::protocol::exec::Exec;
 use banger::banger_agent::protocol::{Bytes, Request};
 use banger::error::{CommandError, ErrorKind};
 use banger::vm::agent::begin;
 pub(super) use banger::vm::agent::{Reader, Writer};
+use banger::vm::guest_command::GuestCommand;
 use banger::vm::machine::Machine;
 use russh::ChannelId;
 use serde::de::DeserializeOwned;
@@ -44,6 +46,18 @@ impl Guest {
             .unwrap_or_else(|| Err(Arc::new(CommandError::new("the VM's start broke off").kind(ErrorKind::VmFailed))))
     }
 
+    /// Starts a command in the VM, once the VM is up.
+    pub(super) async fn spawn(&self, exec: Exec) -> Result<GuestCommand, CommandError> {
+        let up = self.up().await.map_err(|error| copy(&error))?;
+        Ok(GuestCommand::spawn(&up.machine.vm, exec).await?)
+    }
+
+    /// Starts the SFTP server of the VM's agent, once the VM is up.
+    pub(super) async fn sftp(&self, user: Option<String>) -> Result<GuestCommand, CommandError> {
+        let up = self.up().await.map_err(|error| copy(&error))?;
+        Ok(GuestCommand::sftp(&up.machine.vm, user).await?)
+    }
+
     /// Begins an operation, and waits for the agent's answer.
     pub(super) async fn open<T: DeserializeOwned>(
         &self,
@@ -54,7 +68,7 @@ impl Guest {
     }
 }
 
-/// The same error for one more who asks.
+/// A copy of an error, for one more who asks.
 fn copy(error: &CommandError) -> CommandError {
     CommandError {
         kind: error.kind,

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger::banger_agent::frame::CHUNK;
-use banger::banger_agent::protocol::exec::{Exec, Size, ToCommand};
+use banger::banger_agent::protocol::Bytes;
+use banger::banger_agent::protocol::exec::{Exec, Size};
 use banger::banger_agent::protocol::forward::Address;
-use banger::banger_agent::protocol::{Bytes, Request, now_ns};
 use banger::error::{CommandError, ErrorKind};
 use russh::keys::PublicKey;
 use russh::server::{
@@ -29,6 +29,7 @@ use tokio::task::AbortHandle;
 
 use self::guest::Tasks;
 pub(crate) use self::guest::{Guest, Up};
+use self::session::Control;
 use crate::keys::Keys;
 
 /// How long a client may take to prove who it is: somebody may have to type a passphrase.
@@ -160,7 +161,7 @@ struct Client {
     tty: Option<Size>,
     wants_agent: bool,
     /// To what runs.
-    controls: Option<mpsc::Sender<ToCommand>>,
+    controls: Option<mpsc::Sender<Control>>,
 }
 
 /// What a session is for.
@@ -191,36 +192,37 @@ impl Connection {
         let (said, tty, wants_agent) = (std::mem::take(&mut client.variables), client.tty, client.wants_agent);
         let (guest, handle, user) = (self.guest.clone(), session.handle(), self.user.clone());
         let agent = Arc::clone(&self.agent);
-        let request = {
-            let (guest, handle, terminal) = (guest.clone(), handle.clone(), guest.clone());
+        let start = {
+            let handle = handle.clone();
             async move {
                 let mut env = guest.up().await.map(|up| up.env.clone()).unwrap_or_default();
                 env.extend(session::variables());
                 env.extend(said);
                 if wants_agent {
-                    let listening = agent.get_or_init(|| forward_agent(guest, user.clone(), handle)).await;
+                    let forwarding = forward_agent(guest.clone(), user.clone(), handle);
+                    let listening = agent.get_or_init(|| forwarding).await;
                     env.extend(listening.as_ref().map(session::agent_variable));
                 }
                 if tty.is_some() {
-                    session::bring_terminal(&terminal, &mut env).await;
+                    session::bring_terminal(&guest, &mut env).await;
                 }
                 let user = Some(user);
                 let (argv, shell) = match what {
-                    What::Sftp => return Ok(Request::Sftp { user }),
+                    What::Sftp => return guest.sftp(user).await,
                     What::Shell => (Vec::new(), false),
                     What::Line(line) => (vec![Bytes(line)], true),
                 };
-                Ok(Request::Exec(Exec { argv, shell, env, user, tty, clock_ns: now_ns(), ..Exec::default() }))
+                guest.spawn(Exec { argv, shell, env, user, tty, ..Exec::default() }).await
             }
         };
-        let task = tokio::spawn(session::run(channel, request, guest, handle, controls));
+        let task = tokio::spawn(session::run(channel, start, handle, controls));
         self.tasks.insert(id, task.abort_handle());
         session.channel_success(id)
     }
 
     /// Tells what runs in a session. What it does not take in time is lost: it is a size, or a
     /// signal to who does not listen.
-    fn control(&self, id: ChannelId, control: ToCommand) {
+    fn control(&self, id: ChannelId, control: Control) {
         if let Some(controls) = self.sessions.get(&id).and_then(|client| client.controls.as_ref()) {
             let _ = controls.try_send(control);
         }
@@ -379,13 +381,13 @@ impl Handler for Connection {
         _: u32,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        self.control(id, ToCommand::Resize(size(columns, rows)));
+        self.control(id, Control::Resize(size(columns, rows)));
         Ok(())
     }
 
     async fn signal(&mut self, id: ChannelId, signal: Sig, _: &mut Session) -> Result<(), russh::Error> {
         if let Some(signal) = session::number(&signal) {
-            self.control(id, ToCommand::Signal { signal });
+            self.control(id, Control::Signal(signal));
         }
         Ok(())
     }

@@ -4,23 +4,20 @@ use std::mem::discriminant;
 use std::pin::pin;
 use std::sync::Arc;
 
-use banger::banger_agent::frame::{Frame, FrameError};
-use banger::banger_agent::protocol::exec::{
-    Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Started, ToCommand,
-};
-use banger::banger_agent::protocol::{Bytes, Request};
+use banger::banger_agent::protocol::Bytes;
+use banger::banger_agent::protocol::exec::{Exit, Size};
 use banger::banger_vmm::printable;
 use banger::error::{CommandError, FAILED};
 use banger::host::terminfo;
 use banger::vm::agent::AgentError;
-use futures::{SinkExt, StreamExt};
+use banger::vm::guest_command::{CommandEvent, CommandInput, CommandOutput, GuestCommand};
 use nix::libc;
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelWriteHalf, Sig};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::backlog::Backlog;
-use super::guest::{Guest, Reader, Writer};
+use super::guest::Guest;
 
 /// The kind of data that is standard error: RFC 4254, 5.2.
 const EXTENDED_STDERR: u32 = 1;
@@ -43,6 +40,15 @@ const SIGNALS: [(Sig, i32); 12] = [
     (Sig::USR1, libc::SIGUSR1),
 ];
 
+/// What a client says to a command besides its standard input.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Control {
+    /// The client's terminal has another size now.
+    Resize(Size),
+    /// A signal for the command, by its number on Linux.
+    Signal(i32),
+}
+
 /// A signal's number on Linux; none: it has no such name.
 pub(super) fn number(signal: &Sig) -> Option<i32> {
     match signal {
@@ -62,19 +68,18 @@ pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(Bytes, Bytes)>)
     }
 }
 
-/// Runs what `request` says to its end, and closes the channel. `controls` are for the command,
-/// besides what the channel brings.
+/// Serves the command that `start` gives to its end, and closes the channel. `controls` are for the
+/// command, besides what the channel brings.
 pub(super) async fn run(
     channel: Channel<Msg>,
-    request: impl Future<Output = Result<Request, CommandError>>,
-    guest: Guest,
+    start: impl Future<Output = Result<GuestCommand, CommandError>>,
     handle: Handle,
-    controls: mpsc::Receiver<ToCommand>,
+    controls: mpsc::Receiver<Control>,
 ) {
     let id = channel.id();
     let (incoming, outgoing) = channel.split();
     let mut incoming = Backlog::new(incoming);
-    let exit = async { converse(&mut incoming, &outgoing, &request.await?, &guest, controls).await };
+    let exit = async { converse(&mut incoming, &outgoing, start.await?, controls).await };
     // What cannot be sent has no client any more.
     let _ = match exit.await {
         Ok(Some(Exit::Code(code))) => handle.exit_status_request(id, code.into()).await,
@@ -106,17 +111,15 @@ fn message(error: &CommandError) -> String {
 async fn converse(
     incoming: &mut Backlog,
     outgoing: &ChannelWriteHalf<Msg>,
-    request: &Request,
-    guest: &Guest,
-    mut controls: mpsc::Receiver<ToCommand>,
+    command: GuestCommand,
+    mut controls: mpsc::Receiver<Control>,
 ) -> Result<Option<Exit>, CommandError> {
-    let (_, mut reader, mut writer): (Started, _, _) = guest.open(request).await?;
-    let window = Semaphore::new(STDIN_WINDOW);
+    let GuestCommand { mut input, mut output } = command;
     // What the command has stopped for is nothing that ssh could tell the shell it was started
     // from.
     let (go_on, stopped) = mpsc::channel(1);
-    let mut feeding = pin!(feed(incoming, &mut controls, stopped, &window, &mut writer));
-    let mut reading = pin!(read(outgoing, &mut reader, &window, go_on));
+    let mut feeding = pin!(feed(incoming, &mut controls, stopped, &mut input));
+    let mut reading = pin!(read(outgoing, &mut output, go_on));
     tokio::select! {
         exit = &mut reading => Ok(exit.map(Some)?),
         fed = &mut feeding => match fed {
@@ -131,65 +134,44 @@ async fn converse(
 /// closed the channel.
 async fn feed(
     incoming: &mut Backlog,
-    controls: &mut mpsc::Receiver<ToCommand>,
+    controls: &mut mpsc::Receiver<Control>,
     mut stopped: mpsc::Receiver<()>,
-    window: &Semaphore,
-    writer: &mut Writer,
-) -> Result<(), FrameError> {
-    let mut waiting: Option<bytes::Bytes> = None;
+    input: &mut CommandInput,
+) -> Result<(), AgentError> {
     loop {
-        let frame = tokio::select! {
+        tokio::select! {
             biased;
-            Some(control) = controls.recv() => Frame::control(&control),
-            Some(()) = stopped.recv() => Frame::control(&ToCommand::Signal { signal: libc::SIGCONT }),
-            permit = window.acquire_many(waiting.as_ref().map_or(0, |chunk| chunk.len().min(STDIN_WINDOW) as u32)),
-                if waiting.is_some() =>
-            {
-                // It is never closed.
-                let Ok(permit) = permit else { return Ok(()) };
-                let count = permit.num_permits();
-                permit.forget();
-                let Some(mut chunk) = waiting.take() else { continue };
-                let sent = chunk.split_to(count);
-                waiting = Some(chunk).filter(|chunk| !chunk.is_empty());
-                Frame::Data(STDIN, sent)
-            }
-            message = incoming.next(), if waiting.is_none() => match message {
-                Some(ChannelMsg::Data { data }) if !data.is_empty() => {
-                    waiting = Some(data);
-                    continue;
-                }
-                Some(ChannelMsg::Eof) => Frame::control(&ToCommand::StdinClosed),
-                Some(ChannelMsg::Close) | None => return Ok(()),
-                Some(_) => continue,
+            Some(control) = controls.recv(), if input.is_flushed() => match control {
+                Control::Resize(size) => input.resize(size),
+                Control::Signal(signal) => input.signal(signal),
             },
-        };
-        writer.send(frame).await?;
+            Some(()) = stopped.recv(), if input.is_flushed() => input.signal(libc::SIGCONT),
+            sent = input.send(), if !input.is_sent() => sent?,
+            message = incoming.next(), if input.is_sent() => match message {
+                Some(ChannelMsg::Data { data }) => input.queue_stdin(data),
+                Some(ChannelMsg::Eof) => input.close_stdin(),
+                Some(ChannelMsg::Close) | None => return Ok(()),
+                Some(_) => {}
+            },
+        }
     }
 }
 
 /// Sends what the command says, to its end.
 async fn read(
     outgoing: &ChannelWriteHalf<Msg>,
-    reader: &mut Reader,
-    window: &Semaphore,
+    output: &mut CommandOutput,
     go_on: mpsc::Sender<()>,
 ) -> Result<Exit, AgentError> {
     loop {
-        match reader.next().await.unwrap_or(Err(FrameError::Ended))? {
+        match output.next().await? {
             // A client that is gone is for the other direction to find out.
-            Frame::Data(STDOUT, chunk) => _ = outgoing.data_bytes(chunk).await,
-            Frame::Data(STDERR, chunk) => _ = outgoing.extended_data_bytes(EXTENDED_STDERR, chunk).await,
-            Frame::Data(..) => {}
-            frame => match frame.message()? {
-                FromCommand::StdinTaken { bytes } => {
-                    window.add_permits(bytes.min(STDIN_WINDOW - window.available_permits().min(STDIN_WINDOW)));
-                }
-                FromCommand::Stopped => _ = go_on.try_send(()),
-                // The client shows what the command said, and nothing else.
-                FromCommand::OutOfMemory => {}
-                FromCommand::Exited(exit) => return Ok(exit),
-            },
+            CommandEvent::Stdout(chunk) => _ = outgoing.data_bytes(chunk).await,
+            CommandEvent::Stderr(chunk) => _ = outgoing.extended_data_bytes(EXTENDED_STDERR, chunk).await,
+            CommandEvent::Stopped => _ = go_on.try_send(()),
+            // The client shows what the command said, and nothing else.
+            CommandEvent::OutOfMemory => {}
+            CommandEvent::Exited(exit) => return Ok(exit),
         }
     }
 }
