@@ -1,7 +1,7 @@
 //! The protocol that host and guest speak, both ends of it.
 //!
-//! * [`protocol`]: what is said: the operations and their frames.
-//! * [`frame`]: how it is written on a stream.
+//! * [`protocol`]: the operations and their messages.
+//! * [`frame`]: how messages and data are written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
 //! * [`net`]: the VM's network, as both ends know it.
 //! * [`relay`]: a connection as frames.

@@ -1,4 +1,4 @@
-//! What host and agent say to each other.
+//! The operations that the agent serves, and their messages.
 //!
 //! One operation is one stream. Its first frame is a [`Request`]; what follows is the operation's
 //! own. The agent's first frame is the operation's answer, or a [`Failure`] in its place: every
@@ -22,10 +22,10 @@ pub use crate::wire_bytes::Bytes;
 pub enum Request {
     /// Runs a command: [`exec`].
     Exec(exec::Exec),
-    /// Serves the guest's files by the SSH File Transfer Protocol, version 3, on the standard
-    /// streams of a command: [`exec`], without the request.
+    /// Serves the guest's files by the SSH File Transfer Protocol, version 3. The stream goes on as
+    /// that of a command does ([`exec`]), whose standard streams carry the protocol.
     Sftp {
-        /// As in [`exec::Exec::user`].
+        /// Who reads and writes the files, as in [`exec::Exec::user`].
         user: Option<String>,
     },
     /// Connects to an address in the guest: [`forward`].
@@ -34,12 +34,12 @@ pub enum Request {
     Listen(forward::Listen),
     /// Tells what listens in the guest: [`forward`].
     Listeners,
-    /// Takes a connection that has come there: [`forward`].
+    /// Takes a connection that has come to an address of [`Request::Listen`]: [`forward`].
     Accept(forward::Accept),
-    /// Brings the workspace to the host's state: [`sync`].
+    /// Brings the VM's own workspace to the host's state: [`sync`].
     Sync(sync::Sync),
-    /// The same for one that is not the VM's own. An agent of before there could be more than one
-    /// does not know it, and mixes nothing up.
+    /// Brings a workspace that is not the VM's own to the host's state: [`sync`]. Agents
+    /// of versions with a single workspace for each VM refuse the request, and so mix nothing up.
     SyncFurther(sync::Sync),
     /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on
     /// channel 1.
@@ -53,7 +53,8 @@ pub enum Request {
     CopyOut(copy::CopyOut),
     /// Copies files of the host into the guest: [`copy`].
     CopyIn(copy::CopyIn),
-    /// What changed in the guest alone since the last sync; the answer is [`sync::GuestOnly`].
+    /// Finds what changed in the guest alone since the last sync; the answer is
+    /// [`sync::GuestOnly`].
     GuestOnly,
     /// Waits until the image's init has finished booting; the answer is [`Readiness`].
     Ready {
@@ -69,7 +70,7 @@ pub enum Request {
     /// Lets programs in the guest know a terminal; the answer is whether they are to look for it in
     /// `/etc/terminfo`, `bool`.
     Terminfo(Terminfo),
-    /// How the guest is; the answer is [`Stat`].
+    /// Reads how many commands run, and how full disk and memory are; the answer is [`Stat`].
     Stat,
     /// Powers the guest off. The answer comes first, if it comes at all.
     Shutdown,
@@ -79,9 +80,9 @@ pub enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply<T> {
-    /// It is, or was, done.
+    /// The operation has begun, or was done.
     Ok(T),
-    /// It was not.
+    /// The operation was not done.
     Error(Failure),
 }
 
@@ -123,7 +124,7 @@ pub enum FailureKind {
 }
 
 impl Failure {
-    /// A failure of `kind` in these words.
+    /// Makes a failure of `kind`. `message` is for people.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Failure { kind, message: message.into() }
     }
@@ -132,7 +133,7 @@ impl Failure {
 /// The answer to [`Request::ReadFile`].
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct FileInfo {
-    /// How many bytes follow.
+    /// The file's length in bytes: so many follow.
     pub size: u64,
 }
 
@@ -142,7 +143,7 @@ pub struct Readiness {
     /// What the init says: `running`, `degraded`, or `starting` when the time was up; `none`
     /// without an init.
     pub state: String,
-    /// Units that failed, if any.
+    /// Names of the systemd units that failed.
     pub failed_units: Vec<String>,
 }
 
@@ -151,7 +152,7 @@ pub struct Readiness {
 pub struct Authorize {
     /// The public key, as a line of sshd(8)'s `authorized_keys`.
     pub key: String,
-    /// Even if the guest has no server: it is about to get one.
+    /// Whether the key is put there even if the guest has no server: it is about to get one.
     pub awaited: bool,
 }
 
@@ -160,7 +161,7 @@ pub struct Authorize {
 pub struct Own {
     /// Where the workspace is in the guest, absolute.
     pub root: Bytes,
-    /// As in [`exec::Exec::user`].
+    /// Whom the files are given to, as in [`exec::Exec::user`].
     pub user: String,
 }
 
@@ -171,9 +172,9 @@ pub struct Stat {
     pub commands: u32,
     /// Bytes that the guest's disk can hold.
     pub disk_total: u64,
-    /// Bytes of it that are free.
+    /// Bytes of the guest's disk that are free.
     pub disk_free: u64,
-    /// Memory in bytes.
+    /// The guest's memory in bytes.
     pub memory_total: u64,
     /// Memory that could be used without swapping, in bytes.
     pub memory_available: u64,

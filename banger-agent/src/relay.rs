@@ -1,4 +1,4 @@
-//! A connection's bytes as frames, on either side: see [`crate::protocol::forward`].
+//! Relaying a connection's bytes as frames, on either side: see [`crate::protocol::forward`].
 
 use std::pin::pin;
 

@@ -1,4 +1,4 @@
-//! A folder, and the way to what is beneath it: never out of it, and never through a link.
+//! A directory, and the way to what is beneath it: never out of it, and never through a link.
 
 use std::ffi::CString;
 use std::io;
@@ -12,13 +12,14 @@ use nix::sys::stat::{Mode, mkdirat};
 /// The longest path or link target, in bytes.
 pub const MAX_PATH: usize = 4096;
 
-/// See the module. Remembers the folder used last: neighbours come in order.
+/// A directory that paths are resolved beneath. No path leads out of it, and none through a
+/// symbolic link. Remembers the subdirectory used last, since neighbours come in order.
 pub struct RootedDir {
     root: OwnedFd,
     last: Option<(Vec<u8>, OwnedFd)>,
 }
 
-/// Splits a path into its folder and its name.
+/// Splits a path into its directory, empty if it has none, and its last component.
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -33,27 +34,27 @@ pub fn is_plain(path: &[u8]) -> bool {
         && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && part.len() <= 255)
 }
 
-/// For system calls. A name has no NUL; one that had would name nothing.
+/// A path for a system call. A path with a NUL byte, which no file has, becomes the empty one.
 pub fn c(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
 impl RootedDir {
-    /// The folder at `path`.
+    /// Opens the directory at `path`.
     ///
     /// # Errors
-    /// If it is none, or a link to one.
+    /// If there is none, or a link to one.
     pub fn open(path: &Path) -> io::Result<RootedDir> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(RootedDir::new(open(path, flags, Mode::empty())?))
     }
 
-    /// This folder.
+    /// Takes over a directory that is open.
     pub fn new(root: OwnedFd) -> RootedDir {
         RootedDir { root, last: None }
     }
 
-    /// Opens what is at `path`; the folder itself if that is empty.
+    /// Opens what is at `path`; the directory itself if the path is empty.
     ///
     /// # Errors
     /// The kernel's: ELOOP where a link is in the way, EXDEV where the path leads out.
@@ -67,10 +68,10 @@ impl RootedDir {
         openat2(self.root.as_fd(), c(path).as_c_str(), how)
     }
 
-    /// The folder at `path`, opened for use as a starting point.
+    /// Opens the directory at `path` with O_PATH, to start from.
     ///
     /// # Errors
-    /// ENOENT, ENOTDIR or ELOOP where it is not there.
+    /// ENOENT, ENOTDIR or ELOOP if there is none.
     pub fn folder(&mut self, path: &[u8]) -> nix::Result<BorrowedFd<'_>> {
         if self.last.as_ref().is_none_or(|(last, _)| last != path) {
             let fd = self.open_beneath(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
@@ -79,10 +80,11 @@ impl RootedDir {
         Ok(self.last.as_ref().expect("just set").1.as_fd())
     }
 
-    /// The folder at `path`, made with its parents where it is missing.
+    /// Opens the directory at `path` with O_PATH; it and its parents are made where they are
+    /// missing.
     ///
     /// # Errors
-    /// Where something else is in the way, or it cannot be made.
+    /// If something else is in the way, or a directory cannot be made.
     pub fn make_folder(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
         if self.last.as_ref().is_some_and(|(last, _)| last == path) {
             return Ok(self.last.as_ref().expect("just seen").1.as_fd());
@@ -101,12 +103,12 @@ impl RootedDir {
         Ok(self.folder(path)?)
     }
 
-    /// The folder itself.
+    /// The directory itself.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
-    /// Forgets the folder used last: it may be another one now.
+    /// Forgets the subdirectory used last: another one may have its path now.
     pub fn forget(&mut self) {
         self.last = None;
     }

@@ -12,7 +12,7 @@ const MAX_NAME: usize = 64;
 /// The first two bytes of an entry: term(5), of numbers with 16 and with 32 bits.
 const MAGIC: [[u8; 2]; 2] = [[0x1a, 0x01], [0x1e, 0x02]];
 
-/// What programs go by that draw on a terminal.
+/// The description of a terminal, for programs that draw on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminfo {
     /// The terminal's name, as `TERM` has it.
@@ -22,14 +22,15 @@ pub struct Terminfo {
 }
 
 impl Terminfo {
-    /// Whether the name can be part of a path, and the entry is one.
+    /// Whether the name can be a terminal's ([`is_name`]), and the entry looks compiled and is not
+    /// longer than [`MAX_ENTRY`].
     pub fn is_valid(&self) -> bool {
         let is_entry = MAGIC.iter().any(|magic| self.entry.0.starts_with(magic));
         is_name(&self.name) && is_entry && self.entry.0.len() <= MAX_ENTRY
     }
 }
 
-/// Whether a terminal may be called so. No path separator is in it, and it does not begin with a
+/// Whether `name` can be a terminal's. Such a name has no path separator and does not begin with a
 /// dot.
 pub fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte);
@@ -38,8 +39,9 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(is_plain)
 }
 
-/// Where a directory of entries has that of a terminal: below its first letter, or the number of
-/// that, as on file systems that do not tell small letters from capitals.
+/// The two places at which a directory of entries may have the entry of the terminal `name`: below
+/// the name's first letter, or that letter's number in hexadecimal, as on file systems that do not
+/// tell small letters from capitals.
 pub fn places(name: &str) -> [String; 2] {
     let first = name.bytes().next().unwrap_or_default();
     [format!("{}/{name}", char::from(first)), format!("{first:02x}/{name}")]

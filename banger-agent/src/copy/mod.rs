@@ -51,12 +51,12 @@ pub enum CopyError {
         /// What the system said.
         source: io::Error,
     },
-    /// There is no place for it.
+    /// The copy has no place to go.
     #[error("cannot copy to `{path}`: {why}")]
     Place {
-        /// The place.
+        /// Where the copy was to go.
         path: Bytes,
-        /// What is wrong with it.
+        /// What is wrong with that place.
         why: &'static str,
     },
     /// The rules of the receiving end do not admit it.
@@ -64,15 +64,15 @@ pub enum CopyError {
     Refused {
         /// What is not copied.
         path: Bytes,
-        /// Which rule it is.
+        /// Which rule does not admit it.
         why: &'static str,
     },
     /// The agent announces something else than what it was asked for.
     #[error("the VM's agent was asked for {asked} and offers {offered}")]
     NotAsked {
-        /// What it was asked for.
+        /// What the agent was asked for.
         asked: String,
-        /// What it offers.
+        /// What the agent offers.
         offered: String,
     },
     /// The stream failed or ended.
@@ -86,9 +86,9 @@ pub enum CopyError {
 /// The head of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Relative to the copied thing; empty for that itself.
+    /// The path relative to the copied thing; empty for the copied thing itself.
     pub path: Vec<u8>,
-    /// What it is.
+    /// What is at the path.
     pub kind: EntryKind,
     /// The modification time, in nanoseconds since 1970.
     pub mtime_ns: i64,
@@ -97,21 +97,21 @@ pub struct Entry {
 /// What an [`Entry`] is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
-    /// A folder with these permission bits.
+    /// A directory.
     Folder {
-        /// Of 0777.
+        /// The permission bits, of 0777.
         mode: u32,
     },
-    /// A regular file with these permission bits.
+    /// A regular file.
     File {
-        /// Of 0777.
+        /// The permission bits, of 0777.
         mode: u32,
-        /// Its length when it was opened. It may come out shorter, and never longer.
+        /// The length when it was opened, in bytes. The content may come out shorter, never longer.
         size: u64,
     },
     /// A symbolic link.
     Link {
-        /// Where it leads.
+        /// The path that the link leads to.
         target: Vec<u8>,
     },
     /// Another name of a file, or of a symbolic link, that came before: link(2). Only a host sends
@@ -123,7 +123,7 @@ pub enum EntryKind {
 }
 
 impl Entry {
-    /// Writes the head.
+    /// Writes the head of the entry.
     ///
     /// # Errors
     /// [`CopyError::Stream`].
@@ -134,13 +134,13 @@ impl Entry {
     }
 }
 
-/// Writes a piece of a file's content; an empty one is the last.
+/// Writes a piece of a file's content, which belongs at `offset` bytes. An empty piece is the last.
 ///
 /// # Errors
 /// [`CopyError::Stream`].
 ///
 /// # Panics
-/// If it is longer than [`MAX_PIECE`].
+/// If `bytes` is longer than [`MAX_PIECE`].
 pub fn write_piece(out: &mut dyn Write, offset: u64, bytes: &[u8]) -> Result<(), CopyError> {
     assert!(bytes.len() <= MAX_PIECE, "a piece of {} bytes", bytes.len());
     let mut head = [0; 12];

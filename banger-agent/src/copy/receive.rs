@@ -23,10 +23,10 @@ pub trait Rules {
     /// The permission bits that a file or a directory of this mode gets.
     fn mode(&self, mode: u32) -> u32;
 
-    /// Says why an entry is not admitted. `folder` is the directory that it would be in.
+    /// Decides whether an entry is admitted. `folder` is the directory that it would be in.
     ///
     /// # Errors
-    /// If it is not admitted.
+    /// [`CopyError::Refused`] says why it is not.
     fn admit(&mut self, folder: BorrowedFd<'_>, path: &[u8], kind: &EntryKind) -> Result<(), &'static str>;
 
     /// Is told of each entry, and of as many bytes before they are written to a file of the
@@ -81,8 +81,8 @@ impl Target {
         Target::find(path, source)
     }
 
-    /// The place for `source` at `path`: in it if that is a folder, else it itself. The source is
-    /// the host's word, never the guest's.
+    /// Finds the place for `source` at `path`: in `path` if that is a directory, else `path`
+    /// itself. The source is what the host says, never what the guest says.
     ///
     /// # Errors
     /// [`CopyError::Place`] where there is none, [`CopyError::Io`]; [`CopyError::Malformed`] for a

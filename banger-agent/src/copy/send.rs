@@ -21,9 +21,9 @@ use crate::sparse::next_data;
 /// Files that the kernel makes up have no length; this much of one is read, in bytes.
 const MAX_MADE_UP: u64 = 16 << 20;
 
-/// What is to be copied, opened: it stays what it is.
+/// A file, directory or link that is to be copied. It is open, so it stays the one that was found.
 pub struct Opened {
-    /// For the receiving end.
+    /// What is copied, for the receiving end.
     pub source: Source,
     what: What,
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use super::{CopyError, Entry, EntryKind, MAX_ENTRIES, MAX_HEAD, MAX_PIECE};
 use crate::rooted_dir::{MAX_PATH, is_plain};
 
-/// A part of a file.
+/// A piece of a file's content.
 pub struct Piece {
     /// Where it belongs in the file, in bytes.
     pub offset: u64,
@@ -24,7 +24,8 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Those of `input`, which was announced as a directory or as something else.
+    /// Reads the entries of `input`. `is_folder` is whether the copied thing was announced as a
+    /// directory.
     pub fn new(input: &'a mut dyn Read, is_folder: bool) -> Self {
         Entries { input, is_folder, count: 0, size: 0, end: 0 }
     }

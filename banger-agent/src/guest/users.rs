@@ -18,7 +18,7 @@ pub(in crate::guest) struct User {
 }
 
 impl User {
-    /// Finds `name`, `uid`, or either with `:group`; none is root.
+    /// Finds the user that `wanted` names: `name`, `uid`, or either with `:group`; none: root.
     ///
     /// # Errors
     /// [`FailureKind::NoSuchUser`] for a name that the guest does not know. A number needs no

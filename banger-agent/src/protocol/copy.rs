@@ -20,7 +20,7 @@ pub const CONTENT: u8 = 1;
 /// Copies from the guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CopyOut {
-    /// Absolute. A link is copied as one, unless a slash follows it.
+    /// The absolute path of what is copied. A link is copied as a link, unless a slash follows it.
     pub path: Bytes,
 }
 
@@ -29,18 +29,19 @@ pub struct CopyOut {
 pub struct CopyIn {
     /// Where to, absolute.
     pub path: Bytes,
-    /// What comes.
+    /// What is copied.
     pub source: Source,
 }
 
 /// What is copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
-    /// Its name in its folder.
+    /// Its name in its directory.
     pub name: Bytes,
-    /// Whether it is a folder.
+    /// Whether it is a directory.
     pub is_folder: bool,
-    /// Not the folder itself, but what is in it: the path ends with `/.`.
+    /// Whether the contents of the directory are copied, and not the directory itself: the path
+    /// ends with `/.`.
     pub contents: bool,
 }
 
@@ -61,7 +62,7 @@ impl From<Source> for Announced {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToCopy {
-    /// All has been sent.
+    /// All entries have been sent.
     Commit,
 }
 
@@ -69,18 +70,18 @@ pub enum ToCopy {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromCopy {
-    /// It is done.
+    /// Everything was copied.
     Done(Copied),
-    /// It is not, or not whole.
+    /// Nothing was copied, or not everything.
     Failed(super::Failure),
 }
 
 /// How much was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
-    /// Regular files.
+    /// Regular files that were copied.
     pub files: u64,
-    /// Folders.
+    /// Directories.
     pub folders: u64,
     /// Symbolic links.
     pub links: u64,

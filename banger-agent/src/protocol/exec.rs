@@ -26,9 +26,9 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 /// What to run, and how.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exec {
-    /// The command and its arguments; none: the user's login shell.
+    /// The command and its arguments. Empty: the user's login shell.
     pub argv: Vec<Bytes>,
-    /// `argv` is one line, for the user's shell.
+    /// Whether `argv` is one line, for the user's shell to run.
     #[serde(default)]
     pub shell: bool,
     /// Variables on top of the guest's own; a later one of the same name wins.
@@ -36,11 +36,12 @@ pub struct Exec {
     /// The folder to run in, absolute. Empty: the user's home, or the root folder where that does
     /// not exist.
     pub cwd: Bytes,
-    /// Make that folder if it is missing: one that is empty or ignored on the host does not travel.
+    /// Whether `cwd` is made if it is missing: a directory that is empty or ignored on the host
+    /// does not travel.
     pub make_cwd: bool,
-    /// `name`, `uid`, or either with `:group`; none: root.
+    /// The user to run as: `name`, `uid`, or either with `:group`; none: root.
     pub user: Option<String>,
-    /// A terminal for it, instead of three pipes.
+    /// The size of the command's terminal; none: the command gets three pipes instead.
     pub tty: Option<Size>,
     /// The host's clock when it asks, as [`now_ns`](super::now_ns) has it; 0: not told.
     #[serde(default)]
@@ -56,10 +57,10 @@ pub struct Size {
     pub columns: u16,
 }
 
-/// The command runs.
+/// The answer to [`Exec`]: the command runs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Started {
-    /// Its process id in the guest.
+    /// The command's process id in the guest.
     pub pid: i32,
 }
 
@@ -88,12 +89,12 @@ pub enum FromCommand {
         /// How many since the last such frame.
         bytes: usize,
     },
-    /// It was stopped at its terminal (Ctrl-Z), and waits for SIGCONT.
+    /// The command was stopped at its terminal (Ctrl-Z), and waits for SIGCONT.
     Stopped,
-    /// The guest's kernel killed a process while it ran, for want of memory. It comes before the
-    /// end of a command that failed.
+    /// The guest's kernel killed a process for want of memory while the command ran. Sent before
+    /// the end of a command that failed.
     OutOfMemory,
-    /// It ended.
+    /// The command ended.
     Exited(Exit),
 }
 
@@ -101,9 +102,9 @@ pub enum FromCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
-    /// With this status.
+    /// It exited with this status.
     Code(u8),
-    /// By this signal.
+    /// This signal killed it.
     Signal(u8),
 }
 

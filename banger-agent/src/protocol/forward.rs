@@ -27,7 +27,7 @@ pub const MAX_WAITING: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Address {
-    /// TCP.
+    /// A TCP port.
     Tcp {
         /// A name or an address, as the guest understands it. Empty, to listen at: all addresses.
         host: String,
@@ -41,51 +41,52 @@ pub enum Address {
     },
 }
 
-/// Connects.
+/// The request to connect to an address in the guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Forward {
-    /// To what.
+    /// Where to connect to.
     pub to: Address,
 }
 
-/// Listens.
+/// The request to listen at an address in the guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listen {
-    /// Where. Nothing may be there.
+    /// Where to listen. Nothing else may listen there.
     pub at: Address,
-    /// Who may connect to a Unix socket, as in [`super::exec::Exec::user`].
+    /// Whom a Unix socket belongs to, who alone may connect to it: as in
+    /// [`super::exec::Exec::user`].
     pub user: Option<String>,
 }
 
 /// The answer to [`Listen`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listening {
-    /// Where it does, with the port or path that was chosen.
+    /// The address, with the port or path that was chosen.
     pub at: Address,
 }
 
 /// A control frame from the agent: somebody has connected.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Incoming {
-    /// To accept it by.
+    /// Names the connection in [`Accept`].
     pub token: u64,
-    /// The address that it comes from; empty for a Unix socket.
+    /// The IP address that it comes from; empty for a Unix socket.
     pub address: String,
-    /// And the port; 0 for a Unix socket.
+    /// The port that it comes from; 0 for a Unix socket.
     pub port: u16,
 }
 
 /// What listens in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listeners {
-    /// TCP ports of its loopback, in order.
+    /// TCP ports of the guest's loopback interface, in ascending order.
     pub ports: Vec<u16>,
 }
 
-/// Takes a connection.
+/// The request to take a connection.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Accept {
-    /// Of [`Incoming`].
+    /// [`Incoming::token`] of the connection.
     pub token: u64,
 }
 
@@ -93,6 +94,6 @@ pub struct Accept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// As TCP's FIN.
+    /// Nothing more comes, as after TCP's FIN.
     Ended,
 }

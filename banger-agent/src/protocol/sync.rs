@@ -33,7 +33,7 @@ pub const MAX_NAMED: usize = 100;
 /// A content hash, of a file's bytes or of a link's target: see [`crate::sparse::ContentHasher`].
 pub type Digest = [u8; 32];
 
-/// The request.
+/// The request for a sync.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sync {
     /// Where the workspace lives in the guest, absolute.
@@ -53,10 +53,10 @@ pub struct Sync {
     pub clock_ns: i64,
 }
 
-/// The answer: how the plan shall be made.
+/// The answer to [`Sync`]: how the plan shall be made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Begun {
-    /// What the guest has.
+    /// What the plan shall hold.
     pub mode: Mode,
     /// A fresh workspace comes on its own disk: the host writes that before it commits, and sends
     /// no contents ([`SeedEntry`]).
@@ -69,7 +69,7 @@ pub struct Begun {
     /// What is known to have changed in the guest alone, from the last time it was counted; none:
     /// not counted since a command ran.
     pub guest_only: Option<Counts>,
-    /// The agent takes files with holes: [`RecordKind::Sparse`].
+    /// Whether the agent takes files with holes: [`RecordKind::Sparse`].
     #[serde(default)]
     pub holes: bool,
 }
@@ -107,7 +107,7 @@ pub enum Policy {
 pub struct Item {
     /// Relative to the root, `/`-separated. For a reference: the repository's `.git` folder.
     pub path: Vec<u8>,
-    /// What it shall be.
+    /// What shall be at the path.
     pub change: Change,
 }
 
@@ -165,10 +165,10 @@ pub enum Kind {
 /// Whether the agent compares an item itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// It does.
+    /// The agent compares it.
     Compare,
-    /// The host does, since the bytes say nothing (git's index): the guest has something of this
-    /// digest, by meaning; none: nothing.
+    /// The host has compared it, since the bytes say nothing (git's index): the guest has something
+    /// of this digest, by meaning; none: the guest has nothing.
     Found(Option<Digest>),
 }
 
@@ -176,9 +176,9 @@ pub enum Verdict {
 /// content's `size` bytes, and their 32-byte [`Digest`], which for git's index is one by meaning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// As [`Item::path`].
+    /// Where the content goes, as in [`Item::path`].
     pub path: Vec<u8>,
-    /// What it is.
+    /// What the content is.
     pub kind: RecordKind,
     /// The modification time that the file gets, in nanoseconds since 1970.
     pub mtime_ns: i64,
@@ -193,8 +193,8 @@ pub enum RecordKind {
     Content(Kind),
     /// An immutable file of git's object store.
     Object,
-    /// A file in which git keeps references (`packed-refs`, `HEAD`, symbolic ones); only in a fresh
-    /// sync, `HEAD` being the last of a repository.
+    /// A file in which git keeps references (`packed-refs`, `HEAD`, symbolic ones); only in an
+    /// initial sync, `HEAD` being the last of a repository.
     References,
     /// A folder; only in an initial sync.
     Folder,
@@ -213,7 +213,7 @@ pub const SEED_LIST: &str = "seed";
 /// content. Change times are the modification times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeedEntry {
-    /// As in the content stream.
+    /// The head of the record in the content stream of a sync without a disk.
     pub record: Record,
     /// The content's digest.
     pub digest: Digest,
@@ -258,9 +258,9 @@ pub enum FromSync {
         /// or `make` skips it.
         now_ns: i64,
     },
-    /// It is done and on the disk.
+    /// The sync is done and on the disk.
     Applied(Applied),
-    /// It was not done; nothing was changed.
+    /// The sync was not done, and nothing was changed.
     Failed(super::Failure),
 }
 
@@ -279,11 +279,11 @@ pub struct Conflict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// Gave it other content.
+    /// Gave the thing other content.
     Changed,
-    /// Made it.
+    /// Made the thing.
     Added,
-    /// Removed it.
+    /// Removed the thing.
     Deleted,
 }
 
@@ -310,7 +310,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Whether nothing changed. The numbers are a guest's, and any.
+    /// Whether nothing changed. The numbers come from a guest and may be anything.
     pub fn is_nothing(&self) -> bool {
         *self == Counts::default()
     }
@@ -319,9 +319,9 @@ impl Counts {
 /// The answer to [`super::Request::GuestOnly`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GuestOnly {
-    /// How many.
+    /// How many changes there are.
     pub counts: Counts,
-    /// The first [`MAX_NAMED`] of them: absolute paths, and of references their names behind the
-    /// path of the repository's `.git`.
+    /// The first [`MAX_NAMED`] of what changed: absolute paths, and of references their names
+    /// behind the path of the repository's `.git`.
     pub named: Vec<Bytes>,
 }

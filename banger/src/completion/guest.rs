@@ -63,7 +63,7 @@ pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<Str
 /// or not in time.
 fn list(vm: &Vm, folder: &Path) -> Option<Vec<String>> {
     let end = Instant::now() + LIMIT;
-    let limits = Limits { silence: Some(LIMIT), frame: LIMIT };
+    let limits = Limits { silence: LIMIT, frame: LIMIT };
     let argv = ["ls", "-1Ap", "--"].map(Bytes::from);
     let argv = argv.into_iter().chain([folder.as_os_str().into()]).collect();
     let exec = Exec { argv, cwd: "/".into(), clock_ns: now_ns(), ..Exec::default() };

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio_util::either::Either;
 
-use super::{Socket, resolve, said};
+use super::{Socket, describe, resolve};
 use crate::frame::Frame;
 use crate::guest::stream::{Reader, Writer};
 use crate::guest::users::User;
@@ -65,7 +65,7 @@ pub(in crate::guest) async fn listen(request: Listen, waiting: Arc<Waiting>, mut
         Ok(bound) => bound,
         Err(Refused::Failure(failure)) => return refuse(writer, failure).await,
         Err(Refused::Io(error)) => {
-            let message = format!("cannot listen at {} in the guest: {error}", said(&at));
+            let message = format!("cannot listen at {} in the guest: {error}", describe(&at));
             return refuse(writer, Failure::new(FailureKind::Other, message)).await;
         }
     };

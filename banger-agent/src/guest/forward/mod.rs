@@ -35,13 +35,13 @@ type Socket = Either<TcpStream, UnixStream>;
 pub(super) async fn connect(request: Forward, reader: Reader, writer: Writer) {
     let connected = timeout(CONNECT_LIMIT, open(&request.to)).await;
     let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
-        let message = format!("cannot connect to {} in the guest: {error}", said(&request.to));
+        let message = format!("cannot connect to {} in the guest: {error}", describe(&request.to));
         Failure::new(FailureKind::Other, message)
     });
     converse(connected, reader, writer).await;
 }
 
-/// Does the same with a connection that has come.
+/// Takes a connection that has come from the guest, and carries bytes until both sides have ended.
 pub(super) async fn accept(request: Accept, waiting: &Waiting, reader: Reader, writer: Writer) {
     let gone = || Failure::new(FailureKind::Other, "the connection does not wait any more");
     converse(waiting.take(request.token).ok_or_else(gone), reader, writer).await;
@@ -82,7 +82,7 @@ async fn converse(connected: Result<Socket, Failure>, reader: Reader, mut writer
 }
 
 /// An address in words.
-fn said(address: &Address) -> String {
+fn describe(address: &Address) -> String {
     match address {
         Address::Tcp { host, port } => format!("{host}:{port}"),
         Address::Unix { path } => format!("`{path}`"),

@@ -95,7 +95,8 @@ impl Contents {
         self.digest()
     }
 
-    /// The same for a content in pieces ([`RecordKind::Sparse`]). What is no data stays a hole.
+    /// Copies content in pieces ([`RecordKind::Sparse`]) into `file`, and returns its digest. What
+    /// is no data stays a hole.
     fn copy_pieces(&mut self, size: u64, file: &File) -> io::Result<Digest> {
         let mut at = 0u64;
         while at < size {

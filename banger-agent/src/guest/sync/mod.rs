@@ -43,7 +43,7 @@ use crate::protocol::{self, Failure, FailureKind};
 /// After the last command: how long until the guest's own changes are counted.
 const COUNT_DELAY: Duration = Duration::from_millis(500);
 
-/// A workspace of this VM. Shared by all operations.
+/// A workspace of this VM, shared by all operations.
 struct Workspace {
     /// Where the agent keeps what it knows, out of the guest's sight.
     folder: PathBuf,

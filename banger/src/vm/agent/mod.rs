@@ -1,4 +1,5 @@
-//! One operation of the agent, from the host's side, with blocking reads and writes.
+//! Operations of the VM's agent, from the host's side: [`Call`] with blocking reads and writes,
+//! [`begin`] for tasks.
 
 mod operation;
 #[cfg(test)]
@@ -20,15 +21,14 @@ pub(crate) use self::operation::begin_on;
 pub use self::operation::{Reader, Writer, begin};
 use crate::error::{CommandError, ErrorKind};
 
-/// An agent that lives takes an operation up, or refuses it, within this time,
+/// Within this time an agent begins an operation, or refuses it.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// and is not silent for longer than this while it does what takes long: comparing, or writing out,
-/// a whole workspace. It takes a frame of the host's within this time too.
+/// An agent is not silent for longer than this while it works: comparing, or writing out, a whole
+/// workspace takes long. It takes a frame of the host's within this time too.
 pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(600);
-/// A frame of which the first byte has come is whole within this time. What an agent sends it has
-/// at hand.
+/// A frame is whole within this time of its first byte: an agent sends only what it has at hand.
 pub(crate) const FRAME_LIMIT: Duration = Duration::from_secs(30);
-/// Who looks how a VM is waits this long, and then does without the VM's answer.
+/// How long a command that only shows a VM's state waits for the VM's answer.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why an operation did not come to its end.
@@ -84,15 +84,15 @@ impl From<AgentError> for CommandError {
 /// How long an agent may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Between two frames; none: for ever.
-    pub(crate) silence: Option<Duration>,
+    /// Between two frames.
+    pub(crate) silence: Duration,
     /// From the first byte of a frame to its last.
     pub(crate) frame: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { silence: Some(SILENCE_LIMIT), frame: FRAME_LIMIT }
+        Limits { silence: SILENCE_LIMIT, frame: FRAME_LIMIT }
     }
 }
 
@@ -103,7 +103,7 @@ pub struct Call {
     limits: Limits,
     /// When all that is waited for must have come; none: that is not known.
     end: Option<Instant>,
-    /// What the socket has for its SO_RCVTIMEO.
+    /// The socket's current SO_RCVTIMEO.
     timeout: Option<Duration>,
 }
 
@@ -132,8 +132,8 @@ impl Call {
         Call::open(vm, request)?.answer()
     }
 
-    /// The same for who wants to know how the VM is, which does not keep it from stopping for being
-    /// idle. The answer comes within [`LOOK_LIMIT`].
+    /// Sends a request about the VM's state, whose answer is a single frame. It does not keep the
+    /// VM from stopping for being idle. The answer comes within [`LOOK_LIMIT`].
     ///
     /// # Errors
     /// As [`Call::ask`].
@@ -143,7 +143,8 @@ impl Call {
         call.answer_within(LOOK_LIMIT.saturating_sub(start.elapsed()))
     }
 
-    /// The same for a request that the agent works on before it answers, for as long as `limit`.
+    /// Sends a request whose answer is a single frame, and on which the agent may work for as long
+    /// as `limit` before it answers.
     ///
     /// # Errors
     /// As [`Call::ask`].
@@ -151,17 +152,12 @@ impl Call {
         Call::open(vm, request)?.answer_within(limit + ANSWER_LIMIT)
     }
 
-    /// Lets the agent be silent for as long as it likes: what runs may have nothing to say.
-    pub fn wait_without_limit(&mut self) {
-        self.limits.silence = None;
-    }
-
-    /// All that is received from now on comes within `limit`, however many frames it is.
+    /// Sets a limit for all that is received from now on together, however many frames it is.
     pub(crate) fn end_within(&mut self, limit: Duration) {
         self.end = Instant::now().checked_add(limit);
     }
 
-    /// That is over.
+    /// Lifts the limit that [`Call::end_within`] set.
     pub(crate) fn end_whenever(&mut self) {
         self.end = None;
     }
@@ -198,7 +194,7 @@ impl Call {
             if !self.received.is_empty() && whole_by.is_none() {
                 whole_by = Instant::now().checked_add(self.limits.frame);
             }
-            let silence = self.limits.silence.filter(|_| self.received.is_empty());
+            let silence = self.received.is_empty().then_some(self.limits.silence);
             self.wait_for(silence, [whole_by, self.end].into_iter().flatten().min())?;
             let mut chunk = [0; 16 << 10];
             match self.stream.read(&mut chunk)? {
@@ -242,7 +238,7 @@ impl Call {
         }
     }
 
-    /// A writer of data frames on `channel`.
+    /// Makes a writer of data frames on `channel`.
     ///
     /// # Panics
     /// If that is 0, the channel of control frames.
@@ -270,7 +266,7 @@ fn write_within(stream: &mut UnixStream, mut bytes: &[u8], limit: Duration) -> i
     Ok(())
 }
 
-/// Reads a small file of the guest; none where it does not exist. All of it comes within
+/// Reads the regular file at `path` in the guest; none if it does not exist. All of it comes within
 /// [`SILENCE_LIMIT`].
 ///
 /// # Errors
@@ -297,7 +293,8 @@ pub fn read_file(vm: &Vm, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Ag
     if content.len() as u64 == info.size { Ok(Some(content)) } else { Err(FrameError::Ended.into()) }
 }
 
-/// Gathers bytes into data frames that are as long as they may be.
+/// Writes bytes as data frames of the greatest length ([`MAX_DATA`]). What is left is sent by
+/// [`DataWriter::flush`].
 pub struct DataWriter<'a> {
     stream: &'a mut UnixStream,
     channel: u8,

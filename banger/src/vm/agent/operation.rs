@@ -1,4 +1,4 @@
-//! The same for tasks, whose reads and writes do not block.
+//! Operations of the agent for tasks: no read or write blocks.
 
 use std::os::unix::net::UnixStream as StdUnixStream;
 
@@ -16,12 +16,13 @@ use tokio_util::codec::FramedWrite;
 
 use super::{ANSWER_LIMIT, AgentError, FRAME_LIMIT};
 
-/// The frames of an operation, from the agent: one that has begun is whole within half a minute,
+/// The frames of an operation that come from the agent. A frame must be whole within 30
+/// seconds of its first byte.
 pub type Reader = FrameReader<OwnedReadHalf>;
-/// and to it.
+/// The frames of an operation that go to the agent.
 pub type Writer = FramedWrite<OwnedWriteHalf, FrameCodec>;
 
-/// Begins an operation, and waits for the agent's answer.
+/// Opens a stream to the agent, begins an operation on it, and waits for the answer.
 ///
 /// # Errors
 /// If the VM or its agent is gone, or the request is refused.
@@ -32,7 +33,8 @@ pub async fn begin<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<(T
     begin_on(opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?, request).await
 }
 
-/// The same on a stream to the agent that is there.
+/// Begins an operation on an open stream to the agent, on which nothing has been said, and waits
+/// for the answer.
 ///
 /// # Errors
 /// If the VM or its agent is gone, or the request is refused.

@@ -32,14 +32,14 @@ pub(super) async fn connect(channel: Channel<Msg>, to: Address, reply: ChannelOp
     }
 }
 
-/// What becomes of a connection from the guest.
+/// Where a connection from the guest goes.
 #[derive(Clone)]
 pub(super) enum Destination {
-    /// What the client has said it forwards, by the address and port that it said.
+    /// The client's forward of a port, by the address and port that the client named.
     Tcp(String, u32),
-    /// The same, by the path.
+    /// The client's forward of a Unix socket, by the path that the client named.
     Unix(String),
-    /// The client's own agent.
+    /// The client's SSH agent.
     Agent,
 }
 
