@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use banger_util::file::{Durability, replace_exclusive};
 use fs_err as fs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -131,20 +132,17 @@ pub(crate) fn read<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
 
 /// Writes the manifest into `dir`.
 pub(crate) fn write<T: Serialize>(dir: &Path, manifest: &T) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(manifest).map_err(io::Error::from)?;
-    text.push('\n');
-    Ok(fs::write(dir.join(FILE), text)?)
+    Ok(fs::write(dir.join(FILE), text(manifest)?)?)
 }
 
 /// Puts another manifest in the place of that in `dir`, as a whole. The caller holds the lock of
 /// what is there.
 pub(crate) fn replace<T: Serialize>(dir: &Path, manifest: &T) -> Result<()> {
-    let beside = dir.join(".beside");
-    fs::create_dir_all(&beside)?;
-    write(&beside, manifest)?;
-    fs::File::open(beside.join(FILE))?.sync_all()?;
-    fs::rename(beside.join(FILE), dir.join(FILE))?;
-    Ok(fs::remove_dir(&beside)?)
+    Ok(replace_exclusive(&dir.join(FILE), text(manifest)?.as_bytes(), 0o666, Durability::Synced)?)
+}
+
+fn text<T: Serialize>(manifest: &T) -> Result<String> {
+    Ok(serde_json::to_string_pretty(manifest).map_err(io::Error::from)? + "\n")
 }
 
 /// Seconds since 1970.

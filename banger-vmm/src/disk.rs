@@ -3,16 +3,16 @@
 //! `mke2fs` makes one template per size; each VM gets a copy of what the template really holds.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use banger_util::sparse;
+use banger_util::text::printable;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 
-use crate::console::printable;
 use crate::error::{Error, IoContext, Result};
 use crate::file;
 use crate::program::Programs;
@@ -40,17 +40,13 @@ const OPTIONS: [&str; 13] = [
 ];
 const EXTENDED_OPTIONS: &str = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
 
-mod ioctl {
-    nix::ioctl_write_int!(ficlone, 0x94, 9);
-}
-
 /// Makes the disk of a VM at `place`, which does not exist yet. `bytes` is its size as the guest
 /// sees it.
 pub(crate) fn create(programs: &Programs, cache: &Path, bytes: u64, place: &Path) -> Result<()> {
     let template = template(programs, cache, bytes)?;
     let source = File::open(&template).at("open", &template)?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place).at("create", place)?;
-    copy_sparse(&source, &target).and_then(|()| target.sync_all()).at("write", place)
+    sparse::copy(&source, &target).and_then(|()| target.sync_all()).at("write", place)
 }
 
 /// Makes a disk with nothing on it, at `place`, which does not exist yet.
@@ -120,46 +116,6 @@ fn free_unwritten(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the parts of a file that hold something; shares them where the file system can.
-fn copy_sparse(mut source: &File, mut target: &File) -> io::Result<()> {
-    // SAFETY: FICLONE takes a descriptor as its argument, and this one is open.
-    if unsafe { ioctl::ficlone(target.as_raw_fd(), source.as_raw_fd() as nix::sys::ioctl::ioctl_param_type) }.is_ok() {
-        return Ok(());
-    }
-    target.set_len(source.metadata()?.len())?;
-    let mut at = 0;
-    loop {
-        let data = match lseek(source, at, Whence::SeekData) {
-            Ok(data) => data,
-            Err(nix::Error::ENXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        at = lseek(source, data, Whence::SeekHole)?;
-        source.seek(SeekFrom::Start(data.cast_unsigned()))?;
-        target.seek(SeekFrom::Start(data.cast_unsigned()))?;
-        copy_nonzero(&mut source.take((at - data).cast_unsigned()), &mut target)?;
-    }
-}
-
-/// Copies to the end of `source`, leaving holes for blocks of zeros.
-fn copy_nonzero(source: &mut impl Read, target: &mut (impl Write + Seek)) -> io::Result<()> {
-    let mut block = [0; 4096];
-    loop {
-        let mut filled = 0;
-        while filled < block.len() {
-            match source.read(&mut block[filled..])? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        match &block[..filled] {
-            [] => return Ok(()),
-            zeros if zeros.iter().all(|&byte| byte == 0) => _ = target.seek(SeekFrom::Current(filled as i64))?,
-            data => target.write_all(data)?,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -183,22 +139,6 @@ mod tests {
         assert!(templates <= 8 << 20, "{templates}");
         let checked = Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(&disk).output().unwrap();
         assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
-    }
-
-    #[test]
-    fn a_sparse_copy_is_the_same() {
-        let source = tempfile::tempfile().unwrap();
-        let target = tempfile::NamedTempFile::new().unwrap();
-        source.set_len(10 << 20).unwrap();
-        for (at, data) in [(0, vec![1; 5]), (5 << 20, vec![2; 9000]), ((10 << 20) - 3, vec![3; 3])] {
-            (&source).seek(SeekFrom::Start(at)).unwrap();
-            (&source).write_all(&data).unwrap();
-        }
-        copy_sparse(&source, target.as_file()).unwrap();
-        let mut original = Vec::new();
-        (&source).rewind().unwrap();
-        (&source).read_to_end(&mut original).unwrap();
-        assert!(fs::read(target.path()).unwrap() == original);
     }
 
     #[test]

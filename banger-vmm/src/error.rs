@@ -3,9 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use banger_util::text::printable;
 use serde::{Deserialize, Serialize};
-
-use crate::console;
 
 /// The result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -56,7 +55,7 @@ pub enum Error {
         source: io::Error,
     },
     /// This can not name a VM.
-    #[error("`{}` cannot name a VM: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit", console::printable(.0.as_bytes()))]
+    #[error("`{}` cannot name a VM: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit", printable(.0.as_bytes()))]
     InvalidName(String),
     /// There is a VM of this name already.
     #[error("a VM named `{0}` exists already")]

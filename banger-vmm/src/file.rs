@@ -1,32 +1,18 @@
-//! Files that must be whole or absent, whenever the power goes.
+//! State files, and files that exist to be locked.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use banger_util::file::{self, Durability};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, IoContext, Result};
 
 /// No state file is longer, in bytes.
 const MAX_STATE: u64 = 1 << 20;
-
-/// Writes `bytes` beside `path`, and puts them in its place when they are on the disk.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", random_hex(4)));
-    let beside = Path::new(&beside);
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(beside, path)
-    };
-    write().inspect_err(|_| _ = fs::remove_file(beside)).at("write", path)?;
-    sync_folder(path.parent().unwrap_or(Path::new("/")))
-}
 
 /// Makes a file of a cache, if it is not there. One process makes it, others wait; what one that
 /// was killed left is made anew.
@@ -62,7 +48,7 @@ pub(crate) fn sweep_unfinished(folder: &Path) -> Result<()> {
 
 /// Makes renames in `folder` last.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).at("sync", folder)
+    file::sync_directory(folder).at("sync", folder)
 }
 
 /// Makes a folder for this user alone, and those above it.
@@ -78,9 +64,10 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a state file.
+/// Replaces a state file as a whole, or makes it; it is on the disk then.
 pub(crate) fn write_json<T: Serialize>(path: &Path, state: &T) -> Result<()> {
-    replace(path, &serde_json::to_vec_pretty(state).expect("state types have a JSON form"))
+    let json = serde_json::to_vec_pretty(state).expect("state types have a JSON form");
+    file::replace(path, &json, 0o600, Durability::Synced).at("write", path)
 }
 
 /// Reads a state file of a format up to `known`.
@@ -118,15 +105,6 @@ pub(crate) fn lock_within(lock: &File, path: &Path, patience: Duration) -> Resul
             Err(fs::TryLockError::WouldBlock) if start.elapsed() >= patience => return Ok(false),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
         }
-    }
-}
-
-/// Whether `file` is what is at `path` now: a lock's file may have been renamed away while one
-/// waited for it.
-pub(crate) fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
     }
 }
 

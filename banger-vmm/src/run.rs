@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use banger_util::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::confinement::Confinement;

@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use banger_util::file::is_at;
+use banger_util::process::Signal;
 
 use crate::activity::LastActivity;
 use crate::client::{self, Connection};
@@ -164,7 +165,7 @@ impl Vm {
         if !file::lock_within(&lock, &path, LOCK_PATIENCE)? {
             return Err(Error::Busy(self.name.clone()));
         }
-        if file::is_at(&lock, &path) { Ok(VmLock(lock)) } else { Err(Error::NotFound(self.name.clone())) }
+        if is_at(&lock, &path) { Ok(VmLock(lock)) } else { Err(Error::NotFound(self.name.clone())) }
     }
 
     /// Whether the command that an ephemeral VM is for lives.

@@ -72,7 +72,7 @@ impl Home {
         for name in ["s", "run.json"] {
             assert!(!vm.join(name).exists(), "`{name}` is left");
         }
-        let unfinished = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("run.json");
+        let unfinished = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains("run.json");
         assert!(!fs::read_dir(&vm).expect("the VM's folder").flatten().any(|entry| unfinished(&entry)));
     }
 }

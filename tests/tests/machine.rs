@@ -185,6 +185,7 @@ fn files_of_a_vm_that_lie_are_noticed() {
     fs::write(file("run.json"), note).unwrap();
     drop(std::os::unix::net::UnixListener::bind(file("s")).unwrap());
     fs::write(file("run.json.0123abcd"), "{").unwrap();
+    fs::write(file(".run.json.0123ab"), "{").unwrap();
     assert!(repository.run(["status"]).ok().text().contains("stopped"));
     let output = repository.run(["--", "echo", "fine"]).ok();
     assert_eq!(output.text(), "fine\n");

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use banger_util::file::{AtomicFile, Durability};
+
 use crate::protocol::{Failure, FailureKind};
 use crate::terminfo::{Terminfo, places};
 
@@ -37,13 +39,12 @@ fn put(root: &Path, request: &Terminfo) -> io::Result<bool> {
         return Ok(false);
     }
     let place = root.join(PLACE).join(&places[0]);
-    let folder = place.parent().unwrap_or(root);
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    fs::create_dir_all(place.parent().unwrap_or(root))?;
+    let mut file = AtomicFile::create(&place, 0o644)?;
     file.write_all(&request.entry.0)?;
-    // For every user of the guest.
+    // For every user of the guest, whatever the umask.
     file.as_file().set_permissions(PermissionsExt::from_mode(0o644))?;
-    file.persist(&place)?;
+    file.replace(Durability::Unsynced)?;
     Ok(true)
 }
 

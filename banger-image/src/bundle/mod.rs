@@ -15,6 +15,7 @@ pub(crate) mod tests;
 use std::io::{self, Read};
 use std::path::Path;
 
+use banger_util::sparse;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,6 @@ use crate::error::{Error, Result};
 use crate::ext4;
 use crate::fetch::pinned::Pinned;
 use crate::files::space::check_room;
-use crate::files::sparse;
 use crate::manifest::{FORMAT_VERSION, ImageManifest, Ready};
 use crate::oci::{ImageConfig, Origin, Platform};
 use crate::progress::Progress;

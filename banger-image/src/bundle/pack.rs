@@ -6,12 +6,12 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use banger_util::sparse;
 use fs_err as fs;
 
 use super::{BundleManifest, MANIFEST, ROOTFS};
 use crate::digest::{Digest, Hasher};
 use crate::error::Result;
-use crate::files::sparse;
 use crate::manifest::ImageManifest;
 use crate::progress::Progress;
 

@@ -5,9 +5,10 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use banger_util::file::{Durability, replace};
 use fs_err as fs;
 use serde::Deserialize;
 use toml::de::{DeTable, ValueDeserializer};
@@ -94,11 +95,7 @@ fn copy_of(location: &Location, cache: &Path) -> PathBuf {
 fn keep(copy: &Path, text: &str) -> Result<()> {
     let folder = copy.parent().unwrap_or(copy);
     create_private(folder)?;
-    let mut beside = tempfile::Builder::new().prefix(".tmp-").tempfile_in(folder)?;
-    beside.write_all(text.as_bytes())?;
-    beside.as_file().sync_all()?;
-    beside.persist(copy).map_err(io::Error::from)?;
-    Ok(())
+    Ok(replace(copy, text.as_bytes(), 0o600, Durability::Synced)?)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

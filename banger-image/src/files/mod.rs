@@ -1,21 +1,12 @@
 //! Files and disks of this machine.
 
 pub(crate) mod space;
-pub(crate) mod sparse;
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use fs_err as fs;
-
 use crate::error::Result;
-
-/// Whether an open file is still the one at its path.
-pub(crate) fn is_at(file: &fs::File, path: &Path) -> bool {
-    fs::metadata(path)
-        .is_ok_and(|there| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino())))
-}
 
 /// Makes a folder, and those above it, for its owner alone.
 pub(crate) fn create_private(path: &Path) -> Result<()> {

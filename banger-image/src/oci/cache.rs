@@ -21,13 +21,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use banger_util::file::is_at;
 use fs_err as fs;
 use fs_err::os::unix::fs::OpenOptionsExt;
 
 use super::blob::Blob;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::files::{create_private, is_at};
+use crate::files::create_private;
 
 /// As whom a blob is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +87,7 @@ impl Cache {
                 file => file?,
             };
             file.file().lock_shared()?;
-            if is_at(&file, &path) && file.metadata()?.len() == size {
+            if is_at(file.file(), &path) && file.metadata()?.len() == size {
                 // It only keeps its age where that cannot be set.
                 let _ = file.file().set_modified(SystemTime::now());
                 return Ok(Some(Blob::new(Arc::new(file), 0, size)));
@@ -107,7 +108,7 @@ impl Cache {
             let file = options.open(&path)?;
             file.file().lock()?;
             // Whoever had it before may have finished or removed it.
-            if is_at(&file, &path) {
+            if is_at(file.file(), &path) {
                 let mut begun = self.begun.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 begun.extend([path.clone(), place.clone()]);
                 return Ok(Partial { file, path, place });
@@ -196,7 +197,7 @@ impl Freed {
             return Ok(());
         }
         match file.file().try_lock() {
-            Ok(()) if is_at(&file, path) => {}
+            Ok(()) if is_at(file.file(), path) => {}
             Ok(()) | Err(TryLockError::WouldBlock) => return Ok(()),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }

@@ -11,10 +11,11 @@ use std::fs::TryLockError;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use banger_util::file::is_at;
 use fs_err as fs;
 
 use crate::error::Result;
-use crate::files::{create_private, is_at};
+use crate::files::create_private;
 use crate::kind::Kind;
 use crate::name;
 use crate::progress::Progress;
@@ -181,7 +182,7 @@ impl AtomicDirStore {
         loop {
             let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
             match file.file().try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Ok(Lock { path, _file: file })),
+                Ok(()) if is_at(file.file(), &path) => return Ok(Ok(Lock { path, _file: file })),
                 // It was removed between the two.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(Err(file)),

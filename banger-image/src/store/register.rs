@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use banger_util::sparse;
 use fs_err as fs;
 
 use super::pull::About;
@@ -12,7 +13,6 @@ use crate::catalog::Catalog;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::ext4;
-use crate::files::sparse;
 use crate::kind::Kind;
 use crate::manifest;
 use crate::name;

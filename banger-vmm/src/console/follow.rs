@@ -5,12 +5,12 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use banger_util::file;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::{LIMIT, LOG, OLDER};
 use crate::error::{IoContext, Result};
-use crate::file;
 
 /// What is read at a time, in bytes.
 const CHUNK: u64 = 64 << 10;

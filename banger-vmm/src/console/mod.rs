@@ -4,11 +4,12 @@ mod follow;
 mod harmless;
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use banger_util::text::printable;
 
 pub use self::follow::{ConsoleLines, Followed};
 use self::harmless::Harmless;
@@ -122,39 +123,9 @@ pub(crate) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
     last
 }
 
-/// Foreign bytes as text that a terminal can be given: control characters in caret notation, bytes
-/// that are no UTF-8 as `\xNN`.
-pub fn printable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\t' => text.push(' '),
-                '\0'..='\x1f' => text.extend(['^', char::from(c as u8 + b'@')]),
-                '\x7f' => text.push_str("^?"),
-                // C1 controls, and the marks that turn the direction of writing around.
-                '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    write!(text, "\\u{{{:x}}}", u32::from(c)).expect("strings take what they are given");
-                }
-                c => text.push(c),
-            }
-        }
-        for byte in chunk.invalid() {
-            write!(text, "\\x{byte:02x}").expect("strings take what they are given");
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn foreign_bytes_become_harmless() {
-        let nasty = b"\x1b]52;c;eA==\x07 a\tb\r \x7f \xff \xc2\x9b1m \xe2\x80\xaetxt \xc3\xa9";
-        assert_eq!(printable(nasty), "^[]52;c;eA==^G a b^M ^? \\xff \\u{9b}1m \\u{202e}txt \u{e9}");
-    }
 
     #[test]
     fn the_last_lines_are_found_and_cut() {

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use banger_util::file::{AtomicFile, Durability};
+
 /// Replaces the file at `path`, or makes it: a reader finds the former content, or all of the new.
 /// It is written beside, synced and renamed. One that was there keeps its permissions; a new one
 /// has those of `mode` that the umask leaves.
@@ -13,19 +15,12 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// If it cannot be written, or the path is no file's; what was there before is there then.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let (folder, name) = parts(path).ok_or(io::ErrorKind::InvalidFilename)?;
-    let mut prefix = OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
-    let new = Permissions::from_mode(mode);
-    let mut file = tempfile::Builder::new().prefix(&prefix).permissions(new).tempfile_in(&folder)?;
+    let mut file = AtomicFile::create(path, mode)?;
     if let Ok(former) = fs::metadata(path) {
         file.as_file().set_permissions(Permissions::from_mode(former.permissions().mode() & 0o777))?;
     }
     file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(&folder)?.sync_all()
+    file.replace(Durability::Synced)
 }
 
 /// Makes the file at `path` anew, for its owner alone (0600) whatever the umask leaves.

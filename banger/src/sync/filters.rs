@@ -3,6 +3,8 @@
 //! The guest's git knows it by what stat says there, which is in the index that it is sent. So the
 //! index has to be sent again when the answer changes, and when such a file has been sent.
 
+use banger_util::checksummed::{decode_file, encode_file};
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -67,11 +69,7 @@ impl Filters {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(SyncError::State(error)),
         };
-        let decode = || {
-            let (checksum, body) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<32>()?;
-            (blake3::hash(body).as_bytes() == checksum).then(|| postcard::from_bytes(body).ok())?
-        };
-        let before = decode().unwrap_or_default();
+        let before = decode_file(MAGIC, &bytes).unwrap_or_default();
         Ok(Filters { path, before, now: BTreeMap::new(), doubtful: Vec::new() })
     }
 
@@ -172,9 +170,7 @@ impl Filters {
         if self.now.is_empty() {
             return fs::remove_file(&self.path).map_err(SyncError::State);
         }
-        let body = postcard::to_stdvec(&self.now).expect("plain data has a postcard form");
-        let bytes = [MAGIC, &blake3::hash(&body).as_bytes()[..], &body].concat();
-        replace(&self.path, &bytes, 0o600).map_err(SyncError::State)
+        replace(&self.path, &encode_file(MAGIC, &self.now), 0o600).map_err(SyncError::State)
     }
 }
 

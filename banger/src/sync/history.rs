@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use banger_util::checksummed::{decode_file, encode_file};
+use banger_util::file::remove_unfinished;
 use serde::{Deserialize, Serialize};
 
 use super::SyncError;
@@ -95,11 +97,7 @@ impl Histories {
     fn with(folder: &Path, known: SentHistory, note: Option<String>) -> Result<Histories, SyncError> {
         let histories = Histories { folder: folder.to_owned(), known, note };
         // What a sync left that did not come to its end.
-        for entry in fs::read_dir(folder).map_err(SyncError::State)?.flatten() {
-            if entry.file_name().as_encoded_bytes().starts_with(b".history.") {
-                fs::remove_file(entry.path()).map_err(SyncError::State)?;
-            }
-        }
+        remove_unfinished(&folder.join("history")).map_err(SyncError::State)?;
         match fs::remove_dir_all(histories.packs()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SyncError::State(error)),
             _ => Ok(histories),
@@ -146,9 +144,7 @@ impl Histories {
     pub(super) fn save<'a>(mut self, sent: impl Iterator<Item = (&'a [u8], &'a Sent)>) -> Result<(), SyncError> {
         self.known.sent.extend(sent.map(|(git, sent)| (git.to_vec(), sent.clone())));
         if load(&self.folder).map_err(SyncError::State)?.as_ref() != Some(&self.known) {
-            let body = postcard::to_stdvec(&self.known).expect("plain data has a postcard form");
-            let bytes = [MAGIC, &blake3::hash(&body).as_bytes()[..], &body].concat();
-            replace(&self.folder.join("history"), &bytes, 0o600).map_err(SyncError::State)?;
+            replace(&self.folder.join("history"), &encode_file(MAGIC, &self.known), 0o600).map_err(SyncError::State)?;
         }
         // They are in the guest now; what cannot be removed is removed by the next sync.
         let _ = fs::remove_dir_all(self.packs());
@@ -162,11 +158,7 @@ fn load(folder: &Path) -> io::Result<Option<SentHistory>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let decode = || {
-        let (checksum, body) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<32>()?;
-        (blake3::hash(body).as_bytes() == checksum).then(|| postcard::from_bytes(body).ok())?
-    };
-    Ok(decode())
+    Ok(decode_file(MAGIC, &bytes))
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! What the host knows of the last sync: the base against which its own changes are seen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use banger_agent::protocol::sync::{Digest, Kind};
+use banger_util::checksummed::{decode_file, encode_file};
+use banger_util::file::{Durability, replace_exclusive};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use crate::git::{Entry, EntryKind, GuestStat};
-use crate::host::file::create_private;
 
 /// Format of the file; another one is read as no manifest, which costs a comparison of everything.
 const MAGIC: &[u8; 8] = b"bgrhost2";
@@ -106,32 +107,17 @@ impl Manifest {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        Ok(Self::decode(&bytes))
+        Ok(decode_file(MAGIC, &bytes))
     }
 
-    fn decode(bytes: &[u8]) -> Option<Manifest> {
-        let (checksum, body) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<32>()?;
-        if blake3::hash(body).as_bytes() != checksum {
-            return None;
-        }
-        postcard::from_bytes(body).ok()
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let body = postcard::to_stdvec(self).expect("plain data has a postcard form");
-        [MAGIC, &blake3::hash(&body).as_bytes()[..], &body].concat()
-    }
-
-    /// Writes the manifest in `folder`, beside and renamed. It is not waited for: should the
+    /// Writes the manifest in `folder`; the sync's lock is held. It is not waited for: should the
     /// machine lose power, the former one, or half of one, is known for what it is, and the next
     /// sync compares everything.
     ///
     /// # Errors
     /// The file system's refusal; the former manifest is intact then.
     pub(super) fn save(&self, folder: &Path) -> io::Result<()> {
-        let new = folder.join("manifest.new");
-        create_private(&new)?.write_all(&self.encode())?;
-        fs::rename(&new, folder.join("manifest"))
+        replace_exclusive(&folder.join("manifest"), &encode_file(MAGIC, self), 0o600, Durability::Unsynced)
     }
 
     /// What `stat` says in the guest about `entry`, if what is there is what was listed.

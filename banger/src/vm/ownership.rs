@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::Bytes;
+use banger_util::process::Stat;
 use banger_vmm::{Owner, Vm, VmRecord, VmState, VmStore};
 use serde::{Deserialize, Serialize};
 
@@ -187,8 +188,7 @@ pub fn is_abandoned(vm: &Vm, record: &VmRecord) -> bool {
 /// When a process started, in clock ticks since the host did: proc_pid_stat(5). A pid alone may be
 /// another process by now.
 pub fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    Stat::read(i32::try_from(pid).ok()?).ok().map(|stat| stat.start_ticks)
 }
 
 #[cfg(test)]

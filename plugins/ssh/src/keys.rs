@@ -1,9 +1,9 @@
 //! The keys: the user's, by which the server knows them, and the server's own, by which ssh knows
 //! it.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind as IoKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use banger::config::{Overrides, Settings};
@@ -11,10 +11,10 @@ use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
 use banger::host::permissions;
 use banger::vm::authorized_key::{self, with_pub};
+use banger_util::file::{AtomicFile, Durability, replace};
 use russh::keys::key::safe_rng;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
-use tempfile::NamedTempFile;
 
 /// The name under which ssh looks the server's key up.
 pub(crate) const HOST_ALIAS: &str = "banger";
@@ -120,32 +120,24 @@ fn keep(path: &Path, content: &str) -> Result<(), CommandError> {
     if fs::read_to_string(path).ok().as_deref() == Some(content) {
         return Ok(());
     }
-    let written = beside(path, content.as_bytes(), 0o644)?.persist(path);
-    written.map(drop).map_err(|error| CommandError::io("write", path, &error.error))
+    replace(path, content.as_bytes(), 0o644, Durability::Synced)
+        .map_err(|error| CommandError::io("write", path, &error))
 }
 
 /// Writes a file, all of it at once, unless there is one.
 fn write_once(path: &Path, content: &str, mode: u32) -> Result<(), CommandError> {
-    match beside(path, content.as_bytes(), mode)?.persist_noclobber(path) {
-        Err(error) if error.error.kind() != IoKind::AlreadyExists => Err(CommandError::io("write", path, &error.error)),
-        _ => Ok(()),
-    }
-}
-
-/// What is to become the file at `path`.
-fn beside(path: &Path, content: &[u8], mode: u32) -> Result<NamedTempFile, CommandError> {
-    let write = || -> io::Result<NamedTempFile> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        Ok(file)
+    let write = || -> io::Result<bool> {
+        let mut file = AtomicFile::create(path, mode)?;
+        file.write_all(content.as_bytes())?;
+        file.put_new(Durability::Synced)
     };
-    write().map_err(|error| CommandError::io("write", path, &error))
+    write().map(drop).map_err(|error| CommandError::io("write", path, &error))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

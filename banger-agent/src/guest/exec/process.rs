@@ -1,11 +1,12 @@
 //! The process of a command, and how its end is learned.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 
+use banger_util::process;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::unistd::Pid;
@@ -63,7 +64,7 @@ impl Process {
                 let group = Pid::from_raw(child.id() as i32);
                 // SAFETY: an owned descriptor stays open, and the same, for as long as it is
                 // registered.
-                let pidfd = unsafe { AsyncFd::register(pidfd_open(group)?)? };
+                let pidfd = unsafe { AsyncFd::register(pidfd(group)?)? };
                 for pipe in [&stdin, &stdout] {
                     // Where it may not be, it is slower.
                     let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(MAX_PIPE as i32));
@@ -132,17 +133,12 @@ fn exit(status: ExitStatus) -> Exit {
     }
 }
 
-fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: the call has no memory effects; a returned descriptor is new and close-on-exec.
-    match unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) } {
-        -1 => Err(io::Error::last_os_error()),
-        fd => {
-            // SAFETY: just made, owned by nobody else.
-            let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-            non_blocking(&fd)?;
-            Ok(fd)
-        }
-    }
+/// A descriptor of the process, for [`AsyncFd`]. It was started here, and nobody has waited for it.
+fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
+    let process = process::Process::open(pid.as_raw())?.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    let descriptor = OwnedFd::from(process);
+    non_blocking(&descriptor)?;
+    Ok(descriptor)
 }
 
 impl File {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use banger_util::file::{Durability, replace_exclusive};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol;
@@ -65,8 +66,7 @@ impl Settings {
 
     pub(super) fn write(&self, folder: &Path) -> io::Result<()> {
         let json = serde_json::to_vec(self).unwrap_or_default();
-        let new = folder.join("settings.new");
-        fs::write(&new, json).and_then(|()| fs::rename(&new, folder.join("settings")))
+        replace_exclusive(&folder.join("settings"), &json, 0o666, Durability::Unsynced)
     }
 }
 

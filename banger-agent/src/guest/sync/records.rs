@@ -6,10 +6,12 @@
 //! went; then either state is accepted for the paths it names, and the generation is unknown.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use banger_util::checksummed::{decode_record, encode_record};
+use banger_util::file::{Durability, replace_exclusive};
 use serde::{Deserialize, Serialize};
 
 use super::tree::Stamp;
@@ -118,7 +120,7 @@ impl Log {
         };
         let mut records = Records::default();
         let mut rest = bytes.strip_prefix(MAGIC).unwrap_or_default();
-        while let Some((batch, after)) = decode(rest) {
+        while let Some((batch, after)) = decode_record(rest) {
             records.apply(batch);
             rest = after;
             log.length = (bytes.len() - rest.len()) as u64;
@@ -141,7 +143,7 @@ impl Log {
     /// changed.
     pub(super) fn append(&mut self, records: &mut Records, batch: Batch) -> io::Result<()> {
         let is_done = batch.generation.is_some();
-        let bytes = encode(&batch);
+        let bytes = encode_record(&batch);
         if is_done && self.length + bytes.len() as u64 > 2 * self.base + SLACK {
             let mut next = records.clone();
             next.apply(batch);
@@ -171,40 +173,13 @@ impl Log {
             files: records.files.iter().map(|(path, known)| (path.clone(), Some(known.clone()))).collect(),
             references: records.references.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect(),
         };
-        let new = self.path.with_extension("new");
-        let mut file = File::create(&new)?;
-        let bytes = encode(&batch);
-        file.write_all(MAGIC)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        if let Some(folder) = self.path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        self.length = (MAGIC.len() + bytes.len()) as u64;
+        let content = [&MAGIC[..], &encode_record(&batch)].concat();
+        replace_exclusive(&self.path, &content, 0o666, Durability::Synced)?;
+        self.length = content.len() as u64;
         self.base = self.length;
         self.is_torn = false;
         Ok(())
     }
-}
-
-/// Length, checksum, postcard.
-fn encode(batch: &Batch) -> Vec<u8> {
-    let body = postcard::to_stdvec(batch).expect("plain data has a postcard form");
-    let mut bytes = (body.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(blake3::hash(&body).as_bytes());
-    bytes.extend_from_slice(&body);
-    bytes
-}
-
-fn decode(bytes: &[u8]) -> Option<(Batch, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<8>()?;
-    let (checksum, rest) = rest.split_first_chunk::<32>()?;
-    let (body, rest) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-    if blake3::hash(body).as_bytes() != checksum {
-        return None;
-    }
-    Some((postcard::from_bytes(body).ok()?, rest))
 }
 
 #[cfg(feature = "fuzzing")]

@@ -1,9 +1,6 @@
 //! `banger image export`.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::Permissions;
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use banger::banger_image::{Exported, Image, Ready};
@@ -12,8 +9,8 @@ use banger::output::command_output::{CommandOutput, Message, Verbosity};
 use banger::output::ui::Ui;
 use banger::output::units::bytes;
 use banger::store::images::Images;
+use banger_util::file::{AtomicFile, Durability};
 use serde::Serialize;
-use tempfile::NamedTempFile;
 
 /// An image that was written as a bundle: what the entry of a catalog for it says.
 #[derive(Clone, Debug, Serialize)]
@@ -57,12 +54,11 @@ pub(super) fn export(named: &str, output: &Path, images: &Images<'_>, ui: &Ui) -
         return Ok(ExportedImage::new(&image, &format!("{}.tar.zst", image.manifest.name), &exported?));
     }
     let file = output.file_name().ok_or_else(|| crate::usage(format!("`{}` is no file's name", output.display())))?;
-    let beside = beside(output, file)?;
+    let beside = beside(output)?;
     let exported = images.store().export(&image.name, beside.as_file(), ui);
     ui.finish();
     let exported = exported?;
-    let moved = beside.as_file().sync_all().and_then(|()| Ok(beside.persist(output)?));
-    moved.map_err(|error| CommandError::io("write", output, &error))?;
+    beside.replace(Durability::Synced).map_err(|error| CommandError::io("write", output, &error))?;
     let image = ExportedImage::new(&image, &relative_url(&file.to_string_lossy()), &exported);
     Ok(ExportedImage { output: Some(output.to_owned()), ..image })
 }
@@ -137,14 +133,12 @@ fn quoted(text: &str) -> String {
 }
 
 /// The file that is written before it takes the place of another; gone if it does not.
-fn beside(output: &Path, file: &OsStr) -> Result<NamedTempFile, CommandError> {
-    let mut prefix = OsString::from(".");
-    prefix.push(file);
-    prefix.push(".");
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn beside(output: &Path) -> Result<AtomicFile, CommandError> {
     // As a file that is made at once: the umask takes away what it does.
-    let made = tempfile::Builder::new().prefix(&prefix).permissions(Permissions::from_mode(0o666)).tempfile_in(folder);
-    made.map_err(|error| CommandError::io("create a file in", folder, &error))
+    AtomicFile::create(output, 0o666).map_err(|error| {
+        let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        CommandError::io("create a file in", folder, &error)
+    })
 }
 
 #[cfg(test)]

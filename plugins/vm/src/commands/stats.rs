@@ -1,6 +1,5 @@
 //! `banger vm stats`.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use banger::output::ui::Ui;
 use banger::output::units::bytes;
 use banger::vm::agent::Call;
 use banger::vm::machine::{Machines, named};
+use banger_util::process;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
@@ -131,12 +131,9 @@ fn watch(vm: &Vm) -> Result<Option<VmStats>, CommandError> {
     }))
 }
 
-/// What a process has had of processors so far: proc_pid_stat(5), fields 14 and 15.
+/// What a process has had of processors so far.
 fn cpu_time(pid: i32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut field = || fields.next()?.parse::<u64>().ok();
-    let ticks = field()? + field()?;
+    let ticks = process::Stat::read(pid).ok()?.cpu_ticks;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
     Some(Duration::from_secs_f64(ticks as f64 / per_second as f64))
 }

@@ -7,15 +7,15 @@ use super::*;
 pub fn records(data: &[u8]) {
     let mut known = Records::default();
     let mut rest = data.strip_prefix(MAGIC).unwrap_or(data);
-    while let Some((batch, after)) = decode(rest) {
+    while let Some((batch, after)) = decode_record(rest) {
         assert!(after.len() < rest.len());
         known.apply(batch);
         rest = after;
     }
     if let Ok(batch) = postcard::from_bytes::<Batch>(data) {
-        let bytes = encode(&batch);
-        let (read, after) = decode(&bytes).expect("what was written can be read");
-        assert!(after.is_empty() && encode(&read) == bytes);
+        let bytes = encode_record(&batch);
+        let (read, after) = decode_record::<Batch>(&bytes).expect("what was written can be read");
+        assert!(after.is_empty() && encode_record(&read) == bytes);
         known.apply(batch);
     }
     for git in known.repositories().into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>() {
@@ -36,5 +36,5 @@ pub(crate) fn records_seeds() -> Vec<Vec<u8>> {
     };
     let intent = Batch { generation: None, references: Vec::new(), ..done.clone() };
     let body = |batch: &Batch| postcard::to_stdvec(batch).expect("plain data has a postcard form");
-    vec![[&MAGIC[..], &encode(&done), &encode(&intent)].concat(), body(&done), body(&intent)]
+    vec![[&MAGIC[..], &encode_record(&done), &encode_record(&intent)].concat(), body(&done), body(&intent)]
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use nix::unistd::{Whence, lseek};
 
 /// What holds nothing but zeros is left out in units of this.
-pub(crate) const BLOCK: usize = 4096;
+const BLOCK: usize = 4096;
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
@@ -19,8 +19,12 @@ mod ioctl {
     nix::ioctl_write_int!(ficlone, 0x94, 9);
 }
 
-/// Writes `bytes` at `at` into a file that reads as zeros there; blocks of zeros are left out.
-pub(crate) fn write(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+/// Writes `bytes` at the offset `at` into a file that reads as zeros there; blocks of zeros are left
+/// out.
+///
+/// # Errors
+/// The file system's refusal; some of the bytes may have been written.
+pub fn write(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
     for run in nonzero(at, bytes) {
         file.write_all_at(&bytes[run.clone()], at + run.start as u64)?;
     }
@@ -48,9 +52,12 @@ fn nonzero(at: u64, bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Reads all that a file may have other than zeros, from the start on: `take` is given each piece,
-/// and where it is.
-pub(crate) fn read(file: &File, mut take: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+/// Reads all that a file may have other than zeros, from the start on: `take` is given the offset of
+/// each piece, and its bytes.
+///
+/// # Errors
+/// The file system's refusal, or what `take` returns.
+pub fn read(file: &File, mut take: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut at = 0;
     loop {
@@ -71,9 +78,12 @@ pub(crate) fn read(file: &File, mut take: impl FnMut(u64, &[u8]) -> io::Result<(
     }
 }
 
-/// The pieces of a file that are not zeros, in order. What is between two of them has at least
-/// `gap` bytes. It depends on the file's content alone, and not on where the file system has holes.
-pub(crate) fn pieces(file: &File, gap: u64) -> io::Result<Vec<Range<u64>>> {
+/// The ranges of a file that are not zeros, in order. Between two of them are at least `gap` bytes.
+/// They depend on the file's content alone, and not on where the file system has holes.
+///
+/// # Errors
+/// The file system's refusal.
+pub fn pieces(file: &File, gap: u64) -> io::Result<Vec<Range<u64>>> {
     let mut pieces: Vec<Range<u64>> = Vec::new();
     read(file, |at, bytes| {
         for run in nonzero(at, bytes) {
@@ -88,8 +98,12 @@ pub(crate) fn pieces(file: &File, gap: u64) -> io::Result<Vec<Range<u64>>> {
     Ok(pieces)
 }
 
-/// Copies a file into an empty one; shares what it holds where the file system can.
-pub(crate) fn copy(source: &File, target: &File) -> io::Result<()> {
+/// Copies a file into an empty one. Where the file system can, the copy shares the blocks of the
+/// original (a reflink); elsewhere it has holes for what reads as zeros.
+///
+/// # Errors
+/// The file system's refusal, such as a full disk.
+pub fn copy(source: &File, target: &File) -> io::Result<()> {
     // SAFETY: FICLONE takes a descriptor as its argument, and this one is open.
     if unsafe { ioctl::ficlone(target.as_raw_fd(), source.as_raw_fd() as nix::sys::ioctl::ioctl_param_type) }.is_ok() {
         return Ok(());
@@ -100,6 +114,8 @@ pub(crate) fn copy(source: &File, target: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::{Read, Seek};
     use std::os::unix::fs::MetadataExt;
 
     use proptest::prelude::*;
@@ -122,6 +138,21 @@ mod tests {
         assert_eq!(copy.metadata().unwrap().len(), 10 << 20);
         assert!(copy.metadata().unwrap().blocks() * 512 <= 64 << 10);
         assert_eq!(pieces(&copy, 1).unwrap(), pieces(&file, 1).unwrap());
+    }
+
+    #[test]
+    fn a_sparse_copy_is_the_same() {
+        let source = tempfile::tempfile().unwrap();
+        let target = tempfile::NamedTempFile::new().unwrap();
+        source.set_len(10 << 20).unwrap();
+        for (at, data) in [(0, vec![1; 5]), (5 << 20, vec![2; 9000]), ((10 << 20) - 3, vec![3; 3])] {
+            source.write_all_at(&data, at).unwrap();
+        }
+        copy(&source, target.as_file()).unwrap();
+        let mut original = Vec::new();
+        (&source).rewind().unwrap();
+        (&source).read_to_end(&mut original).unwrap();
+        assert!(fs::read(target.path()).unwrap() == original);
     }
 
     proptest! {
