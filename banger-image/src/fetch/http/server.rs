@@ -33,7 +33,7 @@ impl Server {
         let seen = Arc::clone(&requests);
         // It ends with the test's process.
         std::thread::spawn(move || {
-            for stream in listener.reader().flatten() {
+            for stream in listener.incoming().flatten() {
                 let Some(request) = read_request(&stream) else { continue };
                 let number = {
                     let mut seen = seen.lock().unwrap();
