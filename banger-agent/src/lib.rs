@@ -3,12 +3,14 @@
 //! * [`protocol`]: the operations and their messages.
 //! * [`frame`]: how messages and data are written on a stream.
 //! * [`link`]: how one byte pipe becomes many streams.
-//! * [`net`]: the VM's network, as both ends know it.
+//! * [`boot_config`]: what a guest is told before there is a link; [`net`]: the VM's network, as
+//!   both ends know it.
 //! * [`relay`]: a connection as frames.
 //! * [`copy`]: files as a stream; [`rooted_dir`]: writing what others send, and nowhere else;
 //!   [`sparse`]: files with holes.
 //! * `guest` (feature of that name): the agent itself.
 
+pub mod boot_config;
 pub mod copy;
 pub mod frame;
 #[cfg(feature = "fuzzing")]

@@ -6,8 +6,9 @@ pub(crate) mod qemu;
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use banger_agent::boot_config::{AgentDevice, BootConfig, DiskConfig, DiskNaming, DiskRole, GuestIdentity};
 use banger_agent::net::{NetMode, NetPlan};
 use futures::future::LocalBoxFuture;
 use nix::sys::prctl;
@@ -36,6 +37,34 @@ pub(crate) struct Machine {
     pub(crate) workspace: Option<PathBuf>,
     /// The kernel's modules, read-only.
     pub(crate) modules: Option<PathBuf>,
+}
+
+impl Machine {
+    /// The disks in the order of their attachment, each with its role and its file.
+    pub(crate) fn disks(&self) -> Vec<(DiskRole, &Path)> {
+        let workspace = self.workspace.iter().map(|file| (DiskRole::Workspace, &**file));
+        let modules = self.modules.iter().map(|file| (DiskRole::Modules, &**file));
+        [(DiskRole::Base, &*self.base), (DiskRole::Disk, &*self.disk)]
+            .into_iter()
+            .chain(workspace)
+            .chain(modules)
+            .collect()
+    }
+
+    /// What the guest is told when it boots; the two arguments are the backend's own.
+    pub(crate) fn boot_config(&self, agent: AgentDevice, naming: DiskNaming) -> BootConfig {
+        let VmRecord { hostname, machine_id, ephemeral, .. } = &self.record;
+        BootConfig {
+            identity: GuestIdentity {
+                hostname: hostname.clone(),
+                machine_id: Some(machine_id.clone()),
+                net: self.net.interface,
+            },
+            volatile: *ephemeral,
+            agent,
+            disks: DiskConfig { naming, attached: self.disks().into_iter().map(|(role, _)| role).collect() },
+        }
+    }
 }
 
 /// A kind of VMM.
@@ -125,20 +154,4 @@ pub fn net_plan(record: &VmRecord) -> NetPlan {
         NetMode::User => qemu::USER_NETWORK,
         NetMode::None => NetPlan::NONE,
     }
-}
-
-/// The kernel's command line: what the agent is told is in here.
-pub(crate) fn kernel_command_line(machine: &Machine) -> String {
-    let record = &machine.record;
-    let mut line = format!(
-        "console=ttyS0 reboot=t panic=-1 quiet banger.hostname={} banger.machine_id={}",
-        record.hostname, record.machine_id
-    );
-    if let Some(interface) = machine.net.interface {
-        line.push_str(&format!(" banger.net={interface}"));
-    }
-    if record.ephemeral {
-        line.push_str(" banger.volatile");
-    }
-    line
 }

@@ -1,69 +1,73 @@
 //! What the host tells the guest: the `banger.` words of the kernel command line.
 
-use std::net::Ipv4Addr;
-
 use super::BootError;
+use crate::boot_config::{AgentDevice, BootConfig, DiskConfig, DiskNaming, DiskRole, GuestIdentity};
+use crate::net::NetInterface;
 
-/// The settings that one boot of this VM was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Settings {
-    /// `banger.hostname=`: the host name; `banger` where none is given.
-    pub(super) hostname: String,
-    /// `banger.machine_id=`: 32 lower-case hex digits, see `machine-id(5)`.
-    pub(super) machine_id: Option<String>,
-    /// `banger.net=`: the address of `eth0`; without it there is only `lo`.
-    pub(super) net: Option<Net>,
-    /// `banger.volatile`: nothing on the disk outlives this boot, so nothing needs to be synced.
-    pub(super) volatile: bool,
-}
-
-/// `<address>/<prefix>,<gateway>,<name server>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Net {
-    pub(super) address: Ipv4Addr,
-    pub(super) prefix: u8,
-    pub(super) gateway: Ipv4Addr,
-    pub(super) name_server: Ipv4Addr,
-}
-
-impl Settings {
-    /// Reads the words that are banger's and skips the others, which are the kernel's or the
-    /// init's. As the kernel does, the last of two equal words counts.
-    pub(super) fn parse(line: &str) -> Result<Self, BootError> {
-        let mut settings = Settings { hostname: "banger".to_owned(), machine_id: None, net: None, volatile: false };
-        for word in line.split_ascii_whitespace() {
-            let Some(word) = word.strip_prefix("banger.") else {
-                continue;
-            };
-            let bad = || BootError::Setting(format!("banger.{word}"));
-            match word.split_once('=').unwrap_or((word, "")) {
-                ("hostname", name) => {
-                    settings.hostname = valid_hostname(name).ok_or_else(bad)?.to_owned();
-                }
-                ("machine_id", id) => {
-                    settings.machine_id = Some(valid_machine_id(id).ok_or_else(bad)?.to_owned());
-                }
-                ("net", net) => settings.net = Some(Net::parse(net).ok_or_else(bad)?),
-                ("volatile", "") => settings.volatile = true,
-                _ => return Err(bad()),
-            }
-        }
-        Ok(settings)
+/// What holds for a guest that is told nothing, as hosts of earlier versions say nothing of devices.
+fn defaults() -> BootConfig {
+    BootConfig {
+        identity: GuestIdentity { hostname: "banger".to_owned(), machine_id: None, net: None },
+        volatile: false,
+        agent: AgentDevice::VirtioSerial("banger.0".to_owned()),
+        disks: DiskConfig { naming: DiskNaming::Serial, attached: vec![DiskRole::Base, DiskRole::Disk] },
     }
 }
 
-impl Net {
-    fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.split(',');
-        let (address, prefix) = fields.next()?.split_once('/')?;
-        let net = Net {
-            address: address.parse().ok()?,
-            prefix: prefix.parse().ok().filter(|bits| *bits <= 32)?,
-            gateway: fields.next()?.parse().ok()?,
-            name_server: fields.next()?.parse().ok()?,
+/// Reads the words that are banger's and skips the others, which are the kernel's or the init's. As
+/// the kernel does, the last of two equal words counts.
+///
+/// # Errors
+/// [`BootError::Setting`] names the first word that is not understood.
+pub(super) fn parse(line: &str) -> Result<BootConfig, BootError> {
+    let mut config = defaults();
+    let identity = &mut config.identity;
+    for word in line.split_ascii_whitespace() {
+        let Some(word) = word.strip_prefix("banger.") else {
+            continue;
         };
-        fields.next().is_none().then_some(net)
+        let bad = || BootError::Setting(format!("banger.{word}"));
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("hostname", name) => identity.hostname = valid_hostname(name).ok_or_else(bad)?.to_owned(),
+            ("machine_id", id) => identity.machine_id = Some(valid_machine_id(id).ok_or_else(bad)?.to_owned()),
+            ("net", net) => identity.net = Some(interface(net).ok_or_else(bad)?),
+            ("agent", device) => config.agent = agent_device(device).ok_or_else(bad)?,
+            ("disks", disks) => config.disks = disk_config(disks).ok_or_else(bad)?,
+            ("volatile", "") => config.volatile = true,
+            _ => return Err(bad()),
+        }
     }
+    Ok(config)
+}
+
+/// Parses `<address>/<prefix>,<gateway>,<name server>`.
+fn interface(text: &str) -> Option<NetInterface> {
+    let mut fields = text.split(',');
+    let (address, prefix) = fields.next()?.split_once('/')?;
+    let interface = NetInterface {
+        address: address.parse().ok()?,
+        prefix: prefix.parse().ok().filter(|bits| *bits <= 32)?,
+        gateway: fields.next()?.parse().ok()?,
+        dns: fields.next()?.parse().ok()?,
+    };
+    fields.next().is_none().then_some(interface)
+}
+
+/// Parses `virtio-serial:<port>`.
+fn agent_device(text: &str) -> Option<AgentDevice> {
+    let port = text.strip_prefix("virtio-serial:").filter(|port| !port.is_empty())?;
+    Some(AgentDevice::VirtioSerial(port.to_owned()))
+}
+
+/// Parses `serial:<role>,<role>…`.
+fn disk_config(text: &str) -> Option<DiskConfig> {
+    const NAMINGS: [DiskNaming; 1] = [DiskNaming::Serial];
+    const ROLES: [DiskRole; 4] = [DiskRole::Base, DiskRole::Disk, DiskRole::Workspace, DiskRole::Modules];
+    let (naming, roles) = text.split_once(':')?;
+    let naming = NAMINGS.into_iter().find(|known| known.name() == naming)?;
+    let role = |name: &str| ROLES.into_iter().find(|known| known.name() == name);
+    let attached = roles.split(',').map(role).collect::<Option<_>>()?;
+    Some(DiskConfig { naming, attached })
 }
 
 /// As `hostname(7)` has it, up to the 64 bytes that the kernel keeps.
@@ -82,6 +86,8 @@ fn valid_machine_id(id: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -89,26 +95,26 @@ mod tests {
         let line = "console=ttyS0 quiet panic=-1 banger.hostname=repo-1 \
                     banger.machine_id=0123456789abcdef0123456789abcdef \
                     banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3 banger.volatile\n";
-        let settings = Settings::parse(line).unwrap();
-        assert_eq!(settings.hostname, "repo-1");
-        assert_eq!(settings.machine_id.unwrap().len(), 32);
+        let config = parse(line).unwrap();
+        assert_eq!(config.identity.hostname, "repo-1");
+        assert_eq!(config.identity.machine_id.unwrap().len(), 32);
         assert_eq!(
-            settings.net,
-            Some(Net {
+            config.identity.net,
+            Some(NetInterface {
                 address: Ipv4Addr::new(10, 0, 2, 15),
                 prefix: 24,
                 gateway: Ipv4Addr::new(10, 0, 2, 2),
-                name_server: Ipv4Addr::new(10, 0, 2, 3),
+                dns: Ipv4Addr::new(10, 0, 2, 3),
             })
         );
-        assert!(settings.volatile);
+        assert!(config.volatile);
     }
 
     #[test]
     fn nothing_given_means_no_network_and_a_plain_name() {
-        let settings = Settings::parse("console=ttyS0").unwrap();
-        assert_eq!(settings.hostname, "banger");
-        assert_eq!((settings.net, settings.machine_id, settings.volatile), (None, None, false));
+        let config = parse("console=ttyS0").unwrap();
+        let GuestIdentity { hostname, machine_id, net } = &config.identity;
+        assert_eq!((hostname.as_str(), machine_id, net, config.volatile), ("banger", &None, &None, false));
     }
 
     #[test]
@@ -124,9 +130,52 @@ mod tests {
             "banger.net=10.0.2.15/24,10.0.2.2",
             "banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3,1",
             "banger.unknown",
+            "banger.agent=",
+            "banger.agent=virtio-serial",
+            "banger.agent=virtio-serial:",
+            "banger.agent=carrier-pigeon:1",
+            "banger.disks=",
+            "banger.disks=base,disk",
+            "banger.disks=serial:",
+            "banger.disks=serial:base,,disk",
+            "banger.disks=serial:base,cdrom",
+            "banger.disks=colour:base",
         ] {
-            let error = Settings::parse(word).unwrap_err().to_string();
+            let error = parse(word).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn host_of_an_earlier_version_says_nothing_of_devices() {
+        let config = parse("banger.hostname=x banger.volatile").unwrap();
+        assert_eq!(config.agent, AgentDevice::VirtioSerial("banger.0".to_owned()));
+        assert_eq!(config.disks.naming, DiskNaming::Serial);
+        assert_eq!(config.disks.attached, [DiskRole::Base, DiskRole::Disk]);
+    }
+
+    #[test]
+    fn boot_config_survives_the_command_line() {
+        let told = BootConfig {
+            identity: GuestIdentity {
+                hostname: "repo-1".to_owned(),
+                machine_id: Some("0123456789abcdef".repeat(2)),
+                net: interface("192.168.7.2/30,192.168.7.1,9.9.9.9"),
+            },
+            volatile: true,
+            agent: AgentDevice::VirtioSerial("org.example.1".to_owned()),
+            disks: DiskConfig {
+                naming: DiskNaming::Serial,
+                attached: vec![DiskRole::Base, DiskRole::Disk, DiskRole::Workspace, DiskRole::Modules],
+            },
+        };
+        assert!(told.identity.net.is_some());
+        assert_eq!(parse(&format!("quiet {told} panic=-1")).unwrap(), told);
+        let bare = BootConfig {
+            identity: GuestIdentity { hostname: "x".to_owned(), machine_id: None, net: None },
+            volatile: false,
+            ..told
+        };
+        assert_eq!(parse(&bare.to_string()).unwrap(), bare);
     }
 }

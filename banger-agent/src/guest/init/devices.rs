@@ -9,9 +9,7 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
 use super::BootError;
 use super::uevent::Uevents;
-
-/// The name of the virtio-serial port that the host listens on.
-const AGENT_PORT: &str = "banger.0";
+use crate::boot_config::{AgentDevice, DiskConfig, DiskNaming, DiskRole};
 
 /// What drivers sysfs shows, built in or loaded, by the names of their modules.
 const BUS: (&str, &str) = ("virtio_mmio", "bus/platform/drivers/virtio-mmio");
@@ -50,35 +48,65 @@ fn missing_filesystems(known: &str) -> impl Iterator<Item = &'static str> {
     FILESYSTEMS.into_iter().filter(move |name| !is_known(name))
 }
 
-/// The block devices of a VM, by the serial that the host gave each.
-#[derive(Debug)]
+/// The block devices of a VM, by their roles.
 pub(super) struct Disks {
-    /// `base`: the image, shared and read-only.
+    /// See [`DiskRole::Base`].
     pub(super) base: PathBuf,
-    /// `disk`: what belongs to this VM.
+    /// See [`DiskRole::Disk`].
     pub(super) disk: PathBuf,
-    /// `workspace`: what the workspace comes on, if the host attached it.
+    /// See [`DiskRole::Workspace`]; `None` if the host did not attach it.
     pub(super) workspace: Option<PathBuf>,
-    /// `modules`: the kernel's other modules, if the host attached them.
+    /// See [`DiskRole::Modules`]; `None` if the host did not attach it.
     pub(super) modules: Option<PathBuf>,
 }
 
 impl Disks {
-    /// Waits for the disks that every VM has. All of them are probed in one pass, so the optional
-    /// ones are there by then as well.
-    pub(super) fn find(uevents: &Uevents) -> Result<Self, BootError> {
-        let base = uevents.wait_for("the disk with the serial `base`", || by_serial("base"))?;
-        let disk = uevents.wait_for("the disk with the serial `disk`", || by_serial("disk"))?;
-        let (workspace, modules) = (by_serial("workspace"), by_serial("modules"));
-        Ok(Disks { base, disk, workspace, modules })
+    /// Waits for the disks that the host has attached.
+    ///
+    /// # Errors
+    /// [`BootError::NoDevice`] for one that does not appear.
+    pub(super) fn find(config: &DiskConfig, uevents: &Uevents) -> Result<Self, BootError> {
+        let required = |role| uevents.wait_for(&describe(config.naming, role), || device(config.naming, role));
+        // All disks are probed in one pass, so one that is not listed is there by now as well.
+        let optional = |role| match config.attached.contains(&role) {
+            true => required(role).map(Some),
+            false => Ok(device(config.naming, role)),
+        };
+        Ok(Disks {
+            base: required(DiskRole::Base)?,
+            disk: required(DiskRole::Disk)?,
+            workspace: optional(DiskRole::Workspace)?,
+            modules: optional(DiskRole::Modules)?,
+        })
     }
 }
 
-/// Opens the agent's port, non-blocking. A port has one opener at a time: holding it from here
-/// on keeps every other process of the guest from posing as the agent.
-pub(super) fn open_agent_port(uevents: &Uevents) -> Result<OwnedFd, BootError> {
-    let path = uevents
-        .wait_for("the virtio-serial port `banger.0`", || named("/sys/class/virtio-ports", "name", AGENT_PORT))?;
+/// The block device of the disk with this role, if it is there.
+fn device(naming: DiskNaming, role: DiskRole) -> Option<PathBuf> {
+    match naming {
+        DiskNaming::Serial => named("/sys/block", "serial", role.name()),
+    }
+}
+
+/// What a disk is called in an error message.
+fn describe(naming: DiskNaming, role: DiskRole) -> String {
+    match naming {
+        DiskNaming::Serial => format!("the disk with the serial `{}`", role.name()),
+    }
+}
+
+/// Opens the agent's device, non-blocking.
+pub(super) fn open_agent_device(device: &AgentDevice, uevents: &Uevents) -> Result<OwnedFd, BootError> {
+    match device {
+        AgentDevice::VirtioSerial(name) => open_virtio_serial(name, uevents),
+    }
+}
+
+/// Opens a virtio-serial port. A port has one opener at a time: holding it from here on keeps every
+/// other process of the guest from posing as the agent.
+fn open_virtio_serial(name: &str, uevents: &Uevents) -> Result<OwnedFd, BootError> {
+    let what = format!("the virtio-serial port `{name}`");
+    let path = uevents.wait_for(&what, || named("/sys/class/virtio-ports", "name", name))?;
     let port: File = OpenOptions::new()
         .read(true)
         .write(true)
@@ -92,10 +120,6 @@ pub(super) fn open_agent_port(uevents: &Uevents) -> Result<OwnedFd, BootError> {
 pub(super) fn wait_for_interface(uevents: &Uevents, name: &'static str) -> Result<(), BootError> {
     let path = Path::new("/sys/class/net").join(name);
     uevents.wait_for("the network interface `eth0`", || path.exists().then_some(()))
-}
-
-fn by_serial(serial: &str) -> Option<PathBuf> {
-    named("/sys/block", "serial", serial)
 }
 
 /// The device node of the entry in `class` whose `attribute` reads `value`.

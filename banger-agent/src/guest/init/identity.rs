@@ -9,27 +9,27 @@ use nix::sys::stat::fstatat;
 use nix::unistd::sethostname;
 
 use super::BootError;
-use super::cmdline::Settings;
 use super::filesystems::{RUN_DIR, mount_from, write_file};
 use super::tree::Tree;
+use crate::boot_config::GuestIdentity;
 
 /// Writes what the image cannot know. `agent` is the agent's folder on this VM's disk.
-pub(super) fn write(settings: &Settings, tree: &Tree, agent: &OwnedFd) -> Result<(), BootError> {
-    sethostname(&settings.hostname).map_err(BootError::system("set the host name"))?;
+pub(super) fn write(identity: &GuestIdentity, tree: &Tree, agent: &OwnedFd) -> Result<(), BootError> {
+    sethostname(&identity.hostname).map_err(BootError::system("set the host name"))?;
     tree.create_folder("/etc", 0o755)?;
-    if let Some(id) = &settings.machine_id {
+    if let Some(id) = &identity.machine_id {
         // systemd takes an empty one for a first boot, and a copy of the image's for another VM.
         write_if_changed(tree, "/etc/machine-id", &format!("{id}\n"), 0o444)?;
     }
     // A name in the image is that of the machine which built it. One that was written in this VM
     // is its user's wish, and stays.
     if !is_in_upper(agent, "etc/hostname") {
-        tree.write("/etc/hostname", &format!("{}\n", settings.hostname), 0o644)?;
+        tree.write("/etc/hostname", &format!("{}\n", identity.hostname), 0o644)?;
     }
-    let hosts = render_hosts(&tree.read("/etc/hosts")?, &settings.hostname);
+    let hosts = render_hosts(&tree.read("/etc/hosts")?, &identity.hostname);
     write_if_changed(tree, "/etc/hosts", &hosts, 0o644)?;
-    match settings.net {
-        Some(net) => bind_resolv_conf(tree, &format!("nameserver {}\n", net.name_server)),
+    match identity.net {
+        Some(net) => bind_resolv_conf(tree, &format!("nameserver {}\n", net.dns)),
         None => Ok(()),
     }
 }

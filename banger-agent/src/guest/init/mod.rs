@@ -36,11 +36,13 @@ use std::thread;
 
 use nix::sys::stat::{Mode, umask};
 
-use cmdline::{Net, Settings};
 use devices::Disks;
 use modules::Modules;
 use tree::Tree;
 use uevent::Uevents;
+
+use crate::boot_config::BootConfig;
+use crate::net::NetInterface;
 
 pub use pid1::Init;
 pub use power::power_off_now;
@@ -49,7 +51,7 @@ pub use ready::{Boot, SystemState};
 /// What the serving process is handed.
 #[derive(Debug)]
 pub struct ServeContext {
-    /// The virtio-serial port to the host, non-blocking. It has been open since before anything
+    /// The agent's device, which leads to the host, non-blocking. It has been open since before anything
     /// of the image ran.
     pub agent_port: OwnedFd,
     /// A folder on this VM's ext4, outside the guest's root: state of the agent's own, and a
@@ -107,7 +109,7 @@ pub enum BootError {
     },
     /// The host did not attach something that every VM has.
     #[error("{0} did not appear")]
-    NoDevice(&'static str),
+    NoDevice(String),
     /// The kernel cannot use what every VM has.
     #[error(
         "the kernel has no {0}, neither built in nor among the modules that came with it (banger kernel import --modules)"
@@ -161,14 +163,14 @@ fn prepare() -> Result<ServeContext, BootError> {
 
     let line = Path::new("/proc/cmdline");
     let line = fs::read_to_string(line).map_err(BootError::io("read", line))?;
-    let settings = Settings::parse(&line)?;
+    let config = cmdline::parse(&line)?;
     let modules = Modules::find(Path::new("/modules"))?;
     // The network is a quarter of the work, and nothing else waits for it; nor for the groups.
     let (root, network) = thread::scope(|scope| {
         scope.spawn(filesystems::favour_groups);
         modules::load(&modules.shared)?;
-        let network = scope.spawn(|| bring_up_network(&modules, settings.net));
-        let root = build_root(&modules, &settings);
+        let network = scope.spawn(|| bring_up_network(&modules, config.identity.net));
+        let root = build_root(&modules, &config);
         Ok((root, network.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
     })?;
     let Root { agent_port, disks, disk, tree, init, boot } = root?;
@@ -177,7 +179,7 @@ fn prepare() -> Result<ServeContext, BootError> {
     filesystems::enter(&tree)?;
     umask(Mode::from_bits_truncate(0o022));
     let workspace_disk = disks.workspace;
-    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, volatile: settings.volatile })
+    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, volatile: config.volatile })
 }
 
 /// What the guest is made of, but for its network.
@@ -190,22 +192,22 @@ struct Root {
     boot: Boot,
 }
 
-fn build_root(modules: &Modules, settings: &Settings) -> Result<Root, BootError> {
+fn build_root(modules: &Modules, config: &BootConfig) -> Result<Root, BootError> {
     let uevents = Uevents::subscribe()?;
     modules::load(&modules.other)?;
     devices::check_drivers()?;
-    let agent_port = devices::open_agent_port(&uevents)?;
-    let disks = Disks::find(&uevents)?;
-    let disk = root::mount(&disks, settings.volatile)?;
+    let agent_port = devices::open_agent_device(&config.agent, &uevents)?;
+    let disks = Disks::find(&config.disks, &uevents)?;
+    let disk = root::mount(&disks, config.volatile)?;
     let tree = Tree::open(Path::new(root::NEW_ROOT))?;
     root::add_modules(&disks, &tree)?;
-    identity::write(settings, &tree, &disk)?;
+    identity::write(&config.identity, &tree, &disk)?;
     let init = Init::find(&tree);
     let boot = systemd::prepare(&init, &tree)?;
     Ok(Root { agent_port, disks, disk, tree, init, boot })
 }
 
-fn bring_up_network(modules: &Modules, net: Option<Net>) -> Result<(), BootError> {
+fn bring_up_network(modules: &Modules, net: Option<NetInterface>) -> Result<(), BootError> {
     let uevents = Uevents::subscribe()?;
     modules::load(&modules.network)?;
     if net.is_some() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::BootError;
-use super::cmdline::Net;
+use crate::net::NetInterface;
 
 /// The only network card of a VM.
 pub(super) const INTERFACE: &str = "eth0";
@@ -17,7 +17,7 @@ const LOOPBACK_INDEX: u32 = 1;
 /// Brings `lo` up, and `eth0` with its address and route if there is a network.
 ///
 /// The runtime has one thread, this one, and is gone on return: a fork comes next.
-pub(super) fn configure(net: Option<Net>) -> Result<(), BootError> {
+pub(super) fn configure(net: Option<NetInterface>) -> Result<(), BootError> {
     let failed = |source: std::io::Error| BootError::System {
         action: "talk to the network stack",
         source: nix::Error::try_from(source).unwrap_or(nix::Error::EIO),
@@ -34,7 +34,7 @@ pub(super) fn configure(net: Option<Net>) -> Result<(), BootError> {
     })
 }
 
-async fn configure_interface(handle: &Handle, net: Net) -> Result<(), BootError> {
+async fn configure_interface(handle: &Handle, net: NetInterface) -> Result<(), BootError> {
     let index = interface_index()?;
     up(handle, index, "bring up eth0").await?;
     handle

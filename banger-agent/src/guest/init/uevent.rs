@@ -38,7 +38,7 @@ impl Uevents {
     ///
     /// The events only say *when* to look: what is there is read from sysfs, so that one lost to
     /// a full queue does no harm.
-    pub(super) fn wait_for<T>(&self, what: &'static str, mut find: impl FnMut() -> Option<T>) -> Result<T, BootError> {
+    pub(super) fn wait_for<T>(&self, what: &str, mut find: impl FnMut() -> Option<T>) -> Result<T, BootError> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(found) = find() {
@@ -46,7 +46,7 @@ impl Uevents {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(BootError::NoDevice(what));
+                return Err(BootError::NoDevice(what.to_owned()));
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];

@@ -5,10 +5,22 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use banger_agent::boot_config::{AgentDevice, DiskNaming, DiskRole};
 use banger_agent::net::NetMode;
 
 use crate::backend::Machine;
 use crate::kvm::Accelerator;
+
+/// What the guest's kernel is told in any case.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 quiet";
+/// The name of the virtio-serial port that is the agent's.
+const AGENT_PORT: &str = "banger.0";
+
+/// The guest's kernel command line, but for what depends on the accelerator.
+pub(super) fn kernel_parameters(machine: &Machine) -> String {
+    let agent = AgentDevice::VirtioSerial(AGENT_PORT.to_owned());
+    format!("{KERNEL_PARAMETERS} {}", machine.boot_config(agent, DiskNaming::Serial))
+}
 
 /// Sockets that QEMU inherits.
 pub(super) struct Descriptors {
@@ -49,20 +61,19 @@ pub(super) fn arguments(
     line.chardev("qmp", descriptors.qmp).option("-mon", "chardev=qmp,mode=control");
     line.chardev("agent", descriptors.agent).option("-device", "virtio-serial-device,max_ports=2");
     // Without an id there would be no event when the port opens.
-    line.option("-device", "virtserialport,id=agent,chardev=agent,name=banger.0,nr=1");
+    line.option("-device", format!("virtserialport,id=agent,chardev=agent,name={AGENT_PORT},nr=1"));
     line.option("-object", "rng-random,id=rng,filename=/dev/urandom").option("-device", "virtio-rng-device,rng=rng");
 
-    line.disk("base", "read-only=on", &machine.base);
     // What an ephemeral VM writes need not survive anything, so it need not reach the disk in
     // order.
     let flush = if record.ephemeral { "on" } else { "off" };
     let disk = format!("discard=unmap,file.discard=unmap,cache.no-flush={flush},file.cache.no-flush={flush}");
-    line.disk("disk", &disk, &machine.disk);
-    if let Some(workspace) = &machine.workspace {
-        line.disk("workspace", &disk, workspace);
-    }
-    if let Some(modules) = &machine.modules {
-        line.disk("modules", "read-only=on", modules);
+    for (role, file) in machine.disks() {
+        let options = match role {
+            DiskRole::Base | DiskRole::Modules => "read-only=on",
+            DiskRole::Disk | DiskRole::Workspace => &disk,
+        };
+        line.disk(role.name(), options, file);
     }
     if machine.net.mode == NetMode::User {
         line.option("-netdev", "user,id=net,ipv6=off").option("-device", "virtio-net-device,netdev=net");
@@ -106,14 +117,14 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{kernel_command_line, net_plan};
+    use crate::backend::net_plan;
     use crate::record::VmRecord;
 
-    fn line(change: impl FnOnce(&mut VmRecord), accelerator: Accelerator) -> String {
+    fn machine(change: impl FnOnce(&mut VmRecord)) -> Machine {
         let mut record = VmRecord::new("work", "image", "kernel", 0);
         record.machine_id = "0".repeat(32);
         change(&mut record);
-        let machine = Machine {
+        Machine {
             net: net_plan(&record),
             record,
             kernel: "/k".into(),
@@ -122,11 +133,15 @@ mod tests {
             disk: "/d".into(),
             workspace: None,
             modules: None,
-        };
+        }
+    }
+
+    fn line(change: impl FnOnce(&mut VmRecord), accelerator: Accelerator) -> String {
+        let machine = machine(change);
         let arguments = arguments(
             &machine,
             accelerator,
-            &kernel_command_line(&machine),
+            &kernel_parameters(&machine),
             &Descriptors { agent: 7, console: 8, qmp: 9 },
         );
         arguments.join(OsStr::new(" ")).into_string().unwrap()
@@ -153,5 +168,39 @@ mod tests {
     #[test]
     fn a_comma_in_a_path_does_not_end_it() {
         assert!(line(|_| (), Accelerator::Tcg).contains("filename=/images/a,,b/rootfs.ext4 "));
+    }
+
+    #[test]
+    fn disks_are_attached_in_the_order_that_the_guest_is_told() {
+        let mut machine = machine(|_| ());
+        machine.workspace = Some("/w".into());
+        machine.modules = Some("/m".into());
+        assert!(kernel_parameters(&machine).ends_with(" banger.disks=serial:base,disk,workspace,modules"));
+        let descriptors = Descriptors { agent: 7, console: 8, qmp: 9 };
+        let arguments = arguments(&machine, Accelerator::Kvm, "", &descriptors);
+        let serials = arguments.iter().filter_map(|argument| argument.to_str()?.split(",serial=").nth(1));
+        assert_eq!(serials.collect::<Vec<_>>(), ["base", "disk", "workspace", "modules"]);
+        for (file, option) in [("/w", "discard=unmap"), ("/m", "read-only=on")] {
+            let is_of = |argument: &&OsString| argument.to_string_lossy().ends_with(&format!("filename={file}"));
+            assert!(arguments.iter().find(is_of).unwrap().to_string_lossy().contains(option), "{file}");
+        }
+    }
+
+    #[test]
+    fn agent_port_has_the_name_that_the_guest_is_told() {
+        let line = line(|_| (), Accelerator::Kvm);
+        assert!(line.contains(",name=banger.0,nr=1 ") && line.contains(" banger.agent=virtio-serial:banger.0 "));
+    }
+
+    #[test]
+    fn longest_kernel_command_line_fits() {
+        let mut longest = machine(|record| {
+            record.hostname = "h".repeat(63);
+            record.ephemeral = true;
+        });
+        longest.workspace = Some("/w".into());
+        longest.modules = Some("/m".into());
+        // x86 has room for 2048 bytes, of which a backend adds some of its own.
+        assert!(kernel_parameters(&longest).len() < 512);
     }
 }

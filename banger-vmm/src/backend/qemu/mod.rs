@@ -19,7 +19,7 @@ use nix::unistd::{Uid, getpid};
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Backend, Launched, Machine, Vmm, die_with, kernel_command_line, ours};
+use super::{Backend, Launched, Machine, Vmm, die_with, ours};
 use crate::confinement::Rules;
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::{self, Accelerator};
@@ -69,7 +69,7 @@ impl Qemu {
         let descriptors =
             Descriptors { agent: its_agent.as_raw_fd(), console: its_console.as_raw_fd(), qmp: its_qmp.as_raw_fd() };
 
-        let mut kernel_parameters = kernel_command_line(machine);
+        let mut kernel_parameters = command_line::kernel_parameters(machine);
         if accelerator == Accelerator::Tcg {
             kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
         }
