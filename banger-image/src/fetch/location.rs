@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-/// The location of a catalog or a bundle: an `http:` or `https:` URL, or an absolute path, which may
-/// be written as a `file:` URL.
+/// The location of a catalog or a bundle: an `http:` or `https:` URL, or an absolute path. A
+/// path may be written as a `file:` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location(Address);
 
