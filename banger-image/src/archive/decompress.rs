@@ -1,4 +1,4 @@
-//! A compressed stream: decompressed on a thread of its own, counted, and checked.
+//! Compressed streams: decompressed on a thread of their own, counted, and checked by their digest.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -23,18 +23,18 @@ const MAX_XZ_MEMORY: u64 = 130 << 20;
 /// How long the magic numbers are.
 const MAGIC: u64 = 10;
 
-/// Reads what `stream` unpacks to: gzip, bzip2, xz and zstd are known by their magic numbers, and
-/// anything else is read as it is. Memory is limited, the length of what comes is not: that is for
-/// the caller to do.
+/// Decompresses `stream`: gzip (RFC 1952), bzip2, xz and zstd (RFC 8878) are recognised by their
+/// magic numbers, and anything else is read unchanged. Memory is limited (128 MiB for a window of
+/// zstd, 130 MiB for xz); the decompressed length is not.
 ///
 /// # Errors
-/// If the stream cannot be read.
+/// Errors of reading `stream`.
 pub fn decompressed<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut magic = Vec::with_capacity(MAGIC as usize);
     stream.by_ref().take(MAGIC).read_to_end(&mut magic)?;
     let stream = BufReader::with_capacity(PIECE, Cursor::new(magic.clone()).chain(stream));
     Ok(match &magic[..] {
-        [0x1f, 0x8b, ..] => Box::new(Members { current: Some(GzDecoder::new(stream)) }),
+        [0x1f, 0x8b, ..] => Box::new(GzipMembers { current: Some(GzDecoder::new(stream)) }),
         // A frame, or one to skip before it (RFC 8878).
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let mut decoder = zstd::Decoder::with_buffer(stream)?;
@@ -55,11 +55,11 @@ pub fn decompressed<'a>(mut stream: impl Read + Send + 'a) -> io::Result<Box<dyn
 
 /// The members of a gzip stream, one behind the other (RFC 1952, 2.2). Zeros behind the last one
 /// fill up a block of a medium, and are passed over as gzip(1) does.
-struct Members<R> {
+struct GzipMembers<R> {
     current: Option<GzDecoder<R>>,
 }
 
-impl<R: BufRead> Read for Members<R> {
+impl<R: BufRead> Read for GzipMembers<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some(member) = &mut self.current {
             let read = member.read(buffer)?;
@@ -92,10 +92,13 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// Lets `read` read what `packed` unpacks to, and then reads it to its end. It must have at most
-/// `limit` bytes and, if it is given, this digest. Returns what `read` returned, and the number of
-/// bytes.
-pub(crate) fn unpacked<T>(
+/// Lets `read` read the decompressed `packed`, and then reads the rest. Returns what `read`
+/// returned, and the decompressed length in bytes.
+///
+/// # Errors
+/// `too_large()` for more than `limit` decompressed bytes; [`Error::Image`] if these have another
+/// digest than `digest`; errors of `packed` and of `read`.
+pub(crate) fn read_decompressed<T>(
     packed: impl Read + Send,
     limit: u64,
     too_large: impl Fn() -> Error,
@@ -105,23 +108,23 @@ pub(crate) fn unpacked<T>(
     let (full, to_read) = sync_channel(WAITING);
     let (empty, to_fill) = sync_channel::<Vec<u8>>(WAITING);
     thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack(packed, limit, digest.is_some(), &full, &to_fill));
-        let mut pieces = Pieces { full: to_read, empty, current: Vec::new(), at: 0, bytes: 0, ended: false };
+        let decompressing = scope.spawn(move || decompress(packed, limit, digest.is_some(), &full, &to_fill));
+        let mut pieces = PieceReader { full: to_read, empty, current: Vec::new(), at: 0, bytes: 0, ended: false };
         let done = read(&mut pieces).and_then(|done| {
             io::copy(&mut pieces, &mut io::sink())?;
             Ok(done)
         });
         let bytes = pieces.bytes;
         drop(pieces);
-        let unpacked = unpacking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        if matches!(unpacked, Ok(Unpacked::TooLarge)) {
+        let unpacked = decompressing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if matches!(unpacked, Ok(Outcome::TooLarge)) {
             return Err(too_large());
         }
         // What the reader says of a stream that broke is a consequence.
         let unpacked = unpacked?;
         let done = done?;
         match (unpacked, digest) {
-            (Unpacked::Whole(Some(is)), Some(digest)) if is != digest => {
+            (Outcome::Whole(Some(is)), Some(digest)) if is != digest => {
                 let reason = format!("it unpacks to {is}, and should to {digest}");
                 Err(Error::Image { what: "a layer".into(), reason })
             }
@@ -130,23 +133,23 @@ pub(crate) fn unpacked<T>(
     })
 }
 
-enum Unpacked {
+enum Outcome {
     Whole(Option<Digest>),
     TooLarge,
     /// Nobody reads any more.
     Abandoned,
 }
 
-fn unpack(
+fn decompress(
     packed: impl Read + Send,
     limit: u64,
     hashes: bool,
     full: &SyncSender<io::Result<Vec<u8>>>,
     to_fill: &Receiver<Vec<u8>>,
-) -> io::Result<Unpacked> {
+) -> io::Result<Outcome> {
     let mut hasher = hashes.then(Hasher::default);
     let mut total = 0;
-    let fill = || -> io::Result<Option<Unpacked>> {
+    let fill = || -> io::Result<Option<Outcome>> {
         let mut reader = decompressed(packed)?;
         loop {
             let mut piece = to_fill.try_recv().unwrap_or_default();
@@ -157,19 +160,19 @@ fn unpack(
             }
             total += read as u64;
             if total > limit {
-                return Ok(Some(Unpacked::TooLarge));
+                return Ok(Some(Outcome::TooLarge));
             }
             if let Some(hasher) = &mut hasher {
                 hasher.update(&piece);
             }
             if full.send(Ok(piece)).is_err() {
-                return Ok(Some(Unpacked::Abandoned));
+                return Ok(Some(Outcome::Abandoned));
             }
         }
     };
     match fill() {
         Ok(Some(unpacked)) => Ok(unpacked),
-        Ok(None) => Ok(Unpacked::Whole(hasher.map(Hasher::finish))),
+        Ok(None) => Ok(Outcome::Whole(hasher.map(Hasher::finish))),
         Err(error) => {
             // The reader must not take what it has for all.
             let _ = full.send(Err(io::Error::new(error.kind(), error.to_string())));
@@ -178,8 +181,8 @@ fn unpack(
     }
 }
 
-/// The reading end.
-struct Pieces {
+/// Reads the decompressed pieces as one stream.
+struct PieceReader {
     full: Receiver<io::Result<Vec<u8>>>,
     empty: SyncSender<Vec<u8>>,
     current: Vec<u8>,
@@ -188,7 +191,7 @@ struct Pieces {
     ended: bool,
 }
 
-impl Read for Pieces {
+impl Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.current.len() && !self.ended {
             match self.full.recv() {
@@ -228,7 +231,7 @@ mod tests {
             stream.read_to_end(&mut all)?;
             Ok(all)
         };
-        unpacked(bytes, limit, too_large, digest, all).map(|(all, _)| all)
+        read_decompressed(bytes, limit, too_large, digest, all).map(|(all, _)| all)
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Reads the tar streams of layers, and of others who must not trust one, in the dialects that
-//! builders of images write: ustar and pax (POSIX.1-2017, pax), and GNU tar's long names, large
-//! numbers and sparse files (GNU tar manual, "Basic Tar Format" and "Storing Sparse Files").
+//! Reads tar streams that may be hostile, such as layers of images, in the dialects that builders
+//! of images write: ustar and pax (POSIX.1-2017, pax), and GNU tar's long names, large numbers and
+//! sparse files (GNU tar manual, "Basic Tar Format" and "Storing Sparse Files").
 //!
 //! Own code, because a layer's extended attributes may hold any byte (file capabilities do),
-//! because sparse files come in four formats, and because every length in a header is a stranger's.
+//! because sparse files come in four formats, and because every length in a header needs a limit.
+//! Trees that this host has built are read with the crate `tar`, by [`unpack`].
 
 pub(crate) mod decompress;
 #[cfg(feature = "fuzzing")]
@@ -29,7 +30,7 @@ const MAX_EXTENSIONS_LENGTH: u64 = 4 * MAX_EXTENSION;
 /// The most pieces of a sparse file.
 const MAX_PIECES: usize = 1 << 20;
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
     /// A regular file.
@@ -51,31 +52,31 @@ pub enum Type {
 /// An entry's header. Its content is read from the [`Reader`].
 #[derive(Debug)]
 pub struct Entry {
-    /// As it is written, without slashes at the end.
+    /// The path as the archive has it, without trailing slashes: it may be absolute and have `..`.
     pub path: Vec<u8>,
-    /// What it is.
+    /// The type.
     pub kind: Type,
-    /// What a link leads to.
+    /// The target of a link; empty for other types.
     pub link: Vec<u8>,
     /// The permission bits, with setuid, setgid and sticky bits.
     pub mode: u16,
-    /// The owner.
+    /// The user id of the owner.
     pub uid: u32,
-    /// The group.
+    /// The group id.
     pub gid: u32,
     /// The modification time.
     pub mtime: Timestamp,
-    /// Of a file, holes included.
+    /// Length of a file in bytes, holes included; 0 for other types.
     pub size: u64,
     /// The numbers of a device, major and minor.
     pub device: (u32, u32),
     /// Names and values of the extended attributes.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Bytes of its extended headers, long names and map of pieces.
+    /// Length of the extended headers, long names and sparse map of this entry, in bytes.
     pub extended: u64,
 }
 
-/// A tar stream. Errors of the stream's form have the kind [`io::ErrorKind::InvalidData`].
+/// Reads a tar stream. A malformed stream is an error of the kind [`io::ErrorKind::InvalidData`].
 pub struct Reader<R> {
     inner: R,
     /// Bytes of the current entry that are stored and not read yet, and how many fill up their last
@@ -115,15 +116,15 @@ impl<R: Read> Reader<R> {
         self.hole() > 0
     }
 
-    /// Passes over a hole, if one comes next, and returns its length.
+    /// Skips a hole of the current entry, if one comes next, and returns its length in bytes.
     pub fn skip_hole(&mut self) -> u64 {
         let hole = self.hole();
         self.at += hole;
         hole
     }
 
-    /// What it reads from, which is where the current entry's content begins if nothing of that was
-    /// read.
+    /// The underlying stream, which is at the start of the current entry's content if nothing of
+    /// that was read.
     pub(crate) fn inner(&self) -> &R {
         &self.inner
     }
@@ -133,8 +134,8 @@ impl<R: Read> Reader<R> {
         self.inner
     }
 
-    /// The next entry; what is left of the one before is passed over. None at the end of the
-    /// archive, or of the stream.
+    /// The next entry; unread content of the current one is skipped. `None` at the end of the
+    /// archive or of the stream.
     ///
     /// # Errors
     /// Of the kind [`io::ErrorKind::InvalidData`] for what is no tar stream or exceeds a limit;

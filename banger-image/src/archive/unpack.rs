@@ -1,4 +1,5 @@
-//! The entries of a tar stream, for a file system.
+//! Adds the entries of a tar stream to a file system. For trees that this host has built, or whose
+//! digest a catalog has: the reader is the crate `tar`, without limits.
 
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +13,10 @@ use crate::ext4::{Metadata, Special, Timestamp, Writer};
 /// The prefix of extended attributes in pax headers, as GNU tar, star and libarchive write them.
 const PAX_XATTR: &[u8] = b"SCHILY.xattr.";
 
-/// Adds all of a tar stream.
+/// Adds all entries of a tar stream.
+///
+/// # Errors
+/// [`Error::Archive`], [`Error::FileSystem`], [`Error::Io`].
 pub(crate) fn unpack(stream: &mut dyn Read, writer: &mut Writer) -> Result<()> {
     for entry in Archive::new(stream).entries()? {
         let mut entry = entry?;
@@ -72,7 +76,7 @@ pub(crate) fn add<R: Read>(
     Ok(())
 }
 
-/// What an archive says about its entry.
+/// The metadata of an entry.
 fn metadata<R: Read>(entry: &mut Entry<'_, R>, path: &Path) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     let mut exact_mtime = None;
@@ -98,7 +102,8 @@ fn metadata<R: Read>(entry: &mut Entry<'_, R>, path: &Path) -> Result<Metadata> 
     Ok(metadata)
 }
 
-/// A time in a pax header: seconds since 1970, perhaps with a fraction (POSIX, pax, "mtime").
+/// Parses a time of a pax header: seconds since 1970, possibly with a fraction (POSIX.1-2017, pax,
+/// "mtime").
 pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;

@@ -40,25 +40,25 @@ const BESIDE: u64 = 64 << 20;
 /// Bytes that are written at a time.
 const PIECE: usize = 1 << 20;
 
-/// What a bundle says of its image.
+/// The `manifest.json` of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BundleManifest {
-    /// As a store's.
+    /// Always 1 so far: as in the manifests of the store.
     format_version: u32,
     description: String,
     kernel: String,
     ready: Ready,
-    /// What it is for, such as `linux/amd64`.
+    /// The platform that the image is for, such as `linux/amd64`.
     platform: String,
     rootfs_bytes: u64,
-    /// If it was pulled from a registry or an archive: what it says of itself.
+    /// Digests and configuration, if the image was pulled from a registry or an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    oci: Option<Content>,
+    oci: Option<OciContent>,
 }
 
-/// Of an [`Origin`] what is the same wherever it was pulled.
+/// The part of an [`Origin`] that does not depend on where the image was pulled from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Content {
+struct OciContent {
     digest: Digest,
     layers: Vec<Digest>,
     config: ImageConfig,
@@ -74,7 +74,7 @@ impl BundleManifest {
             ready: manifest.ready,
             platform: origin.map_or_else(|| Platform::host().to_string(), |origin| origin.platform.clone()),
             rootfs_bytes: manifest.rootfs_bytes,
-            oci: origin.map(|origin| Content {
+            oci: origin.map(|origin| OciContent {
                 digest: origin.digest,
                 layers: origin.layers.clone(),
                 config: origin.config.clone(),
@@ -82,7 +82,10 @@ impl BundleManifest {
         }
     }
 
-    /// Reads one, having made sure that it is for this machine.
+    /// Parses a manifest, and checks that the image is for this host.
+    ///
+    /// # Errors
+    /// The reason, as text.
     fn parse(bytes: &[u8]) -> std::result::Result<BundleManifest, String> {
         #[derive(Deserialize)]
         struct Version {
@@ -106,16 +109,19 @@ impl BundleManifest {
         self.rootfs_bytes
     }
 
-    /// What it says of an image that was in a registry, from here on of `source`.
+    /// The origin of an image that was pulled before it was bundled, with `source` in the place of
+    /// the reference.
     pub(crate) fn into_origin(self, source: &str) -> Option<Origin> {
-        let Content { digest, layers, config } = self.oci?;
+        let OciContent { digest, layers, config } = self.oci?;
         Some(Origin { reference: source.to_owned(), digest, platform: self.platform, layers, config })
     }
 }
 
-/// Downloads a bundle and writes `rootfs.ext4` into the folder `dir`, of at most `max_bytes`. What
-/// is there is to be heeded only if this succeeds: then it is the bundle that was meant, and a
-/// whole file system.
+/// Downloads a bundle and writes `rootfs.ext4`, of at most `max_bytes`, into the directory `dir`.
+/// Only if this succeeds, the file has the expected digest and is a complete file system.
+///
+/// # Errors
+/// [`Error::Server`], [`Error::Image`], [`Error::ImageTooLarge`], [`Error::Io`].
 pub(crate) fn unpack(bundle: &Pinned, dir: &Path, max_bytes: u64, progress: &dyn Progress) -> Result<BundleManifest> {
     let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
     let too_large = || Error::ImageTooLarge { limit: max_bytes };
@@ -126,13 +132,13 @@ pub(crate) fn unpack(bundle: &Pinned, dir: &Path, max_bytes: u64, progress: &dyn
         bundle.unpack("the bundle", limit, too_large, wrong, progress, |stream| take(stream, dir, max_bytes))?;
     let file = fs::File::open(dir.join(ROOTFS))?;
     match ext4::check(file.file()) {
-        Err(ext4::Unfit::Io(error)) => Err(error.into()),
-        Err(ext4::Unfit::Reason(reason)) => Err(wrong(format!("{ROOTFS}: {reason}"))),
+        Err(ext4::CheckError::Io(error)) => Err(error.into()),
+        Err(ext4::CheckError::Reason(reason)) => Err(wrong(format!("{ROOTFS}: {reason}"))),
         Ok(()) => Ok(manifest),
     }
 }
 
-/// Takes the members out of a bundle's tar stream.
+/// Reads the members of a bundle's tar stream: writes the file system and returns the manifest.
 fn take(stream: &mut dyn Read, dir: &Path, max_bytes: u64) -> Result<BundleManifest> {
     let refuse = |entry: &[u8], reason: &str| Error::Archive {
         entry: String::from_utf8_lossy(entry).into_owned(),

@@ -1,4 +1,5 @@
-//! An image as a bundle. The same image gives the same bytes, whoever's file system it is on.
+//! Packs an image into a bundle. The bytes depend on the image alone, not on the host's file
+//! system.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,7 +16,7 @@ use crate::error::Result;
 use crate::manifest::ImageManifest;
 use crate::progress::Progress;
 
-/// What zstd does for its size: a bundle is made once, and downloaded often.
+/// The compression level of zstd: a bundle is made once, and downloaded often.
 const LEVEL: i32 = 9;
 /// Zeros of at least this many bytes are a hole of the archive: fewer are not worth an entry in its
 /// map.
@@ -39,7 +40,7 @@ pub(crate) fn pack(
     let manifest = serde_json::to_vec_pretty(&BundleManifest::of(manifest)).map_err(io::Error::from)?;
 
     progress.phase("compressing");
-    let mut encoder = zstd::Encoder::new(Counted { inner: out, hasher: Hasher::default(), bytes: 0 }, LEVEL)?;
+    let mut encoder = zstd::Encoder::new(HashingWriter { inner: out, hasher: Hasher::default(), bytes: 0 }, LEVEL)?;
     encoder.include_checksum(true)?;
     member(&mut encoder, MANIFEST, manifest.len() as u64, b'0')?;
     encoder.write_all(&manifest)?;
@@ -131,13 +132,14 @@ fn fill(out: &mut impl Write, size: u64) -> Result<()> {
     Ok(out.write_all(&[0; BLOCK][..(BLOCK - over) % BLOCK])?)
 }
 
-struct Counted<W> {
+/// A writer that counts and hashes.
+struct HashingWriter<W> {
     inner: W,
     hasher: Hasher,
     bytes: u64,
 }
 
-impl<W: Write> Write for Counted<W> {
+impl<W: Write> Write for HashingWriter<W> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(buffer)?;
         self.hasher.update(&buffer[..written]);

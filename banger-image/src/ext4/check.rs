@@ -39,27 +39,30 @@ const GROUP_CHECKSUMS: u32 = 0x10;
 const METADATA_CHECKSUMS: u32 = 0x400;
 const ROOT_INODE: u64 = 2;
 
-/// Why a file is no file system to boot from.
+/// Why a file is no file system that a VM can boot from.
 #[derive(Debug)]
-pub(crate) enum Unfit {
-    /// In words.
+pub(crate) enum CheckError {
+    /// What is wrong with the file.
     Reason(String),
-    /// It could not be read.
+    /// The file could not be read.
     Io(io::Error),
 }
 
-impl From<io::Error> for Unfit {
-    fn from(error: io::Error) -> Unfit {
-        Unfit::Io(error)
+impl From<io::Error> for CheckError {
+    fn from(error: io::Error) -> CheckError {
+        CheckError::Io(error)
     }
 }
 
-fn unfit<T>(reason: impl Into<String>) -> Result<T, Unfit> {
-    Err(Unfit::Reason(reason.into()))
+fn unfit<T>(reason: impl Into<String>) -> Result<T, CheckError> {
+    Err(CheckError::Reason(reason.into()))
 }
 
-/// See the module.
-pub(crate) fn check(file: &File) -> Result<(), Unfit> {
+/// Checks that a file is a complete ext4 file system, as far as the module says.
+///
+/// # Errors
+/// [`CheckError`].
+pub(crate) fn check(file: &File) -> Result<(), CheckError> {
     let length = file.metadata()?.len();
     if length < SUPERBLOCK + LEN as u64 {
         return unfit("it is no ext4 file system: it is too short for one");
@@ -81,6 +84,7 @@ pub(crate) fn check(file: &File) -> Result<(), Unfit> {
     superblock.check_root(file)
 }
 
+/// The fields of a superblock that are needed here.
 struct Superblock {
     blocks: u64,
     block_size: u64,
@@ -96,7 +100,7 @@ struct Superblock {
 }
 
 impl Superblock {
-    fn read(block: &[u8; LEN]) -> Result<Superblock, Unfit> {
+    fn read(block: &[u8; LEN]) -> Result<Superblock, CheckError> {
         let (u16_at, u32_at) = (|at| get16(block, at), |at| get32(block, at));
         if u16_at(0x38) != 0xef53 {
             return unfit("it is no ext4 file system");
@@ -148,12 +152,12 @@ impl Superblock {
         Ok(fields)
     }
 
-    fn check_descriptor(&self, file: &File, group: u64) -> Result<(), Unfit> {
+    fn check_descriptor(&self, file: &File, group: u64) -> Result<(), CheckError> {
         let damaged =
             || unfit(format!("its file system is damaged: the descriptor of its group {group} is not as it should be"));
         let Ok(fields) = self.descriptor(file, group) else { return damaged() };
-        let places = [self.place(&fields, 0), self.place(&fields, 4), self.place(&fields, 8)];
-        if !places.iter().all(|place| (self.first_block + 1..self.blocks).contains(place)) {
+        let blocks = [self.block_number(&fields, 0), self.block_number(&fields, 4), self.block_number(&fields, 8)];
+        if !blocks.iter().all(|block| (self.first_block + 1..self.blocks).contains(block)) {
             return damaged();
         }
         let number = (group as u32).to_le_bytes();
@@ -169,14 +173,14 @@ impl Superblock {
         if is == get16(&fields, 0x1e) { Ok(()) } else { damaged() }
     }
 
-    /// A block's number in a descriptor.
-    fn place(&self, fields: &[u8], at: usize) -> u64 {
+    /// The number of a block in the descriptor `fields`, whose lower 32 bits are at `at`.
+    fn block_number(&self, fields: &[u8], at: usize) -> u64 {
         let high = if fields.len() >= 64 { u64::from(get32(fields, at + 0x20)) << 32 } else { 0 };
         u64::from(get32(fields, at)) | high
     }
 
-    fn check_root(&self, file: &File) -> Result<(), Unfit> {
-        let table = self.place(&self.descriptor(file, 0)?, 8) * self.block_size;
+    fn check_root(&self, file: &File) -> Result<(), CheckError> {
+        let table = self.block_number(&self.descriptor(file, 0)?, 8) * self.block_size;
         let mut mode = [0; 2];
         file.read_exact_at(&mut mode, table + (ROOT_INODE - 1) * self.inode_size)?;
         if u16::from_le_bytes(mode) & 0xf000 == 0x4000 {
@@ -221,8 +225,8 @@ mod tests {
     fn reason(file: &File) -> String {
         match check(file) {
             Ok(()) => "fit".to_owned(),
-            Err(Unfit::Reason(reason)) => reason,
-            Err(Unfit::Io(error)) => panic!("{error}"),
+            Err(CheckError::Reason(reason)) => reason,
+            Err(CheckError::Io(error)) => panic!("{error}"),
         }
     }
 

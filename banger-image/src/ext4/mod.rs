@@ -6,5 +6,5 @@ mod check;
 pub(crate) mod fuzzing;
 mod writer;
 
-pub(crate) use check::{Unfit, check};
-pub use writer::{Entry, Error, Kind, Metadata, Options, Special, Timestamp, Writer};
+pub(crate) use check::{CheckError, check};
+pub use writer::{Entry, EntryKind, Error, Metadata, Options, Special, Timestamp, Writer};

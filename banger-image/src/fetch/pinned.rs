@@ -97,7 +97,7 @@ impl Pinned {
         }
         let transport = self.open(what, progress)?;
         let mut reader = PinnedReader::new(self, &transport, progress)?;
-        let unpacked = decompress::unpacked(&mut reader, limit, too_large, None, read);
+        let unpacked = decompress::read_decompressed(&mut reader, limit, too_large, None, read);
         let (done, _) = unpacked.map_err(|error| blame(error, &wrong))?;
         if reader.is_whole() { Ok(done) } else { Err(wrong("it goes on behind its end".to_owned())) }
     }

@@ -1,4 +1,4 @@
-//! Room on the disks of this machine.
+//! Free space on this host's disks.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -9,12 +9,12 @@ use nix::sys::statvfs::statvfs;
 
 use crate::error::Result;
 
-/// Makes sure that all of `needs` have room: directories, which need not exist yet, with the bytes
-/// that come into them. Those of one file system share what it has free.
+/// Checks that there is room for `needs`: directories, which need not exist yet, and the bytes that
+/// will be written into each. Directories of one file system share its free space. `what` begins
+/// the error.
 ///
 /// # Errors
-/// Of the kind [`io::ErrorKind::StorageFull`] if there is less room; others if a file system cannot
-/// be asked.
+/// [`io::ErrorKind::StorageFull`] if there is too little; others if a file system cannot be asked.
 pub(crate) fn check_room(what: &str, needs: &[(&Path, u64)]) -> Result<()> {
     let mut disks: Vec<(u64, PathBuf, u64)> = Vec::new();
     for (directory, bytes) in needs {

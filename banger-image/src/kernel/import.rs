@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::{Built, format, modules};
+use super::{BuiltKernel, format, modules};
 use crate::error::{Error, Result};
 use crate::ext4::{Metadata, Options, Timestamp, Writer};
 use crate::progress::Progress;
@@ -22,7 +22,12 @@ const MAX_DEPTH: usize = 64;
 
 /// Copies a kernel and its modules, if there are any, into the folder `dir`, having made sure that
 /// they belong together and that a VM can boot with them.
-pub(crate) fn import(kernel: &Path, modules: Option<&Path>, dir: &Path, progress: &dyn Progress) -> Result<Built> {
+pub(crate) fn import(
+    kernel: &Path,
+    modules: Option<&Path>,
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<BuiltKernel> {
     let version = format::banner(kernel)?;
     let release = format::release(&version).to_owned();
     let folder = modules.map(|modules| of_release(modules, &release)).transpose()?;
@@ -46,7 +51,7 @@ pub(crate) fn import(kernel: &Path, modules: Option<&Path>, dir: &Path, progress
         boot_modules = modules::extract(&mut disk, &release, &BOOT, &dir.join("boot"))?;
         disk.finish()?;
     }
-    Ok(Built { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), vmlinuz_blake3, release, version, boot_modules })
+    Ok(BuiltKernel { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), vmlinuz_blake3, release, version, boot_modules })
 }
 
 /// The folder with the modules of a release: `folder` if it has the release's name, as in
@@ -136,7 +141,7 @@ mod tests {
         (folder, kernel, modules)
     }
 
-    fn import_to(dir: &str, place: &Path, kernel: &Path, modules: Option<&Path>) -> Result<Built> {
+    fn import_to(dir: &str, place: &Path, kernel: &Path, modules: Option<&Path>) -> Result<BuiltKernel> {
         let dir = place.join(dir);
         fs::create_dir(&dir).unwrap();
         import(kernel, modules, &dir, &Silent)

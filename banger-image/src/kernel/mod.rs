@@ -1,5 +1,5 @@
-//! Makes a kernel from the tree of a recipe or a bundle: the image, its modules as a disk, and
-//! those for the boot.
+//! Makes a kernel from the tree of a recipe or a bundle, or from files of this host: the kernel
+//! image, its modules as a disk, and the modules that the initramfs loads.
 
 mod format;
 mod import;
@@ -30,17 +30,27 @@ const MAX_BYTES: u64 = 8 << 30;
 const VMLINUZ: &str = "vmlinuz";
 const MODULES: &str = "modules.ext4";
 
-/// What was built in a folder, next to `vmlinuz`, `modules.ext4` and `boot/`.
-pub(crate) struct Built {
+/// What is known of a kernel that was built in a directory, beside the files `vmlinuz`,
+/// `modules.ext4` and `boot/*.ko`.
+pub(crate) struct BuiltKernel {
+    /// What `uname -r` prints.
     pub(crate) release: String,
+    /// The banner, as in `/proc/version`.
     pub(crate) version: String,
+    /// Names of the files in `boot/`, in the order to load them.
     pub(crate) boot_modules: Vec<String>,
     pub(crate) vmlinuz_bytes: u64,
+    /// In hex.
     pub(crate) vmlinuz_blake3: String,
 }
 
 /// Builds the kernel in `dir`, with `boot_modules` and what they depend on below `boot/`.
-pub(crate) fn build(recipe: &Recipe, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
+pub(crate) fn build(
+    recipe: &Recipe,
+    boot_modules: &[String],
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<BuiltKernel> {
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;
     let mut modules = recipe.start_image(&dir.join(MODULES))?;
@@ -50,7 +60,12 @@ pub(crate) fn build(recipe: &Recipe, boot_modules: &[String], dir: &Path, progre
 }
 
 /// Downloads the kernel into `dir`: a tree as a recipe makes it, in a compressed archive.
-pub(crate) fn unpack(bundle: &Pinned, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
+pub(crate) fn unpack(
+    bundle: &Pinned,
+    boot_modules: &[String],
+    dir: &Path,
+    progress: &dyn Progress,
+) -> Result<BuiltKernel> {
     let wrong = |reason: String| Error::Image { what: format!("bundle {bundle}"), reason };
     // What it unpacks to is hardly less.
     check_room("the kernel", &[(dir, bundle.size)])?;
@@ -62,9 +77,9 @@ pub(crate) fn unpack(bundle: &Pinned, boot_modules: &[String], dir: &Path, progr
     finish(modules, boot_modules, dir, progress)
 }
 
-/// Makes the rest of the two that were taken out of a tree, having made sure that they belong
-/// together and that a VM can boot with them.
-fn finish(mut modules: Writer, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<Built> {
+/// Finishes a kernel whose image and modules were taken out of a tree, having checked that these
+/// belong together and that a VM can boot with them.
+fn finish(mut modules: Writer, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<BuiltKernel> {
     progress.phase("writing the modules");
     let vmlinuz = dir.join(VMLINUZ);
     let version = format::banner(&vmlinuz)?;
@@ -76,7 +91,7 @@ fn finish(mut modules: Writer, boot_modules: &[String], dir: &Path, progress: &d
     let boot_modules = modules::extract(&mut modules, &release, boot_modules, &dir.join("boot"))?;
     modules.finish()?;
     let vmlinuz_blake3 = blake3::Hasher::new().update_reader(fs::File::open(&vmlinuz)?)?.finalize().to_string();
-    Ok(Built { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), version, vmlinuz_blake3, boot_modules, release })
+    Ok(BuiltKernel { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), version, vmlinuz_blake3, boot_modules, release })
 }
 
 /// Takes `boot/vmlinuz-*` and what is below `lib/modules` out of a tree of packages.

@@ -32,8 +32,8 @@ pub(super) fn extract<S: AsRef<str>>(
     wanted: &[S],
     boot: &Path,
 ) -> Result<Vec<String>> {
-    let lists = Lists::read(modules, release)?;
-    let order = lists.load_order(wanted.iter().map(AsRef::as_ref))?;
+    let index = ModuleIndex::read(modules, release)?;
+    let order = index.load_order(wanted.iter().map(AsRef::as_ref))?;
     if order.len() > MAX_MODULES {
         return Err(Error::Modules { reason: format!("the boot would need {} modules", order.len()) });
     }
@@ -95,7 +95,7 @@ fn module_name(path: &str) -> String {
 }
 
 /// The lists that depmod(8) and the kernel's own build leave beside modules.
-struct Lists {
+struct ModuleIndex {
     /// `modules.dep` (modules.dep(5)): each module's path, and the paths of those that must be
     /// there before it, the first to load last.
     dependencies: HashMap<String, (String, Vec<String>)>,
@@ -108,8 +108,8 @@ struct Lists {
     aliases: HashMap<String, Vec<String>>,
 }
 
-impl Lists {
-    fn read(modules: &mut Writer, release: &str) -> Result<Lists> {
+impl ModuleIndex {
+    fn read(modules: &mut Writer, release: &str) -> Result<ModuleIndex> {
         let mut text = |name: &str| -> Result<Option<String>> {
             let Some(content) = open(modules, release, name)? else { return Ok(None) };
             let mut text = String::new();
@@ -121,10 +121,10 @@ impl Lists {
         let dependencies = text("modules.dep")?.ok_or_else(missing)?;
         let [builtin, soft, aliases] = ["modules.builtin", "modules.softdep", "modules.alias"].map(text);
         let or_none = |text: Result<Option<String>>| text.map(Option::unwrap_or_default);
-        Ok(Lists::parse(&dependencies, &or_none(builtin)?, &or_none(soft)?, &or_none(aliases)?))
+        Ok(ModuleIndex::parse(&dependencies, &or_none(builtin)?, &or_none(soft)?, &or_none(aliases)?))
     }
 
-    fn parse(dependencies: &str, builtin: &str, soft: &str, aliases: &str) -> Lists {
+    fn parse(dependencies: &str, builtin: &str, soft: &str, aliases: &str) -> ModuleIndex {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let modules = dependencies.lines().filter_map(|line| line.split_once(':'));
         let mut by_alias: HashMap<String, Vec<String>> = HashMap::new();
@@ -147,7 +147,7 @@ impl Lists {
                 before.entry(module.replace('-', "_")).or_default().extend(names);
             }
         }
-        Lists {
+        ModuleIndex {
             dependencies: modules.map(|(path, needs)| (module_name(path), (path.to_owned(), words(needs)))).collect(),
             builtin: builtin.lines().map(module_name).collect(),
             soft: before,
@@ -157,7 +157,7 @@ impl Lists {
 
     /// Paths of the wanted modules and all that they need, each once, needed ones first.
     fn load_order<'n>(&self, wanted: impl Iterator<Item = &'n str>) -> Result<Vec<&str>> {
-        let mut order = Order { lists: self, paths: Vec::new(), seen: HashSet::new() };
+        let mut order = LoadOrder { index: self, paths: Vec::new(), seen: HashSet::new() };
         let mut missing = Vec::new();
         for name in wanted.filter(|name| !self.builtin.contains(*name)) {
             if !order.add(name) {
@@ -182,24 +182,24 @@ impl Lists {
     }
 }
 
-struct Order<'a> {
-    lists: &'a Lists,
+struct LoadOrder<'a> {
+    index: &'a ModuleIndex,
     paths: Vec<&'a str>,
     /// The names of those that are there, or are being added.
     seen: HashSet<String>,
 }
 
-impl Order<'_> {
+impl LoadOrder<'_> {
     /// Adds a module, behind what it needs. Returns whether there is one.
     fn add(&mut self, name: &str) -> bool {
         let name = name.replace('-', "_");
-        let Some((path, needs)) = self.lists.dependencies.get(&name) else { return false };
+        let Some((path, needs)) = self.index.dependencies.get(&name) else { return false };
         if !self.seen.insert(name.clone()) {
             return true;
         }
         // What should be there and is not may be built in.
-        for soft in self.lists.soft.get(&name).into_iter().flatten() {
-            if let Some(provider) = self.lists.provider(soft) {
+        for soft in self.index.soft.get(&name).into_iter().flatten() {
+            if let Some(provider) = self.index.provider(soft) {
                 self.add(provider);
             }
         }
@@ -227,8 +227,8 @@ kernel/crypto/crc32c_generic.ko:
 ";
 
     fn order(wanted: &[&str], builtin: &str, soft: &str, aliases: &str) -> Result<Vec<String>> {
-        let lists = Lists::parse(DEP, builtin, soft, aliases);
-        Ok(lists.load_order(wanted.iter().copied())?.into_iter().map(module_name).collect())
+        let index = ModuleIndex::parse(DEP, builtin, soft, aliases);
+        Ok(index.load_order(wanted.iter().copied())?.into_iter().map(module_name).collect())
     }
 
     /// What the kernel's build puts into a module of that release.

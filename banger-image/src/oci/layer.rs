@@ -11,7 +11,7 @@ use std::io::Read;
 
 use crate::archive::{Entry, Reader, Type};
 use crate::error::{Error, Result};
-use crate::ext4::{self, Kind, Metadata, Special, Writer};
+use crate::ext4::{self, EntryKind, Metadata, Special, Writer};
 
 /// A file's name that begins so says that the file of the rest is gone.
 const WHITEOUT: &[u8] = b".wh.";
@@ -226,7 +226,7 @@ impl Layer<'_> {
         while let Some(path) = pending.pop() {
             if !self.own.contains(&path[..]) {
                 self.writer.remove(&path)?;
-            } else if matches!(self.writer.entry(&path)?, Some(ext4::Entry { kind: Kind::Directory, .. })) {
+            } else if matches!(self.writer.entry(&path)?, Some(ext4::Entry { kind: EntryKind::Directory, .. })) {
                 pending.extend(self.children(&path)?);
             }
         }

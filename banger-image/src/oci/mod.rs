@@ -496,7 +496,7 @@ fn apply(blob: Blob, digest: Option<Digest>, writer: &mut Writer, budget: &mut B
     let limit = budget.limit;
     let too_large = || Error::ImageTooLarge { limit };
     let left = budget.bytes;
-    let ((), bytes) = decompress::unpacked(blob, left, too_large, digest, |stream| {
+    let ((), bytes) = decompress::read_decompressed(blob, left, too_large, digest, |stream| {
         layer::apply(stream, writer, budget)?;
         Ok(())
     })?;

@@ -37,7 +37,11 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// Builds the tree below the folder `scratch`, and lets `consume` read it as a tar stream.
+    /// Builds the tree below the directory `scratch`, and lets `consume` read it as a tar stream.
+    ///
+    /// # Errors
+    /// [`Error::MissingTool`](crate::Error::MissingTool),
+    /// [`Error::ToolFailed`](crate::Error::ToolFailed), errors of `consume`.
     pub(crate) fn run<T>(
         &self,
         scratch: &Path,
@@ -46,12 +50,11 @@ impl Recipe {
     ) -> Result<T> {
         MMDEBSTRAP.require()?;
         let wrapper = namespace::wrapper(scratch)?;
-        let mut narrator = Narrator::new(progress);
-        MMDEBSTRAP.stream(&wrapper, &self.arguments(), |line| narrator.line(line), consume)
+        let mut parser = OutputParser::new(progress);
+        MMDEBSTRAP.stream(&wrapper, &self.arguments(), |line| parser.line(line), consume)
     }
 
-    /// Starts the image that its tree is for. What a recipe says makes this file system another
-    /// than others.
+    /// Starts the image for the tree in a new file at `path`. Its UUID is derived from the recipe.
     pub(crate) fn start_image(&self, path: &Path) -> Result<Writer> {
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         let parts = self.arguments().into_iter().chain(self.npm.iter().map(|package| package.sha256.to_string()));
@@ -75,16 +78,16 @@ impl Recipe {
     }
 }
 
-/// Turns what `mmdebstrap --verbose`, apt and dpkg write into phases and steps.
-struct Narrator<'a> {
+/// Parses the output of `mmdebstrap --verbose`, apt and dpkg into phases and steps.
+struct OutputParser<'a> {
     progress: &'a dyn Progress,
     done: u64,
     total: u64,
 }
 
-impl<'a> Narrator<'a> {
+impl<'a> OutputParser<'a> {
     fn new(progress: &'a dyn Progress) -> Self {
-        Narrator { progress, done: 0, total: 0 }
+        OutputParser { progress, done: 0, total: 0 }
     }
 
     fn line(&mut self, line: &str) {
@@ -146,7 +149,7 @@ mod tests {
     #[test]
     fn output_becomes_phases_and_steps() {
         let log = Log::default();
-        let mut narrator = Narrator::new(&log);
+        let mut parser = OutputParser::new(&log);
         for line in [
             "I: automatically chosen mode: root",
             "I: running apt-get update...",
@@ -157,7 +160,7 @@ mod tests {
             "Setting up jq (1.6-2.1) ...",
             "Setting up again (1) ...",
         ] {
-            narrator.line(line);
+            parser.line(line);
         }
         let log = log.0.into_inner().unwrap();
         assert_eq!(log, ["reading package lists", "installing packages", "1/2", "2/2"]);

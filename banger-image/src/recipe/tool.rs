@@ -34,12 +34,18 @@ pub(crate) const NEWUIDMAP: Tool = Tool { name: "newuidmap", package: "uidmap" }
 pub(crate) const UNSHARE: Tool = Tool { name: "unshare", package: "util-linux" };
 
 impl Tool {
-    /// Makes sure that the tool is there.
+    /// Makes sure that the tool is installed.
+    ///
+    /// # Errors
+    /// [`Error::MissingTool`].
     pub(crate) fn require(self) -> Result<()> {
         self.spawn::<&OsStr>(&[], &[]).map(drop)
     }
 
     /// Runs the tool to its end and returns the lines of its standard error.
+    ///
+    /// # Errors
+    /// [`Error::MissingTool`], [`Error::ToolFailed`].
     pub(crate) fn run<A: AsRef<OsStr>>(self, args: &[A]) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         self.stream(&[], args, |line| lines.push(line.to_owned()), |_| Ok(()))?;
@@ -64,8 +70,8 @@ impl Tool {
             return Err(io::Error::other(format!("`{}` has no pipes", self.name)).into());
         };
         thread::scope(|scope| {
-            let complaints = scope.spawn(|| Complaints::read(stderr, on_line));
-            let mut stdout = EndNoting { inner: stdout, ended: false };
+            let summary = scope.spawn(|| StderrSummary::read(stderr, on_line));
+            let mut stdout = EofTracker { inner: stdout, ended: false };
             let consumed = consume(&mut stdout);
             if consumed.is_err() && !stdout.ended {
                 running.kill();
@@ -76,12 +82,12 @@ impl Tool {
             if status.success() {
                 return consumed;
             }
-            let Complaints { tail, hint } = complaints.join().unwrap_or_default();
+            let StderrSummary { tail, hint } = summary.join().unwrap_or_default();
             Err(Error::ToolFailed { tool: self.name, status, tail: tail.into(), hint })
         })
     }
 
-    fn spawn<A: AsRef<OsStr>>(self, wrapper: &[OsString], args: &[A]) -> Result<Running> {
+    fn spawn<A: AsRef<OsStr>>(self, wrapper: &[OsString], args: &[A]) -> Result<ChildGuard> {
         let mut commands = Vec::new();
         if let [wrapper, wrapper_args @ ..] = wrapper {
             let mut command = Command::new(wrapper);
@@ -102,7 +108,7 @@ impl Tool {
             // async-signal-safe.
             unsafe { command.pre_exec(move || die_with(parent)) };
             match command.spawn() {
-                Ok(child) => return Ok(Running(child)),
+                Ok(child) => return Ok(ChildGuard(child)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // A folder on the PATH that is closed to this user, as root's own is: execvp(3).
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_a_name(command.get_program()) => {}
@@ -129,10 +135,10 @@ fn die_with(parent: Pid) -> io::Result<()> {
     if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 
-/// A child that does not outlive this value.
-struct Running(Child);
+/// A child process that is killed, with its process group, when this value is dropped.
+struct ChildGuard(Child);
 
-impl Running {
+impl ChildGuard {
     /// Ends the child and its process group.
     fn kill(&mut self) {
         // Both fail only when there is nobody left to kill.
@@ -141,7 +147,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
             self.kill();
@@ -149,13 +155,13 @@ impl Drop for Running {
     }
 }
 
-/// A reader that remembers whether its end was seen.
-struct EndNoting<R> {
+/// A reader that records whether its end was reached.
+struct EofTracker<R> {
     inner: R,
     ended: bool,
 }
 
-impl<R: Read> Read for EndNoting<R> {
+impl<R: Read> Read for EofTracker<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.ended |= read == 0 && !buffer.is_empty();
@@ -163,36 +169,35 @@ impl<R: Read> Read for EndNoting<R> {
     }
 }
 
-/// What a tool wrote to its standard error: the end of it, and what to do about the first line that
-/// tells.
+/// The last lines of a tool's standard error, and a hint for the first line with a known cause.
 #[derive(Default)]
-struct Complaints {
+struct StderrSummary {
     tail: VecDeque<String>,
     hint: Option<String>,
 }
 
-impl Complaints {
+impl StderrSummary {
     /// Reads all, and hands each line to `on_line`, free of control characters.
-    fn read(stderr: ChildStderr, mut on_line: impl FnMut(&str)) -> Complaints {
+    fn read(stderr: ChildStderr, mut on_line: impl FnMut(&str)) -> StderrSummary {
         let mut reader = BufReader::new(stderr);
-        let mut complaints = Complaints::default();
+        let mut summary = StderrSummary::default();
         let mut line = Vec::new();
         while let Ok(1..) = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
             let mut text = String::from_utf8_lossy(&line).replace(char::is_control, "");
             line.clear();
             on_line(&text);
-            complaints.hint = complaints.hint.or_else(|| error::hint_for(&text));
-            if complaints.tail.len() == TAIL_LINES {
-                complaints.tail.pop_front();
+            summary.hint = summary.hint.or_else(|| error::hint_for(&text));
+            if summary.tail.len() == TAIL_LINES {
+                summary.tail.pop_front();
             }
             // apt and dpkg are called with thousands of file names, which they like to repeat.
             if text.len() > SHOWN_LINE {
                 text.truncate(text.floor_char_boundary(SHOWN_LINE));
                 text.push('…');
             }
-            complaints.tail.push_back(text);
+            summary.tail.push_back(text);
         }
-        complaints
+        summary
     }
 }
 

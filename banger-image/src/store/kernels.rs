@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Kernel, Store, first_working, unknown};
 use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
-use crate::kernel::{self, Built};
+use crate::kernel::{self, BuiltKernel};
 use crate::kind::Kind;
 use crate::manifest::{self, FORMAT_VERSION, KernelManifest};
 use crate::name;
@@ -139,7 +139,7 @@ impl Store {
 }
 
 /// The manifest of a kernel that was made now.
-fn manifest_of(built: Built, name: &str, description: &str, source: String) -> KernelManifest {
+fn manifest_of(built: BuiltKernel, name: &str, description: &str, source: String) -> KernelManifest {
     KernelManifest {
         format_version: FORMAT_VERSION,
         name: name.to_owned(),

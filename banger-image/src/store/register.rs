@@ -1,4 +1,4 @@
-//! Images from files of this machine, and into files.
+//! Images from files of this host, and into files.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,12 +18,12 @@ use crate::manifest;
 use crate::name;
 use crate::progress::Progress;
 
-/// A bundle that was made.
+/// A bundle that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exported {
-    /// Its SHA-256.
+    /// The SHA-256 of the file.
     pub sha256: Digest,
-    /// Its length in bytes.
+    /// The length of the file in bytes.
     pub size: u64,
 }
 
@@ -60,8 +60,8 @@ impl Store {
         let source = fs::File::open(rootfs)?;
         let fit = |file: &fs::File| match ext4::check(file.file()) {
             Ok(()) => Ok(()),
-            Err(ext4::Unfit::Reason(reason)) => Err(wrong(reason)),
-            Err(ext4::Unfit::Io(error)) => Err(error.into()),
+            Err(ext4::CheckError::Reason(reason)) => Err(wrong(reason)),
+            Err(ext4::CheckError::Io(error)) => Err(error.into()),
         };
         fit(&source)?;
         let mut is_made = false;
@@ -88,7 +88,7 @@ impl Store {
         if is_made { Ok(image) } else { Err(exists()) }
     }
 
-    /// Writes an image as a bundle, for a catalog. The same image gives the same bytes.
+    /// Writes an image as a bundle, for a catalog, to `out`. The bytes depend on the image alone.
     ///
     /// # Errors
     /// [`Error::NotHere`], [`Error::Io`].

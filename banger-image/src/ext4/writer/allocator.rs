@@ -1,8 +1,8 @@
-//! Which blocks are in use.
+//! Allocates the blocks of a file system, and knows which of them are in use.
 
 use std::collections::BTreeMap;
 
-/// Neighbouring blocks.
+/// Consecutive blocks: the number of the first, and how many they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) start: u64,
@@ -15,27 +15,27 @@ impl Run {
     }
 }
 
-/// Hands out blocks: those that were given back first, then ever higher ones.
-pub(super) struct Space {
+/// Allocates blocks: released ones first, then ever higher ones.
+pub(super) struct BlockAllocator {
     /// Blocks with a fixed use, in order and apart; they are in use from the start.
     reserved: Vec<Run>,
     /// Everything from here on is free, but for what is reserved.
     next: u64,
     /// How many of `reserved` lie before `next`.
     passed: usize,
-    /// Blocks below `next` that were given back: start and length.
+    /// Blocks below `next` that were released: start and length.
     free: BTreeMap<u64, u64>,
     /// Where the file system ends.
     end: u64,
 }
 
-impl Space {
+impl BlockAllocator {
     /// Everything is free from block 0 to `end`, but for `reserved`.
-    pub(super) fn new(reserved: Vec<Run>, end: u64) -> Space {
-        Space { reserved, next: 0, passed: 0, free: BTreeMap::new(), end }
+    pub(super) fn new(reserved: Vec<Run>, end: u64) -> BlockAllocator {
+        BlockAllocator { reserved, next: 0, passed: 0, free: BTreeMap::new(), end }
     }
 
-    /// Takes up to `most` neighbouring blocks, wherever they are.
+    /// Allocates one run of at most `most` blocks; `None` if the file system is full.
     pub(super) fn take(&mut self, most: u64) -> Option<Run> {
         if let Some((&start, &length)) = self.free.first_key_value() {
             self.free.remove(&start);
@@ -48,7 +48,7 @@ impl Space {
         (room > 0).then(|| self.advance(room.min(most)))
     }
 
-    /// Takes `length` neighbouring blocks that were never used.
+    /// Allocates one run of `length` blocks that were never in use; `None` if there is none.
     pub(super) fn take_fresh(&mut self, length: u64) -> Option<Run> {
         loop {
             let room = self.room_ahead();
@@ -59,12 +59,12 @@ impl Space {
                 return None;
             }
             let skipped = self.advance(room);
-            self.give(skipped);
+            self.release(skipped);
         }
     }
 
-    /// Gives blocks back.
-    pub(super) fn give(&mut self, mut run: Run) {
+    /// Makes blocks free again.
+    pub(super) fn release(&mut self, mut run: Run) {
         if let Some((&start, &length)) = self.free.range(..run.start).next_back()
             && start + length == run.start
         {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn reserved_blocks_are_passed_over() {
-        let mut space = Space::new(vec![run(0, 2), run(5, 5)], 20);
+        let mut space = BlockAllocator::new(vec![run(0, 2), run(5, 5)], 20);
         assert_eq!(space.take(100), Some(run(2, 3)));
         assert_eq!(space.take_fresh(4), Some(run(10, 4)));
         assert_eq!(space.take_fresh(7), None);
@@ -157,11 +157,11 @@ mod tests {
 
     #[test]
     fn what_was_given_back_is_taken_first() {
-        let mut space = Space::new(vec![run(0, 1)], 100);
+        let mut space = BlockAllocator::new(vec![run(0, 1)], 100);
         assert_eq!(space.take(10), Some(run(1, 10)));
-        space.give(run(2, 2));
-        space.give(run(6, 2));
-        space.give(run(4, 2));
+        space.release(run(2, 2));
+        space.release(run(6, 2));
+        space.release(run(4, 2));
         assert_eq!(space.gaps().collect::<Vec<_>>(), [run(2, 6)]);
         assert_eq!(space.used(0, 40), [run(0, 2), run(8, 3)]);
         assert_eq!(space.used(3, 9), [run(8, 1)]);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn reserved_blocks_ahead_are_in_use() {
-        let mut space = Space::new(vec![run(0, 2), run(50, 10)], 100);
+        let mut space = BlockAllocator::new(vec![run(0, 2), run(50, 10)], 100);
         space.take(3);
         assert_eq!(space.used(0, 100), [run(0, 5), run(50, 10)]);
         assert_eq!(space.used(55, 58), [run(55, 3)]);

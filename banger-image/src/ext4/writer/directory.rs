@@ -18,15 +18,15 @@ const NODE_INDEX: usize = 8;
 /// Bytes of an entry of the index: a hash and a block.
 const INDEX_ENTRY: usize = 8;
 
-/// A name, and what it names.
-pub(super) struct Entry<'a> {
+/// An entry of a directory: a name and the number of its inode (`struct ext4_dir_entry_2`).
+pub(super) struct DirEntry<'a> {
     pub(super) name: &'a [u8],
     pub(super) number: u32,
-    /// The type, from the bits of an inode's mode.
+    /// The file type bits of the inode's mode (`S_IFMT`, inode(7)).
     pub(super) kind: u16,
 }
 
-impl Entry<'_> {
+impl DirEntry<'_> {
     fn len(&self) -> usize {
         ENTRY + self.name.len().next_multiple_of(4)
     }
@@ -45,30 +45,35 @@ impl Entry<'_> {
     }
 }
 
-/// How folders are written.
+/// How the blocks of directories are written.
 #[derive(Clone, Copy)]
-pub(super) struct Format<'a> {
-    /// The secret of the hash.
+pub(super) struct DirectoryFormat<'a> {
+    /// The seed of the hash of names.
     pub(super) hash_seed: &'a [u8; 16],
-    /// The inode's, if metadata has checksums.
+    /// The seed of the inode's checksums, if metadata has checksums.
     pub(super) checksum_seed: Option<u32>,
     /// Bytes of a block of names that stay free, for later names.
     pub(super) slack: usize,
 }
 
-/// Makes the blocks of a folder, in their order, or none if there are too many names. The second
-/// block on is only there with an index.
-pub(super) fn build(own: u32, parent: u32, entries: &[Entry<'_>], format: Format<'_>) -> Option<Vec<[u8; BLOCK_LEN]>> {
+/// The blocks of a directory, in order; `None` if there are more names than an index of two levels
+/// can hold. One block has no index.
+pub(super) fn build(
+    own: u32,
+    parent: u32,
+    entries: &[DirEntry<'_>],
+    format: DirectoryFormat<'_>,
+) -> Option<Vec<[u8; BLOCK_LEN]>> {
     let room = BLOCK_LEN - if format.checksum_seed.is_some() { TAIL } else { 0 };
     let dots = [
-        Entry { name: b".", number: own, kind: super::inode::DIRECTORY },
-        Entry { name: b"..", number: parent, kind: super::inode::DIRECTORY },
+        DirEntry { name: b".", number: own, kind: super::inode::DIRECTORY },
+        DirEntry { name: b"..", number: parent, kind: super::inode::DIRECTORY },
     ];
-    if dots.iter().chain(entries).map(Entry::len).sum::<usize>() <= room {
+    if dots.iter().chain(entries).map(DirEntry::len).sum::<usize>() <= room {
         return Some(vec![leaf(dots.iter().chain(entries), room, format)]);
     }
 
-    let mut hashed: Vec<(u32, &Entry<'_>)> =
+    let mut hashed: Vec<(u32, &DirEntry<'_>)> =
         entries.iter().map(|entry| (half_md4(entry.name, format.hash_seed), entry)).collect();
     hashed.sort_by_key(|&(hash, entry)| (hash, entry.name));
     let mut leaves: Vec<(u32, [u8; BLOCK_LEN])> = Vec::new();
@@ -95,7 +100,11 @@ pub(super) fn build(own: u32, parent: u32, entries: &[Entry<'_>], format: Format
 }
 
 /// A block of names.
-fn leaf<'a>(entries: impl Iterator<Item = &'a Entry<'a>>, room: usize, format: Format<'_>) -> [u8; BLOCK_LEN] {
+fn leaf<'a>(
+    entries: impl Iterator<Item = &'a DirEntry<'a>>,
+    room: usize,
+    format: DirectoryFormat<'_>,
+) -> [u8; BLOCK_LEN] {
     let mut block = [0; BLOCK_LEN];
     let mut at = 0;
     let mut last = 0;
@@ -115,7 +124,7 @@ fn leaf<'a>(entries: impl Iterator<Item = &'a Entry<'a>>, room: usize, format: F
     block
 }
 
-fn put_entry(block: &mut [u8], at: usize, entry: &Entry<'_>, length: usize) {
+fn put_entry(block: &mut [u8], at: usize, entry: &DirEntry<'_>, length: usize) {
     put32(block, at, entry.number);
     put16(block, at + 4, length as u16);
     block[at + 6] = entry.name.len() as u8;
@@ -125,9 +134,9 @@ fn put_entry(block: &mut [u8], at: usize, entry: &Entry<'_>, length: usize) {
 
 /// Puts an index before the leaves, each of which comes with its lowest hash.
 fn index(
-    dots: &[Entry<'_>; 2],
+    dots: &[DirEntry<'_>; 2],
     leaves: Vec<(u32, [u8; BLOCK_LEN])>,
-    format: Format<'_>,
+    format: DirectoryFormat<'_>,
 ) -> Option<Vec<[u8; BLOCK_LEN]>> {
     let tail = if format.checksum_seed.is_some() { INDEX_TAIL } else { 0 };
     let in_root = (BLOCK_LEN - ROOT_INDEX - tail) / INDEX_ENTRY;
@@ -171,7 +180,7 @@ fn index(
 
 /// Writes the entries of an index block from `at` on. The first has no hash; limit and count are in
 /// its place.
-fn put_index(block: &mut [u8; BLOCK_LEN], at: usize, limit: usize, keys: &[(u32, u32)], format: Format<'_>) {
+fn put_index(block: &mut [u8; BLOCK_LEN], at: usize, limit: usize, keys: &[(u32, u32)], format: DirectoryFormat<'_>) {
     for (place, &(hash, target)) in keys.iter().enumerate() {
         put32(block, at + place * INDEX_ENTRY, hash);
         put32(block, at + place * INDEX_ENTRY + 4, target);

@@ -5,7 +5,7 @@ use std::io;
 /// A result of the writer.
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong. Paths are shown escaped.
+/// Why a [`Writer`](super::Writer) refuses an entry, or fails. Paths are shown escaped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,8 +1,8 @@
 //! Trees of extents (Documentation/filesystems/ext4/ifork.rst, "Extent Tree").
 
+use super::allocator::Run;
 use super::bytes::{BLOCK_LEN, put16, put32};
 use super::checksum::crc32c;
-use super::space::Run;
 use super::tree::Extent;
 
 const MAGIC: u16 = 0xf30a;
@@ -15,8 +15,9 @@ const IN_BLOCK: usize = (BLOCK_LEN - ENTRY) / ENTRY;
 /// Blocks of one extent; longer ones would be marked as not written yet.
 const MAX_LENGTH: u64 = 32768;
 
-/// The 60 bytes of an inode that hold its content, or say where it is.
-pub(super) type Root = [u8; 60];
+/// The field `i_block` of an inode: the root of its tree of extents, the target of a short symbolic
+/// link, or the numbers of a device.
+pub(super) type IBlock = [u8; 60];
 
 /// Adds a run of blocks to a file's extents, to the last of them if it goes on there.
 pub(super) fn push(extents: &mut Vec<Extent>, logical: u32, run: Run) {
@@ -38,14 +39,14 @@ struct Entry {
     length: u16,
 }
 
-/// Makes the tree of `extents`: what belongs into the inode, and how many blocks there are below.
-/// `write` is given each of these and returns where it put it. `seed` is the inode's, if metadata
-/// has checksums.
+/// Makes the tree of `extents`. Returns its root, for the inode, and the number of blocks below the
+/// root. `write` stores each of these blocks and returns the block's number. `seed` starts the
+/// inode's checksums, if metadata has checksums.
 pub(super) fn build<E>(
     extents: &[Extent],
     seed: Option<u32>,
     mut write: impl FnMut(&[u8; BLOCK_LEN]) -> Result<u64, E>,
-) -> Result<(Root, u64), E> {
+) -> Result<(IBlock, u64), E> {
     let mut entries: Vec<Entry> = extents.iter().flat_map(split).collect();
     let mut depth = 0;
     let mut blocks = 0;

@@ -3,17 +3,17 @@
 
 use std::fs::File;
 
+use super::allocator::Run;
 use super::bytes::{BLOCK, BLOCK_LEN};
 use super::checksum::crc32c;
-use super::directory::{self, Format};
+use super::directory::{self, DirectoryFormat};
 use super::error::{Error, Result};
-use super::extent::{self, Root};
+use super::extent::{self, IBlock};
 use super::inode::{self, Fields};
 use super::layout::{FIRST_INODE, GROUP, Group, Layout};
 use super::options::Metadata;
-use super::space::Run;
-use super::superblock::{self, BLOCK_UNINIT, Counts, DESCRIPTOR, INODE_UNINIT, INODE_ZEROED, Usage};
-use super::tree::{Children, Content, Extent, Id, ROOT};
+use super::superblock::{self, BLOCK_UNINIT, Counts, DESCRIPTOR, GroupUsage, INODE_UNINIT, INODE_ZEROED};
+use super::tree::{Children, Content, Extent, InodeId, ROOT};
 use super::xattr::Attributes;
 use super::{FAST_SYMLINK, MAX_LINKS, Writer, journal};
 
@@ -27,14 +27,14 @@ const SLACK: usize = BLOCK_LEN / 5;
 /// Inodes of a block.
 const INODES: usize = BLOCK_LEN / inode::LEN;
 
-/// An inode whose blocks are written.
-struct Stored {
+/// An inode whose content is written: what its table and the bitmaps need.
+struct StoredInode {
     number: u32,
-    /// Whose it is; the journal has no entry.
-    id: Option<Id>,
+    /// The inode in the tree; `None` for the journal, which has no name.
+    id: Option<InodeId>,
     kind: u16,
     links: u16,
-    root: Root,
+    root: IBlock,
     flags: u32,
     size: u64,
     blocks: u64,
@@ -45,7 +45,10 @@ struct Stored {
 type Bitmap = [u8; BLOCK_LEN];
 
 impl Writer {
-    /// Writes what is in memory still, and returns the file.
+    /// Writes names, inodes and group metadata, and returns the file, which is not synced.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Unsupported`], [`Error::Image`].
     pub fn finish(mut self) -> Result<File> {
         if self.tree.find(LOST_AND_FOUND)?.is_none() {
             let metadata = Metadata { mode: 0o700, mtime: self.options.time, ..Metadata::default() };
@@ -65,7 +68,7 @@ impl Writer {
         self.write_tables(&layout, &inodes)?;
         self.write_groups(&layout, &inodes)?;
         self.output.flush()?;
-        for gap in self.space.gaps() {
+        for gap in self.allocator.gaps() {
             self.output.discard(gap)?;
         }
         self.output.set_len(self.options.size.unwrap_or(layout.blocks * BLOCK))?;
@@ -74,14 +77,14 @@ impl Writer {
 
     /// Numbers the inodes so that those of a folder are neighbours. Returns them in this order,
     /// folders with their parent's number.
-    fn number(&mut self) -> Vec<(Id, u32)> {
+    fn number(&mut self) -> Vec<(InodeId, u32)> {
         self.tree.get_mut(ROOT).number = ROOT_NUMBER;
         let mut order = vec![(ROOT, ROOT_NUMBER)];
         let mut next = FIRST_INODE as u32;
         let mut pending = vec![ROOT];
         while let Some(folder) = pending.pop() {
             let parent = self.tree.get(folder).number;
-            let children: Vec<Id> =
+            let children: Vec<InodeId> =
                 self.tree.children(folder).into_iter().flat_map(Children::values).copied().collect();
             let before = pending.len();
             for child in children {
@@ -102,11 +105,11 @@ impl Writer {
     }
 
     /// Writes the blocks that an inode has besides a file's content.
-    fn store_inode(&mut self, id: Id, parent: u32) -> Result<Stored> {
+    fn store_inode(&mut self, id: InodeId, parent: u32) -> Result<StoredInode> {
         let inode = self.tree.get(id);
         let number = inode.number;
         let attributes = Attributes::new(b"", &inode.metadata.xattrs)?;
-        let mut stored = Stored {
+        let mut stored = StoredInode {
             number,
             id: Some(id),
             kind: self.kind(id),
@@ -158,7 +161,7 @@ impl Writer {
     }
 
     /// The type in an inode's mode.
-    fn kind(&self, id: Id) -> u16 {
+    fn kind(&self, id: InodeId) -> u16 {
         match &self.tree.get(id).content {
             Content::Directory(_) => inode::DIRECTORY,
             Content::File { .. } => inode::REGULAR,
@@ -167,20 +170,20 @@ impl Writer {
         }
     }
 
-    fn directory_blocks(&self, id: Id, parent: u32) -> Result<Vec<[u8; BLOCK_LEN]>> {
+    fn directory_blocks(&self, id: InodeId, parent: u32) -> Result<Vec<[u8; BLOCK_LEN]>> {
         let number = self.tree.get(id).number;
-        let entries: Vec<directory::Entry<'_>> = self
+        let entries: Vec<directory::DirEntry<'_>> = self
             .tree
             .children(id)
             .into_iter()
             .flatten()
-            .map(|(name, &child)| directory::Entry {
+            .map(|(name, &child)| directory::DirEntry {
                 name,
                 number: self.tree.get(child).number,
                 kind: self.kind(child),
             })
             .collect();
-        let format = Format {
+        let format = DirectoryFormat {
             hash_seed: &self.options.hash_seed,
             checksum_seed: superblock::inode_seed(superblock::seed(&self.options), number),
             slack: if self.options.size.is_some() { SLACK } else { 0 },
@@ -201,8 +204,8 @@ impl Writer {
         Ok(extents)
     }
 
-    /// Says in an inode where its content is.
-    fn map(&mut self, stored: &mut Stored, extents: &[Extent]) -> Result<()> {
+    /// Records the extents of an inode's content in the inode.
+    fn map(&mut self, stored: &mut StoredInode, extents: &[Extent]) -> Result<()> {
         let seed = superblock::inode_seed(superblock::seed(&self.options), stored.number);
         let content: u64 = extents.iter().map(|extent| extent.run.length).sum();
         let (root, nodes) = extent::build(extents, seed, |block| {
@@ -217,12 +220,12 @@ impl Writer {
     }
 
     /// The journal's inode, if there is one, and the one block of it that is not a hole.
-    fn store_journal(&mut self) -> Result<Option<Stored>> {
+    fn store_journal(&mut self) -> Result<Option<StoredInode>> {
         let extents = std::mem::take(&mut self.journal);
         let Some(first) = extents.first() else { return Ok(None) };
         let blocks: u64 = extents.iter().map(|extent| extent.run.length).sum();
         self.output.write(first.run.start, &journal::superblock(blocks))?;
-        let mut stored = Stored {
+        let mut stored = StoredInode {
             number: journal::INODE,
             id: None,
             kind: inode::REGULAR,
@@ -245,7 +248,7 @@ impl Writer {
             }
             return Ok(layout);
         }
-        let (count, inodes_per_group) = Layout::image(self.space.next(), last)?;
+        let (count, inodes_per_group) = Layout::image(self.allocator.next(), last)?;
         let mut layout = Layout { blocks: 0, inodes_per_group, groups: Vec::new(), backup_groups: Vec::new() };
         let table = layout.table_blocks();
         // Inode tables are sparse, so they must not be where something was before.
@@ -259,22 +262,22 @@ impl Writer {
                 inode_table: tables.start + group * table,
             })
             .collect();
-        layout.blocks = self.space.next().max((count - 1) * GROUP + 1);
-        self.space.set_end(layout.blocks);
+        layout.blocks = self.allocator.next().max((count - 1) * GROUP + 1);
+        self.allocator.set_end(layout.blocks);
         let descriptors = 1 + layout.descriptor_blocks();
-        self.space.give(Run { start: descriptors, length: 1 + super::IMAGE_DESCRIPTOR_BLOCKS - descriptors });
+        self.allocator.release(Run { start: descriptors, length: 1 + super::IMAGE_DESCRIPTOR_BLOCKS - descriptors });
         Ok(layout)
     }
 
     fn take_fresh(&mut self, length: u64) -> Result<Run> {
-        self.space.take_fresh(length).ok_or(Error::NoSpace { size: u64::MAX, what: "inodes" })
+        self.allocator.take_fresh(length).ok_or(Error::NoSpace { size: u64::MAX, what: "inodes" })
     }
 
     /// Writes the blocks of inode tables that have inodes in them.
-    fn write_tables(&mut self, layout: &Layout, inodes: &[Stored]) -> Result<()> {
+    fn write_tables(&mut self, layout: &Layout, inodes: &[StoredInode]) -> Result<()> {
         let seed = superblock::seed(&self.options);
         let journal = Metadata { mode: 0o600, mtime: self.options.time, ..Metadata::default() };
-        let block_of = |inode: &Stored| (inode.number - 1) / INODES as u32;
+        let block_of = |inode: &StoredInode| (inode.number - 1) / INODES as u32;
         for neighbours in inodes.chunk_by(|a, b| block_of(a) == block_of(b)) {
             let mut block = [0; BLOCK_LEN];
             for stored in neighbours {
@@ -302,14 +305,14 @@ impl Writer {
     }
 
     /// Writes bitmaps, descriptors, and superblocks.
-    fn write_groups(&mut self, layout: &Layout, inodes: &[Stored]) -> Result<()> {
+    fn write_groups(&mut self, layout: &Layout, inodes: &[StoredInode]) -> Result<()> {
         let seed = superblock::seed(&self.options);
         let mut descriptors = Vec::with_capacity(layout.groups.len() * DESCRIPTOR);
         let mut counts = Counts { free_blocks: 0, free_inodes: 0, overhead: 0, journal: None };
         for (number, group) in layout.groups.iter().enumerate() {
             let blocks = self.block_usage(layout, number);
             let inodes_used = inode_usage(layout, inodes, number);
-            let mut usage = Usage {
+            let mut usage = GroupUsage {
                 free_blocks: blocks.free,
                 free_inodes: inodes_used.free,
                 directories: inodes_used.directories,
@@ -356,9 +359,9 @@ impl Writer {
     }
 
     /// Which blocks of a group are in use.
-    fn block_usage(&self, layout: &Layout, number: usize) -> Usages {
+    fn block_usage(&self, layout: &Layout, number: usize) -> BitmapUsage {
         let extent = layout.extent_of(number);
-        let used = self.space.used(extent.start, extent.end());
+        let used = self.allocator.used(extent.start, extent.end());
         let count: u64 = used.iter().map(|run| run.length).sum();
         let own: u64 = layout.superblocks().filter(|run| run.start == extent.start).map(|run| run.length).sum();
         // The kernel knows where superblocks are. A last group always has a bitmap, says e2fsck.
@@ -371,13 +374,13 @@ impl Writer {
             set(&mut bitmap, extent.length, GROUP);
             bitmap
         });
-        Usages { bitmap, free: (extent.length - count) as u32, behind: 0, directories: 0 }
+        BitmapUsage { bitmap, free: (extent.length - count) as u32, behind: 0, directories: 0 }
     }
 }
 
-/// What is in use of a group's blocks, or of its inodes.
-struct Usages {
-    /// Not there if it need not be written.
+/// Which of a group's blocks, or of its inodes, are in use.
+struct BitmapUsage {
+    /// The bitmap; `None` if it need not be written.
     bitmap: Option<Bitmap>,
     free: u32,
     /// Inodes behind the last in use.
@@ -386,7 +389,7 @@ struct Usages {
 }
 
 /// Which inodes of a group are in use.
-fn inode_usage(layout: &Layout, inodes: &[Stored], group: usize) -> Usages {
+fn inode_usage(layout: &Layout, inodes: &[StoredInode], group: usize) -> BitmapUsage {
     let first = group as u64 * layout.inodes_per_group + 1;
     let end = first + layout.inodes_per_group;
     let place = |number: u64| inodes.partition_point(|inode| u64::from(inode.number) < number);
@@ -403,7 +406,7 @@ fn inode_usage(layout: &Layout, inodes: &[Stored], group: usize) -> Usages {
     set(&mut bitmap, layout.inodes_per_group, GROUP);
     let last = members.last().map_or(0, |inode| u64::from(inode.number) - first + 1);
     let last = if group == 0 { last.max(FIRST_INODE - 1) } else { last };
-    Usages {
+    BitmapUsage {
         bitmap: (used > 0).then_some(bitmap),
         free: layout.inodes_per_group as u32 - used,
         behind: (layout.inodes_per_group - last) as u32,

@@ -3,7 +3,7 @@
 use super::bytes::{put_split16, put_split32, put16, put32};
 use super::checksum::crc32c;
 use super::error::{Error, Result};
-use super::extent::Root;
+use super::extent::IBlock;
 use super::layout::INODE;
 use super::options::{Metadata, Special, Timestamp};
 
@@ -36,7 +36,7 @@ pub(super) struct Fields<'a> {
     /// All blocks that belong to it.
     pub(super) blocks: u64,
     pub(super) flags: u32,
-    pub(super) root: &'a Root,
+    pub(super) root: &'a IBlock,
     /// The block of extended attributes; 0 for none.
     pub(super) attribute_block: u64,
     /// Extended attributes in the inode; all zeros for none.
@@ -102,7 +102,7 @@ pub(super) fn special_kind(special: Special) -> u16 {
 
 /// What an inode of that kind holds instead of content: device numbers, in the old form if they
 /// fit.
-pub(super) fn special_root(special: Special) -> Root {
+pub(super) fn special_root(special: Special) -> IBlock {
     let mut root = [0; 60];
     if let Special::CharacterDevice { major, minor } | Special::BlockDevice { major, minor } = special {
         if major < 256 && minor < 256 {

@@ -4,9 +4,9 @@
 //! copies of superblock and descriptors in a few groups (`sparse_super`), since the kernel extends
 //! no mounted file system that has them elsewhere; an image has none (`sparse_super2`).
 
+use super::allocator::Run;
 use super::bytes::BLOCK;
 use super::error::{Error, Result};
-use super::space::Run;
 
 /// Blocks of a group: as many as a bitmap of one block has bits.
 pub(super) const GROUP: u64 = BLOCK * 8;

@@ -1,5 +1,5 @@
-//! Writes an ext4 file system into a file: entries in, in any order, and one pass over their
-//! content.
+//! Writes an ext4 file system into a file. Entries are added in any order; their content is read
+//! once.
 //!
 //! Content goes to its blocks while it is read. Names, inodes and where content lies are kept in
 //! memory until [`Writer::finish`], which writes them: memory grows with the number of entries, not
@@ -8,6 +8,7 @@
 //!
 //! The format is that of the kernel's Documentation/filesystems/ext4; each module names its page.
 
+mod allocator;
 mod bytes;
 pub(super) mod checksum;
 mod directory;
@@ -22,7 +23,6 @@ mod options;
 mod output;
 mod read;
 mod resolve;
-mod space;
 mod superblock;
 #[cfg(test)]
 mod tests;
@@ -35,12 +35,12 @@ use std::io::Read;
 pub use self::error::Error;
 pub use self::options::{Metadata, Options, Special, Timestamp};
 
+use self::allocator::{BlockAllocator, Run};
 use self::bytes::{BLOCK, BLOCK_LEN};
 use self::error::Result;
 use self::layout::{IMAGE_DESCRIPTOR_BLOCKS, Layout};
 use self::output::{Output, ReadError};
-use self::space::{Run, Space};
-use self::tree::{Children, Content, Extent, Id, Place, ROOT, Tree};
+use self::tree::{Children, Content, Extent, InodeId, ROOT, Slot, Tree};
 use self::xattr::Attributes;
 
 /// The most names of a file, and the most folders in one before they are not counted any more.
@@ -63,38 +63,40 @@ const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
 pub struct Writer {
     options: Options,
     output: Output,
-    space: Space,
+    allocator: BlockAllocator,
     tree: Tree,
     /// Known from the start for a disk, at the end for an image.
     layout: Option<Layout>,
     journal: Vec<Extent>,
 }
 
-/// Something in the tree.
+/// What is at a path of a [`Writer`].
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
-    /// What it is.
-    pub kind: Kind<'a>,
-    /// What the last entry at its path said.
+    /// The type, with what only this type has.
+    pub kind: EntryKind<'a>,
+    /// The metadata that it was last added with.
     pub metadata: &'a Metadata,
 }
 
-/// What something in the tree is.
+/// The type of an [`Entry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind<'a> {
-    /// A folder.
+pub enum EntryKind<'a> {
+    /// A directory.
     Directory,
-    /// A file, with its size in bytes.
+    /// A regular file: its size in bytes.
     File(u64),
-    /// A symbolic link, with its target.
+    /// A symbolic link: its target.
     Symlink(&'a [u8]),
-    /// Anything else.
+    /// A device, a FIFO or a socket.
     Special(Special),
 }
 
 impl Writer {
-    /// Starts a file system in `file`, which must be open for writing. All that is in it is lost;
-    /// it is not synced at the end.
+    /// Starts a file system in `file`, which must be open for writing. The file's content is lost.
+    ///
+    /// # Errors
+    /// [`Error::BadOptions`], [`Error::NoSpace`] if the journal does not fit, [`Error::Image`].
     pub fn new(file: File, options: Options) -> Result<Writer> {
         if options.label.len() > 16 {
             return Err(Error::BadOptions("its label has more than 16 bytes"));
@@ -103,20 +105,20 @@ impl Writer {
             return Err(Error::BadOptions("it has a journal and no size"));
         }
         let output = Output::new(file)?;
-        let (layout, space) = match options.size {
+        let (layout, allocator) = match options.size {
             Some(size) => {
                 let layout = Layout::disk(size)?;
-                let space = Space::new(layout.reserved(), layout.blocks);
+                let allocator = BlockAllocator::new(layout.reserved(), layout.blocks);
                 output.set_len(size)?;
-                (Some(layout), space)
+                (Some(layout), allocator)
             }
             None => {
                 let reserved = Run { start: 0, length: 1 + IMAGE_DESCRIPTOR_BLOCKS };
-                (None, Space::new(vec![reserved], u64::MAX))
+                (None, BlockAllocator::new(vec![reserved], u64::MAX))
             }
         };
         let implied = Metadata { mode: 0o755, mtime: options.time, ..Metadata::default() };
-        let mut writer = Writer { options, output, space, tree: Tree::new(implied), layout, journal: Vec::new() };
+        let mut writer = Writer { options, output, allocator, tree: Tree::new(implied), layout, journal: Vec::new() };
         if writer.options.journal > 0 {
             let blocks = writer.options.journal / BLOCK;
             if blocks < journal::MIN_BLOCKS || blocks > u64::from(u32::MAX) {
@@ -127,14 +129,17 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Adds a folder, or describes one that is there.
+    /// Adds a directory, or sets the metadata of one that is there.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`], [`Error::Unsupported`].
     pub fn directory(&mut self, path: &[u8], metadata: Metadata) -> Result<()> {
         Attributes::new(path, &metadata.xattrs)?;
         let there = if path.is_empty() {
             Some(ROOT)
         } else {
-            let place = self.tree.make_parents(path)?;
-            self.tree.at(&place).filter(|&id| self.tree.children(id).is_some())
+            let slot = self.tree.make_parents(path)?;
+            self.tree.at(&slot).filter(|&id| self.tree.children(id).is_some())
         };
         match there {
             Some(id) => self.tree.get_mut(id).metadata = Writer::masked(metadata),
@@ -143,11 +148,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a file with all that can be read from `content`, and returns its size. Blocks of zeros
-    /// become holes.
+    /// Adds a regular file with all that `content` reads, and returns its size in bytes. Blocks of
+    /// zeros become holes.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`], [`Error::Unsupported`], [`Error::Content`],
+    /// [`Error::NoSpace`], [`Error::Image`].
     pub fn file(&mut self, path: &[u8], metadata: Metadata, content: &mut dyn Read) -> Result<u64> {
         Attributes::new(path, &metadata.xattrs)?;
-        self.place(path)?;
+        self.slot(path)?;
         let mut extents = Vec::new();
         match self.store(path, content, &mut extents) {
             Ok(size) => {
@@ -155,13 +164,16 @@ impl Writer {
                 Ok(size)
             }
             Err(error) => {
-                extents.into_iter().for_each(|extent| self.space.give(extent.run));
+                extents.into_iter().for_each(|extent| self.allocator.release(extent.run));
                 Err(error)
             }
         }
     }
 
-    /// Adds a symbolic link.
+    /// Adds a symbolic link with a target of 1 to 4095 bytes.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`], [`Error::Unsupported`].
     pub fn symlink(&mut self, path: &[u8], metadata: Metadata, target: &[u8]) -> Result<()> {
         Attributes::new(path, &metadata.xattrs)?;
         if target.is_empty() || target.len() > MAX_SYMLINK || target.contains(&0) {
@@ -172,21 +184,27 @@ impl Writer {
     }
 
     /// Adds a device node, a FIFO or a socket.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`], [`Error::Unsupported`].
     pub fn special(&mut self, path: &[u8], metadata: Metadata, special: Special) -> Result<()> {
         Attributes::new(path, &metadata.xattrs)?;
         inode::check_special(path, special)?;
         self.put(path, metadata, Content::Special(special))
     }
 
-    /// Adds another name of what is at `target`, which is not a folder.
+    /// Adds the name `path` to the inode at `target`, which is not a directory.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`], [`Error::BadLink`], [`Error::TooManyLinks`].
     pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
         let bad_link = |reason| Error::BadLink { path: path.to_owned(), target: target.to_owned(), reason };
         let id = self.tree.find(target)?.ok_or_else(|| bad_link("is not there"))?;
         if self.tree.children(id).is_some() {
             return Err(bad_link("is a folder"));
         }
-        let place = self.place(path)?;
-        if self.tree.at(&place) == Some(id) {
+        let slot = self.slot(path)?;
+        if self.tree.at(&slot) == Some(id) {
             return Ok(());
         }
         if self.tree.get(id).names == MAX_LINKS {
@@ -194,47 +212,56 @@ impl Writer {
         }
         // What makes place for the link may be a folder with the target in it.
         self.tree.get_mut(id).names += 1;
-        self.vacate(&place);
+        self.vacate(&slot);
         self.tree.get_mut(id).names -= 1;
-        self.tree.link(&place, id);
+        self.tree.link(&slot, id);
         Ok(())
     }
 
-    /// Takes away what is at `path` and below it. Returns whether anything was.
+    /// Removes what is at `path` and below it. Returns whether anything was there.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`].
     pub fn remove(&mut self, path: &[u8]) -> Result<bool> {
         if self.tree.find(path)?.is_none() {
             return Ok(false);
         }
-        let place = self.place(path)?;
-        self.vacate(&place);
+        let slot = self.slot(path)?;
+        self.vacate(&slot);
         Ok(true)
     }
 
     /// What is at `path`, if anything is.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`].
     pub fn entry(&self, path: &[u8]) -> Result<Option<Entry<'_>>> {
         Ok(self.tree.find(path)?.map(|id| self.describe(id)))
     }
 
-    /// The names in the folder at `path`, in the order of their bytes, and what they are; nothing
-    /// if no folder is there.
+    /// The entries of the directory at `path`, with their names, in the order of the names' bytes.
+    /// Empty if no directory is there.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`], [`Error::NotADirectory`].
     pub fn children<'a>(&'a self, path: &[u8]) -> Result<impl Iterator<Item = (&'a [u8], Entry<'a>)> + use<'a>> {
         let children = self.tree.find(path)?.and_then(|id| self.tree.children(id));
         Ok(children.into_iter().flatten().map(|(name, &id)| (&**name, self.describe(id))))
     }
 
-    fn describe(&self, id: Id) -> Entry<'_> {
+    fn describe(&self, id: InodeId) -> Entry<'_> {
         let inode = self.tree.get(id);
         let kind = match &inode.content {
-            Content::Directory(_) => Kind::Directory,
-            Content::File { size, .. } => Kind::File(*size),
-            Content::Symlink(target) => Kind::Symlink(target),
-            Content::Special(special) => Kind::Special(*special),
+            Content::Directory(_) => EntryKind::Directory,
+            Content::File { size, .. } => EntryKind::File(*size),
+            Content::Symlink(target) => EntryKind::Symlink(target),
+            Content::Special(special) => EntryKind::Special(*special),
         };
         Entry { kind, metadata: &inode.metadata }
     }
 
-    /// The place of an entry that is not the root. What is above it is made.
-    fn place<'a>(&mut self, path: &'a [u8]) -> Result<Place<'a>> {
+    /// The slot of a path that is not the root. Directories above it are made.
+    fn slot<'a>(&mut self, path: &'a [u8]) -> Result<Slot<'a>> {
         if path.is_empty() {
             return Err(Error::BadPath { path: Vec::new(), reason: "the root is a folder, and stays one" });
         }
@@ -243,16 +270,16 @@ impl Writer {
 
     /// Puts a new inode at a path, instead of what is there.
     fn put(&mut self, path: &[u8], metadata: Metadata, content: Content) -> Result<()> {
-        let place = self.place(path)?;
-        self.vacate(&place);
+        let slot = self.slot(path)?;
+        self.vacate(&slot);
         let id = self.tree.insert(Writer::masked(metadata), content);
-        self.tree.link(&place, id);
+        self.tree.link(&slot, id);
         Ok(())
     }
 
-    fn vacate(&mut self, place: &Place<'_>) {
-        for run in self.tree.unlink(place) {
-            self.space.give(run);
+    fn vacate(&mut self, slot: &Slot<'_>) {
+        for run in self.tree.unlink(slot) {
+            self.allocator.release(run);
         }
     }
 
@@ -296,7 +323,7 @@ impl Writer {
 
     /// Takes up to `most` neighbouring blocks for `what`.
     fn take(&mut self, most: u64, what: &'static str) -> Result<Run> {
-        self.space.take(most).ok_or(Error::NoSpace { size: self.options.size.unwrap_or(u64::MAX), what })
+        self.allocator.take(most).ok_or(Error::NoSpace { size: self.options.size.unwrap_or(u64::MAX), what })
     }
 
     /// Takes `blocks` blocks for `what`.

@@ -1,4 +1,4 @@
-//! What the file system is for, and what its entries are like.
+//! Options of a file system, and metadata of its entries.
 
 /// A point in time, as `struct timespec` has it: seconds since 1970, which may be negative, and
 /// nanoseconds after that.
@@ -12,7 +12,7 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
-/// What kind of file system to write. The same options and entries give the same bytes.
+/// Which file system to write. Equal options and entries give equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Bytes of a file system with free space, for a mount that writes. `None`: as large as the
@@ -26,7 +26,7 @@ pub struct Options {
     pub label: String,
     /// The volume's UUID.
     pub uuid: [u8; 16],
-    /// The secret that names in large folders are hashed with.
+    /// The seed of the hash of names in indexed directories (`s_hash_seed`).
     pub hash_seed: [u8; 16],
     /// When it was made; also the time of folders which no entry describes.
     pub time: Timestamp,
@@ -55,8 +55,8 @@ impl Options {
         }
     }
 
-    /// The same with UUID and secret made from `seed`: what makes this file system another than
-    /// others.
+    /// Sets UUID (version 8, RFC 9562) and hash seed to a digest of `seed`, whose value tells this
+    /// file system from others.
     #[must_use]
     pub fn derived_from(self, seed: &[u8]) -> Options {
         let digest = *blake3::hash(seed).as_bytes();
@@ -70,22 +70,22 @@ impl Options {
     }
 }
 
-/// What every entry has.
+/// Metadata of an entry: what inode(7) lists, but for type, size and links.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {
     /// Permission bits with setuid, setgid and sticky: 0o7777. The entry's type is not in here.
     pub mode: u16,
-    /// The owner.
+    /// The user id of the owner.
     pub uid: u32,
-    /// The group.
+    /// The group id.
     pub gid: u32,
-    /// When the content was last changed. The other times are set to the same.
+    /// When the content was last changed. Access, status change and creation time are set to it.
     pub mtime: Timestamp,
     /// Extended attributes: full names such as `user.note`, and values in the form of setxattr(2).
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// A node that is neither file, folder nor link. Device numbers have 12 and 20 bits.
+/// An inode without content or target. Major numbers have 12 bits, minor numbers 20.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Special {

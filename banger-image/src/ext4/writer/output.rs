@@ -8,21 +8,22 @@ use std::os::unix::fs::FileExt;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek};
 
+use super::allocator::Run;
 use super::bytes::{BLOCK, BLOCK_LEN};
-use super::space::Run;
 
 /// Bytes of one write: few enough to be in the processor's cache still when they are written.
 const GATHERED: usize = 512 << 10;
 /// A file's content is read in pieces of at least this, unless it ends.
 const PIECE: usize = 128 << 10;
 
+/// The image file, with a buffer of blocks that are written together.
 pub(super) struct Output {
     file: File,
     /// Blocks that are not written yet, and behind them what was read ahead.
     gathered: Vec<u8>,
     /// Where the gathered blocks belong.
     first: u64,
-    /// Their bytes: whole blocks.
+    /// How many bytes are gathered: whole blocks.
     filled: usize,
 }
 
@@ -137,7 +138,7 @@ impl Piece {
     }
 }
 
-/// Whose fault it was.
+/// Which side of [`Output::read`] failed.
 pub(super) enum ReadError {
     Content(io::Error),
     Image(io::Error),
@@ -153,7 +154,7 @@ fn punch(file: &File, start: u64, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// The same for a file system on the host that cannot make holes.
+/// Writes zeros, on a file system of the host that cannot make holes.
 fn zero(file: &File, mut at: u64, bytes: u64) -> io::Result<()> {
     let zeros = [0; 64 << 10];
     let end = at + bytes;

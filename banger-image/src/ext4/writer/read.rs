@@ -10,8 +10,13 @@ use super::error::Result;
 use super::tree::{Content, Extent};
 
 impl Writer {
-    /// The content of the file at `path`; nothing if no file is there. The image file must be open
-    /// for reading too.
+    /// Reads the content of the regular file at `path`; `None` if none is there. The image file
+    /// must be open for reading.
+    ///
+    /// # Errors
+    /// [`Error::BadPath`](super::Error::BadPath),
+    /// [`Error::NotADirectory`](super::Error::NotADirectory),
+    /// [`Error::Image`](super::Error::Image).
     pub fn content<'a>(&'a mut self, path: &[u8]) -> Result<Option<impl Read + use<'a>>> {
         self.output.flush()?;
         let inode = self.tree.find(path)?.map(|id| self.tree.get(id));

@@ -10,9 +10,9 @@ use super::tree::{Content, ROOT};
 const MAX_SYMLINKS: usize = 40;
 
 impl Writer {
-    /// The path of the folder that `path` leads to, without links. An absolute target starts at the
-    /// file system's root, `..` ends there, and names that do not exist yet are kept as they are.
-    /// Nothing is created.
+    /// The path of the directory that `path` leads to, without symbolic links. An absolute target
+    /// starts at the file system's root, `..` ends there, and names that do not exist yet are kept
+    /// as they are. Nothing is created.
     ///
     /// # Errors
     /// [`Error::NotADirectory`] if a part of the path is neither a folder nor a link;

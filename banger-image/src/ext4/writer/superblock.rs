@@ -3,7 +3,7 @@
 
 use super::bytes::{BLOCK_LEN, put_split16, put_split32, put16, put32};
 use super::checksum::{START, crc16, crc32c};
-use super::extent::Root;
+use super::extent::IBlock;
 use super::hash::HALF_MD4;
 use super::layout::{FIRST_INODE, GROUP, Group, INODE, LOG_FLEX, Layout};
 use super::options::Options;
@@ -32,19 +32,19 @@ const RO_COMPAT_METADATA_CHECKSUMS: u32 = 0x400;
 
 /// The inodes of a group are not in use: its bitmap is not written.
 pub(super) const INODE_UNINIT: u16 = 1;
-/// The same of its blocks.
+/// The blocks of a group are not in use: its bitmap is not written.
 pub(super) const BLOCK_UNINIT: u16 = 2;
 /// The inode table reads as zeros where it is not in use.
 pub(super) const INODE_ZEROED: u16 = 4;
 
-/// What the superblock says beyond layout and options.
+/// The fields of the superblock that follow from neither layout nor options.
 pub(super) struct Counts<'a> {
     pub(super) free_blocks: u64,
     pub(super) free_inodes: u64,
     /// Blocks that can never hold content.
     pub(super) overhead: u64,
     /// Where the journal's blocks are, and its bytes.
-    pub(super) journal: Option<(&'a Root, u64)>,
+    pub(super) journal: Option<(&'a IBlock, u64)>,
 }
 
 /// The superblock of group `group`, as the whole block that it is in.
@@ -113,8 +113,8 @@ pub(super) fn superblock(layout: &Layout, options: &Options, counts: &Counts<'_>
     block
 }
 
-/// What a descriptor says beyond the places of its group's metadata.
-pub(super) struct Usage {
+/// The fields of a group descriptor beyond the numbers of its metadata's blocks.
+pub(super) struct GroupUsage {
     pub(super) free_blocks: u32,
     pub(super) free_inodes: u32,
     pub(super) directories: u32,
@@ -130,7 +130,7 @@ pub(super) struct Usage {
 pub(super) fn descriptor(
     number: u32,
     group: &Group,
-    usage: &Usage,
+    usage: &GroupUsage,
     uuid: &[u8; 16],
     seed: Option<u32>,
 ) -> [u8; DESCRIPTOR] {

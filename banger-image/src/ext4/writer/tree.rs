@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use super::allocator::Run;
 use super::error::{Error, Result};
 use super::options::{Metadata, Special};
-use super::space::Run;
 
 /// The longest name (Documentation/filesystems/ext4/directory.rst).
 const MAX_NAME: usize = 255;
 
-/// An inode's place in the arena.
+/// The index of an inode in the arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Id(u32);
+pub(super) struct InodeId(u32);
 
-pub(super) const ROOT: Id = Id(0);
+pub(super) const ROOT: InodeId = InodeId(0);
 
 /// The names in a folder, in their order.
-pub(super) type Children = BTreeMap<Box<[u8]>, Id>;
+pub(super) type Children = BTreeMap<Box<[u8]>, InodeId>;
 
 /// A run of a file's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +52,14 @@ pub(super) enum Content {
 
 pub(super) struct Tree {
     inodes: Vec<Option<Inode>>,
-    vacant: Vec<Id>,
+    vacant: Vec<InodeId>,
     /// What folders have that no entry describes.
     implied: Metadata,
 }
 
-/// A folder and the name of something in it.
-pub(super) struct Place<'a> {
-    pub(super) parent: Id,
+/// A name in a directory, taken or free.
+pub(super) struct Slot<'a> {
+    pub(super) parent: InodeId,
     pub(super) name: &'a [u8],
 }
 
@@ -70,15 +70,15 @@ impl Tree {
         tree
     }
 
-    pub(super) fn get(&self, id: Id) -> &Inode {
+    pub(super) fn get(&self, id: InodeId) -> &Inode {
         self.inodes[id.0 as usize].as_ref().expect("an id is of an inode that is there")
     }
 
-    pub(super) fn get_mut(&mut self, id: Id) -> &mut Inode {
+    pub(super) fn get_mut(&mut self, id: InodeId) -> &mut Inode {
         self.inodes[id.0 as usize].as_mut().expect("an id is of an inode that is there")
     }
 
-    pub(super) fn children(&self, id: Id) -> Option<&Children> {
+    pub(super) fn children(&self, id: InodeId) -> Option<&Children> {
         match &self.get(id).content {
             Content::Directory(children) => Some(children),
             _ => None,
@@ -86,7 +86,7 @@ impl Tree {
     }
 
     /// What is at `path`, if anything is.
-    pub(super) fn find(&self, path: &[u8]) -> Result<Option<Id>> {
+    pub(super) fn find(&self, path: &[u8]) -> Result<Option<InodeId>> {
         check(path)?;
         let mut at = ROOT;
         for (name, before) in components(path) {
@@ -99,8 +99,8 @@ impl Tree {
         Ok(Some(at))
     }
 
-    /// Makes the folders above `path`, which is not the root.
-    pub(super) fn make_parents<'a>(&mut self, path: &'a [u8]) -> Result<Place<'a>> {
+    /// Makes the directories above `path`, which is not the root, and returns the slot of `path`.
+    pub(super) fn make_parents<'a>(&mut self, path: &'a [u8]) -> Result<Slot<'a>> {
         check(path)?;
         let (above, name) = match path.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -113,7 +113,7 @@ impl Tree {
                 Some(&child) => child,
                 None => {
                     let child = self.insert(self.implied.clone(), Content::Directory(Children::new()));
-                    self.link(&Place { parent, name }, child);
+                    self.link(&Slot { parent, name }, child);
                     child
                 }
             };
@@ -121,40 +121,39 @@ impl Tree {
         if self.children(parent).is_none() {
             return Err(self.not_a_directory(path, above.len(), parent));
         }
-        Ok(Place { parent, name })
+        Ok(Slot { parent, name })
     }
 
     /// Adds an inode without a name.
-    pub(super) fn insert(&mut self, metadata: Metadata, content: Content) -> Id {
+    pub(super) fn insert(&mut self, metadata: Metadata, content: Content) -> InodeId {
         let inode = Some(Inode { metadata, content, names: 0, number: 0 });
         if let Some(id) = self.vacant.pop() {
             self.inodes[id.0 as usize] = inode;
             return id;
         }
-        let id = Id(u32::try_from(self.inodes.len()).expect("memory ends before 2^32 inodes do"));
+        let id = InodeId(u32::try_from(self.inodes.len()).expect("memory ends before 2^32 inodes do"));
         self.inodes.push(inode);
         id
     }
 
-    /// What is at a place.
-    pub(super) fn at(&self, place: &Place<'_>) -> Option<Id> {
-        self.children(place.parent)?.get(place.name).copied()
+    /// The inode that has the name of a slot.
+    pub(super) fn at(&self, slot: &Slot<'_>) -> Option<InodeId> {
+        self.children(slot.parent)?.get(slot.name).copied()
     }
 
-    /// Names an inode; the place is empty.
-    pub(super) fn link(&mut self, place: &Place<'_>, id: Id) {
+    /// Gives an inode the name of a slot, which is free.
+    pub(super) fn link(&mut self, slot: &Slot<'_>, id: InodeId) {
         self.get_mut(id).names += 1;
-        if let Content::Directory(children) = &mut self.get_mut(place.parent).content {
-            children.insert(place.name.into(), id);
+        if let Content::Directory(children) = &mut self.get_mut(slot.parent).content {
+            children.insert(slot.name.into(), id);
         }
     }
 
-    /// Takes a name away, with all that is below it. Returns the blocks that nothing holds any
-    /// more.
-    pub(super) fn unlink(&mut self, place: &Place<'_>) -> Vec<Run> {
+    /// Frees a slot, with all that is below it. Returns the blocks that no file has any more.
+    pub(super) fn unlink(&mut self, slot: &Slot<'_>) -> Vec<Run> {
         let mut freed = Vec::new();
-        let removed = match &mut self.get_mut(place.parent).content {
-            Content::Directory(children) => children.remove(place.name),
+        let removed = match &mut self.get_mut(slot.parent).content {
+            Content::Directory(children) => children.remove(slot.name),
             _ => None,
         };
         let mut pending = Vec::from_iter(removed);
@@ -175,7 +174,7 @@ impl Tree {
     }
 
     /// The error that `path` leads through `at`, whose own path are the first `length` bytes.
-    fn not_a_directory(&self, path: &[u8], length: usize, at: Id) -> Error {
+    fn not_a_directory(&self, path: &[u8], length: usize, at: InodeId) -> Error {
         Error::NotADirectory {
             path: path.to_owned(),
             component: path[..length].to_owned(),

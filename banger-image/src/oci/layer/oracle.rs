@@ -36,12 +36,12 @@ fn ours(layers: &[Vec<u8>]) -> Result<Tree> {
             let there = writer.entry(&path)?.expect("a child");
             let metadata = there.metadata;
             let kind = match there.kind {
-                Kind::Directory => "folder".to_owned(),
-                Kind::Symlink(target) => format!("link {}", shown(target)),
-                Kind::Special(Special::Fifo) => "fifo".to_owned(),
-                Kind::Special(Special::CharacterDevice { major, minor }) => format!("char {major}:{minor}"),
-                Kind::Special(Special::BlockDevice { major, minor }) => format!("block {major}:{minor}"),
-                Kind::File(size) => format!("file {size}"),
+                EntryKind::Directory => "folder".to_owned(),
+                EntryKind::Symlink(target) => format!("link {}", shown(target)),
+                EntryKind::Special(Special::Fifo) => "fifo".to_owned(),
+                EntryKind::Special(Special::CharacterDevice { major, minor }) => format!("char {major}:{minor}"),
+                EntryKind::Special(Special::BlockDevice { major, minor }) => format!("block {major}:{minor}"),
+                EntryKind::File(size) => format!("file {size}"),
                 other => format!("{other:?}"),
             };
             let owners = (u32::from(metadata.mode), metadata.uid, metadata.gid);

@@ -261,8 +261,8 @@ fn devices_owners_modes_and_attributes_arrive_in_the_image_alone() {
     tar.file("ping", b"p");
     let (_folder, _path, writer) = apply_all(&[tar.end()]).unwrap();
     let at = |path: &str| writer.entry(path.as_bytes()).unwrap().unwrap();
-    assert_eq!(at("dev/null").kind, Kind::Special(Special::CharacterDevice { major: 1, minor: 3 }));
-    assert_eq!(at("fifo").kind, Kind::Special(Special::Fifo));
+    assert_eq!(at("dev/null").kind, EntryKind::Special(Special::CharacterDevice { major: 1, minor: 3 }));
+    assert_eq!(at("fifo").kind, EntryKind::Special(Special::Fifo));
     assert_eq!((at("su").metadata.mode, at("su").metadata.gid), (0o4755, 7));
     let ping = at("ping").metadata;
     assert_eq!(

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::ext4::{Error, Kind, Special};
+use crate::ext4::{EntryKind, Error, Special};
 
 /// `cap_net_raw+ep`, as setcap(8) stores it.
 pub(super) const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -230,8 +230,8 @@ fn later_entries_take_the_place_of_earlier_ones() {
         writer.file(b"reuses", mode(0o644), &mut &*noise(3 << 20, 6)).unwrap();
         let names: Vec<&[u8]> = writer.children(b"").unwrap().map(|(name, _)| name).collect();
         assert_eq!(names, [&b"a"[..], b"b", b"c", b"kept", b"reuses"]);
-        assert_eq!(writer.entry(b"c").unwrap().unwrap().kind, Kind::Symlink(b"a"));
-        assert_eq!(writer.entry(b"b").unwrap().unwrap().kind, Kind::File(1 << 20));
+        assert_eq!(writer.entry(b"c").unwrap().unwrap().kind, EntryKind::Symlink(b"a"));
+        assert_eq!(writer.entry(b"b").unwrap().unwrap().kind, EntryKind::File(1 << 20));
     });
     assert_eq!(image.content("/a/file"), noise(1 << 20, 2));
     assert_eq!(image.content("/kept"), noise(1 << 20, 3));
