@@ -11,20 +11,22 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsoc
 use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, FailureKind, IoContext, Result};
-use crate::wire::{self, MAX_REPLY, Reply, Request, SOCKET};
+use crate::error::{Error, Failure, FailureKind, IoContext, Result};
+use crate::wire::{self, Feature, Hello, MAX_REPLY, Operation, SOCKET, SupervisorFrame};
 
 /// A supervisor takes a connection, and answers what needs no waiting, within this time,
 const REPLY_LIMIT: Duration = Duration::from_secs(10);
 /// and gives a stream to the agent within this: it waits for a boot.
 const STREAM_LIMIT: Duration = Duration::from_secs(600);
 
-/// A connection on which nothing was said yet.
+/// A connection on which nothing was sent yet.
 pub(crate) struct Connection {
     vm: String,
     stream: UnixStream,
     /// How long the answer may take; none: as long as what is asked for does.
     patience: Option<Duration>,
+    /// The supervisor's; empty before it has sent one, and in versions without hello.
+    supervisor: Hello,
 }
 
 /// Connects to the VM's supervisor.
@@ -39,7 +41,7 @@ pub(crate) fn connect(vm: &str, folder: &Path) -> Result<Connection> {
         let reason = format!("its socket is served by another user, of uid {owner}");
         return Err(Error::Supervisor { name: vm.to_owned(), reason });
     }
-    Ok(Connection { vm: vm.to_owned(), stream, patience: None })
+    Ok(Connection { vm: vm.to_owned(), stream, patience: None, supervisor: Hello::default() })
 }
 
 /// Connects to the socket at `path`. One whose queue stays full for `limit` is an error.
@@ -56,14 +58,20 @@ impl Connection {
     /// Turns the connection into a stream to the agent, which is use of the VM unless it is
     /// `only_look`.
     pub(crate) fn agent(mut self, only_look: bool) -> Result<UnixStream> {
-        self.exchange::<()>(&Request::Agent { only_look }, STREAM_LIMIT)?;
+        self.exchange::<()>(&Operation::Agent { only_look }, STREAM_LIMIT)?;
         Ok(self.stream)
     }
 
-    /// Uses the VM for as long as the returned stream is open.
-    pub(crate) fn hold(mut self, idle_timeout_ms: u64) -> Result<UnixStream> {
-        self.exchange::<()>(&Request::Use { idle_timeout_ms }, REPLY_LIMIT)?;
-        Ok(self.stream)
+    /// Uses the VM for as long as the returned stream is open. None: it is not held, and does not
+    /// stop for being idle, since it has failed or its supervisor is of a version without idle time.
+    pub(crate) fn hold(mut self, idle_timeout_ms: u64) -> Result<Option<UnixStream>> {
+        match self.exchange::<()>(&Operation::Use { idle_timeout_ms }, REPLY_LIMIT) {
+            Ok(()) => Ok(Some(self.stream)),
+            // Versions without hello have no kind for either.
+            Err(Error::Refused { .. }) if !self.supervisor.has(Feature::IdleTimeout) => Ok(None),
+            Err(Error::Refused { failure, .. }) if failure.kind == FailureKind::VmFailed => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// An answer that does not come within `patience` is none.
@@ -72,32 +80,48 @@ impl Connection {
     }
 
     /// Asks, and waits for the answer.
-    pub(crate) fn ask<T: DeserializeOwned>(mut self, request: &Request) -> Result<T> {
-        self.exchange(request, REPLY_LIMIT)
+    pub(crate) fn ask<T: DeserializeOwned>(mut self, operation: &Operation) -> Result<T> {
+        self.exchange(operation, REPLY_LIMIT)
     }
 
-    fn exchange<T: DeserializeOwned>(&mut self, request: &Request, limit: Duration) -> Result<T> {
+    fn exchange<T: DeserializeOwned>(&mut self, operation: &Operation, limit: Duration) -> Result<T> {
         let deadline = Instant::now() + self.patience.unwrap_or(limit);
-        // A supervisor that has no room for another client answers, and closes, before it has heard
+        // A supervisor that has no room for another client answers, and closes, before it has read
         // anything.
-        let asked = self.stream.write_all(&wire::frame(request));
-        match read_frame(&mut self.stream, deadline).map_err(|error| asked.err().unwrap_or(error)) {
-            Ok(Reply::Ok(answer)) => Ok(answer),
-            Ok(Reply::Error(failure)) if failure.kind == FailureKind::GoingDown => {
-                Err(Error::GoingDown(self.vm.clone()))
+        let asked = self.stream.write_all(&wire::command_frame(operation));
+        let failure = match self.answer(deadline).map_err(|error| asked.err().unwrap_or(error)) {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(failure)) => failure,
+            Err(error) => return Err(Error::Supervisor { name: self.vm.clone(), reason: error.to_string() }),
+        };
+        let name = self.vm.clone();
+        Err(match failure.kind {
+            FailureKind::GoingDown => Error::GoingDown(name),
+            FailureKind::InUse => Error::InUse(name),
+            FailureKind::Busy => Error::TooManyClients(name),
+            FailureKind::Other | FailureKind::UnknownOperation | FailureKind::VmFailed | FailureKind::GuestReset => {
+                Error::Refused { name, failure }
             }
-            Ok(Reply::Error(failure)) if failure.kind == FailureKind::InUse => Err(Error::InUse(self.vm.clone())),
-            Ok(Reply::Error(failure)) if failure.kind == FailureKind::Busy => {
-                Err(Error::TooManyClients(self.vm.clone()))
-            }
-            Ok(Reply::Error(failure)) => Err(Error::Refused { name: self.vm.clone(), failure }),
-            Err(error) => Err(Error::Supervisor { name: self.vm.clone(), reason: error.to_string() }),
+        })
+    }
+
+    /// Reads the supervisor's hello, if it sends one, and its answer.
+    fn answer<T: DeserializeOwned>(&mut self, deadline: Instant) -> io::Result<Result<T, Failure>> {
+        let mut frame = read_frame(&mut self.stream, deadline)?;
+        if let SupervisorFrame::Hello(hello) = frame {
+            self.supervisor = hello;
+            frame = read_frame(&mut self.stream, deadline)?;
+        }
+        match frame {
+            SupervisorFrame::Ok(answer) => Ok(Ok(answer)),
+            SupervisorFrame::Error(failure) => Ok(Err(failure)),
+            SupervisorFrame::Hello(_) => Err(io::Error::other("a second hello")),
         }
     }
 }
 
-/// Reads an answer, all of which comes before `deadline`. What follows it on the connection may
-/// take its time.
+/// Reads a frame, all of which comes before `deadline`. What follows it on the connection may take
+/// its time.
 fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream, deadline: Instant) -> io::Result<T> {
     let mut length = [0; 4];
     read_by(stream, &mut length, deadline)?;

@@ -178,8 +178,11 @@ pub(crate) enum FailureKind {
     Busy,
     /// The VM is in use, and is to stop only if it is not.
     InUse,
-    /// The supervisor does not know the request: it is of another version of banger.
-    UnknownRequest,
+    /// The supervisor does not know the operation: it is of another version of banger.
+    #[serde(rename = "unknown_request")]
+    UnknownOperation,
+    /// The VM has failed: its agent is lost, or was never there. All that can be done is to stop it.
+    VmFailed,
     /// The guest reset itself while it booted, as a kernel that panics does.
     GuestReset,
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::confinement::Confinement;
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::Accelerator;
-use crate::wire::AgentInfo;
+use crate::wire::{AgentInfo, Feature, Hello};
 use crate::{file, host};
 
 const LOCK: &str = "supervisor.lock";
@@ -37,9 +37,12 @@ pub(crate) struct RunInfo {
     /// When the supervisor started, in seconds since 1970.
     pub(crate) started: u64,
     pub(crate) phase: Phase,
-    /// It makes its socket anew for a hangup, which would have ended one of an earlier version.
+    /// Its hello, for who cannot ask at the socket. Empty in versions without one.
     #[serde(default)]
-    pub(crate) restores_socket: bool,
+    pub(crate) hello: Hello,
+    /// [`Feature::RestoreSocket`], as versions without hello read and write it.
+    #[serde(default)]
+    restores_socket: bool,
     /// What confines the VMM; none: nothing does, or it has not been started.
     #[serde(default)]
     pub(crate) confinement: Option<Confinement>,
@@ -56,19 +59,24 @@ pub(crate) enum Phase {
 
 impl RunInfo {
     pub(crate) fn new(pid: i32, start_time: u64, boot_id: String, backend: &str, started: u64) -> Self {
-        let backend = backend.to_owned();
-        let (phase, restores_socket) = (Phase::Starting, true);
+        let hello = Hello::of_supervisor();
         RunInfo {
             format_version: FORMAT,
             pid,
             start_time,
             boot_id,
-            backend,
+            backend: backend.to_owned(),
             started,
-            phase,
-            restores_socket,
+            phase: Phase::Starting,
+            restores_socket: hello.has(Feature::RestoreSocket),
+            hello,
             confinement: None,
         }
+    }
+
+    /// Whether the supervisor makes its socket anew for a hangup.
+    pub(crate) fn restores_socket(&self) -> bool {
+        self.restores_socket || self.hello.has(Feature::RestoreSocket)
     }
 
     /// What ended a VM that left this behind.
@@ -148,4 +156,27 @@ pub(crate) fn wait_until_unsupervised(name: &str, vm: &Path, patience: Duration)
     }
     let reason = format!("it is still there {} s after its VM went down", patience.as_secs());
     Err(Error::Supervisor { name: name.to_owned(), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> RunInfo {
+        let mut info = serde_json::to_value(RunInfo::new(1, 2, "b".into(), "QEMU", 3)).unwrap();
+        change(info.as_object_mut().unwrap());
+        serde_json::from_value(info).unwrap()
+    }
+
+    #[test]
+    fn restored_socket_is_known_from_hello_or_the_flag_of_earlier_versions() {
+        assert!(written(|_| ()).restores_socket());
+        assert!(written(|info| _ = info.remove("hello")).restores_socket());
+        assert!(written(|info| _ = info.remove("restores_socket")).restores_socket());
+        let neither = written(|info| info.retain(|name, _| name != "hello" && name != "restores_socket"));
+        assert!(!neither.restores_socket() && neither.hello == Hello::default());
+        // Commands of earlier versions read the flag alone.
+        let info = serde_json::to_value(RunInfo::new(1, 2, "b".into(), "QEMU", 3)).unwrap();
+        assert_eq!(info["restores_socket"], true);
+    }
 }

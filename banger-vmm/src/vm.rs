@@ -24,7 +24,7 @@ use crate::program::Programs;
 use crate::record::VmRecord;
 use crate::run::{self, Phase, RunInfo};
 use crate::store::StorePaths;
-use crate::wire::{AgentInfo, Request, SOCKET, Status};
+use crate::wire::{AgentInfo, Operation, SOCKET, Status};
 use crate::{disk, file};
 
 /// Held by the command that starts, changes or deletes a VM.
@@ -260,11 +260,8 @@ impl Vm {
     /// The file system's refusal.
     pub fn hold(&self, idle_timeout_ms: u64) -> Result<Option<Hold>> {
         match self.connect().and_then(|connection| connection.hold(idle_timeout_ms)) {
-            Ok(stream) => Ok(Some(Hold(Some(stream)))),
-            // A version without idle time does not stop. A VM that has failed says so to the next
-            // request.
-            Err(Error::Refused { .. }) => Ok(Some(Hold(None))),
-            // The last of these is what one hears that ends at this moment.
+            Ok(stream) => Ok(Some(Hold(stream))),
+            // The last of these is what a supervisor that ends at this moment leaves one with.
             Err(Error::GoingDown(_) | Error::NotRunning(_) | Error::Supervisor { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -297,7 +294,7 @@ impl Vm {
     /// none that does.
     pub fn is_going_down(&self) -> bool {
         let status = client::connect(&self.name, &self.folder)
-            .and_then(|connection| connection.within(LOOK_PATIENCE).ask::<Status>(&Request::Status));
+            .and_then(|connection| connection.within(LOOK_PATIENCE).ask::<Status>(&Operation::Status));
         status.is_ok_and(|status| status.going_down)
     }
 
@@ -306,7 +303,7 @@ impl Vm {
     /// # Errors
     /// [`Error::NotRunning`], or [`Error::Supervisor`] if it does not answer.
     pub fn status(&self) -> Result<Status> {
-        self.connect()?.ask(&Request::Status)
+        self.connect()?.ask(&Operation::Status)
     }
 
     /// Shuts the VM down: in order, or by force when the time is up; a supervisor that does not
@@ -317,7 +314,7 @@ impl Vm {
     /// [`Error::Supervisor`] if it does not go.
     pub fn stop(&self, timeout: Duration) -> Result<Stopped> {
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        self.request_stop(&Request::Stop { timeout_ms, if_unused: false }, timeout + EXIT_PATIENCE)
+        self.request_stop(&Operation::Stop { timeout_ms, if_unused: false }, timeout + EXIT_PATIENCE)
     }
 
     /// Stops a VM that nobody uses, at once: before, the guest's changes are counted, so that
@@ -326,10 +323,10 @@ impl Vm {
     /// # Errors
     /// [`Error::InUse`] if somebody does; [`Error::Supervisor`] if it does not go.
     pub fn stop_unused(&self) -> Result<Stopped> {
-        self.request_stop(&Request::Stop { timeout_ms: 0, if_unused: true }, EXIT_PATIENCE + COUNT_PATIENCE)
+        self.request_stop(&Operation::Stop { timeout_ms: 0, if_unused: true }, EXIT_PATIENCE + COUNT_PATIENCE)
     }
 
-    fn request_stop(&self, request: &Request, limit: Duration) -> Result<Stopped> {
+    fn request_stop(&self, request: &Operation, limit: Duration) -> Result<Stopped> {
         let start = Instant::now();
         // Another command may start the VM again meanwhile: that supervisor is none of this one's
         // business.
@@ -414,7 +411,7 @@ impl Vm {
         }
         // One that starts has its socket before it notes anything else.
         let Some(info) =
-            RunInfo::read(&self.folder)?.filter(|info| info.restores_socket && info.phase != Phase::Starting)
+            RunInfo::read(&self.folder)?.filter(|info| info.restores_socket() && info.phase != Phase::Starting)
         else {
             return Ok(None);
         };
@@ -460,10 +457,22 @@ mod tests {
 
     use super::*;
     use crate::error::{Failure, FailureKind};
-    use crate::wire::{self, Reply};
+    use crate::wire::{self, Hello, SupervisorFrame};
 
-    /// What comes of holding a VM whose supervisor gives this answer to everything, or none.
+    /// What comes of holding a VM whose supervisor, of a version without hello, gives this answer to
+    /// everything, or none.
     fn held(answer: Option<Failure>) -> Result<Option<Hold>> {
+        let answer = answer.map(|failure| wire::frame(&SupervisorFrame::<()>::Error(failure)));
+        held_by(&answer.unwrap_or_default())
+    }
+
+    /// What comes of holding a VM whose supervisor sends its hello, and this answer.
+    fn held_after_hello(answer: Failure) -> Result<Option<Hold>> {
+        let hello = wire::frame(&SupervisorFrame::<()>::Hello(Hello::of_supervisor()));
+        held_by(&[hello, wire::frame(&SupervisorFrame::<()>::Error(answer))].concat())
+    }
+
+    fn held_by(sent: &[u8]) -> Result<Option<Hold>> {
         let folder = tempfile::tempdir().unwrap();
         let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
         let vm = Vm::new("vm".into(), &StorePaths { vms, host, cache }, Programs::new("/usr/bin"));
@@ -472,9 +481,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut client, _) = socket.accept().unwrap();
-                if let Some(failure) = answer {
-                    client.write_all(&wire::frame(&Reply::<()>::Error(failure))).unwrap();
-                }
+                client.write_all(sent).unwrap();
             });
             vm.hold(1000)
         })
@@ -484,6 +491,25 @@ mod tests {
     fn a_supervisor_of_a_version_without_idle_time_need_not_be_held() {
         let failure = Failure::new("its supervisor does not know this request: unknown variant `use`");
         assert!(held(Some(failure)).unwrap().is_some());
+    }
+
+    #[test]
+    fn hold_of_failed_vm_leaves_the_failure_to_the_next_operation() {
+        let failed = || Failure::new("the guest's agent is gone").of_kind(FailureKind::VmFailed);
+        assert!(held_after_hello(failed()).unwrap().is_some());
+        // Versions without hello do not say which kind it is.
+        assert!(held(Some(Failure::new("the guest's agent is gone"))).unwrap().is_some());
+    }
+
+    #[test]
+    fn hold_fails_on_other_refusals_of_supervisor_with_idle_time() {
+        let other = Failure::new("the guest's agent takes no more streams");
+        let unknown = Failure::new("unknown").of_kind(FailureKind::UnknownOperation);
+        for failure in [other, unknown] {
+            let error = held_after_hello(failure).unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+        }
+        assert!(held_after_hello(Failure::going_down()).unwrap().is_none());
     }
 
     #[test]

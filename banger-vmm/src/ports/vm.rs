@@ -4,7 +4,7 @@ use super::{HostEnd, PortForward, PortName, PortState, agree, matching, place, r
 use crate::error::{Error, Result};
 use crate::run;
 use crate::vm::{Vm, VmLock};
-use crate::wire::{PortsAnswer, Request};
+use crate::wire::{Operation, PortsAnswer};
 
 /// Why nothing listens for a VM that is stopped.
 const NOT_RUNNING: &str = "the VM does not run";
@@ -37,7 +37,7 @@ impl Vm {
         for port in wanted {
             place(&ports, port).map_err(|reason| self.refused(reason, Hint::Elsewhere(&port.host)))?;
         }
-        if let Some(answer) = self.ask_for_ports(&Request::AddPorts { ports: wanted.to_vec() }, Hint::Another)? {
+        if let Some(answer) = self.ask_for_ports(&Operation::AddPorts { ports: wanted.to_vec() }, Hint::Another)? {
             return Ok(answer);
         }
         let mut added = Vec::new();
@@ -59,7 +59,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Ports`] if one does not lead into the VM; the file system's refusal.
     pub fn remove_ports(&self, _lock: &VmLock, names: &[PortName]) -> Result<Vec<PortState>> {
-        if let Some(answer) = self.ask_for_ports(&Request::RemovePorts { names: names.to_vec() }, Hint::Unknown)? {
+        if let Some(answer) = self.ask_for_ports(&Operation::RemovePorts { names: names.to_vec() }, Hint::Unknown)? {
             return Ok(answer);
         }
         let ports = read(self.folder())?;
@@ -74,7 +74,7 @@ impl Vm {
     /// # Errors
     /// The file system's refusal; [`Error::Supervisor`] if that does not answer.
     pub fn ports(&self) -> Result<Vec<PortState>> {
-        match self.ask_for_ports(&Request::Ports, Hint::Unknown)? {
+        match self.ask_for_ports(&Operation::Ports, Hint::Unknown)? {
             Some(answer) => Ok(answer),
             None => Ok(read(self.folder())?.into_iter().map(silent).collect()),
         }
@@ -82,7 +82,7 @@ impl Vm {
 
     /// What the supervisor answers; none: there is none, or not any more. `hint` is for its
     /// refusal.
-    fn ask_for_ports(&self, request: &Request, hint: Hint<'_>) -> Result<Option<Vec<PortState>>> {
+    fn ask_for_ports(&self, request: &Operation, hint: Hint<'_>) -> Result<Option<Vec<PortState>>> {
         if !run::is_supervised(self.folder())? {
             return Ok(None);
         }

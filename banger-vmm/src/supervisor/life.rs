@@ -29,7 +29,7 @@ use crate::ports::PortState;
 use crate::record::VmRecord;
 use crate::run::{self, RunInfo};
 use crate::vm::Vm;
-use crate::wire::{self, Reply, SOCKET};
+use crate::wire::{self, SOCKET, SupervisorFrame};
 use crate::{file, host, store};
 
 /// How long a guest may take to go down when a signal asks for it.
@@ -122,7 +122,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
     serving.abort();
     state.ports.close();
     for client in &mut shutdown.waiting {
-        let _ = timeout(FAREWELL, socket::reply(client, Reply::Ok(()))).await;
+        let _ = timeout(FAREWELL, socket::reply(client, SupervisorFrame::Ok(()))).await;
     }
     let _ = timeout(FAREWELL, state.clients_gone()).await;
     if shutdown.abandoned { Ok(Ended::Abandoned) } else { ended }
@@ -165,7 +165,7 @@ impl Shutdown {
                 Some(stop) = self.stops.recv() => {
                     if stop.if_unused && !self.state.may_stop() {
                         // A fresh socket's buffer takes it at once.
-                        let _ = stop.client.try_write(&wire::frame(&Reply::<()>::Error(Failure::in_use())));
+                        let _ = stop.client.try_write(&wire::frame(&SupervisorFrame::<()>::Error(Failure::in_use())));
                         continue;
                     }
                     self.waiting.push(stop.client);

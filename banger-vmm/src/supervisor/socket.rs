@@ -22,7 +22,7 @@ use super::blocking;
 use super::state::{Phase, State};
 use crate::error::{Failure, FailureKind, IoContext, Result};
 use crate::file;
-use crate::wire::{self, MAX_REQUEST, PortsAnswer, Reply, Request, SOCKET};
+use crate::wire::{self, CommandFrame, Hello, MAX_REQUEST, Operation, PortsAnswer, SOCKET, SupervisorFrame};
 
 /// A client has this long to say what it wants,
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ const RELAY_BUFFER: usize = link::PAYLOAD;
 /// A client that wants the VM to stop, and to be told when it has.
 pub(super) struct Stop {
     pub(super) timeout: Duration,
-    /// See [`Request::Stop`].
+    /// See [`Operation::Stop`].
     pub(super) if_unused: bool,
     pub(super) client: UnixStream,
 }
@@ -94,14 +94,14 @@ pub(super) async fn serve(
         let Ok(permit) = Arc::clone(&state.clients).try_acquire_owned() else {
             let failure = Failure::new("too many commands use the VM at once").of_kind(FailureKind::Busy);
             // A fresh socket's buffer takes it at once.
-            let _ = client.try_write(&wire::frame(&Reply::<()>::Error(failure)));
+            let _ = client.try_write(&wire::frame(&SupervisorFrame::<()>::Error(failure)));
             continue;
         };
         let (state, stops) = (Arc::clone(&state), stops.clone());
         tokio::spawn(async move {
             // A client that goes, whenever it likes, harms itself only.
-            if let Ok(Ok(request)) = timeout(REQUEST_PATIENCE, read_request(&mut client)).await {
-                let _ = answer(request, client, &state, &stops).await;
+            if let Ok(Ok(frame)) = timeout(REQUEST_PATIENCE, read_frame(&mut client)).await {
+                let _ = answer(frame, client, &state, &stops).await;
             }
             drop(permit);
         });
@@ -109,15 +109,18 @@ pub(super) async fn serve(
 }
 
 async fn answer(
-    request: std::result::Result<Request, Failure>,
+    frame: CommandFrame,
     mut client: UnixStream,
     state: &Arc<State>,
     stops: &mpsc::Sender<Stop>,
 ) -> io::Result<()> {
-    match request {
-        Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
-        Ok(Request::Status) => reply(&mut client, Reply::Ok(state.status())).await,
-        Ok(Request::Stop { timeout_ms, if_unused }) => {
+    if frame.hello.is_some() {
+        reply::<()>(&mut client, SupervisorFrame::Hello(Hello::of_supervisor())).await?;
+    }
+    match frame.operation {
+        Err(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
+        Ok(Operation::Status) => reply(&mut client, SupervisorFrame::Ok(state.status())).await,
+        Ok(Operation::Stop { timeout_ms, if_unused }) => {
             if if_unused {
                 // Who is still there then is told by whoever stops the VM.
                 let _ = timeout(LEAVING, state.usage.unused()).await;
@@ -127,27 +130,27 @@ async fn answer(
             let _ = stops.send(Stop { timeout, if_unused, client }).await;
             Ok(())
         }
-        Ok(Request::Ports) => {
+        Ok(Operation::Ports) => {
             let asked = Arc::clone(state);
-            reply(&mut client, Reply::Ok(PortsAnswer::Ok(blocking(move || asked.ports.states()).await))).await
+            reply(&mut client, SupervisorFrame::Ok(PortsAnswer::Ok(blocking(move || asked.ports.states()).await))).await
         }
-        Ok(Request::RemovePorts { names }) => {
+        Ok(Operation::RemovePorts { names }) => {
             let asked = Arc::clone(state);
-            reply(&mut client, Reply::Ok(blocking(move || asked.ports.remove(&names, &asked)).await)).await
+            reply(&mut client, SupervisorFrame::Ok(blocking(move || asked.ports.remove(&names, &asked)).await)).await
         }
-        Ok(Request::AddPorts { ports }) => match state.failure() {
-            Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+        Ok(Operation::AddPorts { ports }) => match state.failure() {
+            Some(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
             None => {
                 let asked = Arc::clone(state);
-                reply(&mut client, Reply::Ok(blocking(move || asked.ports.add(&ports, &asked)).await)).await
+                reply(&mut client, SupervisorFrame::Ok(blocking(move || asked.ports.add(&ports, &asked)).await)).await
             }
         },
-        Ok(Request::Use { idle_timeout_ms }) => match state.failure() {
-            Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+        Ok(Operation::Use { idle_timeout_ms }) => match state.failure() {
+            Some(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
             None => {
                 let _user = state.enter();
                 state.usage.set_limit(idle_timeout_ms);
-                reply(&mut client, Reply::Ok(())).await?;
+                reply(&mut client, SupervisorFrame::Ok(())).await?;
                 // It says nothing more. Where the VM goes first, who holds it may be the one that
                 // waits for that.
                 tokio::select! {
@@ -156,15 +159,15 @@ async fn answer(
                 }
             }
         },
-        Ok(Request::Agent { only_look }) => match state.failure() {
+        Ok(Operation::Agent { only_look }) => match state.failure() {
             // Who comes too late is no user: what was counted holds.
-            Some(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+            Some(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
             None => {
                 let _user = (!only_look).then(|| state.enter());
                 match open_stream(state).await {
-                    Err(failure) => reply::<()>(&mut client, Reply::Error(failure)).await,
+                    Err(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
                     Ok(stream) => {
-                        reply(&mut client, Reply::Ok(())).await?;
+                        reply(&mut client, SupervisorFrame::Ok(())).await?;
                         relay(client, stream).await
                     }
                 }
@@ -218,26 +221,21 @@ pub(super) async fn open_stream(state: &State) -> std::result::Result<MuxStream,
     }
 }
 
-/// Reads the request. The outer error is the client's being gone, the inner one its saying what is
-/// not understood.
-async fn read_request(client: &mut UnixStream) -> io::Result<std::result::Result<Request, Failure>> {
+/// Reads what the client asks for.
+async fn read_frame(client: &mut UnixStream) -> io::Result<CommandFrame> {
     let length = client.read_u32().await? as usize;
     if length > MAX_REQUEST {
-        return Ok(Err(Failure::new(format!("a request of {length} bytes is too long"))));
+        let failure = Failure::new(format!("a request of {length} bytes is too long"));
+        return Ok(CommandFrame { hello: None, operation: Err(failure) });
     }
     let mut json = vec![0; length];
     client.read_exact(&mut json).await?;
-    let hint = "the VM was started by another version of banger: stop it, and the next command starts it anew";
-    Ok(serde_json::from_slice(&json).map_err(|error| {
-        Failure::new(format!("its supervisor does not know this request: {error}"))
-            .of_kind(FailureKind::UnknownRequest)
-            .with_hint(hint)
-    }))
+    Ok(CommandFrame::parse(&json))
 }
 
 /// Answers a client.
-pub(super) async fn reply<T: Serialize>(client: &mut UnixStream, reply: Reply<T>) -> io::Result<()> {
-    client.write_all(&wire::frame(&reply)).await
+pub(super) async fn reply<T: Serialize>(client: &mut UnixStream, answer: SupervisorFrame<T>) -> io::Result<()> {
+    client.write_all(&wire::frame(&answer)).await
 }
 
 #[cfg(test)]
@@ -297,7 +295,7 @@ mod tests {
                 stream.read_to_end(&mut received).unwrap();
             });
             assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
-            client::connect("vm", &path).unwrap().ask::<Status>(&Request::Status).unwrap()
+            client::connect("vm", &path).unwrap().ask::<Status>(&Operation::Status).unwrap()
         });
         agent(&state);
         let status = client.await.unwrap();
@@ -316,7 +314,68 @@ mod tests {
             assert_eq!(state.usage.is_touched(), touched);
         }
         // As a version asks that knows of no difference.
-        assert_eq!(serde_json::from_str::<Request>(r#"{"op":"agent"}"#).unwrap(), Request::Agent { only_look: false });
+        assert_eq!(
+            serde_json::from_str::<Operation>(r#"{"op":"agent"}"#).unwrap(),
+            Operation::Agent { only_look: false }
+        );
+    }
+
+    /// The frames that the supervisor in `folder` sends for this JSON.
+    async fn frames(folder: &Path, json: &'static str) -> Vec<serde_json::Value> {
+        let path = folder.join(SOCKET);
+        let asked = move || {
+            let mut stream = StdUnixStream::connect(&path).unwrap();
+            stream.write_all(&(json.len() as u32).to_be_bytes()).unwrap();
+            stream.write_all(json.as_bytes()).unwrap();
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            let (mut frames, mut rest) = (Vec::new(), &bytes[..]);
+            while let Some((length, more)) = rest.split_first_chunk() {
+                let (frame, after) = more.split_at(u32::from_be_bytes(*length) as usize);
+                frames.push(serde_json::from_slice(frame).unwrap());
+                rest = after;
+            }
+            frames
+        };
+        tokio::task::spawn_blocking(asked).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn hello_is_sent_only_to_commands_that_sent_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_state, _stops) = supervisor(folder.path()).await;
+        let greeted = frames(folder.path(), r#"{"hello":{"version":"9","features":["x"]},"op":"status"}"#).await;
+        let [hello, answer] = &greeted[..] else { panic!("{greeted:?}") };
+        let expected =
+            serde_json::json!({"version": banger_agent::VERSION, "features": ["idle_timeout", "restore_socket"]});
+        assert_eq!(hello["hello"], expected);
+        assert_eq!(answer["ok"]["backend"], "test");
+        // As versions without hello ask.
+        let plain = frames(folder.path(), r#"{"op":"status"}"#).await;
+        let [answer] = &plain[..] else { panic!("{plain:?}") };
+        assert_eq!(answer["ok"]["backend"], "test");
+    }
+
+    #[tokio::test]
+    async fn operation_of_later_version_is_refused_with_kind_and_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_state, _stops) = supervisor(folder.path()).await;
+        let refused = frames(folder.path(), r#"{"op":"fork","hello":{"version":"9"}}"#).await;
+        let [hello, answer] = &refused[..] else { panic!("{refused:?}") };
+        assert!(hello["hello"].is_object());
+        assert_eq!(answer["error"]["kind"], "unknown_request");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("does not know this request"));
+        assert!(answer["error"]["hint"].as_str().unwrap().contains("another version"));
+    }
+
+    #[tokio::test]
+    async fn failed_vm_is_told_by_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _stops) = supervisor(folder.path()).await;
+        state.down(Failure::new("the guest's agent is gone"));
+        let refused = frames(folder.path(), r#"{"op":"use","idle_timeout_ms":1}"#).await;
+        assert_eq!(refused[0]["error"]["kind"], "vm_failed");
+        assert_eq!(refused[0]["error"]["message"], "the guest's agent is gone");
     }
 
     #[tokio::test]

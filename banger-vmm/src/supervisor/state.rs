@@ -121,7 +121,7 @@ impl State {
     /// The agent is lost, or was never there.
     pub(super) fn down(&self, failure: Failure) {
         self.lock().failed = Some(failure.message.clone());
-        self.phase.send_replace(Phase::Down(failure));
+        self.phase.send_replace(Phase::Down(failure.of_kind(FailureKind::VmFailed)));
     }
 
     /// The phase after [`Phase::Booting`].
