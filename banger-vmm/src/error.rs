@@ -185,6 +185,8 @@ pub(crate) enum FailureKind {
     VmFailed,
     /// The guest reset itself while it booted, as a kernel that panics does.
     GuestReset,
+    /// The backend's program is not installed.
+    ProgramMissing,
 }
 
 impl Failure {
@@ -217,7 +219,11 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { message: error.to_string(), hint: error.hint(), ..Failure::default() }
+        let kind = match error {
+            Error::ProgramMissing { .. } => FailureKind::ProgramMissing,
+            _ => FailureKind::Other,
+        };
+        Failure { message: error.to_string(), hint: error.hint(), kind, ..Failure::default() }
     }
 }
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Failure, IoContext, Result};
+use crate::backend;
+use crate::error::{Error, Failure, FailureKind, IoContext, Result};
 use crate::kvm::{Accelerator, AcceleratorChoice};
 use crate::ports::PortForward;
 use crate::program::Programs;
+use crate::record::BackendKind;
 use crate::wire::AgentInfo;
 
 /// No report is longer, in bytes.
@@ -77,7 +79,8 @@ pub struct Running {
 pub(crate) struct Launch {
     pub(crate) folder: PathBuf,
     pub(crate) host: PathBuf,
-    pub(crate) qemu: PathBuf,
+    /// Where the supervisor looks for the backend's program.
+    pub(crate) programs: Programs,
     pub(crate) kernel: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) base: PathBuf,
@@ -86,10 +89,11 @@ pub(crate) struct Launch {
     pub(crate) boot_timeout: Option<Duration>,
 }
 
-/// Spawns the supervisor of the VM in `folder` and follows it until the VM has started or failed
-/// to.
+/// Spawns the supervisor of the VM in `folder`, which `kind` runs, and follows it until the VM has
+/// started or failed to.
 pub(crate) fn start(
     name: &str,
+    kind: BackendKind,
     folder: &Path,
     host: &Path,
     programs: &Programs,
@@ -99,7 +103,7 @@ pub(crate) fn start(
     let launch = Launch {
         folder: folder.to_owned(),
         host: host.to_owned(),
-        qemu: programs.find("qemu-system-x86_64", "qemu-system-x86")?,
+        programs: programs.clone(),
         kernel: options.kernel.clone(),
         initramfs: options.initramfs.clone(),
         base: options.base.clone(),
@@ -143,6 +147,9 @@ pub(crate) fn start(
             reason: format!("it reports what is not understood: {error}"),
         })?;
         match event {
+            StartEvent::Failed(failure) if failure.kind == FailureKind::ProgramMissing => {
+                return backend::find(kind, programs).map_or_else(Err, |_| fail(failure));
+            }
             StartEvent::Failed(failure) => return fail(failure),
             StartEvent::Ready(ref running) => {
                 let running = running.clone();

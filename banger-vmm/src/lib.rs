@@ -46,7 +46,7 @@ pub use launch::{Running, StartEvent, StartOptions};
 pub use owner::Owner;
 pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState, agree as check_forwards};
 pub use program::Programs;
-pub use record::{Ready, VmRecord, is_name};
+pub use record::{BackendKind, Ready, VmRecord, is_name};
 pub use store::{NamesLock, StorePaths, VmStore};
 pub use vm::{Hold, Stopped, Vm, VmLock, VmState};
 pub use wire::{AgentInfo, Status};

@@ -30,6 +30,9 @@ pub struct VmRecord {
     pub memory_mib: u64,
     /// Size of the disk as the guest sees it, in bytes.
     pub disk_bytes: u64,
+    /// What runs it.
+    #[serde(default)]
+    pub backend: BackendKind,
     /// How the guest reaches other machines.
     pub net: NetMode,
     /// The guest's `/etc/machine-id`: 32 hexadecimal digits.
@@ -51,6 +54,15 @@ pub struct VmRecord {
 /// What a record of a version has that knew no idle time: half an hour.
 fn default_idle_timeout() -> u64 {
     30 * 60 * 1000
+}
+
+/// What runs a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// QEMU's `microvm` machine. Records of versions that knew nothing else do not say so.
+    #[default]
+    Qemu,
 }
 
 /// When a VM counts as started.
@@ -77,6 +89,7 @@ impl VmRecord {
             cpus: 2,
             memory_mib: 2048,
             disk_bytes: 32 << 30,
+            backend: BackendKind::default(),
             net: NetMode::default(),
             machine_id: file::random_hex(16),
             hostname: hostname(name),
@@ -168,6 +181,16 @@ mod tests {
         old.as_object_mut().unwrap().remove("idle_timeout_ms").unwrap();
         std::fs::write(&path, old.to_string()).unwrap();
         assert_eq!(VmRecord::read(&path).unwrap().idle_timeout_ms, 1_800_000);
+    }
+
+    #[test]
+    fn record_without_backend_is_of_a_vm_that_qemu_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.json");
+        let mut old = serde_json::to_value(VmRecord::new("x", "i", "k", 0)).unwrap();
+        assert_eq!(old.as_object_mut().unwrap().remove("backend").unwrap(), "qemu");
+        std::fs::write(&path, old.to_string()).unwrap();
+        assert_eq!(VmRecord::read(&path).unwrap().backend, BackendKind::Qemu);
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Vm {
         for disk in [Self::DISK, Self::WORKSPACE] {
             disk::grow(&self.folder.join(disk), record.disk_bytes)?;
         }
-        launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
+        launch::start(&self.name, record.backend, &self.folder, &self.host, &self.programs, options, on_event)
     }
 
     /// A stream to the guest's agent: each carries one operation. Waits while the VM starts.

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use banger_agent::link::{self, GuestHello, HANDSHAKE_TIMEOUT, HostHello, LinkError, PROTOCOL};
 use banger_agent::protocol::now_ns;
-use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::blocking;
-use crate::backend::{Backend, Launched, Machine, Vmm, VmmEvent};
+use crate::backend::{AgentStream, Backend, Launched, VmDefinition, Vmm, VmmEvent};
 use crate::confinement::Confinement;
 use crate::console::ConsoleLog;
 use crate::error::{Failure, FailureKind};
@@ -23,52 +22,59 @@ use crate::kvm::{self, Accelerator, AcceleratorChoice, KvmSupport};
 use crate::record::VmRecord;
 use crate::wire::AgentInfo;
 
-/// How long a guest may take until its agent answers, if the caller does not say.
-const TCG_BOOT: Duration = Duration::from_secs(120);
-/// How long before a second one is started, which has the rest of the time.
-const FIRST_TCG_BOOT: Duration = Duration::from_secs(40);
-const KVM_BOOT: Duration = Duration::from_secs(30);
-/// The same for the first guest under KVM since the host booted.
+/// How long the first guest under KVM since the host booted may take.
 const FIRST_KVM_BOOT: Duration = Duration::from_secs(10);
 
 /// An ordinary image needs more to come up, in MiB.
 const LITTLE_MEMORY_MIB: u64 = 256;
-
-/// What a guest does whose kernel panics.
-const RESET: &str = "the guest's kernel panicked, or the guest reset itself, before its agent answered";
 
 /// One way to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attempt {
     pub(super) accelerator: Accelerator,
     pub(super) limit: Duration,
+    /// See [`BootPolicy::retry_after`].
+    retry_after: Option<Duration>,
     /// Why it is not the fast one, if it is not and nobody asked for that.
     pub(super) fallback: Option<String>,
 }
 
 /// The way to boot that comes first, and whether it is tried only to see if KVM works. `support`
-/// may block.
+/// may block. `limit` is the user's.
 pub(super) async fn first_attempt(
+    backend: &dyn Backend,
     choice: AcceleratorChoice,
     support: impl FnOnce() -> KvmSupport + Send + 'static,
     limit: Option<Duration>,
 ) -> (Attempt, bool) {
-    let kvm =
-        |most| Attempt { accelerator: Accelerator::Kvm, limit: limit.unwrap_or(KVM_BOOT).min(most), fallback: None };
+    let kvm = |most| {
+        let attempt = attempt(backend, Accelerator::Kvm, limit, None);
+        Attempt { limit: attempt.limit.min(most), ..attempt }
+    };
     match choice {
-        AcceleratorChoice::Tcg => (tcg_attempt(limit, None), false),
+        AcceleratorChoice::Tcg => (tcg_attempt(backend, limit, None), false),
         AcceleratorChoice::Kvm => (kvm(Duration::MAX), false),
         AcceleratorChoice::Auto => match blocking(support).await {
             KvmSupport::Works => (kvm(Duration::MAX), false),
             KvmSupport::Unknown => (kvm(FIRST_KVM_BOOT), true),
-            KvmSupport::Unusable(problem) => (tcg_attempt(limit, Some(problem)), false),
+            KvmSupport::Unusable(problem) => (tcg_attempt(backend, limit, Some(problem)), false),
         },
     }
 }
 
-/// The way to boot that works everywhere.
-pub(super) fn tcg_attempt(limit: Option<Duration>, fallback: Option<String>) -> Attempt {
-    Attempt { accelerator: Accelerator::Tcg, limit: limit.unwrap_or(TCG_BOOT), fallback }
+/// The way to boot that works everywhere. `limit` is the user's.
+pub(super) fn tcg_attempt(backend: &dyn Backend, limit: Option<Duration>, fallback: Option<String>) -> Attempt {
+    attempt(backend, Accelerator::Tcg, limit, fallback)
+}
+
+fn attempt(
+    backend: &dyn Backend,
+    accelerator: Accelerator,
+    limit: Option<Duration>,
+    fallback: Option<String>,
+) -> Attempt {
+    let policy = backend.boot_policy(accelerator);
+    Attempt { accelerator, limit: limit.unwrap_or(policy.limit), retry_after: policy.retry_after, fallback }
 }
 
 /// Notes what a boot under KVM has shown. Not being able to costs the next start a few seconds, and
@@ -97,7 +103,7 @@ impl Console {
     }
 
     /// Writes down what the guest says until the VMM is gone.
-    async fn follow(self, mut stream: UnixStream) {
+    async fn follow(self, mut stream: impl AsyncRead + Unpin) {
         let mut buffer = [0; 4096];
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
             self.log().write(&buffer[..read]);
@@ -112,31 +118,32 @@ pub(super) struct Booted {
     /// What confines the VMM.
     pub(super) confinement: Option<Confinement>,
     pub(super) agent: AgentInfo,
-    /// The agent's pipe, after the handshake.
-    pub(super) pipe: UnixStream,
+    /// What carries the agent's link, after the handshake.
+    pub(super) stream: AgentStream,
 }
 
-/// [`boot`] for a guest that is to be translated: where its kernel panics, or is not up when it
-/// well could be, it is started once more. Two translated processors now and then disagree about
-/// code that the kernel patches while they run it ("Oops: int3"), or wait for each other without
-/// end, and nothing has been run yet.
-pub(super) async fn boot_translated(
+/// Boots; where a guest fails that its backend starts anew, once more. Nothing has been run in it
+/// yet.
+pub(super) async fn boot(
     backend: &dyn Backend,
-    machine: &Machine,
+    vm: &VmDefinition,
     attempt: &Attempt,
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
+    let Some(retry_after) = attempt.retry_after else {
+        return boot_once(backend, vm, attempt, attempt.limit, console, cancel).await;
+    };
     let start = Instant::now();
-    let first = attempt.limit.min(FIRST_TCG_BOOT);
-    match boot(backend, machine, attempt, first, console, cancel).await {
+    let first = attempt.limit.min(retry_after);
+    match boot_once(backend, vm, attempt, first, console, cancel).await {
         Err(failure) if !cancel.is_cancelled() => {
             let left = attempt.limit.saturating_sub(start.elapsed());
             let is_late = start.elapsed() >= first && !left.is_zero();
             if !is_late && failure.kind != FailureKind::GuestReset {
                 return Err(failure);
             }
-            boot(backend, machine, attempt, left, console, cancel).await
+            boot_once(backend, vm, attempt, left, console, cancel).await
         }
         booted => booted,
     }
@@ -169,27 +176,27 @@ fn unusual(record: &VmRecord, accelerator: Accelerator, host_cpus: usize) -> Opt
 }
 
 /// Starts the VMM, and waits so long for the agent. On failure nothing runs any more.
-pub(super) async fn boot(
+async fn boot_once(
     backend: &dyn Backend,
-    machine: &Machine,
+    vm: &VmDefinition,
     attempt: &Attempt,
     patience: Duration,
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
     let start = Instant::now();
-    let Launched { mut vmm, confinement, agent: mut pipe, console: stream } =
-        backend.launch(machine, attempt.accelerator).await?;
-    let following = tokio::spawn(console.clone().follow(stream));
+    let plan = backend.plan(vm, attempt.accelerator).await?;
+    let Launched { mut vmm, confinement, agent, console: output } = backend.spawn(plan)?;
+    let following = tokio::spawn(console.clone().follow(output));
     let greeted = tokio::select! {
-        greeted = greet(&mut pipe, &mut vmm, start + patience, late(&machine.record, attempt)) => greeted,
+        greeted = greet(agent, &mut vmm, start + patience, late(&vm.record, attempt)) => greeted,
         () = cancel.cancelled() => Err(Failure::new("it was stopped while it booted")),
     };
     match greeted {
-        Ok(hello) => {
+        Ok((stream, hello)) => {
             let boot_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let agent = AgentInfo { version: hello.version, guest_boot_ms: hello.uptime_ms, boot_ms };
-            Ok(Booted { vmm, accelerator: attempt.accelerator, confinement, agent, pipe })
+            Ok(Booted { vmm, accelerator: attempt.accelerator, confinement, agent, stream })
         }
         Err(mut failure) => {
             vmm.kill().await;
@@ -201,9 +208,21 @@ pub(super) async fn boot(
     }
 }
 
-/// Waits until the agent opens its port, and exchanges greetings.
-async fn greet(pipe: &mut UnixStream, vmm: &mut Vmm, deadline: Instant, late: Failure) -> Result<GuestHello, Failure> {
-    timeout_at(deadline, port_opened(vmm)).await.map_err(|_| late)??;
+/// Waits until the agent has opened its device, and exchanges greetings.
+async fn greet(
+    agent: impl Future<Output = AgentStream>,
+    vmm: &mut Vmm,
+    deadline: Instant,
+    late: Failure,
+) -> Result<(AgentStream, GuestHello), Failure> {
+    let mut last = None;
+    let connected = async {
+        tokio::select! {
+            stream = agent => Ok(stream),
+            failure = vmm_ended(vmm, &mut last) => Err(failure),
+        }
+    };
+    let mut stream = timeout_at(deadline, connected).await.map_err(|_| late)??;
 
     // Not before: the guest sets its clock by this.
     let ours = HostHello {
@@ -215,68 +234,215 @@ async fn greet(pipe: &mut UnixStream, vmm: &mut Vmm, deadline: Instant, late: Fa
     let patience = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
     let greetings = async {
         tokio::select! {
-            hello = link::handshake(pipe, &ours) => hello.map_err(|error| match error {
+            hello = link::handshake(&mut stream, &ours) => hello.map_err(|error| match error {
                 LinkError::Protocol { .. } => Failure::new(error.to_string()).with_hint("install banger anew: its parts do not fit together"),
                 error => Failure::new(error.to_string()),
             }),
-            failure = port_closed(vmm) => Err(failure),
+            failure = vmm_ended(vmm, &mut last) => Err(failure),
         }
     };
-    timeout_at(patience, greetings).await.unwrap_or_else(|_| {
+    let hello = timeout_at(patience, greetings).await.unwrap_or_else(|_| {
         Err(Failure::new("the guest's agent opened its port, and then did not say what an agent says"))
-    })
+    })?;
+    Ok((stream, hello))
 }
 
-async fn port_opened(vmm: &mut Vmm) -> Result<(), Failure> {
-    let mut last = None;
-    loop {
-        match vmm.events.recv().await {
-            Some(VmmEvent::AgentPort { open: true }) => return Ok(()),
-            event => ended(event, &mut last).map_or(Ok(()), Err)?,
-        }
-    }
+/// The last that was heard of a guest before its VMM ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastSign {
+    AgentClosed,
+    PoweredOff,
+    Reset,
 }
 
-async fn port_closed(vmm: &mut Vmm) -> Failure {
-    let mut last = None;
-    loop {
-        match vmm.events.recv().await {
-            // A guest that goes down closes the port on its way: what follows says more.
-            Some(VmmEvent::AgentPort { open: false }) => last = Some("the guest's agent ended before it answered"),
-            event => {
-                if let Some(failure) = ended(event, &mut last) {
-                    return failure;
-                }
+impl LastSign {
+    /// Why the boot failed.
+    fn failure(self) -> Failure {
+        match self {
+            LastSign::AgentClosed => Failure::new("the guest's agent ended before it answered"),
+            LastSign::PoweredOff => Failure::new("the guest switched itself off before its agent answered"),
+            LastSign::Reset => {
+                Failure::new("the guest's kernel panicked, or the guest reset itself, before its agent answered")
+                    .of_kind(FailureKind::GuestReset)
             }
         }
     }
 }
 
-/// Whether this event ends the boot, and what that means. `last` is what went before it.
-fn ended(event: Option<VmmEvent>, last: &mut Option<&'static str>) -> Option<Failure> {
-    match event {
-        Some(VmmEvent::AgentPort { .. }) => None,
-        Some(VmmEvent::Reset) => {
-            *last = Some(RESET);
-            None
+/// Waits for an event that ends the boot, and says what it means.
+async fn vmm_ended(vmm: &mut Vmm, last: &mut Option<LastSign>) -> Failure {
+    loop {
+        if let Some(failure) = ended(vmm.events.recv().await, last) {
+            return failure;
         }
-        Some(VmmEvent::PoweredOff) => {
-            *last = Some("the guest switched itself off before its agent answered");
-            None
-        }
-        Some(VmmEvent::Stuck(failure)) => Some(failure),
-        Some(VmmEvent::Exited(failure)) => Some(match *last {
-            None => failure,
-            Some(RESET) => Failure::new(RESET).of_kind(FailureKind::GuestReset),
-            Some(before) => Failure::new(before),
-        }),
-        None => Some(Failure::new("the VMM is gone")),
     }
+}
+
+/// Whether this event ends the boot, and what that means. `last` is what went before it.
+fn ended(event: Option<VmmEvent>, last: &mut Option<LastSign>) -> Option<Failure> {
+    let sign = match event {
+        // A guest that goes down closes its device on its way: what follows says more.
+        Some(VmmEvent::AgentClosed) => LastSign::AgentClosed,
+        Some(VmmEvent::Reset) => LastSign::Reset,
+        Some(VmmEvent::PoweredOff) => LastSign::PoweredOff,
+        Some(VmmEvent::Stuck(failure)) => return Some(failure),
+        Some(VmmEvent::Exited(failure)) => return Some(last.map_or(failure, LastSign::failure)),
+        None => return Some(Failure::new("the VMM is gone")),
+    };
+    *last = Some(sign);
+    None
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::future::{pending, ready};
+
+    use futures::FutureExt;
+    use futures::future::LocalBoxFuture;
+    use tokio::io::{BufReader, DuplexStream};
+    use tokio::sync::{mpsc, oneshot};
+
     use super::*;
+    use crate::backend::{BootPolicy, SocketPair, VmmPlan, net_plan};
+    use crate::error::Result;
+
+    const KVM_BOOT: Duration = Duration::from_secs(30);
+    const TCG_BOOT: Duration = Duration::from_secs(120);
+    const RETRY_AFTER: Duration = Duration::from_secs(40);
+
+    /// What a guest does.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Guest {
+        Answers,
+        KeepsSilent,
+        PowersOff,
+        Resets,
+    }
+
+    /// A backend whose guests do, one after the other, what a test says.
+    struct Scripted {
+        guests: Mutex<VecDeque<Guest>>,
+        retry_after: Option<Duration>,
+    }
+
+    impl Scripted {
+        fn of<const N: usize>(guests: [Guest; N]) -> Scripted {
+            Scripted { guests: Mutex::new(guests.into()), retry_after: Some(RETRY_AFTER) }
+        }
+
+        /// Boots under TCG: what comes of it, how long it took, and how many guests were not
+        /// started.
+        async fn boot(&self) -> (Result<Booted, Failure>, Duration, usize) {
+            let folder = tempfile::tempdir().unwrap();
+            let record = VmRecord::new("vm", "image", "kernel", 0);
+            let vm = VmDefinition {
+                net: net_plan(&record),
+                record,
+                kernel: "/k".into(),
+                initramfs: "/i".into(),
+                base: "/b".into(),
+                disk: "/d".into(),
+                workspace: None,
+                modules: None,
+            };
+            let console = Console::new(ConsoleLog::start(folder.path()).unwrap());
+            let start = Instant::now();
+            let attempt = tcg_attempt(self, None, None);
+            let booted = boot(self, &vm, &attempt, &console, &CancellationToken::new()).await;
+            (booted, start.elapsed(), self.guests.lock().unwrap().len())
+        }
+    }
+
+    impl Backend for Scripted {
+        fn name(&self) -> &'static str {
+            "scripted"
+        }
+
+        fn boot_policy(&self, accelerator: Accelerator) -> BootPolicy {
+            match accelerator {
+                Accelerator::Kvm => BootPolicy { limit: KVM_BOOT, retry_after: None },
+                Accelerator::Tcg => BootPolicy { limit: TCG_BOOT, retry_after: self.retry_after },
+            }
+        }
+
+        fn plan<'a>(&'a self, _: &'a VmDefinition, _: Accelerator) -> LocalBoxFuture<'a, Result<VmmPlan>> {
+            let pair = || SocketPair::new(Path::new("/vmm")).unwrap();
+            let (program, arguments) = ("/vmm".into(), Vec::new());
+            let plan = VmmPlan { program, arguments, rules: None, agent: pair(), console: pair(), control: None };
+            ready(Ok(plan)).boxed_local()
+        }
+
+        fn spawn(&self, _: VmmPlan) -> Result<Launched> {
+            let guest = self.guests.lock().unwrap().pop_front().expect("there is no guest left");
+            let (ours, theirs) = tokio::io::duplex(1 << 12);
+            let (sender, events) = mpsc::channel(16);
+            let (quit, quit_asked) = oneshot::channel();
+            tokio::spawn(play(guest, theirs, quit_asked, sender));
+            let agent: AgentStream = Box::new(ours);
+            Ok(Launched {
+                vmm: Vmm::new(1, events, quit),
+                confinement: None,
+                agent: if guest == Guest::Answers { ready(agent).boxed() } else { pending().boxed() },
+                console: Box::new(tokio::io::empty()),
+            })
+        }
+    }
+
+    async fn play(guest: Guest, port: DuplexStream, quit: oneshot::Receiver<()>, events: mpsc::Sender<VmmEvent>) {
+        match guest {
+            Guest::Answers => {
+                let hello = |host: &HostHello| GuestHello {
+                    nonce: host.nonce.clone(),
+                    version: "test".into(),
+                    protocol: PROTOCOL,
+                    uptime_ms: 1,
+                };
+                link::answer(&mut BufReader::new(port), hello).await.unwrap();
+                let _ = quit.await;
+            }
+            Guest::KeepsSilent => drop(quit.await),
+            Guest::PowersOff => events.send(VmmEvent::PoweredOff).await.unwrap(),
+            Guest::Resets => events.send(VmmEvent::Reset).await.unwrap(),
+        }
+        let _ = events.send(VmmEvent::Exited(Failure::new("the VMM ended"))).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guest_that_resets_is_started_once_more_if_the_backend_says_so() {
+        let (booted, took, left) = Scripted::of([Guest::Resets, Guest::Answers]).boot().await;
+        assert_eq!((booted.unwrap().agent.version.as_str(), left), ("test", 0));
+        assert!(took < RETRY_AFTER);
+
+        let (booted, _, left) = Scripted::of([Guest::Resets, Guest::Resets, Guest::Answers]).boot().await;
+        assert_eq!((booted.err().unwrap().kind, left), (FailureKind::GuestReset, 1));
+
+        let once = Scripted { retry_after: None, ..Scripted::of([Guest::Resets, Guest::Answers]) };
+        let (booted, _, left) = once.boot().await;
+        assert_eq!((booted.err().unwrap().kind, left), (FailureKind::GuestReset, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guest_that_is_late_is_started_once_more_within_the_limit() {
+        let (booted, took, left) = Scripted::of([Guest::KeepsSilent, Guest::Answers]).boot().await;
+        assert_eq!((booted.unwrap().agent.version.as_str(), left), ("test", 0));
+        assert!((RETRY_AFTER..KVM_BOOT * 2).contains(&took), "{took:?}");
+
+        let (booted, took, left) = Scripted::of([Guest::KeepsSilent; 3]).boot().await;
+        assert!(booted.err().unwrap().message.contains("did not answer within 120 s"));
+        assert!((TCG_BOOT..TCG_BOOT * 2).contains(&took) && left == 1, "{took:?}");
+
+        let once = Scripted { retry_after: None, ..Scripted::of([Guest::KeepsSilent, Guest::Answers]) };
+        let (booted, took, left) = once.boot().await;
+        assert!(booted.is_err() && took >= TCG_BOOT && left == 1, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guest_that_powers_off_is_not_started_again() {
+        let (booted, _, left) = Scripted::of([Guest::PowersOff, Guest::Answers]).boot().await;
+        assert!(booted.err().unwrap().message.contains("switched itself off"));
+        assert_eq!(left, 1);
+    }
 
     #[tokio::test]
     async fn to_ask_about_kvm_keeps_nobody_waiting() {
@@ -287,13 +453,14 @@ mod tests {
             Err(error) => KvmSupport::Unusable(error.to_string()),
         };
         tokio::spawn(async move { sender.send(()) });
-        let (attempt, _) = first_attempt(AcceleratorChoice::Auto, support, None).await;
+        let (attempt, _) = first_attempt(&Scripted::of([]), AcceleratorChoice::Auto, support, None).await;
         assert_eq!((attempt.accelerator, attempt.fallback), (Accelerator::Kvm, None));
     }
 
     #[tokio::test]
     async fn kvm_is_tried_where_it_may_work() {
-        let first = |choice, support, limit| first_attempt(choice, || support, limit);
+        let backend = &Scripted::of([]);
+        let first = |choice, support, limit| first_attempt(backend, choice, || support, limit);
         let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Unknown, None).await;
         assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, FIRST_KVM_BOOT, true));
         let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Works, None).await;
@@ -304,15 +471,18 @@ mod tests {
         let short = Some(Duration::from_secs(3));
         assert_eq!(first(AcceleratorChoice::Auto, KvmSupport::Unknown, short).await.0.limit, Duration::from_secs(3));
         let never = || unreachable!("whoever forces an accelerator gets it");
-        assert_eq!(first_attempt(AcceleratorChoice::Tcg, never, None).await.0, tcg_attempt(None, None));
-        assert!(!first_attempt(AcceleratorChoice::Kvm, never, None).await.1);
+        assert_eq!(
+            first_attempt(backend, AcceleratorChoice::Tcg, never, None).await.0,
+            tcg_attempt(backend, None, None)
+        );
+        assert!(!first_attempt(backend, AcceleratorChoice::Kvm, never, None).await.1);
     }
 
     #[test]
     fn a_guest_that_is_late_is_given_more_time_and_its_oddities_are_named() {
         let hint = |cpus, memory_mib| {
             let record = VmRecord { cpus, memory_mib, ..VmRecord::new("vm", "image", "kernel", 0) };
-            late(&record, &tcg_attempt(Some(Duration::from_secs(20)), None)).hint.unwrap()
+            late(&record, &tcg_attempt(&Scripted::of([]), Some(Duration::from_secs(20)), None)).hint.unwrap()
         };
         assert_eq!(hint(1, 1024), "to wait longer: BANGER_BOOT_TIMEOUT=80s");
         let odd = hint(100_000, 128);

@@ -18,12 +18,12 @@ use super::monitor::Monitor;
 use super::owner;
 use super::socket::{self, Stop};
 use super::state::State;
-use super::{Report, blocking};
+use super::{FindBackend, Report, blocking};
 use crate::activity::LastActivity;
-use crate::backend::{Backend, Machine, net_plan};
+use crate::backend::{Backend, VmDefinition, net_plan};
 use crate::console::ConsoleLog;
 use crate::error::{Error, Failure, IoContext, Result};
-use crate::kvm::{self, Accelerator, AcceleratorChoice};
+use crate::kvm::{self, AcceleratorChoice};
 use crate::launch::{Launch, StartEvent};
 use crate::ports::PortState;
 use crate::record::VmRecord;
@@ -38,8 +38,8 @@ const SIGNAL_PATIENCE: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs the VM. Returns when it is gone.
-pub(super) fn live(launch: &Launch, backend: &dyn Backend, mut report: Report) -> ExitCode {
-    match claim_and_run(launch, backend, &mut report) {
+pub(super) fn live(launch: &Launch, find: FindBackend<'_>, mut report: Report) -> ExitCode {
+    match claim_and_run(launch, find, &mut report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             report.send(&StartEvent::Failed(failure));
@@ -48,9 +48,10 @@ pub(super) fn live(launch: &Launch, backend: &dyn Backend, mut report: Report) -
     }
 }
 
-fn claim_and_run(launch: &Launch, backend: &dyn Backend, report: &mut Report) -> Result<(), Failure> {
+fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut Report) -> Result<(), Failure> {
     let folder = &launch.folder;
     let record = VmRecord::read(&folder.join(Vm::RECORD))?;
+    let backend = find(record.backend, &launch.programs)?;
     let lock = run::supervise(folder)?.ok_or_else(|| Error::Running(record.name.clone()))?;
     if RunInfo::read(folder)?.is_some() {
         // It ended badly, and nobody has looked what is in it since.
@@ -60,7 +61,7 @@ fn claim_and_run(launch: &Launch, backend: &dyn Backend, report: &mut Report) ->
     file::sweep_unfinished(folder)?;
     // One thread: the VMM's death is bound to the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("watch", folder)?;
-    let ended = runtime.block_on(run(launch, record, backend, report));
+    let ended = runtime.block_on(run(launch, record, &*backend, report));
     let removed = file::remove_if_there(&folder.join(SOCKET));
     match ended {
         Ok(Ended::Stopped) | Err(_) => RunInfo::remove(folder)?,
@@ -191,7 +192,7 @@ async fn boot(
     report: &mut Report,
     shutdown: &mut Shutdown,
 ) -> Result<Booted, Failure> {
-    let machine = Machine {
+    let vm = VmDefinition {
         net: net_plan(&record),
         record,
         kernel: launch.kernel.clone(),
@@ -202,7 +203,7 @@ async fn boot(
         modules: launch.modules.clone(),
     };
     let cancel = CancellationToken::new();
-    let mut booting = pin!(boot_somehow(launch, &machine, backend, console, report, &cancel));
+    let mut booting = pin!(boot_somehow(launch, &vm, backend, console, report, &cancel));
     loop {
         tokio::select! {
             booted = &mut booting => return booted,
@@ -214,7 +215,7 @@ async fn boot(
 /// Boots, under TCG if it turns out that KVM does not work.
 async fn boot_somehow(
     launch: &Launch,
-    machine: &Machine,
+    vm: &VmDefinition,
     backend: &dyn Backend,
     console: &Console,
     report: &mut Report,
@@ -232,17 +233,14 @@ async fn boot_somehow(
     }
     let host = launch.host.clone();
     let support = move || kvm::support(&host, Path::new("/proc/self/exe"));
-    let (first, trial) = boot::first_attempt(launch.accelerator, support, launch.boot_timeout).await;
+    let (first, trial) = boot::first_attempt(backend, launch.accelerator, support, launch.boot_timeout).await;
     booting(&first);
-    if first.accelerator == Accelerator::Tcg {
-        return boot::boot_translated(backend, machine, &first, console, cancel).await;
-    }
-    match boot::boot(backend, machine, &first, first.limit, console, cancel).await {
+    match boot::boot(backend, vm, &first, console, cancel).await {
         Err(failure) if trial && !cancel.is_cancelled() => {
             let problem = format!("a first guest under KVM failed: {}", failure.message);
-            let second = boot::tcg_attempt(launch.boot_timeout, Some(problem.clone()));
+            let second = boot::tcg_attempt(backend, launch.boot_timeout, Some(problem.clone()));
             booting(&second);
-            let booted = boot::boot_translated(backend, machine, &second, console, cancel).await?;
+            let booted = boot::boot(backend, vm, &second, console, cancel).await?;
             // Only now: a guest that comes up under neither says nothing about KVM.
             boot::remember(&launch.host, Some(problem)).await;
             Ok(booted)

@@ -27,10 +27,11 @@ use std::process::ExitCode;
 
 use nix::sys::prctl;
 
-use crate::backend::Backend;
-use crate::backend::qemu::Qemu;
-use crate::error::Failure;
+use crate::backend::{self, Backend};
+use crate::error::{Failure, Result};
 use crate::launch::{Launch, StartEvent};
+use crate::program::Programs;
+use crate::record::BackendKind;
 
 /// The whole of the binary `banger-vmm`: returns when the VM is gone.
 pub fn run() -> ExitCode {
@@ -38,15 +39,18 @@ pub fn run() -> ExitCode {
     if prctl::set_no_new_privs().is_err() {
         return ExitCode::FAILURE;
     }
-    run_on(|launch| Qemu { program: launch.qemu.clone() })
+    run_with(&backend::find)
 }
 
-/// The same, with guests that are processes of this host: see [`crate::backend::process`]. `agent`
-/// is the binary `banger-agent-process`.
+/// Like [`run`], but whatever the VM's record says, its guest is a process of this host: see
+/// [`crate::backend::process`]. `agent` is the binary `banger-agent-process`.
 #[cfg(feature = "process")]
 pub fn run_as_processes(agent: std::path::PathBuf) -> ExitCode {
-    run_on(|_| crate::backend::process::Process { agent })
+    run_with(&|_, _| Ok(Box::new(backend::process::Process { agent: agent.clone() })))
 }
+
+/// Finds the backend for a kind, among these programs.
+type FindBackend<'a> = &'a dyn Fn(BackendKind, &Programs) -> Result<Box<dyn Backend>>;
 
 /// Does what waits for a disk or a process on a thread of its own: the supervisor's only thread
 /// serves all streams.
@@ -59,11 +63,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-fn run_on<B: Backend>(backend: impl FnOnce(&Launch) -> B) -> ExitCode {
+fn run_with(find: FindBackend<'_>) -> ExitCode {
     let Ok((input, output)) = daemon::detach() else { return ExitCode::FAILURE };
     let mut report = Report(Some(output));
     match serde_json::from_slice::<Launch>(&input) {
-        Ok(launch) => life::live(&launch, &backend(&launch), report),
+        Ok(launch) => life::live(&launch, find, report),
         Err(error) => {
             let failure = Failure::new(format!("its supervisor was told what it does not understand: {error}"));
             report.send(&StartEvent::Failed(failure));

@@ -72,9 +72,9 @@ impl<'a> Monitor<'a> {
 
     /// Reports that the VM is up, and returns when it is down.
     pub(super) async fn watch(mut self, booted: Booted, report: &mut Report, shutdown: &mut Shutdown) -> Ended {
-        let Booted { mut vmm, accelerator, confinement, agent, pipe } = booted;
+        let Booted { mut vmm, accelerator, confinement, agent, stream } = booted;
         self.info.confinement = confinement;
-        let (mux, driver) = Mux::host(pipe);
+        let (mux, driver) = Mux::host(stream);
         let mut link = Some(tokio::spawn(driver));
         self.note(Phase::Running { accelerator, agent: agent.clone() }).await;
         self.state.up(mux.clone(), accelerator, vmm.pid, agent.clone());
@@ -93,8 +93,7 @@ impl<'a> Monitor<'a> {
                 event = vmm.events.recv() => match event {
                     Some(VmmEvent::Exited(failure)) => break failure.message,
                     None => break "the VMM is gone".to_owned(),
-                    Some(VmmEvent::AgentPort { open: true }) => {}
-                    Some(VmmEvent::AgentPort { open: false }) => self.lose(Failure::new("the guest's agent is gone")).await,
+                    Some(VmmEvent::AgentClosed) => self.lose(Failure::new("the guest's agent is gone")).await,
                     Some(VmmEvent::Stuck(failure)) => self.lose(failure).await,
                     Some(VmmEvent::PoweredOff) => self.stopping = true,
                     Some(VmmEvent::Reset) => reset = Some("the guest reset itself: a reboot, or a kernel panic".to_owned()),

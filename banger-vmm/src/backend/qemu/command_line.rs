@@ -8,7 +8,7 @@ use std::path::Path;
 use banger_agent::boot_config::{AgentDevice, DiskNaming, DiskRole};
 use banger_agent::net::NetMode;
 
-use crate::backend::Machine;
+use crate::backend::VmDefinition;
 use crate::kvm::Accelerator;
 
 /// What the guest's kernel is told in any case.
@@ -17,9 +17,9 @@ const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 quiet";
 const AGENT_PORT: &str = "banger.0";
 
 /// The guest's kernel command line, but for what depends on the accelerator.
-pub(super) fn kernel_parameters(machine: &Machine) -> String {
+pub(super) fn kernel_parameters(vm: &VmDefinition) -> String {
     let agent = AgentDevice::VirtioSerial(AGENT_PORT.to_owned());
-    format!("{KERNEL_PARAMETERS} {}", machine.boot_config(agent, DiskNaming::Serial))
+    format!("{KERNEL_PARAMETERS} {}", vm.boot_config(agent, DiskNaming::Serial))
 }
 
 /// Sockets that QEMU inherits.
@@ -29,17 +29,17 @@ pub(super) struct Descriptors {
     pub(super) qmp: RawFd,
 }
 
-/// All arguments for `machine`.
+/// All arguments for `vm`.
 ///
 /// Trap: `-netdev user` lets the guest reach services on the host's loopback, at
 /// [`super::USER_NETWORK`]'s `host_alias`. It would over IPv6 as well, which is switched off.
 pub(super) fn arguments(
-    machine: &Machine,
+    vm: &VmDefinition,
     accelerator: Accelerator,
     kernel_parameters: &str,
     descriptors: &Descriptors,
 ) -> Vec<OsString> {
-    let record = &machine.record;
+    let record = &vm.record;
     let mut line = Line::default();
     line.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
     line.option("-name", &record.name).option("-display", "none");
@@ -54,7 +54,7 @@ pub(super) fn arguments(
     line.option("-smp", record.cpus.to_string()).option("-m", format!("{}M", record.memory_mib));
     line.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 
-    line.option("-kernel", &machine.kernel).option("-initrd", &machine.initramfs);
+    line.option("-kernel", &vm.kernel).option("-initrd", &vm.initramfs);
     line.option("-append", kernel_parameters);
 
     line.chardev("console", descriptors.console).option("-serial", "chardev:console");
@@ -68,14 +68,14 @@ pub(super) fn arguments(
     // order.
     let flush = if record.ephemeral { "on" } else { "off" };
     let disk = format!("discard=unmap,file.discard=unmap,cache.no-flush={flush},file.cache.no-flush={flush}");
-    for (role, file) in machine.disks() {
+    for (role, file) in vm.disks() {
         let options = match role {
             DiskRole::Base | DiskRole::Modules => "read-only=on",
             DiskRole::Disk | DiskRole::Workspace => &disk,
         };
         line.disk(role.name(), options, file);
     }
-    if machine.net.mode == NetMode::User {
+    if vm.net.mode == NetMode::User {
         line.option("-netdev", "user,id=net,ipv6=off").option("-device", "virtio-net-device,netdev=net");
     }
     line.0
@@ -120,11 +120,11 @@ mod tests {
     use crate::backend::net_plan;
     use crate::record::VmRecord;
 
-    fn machine(change: impl FnOnce(&mut VmRecord)) -> Machine {
+    fn definition(change: impl FnOnce(&mut VmRecord)) -> VmDefinition {
         let mut record = VmRecord::new("work", "image", "kernel", 0);
         record.machine_id = "0".repeat(32);
         change(&mut record);
-        Machine {
+        VmDefinition {
             net: net_plan(&record),
             record,
             kernel: "/k".into(),
@@ -137,13 +137,9 @@ mod tests {
     }
 
     fn line(change: impl FnOnce(&mut VmRecord), accelerator: Accelerator) -> String {
-        let machine = machine(change);
-        let arguments = arguments(
-            &machine,
-            accelerator,
-            &kernel_parameters(&machine),
-            &Descriptors { agent: 7, console: 8, qmp: 9 },
-        );
+        let vm = definition(change);
+        let arguments =
+            arguments(&vm, accelerator, &kernel_parameters(&vm), &Descriptors { agent: 7, console: 8, qmp: 9 });
         arguments.join(OsStr::new(" ")).into_string().unwrap()
     }
 
@@ -172,12 +168,12 @@ mod tests {
 
     #[test]
     fn disks_are_attached_in_the_order_that_the_guest_is_told() {
-        let mut machine = machine(|_| ());
-        machine.workspace = Some("/w".into());
-        machine.modules = Some("/m".into());
-        assert!(kernel_parameters(&machine).ends_with(" banger.disks=serial:base,disk,workspace,modules"));
+        let mut vm = definition(|_| ());
+        vm.workspace = Some("/w".into());
+        vm.modules = Some("/m".into());
+        assert!(kernel_parameters(&vm).ends_with(" banger.disks=serial:base,disk,workspace,modules"));
         let descriptors = Descriptors { agent: 7, console: 8, qmp: 9 };
-        let arguments = arguments(&machine, Accelerator::Kvm, "", &descriptors);
+        let arguments = arguments(&vm, Accelerator::Kvm, "", &descriptors);
         let serials = arguments.iter().filter_map(|argument| argument.to_str()?.split(",serial=").nth(1));
         assert_eq!(serials.collect::<Vec<_>>(), ["base", "disk", "workspace", "modules"]);
         for (file, option) in [("/w", "discard=unmap"), ("/m", "read-only=on")] {
@@ -194,7 +190,7 @@ mod tests {
 
     #[test]
     fn longest_kernel_command_line_fits() {
-        let mut longest = machine(|record| {
+        let mut longest = definition(|record| {
             record.hostname = "h".repeat(63);
             record.ephemeral = true;
         });

@@ -1,4 +1,4 @@
-//! QEMU's `microvm` machine.
+//! QEMU's `microvm` vm.
 
 mod command_line;
 mod installation;
@@ -6,11 +6,12 @@ mod process;
 mod qmp;
 mod tsc;
 
+use std::future::pending;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use banger_agent::net::{NetInterface, NetMode, NetPlan};
 use futures::future::LocalBoxFuture;
@@ -19,10 +20,12 @@ use nix::unistd::{Uid, getpid};
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Backend, Launched, Machine, Vmm, die_with, ours};
+use super::vmm::{die_with, for_tokio};
+use super::{AgentStream, Backend, BootPolicy, Launched, SocketPair, VmDefinition, Vmm, VmmPlan};
 use crate::confinement::Rules;
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::{self, Accelerator};
+use crate::program::Programs;
 use command_line::Descriptors;
 
 /// The QEMU at this path.
@@ -56,32 +59,50 @@ impl Backend for Qemu {
         "QEMU"
     }
 
-    fn launch<'a>(&'a self, machine: &'a Machine, accelerator: Accelerator) -> LocalBoxFuture<'a, Result<Launched>> {
-        Box::pin(self.start(machine, accelerator))
-    }
-}
-
-impl Qemu {
-    async fn start(&self, machine: &Machine, accelerator: Accelerator) -> Result<Launched> {
-        // Socket pairs, so that nothing has a name on disk that would be left behind.
-        let pair = || StdUnixStream::pair().at("make a socket for", &self.program);
-        let ((agent, its_agent), (console, its_console), (qmp, its_qmp)) = (pair()?, pair()?, pair()?);
-        let descriptors =
-            Descriptors { agent: its_agent.as_raw_fd(), console: its_console.as_raw_fd(), qmp: its_qmp.as_raw_fd() };
-
-        let mut kernel_parameters = command_line::kernel_parameters(machine);
-        if accelerator == Accelerator::Tcg {
-            kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
+    fn boot_policy(&self, accelerator: Accelerator) -> BootPolicy {
+        let seconds = Duration::from_secs;
+        match accelerator {
+            Accelerator::Kvm => BootPolicy { limit: seconds(30), retry_after: None },
+            // Two translated processors now and then disagree about code that the kernel patches
+            // while they run it ("Oops: int3"), or wait for each other without end.
+            Accelerator::Tcg => BootPolicy { limit: seconds(120), retry_after: Some(seconds(40)) },
         }
+    }
 
-        let rules = self.rules(machine, accelerator).prepare().at("confine", &self.program)?;
+    fn plan<'a>(&'a self, vm: &'a VmDefinition, accelerator: Accelerator) -> LocalBoxFuture<'a, Result<VmmPlan>> {
+        Box::pin(async move {
+            let pair = || SocketPair::new(&self.program);
+            let (agent, console, control) = (pair()?, pair()?, pair()?);
+            let descriptors = Descriptors {
+                agent: agent.theirs.as_raw_fd(),
+                console: console.theirs.as_raw_fd(),
+                qmp: control.theirs.as_raw_fd(),
+            };
+            let mut kernel_parameters = command_line::kernel_parameters(vm);
+            if accelerator == Accelerator::Tcg {
+                kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
+            }
+            Ok(VmmPlan {
+                program: self.program.clone(),
+                arguments: command_line::arguments(vm, accelerator, &kernel_parameters, &descriptors),
+                rules: Some(self.rules(vm, accelerator)),
+                agent,
+                console,
+                control: Some(control),
+            })
+        })
+    }
+
+    fn spawn(&self, plan: VmmPlan) -> Result<Launched> {
+        let VmmPlan { program, arguments, rules, agent, console, control } = plan;
+        let (rules, qmp) = rules.zip(control).expect("QEMU's plans have rules and a control connection");
+        let rules = rules.prepare().at("confine", &program)?;
         let confinement = rules.confinement().clone();
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&program);
         // No variable of the user's: QEMU needs none, and some are secrets.
-        command.env_clear();
-        command.args(command_line::arguments(machine, accelerator, &kernel_parameters, &descriptors));
+        command.env_clear().args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let theirs = [OwnedFd::from(its_agent), its_console.into(), its_qmp.into()];
+        let theirs = [agent.theirs, console.theirs, qmp.theirs];
         let supervisor = getpid();
         // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
         // and no allocation.
@@ -95,7 +116,7 @@ impl Qemu {
                 Ok(())
             });
         }
-        let child = command.spawn().map_err(|source| Error::Vmm { path: self.program.clone(), source })?;
+        let child = command.spawn().map_err(|source| Error::Vmm { path: program.clone(), source })?;
         // With the command go this end's copies of QEMU's descriptors: when QEMU dies, reading from
         // ours ends.
         drop(command);
@@ -103,34 +124,52 @@ impl Qemu {
         let pid = child.id().map_or(0, u32::cast_signed);
         let (sender, events) = mpsc::channel(16);
         let (quit, quit_asked) = oneshot::channel();
-        let qmp = ours(qmp).at("talk to", &self.program)?;
-        tokio::spawn(process::drive(child, qmp, quit_asked, sender));
+        let (opened, agent_opened) = oneshot::channel();
+        let ours = |stream| for_tokio(stream).at("talk to", &program);
+        let (agent, console, qmp) = (ours(agent.ours)?, ours(console.ours)?, ours(qmp.ours)?);
+        tokio::spawn(process::drive(child, qmp, quit_asked, opened, sender));
         Ok(Launched {
             vmm: Vmm::new(pid, events, quit),
             confinement: Some(confinement),
-            agent: ours(agent).at("talk to", &self.program)?,
-            console: ours(console).at("talk to", &self.program)?,
+            agent: Box::pin(async move {
+                match agent_opened.await {
+                    Ok(()) => Box::new(agent) as AgentStream,
+                    Err(_) => pending().await,
+                }
+            }),
+            console: Box::new(console),
         })
     }
+}
 
-    /// What QEMU may do to run `machine`.
-    fn rules(&self, machine: &Machine, accelerator: Accelerator) -> Rules {
-        let network = machine.net.mode == NetMode::User;
+impl Qemu {
+    /// The QEMU of this host.
+    ///
+    /// # Errors
+    /// [`Error::ProgramMissing`] if it is not installed.
+    pub(crate) fn find(programs: &Programs) -> Result<Qemu> {
+        Ok(Qemu { program: programs.find("qemu-system-x86_64", "qemu-system-x86")? })
+    }
+
+    /// What QEMU may do to run `vm`.
+    fn rules(&self, vm: &VmDefinition, accelerator: Accelerator) -> Rules {
+        let network = vm.net.mode == NetMode::User;
         let mut readable = installation::readable(&self.program);
-        readable.extend([&machine.kernel, &machine.initramfs, &machine.base].into_iter().cloned());
-        readable.extend(machine.modules.clone());
+        readable.extend([&vm.kernel, &vm.initramfs, &vm.base].into_iter().cloned());
+        readable.extend(vm.modules.clone());
         readable.push("/dev/urandom".into());
         readable.extend(network.then(|| installation::name_servers(Uid::effective().is_root())).flatten());
         // It probes how files are locked on that.
         let mut devices = vec!["/dev/null".into()];
         devices.extend((accelerator == Accelerator::Kvm).then(|| kvm::DEVICE.into()));
-        let writable = [&machine.disk].into_iter().chain(&machine.workspace).cloned().collect();
+        let writable = [&vm.disk].into_iter().chain(&vm.workspace).cloned().collect();
         Rules { readable, writable, devices, network }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::os::unix::process::CommandExt;
     use std::path::Path;
     use std::{fs, process};
@@ -140,12 +179,10 @@ mod tests {
     use crate::backend::net_plan;
     use crate::confinement::{Confinement, Gap};
 
-    /// What a program says, and complains of, under the rules of a VM with this network.
-    fn under_the_rules(net: NetMode, folder: &Path, program: &str, argument: &Path) -> (String, String) {
-        let qemu = Qemu { program: "/usr/bin/qemu-system-x86_64".into() };
+    fn definition(net: NetMode, folder: &Path) -> VmDefinition {
         let mut record = VmRecord::new("vm", "image", "kernel", 0);
         record.net = net;
-        let machine = Machine {
+        VmDefinition {
             net: net_plan(&record),
             record,
             kernel: folder.join("kernel"),
@@ -154,8 +191,14 @@ mod tests {
             disk: folder.join("disk"),
             workspace: None,
             modules: None,
-        };
-        let rules = qemu.rules(&machine, Accelerator::Tcg).prepare().unwrap();
+        }
+    }
+
+    /// What a program says, and complains of, under the rules of a VM with this network.
+    fn under_the_rules(net: NetMode, folder: &Path, program: &str, argument: &Path) -> (String, String) {
+        let qemu = Qemu { program: "/usr/bin/qemu-system-x86_64".into() };
+        let vm = definition(net, folder);
+        let rules = qemu.rules(&vm, Accelerator::Tcg).prepare().unwrap();
         let mut command = process::Command::new(program);
         command.env_clear().arg(argument);
         // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
@@ -190,5 +233,22 @@ mod tests {
             let (read, complaint) = under(NetMode::None, "cat", &path);
             assert!(read.is_empty() && complaint.contains("Permission denied"), "{}: {complaint}", path.display());
         }
+    }
+
+    #[tokio::test]
+    async fn plan_names_what_qemu_is_run_with() {
+        let qemu = Qemu { program: "/opt/qemu/bin/qemu-system-x86_64".into() };
+        let vm = definition(NetMode::None, Path::new("/vm"));
+        let plan = qemu.plan(&vm, Accelerator::Tcg).await.unwrap();
+        assert_eq!(plan.program, qemu.program);
+        let line = plan.arguments.join(OsStr::new(" ")).into_string().unwrap();
+        for (name, socket) in [("agent", &plan.agent), ("console", &plan.console), ("qmp", &plan.control.unwrap())] {
+            let chardev = format!("-chardev socket,id={name},fd={} ", socket.theirs.as_raw_fd());
+            assert!(line.contains(&chardev), "{line}");
+        }
+        assert!(line.contains(" tsc=reliable ") && line.contains(TRANSLATED), "{line}");
+        let rules = plan.rules.unwrap();
+        assert_eq!((rules.writable, rules.network), (vec![vm.disk], false));
+        assert!(rules.readable.contains(&vm.base) && rules.readable.contains(&plan.program));
     }
 }

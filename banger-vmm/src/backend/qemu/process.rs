@@ -21,14 +21,16 @@ const MAX_COMPLAINT: usize = 4 << 10;
 /// and as many lines shown.
 const COMPLAINT_LINES: usize = 4;
 
-/// Reports what happens to a QEMU until it is gone. It is killed when nobody can ask it to quit any
-/// more.
+/// Reports what happens to a QEMU until it is gone; when the guest's agent first opens its port, to
+/// `opened`. QEMU is killed when nobody can ask it to quit any more.
 pub(super) async fn drive(
     mut child: Child,
     qmp: UnixStream,
     mut quit: oneshot::Receiver<()>,
+    opened: oneshot::Sender<()>,
     events: mpsc::Sender<VmmEvent>,
 ) {
+    let mut opened = Some(opened);
     let complaint = tokio::spawn(read_end(child.stderr.take()));
     let (reader, mut writer) = qmp.into_split();
     let (sender, mut messages) = mpsc::channel(16);
@@ -37,10 +39,7 @@ pub(super) async fn drive(
     let _ = writer.write_all(qmp::ENTER_COMMAND_MODE).await;
     let status = loop {
         tokio::select! {
-            Some(message) = messages.recv() => if let Some(event) = message.event() {
-                // Whoever does not listen is about to drop the VMM.
-                let _ = events.send(event).await;
-            },
+            Some(message) = messages.recv() => tell(message, &mut opened, &events).await,
             asked = &mut quit => {
                 if asked.is_ok() && writer.write_all(qmp::QUIT).await.is_ok() {
                     let _ = timeout(QUIT_PATIENCE, child.wait()).await;
@@ -54,13 +53,20 @@ pub(super) async fn drive(
     // The last events may be under way still: they tell why it ended.
     drop(writer);
     while let Some(message) = messages.recv().await {
-        if let Some(event) = message.event() {
-            let _ = events.send(event).await;
-        }
+        tell(message, &mut opened, &events).await;
     }
     reading.abort();
     let complaint = complaint.await.unwrap_or_default();
     let _ = events.send(VmmEvent::Exited(failure(status.ok(), &complaint))).await;
+}
+
+/// Passes on what a message says. Whoever does not listen is about to drop the VMM.
+async fn tell(message: qmp::Message, opened: &mut Option<oneshot::Sender<()>>, events: &mpsc::Sender<VmmEvent>) {
+    match message.event() {
+        Some(qmp::Event::AgentOpened) => drop(opened.take().map(|opened| opened.send(()))),
+        Some(qmp::Event::Vmm(event)) => drop(events.send(event).await),
+        None => {}
+    }
 }
 
 /// Reads to the end, and keeps the last of it.

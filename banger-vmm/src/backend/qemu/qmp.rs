@@ -29,15 +29,31 @@ struct CommandError {
     desc: String,
 }
 
+/// What a message tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// The guest's agent has opened its port.
+    AgentOpened,
+    /// Something that happens to VMMs of every kind.
+    Vmm(VmmEvent),
+}
+
 impl Message {
     /// What the message tells about the VM, if anything.
-    pub(super) fn event(self) -> Option<VmmEvent> {
+    pub(super) fn event(self) -> Option<Event> {
+        if self.event.as_deref() == Some("VSERPORT_CHANGE") && self.data.get("open") == Some(&Value::Bool(true)) {
+            return Some(Event::AgentOpened);
+        }
+        self.vmm_event().map(Event::Vmm)
+    }
+
+    fn vmm_event(self) -> Option<VmmEvent> {
         if let Some(error) = self.error {
             return stuck(format!("QEMU refused a command: {}", error.desc));
         }
         let text = |field: &str| self.data.get(field).and_then(Value::as_str);
         match self.event.as_deref()? {
-            "VSERPORT_CHANGE" => Some(VmmEvent::AgentPort { open: self.data.get("open")?.as_bool()? }),
+            "VSERPORT_CHANGE" => (self.data.get("open") == Some(&Value::Bool(false))).then_some(VmmEvent::AgentClosed),
             "SHUTDOWN" => match text("reason")? {
                 "guest-shutdown" => Some(VmmEvent::PoweredOff),
                 "guest-reset" | "guest-panic" => Some(VmmEvent::Reset),
@@ -86,7 +102,7 @@ pub(super) async fn read(qmp: impl AsyncRead + Unpin, messages: mpsc::Sender<Mes
 mod tests {
     use super::*;
 
-    fn event(line: &str) -> Option<VmmEvent> {
+    fn event(line: &str) -> Option<Event> {
         serde_json::from_str::<Message>(line).unwrap().event()
     }
 
@@ -94,17 +110,21 @@ mod tests {
     fn events_are_told_apart() {
         let open =
             r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"VSERPORT_CHANGE","data":{"open":true,"id":""}}"#;
-        assert_eq!(event(open), Some(VmmEvent::AgentPort { open: true }));
+        assert_eq!(event(open), Some(Event::AgentOpened));
+        assert_eq!(event(&open.replace("true", "false")), Some(Event::Vmm(VmmEvent::AgentClosed)));
         let shutdown =
             |reason| event(&format!(r#"{{"event":"SHUTDOWN","data":{{"guest":true,"reason":"{reason}"}}}}"#));
-        assert_eq!(shutdown("guest-shutdown"), Some(VmmEvent::PoweredOff));
-        assert_eq!(shutdown("guest-reset"), Some(VmmEvent::Reset));
+        assert_eq!(shutdown("guest-shutdown"), Some(Event::Vmm(VmmEvent::PoweredOff)));
+        assert_eq!(shutdown("guest-reset"), Some(Event::Vmm(VmmEvent::Reset)));
         assert_eq!(shutdown("host-qmp-quit"), None);
         let full =
             r#"{"event":"BLOCK_IO_ERROR","data":{"action":"stop","nospace":true,"reason":"No space left on device"}}"#;
-        assert!(matches!(event(full), Some(VmmEvent::Stuck(Failure { hint: Some(_), .. }))));
-        assert!(matches!(event(r#"{"event":"STOP"}"#), Some(VmmEvent::Stuck(_))));
-        assert!(matches!(event(r#"{"error":{"class":"GenericError","desc":"no"}}"#), Some(VmmEvent::Stuck(_))));
+        assert!(matches!(event(full), Some(Event::Vmm(VmmEvent::Stuck(Failure { hint: Some(_), .. })))));
+        assert!(matches!(event(r#"{"event":"STOP"}"#), Some(Event::Vmm(VmmEvent::Stuck(_)))));
+        assert!(matches!(
+            event(r#"{"error":{"class":"GenericError","desc":"no"}}"#),
+            Some(Event::Vmm(VmmEvent::Stuck(_)))
+        ));
         for nothing in [r#"{"QMP":{"version":{}}}"#, r#"{"return":{}}"#, r#"{"event":"VSERPORT_CHANGE"}"#, "{}"] {
             assert_eq!(event(nothing), None);
         }
