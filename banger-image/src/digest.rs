@@ -1,4 +1,4 @@
-//! Digests of content: SHA-256, which is what registries use.
+//! SHA-256 digests of content, as registries use them (OCI image specification, "Digests").
 
 use std::fmt;
 use std::io::{self, Read};
@@ -7,18 +7,18 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-/// A content's SHA-256.
+/// The SHA-256 of some content. Its text is `sha256:` and 64 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// That of these bytes.
+    /// The digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
-    /// In hex, without the algorithm.
+    /// The 64 hex digits, without the algorithm.
     #[must_use]
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -70,7 +70,7 @@ impl Hasher {
         self.0.update(bytes);
     }
 
-    /// Takes in all that can be read, and returns how much that was.
+    /// Hashes all that `reader` reads, and returns its length in bytes.
     pub(crate) fn update_from(&mut self, mut reader: impl Read) -> io::Result<u64> {
         let mut buffer = vec![0; 256 << 10];
         let mut total = 0;

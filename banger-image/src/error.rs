@@ -1,4 +1,4 @@
-//! What can go wrong, and what to do about it.
+//! The errors of this crate, and hints for them.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::kind::Kind;
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why an image or a kernel is not to be had.
+/// Why an image or a kernel cannot be found, made, stored or deleted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -273,13 +273,12 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
-    /// Whether the same may succeed later, and go on with what has come: a server was not reached,
-    /// or refused.
+    /// Whether a later attempt may succeed and resume: the server was not reached, or refused.
     pub(crate) fn is_interruption(&self) -> bool {
         matches!(self, Error::Server { .. } | Error::Unauthorized { .. })
     }
 
-    /// What the user can do about it, as one sentence.
+    /// What the user can do about it, as one sentence, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -347,7 +346,7 @@ impl Error {
     }
 }
 
-/// What a known complaint of `mmdebstrap` or `apt` calls for.
+/// The hint for a line of `mmdebstrap` or `apt`, if its cause is known.
 pub(crate) fn hint_for(line: &str) -> Option<String> {
     const KNOWN: [(&str, &str); 5] = [
         ("No space left on device", "free some disk space"),

@@ -22,7 +22,7 @@
 //! | `manifest` | `manifest.json` of a stored image or kernel |
 //! | [`oci`], `kernel` | images of registries and archives; kernels and their modules |
 //! | `recipe` | builds on this host: mmdebstrap, npm, namespaces |
-//! | `fetch`, `files` | HTTP and files of known content; free space, holes |
+//! | `fetch`, `files` | HTTP and files of known content; free space |
 //! | [`archive`] | tar streams and their compression |
 //! | [`ext4`] | file systems: written and checked |
 //!

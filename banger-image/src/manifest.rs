@@ -34,56 +34,56 @@ pub enum Ready {
     System,
 }
 
-/// Describes an image.
+/// The manifest of a stored image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageManifest {
     /// Always 1 so far.
     pub format_version: u32,
-    /// The image's name.
+    /// The name that the image was pulled, built or registered as.
     pub name: String,
     /// One line for people.
     pub description: String,
-    /// The kernel it boots.
+    /// The name of the kernel that it boots with.
     pub kernel: String,
-    /// When commands may run.
+    /// When commands may run in a VM of it.
     pub ready: Ready,
     /// Where it came from, such as `recipe debian-bookworm-minimal`.
     pub source: String,
     /// When it was made, in seconds since 1970.
     pub created: u64,
-    /// Length of `rootfs.ext4`.
+    /// Length of `rootfs.ext4`, in bytes.
     pub rootfs_bytes: u64,
     /// Whether a VM of it gets an SSH server when it starts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub with_sshd: bool,
-    /// If it was pulled: from where, and what it says of itself.
+    /// If it was pulled: from where, and its digests and configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Origin>,
     /// Whether a registry gave it to a pull without credentials, as it does to anybody. What was
     /// pulled by a banger that did not note it may be for its user alone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anonymous: bool,
-    /// If it is of a catalog's bundle: the bundle's SHA-256.
+    /// If it came as a bundle of a catalog: the SHA-256 of the bundle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Digest>,
 }
 
 impl ImageManifest {
-    /// Whether it was made of files of this machine.
+    /// Whether it was made of files of this host.
     #[must_use]
     pub fn is_of_files(&self) -> bool {
         self.bundle.is_none() && (self.source.starts_with(REGISTERED) || Source::is_in_files(&self.source))
     }
 
-    /// Whether it came as a bundle, or was built by a recipe: both are had by a name of a catalog
-    /// alone.
+    /// Whether it came as a bundle or was built by a recipe, and so can only be had by its name in
+    /// a catalog.
     #[must_use]
     pub fn is_of_catalog(&self) -> bool {
         self.bundle.is_some() || self.source.starts_with(RECIPE)
     }
 }
 
-/// Describes a kernel.
+/// The manifest of a stored kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelManifest {
     /// Always 1 so far.
@@ -92,9 +92,9 @@ pub struct KernelManifest {
     pub name: String,
     /// One line for people.
     pub description: String,
-    /// What `uname -r` says, and the folder of its modules.
+    /// The release (`uname -r`), which is also the name of its directory of modules.
     pub release: String,
-    /// The kernel's own banner: release, builder, build.
+    /// The banner: release, builder, build (as in `/proc/version`).
     pub version: String,
     /// Where it came from, such as `recipe generic-6.12`.
     pub source: String,
@@ -102,13 +102,16 @@ pub struct KernelManifest {
     pub created: u64,
     /// File names below `boot/`, in the order to load them.
     pub boot_modules: Vec<String>,
-    /// Length of `vmlinuz`.
+    /// Length of `vmlinuz`, in bytes.
     pub vmlinuz_bytes: u64,
     /// BLAKE3 of `vmlinuz`, in hex.
     pub vmlinuz_blake3: String,
 }
 
-/// Reads the manifest in `dir`; `None` when there is none.
+/// Reads the manifest in the directory `dir`; `None` if there is none.
+///
+/// # Errors
+/// [`Error::Damaged`], [`Error::Io`].
 pub(crate) fn read<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
     #[derive(Deserialize)]
     struct Version {

@@ -1,19 +1,18 @@
-//! What a long operation has to tell, as calls instead of prints.
+//! Progress of long operations, reported by calls.
 
-/// Listens to a build. Calls come from more than one thread, in the order things happen.
+/// Receives the progress of an operation. Calls come from several threads, in order.
 pub trait Progress: Send + Sync {
-    /// A new phase has begun; `what` is a short lower-case phrase such as `downloading packages`.
+    /// A phase begins; `what` is a short lower-case phrase such as `downloading packages`.
     fn phase(&self, what: &str);
 
-    /// `done` of `total` steps of the current phase are over. A phase that cannot tell never calls
-    /// this.
+    /// `done` of `total` steps or bytes of the current phase are done. Not every phase calls this.
     fn advance(&self, done: u64, total: u64);
 
-    /// Something the user should read, such as that another build is being waited for.
+    /// A message for the user, such as that another process is being waited for.
     fn message(&self, text: &str);
 }
 
-/// Nobody listens.
+/// Ignores progress.
 #[cfg(test)]
 pub(crate) struct Silent;
 

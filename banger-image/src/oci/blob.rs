@@ -1,4 +1,4 @@
-//! Content that is in a file, or in a part of one.
+//! Content in a file, or in a part of a file.
 
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -26,7 +26,10 @@ impl Blob {
         self.left
     }
 
-    /// Makes sure that it is what a descriptor says.
+    /// Checks size and digest.
+    ///
+    /// # Errors
+    /// [`Error::Image`], which `what` begins.
     pub(super) fn verify(self, what: &str, digest: Digest, size: u64) -> Result<Blob> {
         let wrong = |reason: String| Error::Image { what: what.to_owned(), reason };
         if self.left != size {
@@ -41,7 +44,10 @@ impl Blob {
         Ok(self)
     }
 
-    /// All of it; `most` is what it may have.
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// [`Error::Image`] if it has more than `most` bytes.
     pub(super) fn bytes(mut self, what: &str, most: u64) -> Result<Vec<u8>> {
         if self.left > most {
             let reason = format!("it has {} bytes, and {most} are the most", self.left);

@@ -1,4 +1,4 @@
-//! Blobs that were downloaded, by digest.
+//! The cache of downloaded blobs, by digest.
 //!
 //! ```text
 //! <cache>/oci/blobs/sha256/<hex>            fetched with the user's credentials, or by a banger that did not note it
@@ -30,7 +30,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::files::create_private;
 
-/// As whom a blob is fetched.
+/// Whether credentials were sent for a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     Anonymous,
@@ -42,17 +42,17 @@ pub(super) enum Access {
 #[derive(Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
-    /// The files of what this pull has begun to fetch.
+    /// Paths of the blobs that this pull has begun to download, partial and complete.
     begun: Mutex<Vec<PathBuf>>,
 }
 
 impl Cache {
-    /// The one in banger's cache folder.
+    /// The cache of blobs below banger's cache directory `cache`.
     pub(super) fn new(cache: &Path) -> Cache {
         Cache { folder: cache.join("oci"), begun: Mutex::default() }
     }
 
-    /// Where it is.
+    /// Its directory.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -64,24 +64,24 @@ impl Cache {
         }
     }
 
-    fn place(&self, digest: Digest, access: Access) -> PathBuf {
+    fn path_of(&self, digest: Digest, access: Access) -> PathBuf {
         self.part(access).join("blobs/sha256").join(digest.hex())
     }
 
-    /// The places where a blob may be for whoever has this access.
-    fn places(&self, digest: Digest, access: Access) -> impl Iterator<Item = PathBuf> {
-        let own = (access == Access::User).then(|| self.place(digest, access));
-        std::iter::once(self.place(digest, Access::Anonymous)).chain(own)
+    /// The paths at which a pull with this access may find a blob.
+    fn paths_of(&self, digest: Digest, access: Access) -> impl Iterator<Item = PathBuf> {
+        let own = (access == Access::User).then(|| self.path_of(digest, access));
+        std::iter::once(self.path_of(digest, Access::Anonymous)).chain(own)
     }
 
-    /// Whether a blob of that length is there.
+    /// Whether a blob of `size` bytes is there.
     pub(super) fn has(&self, digest: Digest, size: u64, access: Access) -> bool {
-        self.places(digest, access).any(|place| fs::metadata(place).is_ok_and(|there| there.len() == size))
+        self.paths_of(digest, access).any(|path| fs::metadata(path).is_ok_and(|there| there.len() == size))
     }
 
-    /// A blob of that length, if it is there.
+    /// Opens a blob of `size` bytes, if it is there, and locks it.
     pub(super) fn open(&self, digest: Digest, size: u64, access: Access) -> Result<Option<Blob>> {
-        for path in self.places(digest, access) {
+        for path in self.paths_of(digest, access) {
             let file = match fs::File::open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 file => file?,
@@ -96,12 +96,13 @@ impl Cache {
         Ok(None)
     }
 
-    /// What there is of a blob. Of several processes that want it one has it, and the others wait.
+    /// Opens the partial download of a blob, which may be empty, and locks it: other processes that
+    /// want the blob wait.
     pub(super) fn partial(&self, digest: Digest, access: Access) -> Result<Partial> {
         let folder = self.part(access).join("partial");
         create_private(&folder)?;
         create_private(&self.part(access).join("blobs/sha256"))?;
-        let (path, place) = (folder.join(digest.hex()), self.place(digest, access));
+        let (path, target) = (folder.join(digest.hex()), self.path_of(digest, access));
         loop {
             let mut options = fs::OpenOptions::new();
             options.read(true).append(true).create(true).mode(0o600);
@@ -110,13 +111,13 @@ impl Cache {
             // Whoever had it before may have finished or removed it.
             if is_at(file.file(), &path) {
                 let mut begun = self.begun.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                begun.extend([path.clone(), place.clone()]);
-                return Ok(Partial { file, path, place });
+                begun.extend([path.clone(), target.clone()]);
+                return Ok(Partial { file, path, target });
             }
         }
     }
 
-    /// Removes what this pull has fetched, whole or not, but for what another is using.
+    /// Removes what this pull has downloaded, complete or not, unless another process uses it.
     pub(super) fn drop_fetched(&self) {
         let begun = std::mem::take(&mut *self.begun.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         for path in begun {
@@ -126,43 +127,43 @@ impl Cache {
     }
 }
 
-/// A blob that is not whole, and this process's alone.
+/// A partial download, locked by this process.
 #[derive(Debug)]
 pub(super) struct Partial {
     /// Opened for reading, and for writing at its end.
     pub(super) file: fs::File,
     path: PathBuf,
-    place: PathBuf,
+    target: PathBuf,
 }
 
 impl Partial {
-    /// Makes it the blob; its content was checked.
+    /// Publishes the blob. The caller has checked its digest.
     pub(super) fn finish(self) -> Result<Blob> {
         self.file.sync_all()?;
-        fs::rename(&self.path, &self.place)?;
+        fs::rename(&self.path, &self.target)?;
         let length = self.file.metadata()?.len();
         // From now on others may use it too.
         self.file.file().lock_shared()?;
         Ok(Blob::new(Arc::new(self.file), 0, length))
     }
 
-    /// Removes it.
+    /// Removes the partial download.
     pub(super) fn discard(self) -> Result<()> {
         Ok(fs::remove_file(&self.path)?)
     }
 }
 
-/// What [`prune`] has removed, or would.
+/// What [`prune`] has removed, or would remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Freed {
-    /// How many blobs, whole or not.
+    /// Number of blobs, partial downloads included.
     pub blobs: u64,
-    /// What they took of the disk, in bytes.
+    /// Their size on disk, in bytes.
     pub bytes: u64,
 }
 
-/// Removes the blobs in the cache folder `cache` that no pull is using and that none has used for
-/// `unused`, or only counts them.
+/// Removes the blobs below banger's cache directory `cache` that no pull is using and that were
+/// last used at least `unused` ago. With `dry_run`, only counts them.
 ///
 /// # Errors
 /// [`crate::Error::Io`].
@@ -221,7 +222,7 @@ mod tests {
         let mut partial = cache.partial(digest, Access::Anonymous).unwrap();
         partial.file.write_all(content).unwrap();
         drop(partial.finish().unwrap());
-        let file = fs::File::open(cache.place(digest, Access::Anonymous)).unwrap();
+        let file = fs::File::open(cache.path_of(digest, Access::Anonymous)).unwrap();
         file.file().set_modified(SystemTime::now() - age).unwrap();
         digest
     }

@@ -1,17 +1,20 @@
-//! What a registry asks of who wants something: `WWW-Authenticate` (RFC 9110, 11.6.1; distribution,
-//! "Token Authentication").
+//! The `WWW-Authenticate` header of registries (RFC 9110, 11.6.1; distribution, "Token
+//! Authentication").
+//!
+//! The crate `http-auth` is not used: it keeps to the grammar, while the parser here also takes
+//! unquoted URLs and what precedes malformed text, and the choice of a challenge would stay here.
 
-/// How a registry wants to be convinced.
+/// A challenge that this crate can answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
-    /// User and password.
+    /// User name and password are sent with the request.
     Basic,
-    /// A token that is given at `realm`.
+    /// A token is requested at the URL `realm`, for `service`.
     Bearer { realm: String, service: Option<String> },
 }
 
 impl Challenge {
-    /// The first of the header's values that is known here.
+    /// Selects from the values of all headers: the first `Bearer` with a realm, else `Basic`.
     pub(super) fn find<'a>(values: impl Iterator<Item = &'a str>) -> Option<Challenge> {
         let mut basic = None;
         for value in values {
@@ -33,7 +36,7 @@ impl Challenge {
     }
 }
 
-/// `name=value, name="value"`; what is malformed ends the list.
+/// Parses `name=value, name="value"`. Malformed text ends the list.
 fn parse(text: &str) -> Vec<(String, String)> {
     let mut parameters = Vec::new();
     let mut rest = text.trim_start_matches([' ', ',']);

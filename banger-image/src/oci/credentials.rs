@@ -1,4 +1,4 @@
-//! Who the user is to a registry, as Docker and Podman keep it: `config.json` of docker-login(1),
+//! Credentials for registries, as Docker and Podman keep them: `config.json` of docker-login(1),
 //! `auth.json` of containers-auth.json(5), and credential helpers (docker-credential-helpers,
 //! "Development").
 
@@ -23,23 +23,23 @@ const MAX_ANSWER: u64 = 64 << 10;
 /// The user name with which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// Where credentials are looked for.
+/// Where to look for credentials.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
-    /// Files in the order in which they count; they need not exist.
+    /// Files to look in, in order; they need not exist.
     pub files: Vec<PathBuf>,
-    /// Folders of helpers, as `PATH` has them. Relative ones are passed over.
+    /// Directories of helpers, in the form of `PATH`. Relative ones are ignored.
     pub search_path: OsString,
 }
 
-/// What a registry, or whoever gives tokens for it, is shown.
+/// A credential for a registry or its token server.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Credential {
     Password {
         user: String,
         password: String,
     },
-    /// What a token can be had for, without a password.
+    /// A token with which access tokens can be requested, without a password.
     IdentityToken(String),
 }
 
@@ -52,7 +52,7 @@ impl fmt::Debug for Credential {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct File {
+struct AuthFile {
     auths: BTreeMap<String, Auth>,
     creds_store: String,
     cred_helpers: BTreeMap<String, String>,
@@ -66,10 +66,10 @@ struct Auth {
 }
 
 impl Credentials {
-    /// The credential for a repository; none if nothing says one.
+    /// The credential for a repository, if there is one.
     ///
     /// # Errors
-    /// What is wrong with a file or helper that should have it.
+    /// The reason, as text: a file is malformed, or a helper fails.
     pub(super) fn find(&self, registry: &str, repository: &str) -> Result<Option<Credential>, String> {
         for path in &self.files {
             let file = match fs::File::open(path) {
@@ -83,7 +83,7 @@ impl Credentials {
             if bytes.trim_ascii().is_empty() {
                 continue;
             }
-            let file: File = serde_json::from_slice(&bytes)
+            let file: AuthFile = serde_json::from_slice(&bytes)
                 .map_err(|error| format!("`{}` is not as docker-login(1) writes it: {error}", path.display()))?;
             if let Some(found) = self.find_in(&file, registry, repository)? {
                 return Ok(Some(found));
@@ -92,10 +92,10 @@ impl Credentials {
         Ok(None)
     }
 
-    fn find_in(&self, file: &File, registry: &str, repository: &str) -> Result<Option<Credential>, String> {
+    fn find_in(&self, file: &AuthFile, registry: &str, repository: &str) -> Result<Option<Credential>, String> {
         let server = if registry == "docker.io" { DOCKER_HUB } else { registry };
         if let Some(helper) = file.cred_helpers.get(registry).or_else(|| file.cred_helpers.get(server)) {
-            return self.ask(helper, server);
+            return self.ask_helper(helper, server);
         }
         // The most precise name counts: a registry's may have a namespace or a repository behind
         // it.
@@ -120,14 +120,14 @@ impl Credentials {
                 return Ok(Some(Credential::Password { user: user.to_owned(), password: password.to_owned() }));
             }
         }
-        if file.creds_store.is_empty() { Ok(None) } else { self.ask(&file.creds_store, server) }
+        if file.creds_store.is_empty() { Ok(None) } else { self.ask_helper(&file.creds_store, server) }
     }
 
     /// Asks the helper `docker-credential-<name>`.
-    fn ask(&self, name: &str, server: &str) -> Result<Option<Credential>, String> {
+    fn ask_helper(&self, name: &str, server: &str) -> Result<Option<Credential>, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Answer {
+        struct HelperResponse {
             username: String,
             secret: String,
         }
@@ -157,14 +157,14 @@ impl Credentials {
             stdout.take(MAX_ANSWER).read_to_end(&mut answer).map_err(failed)?;
         }
         let status = child.wait().map_err(failed)?;
-        let said = String::from_utf8_lossy(&answer).trim().to_owned();
+        let output = String::from_utf8_lossy(&answer).trim().to_owned();
         if !status.success() {
-            return match said.contains("credentials not found") {
+            return match output.contains("credentials not found") {
                 true => Ok(None),
-                false => Err(format!("the credential helper `{program}` failed: {said:.200}")),
+                false => Err(format!("the credential helper `{program}` failed: {output:.200}")),
             };
         }
-        let Answer { username, secret } = serde_json::from_slice(&answer)
+        let HelperResponse { username, secret } = serde_json::from_slice(&answer)
             .map_err(|_| format!("the credential helper `{program}` answered something else than JSON"))?;
         Ok(Some(match username == TOKEN_USER {
             true => Credential::IdentityToken(secret),
@@ -192,11 +192,11 @@ mod tests {
         Some(Credential::Password { user: user.into(), password: password.into() })
     }
 
-    struct Place(tempfile::TempDir);
+    struct Fixture(tempfile::TempDir);
 
-    impl Place {
-        fn new() -> Place {
-            Place(tempfile::tempdir().unwrap())
+    impl Fixture {
+        fn new() -> Fixture {
+            Fixture(tempfile::tempdir().unwrap())
         }
 
         fn credentials(&self, files: &[&str]) -> Credentials {
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_most_precise_entry_of_the_first_file_counts() {
-        let place = Place::new();
+        let fixture = Fixture::new();
         let encoded = |text: &str| STANDARD.encode(text);
         let (first, second) = (
             format!(
@@ -233,7 +233,7 @@ mod tests {
             ),
             format!(r#"{{"auths": {{"{DOCKER_HUB}": {{"auth": "{}"}}, "x.org": {{"auth": "!"}}}}}}"#, encoded("hub:p")),
         );
-        let credentials = place.credentials(&[&first, "", &second]);
+        let credentials = fixture.credentials(&[&first, "", &second]);
         let find = |registry: &str, repository: &str| credentials.find(registry, repository).unwrap();
         assert_eq!(find("x.org", "team/a"), password("team", "p:w"));
         assert_eq!(find("x.org", "teams/a"), password("all", "p"));
@@ -241,31 +241,31 @@ mod tests {
         assert_eq!(find("docker.io", "library/a"), password("hub", "p"));
         assert_eq!(find("evil-x.org", "team/a"), None);
         assert_eq!(Credentials::default().find("x.org", "a"), Ok(None));
-        assert!(place.credentials(&["{\"auths\": []}"]).find("x.org", "a").unwrap_err().contains("docker-login"));
+        assert!(fixture.credentials(&["{\"auths\": []}"]).find("x.org", "a").unwrap_err().contains("docker-login"));
     }
 
     #[test]
     fn helpers_are_asked_by_name_and_a_name_is_no_path() {
-        let place = Place::new();
-        place.helper(
+        let fixture = Fixture::new();
+        fixture.helper(
             "good",
             r#"read server; echo "{\"ServerURL\": \"$server\", \"Username\": \"u\", \"Secret\": \"$server\"}""#,
         );
-        place.helper("token", r#"echo '{"Username": "<token>", "Secret": "t"}'"#);
-        place.helper("none", "echo 'credentials not found in native keychain'; exit 1");
-        place.helper("broken", "echo 'no keyring'; exit 1");
-        let helper = |name: &str| place.credentials(&[&format!(r#"{{"credHelpers": {{"x.org": "{name}"}}}}"#)]);
+        fixture.helper("token", r#"echo '{"Username": "<token>", "Secret": "t"}'"#);
+        fixture.helper("none", "echo 'credentials not found in native keychain'; exit 1");
+        fixture.helper("broken", "echo 'no keyring'; exit 1");
+        let helper = |name: &str| fixture.credentials(&[&format!(r#"{{"credHelpers": {{"x.org": "{name}"}}}}"#)]);
         assert_eq!(helper("good").find("x.org", "a").unwrap(), password("u", "x.org"));
         assert_eq!(helper("token").find("x.org", "a").unwrap(), Some(Credential::IdentityToken("t".into())));
         assert_eq!(helper("none").find("x.org", "a"), Ok(None));
         assert!(helper("broken").find("x.org", "a").unwrap_err().contains("no keyring"));
         assert!(helper("absent").find("x.org", "a").unwrap_err().contains("not installed"));
-        let store = place.credentials(&[r#"{"credsStore": "good", "auths": {"docker.io": {}}}"#]);
+        let store = fixture.credentials(&[r#"{"credsStore": "good", "auths": {"docker.io": {}}}"#]);
         assert_eq!(store.find("docker.io", "library/a").unwrap(), password("u", DOCKER_HUB));
         for name in ["../../x", "/bin/sh", "a/b", ".", "a b", "a\n"] {
             let name = serde_json::to_string(name).unwrap();
             let file = format!(r#"{{"credHelpers": {{"x.org": {name}}}}}"#);
-            let error = place.credentials(&[&file]).find("x.org", "a").unwrap_err();
+            let error = fixture.credentials(&[&file]).find("x.org", "a").unwrap_err();
             assert!(error.contains("not the name"), "{error}");
         }
     }

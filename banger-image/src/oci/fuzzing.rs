@@ -10,7 +10,7 @@ use crate::ext4::fuzzing::scratch;
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// A layer, as a file system. One that is made is one that a VM boots from.
+/// Target: applies a layer. A file system that is made passes the check for boot disks.
 pub fn layer(data: &[u8]) {
     for stream in with_checksums(data) {
         let mut writer = Writer::new(scratch(), Options::image()).expect("memory for a file");
@@ -23,7 +23,7 @@ pub fn layer(data: &[u8]) {
     }
 }
 
-/// An index or a manifest, under each type that it may be named by.
+/// Target: parses an index or a manifest, under each media type that it may be named by.
 pub fn oci_manifest(data: &[u8]) {
     for named in ["", OCI_INDEX, OCI_MANIFEST] {
         match Document::parse(data, named) {
@@ -57,7 +57,7 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The configuration of an image. What it says of variables can be set.
+/// Target: parses the configuration of an image. Its variables can be set.
 pub fn oci_config(data: &[u8]) {
     if let Ok(config) = ConfigFile::parse(data) {
         let _ = (config.diff_ids().len(), config.platform().map(|platform| platform.to_string()));

@@ -28,15 +28,16 @@ const XATTRS: [&[u8]; 5] =
 /// How an overlay keeps whiteouts and the like: they would be taken for orders by the guest's.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 
-/// What is left of what an image may have: entries, bytes of their names and attributes, and bytes
-/// of its layers.
+/// What remains of the limits of an image.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
+    /// Entries.
     pub(super) entries: u64,
+    /// Bytes of names and attributes.
     pub(super) metadata: u64,
-    /// Of layers without their compression, and of files with their holes.
+    /// Bytes of uncompressed layers, and of holes of files.
     pub(super) bytes: u64,
-    /// What the latter was.
+    /// What `bytes` was at the start.
     pub(super) limit: u64,
 }
 
@@ -73,8 +74,11 @@ impl Budget {
     }
 }
 
-/// Applies the layer whose tar stream this is, and returns the stream's rest: what is behind the
-/// archive's end.
+/// Applies the layer that is the tar stream `stream`. Returns the stream, which is at the end of
+/// the archive.
+///
+/// # Errors
+/// [`Error::Archive`], [`Error::FileSystem`], [`Error::ImageTooLarge`], errors of the stream.
 pub(super) fn apply<R: Read>(stream: R, writer: &mut Writer, budget: &mut Budget) -> Result<R> {
     let mut reader = Reader::new(stream);
     let mut layer = Layer { writer, budget, own: HashSet::new(), links: Vec::new() };

@@ -1,4 +1,5 @@
-//! Images in files: OCI layouts, as folders and as tar archives, and archives of `docker save`.
+//! Images in files: OCI layouts (OCI image specification, "Image Layout"), as directories and as
+//! tar archives, and archives of `docker save`.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -9,7 +10,7 @@ use fs_err as fs;
 use serde::Deserialize;
 
 use super::blob::Blob;
-use super::form::{self, Form};
+use super::file_format::{self, FileFormat};
 use super::matcher::Matcher;
 use super::model::{Descriptor, MAX_CONFIG, MAX_MANIFEST, json};
 use crate::archive::{Reader, Type};
@@ -23,65 +24,65 @@ const MAX_FILES: usize = 100_000;
 /// The most bytes of all their names, and of what links lead to.
 const MAX_NAMES: usize = 64 << 20;
 
-/// A folder, or a tar archive, of files.
-pub(super) enum Files {
+/// The files of an image: a directory, or a tar archive with the place of each file in it.
+pub(super) enum ImageFiles {
     Folder(PathBuf),
     Archive(PathBuf, HashMap<Vec<u8>, Blob>),
 }
 
-impl Files {
-    pub(super) fn folder(path: &Path) -> Files {
-        Files::Folder(path.to_owned())
+impl ImageFiles {
+    pub(super) fn folder(path: &Path) -> ImageFiles {
+        ImageFiles::Folder(path.to_owned())
     }
 
-    /// A layout in a folder.
-    pub(super) fn layout(path: &Path) -> Result<Files> {
+    /// The layout in the directory `path`.
+    pub(super) fn layout(path: &Path) -> Result<ImageFiles> {
         match (path.join("index.json").is_file(), path.exists()) {
-            (true, _) => Ok(Files::folder(path)),
-            (false, true) => Err(form::wrong(path, "it is no OCI layout: it has no `index.json`")),
-            (false, false) => Err(form::wrong(path, "there is no such folder")),
+            (true, _) => Ok(ImageFiles::folder(path)),
+            (false, true) => Err(file_format::mismatch(path, "it is no OCI layout: it has no `index.json`")),
+            (false, false) => Err(file_format::mismatch(path, "there is no such folder")),
         }
     }
 
-    /// An archive of a layout.
-    pub(super) fn oci_archive(path: &Path) -> Result<Files> {
-        Files::archive_with(path, "index.json")
+    /// The archive of a layout at `path`.
+    pub(super) fn oci_archive(path: &Path) -> Result<ImageFiles> {
+        ImageFiles::archive_with(path, "index.json")
     }
 
-    /// An archive of `docker save`.
-    pub(super) fn docker_archive(path: &Path) -> Result<Files> {
-        Files::archive_with(path, "manifest.json")
+    /// The archive of `docker save` at `path`.
+    pub(super) fn docker_archive(path: &Path) -> Result<ImageFiles> {
+        ImageFiles::archive_with(path, "manifest.json")
     }
 
-    /// An archive with the file that its form has.
-    fn archive_with(path: &Path, name: &str) -> Result<Files> {
+    /// An archive that has a file `name`.
+    fn archive_with(path: &Path, name: &str) -> Result<ImageFiles> {
         // Opening what is no file, such as a FIFO, may take forever.
         let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(form::wrong(path, "there is no such file"));
+                return Err(file_format::mismatch(path, "there is no such file"));
             }
             metadata => metadata?,
         };
         if !metadata.is_file() {
-            return Err(form::wrong(path, "it is no file"));
+            return Err(file_format::mismatch(path, "it is no file"));
         }
         if metadata.len() == 0 {
-            return Err(form::wrong(path, "it is empty"));
+            return Err(file_format::mismatch(path, "it is empty"));
         }
-        match Files::archive(path)? {
-            Files::Archive(_, files) if !files.contains_key(name.as_bytes()) => {
-                Err(form::wrong(path, &format!("it has no `{name}`")))
+        match ImageFiles::archive(path)? {
+            ImageFiles::Archive(_, files) if !files.contains_key(name.as_bytes()) => {
+                Err(file_format::mismatch(path, &format!("it has no `{name}`")))
             }
             files => Ok(files),
         }
     }
 
-    /// Reads where the files of an archive are. Nothing is unpacked.
-    fn archive(path: &Path) -> Result<Files> {
+    /// Indexes an archive: where in it each file is. Nothing is unpacked.
+    fn archive(path: &Path) -> Result<ImageFiles> {
         let file = Arc::new(fs::File::open(path)?);
         let wrong = |reason: String| Error::Image { what: format!("`{}`", path.display()), reason };
-        if Form::of(path) == Some(Form::Compressed) {
-            return Err(form::wrong(path, ""));
+        if FileFormat::of(path) == Some(FileFormat::Compressed) {
+            return Err(file_format::mismatch(path, ""));
         }
         let length = file.metadata()?.len();
         let mut files = HashMap::new();
@@ -90,7 +91,7 @@ impl Files {
         let mut reader = Reader::new(Blob::new(Arc::clone(&file), 0, length));
         let mut is_first = true;
         let broken = |error, is_first| match is_first {
-            true => form::wrong(path, "it is not a tar archive"),
+            true => file_format::mismatch(path, "it is not a tar archive"),
             false => wrong(format!("it is a damaged tar archive: {error}")),
         };
         while let Some(entry) = reader.next().map_err(|error: io::Error| broken(error, is_first))? {
@@ -115,18 +116,19 @@ impl Files {
         }
         for (path, link) in links {
             let folder = path.iter().rposition(|&byte| byte == b'/').map_or(&b""[..], |slash| &path[..slash]);
-            let target = beside(folder, &link);
+            let target = link_target(folder, &link);
             if let Some(blob) = files.get(&target).or_else(|| files.get(&link)).cloned() {
                 files.insert(path, blob);
             }
         }
-        Ok(Files::Archive(path.to_owned(), files))
+        Ok(ImageFiles::Archive(path.to_owned(), files))
     }
 
-    /// A file of this path, which no stranger has written.
+    /// Opens the file `path`, which is a constant or made of a digest, and so does not lead out of
+    /// the directory.
     fn open(&self, path: &str) -> Result<Option<Blob>> {
         match self {
-            Files::Folder(folder) => {
+            ImageFiles::Folder(folder) => {
                 let file = match fs::File::open(folder.join(path)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                     file => file?,
@@ -134,7 +136,7 @@ impl Files {
                 let length = file.metadata()?.len();
                 Ok(Some(Blob::new(Arc::new(file), 0, length)))
             }
-            Files::Archive(_, files) => Ok(files.get(path.as_bytes()).cloned()),
+            ImageFiles::Archive(_, files) => Ok(files.get(path.as_bytes()).cloned()),
         }
     }
 
@@ -143,18 +145,18 @@ impl Files {
     }
 
     fn wrong(&self, reason: &str) -> Error {
-        let (Files::Folder(path) | Files::Archive(path, _)) = self;
+        let (ImageFiles::Folder(path) | ImageFiles::Archive(path, _)) = self;
         Error::Image { what: format!("`{}`", path.display()), reason: reason.to_owned() }
     }
 
-    /// What a descriptor of a layout names, checked.
+    /// The blob that a descriptor of a layout names, its size and digest checked.
     pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<Blob> {
         let path = format!("blobs/sha256/{}", descriptor.digest.hex());
         self.required(&path)?.verify(&path, descriptor.digest, descriptor.size)
     }
 
-    /// The manifest or index of a layout that has this name; without one, the only one, or of one
-    /// image for several platforms the one that runs.
+    /// The descriptor of the manifest or index `name` in a layout. Without a name, the only one; if
+    /// all are one image for several platforms, the one that `platform` prefers.
     pub(super) fn root(&self, name: Option<&str>, platform: &Matcher) -> Result<Descriptor> {
         #[derive(Deserialize)]
         struct Index {
@@ -183,11 +185,11 @@ impl Files {
         self.wrong(&format!("{reason}; there is {names}"))
     }
 
-    /// The image of an archive of `docker save` that has this name; without one, the only one.
+    /// The image `name` of an archive of `docker save`; without a name, the only one.
     pub(super) fn docker_image(&self, name: Option<&str>) -> Result<DockerImage> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Entry {
+        struct SavedImage {
             config: String,
             #[serde(default)]
             repo_tags: Option<Vec<String>>,
@@ -195,8 +197,8 @@ impl Files {
         }
 
         let bytes = self.required("manifest.json")?.bytes("manifest.json", MAX_MANIFEST)?;
-        let entries: Vec<Entry> = json("manifest.json", &bytes)?;
-        let has = |entry: &&Entry| {
+        let entries: Vec<SavedImage> = json("manifest.json", &bytes)?;
+        let has = |entry: &&SavedImage| {
             name.is_none_or(|name| {
                 entry.repo_tags.iter().flatten().any(|tag| tag == name || tag.ends_with(&format!("/{name}")))
             })
@@ -234,8 +236,8 @@ pub(super) struct DockerImage {
     pub(super) layers: Vec<Blob>,
 }
 
-/// The path that a link in `folder` leads to, as far as names tell.
-fn beside(folder: &[u8], link: &[u8]) -> Vec<u8> {
+/// The path that the target `link` of a link in `folder` names, without following other links.
+fn link_target(folder: &[u8], link: &[u8]) -> Vec<u8> {
     let mut names: Vec<&[u8]> = folder.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).collect();
     for name in link.split(|&byte| byte == b'/') {
         match name {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// host.
 #[derive(Debug)]
 pub(super) struct Matcher {
-    /// As errors show it.
+    /// The platform, as errors show it.
     wanted: Platform,
     /// The highest variant that is taken.
     highest: Version,
@@ -31,7 +31,8 @@ fn guest_level() -> u32 {
 }
 
 impl Matcher {
-    /// What the user names; without that, whatever runs in any guest of this host.
+    /// Takes the platform `named` and lower variants of it; without one, whatever runs in every
+    /// guest of this host.
     pub(super) fn new(named: Option<&Platform>) -> Matcher {
         let wanted = named.cloned().unwrap_or_else(Platform::host);
         let highest = match named {
@@ -41,12 +42,13 @@ impl Matcher {
         Matcher { wanted, highest }
     }
 
-    /// What was wanted, as the user knows it.
+    /// The platform that is taken, as errors show it.
     pub(super) fn wanted(&self) -> &Platform {
         &self.wanted
     }
 
-    /// Whether what is for `offered` runs; the more it makes of the processor, the higher.
+    /// Whether an image for `offered` is taken. Of two ranks, the higher uses more of the
+    /// processor.
     pub(super) fn rank(&self, offered: &Platform) -> Option<Version> {
         if (&offered.os, &offered.architecture) != (&self.wanted.os, &self.wanted.architecture) {
             return None;
@@ -58,8 +60,11 @@ impl Matcher {
         }
     }
 
-    /// The entry of an index that makes most of the processor, of several the first; in an index
-    /// that tells no platforms, the only one.
+    /// The entry of an index with the highest rank, of equal ones the first. If no entry has a
+    /// platform, the only entry.
+    ///
+    /// # Errors
+    /// [`Error::Platform`].
     pub(super) fn choose<'a>(&self, index: &'a [Descriptor]) -> Result<&'a Descriptor> {
         let images: Vec<_> = index.iter().filter(|entry| entry.is_image()).collect();
         let ranked = images.iter().filter_map(|entry| {

@@ -1,4 +1,5 @@
-//! Images of registries and of archives, as root file systems.
+//! Images of OCI registries, OCI layouts and `docker save` archives, as root file systems (OCI
+//! image specification 1.1, OCI distribution specification 1.1).
 //!
 //! ```text
 //! reference → manifest → configuration, layers → one ext4 image → the store
@@ -13,7 +14,7 @@ mod blob;
 mod cache;
 mod challenge;
 mod credentials;
-mod form;
+mod file_format;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod layer;
@@ -44,7 +45,7 @@ pub use crate::digest::Digest;
 use self::blob::Blob;
 use self::cache::{Access, Cache};
 use self::layer::Budget;
-use self::layout::{DockerImage, Files};
+use self::layout::{DockerImage, ImageFiles};
 use self::matcher::Matcher;
 use self::model::{ConfigFile, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Manifest};
 use self::registry::Registry;
@@ -60,36 +61,36 @@ const DOWNLOADS: usize = 4;
 /// How many indexes may lead to each other before there is a manifest.
 const MAX_INDEXES: usize = 4;
 
-/// The most that the layers of an image may have without their compression, in bytes, if nobody
-/// says otherwise: 64 GiB.
+/// Default of [`PullOptions::max_bytes`]: 64 GiB.
 pub const DEFAULT_MAX_BYTES: u64 = 64 << 30;
 
-/// Where an image is.
+/// The source of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// In a registry.
+    /// An image of a registry.
     Registry(Reference),
-    /// In an OCI layout: the folder, and the image's name in it.
+    /// An OCI layout: its directory, and the image's name in it (OCI image specification, "Image
+    /// Layout").
     Layout(PathBuf, Option<String>),
-    /// In a tar archive of such a layout.
+    /// A tar archive of an OCI layout: its file, and the image's name in it.
     OciArchive(PathBuf, Option<String>),
-    /// In an archive of `docker save`.
+    /// An archive of `docker save`: its file, and the image's name in it.
     DockerArchive(PathBuf, Option<String>),
 }
 
 impl Source {
-    /// How what is in files is named.
+    /// The prefixes of sources in files.
     #[expect(clippy::type_complexity, reason = "each is a constructor")]
     const IN_FILES: [(&str, fn(PathBuf, Option<String>) -> Source); 3] =
         [("oci:", Source::Layout), ("oci-archive:", Source::OciArchive), ("docker-archive:", Source::DockerArchive)];
 
-    /// Whether this names files of this machine.
+    /// Whether `text` has the prefix of a source in files of this host.
     #[must_use]
     pub fn is_in_files(text: &str) -> bool {
         Source::IN_FILES.iter().any(|(prefix, _)| text.starts_with(prefix))
     }
 
-    /// Reads a reference, or `oci:FOLDER[:NAME]`, `oci-archive:FILE[:NAME]`,
+    /// Parses a reference, or `oci:FOLDER[:NAME]`, `oci-archive:FILE[:NAME]`,
     /// `docker-archive:FILE[:NAME]`, as skopeo(1) has them.
     ///
     /// # Errors
@@ -107,7 +108,7 @@ impl Source {
         }
         const FILES: &str = "files are named oci:FOLDER, oci-archive:FILE or docker-archive:FILE";
         match Source::mistaken_path(text) {
-            Some(path) if path.exists() => Err(form::wrong(path, FILES)),
+            Some(path) if path.exists() => Err(file_format::mismatch(path, FILES)),
             Some(_) => Err(Error::Reference { text: text.into(), reason: FILES.into() }),
             None => text.parse().map(Source::Registry),
         }
@@ -122,14 +123,14 @@ impl Source {
         (begins_as_paths_do || ends_as_archives_do && path.is_file()).then_some(path)
     }
 
-    /// How an image in a file or folder of this machine is named, if one is there: for who leaves
-    /// out the form.
+    /// The source, as text, for the image in the file or directory at `path`, if one is there: for
+    /// a hint when the prefix was left out.
     #[must_use]
     pub fn in_files(path: &Path) -> Option<String> {
-        form::Form::of(path)?.source(path)
+        file_format::FileFormat::of(path)?.source(path)
     }
 
-    /// What the image is called in the store if nobody says otherwise.
+    /// The default name of the image in the store.
     #[must_use]
     pub fn store_name(&self) -> String {
         match self {
@@ -160,43 +161,45 @@ impl fmt::Display for Source {
     }
 }
 
-/// What an image was pulled from, and what it says of itself; kept in the store's manifest.
+/// Where an image was pulled from, and its digests and configuration. A part of
+/// [`ImageManifest`](crate::ImageManifest).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The source, in full.
+    /// The source, in full, as [`Source`] displays it.
     pub reference: String,
-    /// The digest of the image's manifest; of an archive of `docker save`, the image's id.
+    /// The digest of the image's manifest; for an archive of `docker save`, the image's id, which
+    /// is the digest of its configuration.
     pub digest: Digest,
-    /// What it is for, such as `linux/amd64`.
+    /// The platform that the image is for, such as `linux/amd64`.
     pub platform: String,
-    /// The digests of its layers without their compression, the lowest first.
+    /// The digests of the uncompressed layers (`diff_ids`), the lowest first.
     pub layers: Vec<Digest>,
-    /// How it wants to be run.
+    /// The default command, user, directory and environment.
     pub config: ImageConfig,
 }
 
-/// How to pull.
+/// Options of a pull.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
-    /// What to take from an index, and what an image must be for; none: what runs in any guest of
-    /// this host.
+    /// The platform to select from an index, and that the image must be for. `None`: the best that
+    /// runs in every guest of this host.
     pub platform: Option<Platform>,
-    /// Speak to the registry without encryption.
+    /// Use plain HTTP (always used for loopback addresses).
     pub plain_http: bool,
-    /// The most that all layers may have without their compression, in bytes.
+    /// Maximum size of all uncompressed layers, in bytes.
     pub max_bytes: u64,
-    /// Give its VMs an SSH server.
+    /// Install an SSH server in VMs of the image.
     pub with_sshd: bool,
-    /// Who the user is.
+    /// Where to look for credentials of registries.
     pub credentials: Credentials,
-    /// The registry of npm that recipes take programs from, a URL.
+    /// The URL of the npm registry that recipes take programs from.
     pub npm_registry: String,
-    /// banger's cache folder.
+    /// banger's cache directory.
     pub cache: PathBuf,
 }
 
 impl PullOptions {
-    /// Nothing but what must be said; nobody's credentials.
+    /// Default options, without credentials. `cache` is banger's cache directory.
     #[must_use]
     pub fn new(cache: &Path) -> PullOptions {
         PullOptions {
@@ -211,41 +214,47 @@ impl PullOptions {
     }
 }
 
-/// An image that was found: its parts are still where they are.
-pub(crate) struct Found<'a> {
+/// An image whose manifest and configuration were read. Its layers are not fetched yet.
+pub(crate) struct ResolvedImage<'a> {
     pub(crate) origin: Origin,
-    place: Place<'a>,
+    source: BlobSource<'a>,
     layers: Layers,
     options: &'a PullOptions,
     cache: Arc<Cache>,
 }
 
-enum Place<'a> {
+/// Where the blobs of an image are.
+enum BlobSource<'a> {
     Registry(Registry<'a>),
-    Files(Files),
+    Files(ImageFiles),
 }
 
+/// The layers of an image, the lowest first.
 enum Layers {
-    /// With digests to check them by, and sizes.
+    /// Descriptors, with the digests and sizes of the compressed layers.
     Described(Vec<Descriptor>),
-    /// To be checked by what they unpack to.
+    /// Blobs without digests of their own: the uncompressed content is checked.
     Plain(Vec<Blob>),
 }
 
-/// Finds an image: what its manifest and its configuration say. Its layers have no more bytes than
-/// the image may have.
+/// Reads manifest and configuration of an image. `tell` is given messages for the user.
+///
+/// # Errors
+/// [`Error::ImageTooLarge`] if the compressed layers alone are larger than the image may be;
+/// [`Error::Platform`], [`Error::Image`], [`Error::Source`], [`Error::Server`],
+/// [`Error::Unauthorized`], [`Error::NotInRegistry`].
 pub(crate) fn find<'a>(
     source: &'a Source,
     options: &'a PullOptions,
     tell: &'a (dyn Fn(&str) + Sync),
-) -> Result<Found<'a>> {
+) -> Result<ResolvedImage<'a>> {
     let cache = Arc::new(Cache::new(&options.cache));
     let found = find_with(&cache, source, options, tell);
     found.inspect_err(|error| drop_refused(&cache, error))
 }
 
-/// Nothing is kept of an image that is refused. One whose download was cut goes on with the next
-/// pull.
+/// Removes from the cache what was fetched of an image that is refused. A download that was only
+/// interrupted is kept, and resumed by the next pull.
 fn drop_refused(cache: &Cache, error: &Error) {
     if !error.is_interruption() {
         cache.drop_fetched();
@@ -257,28 +266,28 @@ fn find_with<'a>(
     source: &'a Source,
     options: &'a PullOptions,
     tell: &'a (dyn Fn(&str) + Sync),
-) -> Result<Found<'a>> {
-    let (place, manifest, digest) = match source {
+) -> Result<ResolvedImage<'a>> {
+    let (blobs, manifest, digest) = match source {
         Source::Registry(reference) => {
             let registry = Registry::new(reference, &options.credentials, options.plain_http, tell)?;
             let (bytes, media_type, digest) = registry.root()?;
             let get = |descriptor: &Descriptor| registry.document(descriptor);
             let (manifest, digest) = resolve(bytes, &media_type, digest, options, get)?;
-            (Place::Registry(registry), manifest, digest)
+            (BlobSource::Registry(registry), manifest, digest)
         }
         Source::DockerArchive(path, name) => {
-            let image = Files::docker_archive(path)?.docker_image(name.as_deref())?;
+            let image = ImageFiles::docker_archive(path)?.docker_image(name.as_deref())?;
             return found_in_docker_archive(cache, source, image, options);
         }
         Source::Layout(path, name) | Source::OciArchive(path, name) => {
             let files = match source {
-                Source::Layout(..) => Files::layout(path)?,
-                _ => Files::oci_archive(path)?,
+                Source::Layout(..) => ImageFiles::layout(path)?,
+                _ => ImageFiles::oci_archive(path)?,
             };
             let get = |descriptor: &Descriptor| files.blob(descriptor)?.bytes("its manifest", MAX_MANIFEST);
             let root = files.root(name.as_deref(), &Matcher::new(options.platform.as_ref()))?;
             let (manifest, digest) = resolve(get(&root)?, &root.media_type, root.digest, options, get)?;
-            (Place::Files(files), manifest, digest)
+            (BlobSource::Files(files), manifest, digest)
         }
     };
     if manifest.layers_size().is_none_or(|size| size > options.max_bytes) {
@@ -289,16 +298,22 @@ fn find_with<'a>(
         let reason = format!("it has {} bytes, and {MAX_CONFIG} are the most", config.size);
         return Err(Error::Image { what: "its configuration".into(), reason });
     }
-    let blob = match &place {
-        Place::Registry(registry) => {
+    let blob = match &blobs {
+        BlobSource::Registry(registry) => {
             check_room("the image's configuration", &[(cache.folder(), config.size)])?;
             registry.blob(config, cache, &|_| (), &AtomicBool::new(false))?
         }
-        Place::Files(files) => files.blob(config)?,
+        BlobSource::Files(files) => files.blob(config)?,
     };
     let bytes = blob.bytes("its configuration", MAX_CONFIG)?;
     let origin = origin(source, digest, &bytes, manifest.layers.len(), options)?;
-    Ok(Found { origin, place, layers: Layers::Described(manifest.layers), options, cache: Arc::clone(cache) })
+    Ok(ResolvedImage {
+        origin,
+        source: blobs,
+        layers: Layers::Described(manifest.layers),
+        options,
+        cache: Arc::clone(cache),
+    })
 }
 
 fn found_in_docker_archive<'a>(
@@ -306,10 +321,10 @@ fn found_in_docker_archive<'a>(
     source: &Source,
     image: DockerImage,
     options: &'a PullOptions,
-) -> Result<Found<'a>> {
+) -> Result<ResolvedImage<'a>> {
     let origin = origin(source, image.digest, &image.config, image.layers.len(), options)?;
-    let place = Place::Files(Files::folder(Path::new("")));
-    Ok(Found { origin, place, layers: Layers::Plain(image.layers), options, cache: Arc::clone(cache) })
+    let blobs = BlobSource::Files(ImageFiles::folder(Path::new("")));
+    Ok(ResolvedImage { origin, source: blobs, layers: Layers::Plain(image.layers), options, cache: Arc::clone(cache) })
 }
 
 /// Follows indexes to the manifest for the wanted platform.
@@ -341,7 +356,7 @@ fn resolve(
     Err(Error::Image { what: "its index".into(), reason })
 }
 
-/// What a configuration says, having made sure that it fits the rest.
+/// Parses the configuration `config`, and checks that it fits platform and number of layers.
 fn origin(source: &Source, digest: Digest, config: &[u8], layers: usize, options: &PullOptions) -> Result<Origin> {
     let wrong = |reason: String| Error::Image { what: "its configuration".into(), reason };
     let config = ConfigFile::parse(config)?;
@@ -362,13 +377,18 @@ fn origin(source: &Source, digest: Digest, config: &[u8], layers: usize, options
     })
 }
 
-impl Found<'_> {
-    /// Whether all that was had so far is what a registry gives to anybody.
+impl ResolvedImage<'_> {
+    /// Whether the registry has given everything so far without credentials.
     pub(crate) fn is_anonymous(&self) -> bool {
-        matches!(&self.place, Place::Registry(registry) if registry.access() == Access::Anonymous)
+        matches!(&self.source, BlobSource::Registry(registry) if registry.access() == Access::Anonymous)
     }
 
-    /// Writes the root file system into `path`, and returns its length in bytes.
+    /// Fetches the layers, writes the root file system into a new file at `path`, and returns its
+    /// length in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Layer`], [`Error::ImageTooLarge`], [`Error::WrongContent`], [`Error::Server`],
+    /// [`Error::Unauthorized`], [`Error::FileSystem`], [`Error::Io`].
     pub(crate) fn write(&self, path: &Path, progress: &dyn Progress) -> Result<u64> {
         self.write_image(path, progress).inspect_err(|error| drop_refused(&self.cache, error))
     }
@@ -399,7 +419,7 @@ impl Found<'_> {
     /// Makes sure that the layers have room before they are downloaded: in the cache, and once
     /// more, unpacked, beside `path`. What they unpack to is hardly less.
     fn check_room(&self, layers: &[Descriptor], path: &Path) -> Result<()> {
-        let Place::Registry(registry) = &self.place else { return Ok(()) };
+        let BlobSource::Registry(registry) = &self.source else { return Ok(()) };
         let mut seen = HashSet::new();
         let is_missing = |layer: &&Descriptor| {
             seen.insert(layer.digest) && !self.cache.has(layer.digest, layer.size, registry.access())
@@ -412,9 +432,9 @@ impl Found<'_> {
     /// Downloads layers side by side, and applies each when it and those below it are there.
     fn write_described(&self, layers: &[Descriptor], writer: &mut Writer, progress: &dyn Progress) -> Result<()> {
         let total: u64 = layers.iter().map(|layer| layer.size).sum();
-        progress.phase(match self.place {
-            Place::Registry(_) => "downloading and unpacking layers",
-            Place::Files(_) => "unpacking layers",
+        progress.phase(match self.source {
+            BlobSource::Registry(_) => "downloading and unpacking layers",
+            BlobSource::Files(_) => "unpacking layers",
         });
         let stop = AtomicBool::new(false);
         let next = AtomicUsize::new(0);
@@ -431,9 +451,11 @@ impl Found<'_> {
                 let (stop, next, advance, cache) = (&stop, &next, &advance, &*self.cache);
                 scope.spawn(move || {
                     while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let blob = match &self.place {
-                            Place::Registry(registry) => registry.blob(layer, cache, advance, stop),
-                            Place::Files(files) => files.blob(layer).inspect(|blob| advance(blob.len().cast_signed())),
+                        let blob = match &self.source {
+                            BlobSource::Registry(registry) => registry.blob(layer, cache, advance, stop),
+                            BlobSource::Files(files) => {
+                                files.blob(layer).inspect(|blob| advance(blob.len().cast_signed()))
+                            }
                         };
                         let failed = blob.is_err();
                         if sender.send((layer.digest, blob)).is_err() || failed {
@@ -467,8 +489,8 @@ impl Found<'_> {
     }
 }
 
-impl Found<'_> {
-    /// Says which layer something is wrong with. What is wrong with this machine is not.
+impl ResolvedImage<'_> {
+    /// Adds the layer to an error that the layer is to blame for.
     fn in_layer(&self, number: usize, digest: Digest, error: Error) -> Error {
         use std::io::ErrorKind;
         let reason = match error {

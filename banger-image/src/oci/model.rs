@@ -1,5 +1,9 @@
 //! The JSON of images: indexes, manifests and configurations, of the OCI image specification 1.1
 //! and Docker's schema 2.
+//!
+//! The crate `oci-spec` is not used: it refuses configurations without `os` or `architecture` and
+//! descriptors without `mediaType`, which are accepted here, and parses a document as what the caller
+//! says, while here a document that could be both an index and a manifest is refused.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +40,8 @@ pub(super) const MAX_CONFIG: u64 = 8 << 20;
 /// The most layers. Overlays of other runtimes end at 127.
 const MAX_LAYERS: usize = 512;
 
-/// What names other content.
+/// A content descriptor (OCI image specification, "Content Descriptors"), as far as it is needed
+/// here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
@@ -70,6 +75,7 @@ impl Descriptor {
     }
 }
 
+/// The `platform` of a descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct PlatformFields {
     #[serde(default)]
@@ -95,6 +101,7 @@ pub(super) enum Document {
     Manifest(Manifest),
 }
 
+/// An image manifest (OCI image specification, "Image Manifest"), as far as it is needed here.
 #[derive(Debug, Deserialize)]
 pub(super) struct Manifest {
     pub(super) config: Descriptor,
@@ -102,12 +109,16 @@ pub(super) struct Manifest {
 }
 
 impl Document {
-    /// Reads one. `named` is the type that whoever named it gave, if any: a document that is of
-    /// another is refused.
+    /// Parses an index or a manifest. `named` is its media type according to the descriptor or the
+    /// response that it came by, or empty.
+    ///
+    /// # Errors
+    /// [`Error::Image`]: malformed, of another type than `named`, of schema 1, no image, or beyond
+    /// a limit.
     pub(super) fn parse(bytes: &[u8], named: &str) -> Result<Document> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Form {
+        struct RawDocument {
             schema_version: u32,
             #[serde(default)]
             media_type: Option<String>,
@@ -122,24 +133,24 @@ impl Document {
         }
 
         let wrong = |reason: &str| Error::Image { what: "its manifest".into(), reason: reason.to_owned() };
-        let form: Form = json("its manifest", bytes)?;
-        if form.schema_version != 2 {
+        let raw: RawDocument = json("its manifest", bytes)?;
+        if raw.schema_version != 2 {
             return Err(wrong("it is of the old schema 1, which has no digests that could be checked"));
         }
         let is_index = |media_type: &str| matches!(media_type, OCI_INDEX | DOCKER_LIST);
         let is_manifest = |media_type: &str| matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST);
-        let said: Vec<&str> = [named, form.media_type.as_deref().unwrap_or_default()]
+        let claimed: Vec<&str> = [named, raw.media_type.as_deref().unwrap_or_default()]
             .into_iter()
             .filter(|media_type| is_index(media_type) || is_manifest(media_type))
             .collect();
-        match (form.manifests, form.config, form.layers) {
-            (Some(manifests), None, None) if !said.iter().copied().any(is_manifest) => {
+        match (raw.manifests, raw.config, raw.layers) {
+            (Some(manifests), None, None) if !claimed.iter().copied().any(is_manifest) => {
                 Ok(Document::Index(value("its index", manifests)?))
             }
-            (None, Some(config), Some(layers)) if !said.iter().copied().any(is_index) => {
+            (None, Some(config), Some(layers)) if !claimed.iter().copied().any(is_index) => {
                 let manifest =
                     Manifest { config: value("its manifest", config)?, layers: value("its manifest", layers)? };
-                manifest.check_config(form.artifact_type.as_deref().unwrap_or_default())?;
+                manifest.check_config(raw.artifact_type.as_deref().unwrap_or_default())?;
                 manifest.check()?;
                 Ok(Document::Manifest(manifest))
             }
@@ -149,14 +160,14 @@ impl Document {
 }
 
 impl Manifest {
-    /// The bytes of all layers as they are stored. None: they are beyond 64 bits.
+    /// The size of all compressed layers, in bytes; `None` beyond 64 bits.
     pub(super) fn layers_size(&self) -> Option<u64> {
         self.layers.iter().try_fold(0u64, |sum, layer| sum.checked_add(layer.size))
     }
 
-    /// Makes sure that it is an image's, and not that of whatever else registries keep: only an
-    /// image has a configuration of one of these types (OCI image specification, "Guidelines for
-    /// Artifact Usage").
+    /// Checks that this is the manifest of an image, and not of another artifact: only an image has
+    /// a configuration of one of these types (OCI image specification, "Guidelines for Artifact
+    /// Usage").
     fn check_config(&self, artifact_type: &str) -> Result<()> {
         let media_type = &*self.config.media_type;
         if matches!(media_type, "" | OCI_CONFIG | DOCKER_CONFIG) {
@@ -183,7 +194,8 @@ impl Manifest {
     }
 }
 
-/// The part of a configuration that counts here.
+/// An image configuration (OCI image specification, "Image Configuration"), as far as it is needed
+/// here.
 #[derive(Debug, Deserialize)]
 pub(super) struct ConfigFile {
     #[serde(default)]
@@ -217,22 +229,22 @@ struct RunFields {
     working_dir: Option<String>,
 }
 
-/// What an image says about how it is run.
+/// How an image is run by default. Part of [`Origin`](super::Origin).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// Variables, each `NAME=VALUE`: every command in the VM has them.
+    /// Environment variables, each `NAME=VALUE`. Every command in a VM of the image has them.
     #[serde(default)]
     pub env: Vec<String>,
-    /// The user that it wants to run as.
+    /// The user, as the configuration has it: a name or an id, possibly with `:GROUP`.
     #[serde(default)]
     pub user: Option<String>,
-    /// The folder that it wants to run in.
+    /// The working directory.
     #[serde(default)]
     pub working_dir: Option<String>,
-    /// What it runs.
+    /// The program and its first arguments.
     #[serde(default)]
     pub entrypoint: Vec<String>,
-    /// Arguments for that, or what it runs if there is no entrypoint.
+    /// Arguments of the entrypoint; without one, the program and its arguments.
     #[serde(default)]
     pub cmd: Vec<String>,
 }
@@ -247,7 +259,7 @@ impl ConfigFile {
         &self.rootfs.diff_ids
     }
 
-    /// What it is for, if it says so.
+    /// The platform, if both operating system and architecture are given.
     pub(super) fn platform(&self) -> Option<Platform> {
         (!self.os.is_empty() && !self.architecture.is_empty()).then(|| Platform {
             os: self.os.clone(),
@@ -261,18 +273,18 @@ impl ConfigFile {
         // Other runtimes pass over what is no variable, and such images are about.
         let is_variable = |entry: &String| !entry.contains('\0') && entry.find('=').is_some_and(|at| at > 0);
         let env = fields.env.unwrap_or_default().into_iter().filter(is_variable).collect();
-        let said = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let non_empty = |text: Option<String>| text.filter(|text| !text.is_empty());
         ImageConfig {
             env,
-            user: said(fields.user),
-            working_dir: said(fields.working_dir),
+            user: non_empty(fields.user),
+            working_dir: non_empty(fields.working_dir),
             entrypoint: fields.entrypoint.unwrap_or_default(),
             cmd: fields.cmd.unwrap_or_default(),
         }
     }
 }
 
-/// Reads a JSON document of an image.
+/// Parses a JSON document of an image; `what` begins the error.
 pub(super) fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| Error::Image { what: what.into(), reason: error.to_string() })
 }

@@ -3,14 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What an image is for: `linux/amd64`, `linux/arm/v7`.
+/// The platform that an image is for, such as `linux/amd64` or `linux/arm/v7` (OCI image
+/// specification, "Image Index", `platform`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
-    /// The operating system, as Go calls it.
+    /// The operating system, a `GOOS` of Go.
     pub os: String,
-    /// The processor, as Go calls it.
+    /// The processor architecture, a `GOARCH` of Go.
     pub architecture: String,
-    /// Its variant.
+    /// The variant of the processor, such as `v7`.
     pub variant: Option<String>,
 }
 
@@ -18,7 +19,7 @@ pub struct Platform {
 pub(super) type Version = (u32, u32);
 
 impl Platform {
-    /// That of this machine.
+    /// The platform of this host, without a variant.
     #[must_use]
     pub fn host() -> Platform {
         let architecture = match std::env::consts::ARCH {
@@ -29,8 +30,8 @@ impl Platform {
         Platform { os: "linux".into(), architecture: architecture.into(), variant: None }
     }
 
-    /// The variant as numbers, with the one that its absence stands for; nothing if it is of no
-    /// known form.
+    /// The variant as numbers; without a variant, the one that its absence means. `None` if its
+    /// form is unknown.
     pub(super) fn version(&self) -> Option<Version> {
         let variant = self.variant.as_deref().unwrap_or(match &*self.architecture {
             "arm" => "v7",

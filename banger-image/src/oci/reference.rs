@@ -16,36 +16,36 @@ const MAX_TAG: usize = 128;
 /// it is a valid name.
 const MAX_READABLE: usize = 40;
 
-/// An image in a registry.
+/// The reference of an image in a registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
-    /// Host, perhaps with a port.
+    /// Host, possibly with a port.
     pub registry: String,
-    /// Such as `library/debian`.
+    /// The repository, such as `library/debian`.
     pub repository: String,
-    /// Such as `12`; `latest` where neither tag nor digest is given.
+    /// The tag, such as `12`; `latest` if neither tag nor digest was given.
     pub tag: Option<String>,
-    /// The manifest's digest. It counts more than a tag.
+    /// The digest of the manifest. It takes precedence over a tag.
     pub digest: Option<Digest>,
 }
 
 impl Reference {
-    /// Whether a word is meant as a reference, and not as the name of an image here or in the
+    /// Whether `word` is meant as a reference, and not as the name of an image in the store or the
     /// catalog: names have none of `/:@`.
     #[must_use]
     pub fn is_meant_by(word: &str) -> bool {
         word.contains(['/', ':', '@'])
     }
 
-    /// What the image is called in the store if nobody says otherwise: something to recognise it
-    /// by, and a digest of the whole reference, so that no two are called the same.
+    /// The default name of the image in the store: a readable part, and a digest of the whole
+    /// reference, so that different references have different names.
     #[must_use]
     pub fn store_name(&self) -> String {
         let last = self.repository.rsplit('/').next().unwrap_or_default();
         store_name(&format!("{last}-{}", self.tag.as_deref().unwrap_or_default()), &self.to_string())
     }
 
-    /// What to ask the registry for: the digest if there is one, else the tag.
+    /// The name of the manifest in requests: the digest if there is one, else the tag.
     pub(super) fn wanted(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
@@ -55,7 +55,7 @@ impl Reference {
     }
 }
 
-/// A store name with something readable in it, for what `whole` identifies.
+/// A name for the store: the readable part, and a digest of `whole`.
 pub(super) fn store_name(readable: &str, whole: &str) -> String {
     let readable = readable.to_ascii_lowercase();
     let letter = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
@@ -66,7 +66,7 @@ pub(super) fn store_name(readable: &str, whole: &str) -> String {
 }
 
 impl fmt::Display for Reference {
-    /// In full: two references are the same when their texts are.
+    /// In full: equal references have equal texts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.registry, self.repository)?;
         if let Some(tag) = &self.tag {

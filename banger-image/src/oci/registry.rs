@@ -1,4 +1,5 @@
-//! A repository of a registry (OCI distribution specification 1.1; Docker Registry HTTP API V2).
+//! Client for one repository of a registry (OCI distribution specification 1.1; Docker Registry
+//! HTTP API V2).
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -24,30 +25,30 @@ use crate::fetch::http::{Backoff, Download, DownloadEvent, Http, RequestError, R
 const MAX_TOKEN: u64 = 1 << 20;
 const MAX_ERROR: u64 = 64 << 10;
 
-/// What comes of asking a registry.
-enum Asked<'a> {
+/// The reply of a registry to a request.
+enum Reply<'a> {
     Response(Response<'a>),
-    /// It has no such thing.
-    Missing,
+    /// Status 404: the repository does not have it.
+    NotFound,
 }
 
-/// See the module.
+/// A client for the repository of a [`Reference`].
 pub(super) struct Registry<'a> {
     http: Http,
     reference: &'a Reference,
     credentials: &'a Credentials,
     base: Url,
-    /// What a request is sent with, once the registry has asked for it.
+    /// The `Authorization` header of requests, once the registry has asked for it.
     authorization: Mutex<Option<HeaderValue>>,
-    /// Whether the registry, or whoever gives tokens for it, was shown a credential.
+    /// Whether a credential was sent to the registry or to its token server.
     showed_credential: AtomicBool,
-    /// Called with what a user should know.
+    /// Called with messages for the user.
     tell: &'a (dyn Fn(&str) + Sync),
 }
 
 impl<'a> Registry<'a> {
-    /// Finds out how the registry is spoken to. HTTP without encryption is for loopback addresses,
-    /// unless `plain_http` asks for it.
+    /// Chooses the protocol. Plain HTTP is used with `plain_http`, and for a loopback address that
+    /// does not answer to HTTPS.
     pub(super) fn new(
         reference: &'a Reference,
         credentials: &'a Credentials,
@@ -73,12 +74,12 @@ impl<'a> Registry<'a> {
         Ok(Registry { http, reference, credentials, base, authorization: Mutex::default(), showed_credential, tell })
     }
 
-    /// As whom the registry is read so far.
+    /// Whether credentials were sent so far.
     pub(super) fn access(&self) -> Access {
         if self.showed_credential.load(Ordering::Relaxed) { Access::User } else { Access::Anonymous }
     }
 
-    /// The manifest or index that the reference names: its bytes, type and digest.
+    /// Fetches the manifest or index that the reference names: bytes, media type and digest.
     pub(super) fn root(&self) -> Result<(Vec<u8>, String, Digest)> {
         let wanted = self.reference.wanted();
         let (bytes, media_type, announced) = self.manifest(&wanted)?;
@@ -90,7 +91,7 @@ impl<'a> Registry<'a> {
         Ok((bytes, media_type, digest))
     }
 
-    /// A manifest or index that another names.
+    /// Fetches the manifest or index that a descriptor of an index names.
     pub(super) fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let (bytes, ..) = self.manifest(&descriptor.digest.to_string())?;
         let digest = Digest::of(&bytes);
@@ -109,9 +110,9 @@ impl<'a> Registry<'a> {
         let what = format!("cannot get the manifest of `{}`", self.reference);
         let mut backoff = Backoff::new(UNREACHABLE);
         loop {
-            let response = match self.ask(&what, &format!("manifests/{name}"), &headers)? {
-                Asked::Response(response) => response,
-                Asked::Missing => return Err(Error::NotInRegistry { reference: self.reference.to_string() }),
+            let response = match self.request(&what, &format!("manifests/{name}"), &headers)? {
+                Reply::Response(response) => response,
+                Reply::NotFound => return Err(Error::NotInRegistry { reference: self.reference.to_string() }),
             };
             let media_type = response.header("content-type").next().unwrap_or_default();
             let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
@@ -126,8 +127,9 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// A blob, from the cache or into it. `advance` is told how many bytes have come, or with a
-    /// negative number how many have to come again; when `stop` is set, the download is given up.
+    /// Opens a blob in the cache, or downloads it into the cache. `advance` is called with the
+    /// number of bytes that were received, or negative if so many have to be received again.
+    /// Setting `stop` ends the download.
     pub(super) fn blob(
         &self,
         descriptor: &Descriptor,
@@ -161,9 +163,9 @@ impl<'a> Registry<'a> {
             hasher.update_from(Blob::new(std::sync::Arc::new(fs_err::File::open(partial.file.path())?), 0, have))?;
         advance(read.cast_signed());
         let path = format!("blobs/{digest}");
-        let ask = |headers: &HeaderMap| match self.ask(&what, &path, headers)? {
-            Asked::Response(response) => Ok(response),
-            Asked::Missing => {
+        let ask = |headers: &HeaderMap| match self.request(&what, &path, headers)? {
+            Reply::Response(response) => Ok(response),
+            Reply::NotFound => {
                 let reason = "the registry does not have it, though its manifest names it".to_owned();
                 Err(Error::Server { what: what.clone(), reason, hint: None })
             }
@@ -220,7 +222,7 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// The error that something answers which is no registry: these speak JSON.
+    /// The error for a server that answers with HTML, and so is no registry.
     fn web_page(&self, what: &str) -> Error {
         let host = self.base.host_str().unwrap_or_default();
         Error::Server {
@@ -232,8 +234,9 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Asks for something of the repository until there is an answer, or too much has gone wrong.
-    fn ask(&self, what: &str, path: &str, headers: &HeaderMap) -> Result<Asked<'_>> {
+    /// Requests `path` of the repository, several times if the registry is busy, and authorizes if
+    /// the registry asks for it. `what` begins errors.
+    fn request(&self, what: &str, path: &str, headers: &HeaderMap) -> Result<Reply<'_>> {
         let url = self.base.join(path).expect("names and digests are parts of URLs");
         let fail = |reason: String, hint: Option<&str>| {
             Err(Error::Server { what: what.to_owned(), reason, hint: hint.map(str::to_owned) })
@@ -250,7 +253,7 @@ impl<'a> Registry<'a> {
                 }
             };
             match response.status().as_u16() {
-                200 | 206 | 416 => return Ok(Asked::Response(response)),
+                200 | 206 | 416 => return Ok(Reply::Response(response)),
                 401 if !was_refused => {
                     was_refused = true;
                     let challenge = Challenge::find(response.header("www-authenticate"));
@@ -259,30 +262,34 @@ impl<'a> Registry<'a> {
                 }
                 401 | 403 => {
                     let hint = if sent.is_some() { CHECK_ACCESS } else { LOG_IN };
-                    return Err(unauthorized(what, format!("the registry refuses it{}", said(response)), hint));
+                    return Err(unauthorized(
+                        what,
+                        format!("the registry refuses it{}", server_message(response)),
+                        hint,
+                    ));
                 }
                 404 if response.header("content-type").any(|media_type| media_type.starts_with(HTML)) => {
                     return Err(self.web_page(what));
                 }
-                404 => return Ok(Asked::Missing),
+                404 => return Ok(Reply::NotFound),
                 408 | 429 | 500..=599 => {
                     let status = response.status();
                     let wanted = response.retry_after();
                     backoff.retry_after(wanted);
                     backoff.wait(
                         what,
-                        RequestError::Transport(format!("the registry answers {status}{}", said(response))),
+                        RequestError::Transport(format!("the registry answers {status}{}", server_message(response))),
                     )?;
                 }
                 _ => {
                     let status = response.status();
-                    return fail(format!("the registry answers {status}{}", said(response)), None);
+                    return fail(format!("the registry answers {status}{}", server_message(response)), None);
                 }
             }
         }
     }
 
-    /// Gets what the registry's challenge asks for.
+    /// Sets the `Authorization` header that answers the registry's challenge.
     fn authorize(&self, what: &str, challenge: Option<Challenge>) -> Result<()> {
         let Reference { registry, repository, .. } = self.reference;
         let credential = self.credentials.find(registry, repository).unwrap_or_else(|reason| {
@@ -310,10 +317,11 @@ impl<'a> Registry<'a> {
         Ok(())
     }
 
-    /// A token for reading the repository, and for nothing else, whatever the registry proposes.
+    /// Fetches a token that allows to pull from the repository, and nothing else, whatever scope
+    /// the challenge proposes.
     fn token(&self, what: &str, realm: &str, service: Option<&str>, credential: Option<Credential>) -> Result<String> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct TokenResponse {
             token: Option<String>,
             access_token: Option<String>,
         }
@@ -393,13 +401,13 @@ impl<'a> Registry<'a> {
                 }
                 _ => {
                     let hint = if credential.is_some() { CHECK_ACCESS } else { LOG_IN };
-                    let reason = format!("{} gives no token{}", origin(&url), said(response));
+                    let reason = format!("{} gives no token{}", origin(&url), server_message(response));
                     return Err(unauthorized(what, reason, hint));
                 }
             }
         };
         url.set_query(None);
-        let answer: Option<Answer> = serde_json::from_slice(&bytes).ok();
+        let answer: Option<TokenResponse> = serde_json::from_slice(&bytes).ok();
         let token = answer.and_then(|answer| answer.token.or(answer.access_token)).filter(|token| !token.is_empty());
         token.ok_or_else(|| fail(format!("{} answers without a token", origin(&url)), None))
     }
@@ -420,17 +428,18 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
-/// What a registry says about a failure: `{"errors": [{"message": …}]}`, or nothing.
-fn said(response: Response<'_>) -> String {
+/// The message of an error response: `{"errors": [{"message": …}]}` (OCI distribution
+/// specification, "Error Codes"), with a colon before it; empty if there is none.
+fn server_message(response: Response<'_>) -> String {
     let bytes = response.bytes(MAX_ERROR).unwrap_or_default();
     let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let message = document["errors"][0]["message"].as_str().or_else(|| document["details"].as_str());
     message.map_or_else(String::new, |message| format!(": {message:.200}"))
 }
 
-/// Whether a place that gives tokens may be told the credentials for a registry: it is the same
-/// host, or of the same domain, as `auth.docker.io` is for `registry-1.docker.io`, and `gitlab.com`
-/// for `registry.gitlab.com`.
+/// Whether credentials for a registry may be sent to the token server `realm`: it has the same
+/// host, or is in the same domain, as `auth.docker.io` is for `registry-1.docker.io`, and
+/// `gitlab.com` for `registry.gitlab.com`.
 fn is_trusted(registry: &Url, realm: &Url) -> bool {
     let (Some(registry_host), Some(realm_host)) = (registry.host_str(), realm.host_str()) else { return false };
     if registry_host == realm_host {

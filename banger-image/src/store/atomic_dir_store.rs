@@ -21,7 +21,7 @@ use crate::name;
 use crate::progress::Progress;
 use crate::recipe::namespace;
 
-/// See the module.
+/// The entries of a directory, each of which appears and disappears atomically.
 #[derive(Debug, Clone)]
 pub(crate) struct AtomicDirStore {
     root: PathBuf,
@@ -33,13 +33,13 @@ impl AtomicDirStore {
     }
 
     /// Where `name` is, if it is there.
-    pub(crate) fn place(&self, name: &str) -> PathBuf {
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
     /// What a name leads to, if it is an alias; else the name itself, whatever is there.
     pub(crate) fn resolve(&self, name: &str) -> String {
-        let target = std::fs::read_link(self.place(name)).ok();
+        let target = std::fs::read_link(self.path_of(name)).ok();
         let target = target.and_then(|target| target.into_os_string().into_string().ok());
         target.filter(|target| name::check(Kind::Image, target).is_ok()).unwrap_or_else(|| name.to_owned())
     }
@@ -50,14 +50,14 @@ impl AtomicDirStore {
         let temporary = self.root.join(format!(".link-{alias}"));
         remove_file(&temporary)?;
         fs::os::unix::fs::symlink(name, &temporary)?;
-        fs::rename(&temporary, self.place(alias))?;
+        fs::rename(&temporary, self.path_of(alias))?;
         Ok(fs::File::open(&self.root)?.sync_all()?)
     }
 
     /// Removes an alias if it leads to `name`.
     pub(crate) fn unpoint(&self, alias: &str, name: &str) -> Result<()> {
         match self.resolve(alias) == name && alias != name {
-            true => remove_file(&self.place(alias)),
+            true => remove_file(&self.path_of(alias)),
             false => Ok(()),
         }
     }
@@ -99,7 +99,7 @@ impl AtomicDirStore {
         let _lock = self.lock(name, progress)?;
         let temporary = self.root.join(format!(".tmp-{name}"));
         remove(&temporary)?;
-        fs::rename(self.place(name), &temporary)?;
+        fs::rename(self.path_of(name), &temporary)?;
         fs::File::open(&self.root)?.sync_all()?;
         remove(&temporary)
     }
@@ -125,7 +125,7 @@ impl AtomicDirStore {
         }
         self.make(name, make)?;
         find()?.ok_or_else(|| {
-            let place = self.place(name);
+            let place = self.path_of(name);
             io::Error::new(io::ErrorKind::NotFound, format!("`{}` was made and is gone", place.display())).into()
         })
     }
@@ -206,7 +206,7 @@ impl AtomicDirStore {
 
     fn publish(&self, temporary: &Path, name: &str) -> Result<()> {
         sync_tree(temporary)?;
-        let place = self.place(name);
+        let place = self.path_of(name);
         // What is there is of no use, else it had been found: a part of it was removed by hand.
         remove(&place)?;
         fs::rename(temporary, &place)?;
@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn find(store: &AtomicDirStore) -> Result<Option<String>> {
-        Ok(fs::read_to_string(store.place("thing").join("file")).ok())
+        Ok(fs::read_to_string(store.path_of("thing").join("file")).ok())
     }
 
     fn fill(folder: &Path) -> Result<()> {
@@ -300,7 +300,7 @@ mod tests {
         let made = store.ensure(
             "mine",
             &Messages::default(),
-            || Ok(store.place("mine").exists().then_some(())),
+            || Ok(store.path_of("mine").exists().then_some(())),
             |_| {
                 fs::create_dir(store.root.join(".tmp-other")).unwrap();
                 assert_eq!(store.leftovers()?, [store.root.join(".tmp-other")]);
@@ -308,7 +308,7 @@ mod tests {
             },
         );
         made.unwrap();
-        assert!(store.place("mine").exists() && !store.root.join(".tmp-other").exists());
+        assert!(store.path_of("mine").exists() && !store.root.join(".tmp-other").exists());
     }
 
     #[test]
@@ -404,16 +404,16 @@ mod tests {
             assert_eq!(waiting.join().unwrap().unwrap(), "whole");
         });
         assert!(!dir.path().join(".tmp-thing").exists());
-        assert!(!store.place("thing").join("deep").exists());
+        assert!(!store.path_of("thing").join("deep").exists());
     }
 
     #[test]
     fn what_was_broken_by_hand_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let store = AtomicDirStore::new(dir.path().to_owned());
-        fs::create_dir(store.place("thing")).unwrap();
-        fs::write(store.place("thing").join("other"), "").unwrap();
+        fs::create_dir(store.path_of("thing")).unwrap();
+        fs::write(store.path_of("thing").join("other"), "").unwrap();
         store.ensure("thing", &Messages::default(), || find(&store), fill).unwrap();
-        assert!(!store.place("thing").join("other").exists());
+        assert!(!store.path_of("thing").join("other").exists());
     }
 }

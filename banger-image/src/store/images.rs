@@ -9,7 +9,7 @@ use crate::name;
 use crate::progress::Progress;
 
 impl Store {
-    /// All images that are there and whole, by the names of their folders.
+    /// All complete images, sorted by the names of their directories.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -17,7 +17,7 @@ impl Store {
         Ok(self.images.names()?.iter().filter_map(|name| self.image(name).ok().flatten()).collect())
     }
 
-    /// What was pulled as `name` before what is called so now.
+    /// Images that were pulled as `name` before the one that has the name now.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -27,18 +27,18 @@ impl Store {
         Ok(self.images()?.into_iter().filter(is_outdated).collect())
     }
 
-    /// The error that there is no image of that name, with the one that was probably meant.
+    /// The error that the store has no image `name`, with the name that was probably meant.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`] if the store cannot be read.
     pub fn not_here(&self, name: &str) -> Result<Error> {
         let known: Vec<_> = self.images()?.into_iter().map(|image| image.manifest.name).collect();
         let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
         Ok(Error::NotHere { kind: Kind::Image, name: name.to_owned(), nearest })
     }
 
-    /// Keeps images from being deleted as long as what is returned lives: from looking for one
-    /// until a VM's record names it.
+    /// Takes a shared lock that keeps images from being deleted until the returned file is closed.
+    /// A caller holds it from looking up an image until a VM's record names the image.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -46,8 +46,9 @@ impl Store {
         self.images.hold(false)
     }
 
-    /// Deletes an image: the folder of that name, or all that was pulled as `name`. `users` tells
-    /// which VMs were made from a folder. Returns the names of what was deleted.
+    /// Deletes the image in the directory `name`; without such a directory, all images that were
+    /// pulled as `name`. `users` returns the VMs that were made from images in the given
+    /// directories. Returns the names of the deleted directories.
     ///
     /// # Errors
     /// [`Error::NotHere`]; [`Error::InUse`]: then nothing was deleted.

@@ -12,7 +12,7 @@ use crate::name;
 use crate::progress::Progress;
 
 impl Store {
-    /// All kernels that are there and whole, by name.
+    /// All complete kernels, sorted by name.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -20,11 +20,12 @@ impl Store {
         Ok(self.kernels.names()?.iter().filter_map(|name| self.kernel(name).ok().flatten()).collect())
     }
 
-    /// The kernel of that name, got from the catalog first if the store does not have it.
+    /// The kernel `name`. If the store does not have it, it is made from the first of its sources
+    /// in the catalog that works.
     ///
     /// # Errors
-    /// [`Error::Unknown`] when the catalog does not have it either; else whatever keeps it from
-    /// being made.
+    /// [`Error::Unknown`] if the catalog does not have it either; else the error of the last
+    /// source.
     pub fn ensure_kernel(&self, name: &str, catalog: &Catalog, progress: &dyn Progress) -> Result<Kernel> {
         if let Some(kernel) = self.kernel(name)? {
             return Ok(kernel);
@@ -44,10 +45,10 @@ impl Store {
         })
     }
 
-    /// The error that there is no kernel of that name, with the one that was probably meant.
+    /// The error that the store has no kernel `name`, with the name that was probably meant.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`] if the store cannot be read.
     pub fn kernel_not_here(&self, name: &str) -> Result<Error> {
         let known = self.kernels.names()?;
         let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
@@ -69,8 +70,9 @@ impl Store {
         Ok(unknown(Kind::Kernel, name, catalog.kernels.keys().chain(&here)))
     }
 
-    /// Takes a kernel into the store: a bzImage or a vmlinux, with the folder of its modules if it
-    /// has any. Without one it is not known whether it has what a boot needs.
+    /// Copies a kernel, a bzImage or a vmlinux, into the store as `name`, with the directory
+    /// `modules` of its modules if it has any. Without modules it is not checked that it has all
+    /// that a boot needs.
     ///
     /// # Errors
     /// [`Error::KernelName`] for a name that is taken; [`Error::NoKernel`], [`Error::Modules`],
@@ -99,8 +101,8 @@ impl Store {
         if is_mine { Ok(imported) } else { Err(taken("there is one of this name")) }
     }
 
-    /// Deletes a kernel. `users` tells what needs it, in words, such as ``VM `a` ``; images that
-    /// name it are found here.
+    /// Deletes a kernel. `users` returns what else needs it, as text such as ``VM `a` ``; images
+    /// that need it are looked up here.
     ///
     /// # Errors
     /// [`Error::NotHere`]; [`Error::KernelInUse`]: then nothing was deleted.
@@ -125,7 +127,7 @@ impl Store {
         Ok(self.kernels.remove(name, progress)?)
     }
 
-    /// The names of the images that boot a kernel, each once.
+    /// The names of the images that boot with a kernel, sorted, each once.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -179,7 +181,7 @@ mod tests {
             anonymous: false,
             bundle: None,
         };
-        let place = store.images.place(folder);
+        let place = store.images.path_of(folder);
         fs::create_dir_all(&place).unwrap();
         fs::write(place.join("rootfs.ext4"), "").unwrap();
         manifest::write(&place, &manifest).unwrap();
@@ -212,8 +214,8 @@ mod tests {
         image(&store, "two", "generic-6.12");
         let refused = delete(&["VM `v`"]).unwrap_err().to_string();
         assert_eq!(refused, "the kernel `mine` is in use by image `one`, VM `v`");
-        fs::remove_dir_all(store.images.place("one.000000000001")).unwrap();
-        fs::remove_dir_all(store.images.place("one.000000000002")).unwrap();
+        fs::remove_dir_all(store.images.path_of("one.000000000001")).unwrap();
+        fs::remove_dir_all(store.images.path_of("one.000000000002")).unwrap();
         assert!(matches!(delete(&["VM `v`"]), Err(Error::KernelInUse { .. })));
         delete(&[]).unwrap();
         assert!(store.kernels().unwrap().is_empty() && !kernel.dir.exists());

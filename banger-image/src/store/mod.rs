@@ -18,38 +18,38 @@ use crate::manifest::{self, ImageManifest, KernelManifest};
 use crate::name;
 use crate::progress::Progress;
 
-/// An image of the store, ready to be used as a read-only disk.
+/// An image in the store, ready to be used as a read-only disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// The name of its folder. Of a pulled image that is not the name that it is called by, which
-    /// is in the manifest: a later pull of the same name makes a folder of its own.
+    /// The name of its directory. For a pulled image this differs from its name, which is in the
+    /// manifest: a later pull under this name makes another directory.
     pub name: String,
-    /// Its folder.
+    /// The directory.
     pub dir: PathBuf,
     /// The root file system: a raw ext4 disk.
     pub rootfs: PathBuf,
-    /// What it is.
+    /// Its manifest.
     pub manifest: ImageManifest,
 }
 
-/// A kernel of the store.
+/// A kernel in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     /// The kernel's name.
     pub name: String,
-    /// Its folder.
+    /// The directory.
     pub dir: PathBuf,
-    /// The kernel: a bzImage, or an ELF with an entry for PVH.
+    /// The kernel image: a bzImage, or an ELF with an entry for PVH.
     pub vmlinuz: PathBuf,
-    /// Modules for the initramfs, uncompressed, in the order to load them.
+    /// Files of the modules for the initramfs, uncompressed, in the order to load them.
     pub boot_modules: Vec<PathBuf>,
-    /// A raw ext4 disk with `<release>/…`, which belongs at `/lib/modules`.
+    /// A raw ext4 disk with `<release>/…`, to be mounted at `/lib/modules`.
     pub modules_disk: Option<PathBuf>,
-    /// What it is.
+    /// Its manifest.
     pub manifest: KernelManifest,
 }
 
-/// Images and kernels, kept in a folder and made when they are first wanted.
+/// The images and kernels of a data directory.
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) images: AtomicDirStore,
@@ -57,7 +57,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store in `data_dir`, which is made when something is put there.
+    /// The store in the directory `data_dir`, which is created when something is stored.
     #[must_use]
     pub fn new(data_dir: &Path) -> Store {
         Store {
@@ -66,7 +66,7 @@ impl Store {
         }
     }
 
-    /// The folders that were left half-made by who was killed.
+    /// Directories that killed processes have left incomplete.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -74,8 +74,7 @@ impl Store {
         Ok([self.images.leftovers()?, self.kernels.leftovers()?].concat())
     }
 
-    /// Removes what [`Store::leftovers`] finds. Making something anew removes what was left of it
-    /// too.
+    /// Removes what [`Store::leftovers`] finds. Storing something also removes its own leftovers.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -84,7 +83,7 @@ impl Store {
         self.kernels.sweep()
     }
 
-    /// The image of that name; `None` when it is not there, or not whole.
+    /// The image `name`; `None` if it is not there or not complete.
     ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::Damaged`], [`Error::Io`].
@@ -92,7 +91,7 @@ impl Store {
         name::check(Kind::Image, name)?;
         // A pulled image's name leads to what was pulled last.
         let name = self.images.resolve(name);
-        let dir = self.images.place(&name);
+        let dir = self.images.path_of(&name);
         let Some(manifest) = manifest::read::<ImageManifest>(&dir)? else { return Ok(None) };
         let rootfs = dir.join("rootfs.ext4");
         if !has_length(&rootfs, manifest.rootfs_bytes) {
@@ -101,13 +100,13 @@ impl Store {
         Ok(Some(Image { name, dir, rootfs, manifest }))
     }
 
-    /// The kernel of that name; `None` when it is not there, or not whole.
+    /// The kernel `name`; `None` if it is not there or not complete.
     ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::Damaged`], [`Error::Io`].
     pub fn kernel(&self, name: &str) -> Result<Option<Kernel>> {
         name::check(Kind::Kernel, name)?;
-        let dir = self.kernels.place(name);
+        let dir = self.kernels.path_of(name);
         let Some(manifest) = manifest::read::<KernelManifest>(&dir)? else { return Ok(None) };
         let vmlinuz = dir.join("vmlinuz");
         if !has_length(&vmlinuz, manifest.vmlinuz_bytes) {

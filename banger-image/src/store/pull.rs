@@ -19,8 +19,8 @@ use crate::name;
 use crate::oci::{self, PullOptions, Source};
 use crate::progress::Progress;
 
-/// What an image is, wherever it comes from.
-pub(crate) struct About<'a> {
+/// What the manifest of an image says that does not depend on its source.
+pub(crate) struct ImageSpec<'a> {
     pub(crate) name: &'a str,
     pub(crate) description: &'a str,
     pub(crate) kernel: &'a str,
@@ -28,8 +28,9 @@ pub(crate) struct About<'a> {
     pub(crate) with_sshd: bool,
 }
 
-impl About<'_> {
-    /// What makes it another image than one that has the same content.
+impl ImageSpec<'_> {
+    /// Identifies an image with this content: kernel and options make different images of one
+    /// content.
     fn identity(&self, content: &str) -> String {
         let mut identity = format!("{content}\n{}", self.kernel);
         if self.ready == Ready::System {
@@ -59,37 +60,38 @@ impl About<'_> {
     }
 }
 
-/// What came of a pull.
+/// The result of a pull.
 #[derive(Debug, Clone)]
 pub struct Pulled {
-    /// The image.
+    /// The image that has the name now.
     pub image: Image,
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// What is new.
+    /// What the pull has changed.
     pub change: Change,
 }
 
-/// What a pull has changed.
+/// What a pull has changed in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing was called so before.
+    /// No image had the name before.
     New,
-    /// It is what was there before.
+    /// The image is the one that had the name before.
     None,
-    /// What was there before was another image, or for another kernel.
+    /// Another image had the name before, or this content with another kernel.
     Refreshed {
-        /// What it was; none: it was damaged.
+        /// The manifest of that image; `None` if it was damaged.
         before: Option<Box<ImageManifest>>,
     },
 }
 
 impl Store {
-    /// Pulls an image, to be called `name`, for the kernel of that name. What was called so before
-    /// stays as long as it is not deleted: see [`Store::outdated`].
+    /// Pulls an image and gives it the name `name`; it boots with the kernel `kernel`. An image
+    /// that had the name before stays until it is deleted: see [`Store::outdated`].
     ///
     /// # Errors
-    /// What keeps it from being found, downloaded, checked or written. Then nothing has changed.
+    /// [`Error::BadName`], [`Error::InvalidName`], [`Error::Unknown`] for names; else those of
+    /// finding, downloading, checking and writing the image. The store is unchanged then.
     pub fn pull(
         &self,
         source: &Source,
@@ -100,15 +102,15 @@ impl Store {
     ) -> Result<Pulled> {
         self.check_pull_name(name)?;
         self.check_kernel(kernel, &Catalog::embedded()?)?;
-        let about = About { name, description: "", kernel, ready: Ready::Agent, with_sshd: options.with_sshd };
-        self.pull_oci(source, &about, options, progress)
+        let spec = ImageSpec { name, description: "", kernel, ready: Ready::Agent, with_sshd: options.with_sshd };
+        self.pull_oci(source, &spec, options, progress)
     }
 
     /// Pulls from a registry, or an archive.
     fn pull_oci(
         &self,
         source: &Source,
-        about: &About<'_>,
+        spec: &ImageSpec<'_>,
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<Pulled> {
@@ -118,10 +120,10 @@ impl Store {
         let make = |dir: &Path| {
             let rootfs_bytes = found.write(&dir.join("rootfs.ext4"), progress)?;
             let (oci, anonymous) = (Some(found.origin.clone()), found.is_anonymous());
-            let manifest = about.manifest(source.to_string(), rootfs_bytes);
+            let manifest = spec.manifest(source.to_string(), rootfs_bytes);
             manifest::write(dir, &ImageManifest { oci, anonymous, ..manifest })
         };
-        let pulled = self.put(about, &found.origin.digest.to_string(), &make, progress)?;
+        let pulled = self.put(spec, &found.origin.digest.to_string(), &make, progress)?;
         let manifest = &pulled.image.manifest;
         // What is here has come with credentials, and now the registry has named it to somebody who
         // showed none.
@@ -131,7 +133,7 @@ impl Store {
         Ok(pulled)
     }
 
-    /// Notes that anybody can have an image.
+    /// Records that an image can be pulled without credentials.
     fn note_anonymous(&self, image: &Image, progress: &dyn Progress) -> Result<Image> {
         let _lock = self.images.lock(&image.name, progress)?;
         let manifest = ImageManifest { anonymous: true, ..image.manifest.clone() };
@@ -139,16 +141,17 @@ impl Store {
         Ok(Image { manifest, ..image.clone() })
     }
 
-    /// Makes what `content` identifies, if it is not here, and lets the name lead to it.
+    /// Makes the image that `content` identifies, if the store does not have it, and gives it the
+    /// name.
     fn put(
         &self,
-        about: &About<'_>,
+        spec: &ImageSpec<'_>,
         content: &str,
         make: &dyn Fn(&Path) -> Result<()>,
         progress: &dyn Progress,
     ) -> Result<Pulled> {
-        let name = about.name;
-        let folder = name::folder_name(name, &about.identity(content));
+        let name = spec.name;
+        let folder = name::folder_name(name, &spec.identity(content));
         // What pulls that were killed have left, of whatever they were.
         self.images.sweep()?;
         loop {
@@ -157,7 +160,7 @@ impl Store {
             // Somebody may have deleted it meanwhile.
             let Some(image) = self.image(&folder)? else { continue };
             // Nor may its kernel have been deleted.
-            self.check_kernel(about.kernel, &Catalog::embedded()?)?;
+            self.check_kernel(spec.kernel, &Catalog::embedded()?)?;
             // Of those who pull it at a time, one makes it new.
             let _turn = self.images.lock(name, progress)?;
             let before = self.images.resolve(name);
@@ -176,7 +179,7 @@ impl Store {
         }
     }
 
-    /// Makes sure that a pulled image may have this name.
+    /// Checks that a pulled image may have this name.
     fn check_pull_name(&self, name: &str) -> Result<()> {
         name::check(Kind::Image, name)?;
         let refuse = |reason: &str| Err(Error::BadName { name: name.to_owned(), reason: reason.to_owned() });
@@ -186,7 +189,7 @@ impl Store {
         if Catalog::embedded()?.images.contains_key(name) {
             return refuse("an image of the catalog has this name");
         }
-        if self.images.place(name).is_dir() && self.images.resolve(name) == name {
+        if self.images.path_of(name).is_dir() && self.images.resolve(name) == name {
             return refuse("an image that was not pulled has this name");
         }
         if self.image(name).ok().flatten().is_some_and(|image| image.manifest.bundle.is_some()) {

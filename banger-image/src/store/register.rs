@@ -6,7 +6,7 @@ use std::path::Path;
 use banger_util::sparse;
 use fs_err as fs;
 
-use super::pull::About;
+use super::pull::ImageSpec;
 use super::{Image, Store};
 use crate::bundle;
 use crate::catalog::Catalog;
@@ -75,11 +75,8 @@ impl Store {
                 return Err(wrong("it was written to while it was copied".to_owned()));
             }
             fit(&copy)?;
-            let about = About { name, description: "", kernel, ready: manifest::Ready::Agent, with_sshd: false };
-            manifest::write(
-                dir,
-                &about.manifest(format!("{}{}", manifest::REGISTERED, rootfs.display()), after.len()),
-            )?;
+            let spec = ImageSpec { name, description: "", kernel, ready: manifest::Ready::Agent, with_sshd: false };
+            manifest::write(dir, &spec.manifest(format!("{}{}", manifest::REGISTERED, rootfs.display()), after.len()))?;
             is_made = true;
             Ok(())
         };

@@ -1,9 +1,9 @@
-//! Images of a catalog in the store: bundles and images of registries by their content, as other
-//! pulled images; what a recipe built in a folder of its name.
+//! Images of a catalog in the store. Bundles and images of registries are kept by content, as other
+//! pulled images are; an image that a recipe has built is in a directory of its name.
 
 use std::path::Path;
 
-use super::{About, Change, Pulled};
+use super::{Change, ImageSpec, Pulled};
 use crate::bundle;
 use crate::catalog::{self, Catalog, ImageSource};
 use crate::error::Result;
@@ -16,7 +16,7 @@ use crate::recipe::rootfs;
 use crate::store::{Image, Store, first_working, unknown};
 
 impl Store {
-    /// The image of that name, got from the catalog first if the store does not have it.
+    /// The image `name`. If the store does not have it, it is pulled by its name in the catalog.
     ///
     /// # Errors
     /// As [`Store::pull_named`].
@@ -33,12 +33,12 @@ impl Store {
         }
     }
 
-    /// Gets the image that the catalog has under that name, from the first of its sources that
-    /// works; or brings it up to date. What was built on this host, or registered, stays.
+    /// Pulls the image `name` of the catalog, or brings it up to date, from the first of its
+    /// sources that works. An image that was built on this host or registered stays unchanged.
     ///
     /// # Errors
-    /// [`Error::Unknown`](crate::Error::Unknown) when the catalog does not have it, or its kernel;
-    /// else whatever keeps the last of its sources from being used. Then nothing has changed.
+    /// [`Error::Unknown`](crate::Error::Unknown) if the catalog does not have the image or its
+    /// kernel; else the error of the last source. The store is unchanged then.
     pub fn pull_named(
         &self,
         name: &str,
@@ -52,7 +52,7 @@ impl Store {
             return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
         };
         self.check_kernel(&entry.kernel, catalog)?;
-        let about = About {
+        let spec = ImageSpec {
             name,
             description: &entry.description,
             kernel: &entry.kernel,
@@ -63,10 +63,10 @@ impl Store {
             return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
         }
         first_working(&entry.sources, progress, |source| match source {
-            ImageSource::Bundle(bundle) => self.pull_bundle(bundle, &about, options, progress),
-            ImageSource::Recipe(recipe) => self.build(recipe, &about, options, progress),
+            ImageSource::Bundle(bundle) => self.pull_bundle(bundle, &spec, options, progress),
+            ImageSource::Recipe(recipe) => self.build(recipe, &spec, options, progress),
             ImageSource::Oci(reference) => {
-                self.pull_oci(&Source::Registry(reference.clone()), &about, options, progress)
+                self.pull_oci(&Source::Registry(reference.clone()), &spec, options, progress)
             }
         })
     }
@@ -74,26 +74,32 @@ impl Store {
     fn pull_bundle(
         &self,
         pinned: &Pinned,
-        about: &About<'_>,
+        spec: &ImageSpec<'_>,
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<Pulled> {
         let make = |dir: &Path| {
             let says = bundle::unpack(pinned, dir, options.max_bytes, progress)?;
             let source = format!("bundle {pinned}");
-            let mut manifest = about.manifest(source.clone(), says.rootfs_bytes());
+            let mut manifest = spec.manifest(source.clone(), says.rootfs_bytes());
             (manifest.oci, manifest.bundle) = (says.into_origin(&source), Some(pinned.sha256));
             manifest::write(dir, &manifest)
         };
-        self.put(about, &pinned.sha256.to_string(), &make, progress)
+        self.put(spec, &pinned.sha256.to_string(), &make, progress)
     }
 
-    fn build(&self, recipe: &str, about: &About<'_>, options: &PullOptions, progress: &dyn Progress) -> Result<Pulled> {
-        let name = about.name;
+    fn build(
+        &self,
+        recipe: &str,
+        spec: &ImageSpec<'_>,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Pulled> {
+        let name = spec.name;
         let before = self.image(name)?.is_some();
         let make = |dir: &Path| {
             let rootfs_bytes = rootfs::build(&catalog::recipe(recipe)?, &options.npm_registry, dir, progress)?;
-            let manifest: ImageManifest = about.manifest(format!("{}{recipe}", manifest::RECIPE), rootfs_bytes);
+            let manifest: ImageManifest = spec.manifest(format!("{}{recipe}", manifest::RECIPE), rootfs_bytes);
             manifest::write(dir, &manifest)
         };
         let image = self.images.ensure(name, progress, || self.image(name), make)?;

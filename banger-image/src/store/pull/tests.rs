@@ -14,20 +14,20 @@ use crate::progress::Silent;
 mod registry;
 
 /// A store, and a layout beside it.
-struct Place {
+struct Fixture {
     folder: tempfile::TempDir,
     store: Store,
 }
 
 const OCI: &str = "application/vnd.oci.image";
 
-impl Place {
-    fn new() -> Place {
+impl Fixture {
+    fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("layout/blobs/sha256")).unwrap();
         fs::write(folder.path().join("layout/oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).unwrap();
         let store = Store::new(&folder.path().join("data"));
-        Place { folder, store }
+        Fixture { folder, store }
     }
 
     fn layout(&self) -> PathBuf {
@@ -109,59 +109,59 @@ fn read(image: &Image, path: &str) -> Option<String> {
 
 #[test]
 fn a_name_leads_to_what_was_pulled_last_and_the_one_before_stays_while_it_is_used() {
-    let place = Place::new();
-    place.index(&[place.image(&[("a", "1"), ("b", "1")], json!({"Env": ["X=1"], "Cmd": ["/a"]}))]);
-    let first = place.pull("app").unwrap();
+    let fixture = Fixture::new();
+    fixture.index(&[fixture.image(&[("a", "1"), ("b", "1")], json!({"Env": ["X=1"], "Cmd": ["/a"]}))]);
+    let first = fixture.pull("app").unwrap();
     assert_eq!((first.change.clone(), read(&first.image, "/b").as_deref()), (Change::New, Some("1")));
     let origin = first.image.manifest.oci.clone().unwrap();
     assert_eq!((&origin.config.env[..], &origin.config.cmd[..]), (&["X=1".to_owned()][..], &["/a".to_owned()][..]));
-    assert_eq!(place.store.image("app").unwrap().unwrap(), first.image);
-    assert_eq!(place.pull("app").unwrap().change, Change::None);
+    assert_eq!(fixture.store.image("app").unwrap().unwrap(), first.image);
+    assert_eq!(fixture.pull("app").unwrap().change, Change::None);
 
-    place.index(&[place.image(&[("a", "1"), ("b", "2")], json!({}))]);
-    let second = place.pull("app").unwrap();
+    fixture.index(&[fixture.image(&[("a", "1"), ("b", "2")], json!({}))]);
+    let second = fixture.pull("app").unwrap();
     assert_eq!(second.change, Change::Refreshed { before: Some(Box::new(first.image.manifest.clone())) });
-    let found = place.store.image("app").unwrap().unwrap();
+    let found = fixture.store.image("app").unwrap().unwrap();
     assert_eq!((read(&found, "/b").unwrap(), read(&first.image, "/b").unwrap()), ("2".to_owned(), "1".to_owned()));
-    assert_eq!(place.store.image(&first.image.name).unwrap().unwrap(), first.image);
-    assert_eq!(place.store.outdated("app").unwrap(), std::slice::from_ref(&first.image));
+    assert_eq!(fixture.store.image(&first.image.name).unwrap().unwrap(), first.image);
+    assert_eq!(fixture.store.outdated("app").unwrap(), std::slice::from_ref(&first.image));
 
     let users = |folders: &[String]| -> Result<Vec<String>> {
         Ok(if folders.contains(&first.image.name) { vec!["vm".into()] } else { Vec::new() })
     };
-    let error = place.store.delete_image("app", users, &Silent).unwrap_err();
+    let error = fixture.store.delete_image("app", users, &Silent).unwrap_err();
     assert_eq!(error.to_string(), "the image `app` is in use by `vm`");
-    assert_eq!(place.stored().len(), 3);
+    assert_eq!(fixture.stored().len(), 3);
     let unused = |_: &[String]| -> Result<Vec<String>> { Ok(Vec::new()) };
     assert_eq!(
-        place.store.delete_image(&first.image.name, unused, &Silent).unwrap(),
+        fixture.store.delete_image(&first.image.name, unused, &Silent).unwrap(),
         std::slice::from_ref(&first.image.name)
     );
-    assert_eq!(place.store.image("app").unwrap().unwrap(), second.image);
-    assert_eq!(place.store.delete_image("app", unused, &Silent).unwrap(), [second.image.name]);
-    assert_eq!(place.stored(), [""; 0]);
-    let error = place.store.delete_image("app", unused, &Silent).unwrap_err();
+    assert_eq!(fixture.store.image("app").unwrap().unwrap(), second.image);
+    assert_eq!(fixture.store.delete_image("app", unused, &Silent).unwrap(), [second.image.name]);
+    assert_eq!(fixture.stored(), [""; 0]);
+    let error = fixture.store.delete_image("app", unused, &Silent).unwrap_err();
     assert!(matches!(error, Error::NotHere { .. }), "{error}");
 }
 
 #[test]
 fn a_refreshed_image_takes_the_next_pull_up_where_it_was_deleted() {
-    let place = Place::new();
-    place.index(&[place.image(&[("a", "1")], json!({}))]);
-    let first = place.pull("app").unwrap();
+    let fixture = Fixture::new();
+    fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
+    let first = fixture.pull("app").unwrap();
     let unused = |_: &[String]| -> Result<Vec<String>> { Ok(Vec::new()) };
-    place.store.delete_image(&first.image.name, unused, &Silent).unwrap();
-    assert!(place.store.image("app").unwrap().is_none() && place.stored().is_empty());
-    assert_eq!(place.pull("app").unwrap().change, Change::New);
+    fixture.store.delete_image(&first.image.name, unused, &Silent).unwrap();
+    assert!(fixture.store.image("app").unwrap().is_none() && fixture.stored().is_empty());
+    assert_eq!(fixture.pull("app").unwrap().change, Change::New);
 }
 
 #[test]
 fn the_same_image_is_the_same_bytes() {
     let sums: Vec<_> = (0..2)
         .map(|_| {
-            let place = Place::new();
-            place.index(&[place.image(&[("a", "1"), ("b/c", "2")], json!({}))]);
-            Digest::of(&fs::read(place.pull("app").unwrap().image.rootfs).unwrap())
+            let fixture = Fixture::new();
+            fixture.index(&[fixture.image(&[("a", "1"), ("b/c", "2")], json!({}))]);
+            Digest::of(&fs::read(fixture.pull("app").unwrap().image.rootfs).unwrap())
         })
         .collect();
     assert_eq!(sums[0], sums[1]);
@@ -169,28 +169,28 @@ fn the_same_image_is_the_same_bytes() {
 
 #[test]
 fn names_of_others_are_not_taken() {
-    let place = Place::new();
-    place.index(&[place.image(&[("a", "1")], json!({}))]);
-    fs::create_dir_all(place.folder.path().join("data/images/made")).unwrap();
+    let fixture = Fixture::new();
+    fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
+    fs::create_dir_all(fixture.folder.path().join("data/images/made")).unwrap();
     for name in ["debian-bookworm-minimal", "made", "../x", "", &"x".repeat(52)] {
-        place.pull(name).unwrap_err();
+        fixture.pull(name).unwrap_err();
     }
-    let unknown = place.store.pull(&place.source(), "app", "no-kernel", &place.options(), &Silent).unwrap_err();
+    let unknown = fixture.store.pull(&fixture.source(), "app", "no-kernel", &fixture.options(), &Silent).unwrap_err();
     assert!(matches!(unknown, Error::Unknown { .. }), "{unknown}");
-    assert_eq!(place.stored(), ["made"]);
-    assert!(place.pull(&"x".repeat(51)).is_ok());
+    assert_eq!(fixture.stored(), ["made"]);
+    assert!(fixture.pull(&"x".repeat(51)).is_ok());
 }
 
 #[test]
 fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
-    type Break = fn(&Place) -> Vec<Value>;
-    let image = |place: &Place| place.image(&[("a", "1")], json!({}));
+    type Break = fn(&Fixture) -> Vec<Value>;
+    let image = |fixture: &Fixture| fixture.image(&[("a", "1")], json!({}));
     let cases: [(&str, Break, &str); 8] = [
         (
             "a layer of another content",
-            |place| {
-                let image = place.image(&[("a", "1")], json!({}));
-                let layer = place.layout().join("blobs/sha256").join(Digest::of(&gzip(&tar("a", "1"))).hex());
+            |fixture| {
+                let image = fixture.image(&[("a", "1")], json!({}));
+                let layer = fixture.layout().join("blobs/sha256").join(Digest::of(&gzip(&tar("a", "1"))).hex());
                 let length = fs::metadata(&layer).unwrap().len();
                 fs::write(&layer, vec![0; length as usize]).unwrap();
                 vec![image]
@@ -199,8 +199,8 @@ fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
         ),
         (
             "a size that is another",
-            |place| {
-                let mut image = place.image(&[("a", "1")], json!({}));
+            |fixture| {
+                let mut image = fixture.image(&[("a", "1")], json!({}));
                 image["size"] = json!(3);
                 vec![image]
             },
@@ -208,17 +208,17 @@ fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
         ),
         (
             "a manifest that is not there",
-            |place| {
-                let image = place.image(&[("a", "1")], json!({}));
-                fs::remove_dir_all(place.layout().join("blobs/sha256")).unwrap();
+            |fixture| {
+                let image = fixture.image(&[("a", "1")], json!({}));
+                fs::remove_dir_all(fixture.layout().join("blobs/sha256")).unwrap();
                 vec![image]
             },
             "there is no `blobs",
         ),
         (
             "a manifest that is an index",
-            |place| {
-                let mut image = place.image(&[("a", "1")], json!({}));
+            |fixture| {
+                let mut image = fixture.image(&[("a", "1")], json!({}));
                 image["mediaType"] = json!(format!("{OCI}.index.v1+json"));
                 vec![image]
             },
@@ -226,11 +226,11 @@ fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
         ),
         (
             "indexes without end",
-            |place| {
-                let mut inner = place.image(&[("a", "1")], json!({}));
+            |fixture| {
+                let mut inner = fixture.image(&[("a", "1")], json!({}));
                 for _ in 0..6 {
                     let index = json!({"schemaVersion": 2, "manifests": [inner]}).to_string();
-                    inner = place.blob("index.v1+json", index.as_bytes());
+                    inner = fixture.blob("index.v1+json", index.as_bytes());
                 }
                 vec![inner]
             },
@@ -238,64 +238,64 @@ fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
         ),
         (
             "another platform",
-            |place| {
-                let mut image = place.image(&[("a", "1")], json!({}));
+            |fixture| {
+                let mut image = fixture.image(&[("a", "1")], json!({}));
                 image["platform"] = json!({"os": "plan9", "architecture": "mips"});
                 let index = json!({"schemaVersion": 2, "manifests": [image]}).to_string();
-                vec![place.blob("index.v1+json", index.as_bytes())]
+                vec![fixture.blob("index.v1+json", index.as_bytes())]
             },
             "it is for plan9/mips",
         ),
         (
             "fewer layers than its configuration says",
-            |place| {
+            |fixture| {
                 let config = json!({"os": "linux", "architecture": Platform::host().architecture,
                 "rootfs": {"diff_ids": [Digest::of(b"")]}});
-                let config = place.blob("config.v1+json", config.to_string().as_bytes());
+                let config = fixture.blob("config.v1+json", config.to_string().as_bytes());
                 let manifest = json!({"schemaVersion": 2, "config": config, "layers": []});
-                vec![place.blob("manifest.v1+json", manifest.to_string().as_bytes())]
+                vec![fixture.blob("manifest.v1+json", manifest.to_string().as_bytes())]
             },
             "it is of 1 layers, and there are 0",
         ),
         (
             "two images and no name",
-            |place| vec![place.image(&[("a", "1")], json!({})), place.image(&[("a", "2")], json!({}))],
+            |fixture| vec![fixture.image(&[("a", "1")], json!({})), fixture.image(&[("a", "2")], json!({}))],
             "more than one image",
         ),
     ];
     for (name, make, reason) in cases {
-        let place = Place::new();
-        place.index(&make(&place));
-        let error = place.pull("app").expect_err(name).to_string();
+        let fixture = Fixture::new();
+        fixture.index(&make(&fixture));
+        let error = fixture.pull("app").expect_err(name).to_string();
         assert!(error.contains(reason), "{name}: {error}");
-        assert_eq!(place.stored(), [""; 0], "{name}");
-        assert!(place.store.image("app").unwrap().is_none());
+        assert_eq!(fixture.stored(), [""; 0], "{name}");
+        assert!(fixture.store.image("app").unwrap().is_none());
     }
     // A limit on what layers unpack to.
-    let place = Place::new();
-    place.index(&[image(&place)]);
-    let options = PullOptions { max_bytes: 1000, ..place.options() };
-    let error = place.store.pull(&place.source(), "app", "generic-6.12", &options, &Silent).unwrap_err();
+    let fixture = Fixture::new();
+    fixture.index(&[image(&fixture)]);
+    let options = PullOptions { max_bytes: 1000, ..fixture.options() };
+    let error = fixture.store.pull(&fixture.source(), "app", "generic-6.12", &options, &Silent).unwrap_err();
     assert!(matches!(error, Error::ImageTooLarge { limit: 1000 }), "{error}");
-    assert_eq!(place.stored(), [""; 0]);
+    assert_eq!(fixture.stored(), [""; 0]);
 }
 
 #[test]
 fn an_archive_of_either_kind_gives_the_same_tree() {
-    let place = Place::new();
-    let mut image = place.image(&[("a", "1"), ("b", "2")], json!({}));
+    let fixture = Fixture::new();
+    let mut image = fixture.image(&[("a", "1"), ("b", "2")], json!({}));
     image["annotations"] = json!({"org.opencontainers.image.ref.name": "v1"});
-    place.index(&[image]);
-    let archive = place.folder.path().join("image.tar");
+    fixture.index(&[image]);
+    let archive = fixture.folder.path().join("image.tar");
     let mut builder = tar::Builder::new(fs::File::create(&archive).unwrap());
-    builder.append_dir_all(".", place.layout()).unwrap();
+    builder.append_dir_all(".", fixture.layout()).unwrap();
     builder.finish().unwrap();
 
     let layers = [tar("a", "1"), tar("b", "2")];
     let config = json!({"os": "linux", "architecture": Platform::host().architecture,
         "rootfs": {"diff_ids": layers.each_ref().map(|layer| Digest::of(layer))}});
     let manifest = json!([{"Config": "c.json", "RepoTags": ["x/app:v1"], "Layers": ["one/layer.tar", "two.tar"]}]);
-    let saved = place.folder.path().join("saved.tar");
+    let saved = fixture.folder.path().join("saved.tar");
     let mut builder = tar::Builder::new(fs::File::create(&saved).unwrap());
     for (path, content) in [
         ("manifest.json", manifest.to_string().as_bytes()),
@@ -315,57 +315,60 @@ fn an_archive_of_either_kind_gives_the_same_tree() {
         Source::DockerArchive(saved.clone(), None),
     ];
     for source in &sources {
-        let pulled = place.store.pull(source, &source.store_name(), "generic-6.12", &place.options(), &Silent).unwrap();
+        let pulled =
+            fixture.store.pull(source, &source.store_name(), "generic-6.12", &fixture.options(), &Silent).unwrap();
         assert_eq!(read(&pulled.image, "/a").as_deref(), Some("1"), "{source}");
         assert_eq!(read(&pulled.image, "/b").as_deref(), Some("2"), "{source}");
     }
     let missing = Source::OciArchive(archive.clone(), Some("v2".into()));
-    let error = place.store.pull(&missing, "x", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    let error = fixture.store.pull(&missing, "x", "generic-6.12", &fixture.options(), &Silent).unwrap_err();
     assert!(error.to_string().contains("there is v1"), "{error}");
     // What an archive's layers unpack to is checked, having no other digest.
     let mut bytes = fs::read(&saved).unwrap();
     let at = bytes.windows(5).rposition(|window| window == b"ustar").unwrap();
     bytes[at + 255] ^= 1;
     fs::write(&saved, bytes).unwrap();
-    let error = place.store.pull(&sources[3], "y", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    let error = fixture.store.pull(&sources[3], "y", "generic-6.12", &fixture.options(), &Silent).unwrap_err();
     assert!(error.to_string().contains("unpacks to"), "{error}");
-    let compressed = place.folder.path().join("image.tar.gz");
+    let compressed = fixture.folder.path().join("image.tar.gz");
     fs::write(&compressed, gzip(b"tar")).unwrap();
     let source = Source::OciArchive(compressed, None);
-    let error = place.store.pull(&source, "z", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    let error = fixture.store.pull(&source, "z", "generic-6.12", &fixture.options(), &Silent).unwrap_err();
     assert!(error.hint().unwrap().contains("gunzip"), "{error}");
 }
 
 #[test]
 fn of_one_image_for_several_platforms_the_one_that_runs_is_taken() {
-    let place = Place::new();
+    let fixture = Fixture::new();
     let host = Platform::host();
     let image = |content: &str, variant: Option<&str>| {
-        let mut image = place.image(&[("a", content)], json!({}));
+        let mut image = fixture.image(&[("a", content)], json!({}));
         image["platform"] = json!({"os": "linux", "architecture": host.architecture, "variant": variant});
         image
     };
     let attestation = || {
-        let mut attestation = place.blob("manifest.v1+json", b"{}");
+        let mut attestation = fixture.blob("manifest.v1+json", b"{}");
         attestation["platform"] = json!({"os": "unknown", "architecture": "unknown"});
         attestation
     };
     // Some builders write them into the layout's index itself, and others into one that it names.
     let manifests = [image("newest", Some("v9")), image("any", None), attestation()];
-    place.index(&manifests);
-    assert_eq!(read(&place.pull("app").unwrap().image, "/a").as_deref(), Some("any"));
+    fixture.index(&manifests);
+    assert_eq!(read(&fixture.pull("app").unwrap().image, "/a").as_deref(), Some("any"));
     let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
-    place.index(&[place.blob("index.v1+json", index.as_bytes())]);
-    assert_eq!(place.pull("app").unwrap().change, Change::None);
-    let options =
-        PullOptions { platform: Some(Platform { variant: Some("v9".into()), ..Platform::host() }), ..place.options() };
-    let newest = place.store.pull(&place.source(), "new", "generic-6.12", &options, &Silent).unwrap();
+    fixture.index(&[fixture.blob("index.v1+json", index.as_bytes())]);
+    assert_eq!(fixture.pull("app").unwrap().change, Change::None);
+    let options = PullOptions {
+        platform: Some(Platform { variant: Some("v9".into()), ..Platform::host() }),
+        ..fixture.options()
+    };
+    let newest = fixture.store.pull(&fixture.source(), "new", "generic-6.12", &options, &Silent).unwrap();
     assert_eq!(read(&newest.image, "/a").as_deref(), Some("newest"));
     // What is for a processor that guests need not have is not taken, also where there is nothing
     // else.
     let index = json!({"schemaVersion": 2, "manifests": [image("newest", Some("v9")), attestation()]}).to_string();
-    place.index(&[place.blob("index.v1+json", index.as_bytes())]);
-    let error = place.pull("app").unwrap_err();
+    fixture.index(&[fixture.blob("index.v1+json", index.as_bytes())]);
+    let error = fixture.pull("app").unwrap_err();
     assert!(error.hint().unwrap().contains("--platform linux/"), "{error}");
 }
 
@@ -376,25 +379,25 @@ fn a_layer_that_cannot_be_unpacked_is_named() {
         (&[&gzip(&tar("b", "2"))[..], b"rest"].concat(), "something behind the end of its gzip stream"),
     ];
     for (layer, reason) in cases {
-        let place = Place::new();
+        let fixture = Fixture::new();
         let first = tar("a", "1");
-        let layers = [place.blob("layer.v1.tar+gzip", &gzip(&first)), place.blob("layer.v1.tar+gzip", layer)];
+        let layers = [fixture.blob("layer.v1.tar+gzip", &gzip(&first)), fixture.blob("layer.v1.tar+gzip", layer)];
         let config = json!({"os": "linux", "architecture": Platform::host().architecture,
             "rootfs": {"diff_ids": [Digest::of(&first), Digest::of(b"")]}});
-        let config = place.blob("config.v1+json", config.to_string().as_bytes());
+        let config = fixture.blob("config.v1+json", config.to_string().as_bytes());
         let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
-        place.index(&[place.blob("manifest.v1+json", manifest.to_string().as_bytes())]);
-        let error = place.pull("app").unwrap_err().to_string();
-        let named = format!("layer 2 of 2 ({}) of `{}` cannot be unpacked: ", Digest::of(layer), place.source());
+        fixture.index(&[fixture.blob("manifest.v1+json", manifest.to_string().as_bytes())]);
+        let error = fixture.pull("app").unwrap_err().to_string();
+        let named = format!("layer 2 of 2 ({}) of `{}` cannot be unpacked: ", Digest::of(layer), fixture.source());
         assert!(error.starts_with(&named) && error.contains(reason), "{error}");
     }
 }
 
 #[test]
 fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
-    let place = Place::new();
-    place.index(&[place.image(&[("a", "1")], json!({}))]);
-    let at = |name: &str| place.folder.path().join(name).display().to_string();
+    let fixture = Fixture::new();
+    fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
+    let at = |name: &str| fixture.folder.path().join(name).display().to_string();
     let write = |name: &str, files: &[&str]| {
         let mut builder = tar::Builder::new(fs::File::create(at(name)).unwrap());
         for file in files {
@@ -437,7 +440,7 @@ fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
         (format!("oci:{}", at("text")), "it has no `index.json`", String::new()),
     ] {
         let pulled = Source::parse(&source)
-            .and_then(|source| place.store.pull(&source, "x", "generic-6.12", &place.options(), &Silent));
+            .and_then(|source| fixture.store.pull(&source, "x", "generic-6.12", &fixture.options(), &Silent));
         let error = pulled.expect_err(&source);
         assert!(error.to_string().contains(reason), "{source}: {error}");
         assert!(error.hint().unwrap_or_default().contains(&hint), "{source}: {:?}", error.hint());
@@ -448,23 +451,23 @@ fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
 
 #[test]
 fn two_that_pull_at_once_get_the_same() {
-    let place = Place::new();
-    place.index(&[place.image(&[("a", "1")], json!({}))]);
+    let fixture = Fixture::new();
+    fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
     let pulled: Vec<_> = std::thread::scope(|scope| {
-        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| place.pull("app").unwrap())).collect();
+        let pulls: Vec<_> = (0..4).map(|_| scope.spawn(|| fixture.pull("app").unwrap())).collect();
         pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
     });
     assert!(pulled.iter().all(|one| one.image == pulled[0].image));
     assert_eq!(pulled.iter().filter(|one| one.change == Change::New).count(), 1);
-    assert_eq!(place.stored().len(), 2);
+    assert_eq!(fixture.stored().len(), 2);
 }
 
 #[test]
 fn an_image_that_is_held_is_not_deleted_meanwhile() {
-    let place = Place::new();
-    place.index(&[place.image(&[("a", "1")], json!({}))]);
-    place.pull("app").unwrap();
-    let hold = place.store.hold_images().unwrap();
+    let fixture = Fixture::new();
+    fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
+    fixture.pull("app").unwrap();
+    let hold = fixture.store.hold_images().unwrap();
     let asked = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let deleting = scope.spawn(|| {
@@ -472,7 +475,7 @@ fn an_image_that_is_held_is_not_deleted_meanwhile() {
                 asked.store(true, Ordering::SeqCst);
                 Ok(vec!["new".into()])
             };
-            place.store.delete_image("app", users, &Silent)
+            fixture.store.delete_image("app", users, &Silent)
         });
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(!asked.load(Ordering::SeqCst));
@@ -496,17 +499,18 @@ fn an_image_whose_kernel_is_deleted_while_it_is_pulled_gets_no_name() {
         fn message(&self, _: &str) {}
     }
 
-    let place = Place::new();
-    place.index(&[place.image(&[("a", "1")], json!({}))]);
-    let kernel = place.folder.path().join("bzImage");
+    let fixture = Fixture::new();
+    fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
+    let kernel = fixture.folder.path().join("bzImage");
     fs::write(&kernel, crate::kernel::bz_image("6.12.1 (me) #1")).unwrap();
-    let import = || place.store.import_kernel("mine", &kernel, None, &Silent);
-    let pull = |progress: &dyn Progress| place.store.pull(&place.source(), "app", "mine", &place.options(), progress);
+    let import = || fixture.store.import_kernel("mine", &kernel, None, &Silent);
+    let pull =
+        |progress: &dyn Progress| fixture.store.pull(&fixture.source(), "app", "mine", &fixture.options(), progress);
     import().unwrap();
-    assert!(matches!(pull(&Meanwhile(&place.store)), Err(Error::Unknown { kind: Kind::Kernel, .. })));
-    assert_eq!(place.store.image("app").unwrap(), None);
+    assert!(matches!(pull(&Meanwhile(&fixture.store)), Err(Error::Unknown { kind: Kind::Kernel, .. })));
+    assert_eq!(fixture.store.image("app").unwrap(), None);
     import().unwrap();
     assert_eq!(pull(&Silent).unwrap().change, Change::New);
-    let delete = place.store.delete_kernel::<Error>("mine", || Ok(Vec::new()), &Silent);
+    let delete = fixture.store.delete_kernel::<Error>("mine", || Ok(Vec::new()), &Silent);
     assert!(matches!(delete, Err(Error::KernelInUse { .. })));
 }

@@ -14,11 +14,11 @@ use crate::fetch::http::server::{Server, cut, response};
 use crate::fetch::location::Location;
 use crate::progress::Silent;
 
-/// Keeps what is said.
+/// Records messages.
 #[derive(Default)]
-struct Said(Mutex<Vec<String>>);
+struct Messages(Mutex<Vec<String>>);
 
-impl Progress for Said {
+impl Progress for Messages {
     fn phase(&self, _: &str) {}
     fn advance(&self, _: u64, _: u64) {}
     fn message(&self, text: &str) {
@@ -27,16 +27,16 @@ impl Progress for Said {
 }
 
 /// A store, and a team's files beside it.
-struct Place {
+struct Fixture {
     folder: tempfile::TempDir,
     store: Store,
 }
 
-impl Place {
-    fn new() -> Place {
+impl Fixture {
+    fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(&folder.path().join("data"));
-        Place { folder, store }
+        Fixture { folder, store }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -90,35 +90,35 @@ fn host_name(image: &Image) -> String {
 
 #[test]
 fn a_bundle_of_a_teams_catalog_is_pulled_refreshed_and_kept_while_it_is_used() {
-    let place = Place::new();
-    let (first, second) = (place.bundle("one"), place.bundle("two"));
-    let pulled = place.pull(&source("one.tar.zst", &first), &Silent).unwrap();
+    let fixture = Fixture::new();
+    let (first, second) = (fixture.bundle("one"), fixture.bundle("two"));
+    let pulled = fixture.pull(&source("one.tar.zst", &first), &Silent).unwrap();
     let manifest = &pulled.image.manifest;
     assert_eq!((&pulled.change, manifest.ready), (&Change::New, crate::manifest::Ready::System));
-    assert_eq!(manifest.source, format!("bundle {}", place.path("one.tar.zst").display()));
+    assert_eq!(manifest.source, format!("bundle {}", fixture.path("one.tar.zst").display()));
     assert_eq!((manifest.description.as_str(), manifest.bundle), ("ours", Some(Digest::of(&first))));
-    assert_eq!(host_name(&place.store.image("base").unwrap().unwrap()), "one");
+    assert_eq!(host_name(&fixture.store.image("base").unwrap().unwrap()), "one");
     // It is here: nothing is read again.
-    fs::remove_file(place.path("one.tar.zst")).unwrap();
-    assert_eq!(place.pull(&source("one.tar.zst", &first), &Silent).unwrap().change, Change::None);
+    fs::remove_file(fixture.path("one.tar.zst")).unwrap();
+    assert_eq!(fixture.pull(&source("one.tar.zst", &first), &Silent).unwrap().change, Change::None);
 
-    let refreshed = place.pull(&source("two.tar.zst", &second), &Silent).unwrap();
+    let refreshed = fixture.pull(&source("two.tar.zst", &second), &Silent).unwrap();
     assert_eq!(refreshed.change, Change::Refreshed { before: Some(Box::new(manifest.clone())) });
-    assert_eq!(host_name(&place.store.image("base").unwrap().unwrap()), "two");
-    assert_eq!(place.store.outdated("base").unwrap(), std::slice::from_ref(&pulled.image));
+    assert_eq!(host_name(&fixture.store.image("base").unwrap().unwrap()), "two");
+    assert_eq!(fixture.store.outdated("base").unwrap(), std::slice::from_ref(&pulled.image));
     assert_eq!(host_name(&pulled.image), "one");
     // Other pulls do not take the name.
-    let archive = crate::oci::Source::OciArchive(place.path("none"), None);
-    let error = place.store.pull(&archive, "base", "generic-6.12", &place.options(), &Silent).unwrap_err();
+    let archive = crate::oci::Source::OciArchive(fixture.path("none"), None);
+    let error = fixture.store.pull(&archive, "base", "generic-6.12", &fixture.options(), &Silent).unwrap_err();
     assert!(matches!(error, Error::BadName { .. }), "{error}");
 }
 
 #[test]
 fn sources_are_tried_in_order_and_each_failure_is_a_line() {
-    let place = Place::new();
-    let bytes = place.bundle("one");
-    let other = place.bundle("two");
-    let server = Server::new(|_, _| response("404 Not Found", "", b""));
+    let fixture = Fixture::new();
+    let bytes = fixture.bundle("one");
+    let other = fixture.bundle("two");
+    let server = Server::new(|_, _| response("404 Not ResolvedImage", "", b""));
     let sources = [
         source(&format!("http://{}/gone", server.address), &bytes),
         source("missing.tar.zst", &bytes),
@@ -126,50 +126,50 @@ fn sources_are_tried_in_order_and_each_failure_is_a_line() {
         source("one.tar.zst", &bytes),
         source("never", &other),
     ];
-    let said = Said::default();
-    let pulled = place.pull(&sources.join(", "), &said).unwrap();
+    let messages = Messages::default();
+    let pulled = fixture.pull(&sources.join(", "), &messages).unwrap();
     assert_eq!(host_name(&pulled.image), "one");
-    let said = said.0.into_inner().unwrap();
-    assert_eq!(said.len(), 3, "{said:#?}");
-    for (line, part) in said.iter().zip(["404", "missing.tar.zst", "its content is"]) {
+    let messages = messages.0.into_inner().unwrap();
+    assert_eq!(messages.len(), 3, "{messages:#?}");
+    for (line, part) in messages.iter().zip(["404", "missing.tar.zst", "its content is"]) {
         assert!(line.contains(part) && line.ends_with("the next source is tried") && !line.contains('\n'), "{line}");
     }
     // When none is left, the last one's failure is the error, and nothing is to be seen.
-    let place = Place::new();
-    let error = place.pull(&sources[..2].join(", "), &Silent).unwrap_err();
+    let fixture = Fixture::new();
+    let error = fixture.pull(&sources[..2].join(", "), &Silent).unwrap_err();
     assert!(error.to_string().contains("missing.tar.zst"), "{error}");
-    assert_eq!(place.stored(), [""; 0]);
+    assert_eq!(fixture.stored(), [""; 0]);
     // A refresh that fails changes nothing.
-    let place = Place::new();
-    let bytes = place.bundle("one");
-    let pulled = place.pull(&source("one.tar.zst", &bytes), &Silent).unwrap();
-    place.pull(&source("missing.tar.zst", &other), &Silent).unwrap_err();
-    assert_eq!(place.store.image("base").unwrap().unwrap(), pulled.image);
-    assert_eq!(place.stored().len(), 2);
+    let fixture = Fixture::new();
+    let bytes = fixture.bundle("one");
+    let pulled = fixture.pull(&source("one.tar.zst", &bytes), &Silent).unwrap();
+    fixture.pull(&source("missing.tar.zst", &other), &Silent).unwrap_err();
+    assert_eq!(fixture.store.image("base").unwrap().unwrap(), pulled.image);
+    assert_eq!(fixture.stored().len(), 2);
 }
 
 #[test]
 fn a_teams_entry_takes_the_place_of_the_embedded_one() {
-    let place = Place::new();
-    let bytes = place.bundle("one");
+    let fixture = Fixture::new();
+    let bytes = fixture.bundle("one");
     let text = entry("debian-bookworm-minimal", &source("one.tar.zst", &bytes));
-    fs::write(place.path("catalog.toml"), text).unwrap();
-    let catalog = place.catalog(place.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
+    fs::write(fixture.path("catalog.toml"), text).unwrap();
+    let catalog = fixture.catalog(fixture.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
     let name = "debian-bookworm-minimal";
-    let image = place.store.ensure_image(name, &catalog, &place.options(), &Silent).unwrap();
+    let image = fixture.store.ensure_image(name, &catalog, &fixture.options(), &Silent).unwrap();
     assert_eq!((host_name(&image).as_str(), catalog.images.len()), ("one", Catalog::embedded().unwrap().images.len()));
     // A kernel must be known.
     let text = entry("base", "{ recipe = 'debian-bookworm-minimal' }").replace("generic-6.12", "generic-9");
-    fs::write(place.path("catalog.toml"), text).unwrap();
-    let catalog = place.catalog(place.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
-    let error = place.store.ensure_image("base", &catalog, &place.options(), &Silent).unwrap_err();
+    fs::write(fixture.path("catalog.toml"), text).unwrap();
+    let catalog = fixture.catalog(fixture.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
+    let error = fixture.store.ensure_image("base", &catalog, &fixture.options(), &Silent).unwrap_err();
     assert!(matches!(error, Error::Unknown { kind: Kind::Kernel, .. }), "{error}");
 }
 
 #[test]
 fn a_catalog_of_the_web_is_kept_for_when_that_is_not_there() {
-    let place = Place::new();
-    let bytes = place.bundle("one");
+    let fixture = Fixture::new();
+    let bytes = fixture.bundle("one");
     let text = entry("base", &source("files/one.tar.zst", &bytes));
     let phase = std::sync::Arc::new(AtomicUsize::new(0));
     let now = std::sync::Arc::clone(&phase);
@@ -179,61 +179,65 @@ fn a_catalog_of_the_web_is_kept_for_when_that_is_not_there() {
         (1, _) => response("200 OK", "", b"[base]\nkernal = 1\n"),
         (2, _) => response("200 OK", "", &vec![b'#'; 5 << 20]),
         (3, _) => response("200 OK", "", b"\xff"),
-        _ => response("404 Not Found", "", b""),
+        _ => response("404 Not ResolvedImage", "", b""),
     });
     let url = format!("http://{}/team/catalog.toml?key=secret", server.address);
-    let catalog = place.catalog(&url, &Silent).unwrap();
-    let pulled = place.store.pull_named("base", &catalog, &place.options(), &Silent).unwrap();
+    let catalog = fixture.catalog(&url, &Silent).unwrap();
+    let pulled = fixture.store.pull_named("base", &catalog, &fixture.options(), &Silent).unwrap();
     assert_eq!(pulled.image.manifest.source, format!("bundle http://{}/team/files/one.tar.zst", server.address));
 
-    // What is wrong is said, and not kept.
+    // What is wrong is reported, and not kept.
     for (number, reason) in [(1, ":2: unknown field `kernal`"), (3, "UTF-8")] {
         phase.store(number, Ordering::Relaxed);
-        let error = place.catalog(&url, &Silent).unwrap_err();
+        let error = fixture.catalog(&url, &Silent).unwrap_err();
         assert!(matches!(error, Error::Catalog { .. }) && error.to_string().contains(reason), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
     for (number, reason) in [(2, "more than"), (4, "404")] {
         phase.store(number, Ordering::Relaxed);
-        let said = Said::default();
-        assert_eq!(place.catalog(&url, &said).unwrap(), catalog);
-        let said = said.0.into_inner().unwrap();
-        assert!(said.len() == 1 && said[0].contains(reason) && said[0].contains("the copy"), "{said:?}");
+        let messages = Messages::default();
+        assert_eq!(fixture.catalog(&url, &messages).unwrap(), catalog);
+        let messages = messages.0.into_inner().unwrap();
+        assert!(
+            messages.len() == 1 && messages[0].contains(reason) && messages[0].contains("the copy"),
+            "{messages:?}"
+        );
     }
     let elsewhere = format!("http://{}/other.toml", server.address);
-    assert!(matches!(place.catalog(&elsewhere, &Silent), Err(Error::Server { .. })));
+    assert!(matches!(fixture.catalog(&elsewhere, &Silent), Err(Error::Server { .. })));
     for path in ["none.toml", "cache"] {
-        let error = place.catalog(place.path(path).to_str().unwrap(), &Silent).unwrap_err();
+        let error = fixture.catalog(fixture.path(path).to_str().unwrap(), &Silent).unwrap_err();
         assert!(matches!(error, Error::Catalog { .. }), "{error}");
     }
 }
 
 #[test]
 fn a_user_in_the_catalogs_url_is_known_to_its_server_alone() {
-    let place = Place::new();
-    let (bytes, other) = (place.bundle("one"), Server::new(|_, _| response("404 Not Found", "", b"")));
+    let fixture = Fixture::new();
+    let (bytes, other) = (fixture.bundle("one"), Server::new(|_, _| response("404 Not ResolvedImage", "", b"")));
     let elsewhere = format!("http://{}/one.tar.zst", other.address);
     let text = entry("base", &[source(&elsewhere, &bytes), source("one.tar.zst", &bytes)].join(", "));
     let server = Server::new(move |request, _| match request.path.as_str() {
         "/catalog.toml" => response("200 OK", "", text.as_bytes()),
         _ => response("200 OK", "", &bytes),
     });
-    let said = Said::default();
-    let catalog = place.catalog(&format!("http://user:secret@{}/catalog.toml", server.address), &said).unwrap();
-    let pulled = place.store.pull_named("base", &catalog, &place.options(), &said).unwrap();
+    let messages = Messages::default();
+    let catalog = fixture.catalog(&format!("http://user:secret@{}/catalog.toml", server.address), &messages).unwrap();
+    let pulled = fixture.store.pull_named("base", &catalog, &fixture.options(), &messages).unwrap();
     let authorizations: Vec<_> =
         server.requests().iter().map(|request| request.header("authorization").map(str::to_owned)).collect();
     assert_eq!(authorizations, [Some("Basic dXNlcjpzZWNyZXQ=".to_owned()), Some("Basic dXNlcjpzZWNyZXQ=".to_owned())]);
     assert!(other.requests()[0].header("authorization").is_none());
     assert!(
-        !pulled.image.manifest.source.contains("secret") && !said.0.into_inner().unwrap().concat().contains("secret")
+        !pulled.image.manifest.source.contains("secret")
+            && !messages.0.into_inner().unwrap().concat().contains("secret")
     );
 }
 
 #[test]
 fn of_two_that_pull_a_bundle_at_once_one_downloads_it() {
-    let place = Place::new();
-    let bytes = place.bundle("one");
+    let fixture = Fixture::new();
+    let bytes = fixture.bundle("one");
     let whole = bytes.clone();
     let server = Server::new(move |request, _| match request.header("range") {
         None => cut("", whole.len(), &whole[..whole.len() / 2]),
@@ -243,25 +247,25 @@ fn of_two_that_pull_a_bundle_at_once_one_downloads_it() {
             response("206 Partial Content", &header, &whole[half..])
         }
     });
-    fs::write(place.path("catalog.toml"), entry("base", &source(&format!("http://{}/b", server.address), &bytes)))
+    fs::write(fixture.path("catalog.toml"), entry("base", &source(&format!("http://{}/b", server.address), &bytes)))
         .unwrap();
-    let catalog = place.catalog(place.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
-    let pull = || place.store.pull_named("base", &catalog, &place.options(), &Silent).unwrap();
+    let catalog = fixture.catalog(fixture.path("catalog.toml").to_str().unwrap(), &Silent).unwrap();
+    let pull = || fixture.store.pull_named("base", &catalog, &fixture.options(), &Silent).unwrap();
     let pulled: Vec<_> = std::thread::scope(|scope| {
         let pulls: Vec<_> = (0..3).map(|_| scope.spawn(pull)).collect();
         pulls.into_iter().map(|pull| pull.join().unwrap()).collect()
     });
     assert!(pulled.iter().all(|one| one.image == pulled[0].image));
     assert_eq!(pulled.iter().filter(|one| one.change == Change::New).count(), 1);
-    assert_eq!((server.requests().len(), place.stored().len()), (2, 2));
+    assert_eq!((server.requests().len(), fixture.stored().len()), (2, 2));
 }
 
 #[test]
 fn what_is_built_here_or_registered_stays() {
-    let place = Place::new();
-    let bytes = place.bundle("one");
+    let fixture = Fixture::new();
+    let bytes = fixture.bundle("one");
     let registered =
-        place.store.register("base", &rootfs(place.folder.path(), "own"), "generic-6.12", &Silent).unwrap();
-    let pulled = place.pull(&source("one.tar.zst", &bytes), &Silent).unwrap();
+        fixture.store.register("base", &rootfs(fixture.folder.path(), "own"), "generic-6.12", &Silent).unwrap();
+    let pulled = fixture.pull(&source("one.tar.zst", &bytes), &Silent).unwrap();
     assert_eq!((pulled.change, pulled.image), (Change::None, registered));
 }

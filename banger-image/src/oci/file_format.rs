@@ -1,4 +1,4 @@
-//! What files of this machine hold: for errors that say which form of a source fits.
+//! Recognises what files and directories hold, for errors that say which source fits.
 
 use std::fmt;
 use std::fs::File;
@@ -16,38 +16,38 @@ const MAX_ENTRIES: usize = 100_000;
 /// them.
 const OF_A_ROOT: [&[u8]; 6] = [b"bin", b"etc", b"lib", b"usr", b"var", b"sbin"];
 
-/// See the module.
+/// The format of a file or directory that was given as a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// A folder that is an OCI layout.
+pub(super) enum FileFormat {
+    /// A directory that is an OCI layout.
     Layout,
-    /// A folder as skopeo writes it for `dir:`.
+    /// A directory as skopeo(1) writes it for `dir:`.
     Directory,
     /// A tar archive of an OCI layout.
     OciArchive,
     /// An archive of `docker save`.
     DockerArchive,
-    /// One of Docker before 1.10.
+    /// An archive of `docker save` of a Docker before 1.10.
     OldDockerArchive,
-    /// A tar archive of a root file system, with nothing that says how it is run.
+    /// A tar archive of a root file system, without a configuration.
     RootArchive,
     /// A tar archive of something else.
     Archive,
-    /// An archive that is compressed as a whole.
+    /// A compressed file.
     Compressed,
-    /// A file system.
+    /// An ext4 file system.
     Ext4,
 }
 
-impl Form {
-    /// What is at `path`, if that is known. Nothing that it holds is trusted.
-    pub(super) fn of(path: &Path) -> Option<Form> {
+impl FileFormat {
+    /// The format of what is at `path`, if it is known. The content may be hostile.
+    pub(super) fn of(path: &Path) -> Option<FileFormat> {
         let metadata = std::fs::metadata(path).ok()?;
         if metadata.is_dir() {
             let has = |name: &str| path.join(name).is_file();
             return match (has("index.json"), has("manifest.json")) {
-                (true, _) => Some(Form::Layout),
-                (false, true) => Some(Form::Directory),
+                (true, _) => Some(FileFormat::Layout),
+                (false, true) => Some(FileFormat::Directory),
                 _ => None,
             };
         }
@@ -59,66 +59,68 @@ impl Form {
         (&mut file).take(0x43a).read_to_end(&mut start).ok()?;
         match &start[..] {
             [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', ..] => {
-                return Some(Form::Compressed);
+                return Some(FileFormat::Compressed);
             }
             // The magic of ext2, ext3 and ext4 in the superblock.
-            [.., 0x53, 0xef] if start.len() == 0x43a => return Some(Form::Ext4),
+            [.., 0x53, 0xef] if start.len() == 0x43a => return Some(FileFormat::Ext4),
             _ => {}
         }
         of_archive(fs_err::File::from_parts(file, path), metadata.len()).ok()
     }
 
-    /// How the source is named that takes what is at `path`, if there is one.
+    /// The source, as text, that reads this format at `path`, if there is one.
     pub(super) fn source(self, path: &Path) -> Option<String> {
         let scheme = match self {
-            Form::Layout => "oci",
-            Form::OciArchive => "oci-archive",
-            Form::DockerArchive => "docker-archive",
+            FileFormat::Layout => "oci",
+            FileFormat::OciArchive => "oci-archive",
+            FileFormat::DockerArchive => "docker-archive",
             _ => return None,
         };
         Some(format!("{scheme}:{}", path.display()))
     }
 
-    /// What to do with what is at `path`.
+    /// A hint: how to make an image of this format at `path`.
     pub(super) fn hint(self, path: &Path) -> Option<String> {
         let path_text = path.display();
         Some(match self {
-            Form::Directory => format!("copy it into a layout: skopeo copy dir:{path_text} oci:LAYOUT:NAME"),
-            Form::OldDockerArchive => {
+            FileFormat::Directory => format!("copy it into a layout: skopeo copy dir:{path_text} oci:LAYOUT:NAME"),
+            FileFormat::OldDockerArchive => {
                 "load it with `docker load`, and save it again with a newer `docker save`".to_owned()
             }
-            Form::RootArchive => {
+            FileFormat::RootArchive => {
                 "`docker export` leaves out what an image says of itself: use `docker save`, or `docker commit` the \
                  container before; or make a file system of it, and `banger image register`"
                     .to_owned()
             }
-            Form::Compressed => "decompress it first, with `gunzip`, `unxz` or `zstd -d`".to_owned(),
-            Form::Ext4 => format!("banger image register --name NAME --rootfs {path_text}"),
-            Form::Archive => return None,
-            Form::Layout | Form::OciArchive | Form::DockerArchive => format!("use: {}", self.source(path)?),
+            FileFormat::Compressed => "decompress it first, with `gunzip`, `unxz` or `zstd -d`".to_owned(),
+            FileFormat::Ext4 => format!("banger image register --name NAME --rootfs {path_text}"),
+            FileFormat::Archive => return None,
+            FileFormat::Layout | FileFormat::OciArchive | FileFormat::DockerArchive => {
+                format!("use: {}", self.source(path)?)
+            }
         })
     }
 }
 
-impl fmt::Display for Form {
+impl fmt::Display for FileFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Form::Layout => "an OCI layout",
-            Form::Directory => "a folder as `skopeo copy … dir:` writes it",
-            Form::OciArchive => "an archive of an OCI layout",
-            Form::DockerArchive => "an archive of `docker save`",
-            Form::OldDockerArchive => {
+            FileFormat::Layout => "an OCI layout",
+            FileFormat::Directory => "a folder as `skopeo copy … dir:` writes it",
+            FileFormat::OciArchive => "an archive of an OCI layout",
+            FileFormat::DockerArchive => "an archive of `docker save`",
+            FileFormat::OldDockerArchive => {
                 "an archive of a Docker older than 1.10, which has no digests that could be checked"
             }
-            Form::RootArchive => "an archive of a root file system, as `docker export` writes it",
-            Form::Archive => "an archive that holds no image",
-            Form::Compressed => "compressed as a whole",
-            Form::Ext4 => "an ext4 file system",
+            FileFormat::RootArchive => "an archive of a root file system, as `docker export` writes it",
+            FileFormat::Archive => "an archive that holds no image",
+            FileFormat::Compressed => "compressed as a whole",
+            FileFormat::Ext4 => "an ext4 file system",
         })
     }
 }
 
-fn of_archive(file: fs_err::File, length: u64) -> io::Result<Form> {
+fn of_archive(file: fs_err::File, length: u64) -> io::Result<FileFormat> {
     let mut reader = Reader::new(Blob::new(Arc::new(file), 0, length));
     let (mut is_layout, mut is_docker, mut is_old, mut entries) = (false, false, false, 0);
     let mut folders = [false; OF_A_ROOT.len()];
@@ -141,19 +143,19 @@ fn of_archive(file: fs_err::File, length: u64) -> io::Result<Form> {
     let is_root = folders.iter().filter(|seen| **seen).count() > 1;
     // Newer archives of `docker save` are both.
     Ok(match (is_docker, is_layout, is_root, is_old) {
-        (true, ..) => Form::DockerArchive,
-        (false, true, ..) => Form::OciArchive,
-        (false, false, true, _) => Form::RootArchive,
-        (false, false, false, true) => Form::OldDockerArchive,
-        _ if entries > 0 => Form::Archive,
+        (true, ..) => FileFormat::DockerArchive,
+        (false, true, ..) => FileFormat::OciArchive,
+        (false, false, true, _) => FileFormat::RootArchive,
+        (false, false, false, true) => FileFormat::OldDockerArchive,
+        _ if entries > 0 => FileFormat::Archive,
         _ => return Err(io::ErrorKind::InvalidData.into()),
     })
 }
 
-/// The error that what is at `path` is not what the source says; `otherwise` is said of what is of
-/// no known form.
-pub(super) fn wrong(path: &Path, otherwise: &str) -> Error {
-    let form = Form::of(path);
+/// The error that what is at `path` has another format than the source says. `otherwise` is the
+/// reason if the format is unknown.
+pub(super) fn mismatch(path: &Path, otherwise: &str) -> Error {
+    let form = FileFormat::of(path);
     let reason = form.map_or_else(|| otherwise.to_owned(), |form| format!("it is {form}"));
     Error::Source { path: PathBuf::from(path), reason, hint: form.and_then(|form| form.hint(path)) }
 }
@@ -175,25 +177,25 @@ mod tests {
         let mut ext4 = vec![0; 4096];
         ext4[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
         for (form, content) in [
-            (Some(Form::OciArchive), tar(&["./blobs/sha256/x", "./index.json", "./oci-layout"])),
-            (Some(Form::DockerArchive), tar(&["index.json", "manifest.json", "repositories"])),
-            (Some(Form::OldDockerArchive), tar(&["abc/layer.tar", "repositories"])),
-            (Some(Form::RootArchive), tar(&["bin/sh", "etc/passwd", "repositories"])),
-            (Some(Form::Archive), tar(&["a"])),
-            (Some(Form::Compressed), vec![0x1f, 0x8b, 8]),
-            (Some(Form::Ext4), ext4),
+            (Some(FileFormat::OciArchive), tar(&["./blobs/sha256/x", "./index.json", "./oci-layout"])),
+            (Some(FileFormat::DockerArchive), tar(&["index.json", "manifest.json", "repositories"])),
+            (Some(FileFormat::OldDockerArchive), tar(&["abc/layer.tar", "repositories"])),
+            (Some(FileFormat::RootArchive), tar(&["bin/sh", "etc/passwd", "repositories"])),
+            (Some(FileFormat::Archive), tar(&["a"])),
+            (Some(FileFormat::Compressed), vec![0x1f, 0x8b, 8]),
+            (Some(FileFormat::Ext4), ext4),
             (None, b"<html>".to_vec()),
             (None, Vec::new()),
         ] {
             std::fs::write(at("file"), content).unwrap();
-            assert_eq!(Form::of(&at("file")), form);
+            assert_eq!(FileFormat::of(&at("file")), form);
         }
         std::fs::create_dir(at("d")).unwrap();
-        assert_eq!(Form::of(&at("d")), None);
+        assert_eq!(FileFormat::of(&at("d")), None);
         std::fs::write(at("d/manifest.json"), "").unwrap();
-        assert_eq!(Form::of(&at("d")), Some(Form::Directory));
+        assert_eq!(FileFormat::of(&at("d")), Some(FileFormat::Directory));
         std::fs::write(at("d/index.json"), "").unwrap();
-        assert_eq!(Form::of(&at("d")), Some(Form::Layout));
-        assert_eq!(Form::of(&at("absent")), None);
+        assert_eq!(FileFormat::of(&at("d")), Some(FileFormat::Layout));
+        assert_eq!(FileFormat::of(&at("absent")), None);
     }
 }
