@@ -219,7 +219,7 @@ fn header(kind: u8, flags: u16, id: u32, length: u32) -> [u8; HEADER] {
 }
 
 /// Where in the peer's frames the pipe is.
-enum Place {
+enum FramePosition {
     /// So many bytes of a header have come.
     Header([u8; HEADER], usize),
     /// So many bytes of a body are still to pass.
@@ -231,7 +231,7 @@ enum Place {
 /// A pipe whose reader, yamux, gets small frames merged. What is written passes unchanged.
 pub(super) struct Merging<T> {
     io: T,
-    place: Place,
+    position: FramePosition,
     /// What is to be read before anything else.
     next: VecDeque<Bytes>,
     unread: Unread,
@@ -239,14 +239,14 @@ pub(super) struct Merging<T> {
 
 impl<T: AsyncBufRead + Unpin> Merging<T> {
     pub(super) fn new(io: T, unread: Unread) -> Merging<T> {
-        Merging { io, place: Place::Header([0; HEADER], 0), next: VecDeque::new(), unread }
+        Merging { io, position: FramePosition::Header([0; HEADER], 0), next: VecDeque::new(), unread }
     }
 
     /// Moves the peer's bytes on until there is something for yamux to read. False: the pipe is at
     /// its end.
     fn poll_advance(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
-            if let Place::Passing(1..) = self.place {
+            if let FramePosition::Passing(1..) = self.position {
                 return Poll::Ready(Ok(true));
             }
             {
@@ -263,8 +263,8 @@ impl<T: AsyncBufRead + Unpin> Merging<T> {
                 return Poll::Ready(Ok(false));
             }
             let mut state = self.unread.lock();
-            let count = match &mut self.place {
-                Place::Header(header, have) => {
+            let count = match &mut self.position {
+                FramePosition::Header(header, have) => {
                     let count = bytes.len().min(HEADER - *have);
                     header[*have..*have + count].copy_from_slice(&bytes[..count]);
                     *have += count;
@@ -273,31 +273,33 @@ impl<T: AsyncBufRead + Unpin> Merging<T> {
                         let flags = u16::from_be_bytes(flags);
                         let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
                         let (id, length) = (number(4), number(8) as usize);
-                        self.place = match state.way(kind, flags, id, length)? {
+                        self.position = match state.way(kind, flags, id, length)? {
                             Way::Pass(flags) => {
                                 header[2..4].copy_from_slice(&flags.to_be_bytes());
                                 self.next.push_back(Bytes::copy_from_slice(header));
-                                Place::Passing(if kind == DATA { length } else { 0 })
+                                FramePosition::Passing(if kind == DATA { length } else { 0 })
                             }
-                            Way::Wait => Place::Waiting { id, left: length, end: flags & ENDS },
+                            Way::Wait => FramePosition::Waiting { id, left: length, end: flags & ENDS },
                         };
                     }
                     count
                 }
-                Place::Waiting { id, left, .. } => {
+                FramePosition::Waiting { id, left, .. } => {
                     let count = bytes.len().min(*left);
                     state.wait(*id, &bytes[..count]);
                     *left -= count;
                     count
                 }
-                Place::Passing(_) => 0,
+                FramePosition::Passing(_) => 0,
             };
-            match self.place {
-                Place::Waiting { id, left: 0, end } => {
+            match self.position {
+                FramePosition::Waiting { id, left: 0, end } => {
                     state.waits(id, end);
-                    self.place = Place::Header([0; HEADER], 0);
+                    self.position = FramePosition::Header([0; HEADER], 0);
                 }
-                Place::Passing(0) if self.next.is_empty() => self.place = Place::Header([0; HEADER], 0),
+                FramePosition::Passing(0) if self.next.is_empty() => {
+                    self.position = FramePosition::Header([0; HEADER], 0)
+                }
                 _ => {}
             }
             drop(state);
@@ -319,7 +321,7 @@ impl<T: AsyncBufRead + Unpin> AsyncRead for Merging<T> {
             while this.next.front().is_some_and(Bytes::is_empty) {
                 this.next.pop_front();
             }
-        } else if let Place::Passing(left) = &mut this.place {
+        } else if let FramePosition::Passing(left) = &mut this.position {
             let most = buffer.remaining().min(*left);
             let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
             ready!(Pin::new(&mut this.io).poll_read(cx, &mut part))?;
