@@ -136,14 +136,14 @@ async fn ask(name: &Name, servers: &[SocketAddr]) -> io::Result<Vec<IpAddr>> {
     Err(failure)
 }
 
-type Found = io::Result<Vec<IpAddr>>;
+type Lookup = io::Result<Vec<IpAddr>>;
 
 /// The addresses of both kinds, those of IPv4 first. Where there are some of one kind, the other is
 /// not waited for as long: RFC 8305, 3.
-async fn both(name: &Name, server: SocketAddr) -> (Found, Found) {
+async fn both(name: &Name, server: SocketAddr) -> (Lookup, Lookup) {
     let (mut first, mut second) =
         (pin!(query(name, RecordType::A, server)), pin!(query(name, RecordType::AAAA, server)));
-    let is_enough = |found: &Found| found.as_ref().is_ok_and(|found| !found.is_empty());
+    let is_enough = |found: &Lookup| found.as_ref().is_ok_and(|found| !found.is_empty());
     let late = || io::Error::from(io::ErrorKind::TimedOut);
     tokio::select! {
         found = &mut first => {
@@ -158,7 +158,7 @@ async fn both(name: &Name, server: SocketAddr) -> (Found, Found) {
 }
 
 /// Asks one name server for addresses of one kind.
-async fn query(name: &Name, kind: RecordType, server: SocketAddr) -> Found {
+async fn query(name: &Name, kind: RecordType, server: SocketAddr) -> Lookup {
     let answered = timeout(PATIENCE, async {
         let question = question(name, kind);
         match by_udp(&question, server).await? {
