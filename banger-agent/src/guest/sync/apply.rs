@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::compare::{Comparison, Decision};
 use super::content::Contents;
-use super::place::Place;
-use super::records::{Batch, Known, Log, Records, is_within};
+use super::mount::WorkspaceMount;
+use super::records::{Batch, Log, Records, SyncedFile, is_within};
 use super::references::References;
 use super::run::reference;
 use super::tree::{Stamp, Tree, is_git, split};
@@ -32,10 +32,10 @@ pub(super) struct Arrived {
 
 impl Arrived {
     /// What is known of it once it is in place; of what never changes, nothing has to be.
-    fn known(&self, item: &Item, stamp: Stamp) -> Option<Known> {
+    fn known(&self, item: &Item, stamp: Stamp) -> Option<SyncedFile> {
         let Change::Put { kind, .. } = item.change else { return None };
         // Not the plan's digest: the host may have changed the file since.
-        Some(Known { digest: self.digest, kind, stamp: Some(stamp) })
+        Some(SyncedFile { digest: self.digest, kind, stamp: Some(stamp) })
     }
 }
 
@@ -73,7 +73,7 @@ fn is_head_of_repository(path: &[u8]) -> bool {
 /// Makes the staged tree the workspace.
 pub(super) fn apply_fresh(
     log: &mut Log,
-    place: &Place,
+    place: &WorkspaceMount,
     generation: &str,
     staged: Staged,
 ) -> io::Result<(Records, Applied)> {
@@ -84,7 +84,7 @@ pub(super) fn apply_fresh(
         match arrived.kind {
             RecordKind::Content(kind) => {
                 applied.written += u64::from(!is_git(&path));
-                let known = Known { digest: arrived.digest, kind, stamp: Some(arrived.stamp) };
+                let known = SyncedFile { digest: arrived.digest, kind, stamp: Some(arrived.stamp) };
                 records.files.insert(path, known);
             }
             RecordKind::Object | RecordKind::Folder | RecordKind::Sparse(_) => {}
@@ -111,7 +111,7 @@ pub(super) fn apply_fresh(
 pub(super) fn apply(
     log: &mut Log,
     records: &mut Records,
-    place: &Place,
+    place: &WorkspaceMount,
     generation: &str,
     staged: Staged,
     items: &[Item],
@@ -174,7 +174,7 @@ fn put(
     staged: &Staged,
     item: &Item,
     applied: &mut Applied,
-) -> io::Result<Option<(Vec<u8>, Option<Known>)>> {
+) -> io::Result<Option<(Vec<u8>, Option<SyncedFile>)>> {
     let missing =
         || io::Error::new(io::ErrorKind::InvalidData, format!("the host did not send `{}`", Bytes(item.path.clone())));
     let arrived = staged.files.get(&item.path).ok_or_else(missing)?;
@@ -200,13 +200,13 @@ fn forget(path: &[u8], records: &Records, done: &mut Batch) {
 /// Removes what keeps `path` from being made: itself, or the first component that is no folder.
 fn clear_way(tree: &mut Tree, path: &[u8]) -> io::Result<()> {
     match tree.find(path)? {
-        super::tree::Found::Blocked(end) => tree.remove_all(&path[..end]),
+        super::tree::PathState::Blocked(end) => tree.remove_all(&path[..end]),
         _ => tree.remove_all(path),
     }
 }
 
 /// What the path may hold while the sync is being applied, beside what it holds now.
-fn intended(item: &Item, decision: &Decision, staged: &Staged) -> Option<Option<Known>> {
+fn intended(item: &Item, decision: &Decision, staged: &Staged) -> Option<Option<SyncedFile>> {
     match (&item.change, decision) {
         (Change::Put { .. }, Decision::Put) => {
             let arrived = staged.files.get(&item.path)?;
@@ -222,10 +222,10 @@ fn record_unchanged(item: &Item, decision: &Decision, records: &Records, done: &
     match (&item.change, decision) {
         (Change::Put { .. }, Decision::Adopt(known)) => done.files.push((item.path.clone(), known.clone())),
         (Change::Put { digest, kind, .. }, Decision::Keep) => {
-            let same = |known: &&Known| (known.digest, known.kind) == (*digest, *kind);
+            let same = |known: &&SyncedFile| (known.digest, known.kind) == (*digest, *kind);
             // The host's state is now what the guest's own change is measured against.
             let known = records.files.get(&item.path).filter(same).cloned();
-            let known = known.unwrap_or(Known { digest: *digest, kind: *kind, stamp: None });
+            let known = known.unwrap_or(SyncedFile { digest: *digest, kind: *kind, stamp: None });
             done.files.push((item.path.clone(), Some(known)));
         }
         (Change::Delete { .. }, Decision::Adopt(_) | Decision::Keep) => done.files.push((item.path.clone(), None)),
@@ -239,7 +239,7 @@ fn record_unchanged(item: &Item, decision: &Decision, records: &Records, done: &
 
 /// Moves references.
 struct Mover<'a> {
-    place: &'a Place,
+    place: &'a WorkspaceMount,
     tree: &'a mut Tree,
     /// For each repository, the number under which the guest's tips are kept.
     keep: HashMap<Vec<u8>, u32>,

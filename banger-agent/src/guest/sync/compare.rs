@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
-use super::records::{Known, Records};
+use super::records::{Records, SyncedFile};
 use super::references::References;
-use super::tree::{Found, Stamp, Tree, split};
+use super::tree::{PathState, Stamp, Tree, split};
 use crate::protocol::Bytes;
 use crate::protocol::sync::{Change, Conflict, Digest, Item, Kind, Policy, Side, Verdict};
 
@@ -14,7 +14,7 @@ use crate::protocol::sync::{Change, Conflict, Digest, Item, Kind, Policy, Side, 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// It is so already; the record is to say this.
-    Adopt(Option<Known>),
+    Adopt(Option<SyncedFile>),
     /// Its content is needed, and put there.
     Put,
     /// What is there goes.
@@ -89,14 +89,14 @@ impl<'a> Comparer<'a> {
             Change::Put { digest, kind, base, verdict } => self.put(item, *digest, *kind, *base, *verdict),
             Change::Delete { base } => self.delete(item, *base),
             Change::Object { size } => Ok(match self.tree.find(&item.path)? {
-                Found::File(_, stamp) if stamp.size == *size => Decision::Adopt(None),
+                PathState::File(_, stamp) if stamp.size == *size => Decision::Adopt(None),
                 _ => Decision::Put,
             }),
             Change::Folder => Ok(Decision::Adopt(None)),
             Change::NoRepository => Ok(match self.tree.find(&item.path)? {
-                Found::Folder if self.is_untouched_repository(&item.path)? => Decision::Delete,
+                PathState::Folder if self.is_untouched_repository(&item.path)? => Decision::Delete,
                 // With commits of the guest's own it is the guest's own repository.
-                Found::Folder => Decision::Keep,
+                PathState::Folder => Decision::Keep,
                 _ => Decision::Adopt(None),
             }),
             Change::Ref { name, base, new } => {
@@ -118,7 +118,7 @@ impl<'a> Comparer<'a> {
         verdict: Verdict,
     ) -> io::Result<Decision> {
         let known = self.records.files.get(&item.path).cloned();
-        let wanted = |stamp: Stamp| Decision::Adopt(Some(Known { digest, kind, stamp: Some(stamp) }));
+        let wanted = |stamp: Stamp| Decision::Adopt(Some(SyncedFile { digest, kind, stamp: Some(stamp) }));
         match verdict {
             Verdict::Compare => {}
             Verdict::Found(found) => {
@@ -136,18 +136,18 @@ impl<'a> Comparer<'a> {
         }
         let host_changed = known.as_ref().is_none_or(|known| (known.digest, known.kind) != (digest, kind));
         match self.tree.find(&item.path)? {
-            Found::Absent if known.is_none() => Ok(Decision::Put),
-            Found::Absent if !host_changed && self.policy == Policy::HostWins => Ok(Decision::Put),
-            Found::Absent if !host_changed => Ok(Decision::Keep),
-            Found::Absent => Ok(self.conflict(&item.path, Side::Deleted, Side::Changed, Decision::Put)),
-            Found::Blocked(end) => {
+            PathState::Absent if known.is_none() => Ok(Decision::Put),
+            PathState::Absent if !host_changed && self.policy == Policy::HostWins => Ok(Decision::Put),
+            PathState::Absent if !host_changed => Ok(Decision::Keep),
+            PathState::Absent => Ok(self.conflict(&item.path, Side::Deleted, Side::Changed, Decision::Put)),
+            PathState::Blocked(end) => {
                 let blocker = item.path[..end].to_vec();
                 if self.leaving.contains(&blocker[..]) && self.is_untouched(&blocker)? {
                     return Ok(Decision::Put);
                 }
                 Ok(self.conflict(&blocker, Side::Changed, Side::Changed, Decision::Put))
             }
-            Found::Folder => {
+            PathState::Folder => {
                 // All that would be lost is named.
                 let mut decision = Decision::Put;
                 for path in self.tree.files_beneath(&item.path)? {
@@ -157,8 +157,8 @@ impl<'a> Comparer<'a> {
                 }
                 Ok(decision)
             }
-            Found::Special => Ok(self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put)),
-            Found::File(now, stamp) => {
+            PathState::Special => Ok(self.conflict(&item.path, Side::Changed, Side::Changed, Decision::Put)),
+            PathState::File(now, stamp) => {
                 if self.is_known_by_stamp(&item.path, now, &stamp) {
                     return Ok(match host_changed {
                         true => Decision::Put,
@@ -187,8 +187,10 @@ impl<'a> Comparer<'a> {
         match self.tree.find(&item.path)? {
             // Nothing is there to delete, or something of the guest's own that is not the host's
             // file.
-            Found::Absent | Found::Blocked(_) | Found::Folder | Found::Special => Ok(Decision::Adopt(None)),
-            Found::File(now, stamp) => {
+            PathState::Absent | PathState::Blocked(_) | PathState::Folder | PathState::Special => {
+                Ok(Decision::Adopt(None))
+            }
+            PathState::File(now, stamp) => {
                 if self.is_known_by_stamp(&item.path, now, &stamp) {
                     return Ok(Decision::Delete);
                 }
@@ -267,7 +269,7 @@ impl<'a> Comparer<'a> {
 
     /// Whether the file at `path` is what some sync put there.
     fn is_untouched(&mut self, path: &[u8]) -> io::Result<bool> {
-        let Found::File(kind, stamp) = self.tree.find(path)? else { return Ok(false) };
+        let PathState::File(kind, stamp) = self.tree.find(path)? else { return Ok(false) };
         if self.is_known_by_stamp(path, kind, &stamp) {
             return Ok(true);
         }
@@ -276,7 +278,7 @@ impl<'a> Comparer<'a> {
     }
 
     /// The states that may have been put at `path`: one, but for a sync that was cut short.
-    fn candidates(&self, path: &[u8]) -> impl Iterator<Item = &Known> {
+    fn candidates(&self, path: &[u8]) -> impl Iterator<Item = &SyncedFile> {
         let in_doubt = self.records.in_doubt.get(path).and_then(Option::as_ref);
         self.records.files.get(path).into_iter().chain(in_doubt)
     }

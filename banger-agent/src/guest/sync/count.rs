@@ -7,15 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 
 use ignore::WalkBuilder;
 
-use super::place::Place;
-use super::records::{Known, Records};
+use super::mount::WorkspaceMount;
+use super::records::{Records, SyncedFile};
 use super::references::References;
-use super::tree::{Found, Tree, is_git};
+use super::tree::{PathState, Tree, is_git};
 use crate::protocol::Bytes;
 use crate::protocol::sync::{Counts, GuestOnly, MAX_NAMED};
 
 /// Walks the workspace without what git ignores there, and compares it with the records.
-pub(super) fn guest_only(place: &Place, records: &Records) -> io::Result<GuestOnly> {
+pub(super) fn guest_only(place: &WorkspaceMount, records: &Records) -> io::Result<GuestOnly> {
     let mut changed = BTreeSet::new();
     let mut tree = Tree::open(&place.root())?;
     // What belongs to a repository itself is accounted for by its references.
@@ -37,9 +37,9 @@ pub(super) fn guest_only(place: &Place, records: &Records) -> io::Result<GuestOn
     Ok(GuestOnly { counts: Counts { files, references }, named })
 }
 
-fn is_as_known(tree: &mut Tree, path: &[u8], known: &Known) -> io::Result<bool> {
+fn is_as_known(tree: &mut Tree, path: &[u8], known: &SyncedFile) -> io::Result<bool> {
     let Some(stamp) = known.stamp else { return Ok(false) };
-    let Found::File(kind, now) = tree.find(path)? else { return Ok(false) };
+    let PathState::File(kind, now) = tree.find(path)? else { return Ok(false) };
     if kind != known.kind {
         return Ok(false);
     }
@@ -47,7 +47,7 @@ fn is_as_known(tree: &mut Tree, path: &[u8], known: &Known) -> io::Result<bool> 
 }
 
 /// Files and links that git would not ignore.
-fn new_files(place: &Place) -> io::Result<Vec<Vec<u8>>> {
+fn new_files(place: &WorkspaceMount) -> io::Result<Vec<Vec<u8>>> {
     let mut excludes = tempfile::NamedTempFile::new_in("/run")?;
     excludes.write_all(&place.settings.excludes.0)?;
     let root = place.root();
@@ -67,7 +67,7 @@ fn new_files(place: &Place) -> io::Result<Vec<Vec<u8>>> {
 }
 
 /// References that the guest made, moved or removed.
-fn moved_references(place: &Place, records: &Records) -> io::Result<Vec<Bytes>> {
+fn moved_references(place: &WorkspaceMount, records: &Records) -> io::Result<Vec<Bytes>> {
     let mut moved = Vec::new();
     for git in records.repositories() {
         let now = References::new(place.root().join(Bytes(git.to_vec()).as_os_str())).all()?;

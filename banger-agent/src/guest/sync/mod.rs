@@ -8,7 +8,7 @@ mod apply;
 mod compare;
 mod content;
 mod count;
-mod place;
+mod mount;
 mod records;
 mod references;
 mod reserve;
@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use self::apply::{Staged, apply, apply_fresh};
 use self::compare::{Comparison, compare};
-use self::place::{Place, Settings, bind, remove_folder};
+use self::mount::{Settings, WorkspaceMount, bind, remove_folder};
 use self::records::{Log, Records};
 use self::references::References;
 use self::reserve::Reserve;
@@ -60,7 +60,7 @@ struct Held {
     log: Log,
     /// None: there is no workspace yet.
     records: Option<Arc<Records>>,
-    place: Place,
+    place: WorkspaceMount,
     /// The disk that the workspace comes on; none where it lives on the VM's own.
     seed: Option<SeedDisk>,
     /// Where the workspace is visible too, at the host's own path.
@@ -123,7 +123,7 @@ impl Workspace {
     /// `disk` is where the tree lives. `seed` is the block device that the workspace comes on, if
     /// there is one.
     fn new(folder: PathBuf, disk: PathBuf, seed: Option<PathBuf>) -> io::Result<Workspace> {
-        let place = Place { disk, settings: Settings::read(&folder) };
+        let place = WorkspaceMount { disk, settings: Settings::read(&folder) };
         std::fs::create_dir_all(&folder)?;
         let (log, records) = Log::open(&folder)?;
         let (records, seed) = (records.map(Arc::new), seed.map(SeedDisk::new));

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol;
 
-/// Where the workspace is.
+/// A workspace's tree on its disk, and where the guest sees it.
 ///
-/// It lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest sees
+/// The tree lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest sees
 /// it: an overlay would make each file twice as dear to create. The agent works on it from its own
 /// side, where the stage is in the same mount, so that things can be renamed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct WorkspaceMount {
     /// The folder of the tree and the stage, on the disk.
     pub(super) disk: PathBuf,
     /// Kept beside the log, for a guest that has been started again.
@@ -31,7 +31,7 @@ pub(super) struct Settings {
     pub(super) excludes: protocol::Bytes,
 }
 
-impl Place {
+impl WorkspaceMount {
     /// The tree, from the agent's side.
     pub(super) fn root(&self) -> PathBuf {
         self.disk.join("tree")

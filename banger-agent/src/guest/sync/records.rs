@@ -24,9 +24,9 @@ const SLACK: u64 = 4 << 20;
 /// A reference: the path of its repository's `.git` folder, and its full name.
 pub(super) type ReferenceName = (Vec<u8>, String);
 
-/// What was put at a path.
+/// A file or link that a sync put at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Known {
+pub(super) struct SyncedFile {
     pub(super) digest: Digest,
     pub(super) kind: Kind,
     /// None: never put there; the guest's own was kept where the host has this.
@@ -39,7 +39,7 @@ pub(super) struct Batch {
     /// Some: done, and this is the generation. None: about to be done.
     pub(super) generation: Option<String>,
     /// Paths and what is known of them now; none: nothing.
-    pub(super) files: Vec<(Vec<u8>, Option<Known>)>,
+    pub(super) files: Vec<(Vec<u8>, Option<SyncedFile>)>,
     /// References and their values; none: removed.
     pub(super) references: Vec<(ReferenceName, Option<String>)>,
 }
@@ -48,9 +48,9 @@ pub(super) struct Batch {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Records {
     pub(super) generation: Option<String>,
-    pub(super) files: HashMap<Vec<u8>, Known>,
+    pub(super) files: HashMap<Vec<u8>, SyncedFile>,
     /// From an intent whose completion is missing: these may have been put instead.
-    pub(super) in_doubt: HashMap<Vec<u8>, Option<Known>>,
+    pub(super) in_doubt: HashMap<Vec<u8>, Option<SyncedFile>>,
     pub(super) references: BTreeMap<ReferenceName, String>,
 }
 
@@ -188,12 +188,12 @@ pub(in crate::guest) mod fuzzing;
 mod tests {
     use super::*;
 
-    fn known(byte: u8) -> Known {
+    fn known(byte: u8) -> SyncedFile {
         let stamp = Stamp { size: 1, mtime_ns: 2, ctime_ns: Some(3) };
-        Known { digest: [byte; 32], kind: Kind::File(0o644), stamp: Some(stamp) }
+        SyncedFile { digest: [byte; 32], kind: Kind::File(0o644), stamp: Some(stamp) }
     }
 
-    fn batch(generation: Option<&str>, path: &str, known: Option<Known>) -> Batch {
+    fn batch(generation: Option<&str>, path: &str, known: Option<SyncedFile>) -> Batch {
         let generation = generation.map(str::to_owned);
         Batch { generation, files: vec![(path.into(), known)], references: Vec::new() }
     }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::apply::Staged;
 use super::compare::{Comparison, Decision, compare};
 use super::content::Contents;
-use super::place::{Place, remove_folder};
+use super::mount::{WorkspaceMount, remove_folder};
 use super::records::Records;
 use super::{Workspace, Workspaces, tree};
 use crate::frame::{Frame, FrameError, MAX_DATA};
@@ -202,7 +202,11 @@ async fn receive_commit(reader: &mut Reader) -> Result<(), End> {
 }
 
 /// Passes the contents on to a thread that stages them, until the host commits.
-async fn receive_contents(workspace: &Arc<Workspace>, place: &Place, reader: &mut Reader) -> Result<Staged, End> {
+async fn receive_contents(
+    workspace: &Arc<Workspace>,
+    place: &WorkspaceMount,
+    reader: &mut Reader,
+) -> Result<Staged, End> {
     let (chunks, receiver) = mpsc::channel::<Bytes>(16);
     let (stage, root) = (place.stage(), place.settings.root.clone());
     let staging = blocking(workspace, (), move |_, ()| {

@@ -42,10 +42,10 @@ impl Stamp {
     }
 }
 
-/// What is found at a path.
+/// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Nothing.
+pub(super) enum PathState {
+    /// Nothing is there.
     Absent,
     /// Nothing can be there: this many bytes of the path are a file or link where a folder belongs.
     Blocked(usize),
@@ -80,32 +80,32 @@ impl Tree {
     }
 
     /// What is at `path`.
-    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Found> {
+    pub(super) fn find(&mut self, path: &[u8]) -> io::Result<PathState> {
         let (folder, name) = split(path);
         let fd = match self.folder(folder) {
             Ok(fd) => fd,
-            Err(Errno::ENOENT) => return Ok(Found::Absent),
+            Err(Errno::ENOENT) => return Ok(PathState::Absent),
             Err(Errno::ENOTDIR | Errno::ELOOP) => return self.blocked(folder),
             Err(error) => return Err(error.into()),
         };
         match fstatat(fd, c(name).as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(found(&stat)),
-            Err(Errno::ENOENT) => Ok(Found::Absent),
+            Ok(stat) => Ok(path_state(&stat)),
+            Err(Errno::ENOENT) => Ok(PathState::Absent),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The first component of `folder` that is no folder.
-    fn blocked(&mut self, folder: &[u8]) -> io::Result<Found> {
+    fn blocked(&mut self, folder: &[u8]) -> io::Result<PathState> {
         let ends = (0..folder.len()).filter(|at| folder[*at] == b'/').chain([folder.len()]);
         for end in ends {
             match self.find(&folder[..end])? {
-                Found::Folder => {}
-                Found::Absent => return Ok(Found::Absent),
-                _ => return Ok(Found::Blocked(end)),
+                PathState::Folder => {}
+                PathState::Absent => return Ok(PathState::Absent),
+                _ => return Ok(PathState::Blocked(end)),
             }
         }
-        Ok(Found::Absent)
+        Ok(PathState::Absent)
     }
 
     /// The digest of the file or link at `path`.
@@ -147,7 +147,7 @@ impl Tree {
 
     /// Removes whatever is at `path`, folders with all that is in them.
     pub(super) fn remove_all(&mut self, path: &[u8]) -> io::Result<()> {
-        if self.find(path)? != Found::Folder {
+        if self.find(path)? != PathState::Folder {
             return self.remove(path);
         }
         self.0.forget();
@@ -169,7 +169,7 @@ impl Tree {
                 }
                 let path = [&folder[..], b"/", name].concat();
                 match self.find(&path)? {
-                    Found::Folder => folders.push(path),
+                    PathState::Folder => folders.push(path),
                     _ => found.push(path),
                 }
             }
@@ -229,11 +229,11 @@ fn times(mtime_ns: i64) -> [libc::timespec; 2] {
     [time, time]
 }
 
-fn found(stat: &FileStat) -> Found {
+fn path_state(stat: &FileStat) -> PathState {
     match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFDIR => Found::Folder,
-        SFlag::S_IFREG => Found::File(Kind::File(stat.st_mode & 0o777), Stamp::of(stat)),
-        SFlag::S_IFLNK => Found::File(Kind::Link, Stamp::of(stat)),
-        _ => Found::Special,
+        SFlag::S_IFDIR => PathState::Folder,
+        SFlag::S_IFREG => PathState::File(Kind::File(stat.st_mode & 0o777), Stamp::of(stat)),
+        SFlag::S_IFLNK => PathState::File(Kind::Link, Stamp::of(stat)),
+        _ => PathState::Special,
     }
 }

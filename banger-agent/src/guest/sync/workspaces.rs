@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::place::check_is_free;
+use super::mount::check_is_free;
 use super::reserve::Reserve;
 use super::run::failure;
 use super::{COUNT_DELAY, Workspace};
@@ -23,16 +23,16 @@ pub(in crate::guest) struct Workspaces {
     _disk: OwnedFd,
     /// The one that was synced first: it comes on a disk of its own, if there is one.
     first: Arc<Workspace>,
-    places: Mutex<Places>,
+    roots: Mutex<WorkspaceRoots>,
     /// Room on the VM's disk.
     reserve: Reserve,
 }
 
-/// Where they are.
-struct Places {
+/// Where the guest sees the workspaces.
+struct WorkspaceRoots {
     /// The root of the first; empty: there is none yet.
     first: Bytes,
-    /// The others, by their roots. They live on the VM's disk.
+    /// The other workspaces, by their roots. They live on the VM's disk.
     additional: BTreeMap<Vec<u8>, Arc<Workspace>>,
 }
 
@@ -60,33 +60,33 @@ impl Workspaces {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let places = Mutex::new(Places { first: first.root(), additional });
-        Ok(Workspaces { folder, _disk: disk, first, places, reserve })
+        let roots = Mutex::new(WorkspaceRoots { first: first.root(), additional });
+        Ok(Workspaces { folder, _disk: disk, first, roots, reserve })
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn roots(&self) -> MutexGuard<'_, WorkspaceRoots> {
+        self.roots.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn all(&self) -> Vec<Arc<Workspace>> {
-        std::iter::once(&self.first).chain(self.places().additional.values()).cloned().collect()
+        std::iter::once(&self.first).chain(self.roots().additional.values()).cloned().collect()
     }
 
     /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its
     /// way there. Works on the disk.
     pub(super) fn at(&self, root: &Bytes) -> Result<Arc<Workspace>, Failure> {
-        let mut places = self.places();
-        if places.first == *root {
+        let mut roots = self.roots();
+        if roots.first == *root {
             return Ok(Arc::clone(&self.first));
         }
-        if let Some(workspace) = places.additional.get(&root.0) {
+        if let Some(workspace) = roots.additional.get(&root.0) {
             return Ok(Arc::clone(workspace));
         }
         let explain = |error: io::Error| failure("make a workspace at", root, &error);
         check_is_free(Path::new(root.as_os_str())).map_err(explain)?;
-        if places.first.0.is_empty() {
+        if roots.first.0.is_empty() {
             self.first.claim(root).map_err(explain)?;
-            places.first.clone_from(root);
+            roots.first.clone_from(root);
             return Ok(Arc::clone(&self.first));
         }
         let key = blake3::hash(&root.0).to_hex()[..16].to_owned();
@@ -98,7 +98,7 @@ impl Workspaces {
             Ok(workspace)
         };
         let workspace = Arc::new(make().map_err(explain)?);
-        places.additional.insert(root.0.clone(), Arc::clone(&workspace));
+        roots.additional.insert(root.0.clone(), Arc::clone(&workspace));
         Ok(workspace)
     }
 

@@ -28,7 +28,7 @@ pub fn records(data: &[u8]) {
 /// Inputs to start from.
 pub(crate) fn records_seeds() -> Vec<Vec<u8>> {
     let stamp = Stamp { size: 1, mtime_ns: 2, ctime_ns: Some(3) };
-    let known = Known { digest: [1; 32], kind: Kind::File(0o644), stamp: Some(stamp) };
+    let known = SyncedFile { digest: [1; 32], kind: Kind::File(0o644), stamp: Some(stamp) };
     let done = Batch {
         generation: Some("1".into()),
         files: vec![(b"a".to_vec(), Some(known.clone())), (b"sub/.git/x".to_vec(), Some(known)), (b"b".to_vec(), None)],
