@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::terminfo::Terminfo;
-pub use crate::wire_bytes::Bytes;
+pub use crate::wire_bytes::WireBytes;
 
 /// The first frame of a stream: which operation it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub enum Request {
     /// channel 1.
     ReadFile {
         /// The file's absolute path in the guest.
-        path: Bytes,
+        path: WireBytes,
         /// A longer file is an error, in bytes.
         limit: u64,
     },
@@ -160,7 +160,7 @@ pub struct Authorize {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Own {
     /// Where the workspace is in the guest, absolute.
-    pub root: Bytes,
+    pub root: WireBytes,
     /// Whom the files are given to, as in [`exec::Exec::user`].
     pub user: String,
 }

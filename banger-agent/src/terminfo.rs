@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire_bytes::Bytes;
+use crate::wire_bytes::WireBytes;
 
 /// The longest entry, in bytes: term(5), "the total compiled entries cannot exceed 32768 bytes".
 pub const MAX_ENTRY: usize = 32 << 10;
@@ -18,7 +18,7 @@ pub struct Terminfo {
     /// The terminal's name, as `TERM` has it.
     pub name: String,
     /// The compiled entry.
-    pub entry: Bytes,
+    pub entry: WireBytes,
 }
 
 impl Terminfo {
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_short_and_begins_as_one() {
-        let is_valid = |entry: &[u8]| Terminfo { name: "foot".into(), entry: Bytes(entry.to_vec()) }.is_valid();
+        let is_valid = |entry: &[u8]| Terminfo { name: "foot".into(), entry: WireBytes(entry.to_vec()) }.is_valid();
         assert!(is_valid(b"\x1a\x01rest") && is_valid(b"\x1e\x02"));
         assert!(!is_valid(b"") && !is_valid(b"#!/bin/sh") && !is_valid(&[&[0x1a, 1][..], &[0; MAX_ENTRY]].concat()));
     }

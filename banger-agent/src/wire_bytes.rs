@@ -9,48 +9,48 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Bytes that are mostly text: JSON has them as a string, or as `{"hex": "…"}` when they are not
 /// UTF-8.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Bytes(pub Vec<u8>);
+pub struct WireBytes(pub Vec<u8>);
 
-impl Bytes {
+impl WireBytes {
     /// Borrows the bytes as an operating-system string.
     pub fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.0)
     }
 }
 
-impl fmt::Debug for Bytes {
+impl fmt::Debug for WireBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&String::from_utf8_lossy(&self.0), f)
     }
 }
 
-impl fmt::Display for Bytes {
+impl fmt::Display for WireBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&String::from_utf8_lossy(&self.0), f)
     }
 }
 
-impl From<&str> for Bytes {
+impl From<&str> for WireBytes {
     fn from(text: &str) -> Self {
-        Bytes(text.as_bytes().to_vec())
+        WireBytes(text.as_bytes().to_vec())
     }
 }
 
-impl From<String> for Bytes {
+impl From<String> for WireBytes {
     fn from(text: String) -> Self {
-        Bytes(text.into_bytes())
+        WireBytes(text.into_bytes())
     }
 }
 
-impl From<OsString> for Bytes {
+impl From<OsString> for WireBytes {
     fn from(text: OsString) -> Self {
-        Bytes(text.into_vec())
+        WireBytes(text.into_vec())
     }
 }
 
-impl From<&OsStr> for Bytes {
+impl From<&OsStr> for WireBytes {
     fn from(text: &OsStr) -> Self {
-        Bytes(text.as_bytes().to_vec())
+        WireBytes(text.as_bytes().to_vec())
     }
 }
 
@@ -61,7 +61,7 @@ enum BytesForm {
     Hex { hex: String },
 }
 
-impl Serialize for Bytes {
+impl Serialize for WireBytes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => serializer.serialize_str(text),
@@ -73,15 +73,15 @@ impl Serialize for Bytes {
     }
 }
 
-impl<'de> Deserialize<'de> for Bytes {
+impl<'de> Deserialize<'de> for WireBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match BytesForm::deserialize(deserializer)? {
-            BytesForm::Text(text) => Ok(Bytes(text.into_bytes())),
+            BytesForm::Text(text) => Ok(WireBytes(text.into_bytes())),
             BytesForm::Hex { hex } => {
                 let digits = hex.as_bytes().chunks(2);
                 let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
                 let bytes = digits.map(byte).collect::<Option<Vec<u8>>>();
-                bytes.map(Bytes).ok_or_else(|| serde::de::Error::custom("not hexadecimal"))
+                bytes.map(WireBytes).ok_or_else(|| serde::de::Error::custom("not hexadecimal"))
             }
         }
     }
@@ -94,10 +94,10 @@ mod tests {
     #[test]
     fn bytes_are_text_where_they_can_be() {
         for (bytes, json) in [(&b"a/\xc3\xa9"[..], "\"a/é\""), (&b"\xff\x00"[..], "{\"hex\":\"ff00\"}")] {
-            let bytes = Bytes(bytes.to_vec());
+            let bytes = WireBytes(bytes.to_vec());
             assert_eq!(serde_json::to_string(&bytes).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Bytes>(json).unwrap(), bytes);
+            assert_eq!(serde_json::from_str::<WireBytes>(json).unwrap(), bytes);
         }
-        assert!(serde_json::from_str::<Bytes>("{\"hex\":\"f\u{e9}\"}").is_err());
+        assert!(serde_json::from_str::<WireBytes>("{\"hex\":\"f\u{e9}\"}").is_err());
     }
 }

@@ -86,7 +86,7 @@ impl LastActivity {
 
 #[cfg(test)]
 mod tests {
-    use banger_agent::protocol::Bytes;
+    use banger_agent::protocol::WireBytes;
     use banger_agent::protocol::sync::Counts;
 
     use super::*;
@@ -96,7 +96,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(LastActivity::read(folder.path()).unwrap().is_none());
         LastActivity::forget_changes(folder.path()).unwrap();
-        let named = (0..100).map(|number| Bytes(format!("file-{number}").into_bytes())).collect();
+        let named = (0..100).map(|number| WireBytes(format!("file-{number}").into_bytes())).collect();
         let only = GuestOnly { counts: Counts { files: 200, references: 1 }, named };
         LastActivity::now(Some(only)).write(folder.path()).unwrap();
         let read = LastActivity::read(folder.path()).unwrap().unwrap();

@@ -28,7 +28,7 @@ pub use self::receive::{AsSent, Rules, Target, receive};
 pub use self::send::{Opened, send};
 pub use self::source_path::SourcePath;
 pub use self::stream::{Entries, Piece};
-use crate::protocol::Bytes;
+use crate::protocol::WireBytes;
 use crate::rooted_dir::MAX_PATH;
 
 /// The longest head of an entry: two paths and a few numbers.
@@ -47,7 +47,7 @@ pub enum CopyError {
         /// What was tried: a verb.
         action: &'static str,
         /// What it was tried on.
-        path: Bytes,
+        path: WireBytes,
         /// What the system said.
         source: io::Error,
     },
@@ -55,7 +55,7 @@ pub enum CopyError {
     #[error("cannot copy to `{path}`: {why}")]
     Place {
         /// Where the copy was to go.
-        path: Bytes,
+        path: WireBytes,
         /// What is wrong with that place.
         why: &'static str,
     },
@@ -63,7 +63,7 @@ pub enum CopyError {
     #[error("`{path}` is not copied: {why}")]
     Refused {
         /// What is not copied.
-        path: Bytes,
+        path: WireBytes,
         /// Which rule does not admit it.
         why: &'static str,
     },

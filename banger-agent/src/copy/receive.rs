@@ -14,7 +14,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdi
 
 use super::unnamed::{UnnamedFile, make_hard_link, make_link};
 use super::{CopyError, Entries, EntryKind, MAX_PIECE};
-use crate::protocol::Bytes;
+use crate::protocol::WireBytes;
 use crate::protocol::copy::{Copied, Source};
 use crate::rooted_dir::{RootedDir, c, split};
 
@@ -76,7 +76,7 @@ impl Target {
         let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
         if is_link && path.is_dir() && !bytes.ends_with(b"/") {
             let why = "it is a link to a directory: remove it, or end the path with `/` to copy to where it leads";
-            return Err(CopyError::Place { path: Bytes(bytes.to_vec()), why });
+            return Err(CopyError::Place { path: WireBytes(bytes.to_vec()), why });
         }
         Target::find(path, source)
     }
@@ -89,9 +89,9 @@ impl Target {
     /// name that is none.
     pub fn find(path: &Path, source: &Source) -> Result<Target, CopyError> {
         let bytes = path.as_os_str().as_bytes();
-        let place = |why| Err(CopyError::Place { path: Bytes(bytes.to_vec()), why });
+        let place = |why| Err(CopyError::Place { path: WireBytes(bytes.to_vec()), why });
         let means_folder = matches!(bytes.rsplit(|byte| *byte == b'/').next(), Some(b"" | b"." | b".."));
-        let io = |source| CopyError::Io { action: "copy to", path: Bytes(bytes.to_vec()), source };
+        let io = |source| CopyError::Io { action: "copy to", path: WireBytes(bytes.to_vec()), source };
         let is_folder = source.is_folder;
         let name = &source.name.0;
         if !source.contents && (name.contains(&b'/') || matches!(&name[..], b"." | b"..")) {
@@ -160,7 +160,7 @@ pub fn receive(mut target: Target, input: &mut dyn Read, rules: &mut dyn Rules) 
     while let Some(entry) = entries.entry()? {
         let path = target.path(&entry.path);
         let io = |action| {
-            let path = Bytes(path.clone());
+            let path = WireBytes(path.clone());
             move |source: io::Error| CopyError::Io { action, path, source }
         };
         if path.is_empty() {
@@ -172,7 +172,7 @@ pub fn receive(mut target: Target, input: &mut dyn Read, rules: &mut dyn Rules) 
         let parent = target.parent.folder(parent).map_err(|error| io("reach")(explain(error)))?;
         rules
             .admit(parent, &entry.path, &entry.kind)
-            .map_err(|why| CopyError::Refused { path: Bytes(path.clone()), why })?;
+            .map_err(|why| CopyError::Refused { path: WireBytes(path.clone()), why })?;
         rules.make_room(parent, 0).map_err(io("write"))?;
         match entry.kind {
             EntryKind::Folder { mode } => {

@@ -13,7 +13,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use super::{CopyError, Entry, EntryKind, MAX_PIECE, SourcePath, write_piece};
-use crate::protocol::Bytes;
+use crate::protocol::WireBytes;
 use crate::protocol::copy::{Copied, Source};
 use crate::rooted_dir::{RootedDir, c, split};
 use crate::sparse::next_data;
@@ -36,7 +36,7 @@ enum What {
 
 /// What failed on the path that is looked at.
 fn at<'a>(action: &'static str, path: &'a [u8]) -> impl FnOnce(io::Error) -> CopyError + 'a {
-    move |source| CopyError::Io { action, path: Bytes(path.to_vec()), source }
+    move |source| CopyError::Io { action, path: WireBytes(path.to_vec()), source }
 }
 
 impl Opened {

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::CopyError;
-use crate::protocol::Bytes;
+use crate::protocol::WireBytes;
 use crate::protocol::copy::{Announced, Source};
 
 /// What the text of a path says about the copy of what is there, by docker-cp(1).
@@ -12,7 +12,7 @@ use crate::protocol::copy::{Announced, Source};
 pub struct SourcePath {
     /// The name that the copy gets: the last component. Empty if the contents of a directory are
     /// copied.
-    pub name: Bytes,
+    pub name: WireBytes,
     /// Whether the contents of a directory are copied, and not the directory itself. The path ends
     /// with `.` or `..`, or is the root: it has no name of its own.
     pub contents: bool,
@@ -45,7 +45,7 @@ impl SourcePath {
         if is_as_asked {
             return Ok(Source { name: self.name.clone(), is_folder: announced.is_folder, contents: self.contents });
         }
-        let what = |name: &Bytes, contents, is_folder| match (contents, is_folder) {
+        let what = |name: &WireBytes, contents, is_folder| match (contents, is_folder) {
             (true, true) => "the contents of a directory".to_owned(),
             (true, false) => "the contents of a file".to_owned(),
             (false, true) => format!("the directory `{name}`"),

@@ -217,7 +217,7 @@ async fn fail(writer: Writer, failure: Failure) {
     answer::<()>(writer, Err(failure)).await;
 }
 
-async fn read_file(path: &protocol::Bytes, limit: u64, mut writer: Writer) {
+async fn read_file(path: &protocol::WireBytes, limit: u64, mut writer: Writer) {
     let opened = async {
         let file = tokio::fs::File::open(path.as_os_str()).await?;
         let metadata = file.metadata().await?;

@@ -51,12 +51,12 @@ fn put(root: &Path, request: &Terminfo) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Bytes;
+    use crate::protocol::WireBytes;
 
     #[test]
     fn an_entry_is_put_where_the_image_has_none() {
         let root = tempfile::tempdir().unwrap();
-        let of = |name: &str| Terminfo { name: name.into(), entry: Bytes(vec![0x1e, 2, 3]) };
+        let of = |name: &str| Terminfo { name: name.into(), entry: WireBytes(vec![0x1e, 2, 3]) };
         for _ in 0..2 {
             assert!(put(root.path(), &of("xterm-kitty")).unwrap());
         }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn what_is_no_entry_is_refused() {
-        let request = Terminfo { name: "../x".into(), entry: Bytes(vec![0x1e, 2]) };
+        let request = Terminfo { name: "../x".into(), entry: WireBytes(vec![0x1e, 2]) };
         assert_eq!(install(&request).unwrap_err().kind, FailureKind::BadRequest);
     }
 }

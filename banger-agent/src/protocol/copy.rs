@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::WireBytes;
 
 /// Data channel: the entries.
 pub const CONTENT: u8 = 1;
@@ -21,14 +21,14 @@ pub const CONTENT: u8 = 1;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CopyOut {
     /// The absolute path of what is copied. A link is copied as a link, unless a slash follows it.
-    pub path: Bytes,
+    pub path: WireBytes,
 }
 
 /// Copies into the guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CopyIn {
     /// Where to, absolute.
-    pub path: Bytes,
+    pub path: WireBytes,
     /// What is copied.
     pub source: Source,
 }
@@ -37,7 +37,7 @@ pub struct CopyIn {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Its name in its directory.
-    pub name: Bytes,
+    pub name: WireBytes,
     /// Whether it is a directory.
     pub is_folder: bool,
     /// Whether the contents of the directory are copied, and not the directory itself: the path

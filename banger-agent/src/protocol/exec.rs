@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::WireBytes;
 
 /// Data channel from the host: standard input, or what is typed.
 pub const STDIN: u8 = 1;
@@ -27,15 +27,15 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exec {
     /// The command and its arguments. Empty: the user's login shell.
-    pub argv: Vec<Bytes>,
+    pub argv: Vec<WireBytes>,
     /// Whether `argv` is one line, for the user's shell to run.
     #[serde(default)]
     pub shell: bool,
     /// Variables on top of the guest's own; a later one of the same name wins.
-    pub env: Vec<(Bytes, Bytes)>,
+    pub env: Vec<(WireBytes, WireBytes)>,
     /// The folder to run in, absolute. Empty: the user's home, or the root folder where that does
     /// not exist.
-    pub cwd: Bytes,
+    pub cwd: WireBytes,
     /// Whether `cwd` is made if it is missing: a directory that is empty or ignored on the host
     /// does not travel.
     pub make_cwd: bool,

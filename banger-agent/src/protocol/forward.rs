@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::WireBytes;
 
 /// Data channel, both ways: the connection's bytes.
 pub const DATA: u8 = 1;
@@ -37,7 +37,7 @@ pub enum Address {
     /// A Unix socket.
     Unix {
         /// Its absolute path. Empty, to listen at: in a new folder of the user's own.
-        path: Bytes,
+        path: WireBytes,
     },
 }
 

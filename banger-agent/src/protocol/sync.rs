@@ -16,7 +16,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Bytes;
+use super::WireBytes;
 pub use crate::rooted_dir::MAX_PATH;
 
 /// Data channel from the host: batches of the plan.
@@ -37,17 +37,17 @@ pub type Digest = [u8; 32];
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sync {
     /// Where the workspace lives in the guest, absolute.
-    pub root: Bytes,
+    pub root: WireBytes,
     /// A second absolute path at which it shall be visible, the host's own; none where that cannot
     /// be.
-    pub alias: Option<Bytes>,
+    pub alias: Option<WireBytes>,
     /// The generation that the host believes the guest to be at; none: the host has no record of a
     /// sync.
     pub base: Option<String>,
     /// The generation that this sync makes.
     pub generation: String,
     /// Patterns of the host's own excludes file, which the guest has no other way to know.
-    pub excludes: Bytes,
+    pub excludes: WireBytes,
     /// The host's clock, in nanoseconds since 1970; 0: not told.
     #[serde(default)]
     pub clock_ns: i64,
@@ -65,7 +65,7 @@ pub struct Begun {
     /// Repositories, by the path of `.git`, that the guest was sent and does not have any more.
     /// Nothing of them is known to it now.
     #[serde(default)]
-    pub lost: Vec<Bytes>,
+    pub lost: Vec<WireBytes>,
     /// What is known to have changed in the guest alone, from the last time it was counted; none:
     /// not counted since a command ran.
     pub guest_only: Option<Counts>,
@@ -268,7 +268,7 @@ pub enum FromSync {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
     /// The path, or a reference's full name after its repository's path.
-    pub path: Bytes,
+    pub path: WireBytes,
     /// What the guest did.
     pub guest: Side,
     /// What the host did.
@@ -323,5 +323,5 @@ pub struct GuestOnly {
     pub counts: Counts,
     /// The first [`MAX_NAMED`] of what changed: absolute paths, and of references their names
     /// behind the path of the repository's `.git`.
-    pub named: Vec<Bytes>,
+    pub named: Vec<WireBytes>,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError};
 use banger_agent::protocol::forward::{Address, Forward};
-use banger_agent::protocol::{Bytes, Reply, Request};
+use banger_agent::protocol::{Reply, Request, WireBytes};
 use banger_agent::relay::relay;
 use futures::{SinkExt, StreamExt};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -222,7 +222,7 @@ fn forwards(entries: &[Entry]) -> Vec<PortForward> {
 fn address(guest: &GuestEnd) -> Address {
     match guest {
         GuestEnd::Port(port) => Address::Tcp { host: "localhost".to_owned(), port: *port },
-        GuestEnd::Unix(path) => Address::Unix { path: Bytes::from(path.as_os_str()) },
+        GuestEnd::Unix(path) => Address::Unix { path: WireBytes::from(path.as_os_str()) },
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write, stdin, stdout};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::copy::Copied;
 use banger_vmm::is_name;
 use nix::sys::stat::{FileStat, SFlag, fstat};
@@ -78,7 +78,7 @@ pub fn cp(from: &OsStr, to: &OsStr, here: &Path, paths: &Paths, ui: &Ui) -> Resu
         let machine = machines.start_found(&vm, &VmSpec::default())?;
         let place = run::folder(&vm, here, &Images::new(paths, ui));
         let folder = &place.path;
-        let inside = |path: &OsStr| -> Bytes {
+        let inside = |path: &OsStr| -> WireBytes {
             // Nothing is the folder itself; a slash or dot at the end means something.
             if path.is_empty() { folder.as_os_str().into() } else { folder.join(path).as_os_str().into() }
         };

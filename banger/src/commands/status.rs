@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use banger_agent::protocol::sync::{Counts, GuestOnly};
-use banger_agent::protocol::{Bytes, Request};
+use banger_agent::protocol::{Request, WireBytes};
 use banger_vmm::{Accelerator, Confinement, Vm, VmState};
 use serde::Serialize;
 
@@ -73,7 +73,7 @@ pub struct VmStatus {
     /// a bare VM that was used, of which everything exists only there.
     pub guest_only: Option<Counts>,
     /// The first hundred of these changes: absolute paths, and names of references.
-    pub guest_only_names: Vec<Bytes>,
+    pub guest_only_names: Vec<WireBytes>,
     /// Other repositories in the VM.
     pub repositories: Vec<AdditionalRepository>,
     /// Why the VM failed.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use banger_agent::frame::Frame;
 use banger_agent::protocol::exec::{Exec, FromCommand, STDOUT, Started, ToCommand};
-use banger_agent::protocol::{Bytes, Request, now_ns};
+use banger_agent::protocol::{Request, WireBytes, now_ns};
 use banger_vmm::{Vm, VmState, is_name};
 
 use crate::host::paths::Paths;
@@ -64,7 +64,7 @@ pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<Str
 fn list(vm: &Vm, folder: &Path) -> Option<Vec<String>> {
     let end = Instant::now() + LIMIT;
     let limits = Limits { silence: LIMIT, frame: LIMIT };
-    let argv = ["ls", "-1Ap", "--"].map(Bytes::from);
+    let argv = ["ls", "-1Ap", "--"].map(WireBytes::from);
     let argv = argv.into_iter().chain([folder.as_os_str().into()]).collect();
     let exec = Exec { argv, cwd: "/".into(), clock_ns: now_ns(), ..Exec::default() };
     let mut call = Call::on(vm.watch_agent(LIMIT).ok()?, &Request::Exec(exec), limits).ok()?;

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CommandError;
@@ -34,12 +34,12 @@ pub struct TrustStore {
 struct Record {
     format_version: u32,
     /// The canonical root of the repository.
-    root: Bytes,
+    root: WireBytes,
     /// BLAKE3 of the trusted file, in hexadecimal; empty where there was none.
     digest: String,
     /// Places outside that the repository may lead to, absolute and canonical.
     #[serde(default)]
-    outside: Vec<Bytes>,
+    outside: Vec<WireBytes>,
 }
 
 impl TrustStore {
@@ -83,9 +83,9 @@ impl TrustStore {
     pub fn trust(&self, root: &Path, text: Option<&str>, outside: &BTreeSet<PathBuf>) -> Result<(), CommandError> {
         let record = Record {
             format_version: FORMAT_VERSION,
-            root: Bytes::from(root.as_os_str()),
+            root: WireBytes::from(root.as_os_str()),
             digest: text.map(digest).unwrap_or_default(),
-            outside: outside.iter().map(|path| Bytes::from(path.as_os_str())).collect(),
+            outside: outside.iter().map(|path| WireBytes::from(path.as_os_str())).collect(),
         };
         let json = serde_json::to_vec_pretty(&record).expect("plain data has a JSON form");
         let path = self.record(root);

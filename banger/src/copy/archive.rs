@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::{self, Read, Write};
 
 use banger_agent::copy::{CopyError, Entries, Entry, EntryKind, MAX_ENTRIES, MAX_PIECE, write_piece};
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::copy::{Copied, Source};
 use banger_agent::rooted_dir::{MAX_PATH, is_plain, split};
 use banger_image::archive::{Reader, Type};
@@ -35,7 +35,7 @@ pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) 
         header.set_mtime(u64::try_from(entry.mtime_ns / 1_000_000_000).unwrap_or(0));
         header.set_uid(0);
         header.set_gid(0);
-        let shown = Bytes(path);
+        let shown = WireBytes(path);
         let name = std::path::Path::new(shown.as_os_str());
         match entry.kind {
             EntryKind::Folder { mode } => {
@@ -49,7 +49,7 @@ pub(super) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) 
                 header.set_entry_type(EntryType::Symlink);
                 header.set_mode(0o777);
                 header.set_size(0);
-                let target = Bytes(target);
+                let target = WireBytes(target);
                 builder.append_link(&mut header, name, target.as_os_str()).map_err(CopyError::Stream)?;
                 copied.links += 1;
             }
@@ -304,7 +304,7 @@ fn plain(path: &[u8]) -> Result<Vec<u8>, CopyError> {
 }
 
 fn refused(path: Vec<u8>, why: &'static str) -> CopyError {
-    CopyError::Io { action: "unpack", path: Bytes(path), source: io::Error::other(why) }
+    CopyError::Io { action: "unpack", path: WireBytes(path), source: io::Error::other(why) }
 }
 
 /// What no archive begins with.
@@ -380,7 +380,7 @@ mod tests {
             [&["-c", "src"][..], &["-c", "--format=pax", "./src"], &["-c", "-S", "src"], &["-c", "src/a/b/file"]]
         {
             let archive = tar(root, options, b"");
-            let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+            let source = Source { name: WireBytes::default(), is_folder: true, contents: true };
             let into = tempfile::tempdir().unwrap();
             let mut wire = Vec::new();
             let sent = read(&archive[..], &mut wire).unwrap();
@@ -447,7 +447,7 @@ mod tests {
     /// What an archive makes of an empty directory.
     fn unpacked(archive: &[u8]) -> Result<(tempfile::TempDir, Copied), CopyError> {
         let into = tempfile::tempdir().unwrap();
-        let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+        let source = Source { name: WireBytes::default(), is_folder: true, contents: true };
         let mut wire = Vec::new();
         read(archive, &mut wire)?;
         let copied = receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..], &mut AsSent)?;
@@ -525,7 +525,7 @@ mod tests {
         assert_eq!(inode("src/link"), inode("src/other-link"));
         assert_eq!((copied.files, copied.links), (5, 1));
         // Again, over what is there.
-        let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+        let source = Source { name: WireBytes::default(), is_folder: true, contents: true };
         let mut wire = Vec::new();
         read(&tar(root, &["-c", "src"], b"")[..], &mut wire).unwrap();
         receive(Target::find(into.path(), &source).unwrap(), &mut &wire[..], &mut AsSent).unwrap();

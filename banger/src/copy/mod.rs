@@ -11,7 +11,7 @@ use std::path::Path;
 use banger_agent::copy::{CopyError, Opened, SourcePath, Target, receive, send};
 use banger_agent::frame::{Frame, FrameError};
 use banger_agent::protocol::copy::{Announced, CONTENT, Copied, CopyIn, CopyOut, FromCopy, Source, ToCopy};
-use banger_agent::protocol::{Bytes, Request};
+use banger_agent::protocol::{Request, WireBytes};
 use banger_vmm::Vm;
 use bytes::Buf;
 
@@ -23,7 +23,7 @@ use crate::vm::agent::{AgentError, Call, DataWriter};
 /// Something in the guest that is copied out of it.
 pub struct GuestSource {
     /// Where it is, an absolute path.
-    pub path: Bytes,
+    pub path: WireBytes,
     /// The end of the path that the user, or banger, gave: the copy gets its name from that. Empty
     /// if all of it is an image's.
     pub asked: OsString,
@@ -51,7 +51,7 @@ pub fn to_archive(vm: &Vm, from: GuestSource, to: &mut dyn Write) -> Result<Copi
 ///
 /// # Errors
 /// If it cannot be read here or written there.
-pub fn to_guest(vm: &Vm, from: &Path, to: Bytes) -> Result<Copied, CommandError> {
+pub fn to_guest(vm: &Vm, from: &Path, to: WireBytes) -> Result<Copied, CommandError> {
     let opened = Opened::new(from).map_err(error)?;
     into(vm, to, opened.source.clone(), |out| send(opened, out))
 }
@@ -61,8 +61,8 @@ pub fn to_guest(vm: &Vm, from: &Path, to: Bytes) -> Result<Copied, CommandError>
 ///
 /// # Errors
 /// If it cannot be read here or written there.
-pub fn from_archive(vm: &Vm, from: impl Read + Send, to: Bytes) -> Result<Copied, CommandError> {
-    let source = Source { name: Bytes::default(), is_folder: true, contents: true };
+pub fn from_archive(vm: &Vm, from: impl Read + Send, to: WireBytes) -> Result<Copied, CommandError> {
+    let source = Source { name: WireBytes::default(), is_folder: true, contents: true };
     into(vm, to, source, |out| archive::read(from, out))
 }
 
@@ -77,7 +77,7 @@ fn out(
     let mut source = asked.confirm(&announced).map_err(error)?;
     if from.asked.is_empty() {
         // Then it needs one here.
-        (source.name, source.contents) = (Bytes::default(), false);
+        (source.name, source.contents) = (WireBytes::default(), false);
     }
     let mut input = Input { call: &mut call, chunk: bytes::Bytes::new(), last: None };
     let taken = take(&source, &mut input);
@@ -93,7 +93,7 @@ fn out(
 
 fn into(
     vm: &Vm,
-    path: Bytes,
+    path: WireBytes,
     source: Source,
     give: impl FnOnce(&mut dyn Write) -> Result<Copied, CopyError>,
 ) -> Result<Copied, CommandError> {

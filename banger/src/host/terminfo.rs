@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use banger_agent::protocol::{Bytes, Request};
+use banger_agent::protocol::{Request, WireBytes};
 use banger_agent::terminfo::{MAX_ENTRY, Terminfo, is_name, places};
 use nix::libc;
 
@@ -24,7 +24,7 @@ const DIRECTORIES: [&str; 5] =
 
 /// What the guest is to be asked before a command whose variables are `env` gets a terminal; none:
 /// this machine does not know it. `variable` is this machine's environment.
-pub fn request(env: &[(Bytes, Bytes)], variable: impl Fn(&str) -> Option<OsString>) -> Option<Request> {
+pub fn request(env: &[(WireBytes, WireBytes)], variable: impl Fn(&str) -> Option<OsString>) -> Option<Request> {
     let name = env.iter().rev().find(|(name, _)| name.0 == b"TERM").map(|(_, name)| &name.0)?;
     let name = std::str::from_utf8(name).ok().filter(|name| is_name(name))?;
     find(name, &directories(variable)).map(Request::Terminfo)
@@ -32,7 +32,7 @@ pub fn request(env: &[(Bytes, Bytes)], variable: impl Fn(&str) -> Option<OsStrin
 
 /// What a command needs besides, if the guest has the entry of this machine; nothing if somebody
 /// has said it already.
-pub fn variables(env: &[(Bytes, Bytes)]) -> Option<(Bytes, Bytes)> {
+pub fn variables(env: &[(WireBytes, WireBytes)]) -> Option<(WireBytes, WireBytes)> {
     let is_said = env.iter().any(|(name, _)| name.0 == b"TERMINFO" || name.0 == VARIABLE.0.as_bytes());
     (!is_said).then(|| (VARIABLE.0.into(), VARIABLE.1.into()))
 }
@@ -59,7 +59,7 @@ fn find(name: &str, directories: &[PathBuf]) -> Option<Terminfo> {
         let mut entry = Vec::new();
         file.metadata().ok().filter(std::fs::Metadata::is_file)?;
         file.take(MAX_ENTRY as u64 + 1).read_to_end(&mut entry).ok()?;
-        Some(Terminfo { name: name.to_owned(), entry: Bytes(entry) }).filter(Terminfo::is_valid)
+        Some(Terminfo { name: name.to_owned(), entry: WireBytes(entry) }).filter(Terminfo::is_valid)
     };
     paths.filter_map(read).next()
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
@@ -69,9 +69,9 @@ impl Clock {
 struct State {
     format_version: u32,
     banger_version: &'static str,
-    workspace: Option<Bytes>,
+    workspace: Option<WireBytes>,
     vm: Option<String>,
-    command: Vec<Bytes>,
+    command: Vec<WireBytes>,
     /// The exit status of banger, which is the command's if that was run.
     exit_status: u8,
     /// Why banger failed, if it did.

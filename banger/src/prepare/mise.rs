@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::exec::{DEFAULT_PATH, Exec, Exit};
 use banger_vmm::Vm;
 
@@ -140,12 +140,12 @@ impl Mise {
     }
 
     /// The tools are found, and mise asks nobody whether the files are to be believed.
-    pub(super) fn variables(&self, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+    pub(super) fn variables(&self, of_image: &[(WireBytes, WireBytes)]) -> Vec<(WireBytes, WireBytes)> {
         variables(self.trusted.clone(), of_image)
     }
 
     /// What mise sets, once it was installed: `[env]`, and what tools need.
-    pub(super) fn environment(&self, vm: &Vm, checkout: &GuestCheckout, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+    pub(super) fn environment(&self, vm: &Vm, checkout: &GuestCheckout, ui: &Ui) -> Vec<(WireBytes, WireBytes)> {
         environment(vm, checkout, &self.place, ui)
     }
 
@@ -158,7 +158,7 @@ impl Mise {
         &self,
         machine: &Machine,
         checkout: &GuestCheckout,
-        variables: &[(Bytes, Bytes)],
+        variables: &[(WireBytes, WireBytes)],
         ui: &Ui,
     ) -> Result<(), CommandError> {
         let mut stamp = Stamp::open(&self.place.mark(checkout), ui)?;
@@ -207,9 +207,9 @@ pub(super) fn variables_of(
     vm: &Vm,
     checkout: &GuestCheckout,
     folder: &Path,
-    of_image: &[(Bytes, Bytes)],
+    of_image: &[(WireBytes, WireBytes)],
     ui: &Ui,
-) -> Vec<(Bytes, Bytes)> {
+) -> Vec<(WireBytes, WireBytes)> {
     let mut places = around(checkout, folder).map(|place| Place(place.to_owned()));
     let Some(place) = places.find(|place| place.mark(checkout).exists()) else { return Vec::new() };
     let mut all = variables(trusted(checkout), of_image);
@@ -218,7 +218,7 @@ pub(super) fn variables_of(
 }
 
 /// What the guest has written down of what mise sets there. It goes back to the guest only.
-fn environment(vm: &Vm, checkout: &GuestCheckout, place: &Place, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+fn environment(vm: &Vm, checkout: &GuestCheckout, place: &Place, ui: &Ui) -> Vec<(WireBytes, WireBytes)> {
     let path = place.environment(checkout);
     let text = read_file(vm, path.as_bytes(), MAX_ENVIRONMENT).unwrap_or_else(|error| {
         ui.detail(&format!("what mise sets cannot be read: {error}"));
@@ -228,17 +228,17 @@ fn environment(vm: &Vm, checkout: &GuestCheckout, place: &Place, ui: &Ui) -> Vec
 }
 
 /// The variables in what `mise env --json` printed.
-fn parsed(json: &[u8]) -> Vec<(Bytes, Bytes)> {
+fn parsed(json: &[u8]) -> Vec<(WireBytes, WireBytes)> {
     let all: BTreeMap<String, String> = serde_json::from_slice(json).unwrap_or_default();
     let is_variable =
         |name: &str, value: &str| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
     all.into_iter().filter(|(name, value)| is_variable(name, value)).map(|(n, v)| (n.into(), v.into())).collect()
 }
 
-fn variables(trusted: Vec<u8>, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+fn variables(trusted: Vec<u8>, of_image: &[(WireBytes, WireBytes)]) -> Vec<(WireBytes, WireBytes)> {
     let of_image = of_image.iter().rev().find(|(name, _)| name.0 == b"PATH").map(|(_, path)| &path.0[..]);
     let path = [SHIMS.as_bytes(), b":", of_image.unwrap_or(DEFAULT_PATH.as_bytes())].concat();
-    vec![("PATH".into(), Bytes(path)), ("MISE_TRUSTED_CONFIG_PATHS".into(), Bytes(trusted))]
+    vec![("PATH".into(), WireBytes(path)), ("MISE_TRUSTED_CONFIG_PATHS".into(), WireBytes(trusted))]
 }
 
 /// A list of paths: the workspace may be at its own path in the guest too. A colon cannot be part

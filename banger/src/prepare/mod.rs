@@ -14,7 +14,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use banger_agent::protocol::{Bytes, Own, Request};
+use banger_agent::protocol::{Own, Request, WireBytes};
 use banger_vmm::Vm;
 
 use self::mise::Mise;
@@ -91,12 +91,12 @@ impl Preparation {
     }
 
     /// Variables for what runs in the guest: where the tools are.
-    pub fn variables(&self, of_image: &[(Bytes, Bytes)]) -> Vec<(Bytes, Bytes)> {
+    pub fn variables(&self, of_image: &[(WireBytes, WireBytes)]) -> Vec<(WireBytes, WireBytes)> {
         self.mise.as_ref().map(|mise| mise.variables(of_image)).unwrap_or_default()
     }
 
     /// What the tools set for commands, once all is done.
-    pub fn environment(&self, vm: &Vm, ui: &Ui) -> Vec<(Bytes, Bytes)> {
+    pub fn environment(&self, vm: &Vm, ui: &Ui) -> Vec<(WireBytes, WireBytes)> {
         self.mise.as_ref().map(|mise| mise.environment(vm, &self.checkout, ui)).unwrap_or_default()
     }
 
@@ -106,9 +106,9 @@ impl Preparation {
         vm: &Vm,
         checkout: &GuestCheckout,
         folder: &Path,
-        of_image: &[(Bytes, Bytes)],
+        of_image: &[(WireBytes, WireBytes)],
         ui: &Ui,
-    ) -> Vec<(Bytes, Bytes)> {
+    ) -> Vec<(WireBytes, WireBytes)> {
         mise::variables_of(vm, checkout, folder, of_image, ui)
     }
 
@@ -119,7 +119,7 @@ impl Preparation {
     pub fn run(
         &self,
         machine: &Machine,
-        variables: &[(Bytes, Bytes)],
+        variables: &[(WireBytes, WireBytes)],
         account: &Report,
         ui: &Ui,
     ) -> Result<(), CommandError> {

@@ -2,7 +2,7 @@
 
 use std::io::{Write, stderr};
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::exec::{Exec, Exit};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
@@ -42,7 +42,7 @@ impl Setup {
         for input in settings.setup_inputs() {
             let pattern = pattern(input)?;
             let digest = listed.digest(&workspace.root, &mut |path| {
-                pattern.matched_path_or_any_parents(Bytes(path.to_vec()).as_os_str(), false).is_ignore()
+                pattern.matched_path_or_any_parents(WireBytes(path.to_vec()).as_os_str(), false).is_ignore()
             })?;
             if digest.is_none() {
                 ui.warning(&format!("no file is `{input}`, which `setup_inputs` names"));
@@ -61,7 +61,7 @@ impl Setup {
         &self,
         machine: &Machine,
         checkout: &GuestCheckout,
-        variables: &[(Bytes, Bytes)],
+        variables: &[(WireBytes, WireBytes)],
         ui: &Ui,
     ) -> Result<(), CommandError> {
         let mut stamp = Stamp::open(&checkout.mark("setup"), ui)?;

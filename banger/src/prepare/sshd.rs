@@ -1,6 +1,6 @@
 //! An SSH server in the guest, by the image's own package manager.
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::exec::Exec;
 
 use crate::error::CommandError;
@@ -58,7 +58,7 @@ fi
 /// The VM's. A guest without a shell goes without.
 pub(crate) fn start(
     machine: &Machine,
-    variables: &[(Bytes, Bytes)],
+    variables: &[(WireBytes, WireBytes)],
     paths: &Paths,
     ui: &Ui,
 ) -> Result<(), CommandError> {

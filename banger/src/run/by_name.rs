@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::exec::{Exec, Exit};
 use banger_agent::protocol::sync::Policy;
 use banger_image::ImageManifest;
@@ -201,7 +201,7 @@ pub fn exec(
 ///
 /// # Errors
 /// If a file or variable says what it may not.
-pub fn configured_variables(vm: &Vm, paths: &Paths) -> Result<Vec<(Bytes, Bytes)>, CommandError> {
+pub fn configured_variables(vm: &Vm, paths: &Paths) -> Result<Vec<(WireBytes, WireBytes)>, CommandError> {
     let own = GuestCheckout::all(vm)?.into_iter().find(|checkout| checkout.is_own() && checkout.is_present());
     Ok(environment::of_settings(&Settings::of_process(
         paths,
@@ -278,10 +278,10 @@ fn check_out(branch: &Branch<'_>, machine: &Machine, paths: &Paths, ui: &Ui) -> 
 
 /// What a bare VM is to run, as docker-run(1) has it: what is given takes the place of the image's
 /// arguments, behind its entrypoint. Nothing: a shell.
-fn words_of(image: Option<&ImageManifest>, given: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
+fn words_of(image: Option<&ImageManifest>, given: impl Iterator<Item = WireBytes>) -> Vec<WireBytes> {
     let given: Vec<_> = given.collect();
     let Some(origin) = image.and_then(|image| image.oci.as_ref()) else { return given };
-    let of_image = |words: &[String]| words.iter().map(|word| word.as_str().into()).collect::<Vec<Bytes>>();
+    let of_image = |words: &[String]| words.iter().map(|word| word.as_str().into()).collect::<Vec<WireBytes>>();
     let arguments = if given.is_empty() { of_image(&origin.config.cmd) } else { given };
     [of_image(&origin.config.entrypoint), arguments].concat()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use banger_agent::protocol::exec::Exec;
 use banger_agent::protocol::sync::Policy;
-use banger_agent::protocol::{Bytes, Readiness, Request};
+use banger_agent::protocol::{Readiness, Request, WireBytes};
 use banger_vmm::{Ready, Vm};
 
 use super::host_env::HostEnv;
@@ -171,7 +171,7 @@ impl<'a> RunContext<'a> {
         preparation: Option<&Preparation>,
         checkout: Option<&GuestCheckout>,
         place: &Place,
-        words: impl Iterator<Item = Bytes>,
+        words: impl Iterator<Item = WireBytes>,
     ) -> Result<Outcome, CommandError> {
         let (cwd, make_cwd) = place.folder(self.how);
         let entered = self.enter(machine, preparation, checkout, &cwd);

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
@@ -14,7 +14,7 @@ use crate::error::{CommandError, ErrorKind};
 ///
 /// # Errors
 /// A file that cannot be read, or a line or option that is no variable.
-pub(super) fn variables(options: &[OsString], files: &[PathBuf]) -> Result<Vec<(Bytes, Bytes)>, CommandError> {
+pub(super) fn variables(options: &[OsString], files: &[PathBuf]) -> Result<Vec<(WireBytes, WireBytes)>, CommandError> {
     let mut all = Vec::new();
     for file in files {
         let content = std::fs::read(file).map_err(|error| CommandError::io("read", file, &error))?;
@@ -45,13 +45,13 @@ fn exported(line: &[u8]) -> &[u8] {
 
 /// `NAME=VALUE`, or `NAME` for what is set here: nothing if it is not. None if it is neither.
 #[expect(clippy::option_option, reason = "no variable at all, and a variable that is not set, are different things")]
-fn variable(text: &[u8]) -> Option<Option<(Bytes, Bytes)>> {
+fn variable(text: &[u8]) -> Option<Option<(WireBytes, WireBytes)>> {
     let (name, value) = match text.iter().position(|byte| *byte == b'=') {
         Some(equals) => (&text[..equals], Some(text[equals + 1..].to_vec())),
         None => (text, env::var_os(OsString::from_vec(text.to_vec())).map(OsStringExt::into_vec)),
     };
     let is_name = !name.is_empty() && !text.contains(&0) && !name.contains(&b' ');
-    is_name.then(|| value.map(|value| (Bytes(name.to_vec()), Bytes(value))))
+    is_name.then(|| value.map(|value| (WireBytes(name.to_vec()), WireBytes(value))))
 }
 
 fn not_a_variable(place: &str) -> CommandError {
@@ -62,7 +62,7 @@ fn not_a_variable(place: &str) -> CommandError {
 
 /// The variables of the configuration: those that are written there, then those whose values are
 /// set here.
-pub(super) fn of_settings(settings: &Settings) -> Vec<(Bytes, Bytes)> {
+pub(super) fn of_settings(settings: &Settings) -> Vec<(WireBytes, WireBytes)> {
     let written = settings.env().map(|(name, value)| (name.into(), value.into()));
     let from_host = settings.env_from_host().iter();
     let set = from_host.filter_map(|name| Some((name.as_str().into(), env::var_os(name)?.into())));
@@ -70,7 +70,7 @@ pub(super) fn of_settings(settings: &Settings) -> Vec<(Bytes, Bytes)> {
 }
 
 /// What a terminal in the guest has to know of the one here.
-pub(super) fn of_terminal(has_terminal: bool) -> Vec<(Bytes, Bytes)> {
+pub(super) fn of_terminal(has_terminal: bool) -> Vec<(WireBytes, WireBytes)> {
     if !has_terminal {
         return Vec::new();
     }

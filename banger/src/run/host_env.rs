@@ -6,7 +6,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_vmm::{NetMode, NetPlan};
 
 /// What curl(1) and others go by, in small letters. Some programs know only the capitals.
@@ -18,18 +18,18 @@ const IDENTITY: [&str; 5] =
 /// Variables for the guest, and what the user should know of them.
 #[derive(Debug, Default)]
 pub(super) struct HostEnv {
-    pub(super) variables: Vec<(Bytes, Bytes)>,
+    pub(super) variables: Vec<(WireBytes, WireBytes)>,
     pub(super) warnings: Vec<String>,
 }
 
 impl HostEnv {
-    /// `net` is the VM's network, `variable` this machine's environment, `etc` its `/etc`. What is in `given` already is
-    /// the user's own word.
+    /// `net` is the VM's network, `variable` this machine's environment, `etc` its `/etc`. What is
+    /// in `given` already is the user's own word.
     pub(super) fn new(
         net: &NetPlan,
         variable: &dyn Fn(&str) -> Option<OsString>,
         etc: &Path,
-        given: &[(Bytes, Bytes)],
+        given: &[(WireBytes, WireBytes)],
     ) -> HostEnv {
         let mut host_env = HostEnv::default();
         // The one language that every image has, that knows all letters, and that perl does not
@@ -59,7 +59,7 @@ impl HostEnv {
         &mut self,
         host_alias: Option<Ipv4Addr>,
         variable: &dyn Fn(&str) -> Option<OsString>,
-        given: &[(Bytes, Bytes)],
+        given: &[(WireBytes, WireBytes)],
     ) {
         for name in PROXIES {
             let capitals = name.to_uppercase();

@@ -16,7 +16,7 @@ mod workspace;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::sync::Policy;
 use nix::sys::signal::Signal;
 
@@ -45,7 +45,7 @@ use crate::vm::post_mortem;
 use crate::vm::unsynced::UnsyncedChanges;
 
 /// Names and values.
-type Variables = Vec<(Bytes, Bytes)>;
+type Variables = Vec<(WireBytes, WireBytes)>;
 
 /// Runs the command of `options` in the workspace around the folder that `place` says, and returns
 /// the exit status. With `--report` there is a report, whatever comes of it.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use banger_agent::frame::FrameError;
 use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Record, RecordKind, Sync, ToSync};
-use banger_agent::protocol::{Bytes, Request, now_ns};
+use banger_agent::protocol::{Request, WireBytes, now_ns};
 use banger_vmm::Vm;
 
 use super::filters::Filters;
@@ -91,7 +91,7 @@ impl<'a> Engine<'a> {
             alias: self.checkout.alias().map(|path| path.as_os_str().into()),
             base: manifest.as_ref().map(|manifest| manifest.generation.clone()),
             generation: generation.clone(),
-            excludes: Bytes(self.workspace.repository.global_excludes()?),
+            excludes: WireBytes(self.workspace.repository.global_excludes()?),
             clock_ns: now_ns(),
         };
         let request = if self.checkout.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
@@ -114,11 +114,11 @@ impl<'a> Engine<'a> {
         };
         report.notes.extend(histories.note.take());
         let mut base = manifest.unwrap_or_default();
-        for Bytes(git) in &begun.lost {
+        for WireBytes(git) in &begun.lost {
             histories.forget(git);
             // What the host has not sent cannot be lost: a guest may name as many as it likes.
             if base.repositories.remove(git).is_some() {
-                let git = Bytes([self.guest_root(), b"/", git].concat());
+                let git = WireBytes([self.guest_root(), b"/", git].concat());
                 report.notes.push(format!("`{git}` was gone in the VM: it is sent again"));
             }
         }

@@ -147,8 +147,8 @@ impl Filters {
 
     /// What git in the guest shows as changed though it may not be; none if there is nothing.
     pub(super) fn note(&self) -> Option<String> {
-        use banger_agent::protocol::Bytes;
-        let first = Bytes(self.doubtful.first()?.clone());
+        use banger_agent::protocol::WireBytes;
+        let first = WireBytes(self.doubtful.first()?.clone());
         let others = match self.doubtful.len() {
             1 => String::new(),
             count => format!(" and {} other files", count - 1),

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameError};
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::sync::{CONTENT, Change, FromSync, Item, Mode, NEEDED, PLAN, Policy, RecordKind, ToSync};
 
 use super::engine::{Engine, Progress, commit, plain, readable};
@@ -127,7 +127,7 @@ impl Engine<'_> {
         let is_entry = |path: &[u8]| self.listing().entry(path).is_some();
         let slashes = known.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let is_beneath_a_file = slashes.map(|(at, _)| &known.path[..at]).any(is_entry);
-        let path = self.workspace.root.join(Bytes(known.path.clone()).as_os_str());
+        let path = self.workspace.root.join(WireBytes(known.path.clone()).as_os_str());
         let is_gone = match std::fs::symlink_metadata(path) {
             Ok(metadata) => metadata.is_dir(),
             // What cannot be looked at may well be there.

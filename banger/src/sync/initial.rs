@@ -1,6 +1,6 @@
 //! The initial sync: everything is sent.
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::sync::{CONTENT, RecordKind, ToSync};
 
 use super::engine::{Engine, Progress, commit, plain, readable};
@@ -108,7 +108,7 @@ fn partial_clones<'a>(repositories: impl Iterator<Item = &'a Repository>) -> Res
     let Some((repository, partial)) = found.first() else { return Ok(None) };
     let name = match repository.path.as_bytes() {
         b"" => "this repository".to_owned(),
-        path => format!("`{}`", Bytes(path.to_vec())),
+        path => format!("`{}`", WireBytes(path.to_vec())),
     };
     let others = match found.len() {
         1 => String::new(),

@@ -28,7 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use banger_agent::protocol::sync::{Applied, Counts, Policy};
-use banger_agent::protocol::{Bytes, now_ns};
+use banger_agent::protocol::{WireBytes, now_ns};
 use banger_vmm::Vm;
 
 use self::engine::Engine;
@@ -135,7 +135,7 @@ impl Listed {
         self.listing
             .warnings
             .iter()
-            .map(|warning| format!("`{}` stays behind: {}", Bytes(warning.path.as_bytes().to_vec()), warning.error))
+            .map(|warning| format!("`{}` stays behind: {}", WireBytes(warning.path.as_bytes().to_vec()), warning.error))
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_agent::protocol::sync::MAX_PATH;
 use banger_vmm::{Vm, VmRecord};
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ pub struct GuestCheckout {
 /// Which additional workspace it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record {
-    guest_path: Bytes,
+    guest_path: WireBytes,
     repository: VmOwner,
 }
 
@@ -249,8 +249,8 @@ fn locked<E: Into<io::Error>>(path: &Path, lock: impl FnOnce(&File) -> Result<()
     locked.map_err(|error| CommandError::io("lock", path, &error))
 }
 
-/// What is kept of a VM's additional workspaces: folders and records. One whose record was not written
-/// in time is none.
+/// What is kept of a VM's additional workspaces: folders and records. One whose record was not
+/// written in time is none.
 fn records(vm: &Vm) -> Result<Vec<(PathBuf, Record)>, CommandError> {
     let folder = vm.folder().join(FURTHER);
     let explain = |error: &io::Error| CommandError::io("read", &folder, error);

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_util::process::Stat;
 use banger_vmm::{Owner, Vm, VmRecord, VmState, VmStore};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::git::{Identity, Workspace};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VmOwner {
     /// The canonical root of the workspace.
-    pub root: Bytes,
+    pub root: WireBytes,
     /// Device, inode and birth of the git folder: what a moved workspace is known by.
     pub git: (u64, u64, Option<i64>),
     /// For an ephemeral VM: the process that made it, and when that started (`/proc/<pid>/stat`,

@@ -23,7 +23,7 @@ use crate::frame::Frame;
 use crate::guest::stream::{Reader, Writer};
 use crate::guest::users::User;
 use crate::protocol::forward::{Address, Incoming, Listen, Listening, MAX_WAITING};
-use crate::protocol::{Bytes, Failure, FailureKind, Reply};
+use crate::protocol::{Failure, FailureKind, Reply, WireBytes};
 
 /// How long a connection waits for the host to take it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -152,7 +152,7 @@ impl Listener {
                 let user = User::find(request.user.as_deref()).map_err(Refused::Failure)?;
                 let bound = spawn_blocking(move || bind(Path::new(path.as_os_str()), &user)).await;
                 let (listener, path, folder) = bound.map_err(io::Error::other)??;
-                let at = Address::Unix { path: Bytes::from(path.as_os_str()) };
+                let at = Address::Unix { path: WireBytes::from(path.as_os_str()) };
                 listener.set_nonblocking(true)?;
                 Ok((Listener::Unix { listener: UnixListener::from_std(listener)?, path, folder }, at))
             }

@@ -14,7 +14,7 @@ use super::references::References;
 use super::run::reference;
 use super::tree::{Stamp, Tree, is_git, split};
 use crate::guest::disks::sync_file_system;
-use crate::protocol::Bytes;
+use crate::protocol::WireBytes;
 use crate::protocol::sync::{Applied, Change, Digest, Item, Kind, RecordKind};
 
 /// What has arrived and waits to be moved into place, under its own path in the stage.
@@ -92,7 +92,7 @@ pub(super) fn apply_fresh(
             RecordKind::References if is_head_of_repository(&path) => {
                 let (git, _) = split(&path);
                 make_repository_folders(&mut tree, git)?;
-                let all = References::new(staged.stage.join(Bytes(git.to_vec()).as_os_str())).all()?;
+                let all = References::new(staged.stage.join(WireBytes(git.to_vec()).as_os_str())).all()?;
                 applied.references += all.len() as u64;
                 records.references.extend(all.into_iter().map(|(name, value)| ((git.to_vec(), name), value)));
             }
@@ -175,8 +175,9 @@ fn put(
     item: &Item,
     applied: &mut Applied,
 ) -> io::Result<Option<(Vec<u8>, Option<SyncedFile>)>> {
-    let missing =
-        || io::Error::new(io::ErrorKind::InvalidData, format!("the host did not send `{}`", Bytes(item.path.clone())));
+    let missing = || {
+        io::Error::new(io::ErrorKind::InvalidData, format!("the host did not send `{}`", WireBytes(item.path.clone())))
+    };
     let arrived = staged.files.get(&item.path).ok_or_else(missing)?;
     let stamp = match tree.take(stage.as_fd(), &item.path, &item.path) {
         Ok(stamp) => stamp,
@@ -249,7 +250,7 @@ impl Mover<'_> {
     fn go(&mut self, item: &Item, keep: &[(String, String)]) -> io::Result<()> {
         let Change::Ref { name, new, .. } = &item.change else { return Ok(()) };
         make_repository_folders(self.tree, &item.path)?;
-        let git = self.place.root().join(Bytes(item.path.clone()).as_os_str());
+        let git = self.place.root().join(WireBytes(item.path.clone()).as_os_str());
         let references = References::new(git.clone());
         for (kept, tip) in keep {
             // A symbolic reference holds no commit of its own.

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::records::{Records, SyncedFile};
 use super::references::References;
 use super::tree::{PathState, Stamp, Tree, split};
-use crate::protocol::Bytes;
+use crate::protocol::WireBytes;
 use crate::protocol::sync::{Change, Conflict, Digest, Item, Kind, Policy, Side, Verdict};
 
 /// What to do about one item.
@@ -204,7 +204,7 @@ impl<'a> Comparer<'a> {
     }
 
     fn reference(&mut self, item: &Item, name: &str, base: Option<&str>, new: Option<&str>) -> io::Result<Decision> {
-        let references = References::new(self.root.join(Bytes(item.path.clone()).as_os_str()));
+        let references = References::new(self.root.join(WireBytes(item.path.clone()).as_os_str()));
         let current = references.read(name)?;
         let recorded = self.records.references.get(&(item.path.clone(), name.to_owned())).map(String::as_str);
         if current.as_deref() == new {
@@ -262,7 +262,7 @@ impl<'a> Comparer<'a> {
 
     /// Whether the repository whose `.git` is at `path` has no commits but the host's.
     fn is_untouched_repository(&self, path: &[u8]) -> io::Result<bool> {
-        let now = References::new(self.root.join(Bytes(path.to_vec()).as_os_str())).all()?;
+        let now = References::new(self.root.join(WireBytes(path.to_vec()).as_os_str())).all()?;
         let known = |name: &String| self.records.references.get(&(path.to_vec(), name.clone()));
         Ok(now.iter().all(|(name, value)| known(name) == Some(value)))
     }
@@ -293,7 +293,7 @@ impl<'a> Comparer<'a> {
 
     /// Notes a conflict, and settles it by the policy.
     fn conflict(&mut self, path: &[u8], guest: Side, host: Side, host_wins: Decision) -> Decision {
-        self.conflicts.push(Conflict { path: Bytes(path.to_vec()), guest, host });
+        self.conflicts.push(Conflict { path: WireBytes(path.to_vec()), guest, host });
         if self.policy == Policy::HostWins { host_wins } else { Decision::Keep }
     }
 }

@@ -11,7 +11,7 @@ use super::mount::WorkspaceMount;
 use super::records::{Records, SyncedFile};
 use super::references::References;
 use super::tree::{PathState, Tree, is_git};
-use crate::protocol::Bytes;
+use crate::protocol::WireBytes;
 use crate::protocol::sync::{Counts, GuestOnly, MAX_NAMED};
 
 /// Walks the workspace without what git ignores there, and compares it with the records.
@@ -30,7 +30,7 @@ pub(super) fn guest_only(place: &WorkspaceMount, records: &Records) -> io::Resul
         }
     }
     let files = changed.len() as u64;
-    let mut named: Vec<_> = changed.into_iter().take(MAX_NAMED).map(Bytes).collect();
+    let mut named: Vec<_> = changed.into_iter().take(MAX_NAMED).map(WireBytes).collect();
     let moved = moved_references(place, records)?;
     let references = moved.len() as u64;
     named.extend(moved.into_iter().take(MAX_NAMED - named.len()));
@@ -67,12 +67,12 @@ fn new_files(place: &WorkspaceMount) -> io::Result<Vec<Vec<u8>>> {
 }
 
 /// References that the guest made, moved or removed.
-fn moved_references(place: &WorkspaceMount, records: &Records) -> io::Result<Vec<Bytes>> {
+fn moved_references(place: &WorkspaceMount, records: &Records) -> io::Result<Vec<WireBytes>> {
     let mut moved = Vec::new();
     for git in records.repositories() {
-        let now = References::new(place.root().join(Bytes(git.to_vec()).as_os_str())).all()?;
+        let now = References::new(place.root().join(WireBytes(git.to_vec()).as_os_str())).all()?;
         let known = |name: &String| records.references.get(&(git.to_vec(), name.clone()));
-        let full = |name: &str| Bytes([git, &b"/"[..], name.as_bytes()].concat());
+        let full = |name: &str| WireBytes([git, &b"/"[..], name.as_bytes()].concat());
         moved.extend(now.iter().filter(|(name, value)| known(name) != Some(value)).map(|(name, _)| full(name)));
         let gone = records.references.keys().filter(|(of, name)| of == git && !now.contains_key(name));
         moved.extend(gone.map(|(_, name)| full(name)));

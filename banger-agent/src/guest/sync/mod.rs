@@ -86,10 +86,10 @@ impl Held {
 
     /// Forgets the repositories that were sent and are none any more, and returns the paths of
     /// their `.git`. Those whose worktree is gone too were removed by the guest, as it may.
-    fn forget_lost(&mut self) -> io::Result<Vec<protocol::Bytes>> {
+    fn forget_lost(&mut self) -> io::Result<Vec<protocol::WireBytes>> {
         let root = self.place.root();
         let Some(records) = &mut self.records else { return Ok(Vec::new()) };
-        let at = |path: &[u8]| root.join(protocol::Bytes(path.to_vec()).as_os_str());
+        let at = |path: &[u8]| root.join(protocol::WireBytes(path.to_vec()).as_os_str());
         let is_lost = |git: &&[u8]| at(tree::split(git).0).is_dir() && !at(git).join("HEAD").exists();
         let lost: Vec<_> = records.repositories().into_iter().filter(is_lost).map(<[u8]>::to_vec).collect();
         if !lost.is_empty() {
@@ -100,7 +100,7 @@ impl Held {
                 self.log.replace(records)?;
             }
         }
-        Ok(lost.into_iter().map(protocol::Bytes).collect())
+        Ok(lost.into_iter().map(protocol::WireBytes).collect())
     }
 
     /// Removes references' locks that nobody holds: the guest has only just been started.
@@ -108,7 +108,7 @@ impl Held {
         let Some(records) = &self.records else { return Ok(()) };
         let root = self.place.root();
         let gits = records.repositories().into_iter();
-        let references = gits.map(|git| root.join(protocol::Bytes(git.to_vec()).as_os_str()));
+        let references = gits.map(|git| root.join(protocol::WireBytes(git.to_vec()).as_os_str()));
         references.map(References::new).try_for_each(|references| references.break_locks())
     }
 
@@ -142,12 +142,12 @@ impl Workspace {
     }
 
     /// Where the guest sees it; empty: it is nobody's yet.
-    fn root(&self) -> protocol::Bytes {
+    fn root(&self) -> protocol::WireBytes {
         self.held().place.settings.root.clone()
     }
 
     /// From now on it is the one at `root`, also for a guest that is started again.
-    fn claim(&self, root: &protocol::Bytes) -> io::Result<()> {
+    fn claim(&self, root: &protocol::WireBytes) -> io::Result<()> {
         let mut held = self.held();
         let settings = Settings { root: root.clone(), ..held.place.settings.clone() };
         settings.write(&self.folder)?;

@@ -12,9 +12,9 @@ use crate::protocol;
 
 /// A workspace's tree on its disk, and where the guest sees it.
 ///
-/// The tree lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest sees
-/// it: an overlay would make each file twice as dear to create. The agent works on it from its own
-/// side, where the stage is in the same mount, so that things can be renamed.
+/// The tree lives on a disk of its own, or on the VM's disk itself, and is bound to where the guest
+/// sees it: an overlay would make each file twice as dear to create. The agent works on it from its
+/// own side, where the stage is in the same mount, so that things can be renamed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WorkspaceMount {
     /// The folder of the tree and the stage, on the disk.
@@ -26,9 +26,9 @@ pub(super) struct WorkspaceMount {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Settings {
     /// Where the guest sees the workspace.
-    pub(super) root: protocol::Bytes,
+    pub(super) root: protocol::WireBytes,
     /// Patterns of the host's own excludes file.
-    pub(super) excludes: protocol::Bytes,
+    pub(super) excludes: protocol::WireBytes,
 }
 
 impl WorkspaceMount {

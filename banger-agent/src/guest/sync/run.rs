@@ -252,7 +252,7 @@ fn broken(error: &tokio::task::JoinError) -> Failure {
 }
 
 /// An error in the guest's tree, in words.
-pub(super) fn failure(what: &str, path: &protocol::Bytes, error: &io::Error) -> Failure {
+pub(super) fn failure(what: &str, path: &protocol::WireBytes, error: &io::Error) -> Failure {
     let full = matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT));
     let kind = if full { FailureKind::NoSpace } else { FailureKind::Other };
     Failure::new(kind, format!("cannot {what} `{path}` in the guest: {error}"))

@@ -13,7 +13,7 @@ use super::run::failure;
 use super::{COUNT_DELAY, Workspace};
 use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 use crate::protocol::sync::{GuestOnly, MAX_NAMED};
-use crate::protocol::{Bytes, Failure};
+use crate::protocol::{Failure, WireBytes};
 
 /// The workspaces.
 pub(in crate::guest) struct Workspaces {
@@ -31,7 +31,7 @@ pub(in crate::guest) struct Workspaces {
 /// Where the guest sees the workspaces.
 struct WorkspaceRoots {
     /// The root of the first; empty: there is none yet.
-    first: Bytes,
+    first: WireBytes,
     /// The other workspaces, by their roots. They live on the VM's disk.
     additional: BTreeMap<Vec<u8>, Arc<Workspace>>,
 }
@@ -74,7 +74,7 @@ impl Workspaces {
 
     /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its
     /// way there. Works on the disk.
-    pub(super) fn at(&self, root: &Bytes) -> Result<Arc<Workspace>, Failure> {
+    pub(super) fn at(&self, root: &WireBytes) -> Result<Arc<Workspace>, Failure> {
         let mut roots = self.roots();
         if roots.first == *root {
             return Ok(Arc::clone(&self.first));
@@ -141,7 +141,7 @@ impl Workspaces {
             sum.counts.references += counts.references;
             let root = workspace.root().0;
             let named = named.into_iter().take(MAX_NAMED - sum.named.len());
-            sum.named.extend(named.map(|Bytes(path)| Bytes([&root[..], b"/", &path].concat())));
+            sum.named.extend(named.map(|WireBytes(path)| WireBytes([&root[..], b"/", &path].concat())));
         }
         Ok(sum)
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use banger_agent::protocol::Bytes;
+use banger_agent::protocol::WireBytes;
 use banger_image::oci::{Credentials, PullOptions, Reference, Source};
 use banger_image::{Catalog, Image, ImageManifest, ImageSource, Pulled, Store};
 use banger_vmm::Vm;
@@ -276,7 +276,7 @@ fn is_of_a_team(kernel: &str) -> bool {
 }
 
 /// The variables that an image has for every command.
-pub fn variables(image: &ImageManifest) -> Vec<(Bytes, Bytes)> {
+pub fn variables(image: &ImageManifest) -> Vec<(WireBytes, WireBytes)> {
     let entries = image.oci.iter().flat_map(|origin| &origin.config.env);
     entries.filter_map(|entry| entry.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
 }

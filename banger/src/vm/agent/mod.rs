@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, MAX_DATA};
-use banger_agent::protocol::{Bytes, Failure, FailureKind, FileInfo, Reply, Request};
+use banger_agent::protocol::{Failure, FailureKind, FileInfo, Reply, Request, WireBytes};
 use banger_vmm::Vm;
 use bytes::BytesMut;
 use serde::Serialize;
@@ -273,7 +273,7 @@ fn write_within(stream: &mut UnixStream, mut bytes: &[u8], limit: Duration) -> i
 /// If it is longer than `limit` bytes, which is a failure of kind [`FailureKind::TooLong`], or no
 /// regular file.
 pub fn read_file(vm: &Vm, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, AgentError> {
-    let mut call = Call::open(vm, &Request::ReadFile { path: Bytes(path.to_vec()), limit })?;
+    let mut call = Call::open(vm, &Request::ReadFile { path: WireBytes(path.to_vec()), limit })?;
     let info: FileInfo = match call.answer() {
         Ok(info) => info,
         Err(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSuchFile => return Ok(None),

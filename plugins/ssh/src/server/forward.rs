@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use banger::banger_agent::frame::FrameError;
 use banger::banger_agent::protocol::forward::{Accept, Address, Forward, Incoming, Listen, Listening};
-use banger::banger_agent::protocol::{Bytes, Request};
+use banger::banger_agent::protocol::{Request, WireBytes};
 use banger::banger_agent::relay::relay;
 use banger::error::CommandError;
 use futures::StreamExt;
@@ -118,5 +118,5 @@ pub(super) fn tcp(host: &str, port: u32) -> Option<Address> {
 
 /// A Unix socket that a client names.
 pub(super) fn unix(path: &str) -> Address {
-    Address::Unix { path: Bytes::from(path) }
+    Address::Unix { path: WireBytes::from(path) }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use banger::banger_agent::protocol::exec::Exec;
-use banger::banger_agent::protocol::{Bytes, Request};
+use banger::banger_agent::protocol::{Request, WireBytes};
 use banger::error::{CommandError, ErrorKind};
 use banger::vm::agent::begin;
 pub(super) use banger::vm::agent::{Reader, Writer};
@@ -19,7 +19,7 @@ pub(crate) struct Up {
     /// The VM.
     pub(crate) machine: Machine,
     /// What its image and the configuration set for every command.
-    pub(crate) env: Vec<(Bytes, Bytes)>,
+    pub(crate) env: Vec<(WireBytes, WireBytes)>,
 }
 
 /// A VM that runs, or will.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger::banger_agent::frame::CHUNK;
-use banger::banger_agent::protocol::Bytes;
+use banger::banger_agent::protocol::WireBytes;
 use banger::banger_agent::protocol::exec::{Exec, Size};
 use banger::banger_agent::protocol::forward::Address;
 use banger::error::{CommandError, ErrorKind};
@@ -149,7 +149,7 @@ struct Connection {
     tasks: Tasks,
     /// What the client has listened at in the guest, by its own words.
     listeners: HashMap<(String, u32), AbortHandle>,
-    agent: Arc<OnceCell<Option<Arc<Bytes>>>>,
+    agent: Arc<OnceCell<Option<Arc<WireBytes>>>>,
 }
 
 /// A session channel.
@@ -157,7 +157,7 @@ struct Connection {
 struct Client {
     /// Until something runs there.
     channel: Option<Channel<Msg>>,
-    variables: Vec<(Bytes, Bytes)>,
+    variables: Vec<(WireBytes, WireBytes)>,
     tty: Option<Size>,
     wants_agent: bool,
     /// To what runs.
@@ -210,7 +210,7 @@ impl Connection {
                 let (argv, shell) = match what {
                     What::Sftp => return guest.sftp(user).await,
                     What::Shell => (Vec::new(), false),
-                    What::Line(line) => (vec![Bytes(line)], true),
+                    What::Line(line) => (vec![WireBytes(line)], true),
                 };
                 guest.spawn(Exec { argv, shell, env, user, tty, ..Exec::default() }).await
             }
@@ -265,7 +265,7 @@ impl Connection {
 
 /// A socket in the guest that leads to the client's agent; none: there could be none, and ssh works
 /// without.
-async fn forward_agent(guest: Guest, user: String, handle: Handle) -> Option<Arc<Bytes>> {
+async fn forward_agent(guest: Guest, user: String, handle: Handle) -> Option<Arc<WireBytes>> {
     let (at, reader) = forward::listen(&guest, forward::unix(""), Some(user)).await.ok()?;
     let Address::Unix { path } = at else { return None };
     tokio::spawn(forward::serve(reader, forward::Destination::Agent, guest, handle));
@@ -326,7 +326,7 @@ impl Handler for Connection {
     ) -> Result<(), russh::Error> {
         let Some(client) = self.sessions.get_mut(&id) else { return session.channel_failure(id) };
         client.tty = Some(size(columns, rows));
-        client.variables.insert(0, ("TERM".into(), Bytes::from(term)));
+        client.variables.insert(0, ("TERM".into(), WireBytes::from(term)));
         session.channel_success(id)
     }
 

@@ -4,7 +4,7 @@ use std::mem::discriminant;
 use std::pin::pin;
 use std::sync::Arc;
 
-use banger::banger_agent::protocol::Bytes;
+use banger::banger_agent::protocol::WireBytes;
 use banger::banger_agent::protocol::exec::{Exit, Size};
 use banger::banger_vmm::printable;
 use banger::error::{CommandError, FAILED};
@@ -61,7 +61,7 @@ pub(super) fn number(signal: &Sig) -> Option<i32> {
 
 /// Lets the guest know the terminal of a session whose variables are `env`, if this machine does. A
 /// session can do without.
-pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(Bytes, Bytes)>) {
+pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(WireBytes, WireBytes)>) {
     let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
     if let Ok((true, ..)) = guest.open::<bool>(&request).await {
         env.extend(terminfo::variables(env));
@@ -178,7 +178,7 @@ async fn read(
 
 /// Variables that sshd gives, and on which shells go by: a connection that is no socket has no
 /// addresses.
-pub(super) fn variables() -> Vec<(Bytes, Bytes)> {
+pub(super) fn variables() -> Vec<(WireBytes, WireBytes)> {
     let unknown = "UNKNOWN 65535";
     vec![
         ("SSH_CLIENT".into(), format!("{unknown} 65535").into()),
@@ -187,8 +187,8 @@ pub(super) fn variables() -> Vec<(Bytes, Bytes)> {
 }
 
 /// Where an agent that is forwarded can be found.
-pub(super) fn agent_variable(socket: &Arc<Bytes>) -> (Bytes, Bytes) {
-    ("SSH_AUTH_SOCK".into(), Bytes::clone(socket))
+pub(super) fn agent_variable(socket: &Arc<WireBytes>) -> (WireBytes, WireBytes) {
+    ("SSH_AUTH_SOCK".into(), WireBytes::clone(socket))
 }
 
 #[cfg(test)]
