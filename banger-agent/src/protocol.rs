@@ -37,10 +37,10 @@ pub enum Request {
     /// Takes a connection that has come to an address of [`Request::Listen`]: [`forward`].
     Accept(forward::Accept),
     /// Brings the VM's own workspace to the host's state: [`sync`].
-    Sync(sync::Sync),
+    Sync(sync::SyncRequest),
     /// Brings a workspace that is not the VM's own to the host's state: [`sync`]. Agents
     /// of versions with a single workspace for each VM refuse the request, and so mix nothing up.
-    SyncFurther(sync::Sync),
+    SyncFurther(sync::SyncRequest),
     /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on
     /// channel 1.
     ReadFile {

@@ -1,6 +1,6 @@
 //! Bringing the guest's workspace to the host's state.
 //!
-//! 1. The host sends [`Sync`]; the agent answers with `Reply<Begun>`.
+//! 1. The host sends [`SyncRequest`]; the agent answers with `Reply<Begun>`.
 //! 2. The host sends the plan, what it wants changed: data on [`PLAN`], each frame a postcard
 //!    `Vec<Item>`, then [`ToSync::PlanEnds`]. A [`Mode::Initial`] sync has an empty plan: all that
 //!    is sent is wanted.
@@ -35,7 +35,7 @@ pub type Digest = [u8; 32];
 
 /// The request for a sync.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Sync {
+pub struct SyncRequest {
     /// Where the workspace lives in the guest, absolute.
     pub root: WireBytes,
     /// A second absolute path at which it shall be visible, the host's own; none where that cannot
@@ -53,7 +53,7 @@ pub struct Sync {
     pub clock_ns: i64,
 }
 
-/// The answer to [`Sync`]: how the plan shall be made.
+/// The answer to [`SyncRequest`]: how the plan shall be made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Begun {
     /// What the plan shall hold.

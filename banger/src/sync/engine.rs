@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use banger_agent::frame::FrameError;
-use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Record, RecordKind, Sync, ToSync};
+use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Record, RecordKind, SyncRequest, ToSync};
 use banger_agent::protocol::{Request, WireBytes, now_ns};
 use banger_vmm::Vm;
 
@@ -86,7 +86,7 @@ impl<'a> Engine<'a> {
     pub(super) fn run(&self) -> Result<SyncReport, SyncError> {
         let manifest = Manifest::load(self.folder()).map_err(SyncError::State)?;
         let generation = new_generation();
-        let request = Sync {
+        let request = SyncRequest {
             root: self.checkout.guest_path().as_os_str().into(),
             alias: self.checkout.alias().map(|path| path.as_os_str().into()),
             base: manifest.as_ref().map(|manifest| manifest.generation.clone()),

@@ -37,7 +37,7 @@ use self::reserve::Reserve;
 use self::run::failure;
 use self::seed::SeedDisk;
 use super::disks::sync_file_system;
-use crate::protocol::sync::{Applied, Begun, Counts, GuestOnly, Item, Mode, Policy, Sync};
+use crate::protocol::sync::{Applied, Begun, Counts, GuestOnly, Item, Mode, Policy, SyncRequest};
 use crate::protocol::{self, Failure, FailureKind};
 
 /// After the last command: how long until the guest's own changes are counted.
@@ -196,7 +196,7 @@ impl Workspace {
     }
 
     /// Prepares for a sync: says what the guest has, and removes what a former one left half done.
-    fn begin(&self, request: &Sync) -> Result<Begun, Failure> {
+    fn begin(&self, request: &SyncRequest) -> Result<Begun, Failure> {
         let mut held = self.held();
         let settings = Settings { root: request.root.clone(), excludes: request.excludes.clone() };
         let explain = |error: &io::Error| failure("prepare", &request.root, error);
@@ -226,7 +226,7 @@ impl Workspace {
 
     /// Makes the workspace visible at the host's path too, and no more where that was before. Where
     /// that cannot be, it is not: nothing depends on it.
-    fn bind_alias(&self, request: &Sync) {
+    fn bind_alias(&self, request: &SyncRequest) {
         let mut held = self.held();
         let wanted = request.alias.as_ref().map(|alias| PathBuf::from(alias.as_os_str()));
         if held.alias == wanted {

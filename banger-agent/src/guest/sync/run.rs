@@ -19,12 +19,17 @@ use crate::frame::{Frame, FrameError, MAX_DATA};
 use crate::guest::clock::set_clock;
 use crate::guest::stream::{Reader, Writer};
 use crate::protocol::sync::{
-    Begun, CONTENT, Change, FromSync, Item, MAX_ITEMS, MAX_NAMED, Mode, NEEDED, PLAN, Policy, Sync, ToSync,
+    Begun, CONTENT, Change, FromSync, Item, MAX_ITEMS, MAX_NAMED, Mode, NEEDED, PLAN, Policy, SyncRequest, ToSync,
 };
 use crate::protocol::{self, Failure, FailureKind, Reply};
 
 /// Serves one sync to the end.
-pub(in crate::guest) async fn run(workspaces: &Arc<Workspaces>, request: Sync, mut reader: Reader, mut writer: Writer) {
+pub(in crate::guest) async fn run(
+    workspaces: &Arc<Workspaces>,
+    request: SyncRequest,
+    mut reader: Reader,
+    mut writer: Writer,
+) {
     let (all, root) = (Arc::clone(workspaces), request.root.clone());
     let find = move || {
         all.spend_reserve();
@@ -72,7 +77,12 @@ impl From<FrameError> for End {
     }
 }
 
-async fn steps(workspace: &Arc<Workspace>, request: Sync, reader: &mut Reader, writer: &mut Writer) -> Result<(), End> {
+async fn steps(
+    workspace: &Arc<Workspace>,
+    request: SyncRequest,
+    reader: &mut Reader,
+    writer: &mut Writer,
+) -> Result<(), End> {
     // A host that slept leaves its guest with an old clock, which breaks signatures, TLS and make.
     set_clock(request.clock_ns);
     let begin = |workspace: &Workspace, request| {
