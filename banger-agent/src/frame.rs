@@ -258,7 +258,7 @@ mod tests {
             for frame in &seen {
                 // Each end reads what the other may send as its own types; that it makes no sense
                 // is an error like any.
-                let _ = frame.message::<protocol::Request>();
+                let _ = frame.message::<protocol::AgentRequest>();
                 let _ = frame.message::<protocol::Reply<protocol::exec::Started>>();
                 let _ = frame.message::<protocol::exec::FromCommand>();
                 let _ = frame.message::<protocol::exec::ToCommand>();

@@ -17,7 +17,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::copy::{Entries, Entry, EntryKind, MAX_PIECE, write_piece};
 use crate::frame::{Frame, FrameCodec, MAX_CONTROL};
 use crate::link::{self, GuestHello, HostHello, Mux, PROTOCOL};
-use crate::protocol::{self, Reply, Request, copy, exec, forward, sync};
+use crate::protocol::{self, AgentRequest, Reply, copy, exec, forward, sync};
 use crate::rooted_dir::is_plain;
 
 pub use crate::guest::fuzzing::{dns, records, sftp};
@@ -83,7 +83,7 @@ fn messages(frame: &Frame) {
         packed::<sync::Record>(data);
         return;
     }
-    json::<Request>(frame);
+    json::<AgentRequest>(frame);
     json::<Reply<exec::Started>>(frame);
     json::<Reply<sync::Begun>>(frame);
     json::<Reply<sync::GuestOnly>>(frame);

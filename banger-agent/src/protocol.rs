@@ -1,8 +1,8 @@
 //! The operations that the agent serves, and their messages.
 //!
-//! One operation is one stream. Its first frame is a [`Request`]; what follows is the operation's
-//! own. The agent's first frame is the operation's answer, or a [`Failure`] in its place: every
-//! answer is a [`Reply`].
+//! One operation is one stream. Its first frame is an [`AgentRequest`]; what follows is the
+//! operation's own. The agent's first frame is the operation's answer, or a [`Failure`] in its
+//! place: every answer is a [`Reply`].
 
 pub mod copy;
 pub mod exec;
@@ -19,7 +19,7 @@ pub use crate::wire_bytes::WireBytes;
 /// The first frame of a stream: which operation it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
-pub enum Request {
+pub enum AgentRequest {
     /// Runs a command: [`exec`].
     Exec(exec::Exec),
     /// Serves the guest's files by the SSH File Transfer Protocol, version 3. The stream goes on as
@@ -34,7 +34,7 @@ pub enum Request {
     Listen(forward::Listen),
     /// Tells what listens in the guest: [`forward`].
     Listeners,
-    /// Takes a connection that has come to an address of [`Request::Listen`]: [`forward`].
+    /// Takes a connection that has come to an address of [`AgentRequest::Listen`]: [`forward`].
     Accept(forward::Accept),
     /// Brings the VM's own workspace to the host's state: [`sync`].
     Sync(sync::SyncRequest),
@@ -76,7 +76,7 @@ pub enum Request {
     Shutdown,
 }
 
-/// The agent's answer to a [`Request`].
+/// The agent's answer to an [`AgentRequest`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply<T> {
@@ -130,14 +130,14 @@ impl Failure {
     }
 }
 
-/// The answer to [`Request::ReadFile`].
+/// The answer to [`AgentRequest::ReadFile`].
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct FileInfo {
     /// The file's length in bytes: so many follow.
     pub size: u64,
 }
 
-/// The answer to [`Request::Ready`].
+/// The answer to [`AgentRequest::Ready`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Readiness {
     /// What the init says: `running`, `degraded`, or `starting` when the time was up; `none`
@@ -165,7 +165,7 @@ pub struct Own {
     pub user: String,
 }
 
-/// The answer to [`Request::Stat`].
+/// The answer to [`AgentRequest::Stat`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stat {
     /// Commands that run at the moment.
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_operation_of_a_later_version_is_an_error() {
-        assert!(serde_json::from_str::<Request>(r#"{"op":"teleport"}"#).is_err());
+        assert!(serde_json::from_str::<AgentRequest>(r#"{"op":"teleport"}"#).is_err());
         let kind: FailureKind = serde_json::from_str("\"of_a_later_version\"").unwrap();
         assert_eq!(kind, FailureKind::Other);
     }

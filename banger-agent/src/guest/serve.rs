@@ -26,7 +26,7 @@ use super::sync::Workspaces;
 use super::{copy, exec, forward, sync, terminfo};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
-use crate::protocol::{self, Failure, FailureKind, FileInfo, Readiness, Reply, Request, Stat};
+use crate::protocol::{self, AgentRequest, Failure, FailureKind, FileInfo, Readiness, Reply, Stat};
 
 /// How long a stream may take to say what it is for.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -120,40 +120,40 @@ impl Agent {
             }
         };
         match request {
-            Request::Exec(request) => self.exec(request, exec::Program::Asked, reader, writer).await,
-            Request::Sftp { user } => {
+            AgentRequest::Exec(request) => self.exec(request, exec::Program::Asked, reader, writer).await,
+            AgentRequest::Sftp { user } => {
                 let request = protocol::exec::Exec { user, ..Default::default() };
                 self.exec(request, exec::Program::Sftp, reader, writer).await;
             }
-            Request::Forward(request) => forward::connect(request, reader, writer).await,
-            Request::Listen(request) => forward::listen(request, Arc::clone(&self.waiting), reader, writer).await,
-            Request::Listeners => forward::watch(reader, writer).await,
-            Request::Accept(request) => forward::accept(request, &self.waiting, reader, writer).await,
-            Request::Sync(request) | Request::SyncFurther(request) => {
+            AgentRequest::Forward(request) => forward::connect(request, reader, writer).await,
+            AgentRequest::Listen(request) => forward::listen(request, Arc::clone(&self.waiting), reader, writer).await,
+            AgentRequest::Listeners => forward::watch(reader, writer).await,
+            AgentRequest::Accept(request) => forward::accept(request, &self.waiting, reader, writer).await,
+            AgentRequest::Sync(request) | AgentRequest::SyncFurther(request) => {
                 sync::run(&self.workspaces, request, reader, writer).await
             }
-            Request::CopyOut(request) => copy::out(request, writer).await,
-            Request::CopyIn(request) => copy::into(request, reader, writer, self.flush()).await,
-            Request::ReadFile { path, limit } => read_file(&path, limit, writer).await,
-            Request::GuestOnly => {
+            AgentRequest::CopyOut(request) => copy::out(request, writer).await,
+            AgentRequest::CopyIn(request) => copy::into(request, reader, writer, self.flush()).await,
+            AgentRequest::ReadFile { path, limit } => read_file(&path, limit, writer).await,
+            AgentRequest::GuestOnly => {
                 let workspaces = Arc::clone(&self.workspaces);
                 let found = tokio::task::spawn_blocking(move || workspaces.guest_only()).await;
                 answer(writer, found.unwrap_or_else(|error| Err(Failure::new(FailureKind::Other, error.to_string()))))
                     .await;
             }
-            Request::Ready { timeout_ms } => {
+            AgentRequest::Ready { timeout_ms } => {
                 let state = self.boot.system_ready(Duration::from_millis(timeout_ms)).await;
                 answer(writer, Ok(Readiness { state: state.state, failed_units: state.failed_units })).await;
             }
-            Request::Authorize(request) => answer(writer, authorize(&request)).await,
-            Request::Own(request) => {
+            AgentRequest::Authorize(request) => answer(writer, authorize(&request)).await,
+            AgentRequest::Own(request) => {
                 let owned = tokio::task::spawn_blocking(move || own(&request)).await;
                 let broken = |_| Failure::new(FailureKind::Other, "the walk through the working tree broke off");
                 answer(writer, owned.map_err(broken).flatten()).await;
             }
-            Request::Terminfo(request) => answer(writer, terminfo::install(&request)).await,
-            Request::Stat => answer(writer, self.stat()).await,
-            Request::Shutdown => {
+            AgentRequest::Terminfo(request) => answer(writer, terminfo::install(&request)).await,
+            AgentRequest::Stat => answer(writer, self.stat()).await,
+            AgentRequest::Shutdown => {
                 answer(writer, Ok(())).await;
                 let init = self.init.clone();
                 let _ = tokio::task::spawn_blocking(move || init.power_off(SHUTDOWN_LIMIT)).await;

@@ -316,7 +316,7 @@ impl Counts {
     }
 }
 
-/// The answer to [`super::Request::GuestOnly`].
+/// The answer to [`super::AgentRequest::GuestOnly`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct GuestOnly {
     /// How many changes there are.

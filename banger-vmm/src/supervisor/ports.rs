@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError};
 use banger_agent::protocol::forward::{Address, Forward};
-use banger_agent::protocol::{Reply, Request, WireBytes};
+use banger_agent::protocol::{AgentRequest, Reply, WireBytes};
 use banger_agent::relay::relay;
 use futures::{SinkExt, StreamExt};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -265,7 +265,7 @@ async fn lead(socket: Either<TcpStream, UnixStream>, to: Address, state: &State)
     let mut reader = FramedRead::with_capacity(read, FrameCodec, CHUNK);
     let mut writer = FramedWrite::new(write, FrameCodec);
     let connected = async {
-        writer.send(Frame::control(&Request::Forward(Forward { to }))).await?;
+        writer.send(Frame::control(&AgentRequest::Forward(Forward { to }))).await?;
         match reader.next().await.unwrap_or(Err(FrameError::Ended))?.message()? {
             Reply::Ok(()) => Ok(()),
             Reply::Error(failure) => Err(FrameError::Io(io::Error::other(failure.message))),

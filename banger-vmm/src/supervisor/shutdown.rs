@@ -33,14 +33,14 @@ pub(super) async fn record_guest_changes(mux: Mux, state: &State, limit: Duratio
 
 /// Asks the agent to switch off. Whether it does is seen by the VMM's exit.
 pub(super) async fn ask_to_shut_down(mux: Mux) {
-    if let Some(mut stream) = request(&mux, &protocol::Request::Shutdown).await {
+    if let Some(mut stream) = request(&mux, &protocol::AgentRequest::Shutdown).await {
         // The stream stays open until the agent has read it.
         let _ = stream.read(&mut [0; 64]).await;
     }
 }
 
 async fn changes(mux: &Mux) -> Option<GuestOnly> {
-    let mut stream = request(mux, &protocol::Request::GuestOnly).await?;
+    let mut stream = request(mux, &protocol::AgentRequest::GuestOnly).await?;
     let mut received = BytesMut::new();
     loop {
         if let Some(frame) = FrameCodec.decode(&mut received).ok()? {
@@ -56,7 +56,7 @@ async fn changes(mux: &Mux) -> Option<GuestOnly> {
 }
 
 /// Opens a stream with this request; none where the link is broken.
-async fn request(mux: &Mux, request: &protocol::Request) -> Option<MuxStream> {
+async fn request(mux: &Mux, request: &protocol::AgentRequest) -> Option<MuxStream> {
     let mut bytes = BytesMut::new();
     FrameCodec.encode(Frame::control(request), &mut bytes).ok()?;
     let mut stream = mux.open().await.ok()?;

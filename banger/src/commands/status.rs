@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use banger_agent::protocol::sync::{Counts, GuestOnly};
-use banger_agent::protocol::{Request, WireBytes};
+use banger_agent::protocol::{AgentRequest, WireBytes};
 use banger_vmm::{Accelerator, Confinement, Vm, VmState};
 use serde::Serialize;
 
@@ -124,7 +124,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         }
     };
     // A VM that cannot tell, maybe because it ends at this moment, has a status all the same.
-    let asked = (state == "running" && owner.is_some()).then(|| Call::look::<GuestOnly>(&vm, &Request::GuestOnly));
+    let asked = (state == "running" && owner.is_some()).then(|| Call::look::<GuestOnly>(&vm, &AgentRequest::GuestOnly));
     let responds = asked.as_ref().map(Result::is_ok);
     let changes = match asked {
         Some(Ok(only)) => UnsyncedChanges::Known(only),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use banger_agent::frame::Frame;
 use banger_agent::protocol::exec::{Exec, FromCommand, STDOUT, Started, ToCommand};
-use banger_agent::protocol::{Request, WireBytes, now_ns};
+use banger_agent::protocol::{AgentRequest, WireBytes, now_ns};
 use banger_vmm::{Vm, VmState, is_name};
 
 use crate::host::paths::Paths;
@@ -67,7 +67,7 @@ fn list(vm: &Vm, folder: &Path) -> Option<Vec<String>> {
     let argv = ["ls", "-1Ap", "--"].map(WireBytes::from);
     let argv = argv.into_iter().chain([folder.as_os_str().into()]).collect();
     let exec = Exec { argv, cwd: "/".into(), clock_ns: now_ns(), ..Exec::default() };
-    let mut call = Call::on(vm.watch_agent(LIMIT).ok()?, &Request::Exec(exec), limits).ok()?;
+    let mut call = Call::on(vm.watch_agent(LIMIT).ok()?, &AgentRequest::Exec(exec), limits).ok()?;
     call.end_within(end.saturating_duration_since(Instant::now()));
     let left = end.saturating_duration_since(Instant::now());
     let _: Started = call.answer_within(left).ok()?;

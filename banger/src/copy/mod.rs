@@ -11,7 +11,7 @@ use std::path::Path;
 use banger_agent::copy::{CopyError, Opened, SourcePath, Target, receive, send};
 use banger_agent::frame::{Frame, FrameError};
 use banger_agent::protocol::copy::{Announced, CONTENT, Copied, CopyIn, CopyOut, FromCopy, Source, ToCopy};
-use banger_agent::protocol::{Request, WireBytes};
+use banger_agent::protocol::{AgentRequest, WireBytes};
 use banger_vmm::Vm;
 use bytes::Buf;
 
@@ -72,7 +72,7 @@ fn out(
     take: impl FnOnce(&Source, &mut dyn Read) -> Result<Copied, CopyError>,
 ) -> Result<Copied, CommandError> {
     let asked = SourcePath::new(Path::new(from.path.as_os_str()));
-    let mut call = Call::open(vm, &Request::CopyOut(CopyOut { path: from.path }))?;
+    let mut call = Call::open(vm, &AgentRequest::CopyOut(CopyOut { path: from.path }))?;
     let announced: Announced = call.answer()?;
     let mut source = asked.confirm(&announced).map_err(error)?;
     if from.asked.is_empty() {
@@ -97,7 +97,7 @@ fn into(
     source: Source,
     give: impl FnOnce(&mut dyn Write) -> Result<Copied, CopyError>,
 ) -> Result<Copied, CommandError> {
-    let mut call = Call::open(vm, &Request::CopyIn(CopyIn { path, source }))?;
+    let mut call = Call::open(vm, &AgentRequest::CopyIn(CopyIn { path, source }))?;
     call.answer::<()>()?;
     let given = give(&mut Output(call.data(CONTENT)));
     match &given {

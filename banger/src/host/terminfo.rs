@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use banger_agent::protocol::{Request, WireBytes};
+use banger_agent::protocol::{AgentRequest, WireBytes};
 use banger_agent::terminfo::{MAX_ENTRY, Terminfo, is_name, places};
 use nix::libc;
 
@@ -24,10 +24,10 @@ const DIRECTORIES: [&str; 5] =
 
 /// What the guest is to be asked before a command whose variables are `env` gets a terminal; none:
 /// this machine does not know it. `variable` is this machine's environment.
-pub fn request(env: &[(WireBytes, WireBytes)], variable: impl Fn(&str) -> Option<OsString>) -> Option<Request> {
+pub fn request(env: &[(WireBytes, WireBytes)], variable: impl Fn(&str) -> Option<OsString>) -> Option<AgentRequest> {
     let name = env.iter().rev().find(|(name, _)| name.0 == b"TERM").map(|(_, name)| &name.0)?;
     let name = std::str::from_utf8(name).ok().filter(|name| is_name(name))?;
-    find(name, &directories(variable)).map(Request::Terminfo)
+    find(name, &directories(variable)).map(AgentRequest::Terminfo)
 }
 
 /// What a command needs besides, if the guest has the entry of this machine; nothing if somebody
@@ -90,7 +90,7 @@ mod tests {
             };
             let env = [("TERM".into(), "former".into()), ("TERM".into(), term.into())];
             match request(&env, variable) {
-                Some(Request::Terminfo(found)) => Some(found.entry.to_string().split_off(2)),
+                Some(AgentRequest::Terminfo(found)) => Some(found.entry.to_string().split_off(2)),
                 _ => None,
             }
         };

@@ -14,7 +14,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use banger_agent::protocol::{Own, Request, WireBytes};
+use banger_agent::protocol::{AgentRequest, Own, WireBytes};
 use banger_vmm::Vm;
 
 use self::mise::Mise;
@@ -81,7 +81,7 @@ impl Preparation {
     /// If the guest has no such user, or the VM fails.
     pub fn give_to(&self, owner: &str, vm: &Vm) -> Result<(), CommandError> {
         let request = Own { root: self.checkout.guest_path().as_os_str().into(), user: owner.to_owned() };
-        let given: Result<u64, _> = Call::ask_within(vm, &Request::Own(request), OWN_LIMIT);
+        let given: Result<u64, _> = Call::ask_within(vm, &AgentRequest::Own(request), OWN_LIMIT);
         given.map(drop).map_err(|error| match CommandError::from(error) {
             error if error.kind == ErrorKind::NoSuchUser => {
                 error.hint("`owner` of the configuration names a user of the VM")

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use banger_agent::protocol::exec::Exec;
 use banger_agent::protocol::sync::Policy;
-use banger_agent::protocol::{Readiness, Request, WireBytes};
+use banger_agent::protocol::{AgentRequest, Readiness, WireBytes};
 use banger_vmm::{Ready, Vm};
 
 use super::host_env::HostEnv;
@@ -298,7 +298,7 @@ pub(super) fn discard(machine: &Machine, machines: &Machines<'_>) -> Result<(), 
 
 fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
     let start = Instant::now();
-    let request = Request::Ready { timeout_ms: READY_LIMIT.as_millis() as u64 };
+    let request = AgentRequest::Ready { timeout_ms: READY_LIMIT.as_millis() as u64 };
     let readiness: Readiness = Call::ask_within(vm, &request, READY_LIMIT)?;
     ui.detail(&format!("the guest's services are `{}` after {}", readiness.state, elapsed(start.elapsed())));
     if readiness.state == "starting" {

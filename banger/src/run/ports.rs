@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_agent::frame::FrameError;
-use banger_agent::protocol::Request;
+use banger_agent::protocol::AgentRequest;
 use banger_agent::protocol::forward::{Address, Forward, Listeners};
 use banger_agent::relay::relay;
 use banger_vmm::{GuestEnd, PortState, Vm};
@@ -64,7 +64,7 @@ impl AutoPorts {
     /// # Errors
     /// If the VM or its agent is gone, or the agent is of a version that cannot do it.
     pub(super) async fn new(vm: &Vm) -> Result<AutoPorts, AgentError> {
-        let (Listeners { ports }, reader, writer) = begin(vm, &Request::Listeners).await?;
+        let (Listeners { ports }, reader, writer) = begin(vm, &AgentRequest::Listeners).await?;
         let others = ports.into_iter().collect();
         let number = |port: PortState| match port.forward.guest {
             GuestEnd::Port(number) => Some(number),
@@ -173,7 +173,7 @@ async fn lead(socket: TcpStream, port: u16, vm: &Vm) -> Result<(), CommandError>
     // What is typed shall go at once. Where the kernel does not listen, it goes all the same.
     let _ = socket.set_nodelay(true);
     let to = Address::Tcp { host: "localhost".to_owned(), port };
-    let ((), reader, mut writer) = begin(vm, &Request::Forward(Forward { to })).await?;
+    let ((), reader, mut writer) = begin(vm, &AgentRequest::Forward(Forward { to })).await?;
     relay(socket, reader, &mut writer).await.map_err(AgentError::from)?;
     Ok(writer.close().await.map_err(|error: FrameError| AgentError::from(error))?)
 }

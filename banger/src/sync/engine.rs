@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use banger_agent::frame::FrameError;
 use banger_agent::protocol::sync::{Begun, Digest, FromSync, Kind, Mode, Record, RecordKind, SyncRequest, ToSync};
-use banger_agent::protocol::{Request, WireBytes, now_ns};
+use banger_agent::protocol::{AgentRequest, WireBytes, now_ns};
 use banger_vmm::Vm;
 
 use super::filters::Filters;
@@ -94,7 +94,8 @@ impl<'a> Engine<'a> {
             excludes: WireBytes(self.workspace.repository.global_excludes()?),
             clock_ns: now_ns(),
         };
-        let request = if self.checkout.is_own() { Request::Sync(request) } else { Request::SyncFurther(request) };
+        let request =
+            if self.checkout.is_own() { AgentRequest::Sync(request) } else { AgentRequest::SyncFurther(request) };
         let mut call = Call::open(self.vm, &request)?;
         let begun = call.answer::<Begun>().map_err(SyncError::from);
         // Without a manifest, the guest may have no files yet.
@@ -236,7 +237,7 @@ mod tests {
             // Until the host has gone.
             let _ = std::io::copy(&mut theirs, &mut std::io::sink());
         });
-        Call::on(ours, &Request::Stat, Limits::default()).unwrap()
+        Call::on(ours, &AgentRequest::Stat, Limits::default()).unwrap()
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use banger_agent::protocol::{Authorize, Request};
+use banger_agent::protocol::{AgentRequest, Authorize};
 use banger_vmm::Vm;
 
 use crate::config::{Overrides, Settings};
@@ -33,7 +33,7 @@ pub(crate) fn put(vm: &Vm, awaited: bool, paths: &Paths, ui: &Ui) {
 /// (`awaited`). A failure is only a detail for the user: the VM works without it.
 pub fn put_key(vm: &Vm, key: &str, awaited: bool, ui: &Ui) {
     let Some(key) = line(key) else { return };
-    match Call::ask::<bool>(vm, &Request::Authorize(Authorize { key, awaited })) {
+    match Call::ask::<bool>(vm, &AgentRequest::Authorize(Authorize { key, awaited })) {
         Ok(true) => ui.detail("the VM's own SSH server knows your key"),
         Ok(false) => {}
         Err(error) => ui.detail(&format!("the VM's own SSH server does not know your key: {error}")),

@@ -15,7 +15,7 @@ use banger_agent::frame::{Frame, FrameError, MAX_DATA};
 use banger_agent::protocol::exec::{
     Exec, Exit, FromCommand, STDERR, STDIN, STDIN_WINDOW, STDOUT, Size, Started, ToCommand,
 };
-use banger_agent::protocol::{Request, now_ns};
+use banger_agent::protocol::{AgentRequest, now_ns};
 use banger_vmm::Vm;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -31,8 +31,8 @@ const LINES: usize = 5;
 
 /// A command that runs in the guest.
 ///
-/// Dropping it, or its `input`, before the command has ended hangs the command up: its process group
-/// gets SIGHUP, and what the command started is killed 5 seconds later.
+/// Dropping it, or its `input`, before the command has ended hangs the command up: its process
+/// group gets SIGHUP, and what the command started is killed 5 seconds later.
 ///
 /// The halves are used at the same time, as in the example: a command whose output is not read may
 /// never read its input.
@@ -122,7 +122,7 @@ impl GuestCommand {
     /// # Errors
     /// As [`GuestCommand::spawn`].
     pub async fn sftp(vm: &Vm, user: Option<String>) -> Result<GuestCommand, AgentError> {
-        Ok(GuestCommand::new(begin(vm, &Request::Sftp { user }).await?))
+        Ok(GuestCommand::new(begin(vm, &AgentRequest::Sftp { user }).await?))
     }
 
     /// Starts a command on a stream to the agent on which nothing has been said.
@@ -141,8 +141,8 @@ impl GuestCommand {
     }
 }
 
-fn exec_request(exec: Exec) -> Request {
-    Request::Exec(Exec { clock_ns: now_ns(), ..exec })
+fn exec_request(exec: Exec) -> AgentRequest {
+    AgentRequest::Exec(Exec { clock_ns: now_ns(), ..exec })
 }
 
 impl CommandInput {

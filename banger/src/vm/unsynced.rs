@@ -1,6 +1,6 @@
 //! What a VM has that exists nowhere else: what stands between it and its deletion.
 
-use banger_agent::protocol::Request;
+use banger_agent::protocol::AgentRequest;
 use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_vmm::{Error, Vm, VmState};
 
@@ -45,7 +45,7 @@ impl UnsyncedChanges {
     /// If a VM that runs does not answer, or the file system refuses.
     pub fn now(vm: &Vm) -> Result<UnsyncedChanges, CommandError> {
         match vm.state()? {
-            VmState::Running { .. } if is_counted(vm) => match Call::ask(vm, &Request::GuestOnly) {
+            VmState::Running { .. } if is_counted(vm) => match Call::ask(vm, &AgentRequest::GuestOnly) {
                 // It is counted on its way down.
                 Err(AgentError::Vm(Error::GoingDown(_) | Error::NotRunning(_))) => {
                     vm.wait_until_down()?;
@@ -66,7 +66,7 @@ impl UnsyncedChanges {
     pub fn looked_at(vm: &Vm) -> Result<UnsyncedChanges, banger_vmm::Error> {
         if matches!(vm.state()?, VmState::Running { .. })
             && is_counted(vm)
-            && let Ok(only) = Call::look(vm, &Request::GuestOnly)
+            && let Ok(only) = Call::look(vm, &AgentRequest::GuestOnly)
         {
             return Ok(UnsyncedChanges::Known(only));
         }

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, MAX_DATA};
-use banger_agent::protocol::{Failure, FailureKind, FileInfo, Reply, Request, WireBytes};
+use banger_agent::protocol::{AgentRequest, Failure, FailureKind, FileInfo, Reply, WireBytes};
 use banger_vmm::Vm;
 use bytes::BytesMut;
 use serde::Serialize;
@@ -112,11 +112,11 @@ impl Call {
     ///
     /// # Errors
     /// If the VM or its agent is gone.
-    pub fn open(vm: &Vm, request: &Request) -> Result<Call, AgentError> {
+    pub fn open(vm: &Vm, request: &AgentRequest) -> Result<Call, AgentError> {
         Call::on(vm.connect_agent()?, request, Limits::default())
     }
 
-    pub(crate) fn on(stream: UnixStream, request: &Request, limits: Limits) -> Result<Call, AgentError> {
+    pub(crate) fn on(stream: UnixStream, request: &AgentRequest, limits: Limits) -> Result<Call, AgentError> {
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(SILENCE_LIMIT))?;
         let mut call = Call { stream, received: BytesMut::new(), limits, end: None, timeout: None };
@@ -128,7 +128,7 @@ impl Call {
     ///
     /// # Errors
     /// If it is refused, does not come within [`ANSWER_LIMIT`], or the connection breaks.
-    pub fn ask<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
+    pub fn ask<T: DeserializeOwned>(vm: &Vm, request: &AgentRequest) -> Result<T, AgentError> {
         Call::open(vm, request)?.answer()
     }
 
@@ -137,7 +137,7 @@ impl Call {
     ///
     /// # Errors
     /// As [`Call::ask`].
-    pub fn look<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<T, AgentError> {
+    pub fn look<T: DeserializeOwned>(vm: &Vm, request: &AgentRequest) -> Result<T, AgentError> {
         let start = Instant::now();
         let mut call = Call::on(vm.watch_agent(LOOK_LIMIT)?, request, Limits::default())?;
         call.answer_within(LOOK_LIMIT.saturating_sub(start.elapsed()))
@@ -148,7 +148,7 @@ impl Call {
     ///
     /// # Errors
     /// As [`Call::ask`].
-    pub fn ask_within<T: DeserializeOwned>(vm: &Vm, request: &Request, limit: Duration) -> Result<T, AgentError> {
+    pub fn ask_within<T: DeserializeOwned>(vm: &Vm, request: &AgentRequest, limit: Duration) -> Result<T, AgentError> {
         Call::open(vm, request)?.answer_within(limit + ANSWER_LIMIT)
     }
 
@@ -273,7 +273,7 @@ fn write_within(stream: &mut UnixStream, mut bytes: &[u8], limit: Duration) -> i
 /// If it is longer than `limit` bytes, which is a failure of kind [`FailureKind::TooLong`], or no
 /// regular file.
 pub fn read_file(vm: &Vm, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, AgentError> {
-    let mut call = Call::open(vm, &Request::ReadFile { path: WireBytes(path.to_vec()), limit })?;
+    let mut call = Call::open(vm, &AgentRequest::ReadFile { path: WireBytes(path.to_vec()), limit })?;
     let info: FileInfo = match call.answer() {
         Ok(info) => info,
         Err(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSuchFile => return Ok(None),

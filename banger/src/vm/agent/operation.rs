@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, FrameReader};
 use banger_agent::link::PAYLOAD;
-use banger_agent::protocol::{Reply, Request};
+use banger_agent::protocol::{AgentRequest, Reply};
 use banger_vmm::Vm;
 use futures::{SinkExt, StreamExt};
 use serde::de::DeserializeOwned;
@@ -26,7 +26,7 @@ pub type Writer = FramedWrite<OwnedWriteHalf, FrameCodec>;
 ///
 /// # Errors
 /// If the VM or its agent is gone, or the request is refused.
-pub async fn begin<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<(T, Reader, Writer), AgentError> {
+pub async fn begin<T: DeserializeOwned>(vm: &Vm, request: &AgentRequest) -> Result<(T, Reader, Writer), AgentError> {
     let vm = vm.clone();
     // This waits while other commands have all the streams that there are.
     let opened = spawn_blocking(move || vm.connect_agent()).await;
@@ -40,7 +40,7 @@ pub async fn begin<T: DeserializeOwned>(vm: &Vm, request: &Request) -> Result<(T
 /// If the VM or its agent is gone, or the request is refused.
 pub(crate) async fn begin_on<T: DeserializeOwned>(
     stream: StdUnixStream,
-    request: &Request,
+    request: &AgentRequest,
 ) -> Result<(T, Reader, Writer), AgentError> {
     stream.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(stream)?.into_split();

@@ -21,7 +21,7 @@ fn call(first: &'static [u8], limits: Limits) -> Call {
             sent = theirs.write_all(b" ");
         }
     });
-    Call::on(ours, &Request::Stat, limits).unwrap()
+    Call::on(ours, &AgentRequest::Stat, limits).unwrap()
 }
 
 #[track_caller]
@@ -50,7 +50,7 @@ fn a_frame_that_drips_in_ends_in_time_even_where_silence_may_last() {
 fn frames_without_end_end_with_the_whole() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     thread::spawn(move || while theirs.write_all(b"\x01\0\0\0\0").is_ok() {});
-    let mut call = Call::on(ours, &Request::Stat, SHORT).unwrap();
+    let mut call = Call::on(ours, &AgentRequest::Stat, SHORT).unwrap();
     call.end_within(Duration::from_millis(200));
     let start = Instant::now();
     let error = loop {

@@ -25,7 +25,7 @@ impl Agent {
     /// Takes a request for a command, and answers it.
     async fn start(&mut self) {
         let request = self.receive().await;
-        assert!(matches!(request.message(), Ok(Request::Exec(Exec { clock_ns: 1.., .. }))), "{request:?}");
+        assert!(matches!(request.message(), Ok(AgentRequest::Exec(Exec { clock_ns: 1.., .. }))), "{request:?}");
         self.say(&Reply::Ok(Started { pid: 7 })).await;
     }
 

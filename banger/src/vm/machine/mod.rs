@@ -12,7 +12,7 @@ mod start;
 
 use std::time::Duration;
 
-use banger_agent::protocol::{Request, Stat};
+use banger_agent::protocol::{AgentRequest, Stat};
 use banger_vmm::{Hold, NetMode, NetPlan, Ready, Vm, VmStore};
 
 pub(crate) use self::find::{chosen, vm_of};
@@ -214,7 +214,7 @@ impl<'a> Machines<'a> {
         let start = || self.machine(vm, spec).map_err(CommandError::from);
         let machine = start()?;
         // One that was killed may have looked alive.
-        match Call::ask::<Stat>(vm, &Request::Stat).map_err(CommandError::from) {
+        match Call::ask::<Stat>(vm, &AgentRequest::Stat).map_err(CommandError::from) {
             Err(error) if post_mortem::is_over(&error, vm, Some(&machine)) => start(),
             _ => Ok(machine),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use banger::banger_agent::frame::FrameError;
 use banger::banger_agent::protocol::forward::{Accept, Address, Forward, Incoming, Listen, Listening};
-use banger::banger_agent::protocol::{Request, WireBytes};
+use banger::banger_agent::protocol::{AgentRequest, WireBytes};
 use banger::banger_agent::relay::relay;
 use banger::error::CommandError;
 use futures::StreamExt;
@@ -22,7 +22,7 @@ const MAX_CONNECTIONS: usize = 16;
 
 /// Connects the channel to an address in the guest.
 pub(super) async fn connect(channel: Channel<Msg>, to: Address, reply: ChannelOpenHandle, guest: Guest) {
-    match guest.open::<()>(&Request::Forward(Forward { to })).await {
+    match guest.open::<()>(&AgentRequest::Forward(Forward { to })).await {
         Ok(((), reader, mut writer)) => {
             reply.accept().await;
             // Both ends learn by their being dropped if it breaks.
@@ -49,7 +49,7 @@ pub(super) async fn listen(
     at: Address,
     user: Option<String>,
 ) -> Result<(Address, Reader), CommandError> {
-    let (Listening { at }, reader, writer) = guest.open(&Request::Listen(Listen { at, user })).await?;
+    let (Listening { at }, reader, writer) = guest.open(&AgentRequest::Listen(Listen { at, user })).await?;
     // Nothing more is to be said. The stream stays open by its other half.
     writer.into_inner().forget();
     Ok((at, reader))
@@ -84,7 +84,7 @@ async fn take(incoming: Incoming, destination: Destination, guest: &Guest, handl
         Destination::Unix(path) => handle.channel_open_forwarded_streamlocal(path).await.ok()?,
         Destination::Agent => handle.channel_open_agent().await.ok()?,
     };
-    let ((), reader, mut writer) = guest.open(&Request::Accept(Accept { token })).await.ok()?;
+    let ((), reader, mut writer) = guest.open(&AgentRequest::Accept(Accept { token })).await.ok()?;
     carry_channel(channel, reader, &mut writer).await.ok()
 }
 

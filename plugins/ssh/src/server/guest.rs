@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use banger::banger_agent::protocol::exec::Exec;
-use banger::banger_agent::protocol::{Request, WireBytes};
+use banger::banger_agent::protocol::{AgentRequest, WireBytes};
 use banger::error::{CommandError, ErrorKind};
 use banger::vm::agent::begin;
 pub(super) use banger::vm::agent::{Reader, Writer};
@@ -61,7 +61,7 @@ impl Guest {
     /// Begins an operation, and waits for the agent's answer.
     pub(super) async fn open<T: DeserializeOwned>(
         &self,
-        request: &Request,
+        request: &AgentRequest,
     ) -> Result<(T, Reader, Writer), CommandError> {
         let up = self.up().await.map_err(|error| copy(&error))?;
         Ok(begin(&up.machine.vm, request).await?)

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use banger::banger_agent::protocol::{Request, Stat};
+use banger::banger_agent::protocol::{AgentRequest, Stat};
 use banger::banger_vmm::{Vm, VmState};
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
@@ -110,7 +110,7 @@ fn watch(vm: &Vm) -> Result<Option<VmStats>, CommandError> {
     }
     let status = vm.status()?;
     let start = (Instant::now(), status.vmm_pid.and_then(cpu_time));
-    let guest = Call::look::<Stat>(vm, &Request::Stat).ok().map(|stat| GuestStats {
+    let guest = Call::look::<Stat>(vm, &AgentRequest::Stat).ok().map(|stat| GuestStats {
         memory_used: stat.memory_total.saturating_sub(stat.memory_available),
         memory_total: stat.memory_total,
         disk_used: stat.disk_total.saturating_sub(stat.disk_free),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, io};
 
-use banger::banger_agent::protocol::Request;
+use banger::banger_agent::protocol::AgentRequest;
 use banger::banger_agent::protocol::sync::GuestOnly;
 use banger::banger_vmm::{VmState, printable};
 use banger::cli::Global;
@@ -72,7 +72,7 @@ fn changed(ui: &Ui) -> Result<Answer, CommandError> {
         let error = CommandError::new(format!("`{}` does not run, so it cannot be asked", vm.name()));
         return Err(error.kind(ErrorKind::VmNotRunning).hint("start it: banger -- true"));
     }
-    let only: GuestOnly = Call::ask(&vm, &Request::GuestOnly)?;
+    let only: GuestOnly = Call::ask(&vm, &AgentRequest::GuestOnly)?;
     let more = (only.counts.files + only.counts.references).saturating_sub(only.named.len() as u64);
     if more > 0 {
         ui.status(&format!("and {more} more"));
