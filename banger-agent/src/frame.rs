@@ -259,7 +259,7 @@ mod tests {
                 // Each end reads what the other may send as its own types; that it makes no sense
                 // is an error like any.
                 let _ = frame.message::<protocol::AgentRequest>();
-                let _ = frame.message::<protocol::Reply<protocol::exec::Started>>();
+                let _ = frame.message::<protocol::AgentReply<protocol::exec::Started>>();
                 let _ = frame.message::<protocol::exec::FromCommand>();
                 let _ = frame.message::<protocol::exec::ToCommand>();
                 let _ = frame.message::<protocol::sync::FromSync>();

@@ -17,7 +17,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::copy::{Entries, Entry, EntryKind, MAX_PIECE, write_piece};
 use crate::frame::{Frame, FrameCodec, MAX_CONTROL};
 use crate::link::{self, GuestHello, HostHello, Mux, PROTOCOL};
-use crate::protocol::{self, AgentRequest, Reply, copy, exec, forward, sync};
+use crate::protocol::{self, AgentReply, AgentRequest, copy, exec, forward, sync};
 use crate::rooted_dir::is_plain;
 
 pub use crate::guest::fuzzing::{dns, records, sftp};
@@ -84,15 +84,15 @@ fn messages(frame: &Frame) {
         return;
     }
     json::<AgentRequest>(frame);
-    json::<Reply<exec::Started>>(frame);
-    json::<Reply<sync::Begun>>(frame);
-    json::<Reply<sync::GuestOnly>>(frame);
-    json::<Reply<copy::Source>>(frame);
-    json::<Reply<forward::Listening>>(frame);
-    json::<Reply<forward::Listeners>>(frame);
-    json::<Reply<protocol::FileInfo>>(frame);
-    json::<Reply<protocol::Readiness>>(frame);
-    json::<Reply<protocol::Stat>>(frame);
+    json::<AgentReply<exec::Started>>(frame);
+    json::<AgentReply<sync::Begun>>(frame);
+    json::<AgentReply<sync::GuestOnly>>(frame);
+    json::<AgentReply<copy::Source>>(frame);
+    json::<AgentReply<forward::Listening>>(frame);
+    json::<AgentReply<forward::Listeners>>(frame);
+    json::<AgentReply<protocol::FileInfo>>(frame);
+    json::<AgentReply<protocol::Readiness>>(frame);
+    json::<AgentReply<protocol::Stat>>(frame);
     json::<exec::FromCommand>(frame);
     json::<exec::ToCommand>(frame);
     json::<sync::FromSync>(frame);

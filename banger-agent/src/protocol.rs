@@ -2,7 +2,7 @@
 //!
 //! One operation is one stream. Its first frame is an [`AgentRequest`]; what follows is the
 //! operation's own. The agent's first frame is the operation's answer, or a [`Failure`] in its
-//! place: every answer is a [`Reply`].
+//! place: every answer is an [`AgentReply`].
 
 pub mod copy;
 pub mod exec;
@@ -79,7 +79,7 @@ pub enum AgentRequest {
 /// The agent's answer to an [`AgentRequest`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply<T> {
+pub enum AgentReply<T> {
     /// The operation has begun, or was done.
     Ok(T),
     /// The operation was not done.

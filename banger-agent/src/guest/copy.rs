@@ -12,7 +12,7 @@ use super::stream::{Reader, Writer};
 use crate::copy::{AsSent, CopyError, Opened, Target, receive, send};
 use crate::frame::{Frame, MAX_DATA};
 use crate::protocol::copy::{Announced, CONTENT, CopyIn, CopyOut, FromCopy, ToCopy};
-use crate::protocol::{Failure, FailureKind, Reply};
+use crate::protocol::{AgentReply, Failure, FailureKind};
 
 /// Chunks that wait between the link and the disk.
 const CHUNKS: usize = 4;
@@ -22,9 +22,9 @@ pub(super) async fn out(request: CopyOut, mut writer: Writer) {
     let opened = spawn_blocking(move || Opened::new(Path::new(request.path.as_os_str()))).await;
     let opened = match opened.map_err(|error| other(&error)).and_then(|opened| opened.map_err(|e| failure(&e))) {
         Ok(opened) => opened,
-        Err(failure) => return answer(writer, &Reply::<()>::Error(failure)).await,
+        Err(failure) => return answer(writer, &AgentReply::<()>::Error(failure)).await,
     };
-    if writer.send(Frame::control(&Reply::Ok(Announced::from(opened.source.clone())))).await.is_err() {
+    if writer.send(Frame::control(&AgentReply::Ok(Announced::from(opened.source.clone())))).await.is_err() {
         return;
     }
     let (sender, mut chunks) = mpsc::channel(CHUNKS);
@@ -43,9 +43,9 @@ pub(super) async fn into(request: CopyIn, mut reader: Reader, mut writer: Writer
     let found = spawn_blocking(move || Target::find(Path::new(request.path.as_os_str()), &request.source)).await;
     let target = match found.map_err(|error| other(&error)).and_then(|found| found.map_err(|e| failure(&e))) {
         Ok(target) => target,
-        Err(failure) => return answer(writer, &Reply::<()>::Error(failure)).await,
+        Err(failure) => return answer(writer, &AgentReply::<()>::Error(failure)).await,
     };
-    if writer.send(Frame::control(&Reply::Ok(()))).await.is_err() {
+    if writer.send(Frame::control(&AgentReply::Ok(()))).await.is_err() {
         return;
     }
     let (sender, chunks) = mpsc::channel(CHUNKS);

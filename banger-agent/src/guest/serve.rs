@@ -26,7 +26,7 @@ use super::sync::Workspaces;
 use super::{copy, exec, forward, sync, terminfo};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
-use crate::protocol::{self, AgentRequest, Failure, FailureKind, FileInfo, Readiness, Reply, Stat};
+use crate::protocol::{self, AgentReply, AgentRequest, Failure, FailureKind, FileInfo, Readiness, Stat};
 
 /// How long a stream may take to say what it is for.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -206,8 +206,8 @@ impl Agent {
 /// Sends a one-frame answer and ends the stream. A client that is gone needs none.
 async fn answer<T: Serialize>(mut writer: Writer, result: Result<T, Failure>) {
     let reply = match result {
-        Ok(value) => Reply::Ok(value),
-        Err(failure) => Reply::Error(failure),
+        Ok(value) => AgentReply::Ok(value),
+        Err(failure) => AgentReply::Error(failure),
     };
     let _ = writer.send(Frame::control(&reply)).await;
     let _ = writer.close().await;
@@ -236,7 +236,7 @@ async fn read_file(path: &protocol::WireBytes, limit: u64, mut writer: Writer) {
             return fail(writer, Failure::new(kind, format!("cannot read `{path}` in the guest: {error}"))).await;
         }
     };
-    if writer.send(Frame::control(&Reply::Ok(FileInfo { size }))).await.is_err() {
+    if writer.send(Frame::control(&AgentReply::Ok(FileInfo { size }))).await.is_err() {
         return;
     }
     let mut file = file.take(size);

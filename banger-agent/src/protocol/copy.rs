@@ -1,11 +1,11 @@
 //! Copying files out of the guest, and into it. No sync: what is copied is nobody's record
 //! afterwards.
 //!
-//! Out: after [`CopyOut`] the agent answers with `Reply<Announced>`, sends data on [`CONTENT`], and
-//! then [`FromCopy`].
+//! Out: after [`CopyOut`] the agent answers with `AgentReply<Announced>`, sends data on
+//! [`CONTENT`], and then [`FromCopy`].
 //!
-//! In: after [`CopyIn`] the agent answers with `Reply<()>`: there is a place for it. The host sends
-//! data on [`CONTENT`] and then [`ToCopy::Commit`]; the agent answers with [`FromCopy`].
+//! In: after [`CopyIn`] the agent answers with `AgentReply<()>`: there is a place for it. The host
+//! sends data on [`CONTENT`] and then [`ToCopy::Commit`]; the agent answers with [`FromCopy`].
 //!
 //! The data are, in both directions, what [`crate::copy`] writes and reads, without regard to
 //! frames.

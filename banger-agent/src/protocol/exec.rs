@@ -1,9 +1,9 @@
 //! Running a command.
 //!
 //! After the request the host sends data on [`STDIN`] and [`ToCommand`] control frames; the agent
-//! answers with `Reply<Started>`, then sends data on [`STDOUT`] and [`STDERR`] and [`FromCommand`]
-//! control frames, [`FromCommand::Exited`] being the last. If the stream ends before that, the
-//! agent hangs the command up.
+//! answers with `AgentReply<Started>`, then sends data on [`STDOUT`] and [`STDERR`] and
+//! [`FromCommand`] control frames, [`FromCommand::Exited`] being the last. If the stream ends
+//! before that, the agent hangs the command up.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,17 +1,17 @@
 //! Connections with what listens in the guest, and with what connects there.
 //!
 //! [`super::AgentRequest::Forward`] connects to an address in the guest; the agent answers with
-//! `Reply<()>`. From then on both sides send data on [`DATA`], and [`Ended`] when no more comes
-//! from them. Nothing in a connection but that: a stream that ends without [`Ended`] is a
+//! `AgentReply<()>`. From then on both sides send data on [`DATA`], and [`Ended`] when no more
+//! comes from them. Nothing in a connection but that: a stream that ends without [`Ended`] is a
 //! connection that broke.
 //!
 //! [`super::AgentRequest::Listen`] listens in the guest for as long as its stream is open; the
-//! agent answers with `Reply<Listening>`, and sends [`Incoming`] for each connection that comes.
-//! Each waits for a stream of its own: [`super::AgentRequest::Accept`] takes it, is answered with
-//! `Reply<()>`, and goes on as a connection to an address does.
+//! agent answers with `AgentReply<Listening>`, and sends [`Incoming`] for each connection that
+//! comes. Each waits for a stream of its own: [`super::AgentRequest::Accept`] takes it, is answered
+//! with `AgentReply<()>`, and goes on as a connection to an address does.
 //!
-//! [`super::AgentRequest::Listeners`] is answered with `Reply<Listeners>`, and with [`Listeners`]
-//! again whenever that has changed, for as long as its stream is open.
+//! [`super::AgentRequest::Listeners`] is answered with `AgentReply<Listeners>`, and with
+//! [`Listeners`] again whenever that has changed, for as long as its stream is open.
 
 use serde::{Deserialize, Serialize};
 

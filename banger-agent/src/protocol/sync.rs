@@ -1,6 +1,6 @@
 //! Bringing the guest's workspace to the host's state.
 //!
-//! 1. The host sends [`SyncRequest`]; the agent answers with `Reply<Begun>`.
+//! 1. The host sends [`SyncRequest`]; the agent answers with `AgentReply<Begun>`.
 //! 2. The host sends the plan, what it wants changed: data on [`PLAN`], each frame a postcard
 //!    `Vec<Item>`, then [`ToSync::PlanEnds`]. A [`Mode::Initial`] sync has an empty plan: all that
 //!    is sent is wanted.

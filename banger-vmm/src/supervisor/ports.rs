@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError};
 use banger_agent::protocol::forward::{Address, Forward};
-use banger_agent::protocol::{AgentRequest, Reply, WireBytes};
+use banger_agent::protocol::{AgentReply, AgentRequest, WireBytes};
 use banger_agent::relay::relay;
 use futures::{SinkExt, StreamExt};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -267,8 +267,8 @@ async fn lead(socket: Either<TcpStream, UnixStream>, to: Address, state: &State)
     let connected = async {
         writer.send(Frame::control(&AgentRequest::Forward(Forward { to }))).await?;
         match reader.next().await.unwrap_or(Err(FrameError::Ended))?.message()? {
-            Reply::Ok(()) => Ok(()),
-            Reply::Error(failure) => Err(FrameError::Io(io::Error::other(failure.message))),
+            AgentReply::Ok(()) => Ok(()),
+            AgentReply::Error(failure) => Err(FrameError::Io(io::Error::other(failure.message))),
         }
     };
     timeout(CONNECT_PATIENCE, connected).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use banger_agent::frame::{Frame, FrameCodec};
 use banger_agent::link::{Mux, MuxStream};
 use banger_agent::protocol::sync::GuestOnly;
-use banger_agent::protocol::{self, Reply};
+use banger_agent::protocol::{self, AgentReply};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -45,8 +45,8 @@ async fn changes(mux: &Mux) -> Option<GuestOnly> {
     loop {
         if let Some(frame) = FrameCodec.decode(&mut received).ok()? {
             return match frame.message().ok()? {
-                Reply::Ok(only) => Some(only),
-                Reply::Error(_) => None,
+                AgentReply::Ok(only) => Some(only),
+                AgentReply::Error(_) => None,
             };
         }
         if stream.read_buf(&mut received).await.ok()? == 0 {

@@ -23,7 +23,7 @@ use self::stream::Stream;
 use super::stream::{Reader, Writer};
 use crate::frame::Frame;
 use crate::protocol::exec::{Exec, FromCommand, Started};
-use crate::protocol::{Failure, FailureKind, Reply};
+use crate::protocol::{AgentReply, Failure, FailureKind};
 
 /// What a pipe to or from a command can hold, the most that pipe(7) lets a user set: each time that
 /// one side has to wait for the other costs a translated guest more than what it waits for.
@@ -54,7 +54,7 @@ pub(super) async fn run(
         Ok(started) => started,
         Err(failure) => {
             // The client may be gone; there is nobody else to tell.
-            let _ = writer.send(Frame::control(&Reply::<Started>::Error(failure))).await;
+            let _ = writer.send(Frame::control(&AgentReply::<Started>::Error(failure))).await;
             return;
         }
     };

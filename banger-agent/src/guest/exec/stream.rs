@@ -19,7 +19,7 @@ use super::registry::{Attached, ExecId, Registry};
 use crate::frame::{CHUNK, Frame};
 use crate::guest::files::File;
 use crate::guest::stream::{Reader, Writer};
-use crate::protocol::Reply;
+use crate::protocol::AgentReply;
 use crate::protocol::exec::{Exit, FromCommand, STDIN, Started, ToCommand};
 
 /// After how many bytes of standard input the host is told. Half of what the first hosts had as
@@ -57,7 +57,7 @@ impl Stream {
             }
             let _ = writer.close().await;
         });
-        let _ = out.send(Frame::control(&Reply::Ok(Started { pid: command.pid.as_raw() }))).await;
+        let _ = out.send(Frame::control(&AgentReply::Ok(Started { pid: command.pid.as_raw() }))).await;
 
         let (over, is_over) = watch::channel(false);
         let (to_stdin, chunks) = mpsc::unbounded_channel();
@@ -211,7 +211,7 @@ mod tests {
         let (mut reader, mut writer) = frames(mux.open().await.unwrap());
         writer.send(Frame::control(&"a request")).await.unwrap();
         let answer = reader.next().await.unwrap().unwrap();
-        assert!(matches!(answer.message(), Ok(Reply::Ok(Started { pid: 1.. }))), "{answer:?}");
+        assert!(matches!(answer.message(), Ok(AgentReply::Ok(Started { pid: 1.. }))), "{answer:?}");
         (mux, reader, writer)
     }
 

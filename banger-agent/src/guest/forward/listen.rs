@@ -23,7 +23,7 @@ use crate::frame::Frame;
 use crate::guest::stream::{Reader, Writer};
 use crate::guest::users::User;
 use crate::protocol::forward::{Address, Incoming, Listen, Listening, MAX_WAITING};
-use crate::protocol::{Failure, FailureKind, Reply, WireBytes};
+use crate::protocol::{AgentReply, Failure, FailureKind, WireBytes};
 
 /// How long a connection waits for the host to take it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -69,7 +69,7 @@ pub(in crate::guest) async fn listen(request: Listen, waiting: Arc<Waiting>, mut
             return refuse(writer, Failure::new(FailureKind::Other, message)).await;
         }
     };
-    if writer.send(Frame::control(&Reply::Ok(Listening { at }))).await.is_err() {
+    if writer.send(Frame::control(&AgentReply::Ok(Listening { at }))).await.is_err() {
         return;
     }
     let places = Arc::new(Semaphore::new(MAX_WAITING));
@@ -103,7 +103,7 @@ pub(in crate::guest) async fn listen(request: Listen, waiting: Arc<Waiting>, mut
 }
 
 async fn refuse(mut writer: Writer, failure: Failure) {
-    let _ = writer.send(Frame::control(&Reply::<Listening>::Error(failure))).await;
+    let _ = writer.send(Frame::control(&AgentReply::<Listening>::Error(failure))).await;
     let _ = writer.close().await;
 }
 

@@ -22,7 +22,7 @@ pub(super) use self::watch::watch;
 use super::stream::{Reader, Writer};
 use crate::frame::Frame;
 use crate::protocol::forward::{Accept, Address, Forward};
-use crate::protocol::{Failure, FailureKind, Reply};
+use crate::protocol::{AgentReply, Failure, FailureKind};
 use crate::relay::relay;
 
 /// How long a connection may take to come about.
@@ -65,8 +65,8 @@ async fn open(address: &Address) -> io::Result<Socket> {
 
 async fn converse(connected: Result<Socket, Failure>, reader: Reader, mut writer: Writer) {
     let (answer, socket) = match connected {
-        Ok(socket) => (Reply::Ok(()), Some(socket)),
-        Err(failure) => (Reply::Error(failure), None),
+        Ok(socket) => (AgentReply::Ok(()), Some(socket)),
+        Err(failure) => (AgentReply::Error(failure), None),
     };
     let told = writer.send(Frame::control(&answer)).await;
     if let (Ok(()), Some(socket)) = (told, socket) {

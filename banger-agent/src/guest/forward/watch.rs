@@ -10,7 +10,7 @@ use futures::{SinkExt, StreamExt};
 
 use crate::frame::Frame;
 use crate::guest::stream::{Reader, Writer};
-use crate::protocol::Reply;
+use crate::protocol::AgentReply;
 use crate::protocol::forward::Listeners;
 
 /// How often is looked. The kernel tells nobody when a socket begins to listen: sock_diag(7) has
@@ -24,7 +24,7 @@ const MAX_TOLD: usize = 1024;
 /// Tells what listens, and again when that changes, for as long as the stream is open.
 pub(in crate::guest) async fn watch(mut reader: Reader, mut writer: Writer) {
     let mut told = listeners();
-    let mut sent = writer.send(Frame::control(&Reply::Ok(&told))).await;
+    let mut sent = writer.send(Frame::control(&AgentReply::Ok(&told))).await;
     while sent.is_ok() {
         tokio::select! {
             // The host says nothing more: this is the end.

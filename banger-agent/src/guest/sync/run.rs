@@ -21,7 +21,7 @@ use crate::guest::stream::{Reader, Writer};
 use crate::protocol::sync::{
     Begun, CONTENT, Change, FromSync, Item, MAX_ITEMS, MAX_NAMED, Mode, NEEDED, PLAN, Policy, SyncRequest, ToSync,
 };
-use crate::protocol::{self, Failure, FailureKind, Reply};
+use crate::protocol::{self, AgentReply, Failure, FailureKind};
 
 /// Serves one sync to the end.
 pub(in crate::guest) async fn run(
@@ -39,7 +39,7 @@ pub(in crate::guest) async fn run(
     let workspace = match found.unwrap_or_else(|error| Err(broken(&error))) {
         Ok(workspace) => workspace,
         Err(failure) => {
-            let _ = writer.send(Frame::control(&Reply::<Begun>::Error(failure))).await;
+            let _ = writer.send(Frame::control(&AgentReply::<Begun>::Error(failure))).await;
             let _ = writer.close().await;
             return;
         }
@@ -94,7 +94,7 @@ async fn steps(
     let begun = match blocking(workspace, request.clone(), begin).await {
         Ok(begun) => begun,
         Err(failure) => {
-            writer.send(Frame::control(&Reply::<Begun>::Error(failure))).await?;
+            writer.send(Frame::control(&AgentReply::<Begun>::Error(failure))).await?;
             return Err(End::Over);
         }
     };
@@ -102,7 +102,7 @@ async fn steps(
     if mode != Mode::Initial {
         workspace.bind_alias(&request);
     }
-    writer.send(Frame::control(&Reply::Ok(begun))).await?;
+    writer.send(Frame::control(&AgentReply::Ok(begun))).await?;
 
     let (mut items, policy) = receive_plan(reader).await?;
     let (records, place) = {

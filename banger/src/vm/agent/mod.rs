@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, MAX_DATA};
-use banger_agent::protocol::{AgentRequest, Failure, FailureKind, FileInfo, Reply, WireBytes};
+use banger_agent::protocol::{AgentReply, AgentRequest, Failure, FailureKind, FileInfo, WireBytes};
 use banger_vmm::Vm;
 use bytes::BytesMut;
 use serde::Serialize;
@@ -233,8 +233,8 @@ impl Call {
         let answer = self.receive()?.ok_or(FrameError::Ended)?.message()?;
         self.end = end;
         match answer {
-            Reply::Ok(value) => Ok(value),
-            Reply::Error(failure) => Err(failure.into()),
+            AgentReply::Ok(value) => Ok(value),
+            AgentReply::Error(failure) => Err(failure.into()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, FrameReader};
 use banger_agent::link::PAYLOAD;
-use banger_agent::protocol::{AgentRequest, Reply};
+use banger_agent::protocol::{AgentReply, AgentRequest};
 use banger_vmm::Vm;
 use futures::{SinkExt, StreamExt};
 use serde::de::DeserializeOwned;
@@ -51,7 +51,7 @@ pub(crate) async fn begin_on<T: DeserializeOwned>(
         reader.next().await.unwrap_or(Err(FrameError::Ended))
     };
     match timeout(ANSWER_LIMIT, answer).await.map_err(|_| AgentError::Silent)??.message()? {
-        Reply::Ok(answer) => Ok((answer, reader, writer)),
-        Reply::Error(failure) => Err(AgentError::Refused(failure)),
+        AgentReply::Ok(answer) => Ok((answer, reader, writer)),
+        AgentReply::Error(failure) => Err(AgentError::Refused(failure)),
     }
 }

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use banger_agent::frame::FrameCodec;
-use banger_agent::protocol::{Failure, FailureKind, Reply};
+use banger_agent::protocol::{AgentReply, Failure, FailureKind};
 use serde::Serialize;
 use tokio::net::UnixStream as AsyncUnixStream;
 use tokio_util::codec::Framed;
@@ -26,7 +26,7 @@ impl Agent {
     async fn start(&mut self) {
         let request = self.receive().await;
         assert!(matches!(request.message(), Ok(AgentRequest::Exec(Exec { clock_ns: 1.., .. }))), "{request:?}");
-        self.say(&Reply::Ok(Started { pid: 7 })).await;
+        self.say(&AgentReply::Ok(Started { pid: 7 })).await;
     }
 
     async fn say<T: Serialize>(&mut self, message: &T) {
@@ -171,7 +171,7 @@ async fn command_that_cannot_start_is_refused() {
     let refusal = async {
         agent.receive().await;
         let failure = Failure::new(FailureKind::CommandNotFound, "no such command");
-        agent.say(&Reply::<Started>::Error(failure)).await;
+        agent.say(&AgentReply::<Started>::Error(failure)).await;
     };
     let (spawned, ()) = tokio::join!(GuestCommand::spawn_on(stream, Exec::default()), refusal);
     assert!(matches!(spawned, Err(AgentError::Refused(failure)) if failure.kind == FailureKind::CommandNotFound));
