@@ -1,8 +1,8 @@
 //! The operations that the agent serves, and their messages.
 //!
 //! One operation is one stream. Its first frame is an [`AgentRequest`]; what follows is the
-//! operation's own. The agent's first frame is the operation's answer, or a [`Failure`] in its
-//! place: every answer is an [`AgentReply`].
+//! operation's own. The agent's first frame is the operation's answer, or an [`AgentFailure`] in
+//! its place: every answer is an [`AgentReply`].
 
 pub mod copy;
 pub mod exec;
@@ -83,23 +83,23 @@ pub enum AgentReply<T> {
     /// The operation has begun, or was done.
     Ok(T),
     /// The operation was not done.
-    Error(Failure),
+    Error(AgentFailure),
 }
 
 /// Why the agent did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct Failure {
+pub struct AgentFailure {
     /// What a program can go by.
-    pub kind: FailureKind,
+    pub kind: AgentFailureKind,
     /// What a person reads: what was tried and what went wrong.
     pub message: String,
 }
 
-/// The kinds of [`Failure`] that a caller treats apart.
+/// The kinds of [`AgentFailure`] that a caller treats apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FailureKind {
+pub enum AgentFailureKind {
     /// The request is not understood: unknown operation, or fields that are missing.
     BadRequest,
     /// The command does not exist (exit status 127).
@@ -123,10 +123,10 @@ pub enum FailureKind {
     Other,
 }
 
-impl Failure {
+impl AgentFailure {
     /// Makes a failure of `kind`. `message` is for people.
-    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Failure { kind, message: message.into() }
+    pub fn new(kind: AgentFailureKind, message: impl Into<String>) -> Self {
+        AgentFailure { kind, message: message.into() }
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn an_operation_of_a_later_version_is_an_error() {
         assert!(serde_json::from_str::<AgentRequest>(r#"{"op":"teleport"}"#).is_err());
-        let kind: FailureKind = serde_json::from_str("\"of_a_later_version\"").unwrap();
-        assert_eq!(kind, FailureKind::Other);
+        let kind: AgentFailureKind = serde_json::from_str("\"of_a_later_version\"").unwrap();
+        assert_eq!(kind, AgentFailureKind::Other);
     }
 }

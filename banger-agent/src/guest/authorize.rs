@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::libc;
 
 use super::users::User;
-use crate::protocol::{Authorize, Failure, FailureKind};
+use crate::protocol::{AgentFailure, AgentFailureKind, Authorize};
 
 /// Servers that read `~/.ssh/authorized_keys`.
 const SERVERS: [&str; 6] = [
@@ -24,14 +24,17 @@ const MAX_LENGTH: u64 = 1 << 20;
 
 /// Puts the key there for root, if the guest has a server or is to get one. Says whether it is
 /// there.
-pub(super) fn authorize(request: &Authorize) -> Result<bool, Failure> {
+pub(super) fn authorize(request: &Authorize) -> Result<bool, AgentFailure> {
     if !request.awaited && !SERVERS.iter().any(|server| Path::new(server).exists()) {
         return Ok(false);
     }
     let home = User::find(None)?.home;
     put(&home, &request.key).map(|()| true).map_err(|error| {
         let file = home.join(".ssh/authorized_keys");
-        Failure::new(FailureKind::Other, format!("cannot put a key into `{}` in the guest: {error}", file.display()))
+        AgentFailure::new(
+            AgentFailureKind::Other,
+            format!("cannot put a key into `{}` in the guest: {error}", file.display()),
+        )
     })
 }
 

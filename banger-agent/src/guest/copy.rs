@@ -12,7 +12,7 @@ use super::stream::{Reader, Writer};
 use crate::copy::{AsSent, CopyError, Opened, Target, receive, send};
 use crate::frame::{Frame, MAX_DATA};
 use crate::protocol::copy::{Announced, CONTENT, CopyIn, CopyOut, FromCopy, ToCopy};
-use crate::protocol::{AgentReply, Failure, FailureKind};
+use crate::protocol::{AgentFailure, AgentFailureKind, AgentReply};
 
 /// Chunks that wait between the link and the disk.
 const CHUNKS: usize = 4;
@@ -97,20 +97,20 @@ async fn answer<T: serde::Serialize>(mut writer: Writer, message: &T) {
     let _ = writer.close().await;
 }
 
-fn other(error: &impl std::fmt::Display) -> Failure {
-    Failure::new(FailureKind::Other, format!("the agent cannot copy: {error}"))
+fn other(error: &impl std::fmt::Display) -> AgentFailure {
+    AgentFailure::new(AgentFailureKind::Other, format!("the agent cannot copy: {error}"))
 }
 
-fn failure(error: &CopyError) -> Failure {
+fn failure(error: &CopyError) -> AgentFailure {
     let kind = match error {
         CopyError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound => FailureKind::NoSuchFile,
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FailureKind::NoSpace,
-            _ => FailureKind::Other,
+            io::ErrorKind::NotFound => AgentFailureKind::NoSuchFile,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AgentFailureKind::NoSpace,
+            _ => AgentFailureKind::Other,
         },
-        _ => FailureKind::Other,
+        _ => AgentFailureKind::Other,
     };
-    Failure::new(kind, format!("in the VM: {error}"))
+    AgentFailure::new(kind, format!("in the VM: {error}"))
 }
 
 /// Gathers what is written into chunks as long as a frame may be.

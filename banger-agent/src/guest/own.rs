@@ -12,20 +12,20 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, stat};
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 
 use super::users::User;
-use crate::protocol::{Failure, FailureKind, Own};
+use crate::protocol::{AgentFailure, AgentFailureKind, Own};
 
 /// How a directory is opened on the way: never through a link, which the user may have put in its
 /// place.
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Gives all files of the workspace to the user, and says how many were another's.
-pub(super) fn own(request: &Own) -> Result<u64, Failure> {
+pub(super) fn own(request: &Own) -> Result<u64, AgentFailure> {
     let user = User::find(Some(&request.user))?;
     let root = Path::new(request.root.as_os_str());
     give(root, Uid::from_raw(user.uid), Gid::from_raw(user.gid)).map_err(|error| {
         let message =
             format!("cannot give the working tree `{}` to `{}` in the guest: {error}", root.display(), user.name);
-        Failure::new(FailureKind::Other, message)
+        AgentFailure::new(AgentFailureKind::Other, message)
     })
 }
 

@@ -26,7 +26,7 @@ use super::sync::Workspaces;
 use super::{copy, exec, forward, sync, terminfo};
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
-use crate::protocol::{self, AgentReply, AgentRequest, Failure, FailureKind, FileInfo, Readiness, Stat};
+use crate::protocol::{self, AgentFailure, AgentFailureKind, AgentReply, AgentRequest, FileInfo, Readiness, Stat};
 
 /// How long a stream may take to say what it is for.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -116,7 +116,7 @@ impl Agent {
             Ok(request) => request,
             Err(error) => {
                 let message = format!("the agent does not understand the request: {error}");
-                return fail(writer, Failure::new(FailureKind::BadRequest, message)).await;
+                return fail(writer, AgentFailure::new(AgentFailureKind::BadRequest, message)).await;
             }
         };
         match request {
@@ -138,8 +138,11 @@ impl Agent {
             AgentRequest::GuestOnly => {
                 let workspaces = Arc::clone(&self.workspaces);
                 let found = tokio::task::spawn_blocking(move || workspaces.guest_only()).await;
-                answer(writer, found.unwrap_or_else(|error| Err(Failure::new(FailureKind::Other, error.to_string()))))
-                    .await;
+                answer(
+                    writer,
+                    found.unwrap_or_else(|error| Err(AgentFailure::new(AgentFailureKind::Other, error.to_string()))),
+                )
+                .await;
             }
             AgentRequest::Ready { timeout_ms } => {
                 let state = self.boot.system_ready(Duration::from_millis(timeout_ms)).await;
@@ -148,7 +151,8 @@ impl Agent {
             AgentRequest::Authorize(request) => answer(writer, authorize(&request)).await,
             AgentRequest::Own(request) => {
                 let owned = tokio::task::spawn_blocking(move || own(&request)).await;
-                let broken = |_| Failure::new(FailureKind::Other, "the walk through the working tree broke off");
+                let broken =
+                    |_| AgentFailure::new(AgentFailureKind::Other, "the walk through the working tree broke off");
                 answer(writer, owned.map_err(broken).flatten()).await;
             }
             AgentRequest::Terminfo(request) => answer(writer, terminfo::install(&request)).await,
@@ -184,9 +188,10 @@ impl Agent {
         let _ = tokio::join!(disk, workspaces);
     }
 
-    fn stat(&self) -> Result<Stat, Failure> {
-        let other =
-            |what: &str, error: String| Failure::new(FailureKind::Other, format!("cannot read {what}: {error}"));
+    fn stat(&self) -> Result<Stat, AgentFailure> {
+        let other = |what: &str, error: String| {
+            AgentFailure::new(AgentFailureKind::Other, format!("cannot read {what}: {error}"))
+        };
         let disk = statvfs("/").map_err(|error| other("the disk's state", error.to_string()))?;
         let meminfo = std::fs::read_to_string("/proc/meminfo").map_err(|e| other("/proc/meminfo", e.to_string()))?;
         let memory = |key: &str| {
@@ -204,7 +209,7 @@ impl Agent {
 }
 
 /// Sends a one-frame answer and ends the stream. A client that is gone needs none.
-async fn answer<T: Serialize>(mut writer: Writer, result: Result<T, Failure>) {
+async fn answer<T: Serialize>(mut writer: Writer, result: Result<T, AgentFailure>) {
     let reply = match result {
         Ok(value) => AgentReply::Ok(value),
         Err(failure) => AgentReply::Error(failure),
@@ -213,7 +218,7 @@ async fn answer<T: Serialize>(mut writer: Writer, result: Result<T, Failure>) {
     let _ = writer.close().await;
 }
 
-async fn fail(writer: Writer, failure: Failure) {
+async fn fail(writer: Writer, failure: AgentFailure) {
     answer::<()>(writer, Err(failure)).await;
 }
 
@@ -226,14 +231,14 @@ async fn read_file(path: &protocol::WireBytes, limit: u64, mut writer: Writer) {
     let (file, size) = match opened.await {
         Ok((file, metadata)) if metadata.is_file() && metadata.len() <= limit => (file, metadata.len()),
         Ok((_, metadata)) => {
-            let kind = if metadata.is_file() { FailureKind::TooLong } else { FailureKind::Other };
+            let kind = if metadata.is_file() { AgentFailureKind::TooLong } else { AgentFailureKind::Other };
             let message = format!("`{path}` in the guest is no regular file of at most {limit} bytes");
-            return fail(writer, Failure::new(kind, message)).await;
+            return fail(writer, AgentFailure::new(kind, message)).await;
         }
         Err(error) => {
             let missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-            let kind = if missing { FailureKind::NoSuchFile } else { FailureKind::Other };
-            return fail(writer, Failure::new(kind, format!("cannot read `{path}` in the guest: {error}"))).await;
+            let kind = if missing { AgentFailureKind::NoSuchFile } else { AgentFailureKind::Other };
+            return fail(writer, AgentFailure::new(kind, format!("cannot read `{path}` in the guest: {error}"))).await;
         }
     };
     if writer.send(Frame::control(&AgentReply::Ok(FileInfo { size }))).await.is_err() {

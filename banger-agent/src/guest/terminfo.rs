@@ -7,7 +7,7 @@ use std::path::Path;
 
 use banger_util::file::{AtomicFile, Durability};
 
-use crate::protocol::{Failure, FailureKind};
+use crate::protocol::{AgentFailure, AgentFailureKind};
 use crate::terminfo::{Terminfo, places};
 
 /// Where the entry is put, below the root directory.
@@ -17,13 +17,13 @@ const OF_IMAGES: [&str; 4] = ["usr/share/terminfo", "lib/terminfo", "usr/lib/ter
 
 /// Puts the entry into `/etc/terminfo`, unless the guest knows the terminal. Says whether the one
 /// there is what to go by.
-pub(super) fn install(request: &Terminfo) -> Result<bool, Failure> {
+pub(super) fn install(request: &Terminfo) -> Result<bool, AgentFailure> {
     if !request.is_valid() {
-        return Err(Failure::new(FailureKind::BadRequest, "that is no entry of a terminal".to_owned()));
+        return Err(AgentFailure::new(AgentFailureKind::BadRequest, "that is no entry of a terminal".to_owned()));
     }
     put(Path::new("/"), request).map_err(|error| {
-        Failure::new(
-            FailureKind::Other,
+        AgentFailure::new(
+            AgentFailureKind::Other,
             format!("cannot put the terminal's entry into `/{PLACE}` in the guest: {error}"),
         )
     })
@@ -76,6 +76,6 @@ mod tests {
     #[test]
     fn what_is_no_entry_is_refused() {
         let request = Terminfo { name: "../x".into(), entry: WireBytes(vec![0x1e, 2]) };
-        assert_eq!(install(&request).unwrap_err().kind, FailureKind::BadRequest);
+        assert_eq!(install(&request).unwrap_err().kind, AgentFailureKind::BadRequest);
     }
 }

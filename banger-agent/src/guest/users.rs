@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::protocol::{Failure, FailureKind};
+use crate::protocol::{AgentFailure, AgentFailureKind};
 
 /// A user of the guest, as a command needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,17 +21,18 @@ impl User {
     /// Finds the user that `wanted` names: `name`, `uid`, or either with `:group`; none: root.
     ///
     /// # Errors
-    /// [`FailureKind::NoSuchUser`] for a name that the guest does not know. A number needs no
+    /// [`AgentFailureKind::NoSuchUser`] for a name that the guest does not know. A number needs no
     /// entry.
-    pub(in crate::guest) fn find(wanted: Option<&str>) -> Result<User, Failure> {
+    pub(in crate::guest) fn find(wanted: Option<&str>) -> Result<User, AgentFailure> {
         let read =
             |path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         Self::find_in(wanted.unwrap_or("0"), &read("/etc/passwd"), &read("/etc/group"))
     }
 
-    fn find_in(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
-        let missing =
-            |what: &str, name: &str| Failure::new(FailureKind::NoSuchUser, format!("the guest has no {what} `{name}`"));
+    fn find_in(wanted: &str, passwd: &str, group: &str) -> Result<User, AgentFailure> {
+        let missing = |what: &str, name: &str| {
+            AgentFailure::new(AgentFailureKind::NoSuchUser, format!("the guest has no {what} `{name}`"))
+        };
         let (user, with_group) = match wanted.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (wanted, None),
@@ -114,7 +115,7 @@ mod tests {
         let root = User::find_in("0", "", "").unwrap();
         assert_eq!((root.name.as_str(), root.uid, root.gid), ("root", 0, 0));
         assert_eq!(User::find_in("root", "", "").unwrap(), root);
-        assert_eq!(User::find_in("nobody", "", "").unwrap_err().kind, FailureKind::NoSuchUser);
+        assert_eq!(User::find_in("nobody", "", "").unwrap_err().kind, AgentFailureKind::NoSuchUser);
         for unknown in ["root:nope", "4294967295", "0:4294967295", "-1", ""] {
             assert!(User::find_in(unknown, PASSWD, GROUP).is_err(), "{unknown}");
         }

@@ -73,7 +73,7 @@ pub enum FromCopy {
     /// Everything was copied.
     Done(Copied),
     /// Nothing was copied, or not everything.
-    Failed(super::Failure),
+    Failed(super::AgentFailure),
 }
 
 /// How much was copied.

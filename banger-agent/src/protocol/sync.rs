@@ -261,7 +261,7 @@ pub enum FromSync {
     /// The sync is done and on the disk.
     Applied(Applied),
     /// The sync was not done, and nothing was changed.
-    Failed(super::Failure),
+    Failed(super::AgentFailure),
 }
 
 /// One thing that both sides changed.

@@ -1,6 +1,6 @@
 //! Errors of the crates below banger's: what each is to the user.
 
-use banger_agent::protocol::{Failure, FailureKind};
+use banger_agent::protocol::{AgentFailure, AgentFailureKind};
 
 use super::{CommandError, ErrorKind, WHOLE_CONSOLE};
 
@@ -66,20 +66,22 @@ impl From<banger_image::Error> for CommandError {
     }
 }
 
-impl From<Failure> for CommandError {
-    fn from(failure: Failure) -> Self {
+impl From<AgentFailure> for CommandError {
+    fn from(failure: AgentFailure) -> Self {
         let error = CommandError::new(failure.message);
         match failure.kind {
-            FailureKind::CommandNotFound => error.kind(ErrorKind::CommandNotFound),
-            FailureKind::NotExecutable => error.kind(ErrorKind::CommandNotExecutable),
-            FailureKind::NoSuchFolder => error.kind(ErrorKind::NoSuchFolder),
-            FailureKind::NoSuchUser => error.kind(ErrorKind::NoSuchUser),
-            FailureKind::NoSpace => error.kind(ErrorKind::GuestFull).in_vm("NAME"),
-            FailureKind::BadRequest => error
+            AgentFailureKind::CommandNotFound => error.kind(ErrorKind::CommandNotFound),
+            AgentFailureKind::NotExecutable => error.kind(ErrorKind::CommandNotExecutable),
+            AgentFailureKind::NoSuchFolder => error.kind(ErrorKind::NoSuchFolder),
+            AgentFailureKind::NoSuchUser => error.kind(ErrorKind::NoSuchUser),
+            AgentFailureKind::NoSpace => error.kind(ErrorKind::GuestFull).in_vm("NAME"),
+            AgentFailureKind::BadRequest => error
                 .kind(ErrorKind::Guest)
                 .hint("the VM may run the agent of another version of banger: banger restart"),
-            FailureKind::Changed => error.kind(ErrorKind::Guest).hint("run it again; nothing was overwritten"),
-            FailureKind::NoSuchFile | FailureKind::TooLong | FailureKind::Other => error.kind(ErrorKind::Guest),
+            AgentFailureKind::Changed => error.kind(ErrorKind::Guest).hint("run it again; nothing was overwritten"),
+            AgentFailureKind::NoSuchFile | AgentFailureKind::TooLong | AgentFailureKind::Other => {
+                error.kind(ErrorKind::Guest)
+            }
         }
     }
 }
@@ -94,7 +96,7 @@ mod tests {
         let failure = serde_json::from_value(failure).unwrap();
         let error = CommandError::from(banger_vmm::Error::Refused { name: "box".into(), failure });
         assert_eq!(error.hints, ["a", "b"]);
-        let full = CommandError::from(Failure::new(FailureKind::NoSpace, "full")).in_vm("box");
+        let full = CommandError::from(AgentFailure::new(AgentFailureKind::NoSpace, "full")).in_vm("box");
         assert!(full.hints[0].contains("banger vm exec box --") && full.hints[1].ends_with("banger restart box"));
     }
 

@@ -107,7 +107,7 @@ impl CommandError {
 mod tests {
     use std::collections::HashSet;
 
-    use banger_agent::protocol::{Failure, FailureKind};
+    use banger_agent::protocol::{AgentFailure, AgentFailureKind};
 
     use super::*;
 
@@ -116,7 +116,7 @@ mod tests {
         let names: HashSet<_> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
         assert_eq!(names.len(), ErrorKind::ALL.len());
         assert!(names.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
-        let failure = Failure::new(FailureKind::CommandNotFound, "no \u{1b}[31mcommand");
+        let failure = AgentFailure::new(AgentFailureKind::CommandNotFound, "no \u{1b}[31mcommand");
         let answer = serde_json::to_value(CommandError::from(failure).hint("try").answer()).unwrap();
         let expected = serde_json::json!({
             "kind": "command_not_found", "message": "no ^[[31mcommand", "details": [], "hints": ["try"], "exit_code": 127,

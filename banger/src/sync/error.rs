@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use banger_agent::protocol::sync::{Conflict, MAX_NAMED, Side};
-use banger_agent::protocol::{Failure, FailureKind};
+use banger_agent::protocol::{AgentFailure, AgentFailureKind};
 
 use crate::error::{CommandError, ErrorKind};
 use crate::git::GitError;
@@ -31,10 +31,10 @@ pub enum SyncError {
     /// The VM's disk is full. The guest has the files of an earlier sync, and may have some of this
     /// one.
     #[error(transparent)]
-    GuestFull(Failure),
+    GuestFull(AgentFailure),
     /// Something was written in the guest while it was synced, by commands that run there.
     #[error(transparent)]
-    GuestChanged(Failure),
+    GuestChanged(AgentFailure),
     /// A file of the host may not be read.
     #[error("{0}")]
     Unreadable(io::Error),
@@ -58,10 +58,10 @@ impl SyncError {
     /// The error of a sync into a guest that has files of an earlier one.
     pub(super) fn of_later_sync(self) -> SyncError {
         match self {
-            SyncError::Agent(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSpace => {
+            SyncError::Agent(AgentError::Refused(failure)) if failure.kind == AgentFailureKind::NoSpace => {
                 SyncError::GuestFull(failure)
             }
-            SyncError::Agent(AgentError::Refused(failure)) if failure.kind == FailureKind::Changed => {
+            SyncError::Agent(AgentError::Refused(failure)) if failure.kind == AgentFailureKind::Changed => {
                 SyncError::GuestChanged(failure)
             }
             error => error,
@@ -75,8 +75,8 @@ impl From<io::Error> for SyncError {
     }
 }
 
-impl From<Failure> for SyncError {
-    fn from(failure: Failure) -> Self {
+impl From<AgentFailure> for SyncError {
+    fn from(failure: AgentFailure) -> Self {
         AgentError::from(failure).into()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use banger_agent::protocol::FailureKind;
+use banger_agent::protocol::AgentFailureKind;
 use banger_agent::protocol::sync::{Change, Digest, Item, Kind, Verdict};
 use banger_agent::sparse;
 use banger_vmm::Vm;
@@ -239,7 +239,7 @@ impl<'a> Snapshot<'a> {
             return Ok(None);
         }
         let guest = match read_file(vm, &[root, b"/", &path].concat(), longest_index(self.index_size)) {
-            Err(AgentError::Refused(failure)) if failure.kind == FailureKind::TooLong => Some(LONG_INDEX),
+            Err(AgentError::Refused(failure)) if failure.kind == AgentFailureKind::TooLong => Some(LONG_INDEX),
             read => {
                 let read = read?;
                 if let Some(bytes) = read.as_ref().filter(|_| !filtered.files.is_empty()) {

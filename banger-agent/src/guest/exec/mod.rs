@@ -23,7 +23,7 @@ use self::stream::Stream;
 use super::stream::{Reader, Writer};
 use crate::frame::Frame;
 use crate::protocol::exec::{Exec, FromCommand, Started};
-use crate::protocol::{AgentReply, Failure, FailureKind};
+use crate::protocol::{AgentFailure, AgentFailureKind, AgentReply};
 
 /// What a pipe to or from a command can hold, the most that pipe(7) lets a user set: each time that
 /// one side has to wait for the other costs a translated guest more than what it waits for.
@@ -73,8 +73,8 @@ pub(super) async fn run(
 ///
 /// # Errors
 /// As [`spawn`]; of another kind if the command runs and cannot be followed.
-async fn start(exec: &Exec, program: Program) -> Result<(Process, Stdio), Failure> {
-    Process::new(spawn(exec, program)?)
-        .await
-        .map_err(|error| Failure::new(FailureKind::Other, format!("cannot follow a command in the guest: {error}")))
+async fn start(exec: &Exec, program: Program) -> Result<(Process, Stdio), AgentFailure> {
+    Process::new(spawn(exec, program)?).await.map_err(|error| {
+        AgentFailure::new(AgentFailureKind::Other, format!("cannot follow a command in the guest: {error}"))
+    })
 }

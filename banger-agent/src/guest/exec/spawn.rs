@@ -19,7 +19,7 @@ use super::pty::{self, Pty};
 use crate::guest::sftp;
 use crate::guest::users::User;
 use crate::protocol::exec::{DEFAULT_PATH, Exec};
-use crate::protocol::{Failure, FailureKind};
+use crate::protocol::{AgentFailure, AgentFailureKind};
 
 /// A command that runs.
 pub(super) struct Spawned {
@@ -39,7 +39,7 @@ pub(super) enum Streams {
 ///
 /// # Errors
 /// Kinds: no such user, folder or command; not executable.
-pub(super) fn spawn(exec: &Exec, program: Program) -> Result<Spawned, Failure> {
+pub(super) fn spawn(exec: &Exec, program: Program) -> Result<Spawned, AgentFailure> {
     let user = User::find(exec.user.as_deref())?;
     let cwd = folder(exec, &user);
     if exec.make_cwd {
@@ -51,7 +51,7 @@ pub(super) fn spawn(exec: &Exec, program: Program) -> Result<Spawned, Failure> {
             Ok(_) => format!("`{}` is no folder in the guest, so nothing can run in it", exec.cwd),
             Err(_) => format!("the folder `{}` does not exist in the guest", exec.cwd),
         };
-        return Err(Failure::new(FailureKind::NoSuchFolder, message));
+        return Err(AgentFailure::new(AgentFailureKind::NoSuchFolder, message));
     }
     let mut command = match program {
         Program::Asked => command(exec, &user)?,
@@ -60,7 +60,8 @@ pub(super) fn spawn(exec: &Exec, program: Program) -> Result<Spawned, Failure> {
     command.current_dir(&cwd).env_clear().envs(environment(exec, &user, &cwd));
     let cgroup = Cgroup::new();
     let procs = cgroup.as_ref().and_then(|cgroup| cgroup.procs().ok()).map(OwnedFd::from);
-    let other = |what: &str, error: io::Error| Failure::new(FailureKind::Other, format!("cannot {what}: {error}"));
+    let other =
+        |what: &str, error: io::Error| AgentFailure::new(AgentFailureKind::Other, format!("cannot {what}: {error}"));
     let (streams, report) = match exec.tty {
         Some(size) => {
             let pty = Pty::open(size).map_err(|error| other("open a terminal in the guest", error))?;
@@ -104,9 +105,9 @@ fn own(name: &str) -> Command {
     command
 }
 
-fn command(exec: &Exec, user: &User) -> Result<Command, Failure> {
+fn command(exec: &Exec, user: &User) -> Result<Command, AgentFailure> {
     if exec.argv.iter().any(|argument| argument.0.contains(&0)) {
-        return Err(Failure::new(FailureKind::BadRequest, "an argument holds a NUL byte"));
+        return Err(AgentFailure::new(AgentFailureKind::BadRequest, "an argument holds a NUL byte"));
     }
     if exec.shell {
         return of_line(exec, user);
@@ -117,7 +118,10 @@ fn command(exec: &Exec, user: &User) -> Result<Command, Failure> {
         return Ok(command);
     }
     let shell = shell(user).ok_or_else(|| {
-        Failure::new(FailureKind::CommandNotFound, format!("the image has no shell (`{}`)", user.shell.display()))
+        AgentFailure::new(
+            AgentFailureKind::CommandNotFound,
+            format!("the image has no shell (`{}`)", user.shell.display()),
+        )
     })?;
     let mut command = Command::new(shell);
     // A leading dash makes it a login shell: login(1).
@@ -131,9 +135,9 @@ fn shell(user: &User) -> Option<&Path> {
 
 /// A line for the user's shell. Where the image has none, one that is words and no more is
 /// understood without.
-fn of_line(exec: &Exec, user: &User) -> Result<Command, Failure> {
+fn of_line(exec: &Exec, user: &User) -> Result<Command, AgentFailure> {
     let [line] = exec.argv.as_slice() else {
-        return Err(Failure::new(FailureKind::BadRequest, "a shell is given one line"));
+        return Err(AgentFailure::new(AgentFailureKind::BadRequest, "a shell is given one line"));
     };
     if let Some(shell) = shell(user) {
         let mut command = Command::new(shell);
@@ -150,7 +154,7 @@ fn of_line(exec: &Exec, user: &User) -> Result<Command, Failure> {
         }
         None => {
             let message = format!("the image has no shell (`{}`) to understand: {line}", user.shell.display());
-            Err(Failure::new(FailureKind::CommandNotFound, message))
+            Err(AgentFailure::new(AgentFailureKind::CommandNotFound, message))
         }
     }
 }
@@ -177,21 +181,24 @@ fn environment(exec: &Exec, user: &User, cwd: &Path) -> Vec<(std::ffi::OsString,
 }
 
 /// Why the exec failed, as a shell would tell them apart.
-fn not_started(exec: &Exec, cwd: &Path, error: &io::Error) -> Failure {
+fn not_started(exec: &Exec, cwd: &Path, error: &io::Error) -> AgentFailure {
     let name = exec.argv.first().map(ToString::to_string).unwrap_or_default();
     let name = if exec.shell { name.split(' ').find(|word| !word.is_empty()).unwrap_or_default() } else { &name };
     let is_path = name.contains('/');
     let exists = is_path && fs::symlink_metadata(cwd.join(name)).is_ok();
     match error.raw_os_error() {
-        Some(libc::ENOENT) if exists => Failure::new(
-            FailureKind::NotExecutable,
+        Some(libc::ENOENT) if exists => AgentFailure::new(
+            AgentFailureKind::NotExecutable,
             format!("`{name}` cannot run in the guest: the interpreter or loader it names does not exist there"),
         ),
         Some(libc::ENOENT | libc::ENOTDIR) => {
             let what = if is_path { "no such file in the guest" } else { "command not found in the guest" };
-            Failure::new(FailureKind::CommandNotFound, format!("`{name}`: {what}"))
+            AgentFailure::new(AgentFailureKind::CommandNotFound, format!("`{name}`: {what}"))
         }
-        _ => Failure::new(FailureKind::NotExecutable, format!("`{name}` cannot run in the guest: {}", reason(error))),
+        _ => AgentFailure::new(
+            AgentFailureKind::NotExecutable,
+            format!("`{name}` cannot run in the guest: {}", reason(error)),
+        ),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::frame::Frame;
 use crate::guest::stream::{Reader, Writer};
 use crate::guest::users::User;
 use crate::protocol::forward::{Address, Incoming, Listen, Listening, MAX_WAITING};
-use crate::protocol::{AgentReply, Failure, FailureKind, WireBytes};
+use crate::protocol::{AgentFailure, AgentFailureKind, AgentReply, WireBytes};
 
 /// How long a connection waits for the host to take it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,7 +66,7 @@ pub(in crate::guest) async fn listen(request: Listen, waiting: Arc<Waiting>, mut
         Err(Refused::Failure(failure)) => return refuse(writer, failure).await,
         Err(Refused::Io(error)) => {
             let message = format!("cannot listen at {} in the guest: {error}", describe(&at));
-            return refuse(writer, Failure::new(FailureKind::Other, message)).await;
+            return refuse(writer, AgentFailure::new(AgentFailureKind::Other, message)).await;
         }
     };
     if writer.send(Frame::control(&AgentReply::Ok(Listening { at }))).await.is_err() {
@@ -102,7 +102,7 @@ pub(in crate::guest) async fn listen(request: Listen, waiting: Arc<Waiting>, mut
     }
 }
 
-async fn refuse(mut writer: Writer, failure: Failure) {
+async fn refuse(mut writer: Writer, failure: AgentFailure) {
     let _ = writer.send(Frame::control(&AgentReply::<Listening>::Error(failure))).await;
     let _ = writer.close().await;
 }
@@ -114,7 +114,7 @@ enum Listener {
 }
 
 enum Refused {
-    Failure(Failure),
+    Failure(AgentFailure),
     Io(io::Error),
 }
 

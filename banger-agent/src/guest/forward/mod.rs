@@ -22,7 +22,7 @@ pub(super) use self::watch::watch;
 use super::stream::{Reader, Writer};
 use crate::frame::Frame;
 use crate::protocol::forward::{Accept, Address, Forward};
-use crate::protocol::{AgentReply, Failure, FailureKind};
+use crate::protocol::{AgentFailure, AgentFailureKind, AgentReply};
 use crate::relay::relay;
 
 /// How long a connection may take to come about.
@@ -36,14 +36,14 @@ pub(super) async fn connect(request: Forward, reader: Reader, writer: Writer) {
     let connected = timeout(CONNECT_LIMIT, open(&request.to)).await;
     let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
         let message = format!("cannot connect to {} in the guest: {error}", describe(&request.to));
-        Failure::new(FailureKind::Other, message)
+        AgentFailure::new(AgentFailureKind::Other, message)
     });
     converse(connected, reader, writer).await;
 }
 
 /// Takes a connection that has come from the guest, and carries bytes until both sides have ended.
 pub(super) async fn accept(request: Accept, waiting: &Waiting, reader: Reader, writer: Writer) {
-    let gone = || Failure::new(FailureKind::Other, "the connection does not wait any more");
+    let gone = || AgentFailure::new(AgentFailureKind::Other, "the connection does not wait any more");
     converse(waiting.take(request.token).ok_or_else(gone), reader, writer).await;
 }
 
@@ -63,7 +63,7 @@ async fn open(address: &Address) -> io::Result<Socket> {
     }
 }
 
-async fn converse(connected: Result<Socket, Failure>, reader: Reader, mut writer: Writer) {
+async fn converse(connected: Result<Socket, AgentFailure>, reader: Reader, mut writer: Writer) {
     let (answer, socket) = match connected {
         Ok(socket) => (AgentReply::Ok(()), Some(socket)),
         Err(failure) => (AgentReply::Error(failure), None),

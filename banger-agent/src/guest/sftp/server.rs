@@ -320,7 +320,8 @@ fn expanded(path: &[u8]) -> Result<PathBuf, Refusal> {
         "" => nix::unistd::geteuid().to_string(),
         name => name.to_owned(),
     };
-    let missing = |failure: crate::protocol::Failure| Refusal { status: Status::NoSuchFile, message: failure.message };
+    let missing =
+        |failure: crate::protocol::AgentFailure| Refusal { status: Status::NoSuchFile, message: failure.message };
     Ok(User::find(Some(&name)).map_err(missing)?.home.join(OsString::from_vec(rest.to_vec())))
 }
 

@@ -38,7 +38,7 @@ use self::run::failure;
 use self::seed::SeedDisk;
 use super::disks::sync_file_system;
 use crate::protocol::sync::{Applied, Begun, Counts, GuestOnly, Item, Mode, Policy, SyncRequest};
-use crate::protocol::{self, Failure, FailureKind};
+use crate::protocol::{self, AgentFailure, AgentFailureKind};
 
 /// After the last command: how long until the guest's own changes are counted.
 const COUNT_DELAY: Duration = Duration::from_millis(500);
@@ -185,7 +185,7 @@ impl Workspace {
     }
 
     /// What changed in the guest alone since the last sync. Walks the workspace.
-    fn guest_only(&self) -> Result<GuestOnly, Failure> {
+    fn guest_only(&self) -> Result<GuestOnly, AgentFailure> {
         let (records, place) = {
             let held = self.held();
             (held.records.clone(), held.place.clone())
@@ -196,7 +196,7 @@ impl Workspace {
     }
 
     /// Prepares for a sync: says what the guest has, and removes what a former one left half done.
-    fn begin(&self, request: &SyncRequest) -> Result<Begun, Failure> {
+    fn begin(&self, request: &SyncRequest) -> Result<Begun, AgentFailure> {
         let mut held = self.held();
         let settings = Settings { root: request.root.clone(), excludes: request.excludes.clone() };
         let explain = |error: &io::Error| failure("prepare", &request.root, error);
@@ -243,11 +243,13 @@ impl Workspace {
     }
 
     /// Mounts what the host has written on the workspace's disk.
-    fn take_seed(&self) -> Result<Staged, Failure> {
+    fn take_seed(&self) -> Result<Staged, AgentFailure> {
         let mut held = self.held();
         let place = held.place.clone();
-        let seed =
-            held.seed.as_mut().ok_or_else(|| Failure::new(FailureKind::BadRequest, "there is no disk for it"))?;
+        let seed = held
+            .seed
+            .as_mut()
+            .ok_or_else(|| AgentFailure::new(AgentFailureKind::BadRequest, "there is no disk for it"))?;
         let staged = seed.mount().and_then(|()| Staged::seeded(&place.disk));
         staged.map_err(|error| failure("take what was written for", &place.settings.root, &error))
     }
@@ -274,7 +276,7 @@ impl Workspace {
         items: &[Item],
         comparison: Comparison,
         policy: Policy,
-    ) -> Result<Applied, Failure> {
+    ) -> Result<Applied, AgentFailure> {
         let mut held = self.held();
         let held = &mut *held;
         let place = held.place.clone();
@@ -293,7 +295,7 @@ impl Workspace {
             if !comparison.holds(&now) {
                 let _ = remove_folder(&place.stage());
                 let message = "files were changed in the VM while they were synced";
-                return Err(Failure::new(FailureKind::Changed, message));
+                return Err(AgentFailure::new(AgentFailureKind::Changed, message));
             }
             apply(&mut held.log, records, &place, generation, staged, items, comparison).map_err(explain)
         };

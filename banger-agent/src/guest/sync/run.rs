@@ -21,7 +21,7 @@ use crate::guest::stream::{Reader, Writer};
 use crate::protocol::sync::{
     Begun, CONTENT, Change, FromSync, Item, MAX_ITEMS, MAX_NAMED, Mode, NEEDED, PLAN, Policy, SyncRequest, ToSync,
 };
-use crate::protocol::{self, AgentReply, Failure, FailureKind};
+use crate::protocol::{self, AgentFailure, AgentFailureKind, AgentReply};
 
 /// Serves one sync to the end.
 pub(in crate::guest) async fn run(
@@ -60,13 +60,13 @@ pub(in crate::guest) async fn run(
 
 /// Why a sync ends early.
 enum End {
-    Failed(Failure),
+    Failed(AgentFailure),
     /// Conflicts were reported, or the client is gone.
     Over,
 }
 
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
+impl From<AgentFailure> for End {
+    fn from(failure: AgentFailure) -> Self {
         End::Failed(failure)
     }
 }
@@ -152,12 +152,14 @@ async fn receive_plan(reader: &mut Reader) -> Result<(Vec<Item>, Policy), End> {
     loop {
         match reader.next().await.ok_or(End::Over)?? {
             Frame::Data(PLAN, batch) => {
-                let bad = |_| Failure::new(FailureKind::BadRequest, "a plan's batch is not understood");
+                let bad = |_| AgentFailure::new(AgentFailureKind::BadRequest, "a plan's batch is not understood");
                 items.extend(postcard::from_bytes::<Vec<Item>>(&batch).map_err(bad)?);
                 if items.len() > MAX_ITEMS || !items.iter().all(|item| tree::is_plain(&item.path)) {
-                    return Err(
-                        Failure::new(FailureKind::BadRequest, "the plan is too long, or leaves its root").into()
-                    );
+                    return Err(AgentFailure::new(
+                        AgentFailureKind::BadRequest,
+                        "the plan is too long, or leaves its root",
+                    )
+                    .into());
                 }
             }
             frame => match frame.message()? {
@@ -250,20 +252,20 @@ async fn receive_contents(
 async fn blocking<A: Send + 'static, B: Send + 'static>(
     workspace: &Arc<Workspace>,
     argument: A,
-    work: impl FnOnce(&Workspace, A) -> Result<B, Failure> + Send + 'static,
-) -> Result<B, Failure> {
+    work: impl FnOnce(&Workspace, A) -> Result<B, AgentFailure> + Send + 'static,
+) -> Result<B, AgentFailure> {
     let workspace = Arc::clone(workspace);
     let done = tokio::task::spawn_blocking(move || work(&workspace, argument)).await;
     done.unwrap_or_else(|error| Err(broken(&error)))
 }
 
-fn broken(error: &tokio::task::JoinError) -> Failure {
-    Failure::new(FailureKind::Other, format!("the agent failed: {error}"))
+fn broken(error: &tokio::task::JoinError) -> AgentFailure {
+    AgentFailure::new(AgentFailureKind::Other, format!("the agent failed: {error}"))
 }
 
 /// An error in the guest's tree, in words.
-pub(super) fn failure(what: &str, path: &protocol::WireBytes, error: &io::Error) -> Failure {
+pub(super) fn failure(what: &str, path: &protocol::WireBytes, error: &io::Error) -> AgentFailure {
     let full = matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT));
-    let kind = if full { FailureKind::NoSpace } else { FailureKind::Other };
-    Failure::new(kind, format!("cannot {what} `{path}` in the guest: {error}"))
+    let kind = if full { AgentFailureKind::NoSpace } else { AgentFailureKind::Other };
+    AgentFailure::new(kind, format!("cannot {what} `{path}` in the guest: {error}"))
 }

@@ -13,7 +13,7 @@ use super::run::failure;
 use super::{COUNT_DELAY, Workspace};
 use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 use crate::protocol::sync::{GuestOnly, MAX_NAMED};
-use crate::protocol::{Failure, WireBytes};
+use crate::protocol::{AgentFailure, WireBytes};
 
 /// The workspaces.
 pub(in crate::guest) struct Workspaces {
@@ -74,7 +74,7 @@ impl Workspaces {
 
     /// The workspace whose root is at `root`; one that is not known is made, if nothing is in its
     /// way there. Works on the disk.
-    pub(super) fn at(&self, root: &WireBytes) -> Result<Arc<Workspace>, Failure> {
+    pub(super) fn at(&self, root: &WireBytes) -> Result<Arc<Workspace>, AgentFailure> {
         let mut roots = self.roots();
         if roots.first == *root {
             return Ok(Arc::clone(&self.first));
@@ -133,7 +133,7 @@ impl Workspaces {
 
     /// What changed in the guest alone since the last syncs. Walks all workspaces. Paths are
     /// absolute.
-    pub(in crate::guest) fn guest_only(&self) -> Result<GuestOnly, Failure> {
+    pub(in crate::guest) fn guest_only(&self) -> Result<GuestOnly, AgentFailure> {
         let mut sum = GuestOnly::default();
         for workspace in self.all() {
             let GuestOnly { counts, named } = workspace.guest_only()?;

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use banger_agent::frame::{Frame, FrameCodec, FrameError, MAX_DATA};
-use banger_agent::protocol::{AgentReply, AgentRequest, Failure, FailureKind, FileInfo, WireBytes};
+use banger_agent::protocol::{AgentFailure, AgentFailureKind, AgentReply, AgentRequest, FileInfo, WireBytes};
 use banger_vmm::Vm;
 use bytes::BytesMut;
 use serde::Serialize;
@@ -39,7 +39,7 @@ pub enum AgentError {
     Vm(#[from] banger_vmm::Error),
     /// The agent did not do what it was asked.
     #[error(transparent)]
-    Refused(#[from] Failure),
+    Refused(#[from] AgentFailure),
     /// What the agent sent makes no sense, or the connection ended.
     #[error("the connection to the VM's agent broke: {0}")]
     Broken(FrameError),
@@ -270,13 +270,13 @@ fn write_within(stream: &mut UnixStream, mut bytes: &[u8], limit: Duration) -> i
 /// [`SILENCE_LIMIT`].
 ///
 /// # Errors
-/// If it is longer than `limit` bytes, which is a failure of kind [`FailureKind::TooLong`], or no
-/// regular file.
+/// If it is longer than `limit` bytes, which is a failure of kind [`AgentFailureKind::TooLong`], or
+/// no regular file.
 pub fn read_file(vm: &Vm, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, AgentError> {
     let mut call = Call::open(vm, &AgentRequest::ReadFile { path: WireBytes(path.to_vec()), limit })?;
     let info: FileInfo = match call.answer() {
         Ok(info) => info,
-        Err(AgentError::Refused(failure)) if failure.kind == FailureKind::NoSuchFile => return Ok(None),
+        Err(AgentError::Refused(failure)) if failure.kind == AgentFailureKind::NoSuchFile => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut content = Vec::with_capacity(info.size.min(limit) as usize);

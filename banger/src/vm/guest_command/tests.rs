@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use banger_agent::frame::FrameCodec;
-use banger_agent::protocol::{AgentReply, Failure, FailureKind};
+use banger_agent::protocol::{AgentFailure, AgentFailureKind, AgentReply};
 use serde::Serialize;
 use tokio::net::UnixStream as AsyncUnixStream;
 use tokio_util::codec::Framed;
@@ -170,11 +170,11 @@ async fn command_that_cannot_start_is_refused() {
     let (stream, mut agent) = agent();
     let refusal = async {
         agent.receive().await;
-        let failure = Failure::new(FailureKind::CommandNotFound, "no such command");
+        let failure = AgentFailure::new(AgentFailureKind::CommandNotFound, "no such command");
         agent.say(&AgentReply::<Started>::Error(failure)).await;
     };
     let (spawned, ()) = tokio::join!(GuestCommand::spawn_on(stream, Exec::default()), refusal);
-    assert!(matches!(spawned, Err(AgentError::Refused(failure)) if failure.kind == FailureKind::CommandNotFound));
+    assert!(matches!(spawned, Err(AgentError::Refused(failure)) if failure.kind == AgentFailureKind::CommandNotFound));
 }
 
 #[tokio::test]
