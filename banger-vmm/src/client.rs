@@ -5,19 +5,24 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use banger_util::process::Signal;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Failure, FailureKind, IoContext, Result};
+use crate::run::{self, Phase, RunInfo};
 use crate::wire::{self, Feature, Hello, MAX_REPLY, Operation, SOCKET, SupervisorFrame};
 
 /// A supervisor takes a connection, and answers what needs no waiting, within this time,
 const REPLY_LIMIT: Duration = Duration::from_secs(10);
 /// and gives a stream to the agent within this: it waits for a boot.
 const STREAM_LIMIT: Duration = Duration::from_secs(600);
+/// What a supervisor needs to make its socket anew.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection on which nothing was sent yet.
 pub(crate) struct Connection {
@@ -42,6 +47,55 @@ pub(crate) fn connect(vm: &str, folder: &Path) -> Result<Connection> {
         return Err(Error::Supervisor { name: vm.to_owned(), reason });
     }
     Ok(Connection { vm: vm.to_owned(), stream, patience: None, supervisor: Hello::default() })
+}
+
+/// Connects to the VM's supervisor, which makes its socket anew if that is gone.
+///
+/// # Errors
+/// [`Error::NotRunning`] if there is no supervisor; [`Error::Supervisor`] if it makes no socket.
+pub(crate) fn connect_or_restore(vm: &str, folder: &Path) -> Result<Connection> {
+    match connect(vm, folder) {
+        Err(error) if nobody_listens(&error) => {
+            restore_socket(vm, folder)?.ok_or_else(|| Error::NotRunning(vm.to_owned()))
+        }
+        connection => connection,
+    }
+}
+
+/// Has a supervisor that lives and has lost its socket make another one, and connects to it.
+/// None: there is no supervisor, or it comes or goes just now.
+pub(crate) fn restore_socket(vm: &str, folder: &Path) -> Result<Option<Connection>> {
+    if !run::is_supervised(folder)? {
+        return Ok(None);
+    }
+    // One that starts has its socket before it notes anything else.
+    let Some(info) = RunInfo::read(folder)?.filter(|info| info.restores_socket() && info.phase != Phase::Starting)
+    else {
+        return Ok(None);
+    };
+    if !info.signal(Signal::HUP)? {
+        return Ok(None);
+    }
+    let start = Instant::now();
+    while start.elapsed() < SOCKET_PATIENCE {
+        match connect(vm, folder) {
+            Err(error) if nobody_listens(&error) => {}
+            connection => return connection.map(Some),
+        }
+        // On its way down it removes the socket last.
+        if !run::is_supervised(folder)? {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let reason = "its socket is gone, and it makes no new one".to_owned();
+    Err(Error::Supervisor { name: vm.to_owned(), reason })
+}
+
+/// Whether this is what connecting says to a socket that is not there, or that nobody serves.
+fn nobody_listens(error: &Error) -> bool {
+    let kinds = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+    matches!(error, Error::Io { source, .. } if kinds.contains(&source.kind()))
 }
 
 /// Connects to the socket at `path`. One whose queue stays full for `limit` is an error.
@@ -99,9 +153,11 @@ impl Connection {
             FailureKind::GoingDown => Error::GoingDown(name),
             FailureKind::InUse => Error::InUse(name),
             FailureKind::Busy => Error::TooManyClients(name),
-            FailureKind::Other | FailureKind::UnknownOperation | FailureKind::VmFailed | FailureKind::GuestReset => {
-                Error::Refused { name, failure }
-            }
+            FailureKind::Other
+            | FailureKind::UnknownOperation
+            | FailureKind::VmFailed
+            | FailureKind::GuestReset
+            | FailureKind::ProgramMissing => Error::Refused { name, failure },
         })
     }
 
@@ -158,7 +214,6 @@ fn read_by(stream: &mut UnixStream, mut buffer: &mut [u8], deadline: Instant) ->
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
-    use std::thread;
 
     use super::*;
 

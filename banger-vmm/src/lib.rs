@@ -3,6 +3,8 @@
 //!
 //! * [`VmStore`] keeps VMs on disk; a [`Vm`] is one of them: its [`VmRecord`], its disk, its
 //!   folder.
+//! * A [`VmHost`] is the machine that has them: it lists them, reads their records, connects to
+//!   their agents and takes a workspace's disk. [`LocalHost`] is this machine.
 //! * [`Vm::start`] spawns the supervisor (the binary `banger-vmm`, which is [`supervisor::run`])
 //!   and follows the boot as [`StartEvent`]s. The supervisor outlives who spawned it, and owns the
 //!   VMM: when one dies, so does the other.
@@ -32,6 +34,7 @@ mod run;
 mod store;
 pub mod supervisor;
 mod vm;
+mod vm_host;
 mod wire;
 
 pub use activity::LastActivity;
@@ -49,4 +52,5 @@ pub use program::Programs;
 pub use record::{BackendKind, Ready, VmRecord, is_name};
 pub use store::{NamesLock, StorePaths, VmStore};
 pub use vm::{Hold, Stopped, Vm, VmLock, VmState};
+pub use vm_host::{AgentAccess, LocalHost, VmHost};
 pub use wire::{AgentInfo, Status};

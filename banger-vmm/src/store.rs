@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
@@ -16,6 +17,7 @@ use crate::owner;
 use crate::program::Programs;
 use crate::record::{VmRecord, check_name};
 use crate::vm::{OPERATION_LOCK, Vm, VmState};
+use crate::vm_host::{self, LocalHost, VmHost};
 
 /// Folders that are being made start with this,
 const MAKING: &str = ".tmp-";
@@ -40,14 +42,22 @@ pub struct NamesLock(#[expect(dead_code, reason = "closing the file is what unlo
 /// All VMs of a user.
 #[derive(Clone, Debug)]
 pub struct VmStore {
+    /// The machine that has the VMs.
+    host: Arc<dyn VmHost>,
     paths: StorePaths,
     programs: Programs,
 }
 
 impl VmStore {
-    /// The store in these folders, which need not exist yet.
+    /// The VMs of this machine, in these directories, which need not exist yet.
     pub fn new(paths: StorePaths, programs: Programs) -> Self {
-        VmStore { paths, programs }
+        VmStore::on(Arc::new(LocalHost::new(&paths.vms)), paths, programs)
+    }
+
+    /// The VMs of `host`. What this machine keeps of each, such as the state of its syncs, is in
+    /// `paths.vms`.
+    pub fn on(host: Arc<dyn VmHost>, paths: StorePaths, programs: Programs) -> Self {
+        VmStore { host, paths, programs }
     }
 
     /// Makes a VM: its folder, record and disk. Of an ephemeral VM this process is the owner, until
@@ -129,13 +139,7 @@ impl VmStore {
     /// [`Error::InvalidName`], or the file system's refusal.
     pub fn get(&self, name: &str) -> Result<Option<Vm>> {
         check_name(name)?;
-        let place = self.paths.vms.join(name);
-        match fs::symlink_metadata(&place) {
-            Ok(metadata) if metadata.is_dir() => Ok(Some(self.vm(name))),
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).at("read", &place),
-        }
+        Ok(self.host.has(name)?.then(|| self.vm(name)))
     }
 
     /// All VMs by name. A VM's record is read when it is asked for, so that one that is damaged
@@ -144,9 +148,7 @@ impl VmStore {
     /// # Errors
     /// The file system's refusal.
     pub fn list(&self) -> Result<Vec<Vm>> {
-        let mut names: Vec<String> = self.names()?.into_iter().filter(|name| check_name(name).is_ok()).collect();
-        names.sort_unstable();
-        Ok(names.iter().map(|name| self.vm(name)).collect())
+        Ok(self.host.names()?.iter().map(|name| self.vm(name)).collect())
     }
 
     /// Deletes a VM that is stopped, with its disk.
@@ -180,7 +182,9 @@ impl VmStore {
     /// # Errors
     /// The file system's refusal.
     pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
-        let names = self.names()?.into_iter().filter(|name| name.starts_with(MAKING) || name.starts_with(DELETING));
+        let names = vm_host::entries(&self.paths.vms)?
+            .into_iter()
+            .filter(|name| name.starts_with(MAKING) || name.starts_with(DELETING));
         let folders = names.map(|name| self.paths.vms.join(name));
         let is_left = |folder: &PathBuf| {
             let lock = File::open(folder.join(OPERATION_LOCK));
@@ -217,23 +221,8 @@ impl VmStore {
         Ok(lock)
     }
 
-    fn names(&self) -> Result<Vec<String>> {
-        let vms: &Path = &self.paths.vms;
-        match fs::read_dir(vms) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            entries => {
-                let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().into_string().ok());
-                entries
-                    .at("read", vms)?
-                    .filter_map(|entry| name(entry).transpose())
-                    .collect::<io::Result<_>>()
-                    .at("read", vms)
-            }
-        }
-    }
-
     fn vm(&self, name: &str) -> Vm {
-        Vm::new(name.to_owned(), &self.paths, self.programs.clone())
+        Vm::new(name.to_owned(), self.host.clone(), &self.paths, self.programs.clone())
     }
 }
 

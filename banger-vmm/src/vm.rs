@@ -1,12 +1,10 @@
 //! One VM, as a command sees it.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use banger_util::file::is_at;
@@ -24,6 +22,7 @@ use crate::program::Programs;
 use crate::record::VmRecord;
 use crate::run::{self, Phase, RunInfo};
 use crate::store::StorePaths;
+use crate::vm_host::{self, AgentAccess, VmHost};
 use crate::wire::{AgentInfo, Operation, SOCKET, Status};
 use crate::{disk, file};
 
@@ -39,8 +38,6 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 const COUNT_PATIENCE: Duration = Duration::from_secs(15);
 /// What a supervisor may take to say whether its VM is going down.
 const LOOK_PATIENCE: Duration = Duration::from_secs(1);
-/// What a supervisor needs to make its socket anew.
-const SOCKET_PATIENCE: Duration = Duration::from_secs(5);
 /// What an orderly shutdown that somebody else has asked for may take.
 const DOWN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -48,6 +45,8 @@ const DOWN_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Vm {
     name: String,
+    /// The machine that has the VM.
+    lives_on: Arc<dyn VmHost>,
     folder: PathBuf,
     host: PathBuf,
     programs: Programs,
@@ -102,14 +101,15 @@ pub enum Stopped {
 
 impl Vm {
     /// The record in a VM's folder.
-    pub(crate) const RECORD: &str = "vm.json";
+    pub(crate) const RECORD: &str = vm_host::RECORD;
     /// The disk in a VM's folder.
     pub(crate) const DISK: &str = "disk.ext4";
     /// The workspace's disk in a VM's folder.
-    pub(crate) const WORKSPACE: &str = "workspace.ext4";
+    pub(crate) const WORKSPACE: &str = vm_host::WORKSPACE;
 
-    pub(crate) fn new(name: String, paths: &StorePaths, programs: Programs) -> Self {
-        Vm { folder: paths.vms.join(&name), name, host: paths.host.clone(), programs, owner: Arc::default() }
+    pub(crate) fn new(name: String, lives_on: Arc<dyn VmHost>, paths: &StorePaths, programs: Programs) -> Self {
+        let (folder, host) = (paths.vms.join(&name), paths.host.clone());
+        Vm { name, lives_on, folder, host, programs, owner: Arc::default() }
     }
 
     /// The VM's name.
@@ -128,10 +128,12 @@ impl Vm {
     /// [`Error::NotFound`] when it was deleted meanwhile, [`Error::Newer`], [`Error::Damaged`], or
     /// the file system's refusal.
     pub fn record(&self) -> Result<VmRecord> {
-        match VmRecord::read(&self.folder.join(Self::RECORD)) {
-            Err(Error::Io { .. }) if !self.folder.exists() => Err(Error::NotFound(self.name.clone())),
-            record => record,
-        }
+        self.lives_on.record(&self.name)
+    }
+
+    /// Whether the VM is there. One that cannot be looked for is not.
+    pub fn exists(&self) -> bool {
+        self.lives_on.has(&self.name).unwrap_or(false)
     }
 
     /// Whether it has ever been started. One that has not holds nothing of anybody's.
@@ -241,16 +243,16 @@ impl Vm {
     /// # Errors
     /// [`Error::NotRunning`], or [`Error::Refused`] when the agent is lost.
     pub fn connect_agent(&self) -> Result<UnixStream> {
-        self.connect()?.agent(false)
+        self.lives_on.connect_agent(&self.name, AgentAccess::Use)
     }
 
-    /// The same for who wants to know how the VM is: it is no use of it. The supervisor gives the
-    /// stream within `limit`.
+    /// A stream to the guest's agent for looking how the VM is, which does not keep it from stopping
+    /// for being idle. The stream is there within `limit`, or it is an error.
     ///
     /// # Errors
     /// As [`Vm::connect_agent`].
     pub fn watch_agent(&self, limit: Duration) -> Result<UnixStream> {
-        self.connect()?.within(limit).agent(true)
+        self.lives_on.connect_agent(&self.name, AgentAccess::Look(limit))
     }
 
     /// Keeps a running VM from stopping for being idle, and says after what time it is that, in
@@ -359,10 +361,23 @@ impl Vm {
         console::tail_of_boot(&self.folder, lines)
     }
 
-    /// The disk for a workspace: blank in a new VM. Until the guest is told to take it, it is the
-    /// host's to write.
-    pub fn workspace_disk(&self) -> PathBuf {
-        self.folder.join(Self::WORKSPACE)
+    /// Opens a file for a file system with the VM's workspace, as long as the VM's disk.
+    /// [`Vm::upload_workspace`] brings it to the VM.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn open_workspace(&self) -> Result<File> {
+        self.lives_on.open_workspace(&self.name)
+    }
+
+    /// Brings a file of [`Vm::open_workspace`] to the VM as its workspace's disk. Only before the
+    /// guest has been told to take that disk, which is blank in a new VM: from then on it is the
+    /// guest's.
+    ///
+    /// # Errors
+    /// The file system's refusal.
+    pub fn upload_workspace(&self, disk: File) -> Result<()> {
+        self.lives_on.upload_workspace(&self.name, disk)
     }
 
     /// All that is kept of the guest's console, as it was written, and a reader of what comes.
@@ -380,7 +395,7 @@ impl Vm {
     pub fn disk_allocated(&self) -> Result<u64> {
         let allocated = |path: PathBuf| Ok(fs::metadata(&path).at("read", &path)?.blocks() * 512);
         // A VM of a version before there was one has no disk for its workspace.
-        let workspace = fs::metadata(self.workspace_disk()).map_or(0, |metadata| metadata.blocks() * 512);
+        let workspace = fs::metadata(self.folder.join(Self::WORKSPACE)).map_or(0, |metadata| metadata.blocks() * 512);
         Ok(allocated(self.folder.join(Self::DISK))? + workspace)
     }
 
@@ -391,47 +406,11 @@ impl Vm {
     /// [`Error::Supervisor`] if it does not.
     pub fn restore_socket(&self) -> Result<bool> {
         let is_there = fs::symlink_metadata(self.folder.join(SOCKET)).is_ok();
-        Ok(!is_there && self.call_for_socket()?.is_some())
+        Ok(!is_there && client::restore_socket(&self.name, &self.folder)?.is_some())
     }
 
     pub(crate) fn connect(&self) -> Result<Connection> {
-        match client::connect(&self.name, &self.folder) {
-            Err(error) if nobody_listens(&error) => {
-                self.call_for_socket()?.ok_or_else(|| Error::NotRunning(self.name.clone()))
-            }
-            connection => connection,
-        }
-    }
-
-    /// Connects to a supervisor that lives and has lost its socket. None: there is none, or it
-    /// comes or goes just now.
-    fn call_for_socket(&self) -> Result<Option<Connection>> {
-        if !run::is_supervised(&self.folder)? {
-            return Ok(None);
-        }
-        // One that starts has its socket before it notes anything else.
-        let Some(info) =
-            RunInfo::read(&self.folder)?.filter(|info| info.restores_socket() && info.phase != Phase::Starting)
-        else {
-            return Ok(None);
-        };
-        if !info.signal(Signal::HUP)? {
-            return Ok(None);
-        }
-        let start = Instant::now();
-        while start.elapsed() < SOCKET_PATIENCE {
-            match client::connect(&self.name, &self.folder) {
-                Err(error) if nobody_listens(&error) => {}
-                connection => return connection.map(Some),
-            }
-            // On its way down it removes the socket last.
-            if !run::is_supervised(&self.folder)? {
-                return Ok(None);
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        let reason = "its socket is gone, and it makes no new one".to_owned();
-        Err(Error::Supervisor { name: self.name.clone(), reason })
+        client::connect_or_restore(&self.name, &self.folder)
     }
 
     /// Ends the supervisor of a VM that should be down; the VMM goes with it.
@@ -444,18 +423,13 @@ impl Vm {
     }
 }
 
-/// Whether this is what connecting says to a socket that is not there, or that nobody serves.
-fn nobody_listens(error: &Error) -> bool {
-    let kinds = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
-    matches!(error, Error::Io { source, .. } if kinds.contains(&source.kind()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::LocalHost;
     use crate::error::{Failure, FailureKind};
     use crate::wire::{self, Hello, SupervisorFrame};
 
@@ -475,7 +449,8 @@ mod tests {
     fn held_by(sent: &[u8]) -> Result<Option<Hold>> {
         let folder = tempfile::tempdir().unwrap();
         let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
-        let vm = Vm::new("vm".into(), &StorePaths { vms, host, cache }, Programs::new("/usr/bin"));
+        let lives_on = Arc::new(LocalHost::new(&vms));
+        let vm = Vm::new("vm".into(), lives_on, &StorePaths { vms, host, cache }, Programs::new("/usr/bin"));
         fs::create_dir_all(vm.folder()).unwrap();
         let socket = UnixListener::bind(vm.folder().join(SOCKET)).unwrap();
         std::thread::scope(|scope| {
@@ -537,14 +512,15 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
-        let vm = Vm::new("vm".into(), &StorePaths { vms, host, cache }, Programs::new("/usr/bin"));
+        let lives_on = Arc::new(LocalHost::new(&vms));
+        let vm = Vm::new("vm".into(), lives_on, &StorePaths { vms, host, cache }, Programs::new("/usr/bin"));
         fs::create_dir_all(vm.folder()).unwrap();
         let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         let path = vm.folder().join(SOCKET);
         bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &UnixAddr::new(&path).unwrap()).unwrap();
         // Who listens is who the client sees. The system call is of this thread alone, as glibc's
         // function is not.
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             scope.spawn(|| {
                 // SAFETY: changes the identity of a thread that ends.
                 assert_eq!(unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, -1, 65534, -1) }, 0);

@@ -65,9 +65,12 @@ pub struct VmEntry {
 /// # Errors
 /// If the store of VMs cannot be read. A VM that cannot be read is an entry that says so.
 pub fn list(ask_guests: bool, paths: &Paths, ui: &Ui) -> Result<VmList, CommandError> {
-    let vms = Machines::new(paths, ui).all()?;
-    let images = Images::new(paths, ui);
-    let mut list = VmList { vms: vms.iter().map(|vm| entry(vm, &images)).collect() };
+    list_of(ask_guests, &Machines::new(paths, ui), &Images::new(paths, ui))
+}
+
+fn list_of(ask_guests: bool, machines: &Machines<'_>, images: &Images<'_>) -> Result<VmList, CommandError> {
+    let vms = machines.all()?;
+    let mut list = VmList { vms: vms.iter().map(|vm| entry(vm, images)).collect() };
     if ask_guests {
         ask_running(&vms, &mut list);
     }
@@ -186,6 +189,7 @@ fn clean(text: &str) -> String {
 mod tests {
     use super::super::test_home::TestHome;
     use super::*;
+    use crate::vm::test_host::TestHost;
 
     #[test]
     fn what_is_not_known_is_not_nothing() {
@@ -256,6 +260,16 @@ mod tests {
         assert_eq!(list.text(Verbosity { quiet: true, ..Verbosity::default() }), "bare\ndamaged\nof-a-repo\n");
         let text = list.text(Verbosity::default());
         assert!(text.starts_with("NAME ") && text.contains("gone (gone)\n") && text.lines().count() == 4, "{text}");
+    }
+
+    #[test]
+    fn list_has_the_vms_of_another_host() {
+        let home = TestHome::new();
+        let records = ["box", "other"].map(|name| banger_vmm::VmRecord::new(name, "debian", "generic", 7));
+        let machines = Machines::of(TestHost::new(records).store(), &home.paths, &home.ui);
+        let list = list_of(false, &machines, &Images::new(&home.paths, &home.ui)).unwrap();
+        let vms: Vec<_> = list.vms.iter().map(|vm| (vm.name.as_str(), vm.image.as_deref(), vm.created)).collect();
+        assert_eq!(vms, [("box", Some("debian"), Some(7)), ("other", Some("debian"), Some(7))]);
     }
 
     #[test]

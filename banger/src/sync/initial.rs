@@ -30,7 +30,7 @@ impl Engine<'_> {
         let objects = snapshots.iter().flat_map(|snapshot| snapshot.objects().map(|(_, object)| object.size));
         let meter = Meter::new(files + objects.sum::<u64>(), self.options.on_progress);
         if progress.begun.seed {
-            let mut disk = Seed::create(&self.vm.workspace_disk(), &meter)?;
+            let mut disk = Seed::create(self.vm, &meter)?;
             self.send_everything(&mut disk, &snapshots, &mut progress)?;
             disk.finish()?;
         } else {

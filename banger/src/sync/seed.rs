@@ -1,14 +1,14 @@
 //! A first sync onto a disk: the workspace as a whole file system, which the guest only has to
 //! mount. A translated guest takes ten times as long to make the files itself.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::time::SystemTime;
 
 use banger_agent::protocol::sync::{Kind, Record, RecordKind, SEED_LIST, SEED_TREE, SeedEntry};
 use banger_image::ext4::{Error, Metadata, Options, Timestamp, Writer};
+use banger_vmm::Vm;
 use nix::libc;
 
 use super::SyncError;
@@ -21,6 +21,7 @@ const WRITE_OUT: u64 = 32 << 20;
 
 /// A workspace's disk while it is written.
 pub(super) struct Seed<'a> {
+    vm: &'a Vm,
     meter: &'a Meter<'a>,
     writer: Writer,
     list: Vec<SeedEntry>,
@@ -30,33 +31,29 @@ pub(super) struct Seed<'a> {
 }
 
 impl<'a> Seed<'a> {
-    /// Begins anew on the disk at `path`, which no guest has mounted. `meter` is told of what is
-    /// written.
+    /// Begins anew on the workspace's disk of `vm`, which no guest has mounted. `meter` is told of
+    /// what is written.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(super) fn create(path: &Path, meter: &'a Meter<'a>) -> Result<Seed<'a>, SyncError> {
-        let explain = |error: io::Error| {
-            let message = format!("cannot write `{}`: {error}", path.display());
-            SyncError::Disk(io::Error::new(error.kind(), message))
-        };
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(explain)?;
-        let size = file.metadata().map_err(explain)?.len();
+    pub(super) fn create(vm: &'a Vm, meter: &'a Meter<'a>) -> Result<Seed<'a>, SyncError> {
+        let file = vm.open_workspace().map_err(refused)?;
+        let size = file.metadata().map_err(SyncError::Disk)?.len();
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let options = Options {
             label: "banger-work".to_owned(),
             time: Timestamp { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() },
             ..Options::disk(size)
         };
-        let another = format!("{now:?} {}", path.display());
-        let disk = file.try_clone().map_err(explain)?;
+        let another = format!("{now:?} {}", vm.folder().display());
+        let disk = file.try_clone().map_err(SyncError::Disk)?;
         let mut writer = Writer::new(file, options.derived_from(another.as_bytes()))?;
         // What is beside the tree is the agent's alone.
         writer.directory(b"", Metadata { mode: 0o700, ..Metadata::default() })?;
-        Ok(Seed { meter, writer, list: Vec::new(), disk, untold: 0 })
+        Ok(Seed { vm, meter, writer, list: Vec::new(), disk, untold: 0 })
     }
 
-    /// Completes the file system.
+    /// Completes the file system, and brings it to the VM.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -65,7 +62,7 @@ impl<'a> Seed<'a> {
         let private = Metadata { mode: 0o600, ..Metadata::default() };
         self.writer.file(SEED_LIST.as_bytes(), private, &mut &list[..])?;
         self.writer.finish()?;
-        Ok(())
+        self.vm.upload_workspace(self.disk).map_err(refused)
     }
 }
 
@@ -126,11 +123,44 @@ impl Read for Reader<'_, '_> {
     }
 }
 
+/// A refusal of the host that has the VM.
+fn refused(error: banger_vmm::Error) -> SyncError {
+    SyncError::Disk(match error {
+        banger_vmm::Error::Io { path, source, .. } => {
+            io::Error::new(source.kind(), format!("cannot write `{}`: {source}", path.display()))
+        }
+        error => io::Error::other(error),
+    })
+}
+
 impl From<Error> for SyncError {
     fn from(error: Error) -> Self {
         SyncError::Disk(match error {
             Error::Image(error) => error,
             error => io::Error::other(error),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use banger_vmm::VmRecord;
+
+    use super::*;
+    use crate::vm::test_host::TestHost;
+
+    #[test]
+    fn a_workspace_is_uploaded_to_the_host_that_has_the_vm() {
+        let host = TestHost::new([VmRecord::new("box", "image", "kernel", 0)]);
+        let vm = host.store().get("box").unwrap().unwrap();
+        let ignore = |_, _| {};
+        let meter = Meter::new(0, &ignore);
+        Seed::create(&vm, &meter).unwrap().finish().unwrap();
+        // The magic number of a superblock of ext4.
+        let mut magic = [0; 2];
+        File::open(host.uploaded("box")).unwrap().read_exact_at(&mut magic, 1024 + 56).unwrap();
+        assert_eq!(magic, [0x53, 0xef]);
     }
 }

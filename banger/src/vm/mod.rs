@@ -13,4 +13,6 @@ pub mod guest_command;
 pub mod machine;
 pub mod ownership;
 pub(crate) mod post_mortem;
+#[cfg(test)]
+pub(crate) mod test_host;
 pub mod unsynced;

@@ -36,7 +36,7 @@ impl Fate {
             return Fate::Stopped;
         }
         let state = state_after_failure(vm, used);
-        if !vm.folder().exists() {
+        if !vm.exists() {
             return Fate::Deleted;
         }
         match state {

@@ -94,9 +94,14 @@ pub struct Machines<'a> {
 }
 
 impl<'a> Machines<'a> {
-    /// All VMs below the user's folders.
+    /// The VMs below the user's directories.
     pub fn new(paths: &'a Paths, ui: &'a Ui) -> Self {
-        Machines { store: paths.vm_store(), paths, ui, report: None }
+        Machines::of(paths.vm_store(), paths, ui)
+    }
+
+    /// The VMs of `store`.
+    pub(crate) fn of(store: VmStore, paths: &'a Paths, ui: &'a Ui) -> Self {
+        Machines { store, paths, ui, report: None }
     }
 
     /// Notes in `report` how long each step takes.
