@@ -143,9 +143,6 @@ fn set(key: &str, value: &str, repo: bool, here: &Path, paths: &Paths) -> Result
         None => {}
     }
     edit::set(&file, owner, &name, &value)?;
-    if let Some(what) = name.key.awaits {
-        warnings.push(format!("`{key}` is set without effect, the feature being yet to come: {what}"));
-    }
     Ok(ConfigChange { key: key.to_owned(), file: lossy(&file), changed: true, warnings })
 }
 

@@ -197,9 +197,9 @@ fn command_line(cli: Command, words: &[OsString], names: &Names) -> Command {
     cli
 }
 
-/// The keys of the configuration that have an effect, and what stands in its tables.
+/// The keys of the configuration, and what stands in its tables.
 fn keys(names: &Names) -> Vec<String> {
-    let keys = KEYS.iter().filter(|key| key.awaits.is_none()).map(|key| key.name.to_owned());
+    let keys = KEYS.iter().map(|key| key.name.to_owned());
     let aliases = names.aliases.keys().map(|name| format!("alias.{name}"));
     keys.chain(names.variables.iter().cloned()).chain(aliases).collect()
 }
@@ -297,7 +297,6 @@ mod tests {
             "{keys:?}"
         );
         assert!(keys.iter().all(|key| !key.starts_with('-')), "{keys:?}");
-        assert!(!keys.iter().any(|key| key == "bridge_name"), "it has no effect yet: {keys:?}");
         assert_eq!(here(&["banger", "config", "get", "mem"]), ["memory"]);
         assert_eq!(here(&["banger", "config", "set", "history", ""]), ["full", "shallow", "none"]);
         assert_eq!(here(&["banger", "config", "set", "mise", "t"]), ["true"]);

@@ -269,8 +269,8 @@ mod tests {
         }
         assert_eq!(set_text(&path, "cpu", "1").unwrap_err().hints, ["did you mean `cpus`?"]);
         assert!(set_text(&path, "cpus.x", "1").is_err());
-        let cidr = Name::parse("cidr").unwrap();
-        assert!(cidr.value("10.0.0.0/24", Owner::Repository).is_err());
+        let of_user = Name::parse("ssh_key_path").unwrap();
+        assert!(of_user.value("/key", Owner::User).is_ok() && of_user.value("/key", Owner::Repository).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
     }
 

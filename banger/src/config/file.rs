@@ -280,7 +280,7 @@ mod tests {
                 );
             }
         }
-        for text in ["ca_certificates = [\"pem\"]", "bridge_ip = \"10.0.0\"", "cidr = \"10.0.0.0/33\"", "alias = 3"] {
+        for text in ["ca_certificates = [\"pem\"]", "ssh_key_path = \"key\"", "cpus = 256", "alias = 3"] {
             error(Owner::User, text);
         }
     }

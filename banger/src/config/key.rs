@@ -25,8 +25,6 @@ pub struct Key {
     pub about: &'static str,
     /// The option of the command line that wins over it.
     pub flag: Option<&'static str>,
-    /// The feature that it is for, if that is yet to come: until then the key does nothing.
-    pub awaits: Option<&'static str>,
 }
 
 /// In which files a key may stand.
@@ -54,8 +52,6 @@ impl Key {
     }
 }
 
-const BRIDGE: &str = "bridge networks";
-
 const PLAIN: Key = Key {
     name: "",
     shape: Shape::One(Kind::Text),
@@ -64,7 +60,6 @@ const PLAIN: Key = Key {
     without: "",
     about: "",
     flag: None,
-    awaits: None,
 };
 
 /// All keys, in the order of the documentation.
@@ -223,69 +218,6 @@ pub const KEYS: &[Key] = &[
         stands: Stands::User,
         without: "one of banger's own, made when it is first needed: `ssh/id_ed25519` beside the user's file",
         about: "Private key with which ssh proves to a VM who you are.",
-        ..PLAIN
-    },
-    Key {
-        name: "firecracker_bin",
-        shape: Shape::One(Kind::Path),
-        stands: Stands::User,
-        without: "from `$PATH`",
-        about: "The Firecracker program.",
-        awaits: Some("the Firecracker backend"),
-        ..PLAIN
-    },
-    Key {
-        name: "web_listen_addr",
-        shape: Shape::One(Kind::Socket),
-        stands: Stands::User,
-        without: "none",
-        about: "Address and port of the web page.",
-        awaits: Some("`banger web`"),
-        ..PLAIN
-    },
-    Key {
-        name: "bridge_name",
-        shape: Shape::One(Kind::Interface),
-        stands: Stands::User,
-        without: "none",
-        about: "The bridge that VMs are attached to.",
-        awaits: Some(BRIDGE),
-        ..PLAIN
-    },
-    Key {
-        name: "bridge_ip",
-        shape: Shape::One(Kind::Ip),
-        stands: Stands::User,
-        without: "none",
-        about: "This machine's address on the bridge.",
-        awaits: Some(BRIDGE),
-        ..PLAIN
-    },
-    Key {
-        name: "cidr",
-        shape: Shape::One(Kind::Cidr),
-        stands: Stands::User,
-        without: "none",
-        about: "The addresses of VMs on the bridge.",
-        awaits: Some(BRIDGE),
-        ..PLAIN
-    },
-    Key {
-        name: "tap_pool_size",
-        shape: Shape::One(Kind::Number(0, 1024)),
-        stands: Stands::User,
-        without: "none",
-        about: "How many network devices are kept ready for VMs on the bridge.",
-        awaits: Some(BRIDGE),
-        ..PLAIN
-    },
-    Key {
-        name: "default_dns",
-        shape: Shape::List(Kind::Ip),
-        stands: Stands::User,
-        without: "none",
-        about: "Name servers of VMs on the bridge.",
-        awaits: Some(BRIDGE),
         ..PLAIN
     },
     Key {

@@ -58,9 +58,6 @@ fn description(key: &Key, owner: Owner) -> String {
     if key.stands == Stands::Trusted && owner == Owner::Repository {
         text.push_str(" Ignored until the repository is trusted: `banger trust`.");
     }
-    if let Some(what) = key.awaits {
-        write!(text, " Without effect yet: {what}.").expect("strings take what they are given");
-    }
     text
 }
 
@@ -80,8 +77,6 @@ fn one(kind: Kind) -> Json {
         Kind::Path => json!({ "type": "string", "pattern": "^(/|~/)" }),
         Kind::Location => json!({ "type": "string", "pattern": "^(/|~/|https?:|file:)" }),
         Kind::InRepository => json!({ "type": "string", "pattern": "^[^/]" }),
-        Kind::Ip | Kind::Socket | Kind::Cidr => json!({ "type": "string" }),
-        Kind::Interface => json!({ "type": "string", "minLength": 1, "maxLength": 15 }),
     }
 }
 
@@ -98,11 +93,7 @@ pub fn table() -> String {
         let quoted = |text: &str| format!("`{text}`");
         let variable = key.variable().as_deref().map(quoted).unwrap_or_default();
         let option = key.flag.map(quoted).unwrap_or_default();
-        let about = match key.awaits {
-            Some(what) => format!("{} Without effect yet: {what}.", key.about),
-            None => key.about.to_owned(),
-        };
-        let about = about.replace('|', "\\|");
+        let about = key.about.replace('|', "\\|");
         writeln!(table, "| `{}` | {about} | {default} | {files} | {variable} | {option} |", key.name)
             .expect("strings take what they are given");
     }

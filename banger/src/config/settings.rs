@@ -172,7 +172,6 @@ impl Settings {
             settings.set(key.name, value, Origin::Environment);
         }
         settings.set_overrides(overrides);
-        settings.warn_of_what_waits();
         Ok(settings)
     }
 
@@ -242,15 +241,6 @@ impl Settings {
             repo.path.display()
         ));
         keys
-    }
-
-    fn warn_of_what_waits(&mut self) {
-        let is_set = |key: &&Key| self.values.get(key.name).is_some_and(|(_, origin)| *origin != Origin::Default);
-        let waiting = KEYS.iter().filter(is_set).filter_map(|key| Some(format!("`{}` ({})", key.name, key.awaits?)));
-        let waiting: Vec<_> = waiting.collect();
-        if !waiting.is_empty() {
-            self.warnings.push(format!("set without effect, the feature being yet to come: {}", waiting.join(", ")));
-        }
     }
 
     /// All values, in the order of the documentation; variables and aliases one by one.
@@ -672,11 +662,12 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_its_feature_says_so_once() {
-        let settings = Given::new("cidr = \"10.0.0.0/24\"\ntap_pool_size = 4\n", "").load().unwrap();
-        let [warning] = &settings.warnings[..] else { panic!("{:?}", settings.warnings) };
-        assert!(warning.contains("`cidr`") && warning.contains("`tap_pool_size`"), "{warning}");
-        assert_eq!(answer(&settings, "tap_pool_size"), ("4".into(), Origin::User));
+    fn key_of_an_earlier_version_is_unknown_in_a_file_and_ignored_as_a_variable() {
+        let error = Given::new("bridge_name = \"br0\"\n", "").load().unwrap_err();
+        assert!(error.kind == ErrorKind::Config && error.message.contains("bridge_name"), "{error:?}");
+        let mut given = Given::new("", "");
+        given.variables.insert("BANGER_BRIDGE_NAME", "br0");
+        assert!(given.load().unwrap().warnings.is_empty());
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Component, Path};
 use std::time::Duration;
@@ -55,14 +54,6 @@ pub enum Kind {
     Location,
     /// A path in the repository, relative to its root.
     InRepository,
-    /// An address of the Internet Protocol.
-    Ip,
-    /// Such an address and a port.
-    Socket,
-    /// Such an address and the length of its prefix: RFC 4632, 3.1.
-    Cidr,
-    /// The name of a network device: 15 bytes at most, netdevice(7).
-    Interface,
 }
 
 impl PartialEq for Kind {
@@ -264,16 +255,6 @@ fn check(kind: Kind, text: &str) -> Result<(), String> {
                 && !text.contains('\0')
                 && parts.into_iter().all(|part| matches!(part, Component::Normal(_)))
         }
-        Kind::Ip => text.parse::<IpAddr>().is_ok(),
-        Kind::Socket => text.parse::<SocketAddr>().is_ok(),
-        Kind::Cidr => text.split_once('/').is_some_and(|(address, length)| {
-            let most = address.parse().map_or(0, |address: IpAddr| if address.is_ipv4() { 32 } else { 128 });
-            most > 0 && length.parse().is_ok_and(|length: u8| length <= most)
-        }),
-        Kind::Interface => {
-            let is_letter = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
-            (1..=15).contains(&text.len()) && text.bytes().all(is_letter) && text != "." && text != ".."
-        }
         Kind::Flag | Kind::Size(_) | Kind::Time => true,
     };
     if fits { Ok(()) } else { Err(expected(&Shape::One(kind))) }
@@ -321,10 +302,6 @@ pub(super) fn expected(shape: &Shape) -> String {
             "a URL, http:, https: or file:, or a path that begins with `/` or `~/`".to_owned()
         }
         Shape::One(Kind::InRepository) => "a path in the repository, relative to its root, without `..`".to_owned(),
-        Shape::One(Kind::Ip) => "an IP address".to_owned(),
-        Shape::One(Kind::Socket) => "an IP address and a port, such as `127.0.0.1:7777`".to_owned(),
-        Shape::One(Kind::Cidr) => "a network, such as `10.77.0.0/24`".to_owned(),
-        Shape::One(Kind::Interface) => "a network device's name, of 15 letters at most".to_owned(),
         Shape::List(kind) => format!("a list; of each item: {}", expected(&Shape::One(*kind))),
         Shape::Variables => "a table of texts".to_owned(),
         Shape::Aliases => "a table; each alias is a text, or a list of words".to_owned(),
@@ -347,12 +324,9 @@ fn example(kind: Kind) -> &'static str {
         Kind::Path => "\"/etc/file\"",
         Kind::Location => "\"https://images.example.com/catalog.toml\"",
         Kind::InRepository => "\"package-lock.json\"",
-        Kind::Ip => "\"10.77.0.1\"",
-        Kind::Socket => "\"127.0.0.1:7777\"",
-        Kind::Cidr => "\"10.77.0.0/24\"",
         Kind::Image => "\"debian:12\"",
         Kind::User => "\"1000:1000\"",
-        Kind::Text | Kind::Interface => "\"text\"",
+        Kind::Text => "\"text\"",
     }
 }
 
