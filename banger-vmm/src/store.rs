@@ -14,6 +14,7 @@ use crate::disk;
 use crate::error::{Error, IoContext, Result};
 use crate::file;
 use crate::owner;
+use crate::paths::StorePaths;
 use crate::program::Programs;
 use crate::record::{VmRecord, check_name};
 use crate::vm::{OPERATION_LOCK, Vm, VmState};
@@ -23,17 +24,6 @@ use crate::vm_host::{self, LocalHost, VmHost};
 const MAKING: &str = ".tmp-";
 /// and those being deleted with this.
 const DELETING: &str = ".del-";
-
-/// The folders that banger's VMs live in.
-#[derive(Clone, Debug)]
-pub struct StorePaths {
-    /// A folder for each VM.
-    pub vms: PathBuf,
-    /// What was found out about this host.
-    pub host: PathBuf,
-    /// What can be made again.
-    pub cache: PathBuf,
-}
 
 /// While there is one, no VM gets another name, or is about to appear; given back when dropped.
 #[derive(Debug)]

@@ -5,7 +5,6 @@
 //! VM's lock may change that.
 
 mod store;
-mod vm;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

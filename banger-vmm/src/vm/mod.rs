@@ -1,5 +1,7 @@
 //! One VM, as a command sees it.
 
+mod ports;
+
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -18,10 +20,10 @@ use crate::error::{Error, IoContext, Result};
 use crate::kvm::Accelerator;
 use crate::launch::{self, Running, StartEvent, StartOptions};
 use crate::owner::{self, Owner};
+use crate::paths::StorePaths;
 use crate::program::Programs;
 use crate::record::VmRecord;
 use crate::run::{self, Phase, RunInfo};
-use crate::store::StorePaths;
 use crate::vm_host::{self, AgentAccess, VmHost};
 use crate::wire::{AgentInfo, Operation, SOCKET, Status};
 use crate::{disk, file};

@@ -1,9 +1,9 @@
 //! A VM's ports, as a command sees and changes them.
 
-use super::{HostEnd, PortForward, PortName, PortState, agree, matching, place, read, write};
+use super::{Vm, VmLock};
 use crate::error::{Error, Result};
+use crate::ports::{HostEnd, PortForward, PortName, PortState, agree, matching, place, read, write};
 use crate::run;
-use crate::vm::{Vm, VmLock};
 use crate::wire::{Operation, PortsAnswer};
 
 /// Why nothing listens for a VM that is stopped.
