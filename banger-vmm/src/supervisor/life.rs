@@ -2,21 +2,22 @@
 
 use std::future::pending;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::net::UnixStream;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::boot::{self, Booted, Console};
-use super::monitor::Monitor;
+use super::monitor::{Ended, Monitor};
 use super::owner;
-use super::socket::{self, Stop};
+use super::ports::PortListeners;
+use super::shutdown_requests::ShutdownRequests;
+use super::socket;
 use super::state::State;
 use super::{FindBackend, Report, blocking};
 use crate::activity::LastActivity;
@@ -29,11 +30,9 @@ use crate::ports::PortState;
 use crate::record::VmRecord;
 use crate::run::{self, RunInfo};
 use crate::vm::Vm;
-use crate::wire::{self, SOCKET, SupervisorFrame};
+use crate::wire::{SOCKET, SupervisorFrame};
 use crate::{file, host, store};
 
-/// How long a guest may take to go down when a signal asks for it.
-const SIGNAL_PATIENCE: Duration = Duration::from_secs(30);
 /// How long clients may take to hear that the VM is down.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -74,16 +73,6 @@ fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut Report) ->
     Ok(removed?)
 }
 
-/// How a VM that was up ended.
-pub(super) enum Ended {
-    /// Somebody wanted that: there is nothing to tell.
-    Stopped,
-    /// Nobody did. What happened stays in `run.json`, for the next command to find.
-    Crashed,
-    /// The command that it was for ended: nobody will want it again.
-    Abandoned,
-}
-
 async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &mut Report) -> Result<Ended, Failure> {
     let folder = &launch.folder;
     let pid = process::id().cast_signed();
@@ -94,23 +83,19 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
     let state = Arc::new(State::new(folder, backend.name(), pid, record.idle_timeout_ms));
     let (sender, stops) = mpsc::channel(4);
     let terminate = signal(SignalKind::terminate()).at("watch", folder)?;
-    let mut shutdown = Shutdown {
-        stops,
-        terminate,
-        owner: Box::pin(ended(record.ephemeral, folder.clone())),
-        abandoned: false,
-        waiting: Vec::new(),
-        state: Arc::clone(&state),
-    };
-    let restoring = Arc::clone(&state);
-    for port in blocking(move || restoring.ports.restore(&restoring)).await? {
+    let owner = Box::pin(ended(record.ephemeral, folder.clone()));
+    let mut shutdown = ShutdownRequests::new(stops, terminate, owner, Arc::clone(&state));
+    let ports = Arc::new(PortListeners::new(Arc::clone(&state)));
+    let restoring = Arc::clone(&ports);
+    for port in blocking(move || restoring.restore()).await? {
         if let PortState { forward, problem: Some(problem) } = port {
             report.send(&StartEvent::NotForwarded { forward, problem });
         }
     }
     let hangup = signal(SignalKind::hangup()).at("watch", folder)?;
     let socket = socket::bind(folder)?;
-    let serving = tokio::spawn(socket::serve(socket, folder.clone(), hangup, Arc::clone(&state), sender));
+    let serving =
+        tokio::spawn(socket::serve(socket, folder.clone(), hangup, Arc::clone(&state), Arc::clone(&ports), sender));
 
     let console = Console::new(ConsoleLog::start(folder)?);
     let ended = match boot(launch, record, backend, &console, report, &mut shutdown).await {
@@ -121,7 +106,7 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
         state.down(failure.clone());
     }
     serving.abort();
-    state.ports.close();
+    ports.close();
     for client in &mut shutdown.waiting {
         let _ = timeout(FAREWELL, socket::reply(client, SupervisorFrame::Ok(()))).await;
     }
@@ -137,52 +122,6 @@ async fn ended(ephemeral: bool, folder: PathBuf) {
     }
 }
 
-/// Who wants the VM to go down.
-pub(super) struct Shutdown {
-    stops: mpsc::Receiver<Stop>,
-    terminate: Signal,
-    /// Completes when the command that the VM is for has ended.
-    owner: Pin<Box<dyn Future<Output = ()>>>,
-    abandoned: bool,
-    /// They are told when it has.
-    waiting: Vec<UnixStream>,
-    state: Arc<State>,
-}
-
-/// How a VM is to go down.
-pub(super) struct Asked {
-    /// How long the guest may take for it.
-    pub(super) patience: Duration,
-    /// The guest's changes are counted, however short that time is: the VM is unused.
-    pub(super) counts: bool,
-}
-
-impl Shutdown {
-    /// Waits for the next one who does. Until the caller waits for something else, a VM that was to
-    /// be unused stays so.
-    pub(super) async fn asked(&mut self) -> Asked {
-        let patience = loop {
-            tokio::select! {
-                Some(stop) = self.stops.recv() => {
-                    if stop.if_unused && !self.state.may_stop() {
-                        // A fresh socket's buffer takes it at once.
-                        let _ = stop.client.try_write(&wire::frame(&SupervisorFrame::<()>::Error(Failure::in_use())));
-                        continue;
-                    }
-                    self.waiting.push(stop.client);
-                    return Asked { patience: stop.timeout, counts: stop.if_unused };
-                }
-                _ = self.terminate.recv() => break SIGNAL_PATIENCE,
-                () = &mut self.owner, if !self.abandoned => {
-                    self.abandoned = true;
-                    break Duration::ZERO;
-                }
-            }
-        };
-        Asked { patience, counts: false }
-    }
-}
-
 /// Boots, until somebody wants the VM to stop.
 async fn boot(
     launch: &Launch,
@@ -190,7 +129,7 @@ async fn boot(
     backend: &dyn Backend,
     console: &Console,
     report: &mut Report,
-    shutdown: &mut Shutdown,
+    shutdown: &mut ShutdownRequests,
 ) -> Result<Booted, Failure> {
     let vm = VmDefinition {
         net: net_plan(&record),
@@ -207,7 +146,7 @@ async fn boot(
     loop {
         tokio::select! {
             booted = &mut booting => return booted,
-            _ = shutdown.asked() => cancel.cancel(),
+            _ = shutdown.next() => cancel.cancel(),
         }
     }
 }

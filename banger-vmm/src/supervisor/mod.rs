@@ -17,6 +17,7 @@ mod monitor;
 mod owner;
 mod ports;
 mod shutdown;
+mod shutdown_requests;
 mod socket;
 mod state;
 mod usage;

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::boot::Booted;
-use super::life::{Asked, Ended, Shutdown};
 use super::shutdown::{ask_to_shut_down, record_guest_changes};
+use super::shutdown_requests::{Shutdown, ShutdownRequests};
 use super::socket::LEAVING;
 use super::state::State;
 use super::{Report, blocking};
@@ -32,6 +32,16 @@ const COUNT_LIMIT: Duration = Duration::from_secs(60);
 const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an idle guest may take to go down.
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a VM that was up ended.
+pub(super) enum Ended {
+    /// Somebody wanted that: there is nothing to tell.
+    Stopped,
+    /// Nobody did. What happened stays in `run.json`, for the next command to find.
+    Crashed,
+    /// The command that it was for ended: nobody will want it again.
+    Abandoned,
+}
 
 /// What it takes to watch over a VM.
 pub(super) struct Monitor<'a> {
@@ -71,7 +81,7 @@ impl<'a> Monitor<'a> {
     }
 
     /// Reports that the VM is up, and returns when it is down.
-    pub(super) async fn watch(mut self, booted: Booted, report: &mut Report, shutdown: &mut Shutdown) -> Ended {
+    pub(super) async fn watch(mut self, booted: Booted, report: &mut Report, shutdown: &mut ShutdownRequests) -> Ended {
         let Booted { mut vmm, accelerator, confinement, agent, stream } = booted;
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(stream);
@@ -102,10 +112,10 @@ impl<'a> Monitor<'a> {
                     link = None;
                     self.lose(Failure::new(error)).await;
                 }
-                asked = shutdown.asked() => self.stop(&asked, &mux, &mut vmm),
+                asked = shutdown.next() => self.stop(&asked, &mux, &mut vmm),
                 () = self.finished.notified() => vmm.quit(),
                 () = self.state.usage.idle(), if !self.stopping && !self.lost => {
-                    self.stop(&Asked { patience: IDLE_PATIENCE, counts: false }, &mux, &mut vmm);
+                    self.stop(&Shutdown { patience: IDLE_PATIENCE, counts: false }, &mux, &mut vmm);
                 }
                 () = self.state.usage.quiet(QUIET), if !self.stopping && !self.lost => {
                     let (mux, state, turn) = (mux.clone(), Arc::clone(self.state), Arc::clone(&self.counting));
@@ -136,8 +146,8 @@ impl<'a> Monitor<'a> {
     }
 
     /// Makes the guest go down.
-    fn stop(&mut self, asked: &Asked, mux: &Mux, vmm: &mut Vmm) {
-        let Asked { mut patience, counts } = *asked;
+    fn stop(&mut self, asked: &Shutdown, mux: &Mux, vmm: &mut Vmm) {
+        let Shutdown { mut patience, counts } = *asked;
         if self.lost {
             // Its agent is lost: there is nobody to ask.
             vmm.quit();

@@ -25,7 +25,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::{FramedRead, FramedWrite};
 use tokio_util::either::Either;
 
-use super::socket::open_stream;
 use super::state::State;
 use crate::error::Result as VmResult;
 use crate::ports::{self, GuestEnd, HostEnd, PortForward, PortName, PortState};
@@ -40,8 +39,9 @@ const CHUNK: usize = 64 << 10;
 /// How long to wait when no descriptors are left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// All of a VM.
-pub(super) struct Ports {
+/// All forwards of a VM, and who listens for them.
+pub(super) struct PortListeners {
+    state: Arc<State>,
     entries: Mutex<Vec<Entry>>,
     places: Arc<Semaphore>,
 }
@@ -88,9 +88,10 @@ impl Entry {
     }
 }
 
-impl Ports {
-    pub(super) fn new() -> Ports {
-        Ports { entries: Mutex::default(), places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+impl PortListeners {
+    /// None yet. Connections go to the agent of the VM with this state.
+    pub(super) fn new(state: Arc<State>) -> PortListeners {
+        PortListeners { state, entries: Mutex::default(), places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
     /// How all are.
@@ -99,19 +100,19 @@ impl Ports {
     }
 
     /// Listens for what is kept of the VM, as far as that can be. Returns how all are.
-    pub(super) fn restore(&self, state: &Arc<State>) -> VmResult<Vec<PortState>> {
-        let kept = ports::read(&state.folder)?;
+    pub(super) fn restore(&self) -> VmResult<Vec<PortState>> {
+        let kept = ports::read(&self.state.folder)?;
         let mut entries = self.lock();
-        *entries = kept.iter().map(|forward| self.entry(forward, state)).collect();
+        *entries = kept.iter().map(|forward| self.entry(forward)).collect();
         let now = forwards(&entries);
         if now != kept {
-            ports::write(&state.folder, now)?;
+            ports::write(&self.state.folder, now)?;
         }
         Ok(entries.iter().map(Entry::state).collect())
     }
 
     /// Listens for these too: for all, or none. Errors are in words.
-    pub(super) fn add(&self, wanted: &[PortForward], state: &Arc<State>) -> Result<Vec<PortState>, String> {
+    pub(super) fn add(&self, wanted: &[PortForward]) -> Result<Vec<PortState>, String> {
         let mut entries = self.lock();
         let mut now = forwards(&entries);
         let mut made: Vec<(usize, Entry)> = Vec::new();
@@ -125,7 +126,7 @@ impl Ports {
                 None => false,
             };
             if !listens {
-                let entry = self.entry(place.map_or(forward, |index| &now[index]), state);
+                let entry = self.entry(place.map_or(forward, |index| &now[index]));
                 entry.listener.as_ref().map_err(String::clone)?;
                 match place {
                     Some(index) => now[index] = entry.forward.clone(),
@@ -135,7 +136,7 @@ impl Ports {
             }
         }
         if !made.is_empty() {
-            ports::write(&state.folder, now).map_err(|error| error.to_string())?;
+            ports::write(&self.state.folder, now).map_err(|error| error.to_string())?;
         }
         for (index, entry) in made {
             match entries.get_mut(index) {
@@ -148,12 +149,12 @@ impl Ports {
 
     /// Listens for these no more, and ends their connections. Errors are in words. To be called on
     /// a thread that may wait.
-    pub(super) fn remove(&self, names: &[PortName], state: &State) -> Result<Vec<PortState>, String> {
+    pub(super) fn remove(&self, names: &[PortName]) -> Result<Vec<PortState>, String> {
         let mut entries = self.lock();
         let named = ports::matching(&forwards(&entries), names)?;
         let is_named = |index: usize| named[index];
         let kept = entries.iter().enumerate().filter(|(index, _)| !is_named(*index));
-        ports::write(&state.folder, kept.map(|(_, entry)| entry.forward.clone()).collect())
+        ports::write(&self.state.folder, kept.map(|(_, entry)| entry.forward.clone()).collect())
             .map_err(|error| error.to_string())?;
         let mut index = 0;
         let removed = entries.extract_if(.., |_| {
@@ -173,16 +174,16 @@ impl Ports {
     }
 
     /// Listens, if that can be. Where any port is as good, another one than before may be.
-    fn entry(&self, forward: &PortForward, state: &Arc<State>) -> Entry {
+    fn entry(&self, forward: &PortForward) -> Entry {
         let mut forward = forward.clone();
-        let listener = self.listen(&mut forward, state).map_err(|error| match error.kind() {
+        let listener = self.listen(&mut forward).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => format!("{} is in use already", forward.host),
             _ => format!("cannot listen at {}: {error}", forward.host),
         });
         Entry { forward, listener }
     }
 
-    fn listen(&self, forward: &mut PortForward, state: &Arc<State>) -> io::Result<Listener> {
+    fn listen(&self, forward: &mut PortForward) -> io::Result<Listener> {
         let mut file = None;
         let socket = match &mut forward.host {
             HostEnd::Tcp(address) => {
@@ -205,7 +206,7 @@ impl Ports {
                 Either::Right(UnixListener::from_std(bound)?)
             }
         };
-        let serving = serve(socket, address(&forward.guest), Arc::clone(state), Arc::clone(&self.places));
+        let serving = serve(socket, address(&forward.guest), Arc::clone(&self.state), Arc::clone(&self.places));
         Ok(Listener { task: tokio::spawn(serving), file })
     }
 
@@ -260,7 +261,7 @@ async fn lead(socket: Either<TcpStream, UnixStream>, to: Address, state: &State)
         tcp.set_nodelay(true)?;
     }
     let _user = state.enter();
-    let stream = open_stream(state).await.map_err(|failure| io::Error::other(failure.message))?;
+    let stream = state.open_stream().await.map_err(|failure| io::Error::other(failure.message))?;
     let (read, write) = tokio::io::split(stream);
     let mut reader = FramedRead::with_capacity(read, FrameCodec, CHUNK);
     let mut writer = FramedWrite::new(write, FrameCodec);
@@ -336,25 +337,25 @@ mod tests {
         state.forward.host.port().unwrap()
     }
 
-    fn state(folder: &Path) -> Arc<State> {
-        Arc::new(State::new(folder, "test", 1, 0))
+    fn listeners(folder: &Path) -> Arc<PortListeners> {
+        Arc::new(PortListeners::new(Arc::new(State::new(folder, "test", 1, 0))))
     }
 
     #[tokio::test]
     async fn all_are_taken_or_none_and_they_come_back() {
         let folder = tempfile::tempdir().unwrap();
-        let first = state(folder.path());
+        let first = listeners(folder.path());
         let taken = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let occupied = format!("{}:80", taken.local_addr().unwrap());
-        let error = first.ports.add(&[parsed("0:80"), parsed(&occupied)], &first).unwrap_err();
+        let error = first.add(&[parsed("0:80"), parsed(&occupied)]).unwrap_err();
         assert!(error.contains("in use"), "{error}");
-        assert!(first.ports.states().is_empty() && ports::read(folder.path()).unwrap().is_empty());
+        assert!(first.states().is_empty() && ports::read(folder.path()).unwrap().is_empty());
 
-        let added = first.ports.add(&[parsed("0:80"), parsed("0:81"), parsed("0:80")], &first).unwrap();
+        let added = first.add(&[parsed("0:80"), parsed("0:81"), parsed("0:80")]).unwrap();
         assert_eq!((added.len(), &added[0]), (3, &added[2]));
-        assert_eq!(first.ports.add(&[parsed("0:80")], &first).unwrap(), added[..1]);
+        assert_eq!(first.add(&[parsed("0:80")]).unwrap(), added[..1]);
         StdTcpStream::connect(("127.0.0.1", port(&added[0]))).unwrap();
-        first.ports.close();
+        first.close();
         tokio::task::yield_now().await;
         assert!(StdTcpStream::connect(("127.0.0.1", port(&added[0]))).is_err());
 
@@ -362,21 +363,21 @@ mod tests {
         ports::write(folder.path(), [added[0].forward.clone(), added[1].forward.clone(), parsed(&occupied)].into())
             .unwrap();
         let theirs = StdTcpListener::bind(("127.0.0.1", port(&added[1]))).unwrap();
-        let second = state(folder.path());
-        let restored = second.ports.restore(&second).unwrap();
+        let second = listeners(folder.path());
+        let restored = second.restore().unwrap();
         assert_eq!(restored[0], added[0]);
         assert!(port(&restored[1]) != port(&added[1]) && restored[1].problem.is_none());
         assert!(restored[2].problem.as_ref().unwrap().contains("in use"));
         assert_eq!(ports::read(folder.path()).unwrap()[1], restored[1].forward);
-        assert!(second.ports.add(&[parsed(&occupied)], &second).is_err());
+        assert!(second.add(&[parsed(&occupied)]).is_err());
         drop((taken, theirs));
-        assert_eq!(second.ports.add(&[parsed(&occupied)], &second).unwrap()[0].problem, None);
-        assert_eq!(second.ports.states().len(), 3);
+        assert_eq!(second.add(&[parsed(&occupied)]).unwrap()[0].problem, None);
+        assert_eq!(second.states().len(), 3);
 
         let name = PortName::Port(port(&restored[0]));
         let remove = |names: Vec<PortName>| {
             let second = Arc::clone(&second);
-            blocking(move || second.ports.remove(&names, &second))
+            blocking(move || second.remove(&names))
         };
         assert!(remove(vec![name.clone(), PortName::Port(1)]).await.is_err());
         assert_eq!(remove(vec![name]).await.unwrap(), restored[..1]);
@@ -388,9 +389,9 @@ mod tests {
     #[tokio::test]
     async fn a_socket_takes_the_place_of_a_stale_one_only() {
         let folder = tempfile::tempdir().unwrap();
-        let state = state(folder.path());
+        let listeners = listeners(folder.path());
         let path = folder.path().join("s");
-        let add = || state.ports.add(&[parsed(&format!("{}:80", path.display()))], &state);
+        let add = || listeners.add(&[parsed(&format!("{}:80", path.display()))]);
         fs::write(&path, "mine").unwrap();
         assert!(add().unwrap_err().contains("something else is there"));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
@@ -405,18 +406,18 @@ mod tests {
         let theirs = folder.path().join("theirs");
         fs::rename(&path, &theirs).unwrap();
         fs::write(&path, "theirs").unwrap();
-        state.ports.close();
+        listeners.close();
         assert!(path.exists() && theirs.exists());
         fs::remove_file(&path).unwrap();
         add().unwrap();
         // The file goes while somebody still listens there.
         let client = StdUnixStream::connect(&path).unwrap();
-        state.ports.close();
+        listeners.close();
         assert!(!path.exists());
         let kept = folder.path().join("kept");
         add().unwrap();
         fs::hard_link(&path, &kept).unwrap();
-        state.ports.close();
+        listeners.close();
         StdUnixStream::connect(&kept).unwrap();
         tokio::task::yield_now().await;
         assert_eq!(StdUnixStream::connect(&kept).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);

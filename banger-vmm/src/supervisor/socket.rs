@@ -19,31 +19,23 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::blocking;
-use super::state::{Phase, State};
+use super::ports::PortListeners;
+use super::shutdown_requests::StopRequest;
+use super::state::State;
 use crate::error::{Failure, FailureKind, IoContext, Result};
 use crate::file;
 use crate::wire::{self, CommandFrame, Hello, MAX_REQUEST, Operation, PortsAnswer, SOCKET, SupervisorFrame};
 
-/// A client has this long to say what it wants,
+/// A client has this long to send what it wants.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
-/// and the agent to take one more stream.
-const STREAM_PATIENCE: Duration = Duration::from_secs(10);
-/// The same for it to end an operation whose client has gone. It gives a command five seconds for
-/// that.
+/// The agent has this long to end an operation whose client has gone. It gives a command five
+/// seconds for that.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(30);
 /// Who has just ended may still be counted for this long.
 pub(super) const LEAVING: Duration = Duration::from_millis(500);
 /// What a relay holds in each direction, in bytes: one frame of the link. The windows of the
 /// streams hold more.
 const RELAY_BUFFER: usize = link::PAYLOAD;
-
-/// A client that wants the VM to stop, and to be told when it has.
-pub(super) struct Stop {
-    pub(super) timeout: Duration,
-    /// See [`Operation::Stop`].
-    pub(super) if_unused: bool,
-    pub(super) client: UnixStream,
-}
 
 /// Binds the socket in the VM's folder, in place of one that a supervisor left that was killed.
 pub(super) fn bind(folder: &Path) -> Result<UnixListener> {
@@ -66,7 +58,8 @@ pub(super) async fn serve(
     folder: PathBuf,
     mut hangup: Signal,
     state: Arc<State>,
-    stops: mpsc::Sender<Stop>,
+    ports: Arc<PortListeners>,
+    stops: mpsc::Sender<StopRequest>,
 ) {
     let mut bound = inode(&folder);
     loop {
@@ -97,11 +90,11 @@ pub(super) async fn serve(
             let _ = client.try_write(&wire::frame(&SupervisorFrame::<()>::Error(failure)));
             continue;
         };
-        let (state, stops) = (Arc::clone(&state), stops.clone());
+        let (state, ports, stops) = (Arc::clone(&state), Arc::clone(&ports), stops.clone());
         tokio::spawn(async move {
             // A client that goes, whenever it likes, harms itself only.
             if let Ok(Ok(frame)) = timeout(REQUEST_PATIENCE, read_frame(&mut client)).await {
-                let _ = answer(frame, client, &state, &stops).await;
+                let _ = answer(frame, client, &state, &ports, &stops).await;
             }
             drop(permit);
         });
@@ -112,7 +105,8 @@ async fn answer(
     frame: CommandFrame,
     mut client: UnixStream,
     state: &Arc<State>,
-    stops: &mpsc::Sender<Stop>,
+    ports: &Arc<PortListeners>,
+    stops: &mpsc::Sender<StopRequest>,
 ) -> io::Result<()> {
     if frame.hello.is_some() {
         reply::<()>(&mut client, SupervisorFrame::Hello(Hello::of_supervisor())).await?;
@@ -127,22 +121,22 @@ async fn answer(
             }
             let timeout = Duration::from_millis(timeout_ms);
             // Nobody takes it when the VM is down already: then the client sees the socket close.
-            let _ = stops.send(Stop { timeout, if_unused, client }).await;
+            let _ = stops.send(StopRequest { timeout, if_unused, client }).await;
             Ok(())
         }
         Ok(Operation::Ports) => {
-            let asked = Arc::clone(state);
-            reply(&mut client, SupervisorFrame::Ok(PortsAnswer::Ok(blocking(move || asked.ports.states()).await))).await
+            let ports = Arc::clone(ports);
+            reply(&mut client, SupervisorFrame::Ok(PortsAnswer::Ok(blocking(move || ports.states()).await))).await
         }
         Ok(Operation::RemovePorts { names }) => {
-            let asked = Arc::clone(state);
-            reply(&mut client, SupervisorFrame::Ok(blocking(move || asked.ports.remove(&names, &asked)).await)).await
+            let ports = Arc::clone(ports);
+            reply(&mut client, SupervisorFrame::Ok(blocking(move || ports.remove(&names)).await)).await
         }
-        Ok(Operation::AddPorts { ports }) => match state.failure() {
+        Ok(Operation::AddPorts { ports: wanted }) => match state.failure() {
             Some(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
             None => {
-                let asked = Arc::clone(state);
-                reply(&mut client, SupervisorFrame::Ok(blocking(move || asked.ports.add(&ports, &asked)).await)).await
+                let ports = Arc::clone(ports);
+                reply(&mut client, SupervisorFrame::Ok(blocking(move || ports.add(&wanted)).await)).await
             }
         },
         Ok(Operation::Use { idle_timeout_ms }) => match state.failure() {
@@ -164,7 +158,7 @@ async fn answer(
             Some(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
             None => {
                 let _user = (!only_look).then(|| state.enter());
-                match open_stream(state).await {
+                match state.open_stream().await {
                     Err(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
                     Ok(stream) => {
                         reply(&mut client, SupervisorFrame::Ok(())).await?;
@@ -204,23 +198,6 @@ async fn relay(mut client: UnixStream, stream: MuxStream) -> io::Result<()> {
     copy(&mut client_reader, &mut sink()).await.map(drop)
 }
 
-/// A stream to the agent, when there is one.
-pub(super) async fn open_stream(state: &State) -> std::result::Result<MuxStream, Failure> {
-    let mux = match state.booted().await {
-        Phase::Up(mux) => mux,
-        Phase::Down(failure) => return Err(failure),
-        Phase::Booting => unreachable!("that is what was waited for"),
-    };
-    match timeout(STREAM_PATIENCE, mux.open()).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(Failure::new(error.to_string())),
-        Err(_) => {
-            Err(Failure::new("the guest's agent takes no more streams")
-                .with_hint("wait for some command in the VM to end"))
-        }
-    }
-}
-
 /// Reads what the client asks for.
 async fn read_frame(client: &mut UnixStream) -> io::Result<CommandFrame> {
     let length = client.read_u32().await? as usize;
@@ -255,11 +232,12 @@ mod tests {
     use crate::wire::{AgentInfo, Status};
 
     /// A supervisor without a VM, whose agent sends every stream back.
-    async fn supervisor(folder: &Path) -> (Arc<State>, mpsc::Receiver<Stop>) {
+    async fn supervisor(folder: &Path) -> (Arc<State>, mpsc::Receiver<StopRequest>) {
         let state = Arc::new(State::new(folder, "test", 1, 0));
         let (sender, stops) = mpsc::channel(1);
         let hangup = signal(SignalKind::hangup()).unwrap();
-        tokio::spawn(serve(bind(folder).unwrap(), folder.to_owned(), hangup, Arc::clone(&state), sender));
+        let ports = Arc::new(PortListeners::new(Arc::clone(&state)));
+        tokio::spawn(serve(bind(folder).unwrap(), folder.to_owned(), hangup, Arc::clone(&state), ports, sender));
         (state, stops)
     }
 

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use banger_agent::link::Mux;
+use banger_agent::link::{Mux, MuxStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
-use super::ports::Ports;
 use super::usage::{Usage, User};
 use crate::activity::LastActivity;
 use crate::error::{Failure, FailureKind};
@@ -18,6 +18,9 @@ use crate::wire::{AgentInfo, Status};
 /// Clients that may be connected at a time: a command that runs is two of them. How many have a
 /// stream is the link's to limit.
 pub(super) const MAX_CLIENTS: usize = 128;
+
+/// The agent has this long to take one more stream.
+const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far the VM is, for those who want to talk to its agent.
 #[derive(Clone)]
@@ -39,8 +42,6 @@ pub(super) struct State {
     pub(super) usage: Usage,
     /// A client holds a permit.
     pub(super) clients: Arc<Semaphore>,
-    /// Those of the host that lead into the VM.
-    pub(super) ports: Ports,
 }
 
 impl State {
@@ -64,7 +65,6 @@ impl State {
             started: Instant::now(),
             usage: Usage::new(idle_timeout_ms),
             clients: Arc::new(Semaphore::new(MAX_CLIENTS)),
-            ports: Ports::new(),
         }
     }
 
@@ -125,10 +125,28 @@ impl State {
     }
 
     /// The phase after [`Phase::Booting`].
-    pub(super) async fn booted(&self) -> Phase {
+    async fn booted(&self) -> Phase {
         let mut phase = self.phase.subscribe();
         let booted = phase.wait_for(|phase| !matches!(phase, Phase::Booting)).await;
         booted.map_or_else(|_| Phase::Down(Failure::new("the VM is going down")), |phase| phase.clone())
+    }
+
+    /// A stream to the agent, when that answers.
+    ///
+    /// # Errors
+    /// Why there is no agent; or it takes no more streams.
+    pub(super) async fn open_stream(&self) -> Result<MuxStream, Failure> {
+        let mux = match self.booted().await {
+            Phase::Up(mux) => mux,
+            Phase::Down(failure) => return Err(failure),
+            Phase::Booting => unreachable!("that is what was waited for"),
+        };
+        match timeout(STREAM_PATIENCE, mux.open()).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(Failure::new(error.to_string())),
+            Err(_) => Err(Failure::new("the guest's agent takes no more streams")
+                .with_hint("wait for some command in the VM to end")),
+        }
     }
 
     pub(super) fn status(&self) -> Status {
