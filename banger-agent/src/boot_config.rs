@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::net::NetInterface;
 
 /// Everything that one boot of a guest is told. As text, it is a part of the kernel command line,
@@ -21,13 +23,15 @@ pub struct BootConfig {
 
 /// What a guest is called, and how it reaches other machines. A copy of a VM differs from the
 /// VM in this alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestIdentity {
     /// The host name: 1 to 64 of A-Z, a-z, 0-9, `-` and `.`, see `hostname(7)`.
     pub hostname: String,
     /// 32 lower-case hexadecimal digits, see `machine-id(5)`; `None` to keep the image's.
+    #[serde(default)]
     pub machine_id: Option<String>,
     /// The configuration of `eth0`; `None` for a guest that has a loopback interface only.
+    #[serde(default)]
     pub net: Option<NetInterface>,
 }
 

@@ -182,7 +182,7 @@ fn runtime<T>(run: impl FnOnce(&Runtime) -> T) -> T {
 
 /// The link: greetings of both ends, and the multiplexer with streams open. Ends with the input.
 pub fn link(data: &[u8]) {
-    let host = HostHello { nonce: "n1".into(), version: "0".into(), protocol: PROTOCOL, clock_ns: 1 };
+    let host = HostHello { nonce: "n1".into(), version: "0".into(), protocol: PROTOCOL, clock_ns: 1, identity: None };
     let pipe = || tokio::io::join(Cursor::new(data.to_vec()), tokio::io::sink());
     runtime(|runtime| {
         runtime.block_on(async {

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 use self::merge::{Followed, Merging, Unread};
+use crate::boot_config::GuestIdentity;
 
 /// The version of everything in this crate that both ends must agree on.
 pub const PROTOCOL: u32 = 1;
@@ -58,6 +59,10 @@ pub struct HostHello {
     pub protocol: u32,
     /// The host's clock, in nanoseconds since 1970: the guest sets its own by it.
     pub clock_ns: i64,
+    /// Who the guest is, which it becomes if it is somebody else; `None` from a host that does not
+    /// say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<GuestIdentity>,
 }
 
 /// What the guest answers.
@@ -308,7 +313,7 @@ mod tests {
     use super::*;
 
     fn host_hello() -> HostHello {
-        HostHello { nonce: "n1".into(), version: "0".into(), protocol: PROTOCOL, clock_ns: 1 }
+        HostHello { nonce: "n1".into(), version: "0".into(), protocol: PROTOCOL, clock_ns: 1, identity: None }
     }
 
     fn guest_hello(host: &HostHello) -> GuestHello {
@@ -327,6 +332,29 @@ mod tests {
         });
         assert_eq!(handshake(&mut host, &host_hello()).await.unwrap().nonce, "n1");
         assert_eq!(guest.await.unwrap(), host_hello());
+    }
+
+    #[test]
+    fn greeting_with_an_identity_is_understood_by_peers_that_know_of_none() {
+        let plain = greeting(&host_hello());
+        assert!(!String::from_utf8_lossy(&plain).contains("identity"));
+        assert_eq!(parse::<HostHello>(plain.trim_ascii()), Some(host_hello()));
+
+        let identity = GuestIdentity { hostname: "a".into(), machine_id: Some("0".repeat(32)), net: None };
+        let hello = HostHello { identity: Some(identity), ..host_hello() };
+        let line = greeting(&hello);
+        assert_eq!(parse::<HostHello>(line.trim_ascii()), Some(hello));
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Former {
+            nonce: String,
+            clock_ns: i64,
+        }
+        assert_eq!(parse::<Former>(line.trim_ascii()), Some(Former { nonce: "n1".into(), clock_ns: 1 }));
+        // A later host may say less of it, or more.
+        let sparse =
+            br#"banger {"nonce":"n","version":"0","protocol":1,"clock_ns":1,"identity":{"hostname":"a","x":1}}"#;
+        let told = parse::<HostHello>(sparse).unwrap().identity.unwrap();
+        assert_eq!(told, GuestIdentity { hostname: "a".into(), machine_id: None, net: None });
     }
 
     #[tokio::test]

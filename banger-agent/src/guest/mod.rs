@@ -11,6 +11,7 @@ mod disks;
 mod exec;
 mod files;
 mod forward;
+pub mod identity;
 pub mod init;
 mod own;
 mod paths;

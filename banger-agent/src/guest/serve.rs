@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use futures::{SinkExt, StreamExt};
 use nix::sys::statvfs::statvfs;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::authorize::authorize;
@@ -19,11 +19,13 @@ use super::clock::set_clock;
 use super::console::console;
 use super::disks::sync_file_system;
 use super::files::File;
+use super::identity::Identity;
 use super::init::{Boot, Init, ServeContext};
 use super::own::own;
 use super::stream::{Reader, Writer};
 use super::sync::Workspaces;
 use super::{copy, exec, forward, sync, terminfo};
+use crate::boot_config::GuestIdentity;
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
 use crate::protocol::{self, AgentFailure, AgentFailureKind, AgentReply, AgentRequest, FileInfo, Readiness, Stat};
@@ -67,25 +69,53 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
             waiting: Arc::default(),
             ephemeral: context.volatile,
         });
-        let mut port = BufReader::new(File::new(context.agent_port)?);
-        loop {
-            match link::answer(&mut port, hello).await {
-                Ok(host) => {
-                    set_clock(host.clock_ns);
-                    let agent = Arc::clone(&agent);
-                    let over = link::serve(&mut port, move |stream| {
-                        tokio::spawn(Arc::clone(&agent).operation(stream));
-                    });
-                    let reason = over.await;
-                    console(&format!("the link ended: {reason}"));
-                }
-                Err(error) => console(&format!("no link: {error}")),
-            }
-            // A port without a host reads as ended. There is no event for its return but a signal
-            // that the file's owner may not be the one to get.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let port = File::new(context.agent_port)?;
+        answer_hosts(port, context.identity, |stream| {
+            tokio::spawn(Arc::clone(&agent).operation(stream));
+        })
+        .await
     })
+}
+
+/// Answers every host that greets the guest on `port`, one after the other: follows its clock, takes
+/// on the identity that it gives, and hands each of its streams to `on_stream`.
+async fn answer_hosts<T>(port: T, identity: Identity, mut on_stream: impl FnMut(MuxStream)) -> !
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut port = BufReader::new(port);
+    let identity = Arc::new(Mutex::new(identity));
+    loop {
+        match link::answer(&mut port, hello).await {
+            Ok(host) => {
+                set_clock(host.clock_ns);
+                if let Some(wanted) = host.identity {
+                    assume(&identity, wanted).await;
+                }
+                let reason = link::serve(&mut port, &mut on_stream).await;
+                console(&format!("the link ended: {reason}"));
+            }
+            Err(error) => console(&format!("no link: {error}")),
+        }
+        // A port without a host reads as ended. There is no event for its return but a signal that
+        // the file's owner may not be the one to get.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Gives the guest the identity `wanted`, before a command can see the former one.
+async fn assume(identity: &Arc<Mutex<Identity>>, wanted: GuestIdentity) {
+    fn lock(identity: &Mutex<Identity>) -> MutexGuard<'_, Identity> {
+        identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    if !lock(identity).differs_from(&wanted) {
+        return;
+    }
+    let identity = Arc::clone(identity);
+    let assumed = tokio::task::spawn_blocking(move || lock(&identity).assume(&wanted)).await;
+    for error in assumed.unwrap_or_else(|error| vec![error.to_string()]) {
+        console(&format!("cannot take on the identity that the host gives: {error}"));
+    }
 }
 
 fn hello(host: &HostHello) -> GuestHello {
@@ -252,4 +282,58 @@ async fn read_file(path: &protocol::WireBytes, limit: u64, mut writer: Writer) {
         }
     }
     let _ = writer.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::guest::identity::{ApplyIdentity, IdentityChange};
+
+    struct Recorder(mpsc::UnboundedSender<IdentityChange>);
+
+    impl ApplyIdentity for Recorder {
+        fn apply(&mut self, change: &IdentityChange) -> Result<(), Box<dyn Error>> {
+            Ok(self.0.send(change.clone())?)
+        }
+    }
+
+    #[tokio::test]
+    async fn second_greeting_with_another_identity_changes_the_guest() {
+        let named = |name: &str| GuestIdentity { hostname: name.to_owned(), machine_id: None, net: None };
+        let (tell, mut changes) = mpsc::unbounded_channel();
+        let (mut host, guest) = tokio::io::duplex(1 << 16);
+        let (streams, mut served) = mpsc::unbounded_channel();
+        let on_stream = move |_| streams.send(()).unwrap();
+        let serving = tokio::spawn(answer_hosts(guest, Identity::new(named("a"), Recorder(tell)), on_stream));
+        for (number, (identity, renamed)) in
+            [(Some("a"), false), (None, false), (Some("b"), true), (Some("b"), false)].into_iter().enumerate()
+        {
+            let hello = HostHello {
+                nonce: format!("n{number}"),
+                version: "0".into(),
+                protocol: PROTOCOL,
+                // The clock is the host's own.
+                clock_ns: 0,
+                identity: identity.map(named),
+            };
+            link::handshake(&mut host, &hello).await.unwrap();
+            // An open stream, as yamux has it: version, window update, SYN, stream 1. Its identity
+            // is the guest's by then.
+            host.write_all(&[0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+            served.recv().await.unwrap();
+            let change = changes.try_recv().ok();
+            let expected = IdentityChange::Hostname { from: "a".into(), to: "b".into() };
+            assert_eq!(change, renamed.then_some(expected), "greeting {number}");
+            // No mux sends that: the link ends, and with it what the guest has read ahead. It does
+            // so as soon as this thread has nothing else to do.
+            host.write_all(&[0xff; 12]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        serving.abort();
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use banger_agent::boot_config::GuestIdentity;
 use banger_agent::link::{self, GuestHello, HANDSHAKE_TIMEOUT, HostHello, LinkError, PROTOCOL};
 use banger_agent::protocol::now_ns;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -178,18 +179,18 @@ fn unusual(record: &VmRecord, accelerator: Accelerator, host_cpus: usize) -> Opt
 /// Starts the VMM, and waits so long for the agent. On failure nothing runs any more.
 async fn boot_once(
     backend: &dyn Backend,
-    vm: &VmDefinition,
+    definition: &VmDefinition,
     attempt: &Attempt,
     patience: Duration,
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
     let start = Instant::now();
-    let plan = backend.plan(vm, attempt.accelerator).await?;
+    let plan = backend.plan(definition, attempt.accelerator).await?;
     let Launched { mut vmm, confinement, agent, console: output } = backend.spawn(plan)?;
     let following = tokio::spawn(console.clone().follow(output));
     let greeted = tokio::select! {
-        greeted = greet(agent, &mut vmm, start + patience, late(&vm.record, attempt)) => greeted,
+        greeted = greet(agent, &mut vmm, definition.identity(), start + patience, late(&definition.record, attempt)) => greeted,
         () = cancel.cancelled() => Err(Failure::new("it was stopped while it booted")),
     };
     match greeted {
@@ -212,6 +213,7 @@ async fn boot_once(
 async fn greet(
     agent: impl Future<Output = AgentStream>,
     vmm: &mut Vmm,
+    identity: GuestIdentity,
     deadline: Instant,
     late: Failure,
 ) -> Result<(AgentStream, GuestHello), Failure> {
@@ -230,6 +232,7 @@ async fn greet(
         version: banger_agent::VERSION.to_owned(),
         protocol: PROTOCOL,
         clock_ns: now_ns(),
+        identity: Some(identity),
     };
     let patience = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
     let greetings = async {
@@ -311,6 +314,10 @@ mod tests {
     const TCG_BOOT: Duration = Duration::from_secs(120);
     const RETRY_AFTER: Duration = Duration::from_secs(40);
 
+    fn record() -> VmRecord {
+        VmRecord::new("vm", "image", "kernel", 0)
+    }
+
     /// What a guest does.
     #[derive(Clone, Copy, PartialEq, Eq)]
     enum Guest {
@@ -335,10 +342,9 @@ mod tests {
         /// started.
         async fn boot(&self) -> (Result<Booted, Failure>, Duration, usize) {
             let folder = tempfile::tempdir().unwrap();
-            let record = VmRecord::new("vm", "image", "kernel", 0);
             let vm = VmDefinition {
-                net: net_plan(&record),
-                record,
+                net: net_plan(&record()),
+                record: record(),
                 kernel: "/k".into(),
                 initramfs: "/i".into(),
                 base: "/b".into(),
@@ -392,11 +398,11 @@ mod tests {
     async fn play(guest: Guest, port: DuplexStream, quit: oneshot::Receiver<()>, events: mpsc::Sender<VmmEvent>) {
         match guest {
             Guest::Answers => {
-                let hello = |host: &HostHello| GuestHello {
-                    nonce: host.nonce.clone(),
-                    version: "test".into(),
-                    protocol: PROTOCOL,
-                    uptime_ms: 1,
+                let hello = |host: &HostHello| {
+                    let identity = host.identity.as_ref().expect("the host says who the guest is");
+                    assert_eq!((identity.hostname.as_str(), identity.net), ("vm", net_plan(&record()).interface));
+                    let (nonce, version) = (host.nonce.clone(), "test".into());
+                    GuestHello { nonce, version, protocol: PROTOCOL, uptime_ms: 1 }
                 };
                 link::answer(&mut BufReader::new(port), hello).await.unwrap();
                 let _ = quit.await;

@@ -41,6 +41,7 @@ use modules::Modules;
 use tree::Tree;
 use uevent::Uevents;
 
+use super::identity::Identity;
 use crate::boot_config::BootConfig;
 use crate::net::NetInterface;
 
@@ -63,6 +64,8 @@ pub struct ServeContext {
     pub init: Init,
     /// Tells when the image's init has finished.
     pub boot: Boot,
+    /// Who the guest is.
+    pub identity: Identity,
     /// The disk is thrown away with the VM: nothing on it has to survive.
     pub volatile: bool,
 }
@@ -179,7 +182,8 @@ fn prepare() -> Result<ServeContext, BootError> {
     filesystems::enter(&tree)?;
     umask(Mode::from_bits_truncate(0o022));
     let workspace_disk = disks.workspace;
-    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, volatile: config.volatile })
+    let identity = Identity::new(config.identity, identity::RunningGuest);
+    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, identity, volatile: config.volatile })
 }
 
 /// What the guest is made of, but for its network.

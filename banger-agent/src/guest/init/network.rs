@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use futures::TryStreamExt;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::BootError;
@@ -18,6 +19,29 @@ const LOOPBACK_INDEX: u32 = 1;
 ///
 /// The runtime has one thread, this one, and is gone on return: a fork comes next.
 pub(super) fn configure(net: Option<NetInterface>) -> Result<(), BootError> {
+    with_netlink(async |handle| {
+        up(&handle, LOOPBACK_INDEX, "bring up lo").await?;
+        match net {
+            Some(net) => configure_interface(&handle, net).await,
+            None => Ok(()),
+        }
+    })
+}
+
+/// Gives `eth0` another address and route, or takes them away. Blocks, outside of a runtime.
+pub(super) fn reconfigure(from: Option<NetInterface>, to: Option<NetInterface>) -> Result<(), BootError> {
+    with_netlink(async |handle| {
+        if let Some(from) = from {
+            remove_address(&handle, from).await?;
+        }
+        match to {
+            Some(net) => configure_interface(&handle, net).await,
+            None => Ok(()),
+        }
+    })
+}
+
+fn with_netlink(work: impl AsyncFnOnce(Handle) -> Result<(), BootError>) -> Result<(), BootError> {
     let failed = |source: std::io::Error| BootError::System {
         action: "talk to the network stack",
         source: nix::Error::try_from(source).unwrap_or(nix::Error::EIO),
@@ -26,12 +50,20 @@ pub(super) fn configure(net: Option<NetInterface>) -> Result<(), BootError> {
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
         tokio::spawn(connection);
-        up(&handle, LOOPBACK_INDEX, "bring up lo").await?;
-        match net {
-            Some(net) => configure_interface(&handle, net).await,
-            None => Ok(()),
-        }
+        work(handle).await
     })
+}
+
+/// Removes an address of `eth0`, if it is there. The routes that need it go with it.
+async fn remove_address(handle: &Handle, net: NetInterface) -> Result<(), BootError> {
+    let failed = "take eth0's address";
+    let addresses = handle.address().get().set_link_index_filter(interface_index()?);
+    let addresses = addresses.set_address_filter(net.address.into()).set_prefix_length_filter(net.prefix).execute();
+    let addresses: Vec<_> = addresses.try_collect().await.map_err(network(failed))?;
+    for address in addresses {
+        handle.address().del(address).execute().await.map_err(network(failed))?;
+    }
+    Ok(())
 }
 
 async fn configure_interface(handle: &Handle, net: NetInterface) -> Result<(), BootError> {
@@ -44,7 +76,8 @@ async fn configure_interface(handle: &Handle, net: NetInterface) -> Result<(), B
         .await
         .map_err(network("give eth0 its address"))?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(net.gateway).build();
-    handle.route().add(route).execute().await.map_err(network("set the default route"))
+    // Another address of the user's may have kept the former route.
+    handle.route().add(route).replace().execute().await.map_err(network("set the default route"))
 }
 
 async fn up(handle: &Handle, index: u32, action: &'static str) -> Result<(), BootError> {

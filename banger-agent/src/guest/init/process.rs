@@ -13,6 +13,7 @@
 //! mounting one takes more rights than a namespace gives, so the workspace comes over the link, as
 //! to a VM without a disk for it.
 
+use std::error::Error;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -33,6 +34,8 @@ use super::filesystems::{DEVICE_LINKS, create_folder, mount_from, mount_new, wri
 use super::pid1::{self, Init};
 use super::ready::Boot;
 use super::{BootError, ServeContext, network};
+use crate::boot_config::GuestIdentity;
+use crate::guest::identity::{ApplyIdentity, Identity, IdentityChange};
 use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 
 /// Exit status of the VMM when the guest switched itself off.
@@ -181,6 +184,7 @@ fn prepare(guest: &ProcessGuest<'_>) -> Result<ServeContext, BootError> {
         mount_from(&source.to_string_lossy(), &place, MsFlags::MS_BIND)?;
     }
 
+    let booted = GuestIdentity { hostname: guest.hostname.to_owned(), machine_id: None, net: None };
     let disk = File::open(&agent).map_err(BootError::io("open", &agent))?;
     chdir(&root)
         .and_then(|()| pivot_root(".", "."))
@@ -194,8 +198,22 @@ fn prepare(guest: &ProcessGuest<'_>) -> Result<ServeContext, BootError> {
         workspace_disk: None,
         init: Init::Minimal,
         boot: Boot::none(),
+        identity: Identity::new(booted, ProcessIdentity),
         volatile: guest.volatile,
     })
+}
+
+/// Changes who such a guest is: by its host name alone, since its files are the host's, and it has no
+/// network card.
+struct ProcessIdentity;
+
+impl ApplyIdentity for ProcessIdentity {
+    fn apply(&mut self, change: &IdentityChange) -> Result<(), Box<dyn Error>> {
+        if let IdentityChange::Hostname { to, .. } = change {
+            sethostname(to)?;
+        }
+        Ok(())
+    }
 }
 
 /// The port, which no command shall inherit.
