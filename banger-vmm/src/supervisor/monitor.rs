@@ -20,7 +20,7 @@ use crate::activity::LastActivity;
 use crate::backend::{Vmm, VmmEvent};
 use crate::error::Failure;
 use crate::launch::{Running, StartEvent};
-use crate::run::{Phase, RunInfo};
+use crate::run::{RunInfo, RunPhase};
 
 /// What could not be written down, for want of space, is tried again after this long.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const NOTE_AGAIN: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(1);
 /// and how long that may take.
 const COUNT_LIMIT: Duration = Duration::from_secs(60);
-/// The same for a guest that is going down.
+/// How long the count may take in a guest that is going down.
 const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an idle guest may take to go down.
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
@@ -86,7 +86,7 @@ impl<'a> Monitor<'a> {
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(stream);
         let mut link = Some(tokio::spawn(driver));
-        self.note(Phase::Running { accelerator, agent: agent.clone() }).await;
+        self.note(RunPhase::Running { accelerator, agent: agent.clone() }).await;
         self.state.up(mux.clone(), accelerator, vmm.pid, agent.clone());
         report.send(&StartEvent::Ready(Running { accelerator, agent }));
         report.close();
@@ -141,7 +141,7 @@ impl<'a> Monitor<'a> {
         }
         self.state.down(Failure::new("the VM went down"));
         let reason = reset.unwrap_or(exit);
-        self.note(Phase::Failed { reason }).await;
+        self.note(RunPhase::Failed { reason }).await;
         Ended::Crashed
     }
 
@@ -194,12 +194,12 @@ impl<'a> Monitor<'a> {
         // It may have more than was last seen. A disk that is full loses this note, and the end
         // makes up for it.
         let _ = LastActivity::forget_changes(self.folder);
-        self.note(Phase::Failed { reason: failure.message.clone() }).await;
+        self.note(RunPhase::Failed { reason: failure.message.clone() }).await;
         let hint = "stop the VM; the next command starts it anew";
         self.state.down(if failure.hint.is_none() { failure.with_hint(hint) } else { failure });
     }
 
-    async fn note(&mut self, phase: Phase) {
+    async fn note(&mut self, phase: RunPhase) {
         self.info.phase = phase;
         self.write_note().await;
     }

@@ -24,7 +24,7 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far the VM is, for those who want to talk to its agent.
 #[derive(Clone)]
-pub(super) enum Phase {
+pub(super) enum AgentPhase {
     Booting,
     Up(Mux),
     /// There is no agent, and will be none.
@@ -35,7 +35,7 @@ pub(super) enum Phase {
 pub(super) struct State {
     /// The VM's.
     pub(super) folder: PathBuf,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<AgentPhase>,
     status: Mutex<Status>,
     started: Instant,
     /// Who uses the VM.
@@ -60,7 +60,7 @@ impl State {
         };
         State {
             folder: folder.to_owned(),
-            phase: watch::Sender::new(Phase::Booting),
+            phase: watch::Sender::new(AgentPhase::Booting),
             status: Mutex::new(status),
             started: Instant::now(),
             usage: Usage::new(idle_timeout_ms),
@@ -76,13 +76,13 @@ impl State {
         status.agent = Some(agent);
         drop(status);
         self.usage.restart();
-        self.phase.send_replace(Phase::Up(mux));
+        self.phase.send_replace(AgentPhase::Up(mux));
     }
 
     /// The VM goes down in order. Streams that are open may come to their end, if they are fast;
     /// there are no new ones.
     pub(super) fn leave(&self) {
-        self.phase.send_replace(Phase::Down(Failure::going_down()));
+        self.phase.send_replace(AgentPhase::Down(Failure::going_down()));
     }
 
     /// One more user. From the first one since it was made on, the count of the guest's changes is
@@ -98,37 +98,37 @@ impl State {
     /// Completes when nobody can use the VM any more.
     pub(super) async fn is_down(&self) {
         // The sender is in `self`.
-        let _ = self.phase.subscribe().wait_for(|phase| matches!(phase, Phase::Down(_))).await;
+        let _ = self.phase.subscribe().wait_for(|phase| matches!(phase, AgentPhase::Down(_))).await;
     }
 
     /// Why nobody can use the VM any more, if that is so.
     pub(super) fn failure(&self) -> Option<Failure> {
         match &*self.phase.borrow() {
-            Phase::Down(failure) => Some(failure.clone()),
-            Phase::Booting | Phase::Up(_) => None,
+            AgentPhase::Down(failure) => Some(failure.clone()),
+            AgentPhase::Booting | AgentPhase::Up(_) => None,
         }
     }
 
     /// Whether a VM may stop that is to stop only if it is unused. One that boots is somebody's.
     pub(super) fn may_stop(&self) -> bool {
         match &*self.phase.borrow() {
-            Phase::Booting => false,
-            Phase::Up(_) => self.usage.is_unused(),
-            Phase::Down(_) => true,
+            AgentPhase::Booting => false,
+            AgentPhase::Up(_) => self.usage.is_unused(),
+            AgentPhase::Down(_) => true,
         }
     }
 
     /// The agent is lost, or was never there.
     pub(super) fn down(&self, failure: Failure) {
         self.lock().failed = Some(failure.message.clone());
-        self.phase.send_replace(Phase::Down(failure.of_kind(FailureKind::VmFailed)));
+        self.phase.send_replace(AgentPhase::Down(failure.of_kind(FailureKind::VmFailed)));
     }
 
-    /// The phase after [`Phase::Booting`].
-    async fn booted(&self) -> Phase {
+    /// The phase after [`AgentPhase::Booting`].
+    async fn booted(&self) -> AgentPhase {
         let mut phase = self.phase.subscribe();
-        let booted = phase.wait_for(|phase| !matches!(phase, Phase::Booting)).await;
-        booted.map_or_else(|_| Phase::Down(Failure::new("the VM is going down")), |phase| phase.clone())
+        let booted = phase.wait_for(|phase| !matches!(phase, AgentPhase::Booting)).await;
+        booted.map_or_else(|_| AgentPhase::Down(Failure::new("the VM is going down")), |phase| phase.clone())
     }
 
     /// A stream to the agent, when that answers.
@@ -137,9 +137,9 @@ impl State {
     /// Why there is no agent; or it takes no more streams.
     pub(super) async fn open_stream(&self) -> Result<MuxStream, Failure> {
         let mux = match self.booted().await {
-            Phase::Up(mux) => mux,
-            Phase::Down(failure) => return Err(failure),
-            Phase::Booting => unreachable!("that is what was waited for"),
+            AgentPhase::Up(mux) => mux,
+            AgentPhase::Down(failure) => return Err(failure),
+            AgentPhase::Booting => unreachable!("that is what was waited for"),
         };
         match timeout(STREAM_PATIENCE, mux.open()).await {
             Ok(Ok(stream)) => Ok(stream),

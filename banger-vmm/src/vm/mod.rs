@@ -23,7 +23,7 @@ use crate::owner::{self, Owner};
 use crate::paths::StorePaths;
 use crate::program::Programs;
 use crate::record::VmRecord;
-use crate::run::{self, Phase, RunInfo};
+use crate::run::{self, RunInfo, RunPhase};
 use crate::vm_host::{self, AgentAccess, VmHost};
 use crate::wire::{AgentInfo, Operation, SOCKET, Status};
 use crate::{disk, file};
@@ -198,11 +198,11 @@ impl Vm {
             (false, info) => VmState::Stopped { crash: info.map(|info| info.crash()).transpose()? },
             (true, None) => VmState::Starting,
             (true, Some(info)) => match info.phase {
-                Phase::Starting => VmState::Starting,
-                Phase::Running { accelerator, agent } => {
+                RunPhase::Starting => VmState::Starting,
+                RunPhase::Running { accelerator, agent } => {
                     VmState::Running { accelerator, agent, pid: info.pid, confinement: info.confinement }
                 }
-                Phase::Failed { reason } => VmState::Failed { reason },
+                RunPhase::Failed { reason } => VmState::Failed { reason },
             },
         })
     }

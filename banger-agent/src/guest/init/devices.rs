@@ -15,9 +15,9 @@ use crate::boot_config::{AgentDevice, DiskConfig, DiskNaming, DiskRole};
 const BUS: (&str, &str) = ("virtio_mmio", "bus/platform/drivers/virtio-mmio");
 const DRIVERS: [(&str, &str); 3] =
     [BUS, ("virtio_console", "bus/virtio/drivers/virtio_console"), ("virtio_blk", "bus/virtio/drivers/virtio_blk")];
-/// The same of what the network card needs.
+/// What drivers of the network card sysfs shows, by the names of their modules.
 const NETWORK_DRIVERS: [(&str, &str); 2] = [BUS, ("virtio_net", "bus/virtio/drivers/virtio_net")];
-/// The same of file systems, which /proc/filesystems lists.
+/// What file systems /proc/filesystems lists.
 const FILESYSTEMS: [&str; 2] = ["ext4", "overlay"];
 
 /// Makes sure that the kernel has what every boot needs, so that nothing is waited for that cannot

@@ -54,7 +54,7 @@ fn with_netlink(work: impl AsyncFnOnce(Handle) -> Result<(), BootError>) -> Resu
     })
 }
 
-/// Removes an address of `eth0`, if it is there. The routes that need it go with it.
+/// Removes an address of `eth0`, if it is there. With the last one go the card's routes.
 async fn remove_address(handle: &Handle, net: NetInterface) -> Result<(), BootError> {
     let failed = "take eth0's address";
     let addresses = handle.address().get().set_link_index_filter(interface_index()?);
