@@ -12,7 +12,7 @@ use banger_vmm::Vm;
 
 use super::context::{Destination, RunContext, discard};
 use super::interruption::Interruption;
-use super::place::{self, Place};
+use super::place::{self, CommandDefaults};
 use super::session::Outcome;
 use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::cli::{CommandOptions, Run};
@@ -98,7 +98,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         listed.check(workspace)?;
         let machine = make()?;
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
-        let place = Place::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &checkout);
+        let place = CommandDefaults::of_workspace(folder.as_deref().unwrap_or(&workspace.root), &checkout);
         let to = Destination { machine: &machine, workspace, checkout: &checkout, place: &place };
         let synced = context.sync(&to, Ok(listed), Policy::Stop).and_then(|(preparation, _)| {
             branch.map_or(Ok(()), |branch| check_out(&branch, &machine, paths, ui)).map(|()| preparation)
@@ -148,10 +148,16 @@ fn command(
     match workspace {
         Some((workspace, folder)) => {
             let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
-            context.command(machine, preparation, Some(&checkout), &Place::of_workspace(folder, &checkout), given)
+            context.command(
+                machine,
+                preparation,
+                Some(&checkout),
+                &CommandDefaults::of_workspace(folder, &checkout),
+                given,
+            )
         }
         None => {
-            let place = Place::of(&machine.vm, None, Path::new("/"), &images);
+            let place = CommandDefaults::of(&machine.vm, None, Path::new("/"), &images);
             context.command(machine, None, None, &place, words_of(images.of(&machine.vm).as_ref(), given).into_iter())
         }
     }
@@ -183,7 +189,7 @@ pub fn exec(
     let machines = machines.reported(&account);
     let (machine, outcome) = post_mortem::unless_stopped(|| {
         let machine = machines.start_found(&vm, &spec)?;
-        let place = Place::of(&machine.vm, checkout.as_ref(), here, &Images::new(paths, ui));
+        let place = CommandDefaults::of(&machine.vm, checkout.as_ref(), here, &Images::new(paths, ui));
         let words = command.iter().map(|word| word.as_os_str().into());
         match context.command(&machine, None, checkout.as_ref(), &place, words) {
             Err(error) if error.kind == ErrorKind::VmEnded => Err(error),

@@ -10,7 +10,7 @@ use banger_agent::protocol::{AgentRequest, Readiness, WireBytes};
 use banger_vmm::{Ready, Vm};
 
 use super::host_env::HostEnv;
-use super::place::Place;
+use super::place::CommandDefaults;
 use super::session::{self, Outcome};
 use super::{Variables, environment, terminal};
 use crate::cli::{CommandOptions, Run};
@@ -54,7 +54,7 @@ pub(super) struct Destination<'a> {
     /// Where the workspace is in the VM.
     pub(super) checkout: &'a GuestCheckout,
     /// Where the command runs.
-    pub(super) place: &'a Place,
+    pub(super) place: &'a CommandDefaults,
 }
 
 impl<'a> RunContext<'a> {
@@ -170,7 +170,7 @@ impl<'a> RunContext<'a> {
         machine: &Machine,
         preparation: Option<&Preparation>,
         checkout: Option<&GuestCheckout>,
-        place: &Place,
+        place: &CommandDefaults,
         words: impl Iterator<Item = WireBytes>,
     ) -> Result<Outcome, CommandError> {
         let (cwd, make_cwd) = place.folder(self.how);

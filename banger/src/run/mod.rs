@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 
 pub use self::by_name::{NewVm, configured_variables, exec, run_new};
 use self::context::{Destination, RunContext};
-use self::place::Place;
+use self::place::CommandDefaults;
 pub use self::place::folder;
 use self::session::Outcome;
 pub use self::workspace::{NewWorkspace, PreparedWorkspace, prepare};
@@ -175,7 +175,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         };
         let published = publish(&machine.vm, &options.vm.publish, ui);
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
-        let place = Place::of_workspace(here, &checkout);
+        let place = CommandDefaults::of_workspace(here, &checkout);
         let to = Destination { machine: &machine, workspace: &workspace, checkout: &checkout, place: &place };
         let synced = published.and_then(|()| context.sync_if_it_fits(&to, listed, policy(options)));
         Ok((machine, synced))
@@ -194,7 +194,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         }
         let (machine, synced) = prepared?;
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
-        let place = Place::of_workspace(here, &checkout);
+        let place = CommandDefaults::of_workspace(here, &checkout);
         let words = options.command.iter().map(|word| word.as_os_str().into());
         let outcome = synced
             .and_then(|preparation| context.command(&machine, preparation.as_ref(), Some(&checkout), &place, words));

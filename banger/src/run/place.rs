@@ -11,9 +11,9 @@ use crate::vm::checkout::GuestCheckout;
 /// Root's home, where a bare VM is entered whose image does not say where.
 const HOME: &str = "/root";
 
-/// Where commands run if nobody says otherwise, and as whom.
+/// Where commands run in a VM unless an option says otherwise, and as whom.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct CommandDefaults {
     /// The folder in the VM, absolute.
     folder: PathBuf,
     /// The workspace here, and where one stands in it: a folder that is empty here does not travel,
@@ -24,24 +24,24 @@ pub(super) struct Place {
     user: Option<String>,
 }
 
-impl Place {
+impl CommandDefaults {
     /// In a VM with the workspace of `checkout`: the folder that matches `here`, as root.
-    pub(super) fn of_workspace(here: &Path, checkout: &GuestCheckout) -> Place {
+    pub(super) fn of_workspace(here: &Path, checkout: &GuestCheckout) -> CommandDefaults {
         let workspace = Some((checkout.root().to_owned(), here.to_owned()));
-        Place { folder: checkout.folder(here), workspace, make: true, user: None }
+        CommandDefaults { folder: checkout.folder(here), workspace, make: true, user: None }
     }
 
     /// In a VM that was found by name, for commands about the workspace of `checkout`. Without one,
     /// as its image wants it.
-    pub(super) fn of(vm: &Vm, checkout: Option<&GuestCheckout>, here: &Path, images: &Images<'_>) -> Place {
-        let nowhere = Place { folder: HOME.into(), workspace: None, make: false, user: None };
+    pub(super) fn of(vm: &Vm, checkout: Option<&GuestCheckout>, here: &Path, images: &Images<'_>) -> CommandDefaults {
+        let nowhere = CommandDefaults { folder: HOME.into(), workspace: None, make: false, user: None };
         if let Some(checkout) = checkout {
-            return if checkout.was_synced() { Place::of_workspace(here, checkout) } else { nowhere };
+            return if checkout.was_synced() { CommandDefaults::of_workspace(here, checkout) } else { nowhere };
         }
         match images.of(vm).and_then(|image| image.oci) {
             Some(origin) => {
                 let folder = Path::new("/").join(origin.config.working_dir.unwrap_or_default());
-                Place { folder, make: true, user: origin.config.user, ..nowhere }
+                CommandDefaults { folder, make: true, user: origin.config.user, ..nowhere }
             }
             None => nowhere,
         }
@@ -70,7 +70,8 @@ pub struct Folder {
 
 /// The folder of a VM for commands from `here`.
 pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> Folder {
-    let Place { folder, workspace, make, .. } = Place::of(vm, checkout(vm, here).as_ref(), here, images);
+    let CommandDefaults { folder, workspace, make, .. } =
+        CommandDefaults::of(vm, checkout(vm, here).as_ref(), here, images);
     Folder { path: folder, is_of_image: make && workspace.is_none() }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::by_name::workspace;
 use super::context::{Destination, RunContext};
-use super::place::Place;
+use super::place::CommandDefaults;
 use super::policy;
 use crate::cli::Run;
 use crate::error::{CommandError, ErrorKind};
@@ -84,7 +84,7 @@ pub fn prepare(
             (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
         });
         let machine = machine?;
-        let place = Place::of_workspace(&workspace.root, &checkout);
+        let place = CommandDefaults::of_workspace(&workspace.root, &checkout);
         let files_listed = listed.as_ref().map_or(0, Listed::files);
         let to = Destination { machine: &machine, workspace: &workspace, checkout: &checkout, place: &place };
         let synced = context.sync(&to, listed, policy(new.options));
