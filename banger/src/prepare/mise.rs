@@ -66,7 +66,7 @@ exit $status
 
 /// What the repository asks of mise.
 pub(super) struct Mise {
-    place: Place,
+    place: MiseDirectory,
     /// Of the files that say it.
     digest: String,
     /// Where mise may believe them.
@@ -76,9 +76,9 @@ pub(super) struct Mise {
 
 /// The innermost directory of a repository with files for mise, of those around the directory that
 /// a command runs in: mise goes by all of them. Relative to the repository's root.
-pub(super) struct Place(PathBuf);
+pub(super) struct MiseDirectory(PathBuf);
 
-impl Place {
+impl MiseDirectory {
     /// The file that says what was installed there.
     fn mark(&self, checkout: &GuestCheckout) -> PathBuf {
         checkout.mark(&format!("{MARK}{}", suffix(&self.0)))
@@ -136,7 +136,7 @@ impl Mise {
         let trusted = trusted(checkout);
         let registry = npm::registry(paths.home.as_deref());
         let archive = format!("{registry}/@jdxcode/mise-linux-x64/-/mise-linux-x64-{VERSION}.tgz");
-        Ok(Some(Mise { place: Place(place.to_owned()), digest, trusted, archive }))
+        Ok(Some(Mise { place: MiseDirectory(place.to_owned()), digest, trusted, archive }))
     }
 
     /// The tools are found, and mise asks nobody whether the files are to be believed.
@@ -210,7 +210,7 @@ pub(super) fn variables_of(
     of_image: &[(WireBytes, WireBytes)],
     ui: &Ui,
 ) -> Vec<(WireBytes, WireBytes)> {
-    let mut places = around(checkout, folder).map(|place| Place(place.to_owned()));
+    let mut places = around(checkout, folder).map(|place| MiseDirectory(place.to_owned()));
     let Some(place) = places.find(|place| place.mark(checkout).exists()) else { return Vec::new() };
     let mut all = variables(trusted(checkout), of_image);
     all.extend(environment(vm, checkout, &place, ui));
@@ -218,7 +218,7 @@ pub(super) fn variables_of(
 }
 
 /// What the guest has written down of what mise sets there. It goes back to the guest only.
-fn environment(vm: &Vm, checkout: &GuestCheckout, place: &Place, ui: &Ui) -> Vec<(WireBytes, WireBytes)> {
+fn environment(vm: &Vm, checkout: &GuestCheckout, place: &MiseDirectory, ui: &Ui) -> Vec<(WireBytes, WireBytes)> {
     let path = place.environment(checkout);
     let text = read_file(vm, path.as_bytes(), MAX_ENVIRONMENT).unwrap_or_else(|error| {
         ui.detail(&format!("what mise sets cannot be read: {error}"));
