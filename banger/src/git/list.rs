@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use gix::index::entry::Mode;
 
 use super::excludes::Excludes;
-use super::walk::{Found, Nested, Tracked, full_path, walk};
+use super::walk::{Nested, Tracked, WalkResult, full_path, walk};
 use super::{GitError, Outside, RelPath, Repository, Result, Workspace};
 
 /// What a workspace consists of.
@@ -145,7 +145,7 @@ fn list_repository(repository: &Repository, listing: &mut Listing) -> Result<Vec
 }
 
 /// Tracked files inside ignored folders, which the walk does not enter.
-fn add_what_the_walk_missed(repository: &Repository, tracked: &Tracked<'_>, found: &mut Found) {
+fn add_what_the_walk_missed(repository: &Repository, tracked: &Tracked<'_>, found: &mut WalkResult) {
     let mut folders = RealFolders::default();
     for (path, mode) in tracked.not_met() {
         if !folders.contains_parent_of(repository, path) {

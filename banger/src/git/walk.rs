@@ -18,7 +18,7 @@ use super::{GitError, RelPath, Repository};
 
 /// What a walk has found; paths are relative to the workspace root.
 #[derive(Default)]
-pub(crate) struct Found {
+pub(crate) struct WalkResult {
     pub(crate) entries: Vec<Entry>,
     /// Folders that are worktrees of their own, with their git folder and `.git` file.
     pub(crate) nested: Vec<Nested>,
@@ -101,9 +101,9 @@ impl<'a> Tracked<'a> {
 
 /// Walks the worktree of `repository` with all cores, by paths: what is found in a directory that
 /// was replaced by a link meanwhile is listed, and not read. Only [`super::Boundary`] opens files.
-pub(crate) fn walk(repository: &Repository, tracked: &Tracked<'_>, excludes: &Excludes) -> Found {
+pub(crate) fn walk(repository: &Repository, tracked: &Tracked<'_>, excludes: &Excludes) -> WalkResult {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
-    let found = Mutex::new(Found::default());
+    let found = Mutex::new(WalkResult::default());
     WalkBuilder::new(&repository.worktree)
         .standard_filters(false)
         .follow_links(false)
@@ -117,7 +117,7 @@ struct Visitors<'a> {
     repository: &'a Repository,
     tracked: &'a Tracked<'a>,
     excludes: &'a Excludes,
-    found: &'a Mutex<Found>,
+    found: &'a Mutex<WalkResult>,
 }
 
 impl<'a> ParallelVisitorBuilder<'a> for Visitors<'a> {
@@ -126,7 +126,7 @@ impl<'a> ParallelVisitorBuilder<'a> for Visitors<'a> {
             repository: self.repository,
             tracked: self.tracked,
             excludes: self.excludes.clone(),
-            own: Found::default(),
+            own: WalkResult::default(),
             all: self.found,
         })
     }
@@ -136,8 +136,8 @@ struct Visitor<'a> {
     repository: &'a Repository,
     tracked: &'a Tracked<'a>,
     excludes: Excludes,
-    own: Found,
-    all: &'a Mutex<Found>,
+    own: WalkResult,
+    all: &'a Mutex<WalkResult>,
 }
 
 impl Drop for Visitor<'_> {
@@ -213,7 +213,7 @@ impl Visitor<'_> {
     }
 }
 
-impl Found {
+impl WalkResult {
     /// Takes a file or link; whatever else it is stays behind.
     pub(crate) fn file(&mut self, path: RelPath, metadata: &fs::Metadata) {
         let kind = metadata.file_type();
