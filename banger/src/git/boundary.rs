@@ -31,12 +31,12 @@ pub struct Boundary {
     root: PathBuf,
     collects: bool,
     trusted: BTreeSet<PathBuf>,
-    places: Mutex<Places>,
+    places: Mutex<OutsidePlaces>,
 }
 
-/// Places outside that are open.
+/// Places outside the boundary that may be opened.
 #[derive(Debug, Default)]
-struct Places {
+struct OutsidePlaces {
     /// By git's own back link.
     proven: BTreeSet<PathBuf>,
     /// By the user's word, and what leads there.
@@ -114,7 +114,7 @@ impl Boundary {
         all.filter(|place| path.starts_with(place)).max_by_key(|place| place.as_os_str().len()).cloned()
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
+    fn places(&self) -> MutexGuard<'_, OutsidePlaces> {
         self.places.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 

@@ -8,8 +8,8 @@ use gix::bstr::ByteSlice;
 use gix::config::file::{includes, init};
 use gix::config::{File, Source, file::Metadata};
 
-use super::error::words;
-use super::includes::{Place, Surroundings};
+use super::error::describe;
+use super::includes::{LevelContent, Surroundings};
 use super::refs::link_to_ref;
 use super::{Boundary, GitError, Host, Repository, Result};
 
@@ -49,9 +49,9 @@ impl Repository {
             let mut budget = OWN_LIMIT;
             let Some(bytes) = read_own(&self.boundary, &real, &mut budget)? else { continue };
             self.check_includes(&bytes, &path, &mut Vec::new(), &mut budget)?;
-            levels.push((source, Place::File(path)));
+            levels.push((source, LevelContent::File(path)));
         }
-        levels.push((Source::Env, Place::Text(self.host.environment_config()?)));
+        levels.push((Source::Env, LevelContent::Text(self.host.environment_config()?)));
         let branch = self.head()?.and_then(|name| Some(name.strip_prefix(b"refs/heads/")?.to_vec()));
         super::includes::read(&self.host, Some(Surroundings { repository: self, branch }), &levels)
     }
@@ -152,7 +152,7 @@ impl Repository {
 /// influence.
 pub(crate) fn protected(host: &Host) -> Result<File> {
     let mut levels = user_levels(host);
-    levels.push((Source::Env, Place::Text(host.environment_config()?)));
+    levels.push((Source::Env, LevelContent::Text(host.environment_config()?)));
     super::includes::read(host, None, &levels)
 }
 
@@ -201,7 +201,7 @@ pub(crate) fn parse_as(source: Source, bytes: &[u8], path: Option<&Path>) -> Res
     let meta = Metadata { path: path.map(Path::to_owned), ..Metadata::from(source).with(gix::sec::Trust::Full) };
     let options = init::Options { includes: includes::Options::no_follow(), lossy: false, ignore_io_errors: false };
     File::from_bytes_no_includes(bytes, meta, options).map_err(|error| {
-        GitError::malformed("the configuration", path.unwrap_or(Path::new("the environment")), words(&error))
+        GitError::malformed("the configuration", path.unwrap_or(Path::new("the environment")), describe(&error))
     })
 }
 
@@ -249,7 +249,7 @@ pub(crate) fn boolean(config: &File, key: &str, default: bool) -> bool {
 }
 
 /// Files of the system and of the user.
-fn user_levels(host: &Host) -> Vec<(Source, Place)> {
+fn user_levels(host: &Host) -> Vec<(Source, LevelContent)> {
     let system = host.system_config().map(|path| (Source::System, path));
     let of_user = match host.global_config() {
         Some(path) => vec![(Source::User, path)],
@@ -260,5 +260,5 @@ fn user_levels(host: &Host) -> Vec<(Source, Place)> {
         }
     };
     let named = system.into_iter().chain(of_user).filter(|(_, path)| !path.as_os_str().is_empty());
-    named.map(|(source, path)| (source, Place::File(path))).collect()
+    named.map(|(source, path)| (source, LevelContent::File(path))).collect()
 }

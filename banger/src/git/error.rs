@@ -182,7 +182,7 @@ impl From<GitError> for CommandError {
 }
 
 /// What gix says of an error, from the outermost to its cause.
-pub(crate) fn words(error: &gix::Error) -> String {
+pub(crate) fn describe(error: &gix::Error) -> String {
     let mut all: Vec<String> = error.iter_errors_with_locations().map(|error| format!("{error:#}")).collect();
     all.dedup();
     all.join(": ")

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use gix::index::entry::{Flags, Mode, Stage};
 use gix::index::{self, File, State, decode, write};
 
-use super::error::words;
+use super::error::describe;
 use super::filters::{Evidence, FilteredFiles};
 use super::index::{Index, unless_it_panics};
 use super::index_caches::without_caches;
@@ -158,7 +158,7 @@ impl Repository {
     }
 
     fn malformed(&self, error: gix::Error) -> GitError {
-        GitError::malformed("the index", self.index_file(), words(&error))
+        GitError::malformed("the index", self.index_file(), describe(&error))
     }
 }
 

@@ -20,9 +20,9 @@ const MAX_DEPTH: usize = 10;
 /// they stand for is not.
 const MAX_FILES: usize = 1000;
 
-/// Where a level of the configuration is.
+/// The content of a level of the configuration.
 #[derive(Clone)]
-pub(super) enum Place {
+pub(super) enum LevelContent {
     /// A file of the user's or of the system's, or one of the repository's own.
     File(PathBuf),
     /// Text that is no file.
@@ -41,7 +41,11 @@ pub(super) struct Surroundings<'a> {
 ///
 /// # Errors
 /// A file that cannot be read or parsed, and includes that do not end.
-pub(super) fn read(host: &Host, surroundings: Option<Surroundings<'_>>, levels: &[(Source, Place)]) -> Result<File> {
+pub(super) fn read(
+    host: &Host,
+    surroundings: Option<Surroundings<'_>>,
+    levels: &[(Source, LevelContent)],
+) -> Result<File> {
     let all = File::default();
     let mut reader = Reader { host, surroundings, levels, urls: Urls::Unknown, all, files: 0, budget: OWN_LIMIT };
     reader.read()?;
@@ -60,7 +64,7 @@ enum Urls {
 struct Reader<'a> {
     host: &'a Host,
     surroundings: Option<Surroundings<'a>>,
-    levels: &'a [(Source, Place)],
+    levels: &'a [(Source, LevelContent)],
     urls: Urls,
     all: File,
     files: usize,
@@ -72,8 +76,8 @@ impl Reader<'_> {
     fn read(&mut self) -> Result<()> {
         for (source, place) in self.levels {
             match place {
-                Place::File(path) => self.add_file(*source, path, 0)?,
-                Place::Text(text) => self.add(*source, text, None, 0)?,
+                LevelContent::File(path) => self.add_file(*source, path, 0)?,
+                LevelContent::Text(text) => self.add(*source, text, None, 0)?,
             }
         }
         Ok(())
@@ -127,7 +131,7 @@ impl Reader<'_> {
 
     fn append(&mut self, source: Source, sections: &[u8], path: Option<&Path>) -> Result<()> {
         let failed =
-            |error: gix::Error| GitError::malformed("the configuration", named(path), super::error::words(&error));
+            |error: gix::Error| GitError::malformed("the configuration", named(path), super::error::describe(&error));
         self.all.append(parse_as(source, sections, path)?).map(|_| ()).map_err(failed)
     }
 

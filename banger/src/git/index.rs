@@ -11,7 +11,7 @@ use gix::objs::{FindExt, TreeRefIter};
 use gix::validate::path::component;
 
 use super::boundary::Content;
-use super::error::words;
+use super::error::describe;
 use super::index_caches::without_caches;
 use super::{GitError, Repository, Result};
 
@@ -53,7 +53,7 @@ impl Repository {
 
     /// The index in `bytes`, which were read at `path`.
     fn decode(&self, path: &Path, bytes: &[u8], mtime: SystemTime) -> Result<State> {
-        let malformed = |error: gix::Error| GitError::malformed("the index", path, words(&error));
+        let malformed = |error: gix::Error| GitError::malformed("the index", path, describe(&error));
         let hash = self.format.object_hash;
         // With more threads the offsets for them are used, which a damaged file may have wrong.
         let options = decode::Options { thread_limit: Some(1), ..Default::default() };
