@@ -235,7 +235,7 @@ fn text(overview: &ConfigOverview) -> String {
     let values = width(|(_, value, _)| value.chars().count()).min(32);
     let line = |(key, value, answer): &(String, String, &Answer)| {
         let source = answer.source.as_ref().map(|source| format!(" ({})", clean(source))).unwrap_or_default();
-        let limited = answer.limited.as_ref().map(|limited| format!("; {}", clean(&limited.words(REPOSITORY_FILE))));
+        let limited = answer.limited.as_ref().map(|limited| format!("; {}", clean(&limited.describe(REPOSITORY_FILE))));
         format!("{key:<keys$}  {value:<values$}  {}{source}{}\n", answer.origin, limited.unwrap_or_default())
     };
     rows.iter().map(line).collect()

@@ -20,17 +20,17 @@ use crate::host::hardware;
 /// for longer unasked, and never to stop is longer than all.
 const LONGEST_IDLE: Duration = Duration::from_secs(24 * 3600);
 
-/// What this machine has.
+/// The CPUs and the memory of this machine.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Machine {
+pub(super) struct HostCapacity {
     pub(super) cpus: u64,
     pub(super) memory_mib: Option<u64>,
 }
 
-impl Machine {
-    /// This one.
-    pub(super) fn here() -> Machine {
-        Machine { cpus: hardware::usable_cpus().into(), memory_mib: hardware::memory_mib() }
+impl HostCapacity {
+    /// Reads what this machine has.
+    pub(super) fn here() -> HostCapacity {
+        HostCapacity { cpus: hardware::usable_cpus().into(), memory_mib: hardware::memory_mib() }
     }
 
     /// As much of what is asked for as a repository's file gets of this machine, where the user's
@@ -85,7 +85,7 @@ impl Limited {
     }
 
     /// What the file asks for, and whether trust gives it.
-    pub fn words(&self, file: impl fmt::Display) -> String {
+    pub fn describe(&self, file: impl fmt::Display) -> String {
         let Limited { asked, with_trust, .. } = self;
         let trust = match () {
             () if !self.is_raised_by_trust() => String::new(),
@@ -94,7 +94,7 @@ impl Limited {
         };
         let limit = match self.share_of {
             Some(mib) => format!("to three quarters of this machine's memory ({})", crate::output::units::size(mib)),
-            None => format!("by {}", self.by.words()),
+            None => format!("by {}", self.by.describe()),
         };
         format!("limited {limit}: `{file}` asks for {asked}{trust}")
     }
@@ -113,8 +113,8 @@ pub enum LimitedBy {
 }
 
 impl LimitedBy {
-    /// Whose it is, in words.
-    pub fn words(self) -> &'static str {
+    /// Whose limit it is, as a phrase of a message.
+    pub fn describe(self) -> &'static str {
         match self {
             LimitedBy::User => "your own configuration",
             LimitedBy::Machine => "what this machine has",
@@ -128,7 +128,7 @@ impl LimitedBy {
 pub(super) fn limits(
     repo: &ConfigFile,
     user: Option<&ConfigFile>,
-    machine: Machine,
+    machine: HostCapacity,
     is_trusted: bool,
 ) -> impl Iterator<Item = (&'static str, Limited)> {
     repo.values.iter().filter_map(move |(key, asked)| {
@@ -158,7 +158,7 @@ pub(super) fn limits(
 /// The most that a repository's file gets here of `cpus` or `memory`, where the user's own file
 /// says nothing.
 pub(crate) fn most_of_repository(key: &str) -> Option<Value> {
-    let machine = Machine::here();
+    let machine = HostCapacity::here();
     match key {
         "cpus" => Some(Value::Number(machine.cpus)),
         "memory" => machine.most_memory(None),
@@ -172,7 +172,7 @@ pub(crate) fn most_of_repository(key: &str) -> Option<Value> {
 pub(crate) fn raised_with_trust(repo: &ConfigFile, user: Option<&ConfigFile>) -> Vec<&'static str> {
     // Of a registry, or one of the user's own: either is had with what is the user's.
     let image = repo.values.get("image").map(|_| "image");
-    let limited = limits(repo, user, Machine::here(), false).filter(|(_, limited)| limited.is_raised_by_trust());
+    let limited = limits(repo, user, HostCapacity::here(), false).filter(|(_, limited)| limited.is_raised_by_trust());
     let limited = limited.map(|(key, _)| key);
     image.into_iter().chain(limited).collect()
 }
@@ -197,7 +197,7 @@ mod tests {
     fn limited(user: &str, repo: &str) -> Vec<String> {
         let file = |owner, text: &str| ConfigFile::parse(Path::new("c.toml"), owner, text.to_owned()).unwrap();
         let (user, repo) = (file(Owner::User, user), file(Owner::Repository, repo));
-        let machine = Machine { cpus: 4, memory_mib: Some(16 << 10) };
+        let machine = HostCapacity { cpus: 4, memory_mib: Some(16 << 10) };
         let shown = |(key, limited): (_, Limited)| format!("{key}={} {:?}", limited.limit, limited.by);
         limits(&repo, Some(&user), machine, false).map(shown).collect()
     }
@@ -205,11 +205,11 @@ mod tests {
     #[test]
     fn trust_is_named_only_where_it_gives_more() {
         let file = |owner, text: &str| ConfigFile::parse(Path::new("c.toml"), owner, text.to_owned()).unwrap();
-        let machine = Machine { cpus: 4, memory_mib: Some(16 << 10) };
+        let machine = HostCapacity { cpus: 4, memory_mib: Some(16 << 10) };
         let words = |user: &str, repo: &str, is_trusted| {
             let (user, repo) = (file(Owner::User, user), file(Owner::Repository, repo));
             let all: Vec<_> = limits(&repo, Some(&user), machine, is_trusted).collect();
-            all.into_iter().map(|(_, limited)| limited.words("b.toml")).collect::<Vec<_>>()
+            all.into_iter().map(|(_, limited)| limited.describe("b.toml")).collect::<Vec<_>>()
         };
         // It fits the machine.
         assert!(words("cpus = 1\n", "cpus = 4\n", false)[0].ends_with("asks for 4, which needs `banger trust`"));
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn who_asks_for_more_memory_gets_no_less() {
         let parse = |owner, text: String| ConfigFile::parse(Path::new("c.toml"), owner, text).unwrap();
-        let machine = Machine { cpus: 4, memory_mib: Some(16 << 10) };
+        let machine = HostCapacity { cpus: 4, memory_mib: Some(16 << 10) };
         for (user, most) in
             [("", 12), ("memory = \"1G\"\n", 12), ("memory = \"14G\"\n", 14), ("memory = \"20G\"\n", 16)]
         {

@@ -14,7 +14,7 @@ use super::defaults::{DEFAULT_IMAGE, default_cpus, default_memory};
 use super::edit::{Name, REPOSITORY_FILE};
 use super::file::{ConfigFile, Owner};
 use super::key::{KEYS, Key, Stands};
-use super::limits::{Limited, LimitedBy, Machine, limits};
+use super::limits::{HostCapacity, Limited, LimitedBy, limits};
 use super::trust::TrustStore;
 use super::value::{Shape, Value};
 use crate::error::{CommandError, ErrorKind};
@@ -149,7 +149,7 @@ impl Settings {
         }
         let ignored = settings.untrusted(user.as_ref(), repo.as_ref());
         if let Some(repo) = &repo {
-            settings.limited = limits(repo, user.as_ref(), Machine::here(), settings.is_trusted).collect();
+            settings.limited = limits(repo, user.as_ref(), HostCapacity::here(), settings.is_trusted).collect();
         }
         for (file, origin) in [(user, Origin::User), (repo, Origin::Repo)] {
             let values = file.map(|file| file.values).unwrap_or_default();
@@ -318,7 +318,7 @@ impl Settings {
         let of = |key: &&'static str| {
             let (_, origin) = self.values.get(*key)?;
             let limited = self.limit(key, *origin)?;
-            Some(format!("`{key}` is {}, {}", limited.limit, limited.words(&file)))
+            Some(format!("`{key}` is {}, {}", limited.limit, limited.describe(&file)))
         };
         self.limited.keys().filter_map(of).collect()
     }
