@@ -129,7 +129,7 @@ fn of_plugins(
         let Some(found) = plugins.find(OsStr::new(&name)) else { continue };
         let mut entry = CommandEntry::new(&name, CommandKind::Plugin);
         entry.path = Some(found.path.to_string_lossy().into_owned());
-        entry.problem = found.problem.map(|problem| problem.words().to_owned());
+        entry.problem = found.problem.map(|problem| problem.describe().to_owned());
         if is_built_in(cli, OsStr::new(&name)) {
             entry.shadowed_by = Some(CommandKind::BuiltIn);
         } else if aliases.contains_key(&name) {

@@ -14,7 +14,7 @@ use crate::cli::line::{Line, before_help};
 use crate::cli::{Cli, Global, Run};
 use crate::error::{CommandError, ErrorKind};
 use crate::output::suggest;
-use crate::plugin::{Found, Plugins};
+use crate::plugin::{FoundPlugin, Plugins};
 
 /// What a command line means.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum Invocation {
     /// A plugin.
     Plugin {
         /// The plugin.
-        plugin: Found,
+        plugin: FoundPlugin,
         /// The options before its name.
         options: Global,
         /// The words after it.

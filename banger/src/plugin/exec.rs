@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::execve;
 
-use super::{Environment, Found, Problem};
+use super::{Environment, FoundPlugin, Problem};
 use crate::cli::Global;
 use crate::error::{CommandError, ErrorKind};
 
@@ -17,7 +17,7 @@ use crate::error::{CommandError, ErrorKind};
 /// # Errors
 /// Returns only with the reason why that cannot be.
 pub fn exec(
-    plugin: &Found,
+    plugin: &FoundPlugin,
     options: &Global,
     arguments: Vec<OsString>,
     environment: &Environment,
@@ -28,7 +28,7 @@ pub fn exec(
     }
     let path = plugin.path.display();
     if let Some(problem) = plugin.problem {
-        let error = cannot_run(plugin, problem.words());
+        let error = cannot_run(plugin, problem.describe());
         return Err(match problem {
             Problem::Dangling => error.kind(ErrorKind::PluginNotFound),
             Problem::NoFile => error,
@@ -66,7 +66,7 @@ pub fn exec(
     }
 }
 
-fn cannot_run(plugin: &Found, reason: &str) -> CommandError {
+fn cannot_run(plugin: &FoundPlugin, reason: &str) -> CommandError {
     let message = format!("the plugin `{}` cannot be run: {reason}", plugin.path.display());
     CommandError::new(message).kind(ErrorKind::PluginNotExecutable)
 }

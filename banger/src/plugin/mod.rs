@@ -43,7 +43,7 @@ pub struct Plugins {
 
 /// The program of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundPlugin {
     /// Its absolute path.
     pub path: PathBuf,
     /// Why it cannot be run.
@@ -62,8 +62,8 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// In words.
-    pub fn words(self) -> &'static str {
+    /// The problem as a phrase of an error message.
+    pub fn describe(self) -> &'static str {
         match self {
             Problem::Dangling => "a link that leads nowhere",
             Problem::NoFile => "no file",
@@ -88,7 +88,7 @@ impl Plugins {
     }
 
     /// The program of the plugin `name`: the first that can be run, else the first that is there.
-    pub fn find(&self, name: &OsStr) -> Option<Found> {
+    pub fn find(&self, name: &OsStr) -> Option<FoundPlugin> {
         let bytes = name.as_encoded_bytes();
         if bytes.is_empty() || bytes.contains(&b'/') || HELPERS.iter().any(|helper| name == *helper) {
             return None;
@@ -99,9 +99,9 @@ impl Plugins {
         for path in self.folders.iter().map(|folder| folder.join(&file)) {
             match problem(&path) {
                 None => {}
-                Some(None) => return Some(Found { path, problem: None }),
+                Some(None) => return Some(FoundPlugin { path, problem: None }),
                 Some(problem) => {
-                    unusable.get_or_insert(Found { path, problem });
+                    unusable.get_or_insert(FoundPlugin { path, problem });
                 }
             }
         }
@@ -175,7 +175,7 @@ mod tests {
         let path = std::env::join_paths([&a, &b]).unwrap();
         let plugins = Plugins::new(&path, Some(&beside));
         let find = |name: &str| plugins.find(OsStr::new(name));
-        let found = |path: PathBuf, problem| Some(Found { path, problem });
+        let found = |path: PathBuf, problem| Some(FoundPlugin { path, problem });
         assert_eq!(find("x"), found(b.join("banger-x"), None));
         assert_eq!(find("near"), found(beside.join("banger-near"), None));
         assert_eq!(find("folder"), found(a.join("banger-folder"), Some(Problem::NoFile)));

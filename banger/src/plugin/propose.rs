@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::unistd::{AccessFlags, access};
 
 use super::question::Question;
-use super::{Environment, Found, PREFIX};
+use super::{Environment, FoundPlugin, PREFIX};
 
 /// What the name of the program starts with that proposes for a plugin. Only a plugin that brings
 /// one is asked: to be run with arguments that it does not know while somebody types would not be
@@ -32,7 +32,7 @@ pub struct Proposal {
 /// Asks the program beside the plugin, if there is one. `words` are those behind the plugin's name,
 /// the last being typed. None: it says nothing.
 pub fn propose(
-    plugin: &Found,
+    plugin: &FoundPlugin,
     words: &[OsString],
     here: Option<&Path>,
     environment: &Environment,
@@ -43,7 +43,7 @@ pub fn propose(
     Some(parse(&question.ask(&program, environment)?))
 }
 
-fn completer(plugin: &Found) -> Option<PathBuf> {
+fn completer(plugin: &FoundPlugin) -> Option<PathBuf> {
     let name = plugin.path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
     let program = plugin.path.with_file_name(format!("{COMPLETER}{name}"));
     let is_program = program.is_file() && access(&program, AccessFlags::X_OK).is_ok();
@@ -80,7 +80,7 @@ mod tests {
     fn only_the_program_that_is_there_for_it_is_asked() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let plugin = Found { path: script(at("banger-x"), "touch \"$0.ran\""), problem: None };
+        let plugin = FoundPlugin { path: script(at("banger-x"), "touch \"$0.ran\""), problem: None };
         let environment = Environment::new("/b".into(), None).unwrap();
         let words = ["one two", ""].map(OsString::from);
         let ask = || propose(&plugin, &words, Some(folder.path()), &environment);
