@@ -67,7 +67,7 @@ impl Repository<'_> {
         if target == Target::Vmm {
             command.args(["--kill", "vmm"]);
         }
-        for pid in self.home.named(target.names()) {
+        for pid in self.home.processes_named(target.names()) {
             command.arg("--seize").arg(pid.to_string());
         }
         command.arg("--at").arg(step.to_string()).arg("--linger").arg(linger.as_millis().to_string());

@@ -1,34 +1,34 @@
-//! What is counted before and after VMs have come and gone.
+//! What VMs could leave behind on the host, to be compared before and after.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::Home;
-use crate::machine::allocated;
+use crate::inspect::allocated;
 
-/// What a VM could leave behind.
+/// What a VM could leave behind on the host, as it is at one moment.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct HostSnapshot {
     processes: usize,
     mounts: usize,
-    /// Sockets and other things of the unix domain, by path.
+    /// Lines of `/proc/net/unix` about sockets in the home directory.
     sockets: Vec<String>,
-    /// Everything in the home folder, and what it takes of the disk.
+    /// All paths in the home directory, and the bytes that each takes on disk.
     files: Vec<(PathBuf, u64)>,
 }
 
-impl Machine {
-    /// As it is at the moment.
+impl HostSnapshot {
+    /// Takes a snapshot of the host as far as `home` is concerned.
     ///
     /// # Panics
-    /// If it cannot be seen.
-    pub fn now(home: &Home) -> Machine {
+    /// If `/proc` or the home directory cannot be read.
+    pub fn take(home: &Home) -> HostSnapshot {
         let sockets = fs::read_to_string("/proc/net/unix").unwrap();
         let of_home = |line: &&str| line.contains(home.path().to_str().unwrap());
         let mut files = Vec::new();
         collect(home.path(), &mut files);
         files.sort();
-        Machine {
+        HostSnapshot {
             processes: home.processes().len(),
             mounts: fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(),
             sockets: sockets.lines().filter(of_home).map(str::to_owned).collect(),

@@ -1,13 +1,13 @@
-//! What the end-to-end tests share: a home of its own for each test, repositories in it, and the
+//! The harness of the end-to-end tests: a home directory for each test, repositories in it, and the
 //! installed `banger`.
 //!
 //! `scripts/test` builds the binaries and an image store, and says where they are:
-//! `BANGER_TEST_DIST` is a folder as `make install` fills it, `BANGER_TEST_DATA` a data folder
-//! whose images and kernels every test's home uses.
+//! `BANGER_TEST_DIST` is a directory as `make install` fills it, `BANGER_TEST_DATA` a data
+//! directory whose images and kernels every test's home uses.
 
 pub mod crash_at_syscall;
+pub mod inspect;
 pub mod leftovers;
-pub mod machine;
 mod plugins;
 mod process_guests;
 pub mod python;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use self::plugins::path_with;
-pub use self::workspace::Sent;
+pub use self::workspace::SyncCounts;
 
 fn required(variable: &str) -> PathBuf {
     PathBuf::from(env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set: run `make test`")))
@@ -39,24 +39,24 @@ pub fn banger_binary() -> PathBuf {
     required("BANGER_TEST_DIST").join("bin/banger")
 }
 
-/// The folder of the kernel that tests share.
+/// The directory of the kernel that tests share.
 pub fn shared_kernel() -> PathBuf {
     required("BANGER_TEST_KERNEL_DIR")
 }
 
-/// Waits for what will be so in a while.
+/// Waits until `is_so` returns true. `what` describes the condition.
 ///
 /// # Panics
-/// If it is not so after a minute.
+/// If it does not within a minute.
 #[track_caller]
 pub fn eventually(what: &str, is_so: impl FnMut() -> bool) {
     within(Duration::from_secs(60), what, is_so);
 }
 
-/// The same, for what may take longer.
+/// Waits until `is_so` returns true, for at most `limit`. `what` describes the condition.
 ///
 /// # Panics
-/// If it is not so by then.
+/// If it does not within `limit`.
 #[track_caller]
 pub fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
@@ -66,8 +66,7 @@ pub fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A home folder, with all of banger's state below it. When dropped, every VM in it is stopped and
-/// everything removed.
+/// A home directory with all of banger's state. Dropping it kills its VMs and removes it.
 pub struct Home {
     folder: TempDir,
     banger: PathBuf,
@@ -75,7 +74,7 @@ pub struct Home {
 }
 
 impl Home {
-    /// A fresh home that shares images and kernels.
+    /// A new home that uses the shared images and kernels.
     pub fn new() -> Home {
         Home::beneath(&env::temp_dir())
     }
@@ -98,27 +97,27 @@ impl Home {
         home
     }
 
-    /// A home that has no image, and keeps its own.
+    /// A home with an empty store of images, which it does not share.
     pub fn with_own_images() -> Home {
         let home = Home::new();
-        home.own("images");
+        home.make_own("images");
         home
     }
 
-    /// A home that has neither an image nor a kernel, and keeps its own.
+    /// A home with empty stores of images and kernels, which it does not share.
     pub fn with_own_kernels() -> Home {
         let home = Home::with_own_images();
-        home.own("kernels");
+        home.make_own("kernels");
         home
     }
 
-    /// Puts an empty folder in the place of one that is shared.
-    fn own(&self, store: &str) {
+    /// Replaces the link to a shared store by an empty directory.
+    fn make_own(&self, store: &str) {
         fs::remove_file(self.data().join(store)).expect("a link");
         fs::create_dir(self.data().join(store)).expect("a folder");
     }
 
-    /// A home in which `agent` is what runs in the guests: banger as installed, but for that.
+    /// A home with banger as installed, but with the program `agent` as its agent.
     pub fn with_agent(agent: &Path) -> Home {
         Home::with_parts(agent, &required("BANGER_TEST_DIST").join("lib/banger/banger-vmm"))
     }
@@ -135,7 +134,7 @@ impl Home {
         home
     }
 
-    /// Installs banger with these parts in this home.
+    /// Installs banger in this home, with this agent and this supervisor.
     fn install(&mut self, agent: &Path, supervisor: &Path) {
         let (from, to) = (required("BANGER_TEST_DIST"), self.path().join("installed"));
         for folder in ["bin", "lib/banger"] {
@@ -148,18 +147,17 @@ impl Home {
         fs::copy(agent, to.join("lib/banger/banger-agent")).expect("a copy of the agent");
     }
 
-    /// Installs banger anew, as a user does who upgrades it: the same command is another program
-    /// from now on.
+    /// Upgrades banger: commands of this home run the program under test from now on.
     pub fn upgrade(&mut self) {
         self.banger = banger_binary();
     }
 
-    /// The folder.
+    /// The directory itself.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// banger's data folder.
+    /// banger's data directory.
     pub fn data(&self) -> PathBuf {
         self.path().join(".local/share/banger")
     }
@@ -171,7 +169,7 @@ impl Home {
         fs::write(folder.join("config.toml"), text).expect("a configuration file");
     }
 
-    /// The folders of all VMs.
+    /// The directories of all VMs.
     pub fn vms(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.data().join("vms")).into_iter().flatten().flatten();
         let is_vm = |path: &PathBuf| {
@@ -180,7 +178,7 @@ impl Home {
         entries.map(|entry| entry.path()).filter(is_vm).collect()
     }
 
-    /// A git repository named `name` with one commit of a few files.
+    /// Makes a git repository in the directory `name`, with one commit of a few files.
     pub fn repository(&self, name: &str) -> Repository<'_> {
         let root = self.path().join(name);
         fs::create_dir_all(&root).expect("a folder");
@@ -192,12 +190,12 @@ impl Home {
         repository
     }
 
-    /// The repository, or worktree of one, that is at `root`.
+    /// The repository, or worktree of a repository, at `root`, which exists already.
     pub fn at(&self, root: impl Into<PathBuf>) -> Repository<'_> {
         Repository { home: self, root: root.into() }
     }
 
-    /// A command with this home's environment, and nothing of the tests' own.
+    /// A command with the environment of this home only, and without standard input.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", self.path()).env("LANG", "C.UTF-8").env("TERM", "xterm-256color");
@@ -208,14 +206,14 @@ impl Home {
     }
 }
 
-/// What the supervisor of the VM in `folder` says of itself; none if there is none.
+/// The `run.json` of the VM in the directory `folder`, if it has one.
 fn run_info(folder: &Path) -> Option<serde_json::Value> {
     serde_json::from_slice(&fs::read(folder.join("run.json")).ok()?).ok()
 }
 
-/// What a VM left to say when its test failed.
+/// Prints what is known of a VM whose test has failed: `run.json` and the end of its console.
 #[expect(clippy::print_stderr, reason = "the runner shows it with the failure")]
-fn tell(vm: &Path) {
+fn print_diagnostics(vm: &Path) {
     let read = |name: &str| String::from_utf8_lossy(&fs::read(vm.join(name)).unwrap_or_default()).into_owned();
     let console = read("console.log");
     qemu_fault::look_for_in(&read("console.log.1"));
@@ -235,7 +233,7 @@ impl Drop for Home {
     fn drop(&mut self) {
         for vm in self.vms() {
             if std::thread::panicking() {
-                tell(&vm);
+                print_diagnostics(&vm);
             }
             // The pid of one that has ended may be another process's by now.
             let lock = fs::File::open(vm.join("supervisor.lock"));
@@ -252,13 +250,13 @@ impl Drop for Home {
 
 /// A repository in a [`Home`].
 pub struct Repository<'a> {
-    /// Whose it is.
+    /// The home that the repository is in.
     pub home: &'a Home,
-    /// Its root.
+    /// The root of the working tree.
     pub root: PathBuf,
 }
 
-/// What a finished command gave.
+/// The result of a finished command.
 #[derive(Debug)]
 pub struct Output {
     /// Exit status; 128 + n for a signal.
@@ -281,7 +279,10 @@ impl Output {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The same, having checked that the command succeeded.
+    /// Checks that the command has succeeded, and returns the output unchanged.
+    ///
+    /// # Panics
+    /// If the exit status is not 0.
     #[track_caller]
     pub fn ok(self) -> Self {
         assert_eq!(self.status, 0, "stdout: {}\nstderr: {}", self.text(), self.stderr);
@@ -301,37 +302,40 @@ impl From<std::process::Output> for Output {
 }
 
 impl Repository<'_> {
-    /// Writes a file, and the folders to it.
+    /// Writes a file, and makes the directories above it.
     pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.root.join(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
         fs::write(path, content).expect("a file");
     }
 
-    /// The process id of the supervisor of the only VM.
+    /// The process id of the supervisor of the only VM in the home.
     ///
     /// # Panics
-    /// If there is none.
+    /// If no VM runs.
     pub fn supervisor(&self) -> i32 {
         let info = self.home.vms().first().and_then(|vm| run_info(vm)).expect("a VM that runs");
         info["pid"].as_i64().expect("a process id") as i32
     }
 
-    /// Runs git on the host; it must succeed.
+    /// Runs git on the host and returns its output.
+    ///
+    /// # Panics
+    /// If git fails.
     #[track_caller]
     pub fn git<const N: usize>(&self, arguments: [&str; N]) -> String {
         let output = self.home.command("git").args(arguments).current_dir(&self.root).output().expect("git runs");
         Output::from(output).ok().text()
     }
 
-    /// Commits everything.
+    /// Commits all changes.
     #[track_caller]
     pub fn commit(&self, message: &str) {
         self.git(["add", "--all"]);
         self.git(["commit", "--quiet", "--allow-empty", "--message", message]);
     }
 
-    /// `banger` in the repository's root.
+    /// The command `banger`, to be run in the repository's root.
     pub fn banger(&self) -> Command {
         let mut command = self.home.command(&self.home.banger);
         if self.home.process_guests {
@@ -342,17 +346,17 @@ impl Repository<'_> {
         command
     }
 
-    /// `banger <arguments>`, to its end.
+    /// Runs `banger <arguments>` to its end.
     pub fn run<const N: usize>(&self, arguments: [&str; N]) -> Output {
         self.banger().args(arguments).output().expect("banger runs").into()
     }
 
-    /// `banger -- sh -c <script>`, to its end.
+    /// Runs `banger -- sh -c <script>` to its end.
     pub fn sh(&self, script: &str) -> Output {
         self.run(["--", "sh", "-c", script])
     }
 
-    /// The same with this on standard input.
+    /// Runs `banger <arguments>` to its end, with `input` on its standard input.
     pub fn with_input<const N: usize>(&self, arguments: [&str; N], input: &[u8]) -> Output {
         let mut child = self
             .banger()

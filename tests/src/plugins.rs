@@ -1,4 +1,4 @@
-//! Plugins for tests.
+//! Plugins and other programs in the home of a test.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

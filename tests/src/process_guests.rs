@@ -9,8 +9,8 @@ use nix::unistd::{Pid, geteuid};
 use crate::{Home, required};
 
 impl Home {
-    /// A home of such VMs, in memory where that can be: a guest that syncs its disk does not wait
-    /// for everybody else's.
+    /// A home whose VMs are processes, in memory if possible: a guest that syncs its disk does not
+    /// wait for the disks of others.
     ///
     /// # Panics
     /// Without root, which alone may give a namespace the users that commands in the guest are run
@@ -26,13 +26,14 @@ impl Home {
         home
     }
 
-    /// A home for tests of what no guest's kernel has a part in: of such VMs where root runs them,
-    /// and of real ones elsewhere.
+    /// A home for tests in which the guest's kernel plays no part: its VMs are processes for root,
+    /// and real VMs for other users.
     pub fn with_any_guests() -> Home {
         if geteuid().is_root() { Home::with_process_guests() } else { Home::new() }
     }
 
-    /// The processes of banger's own programs, and those in a guest that are the agent's.
+    /// The processes of banger's programs in this home, those of agents in guests included; with
+    /// `program`, a path below the prefix, of this program only.
     pub fn own_processes(&self, program: &str) -> Vec<Pid> {
         let all = fs::read_dir("/proc").expect("/proc").flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -43,13 +44,13 @@ impl Home {
         pids.filter(runs).map(Pid::from_raw).collect()
     }
 
-    /// Whether nothing of any VM runs, nor any program of banger's.
+    /// Whether neither a process of a VM nor a program of banger's runs in this home.
     pub fn nothing_runs(&self) -> bool {
         self.processes().is_empty() && self.own_processes("").is_empty()
     }
 
-    /// What is nobody's, in the folders of all VMs and in the cache: half-made, half-deleted,
-    /// half-written.
+    /// Files that belong to nobody, in the directories of all VMs and in the cache: what was not
+    /// finished, or not deleted completely.
     pub fn leftovers(&self) -> Vec<PathBuf> {
         let vms = self.data().join("vms");
         let mut found: Vec<_> =
@@ -66,7 +67,7 @@ impl Home {
     }
 }
 
-/// All that a VM's folder may hold.
+/// All entries that the directory of a VM may have.
 const OF_A_VM: [&str; 16] = [
     "vm.json",
     "disk.ext4",

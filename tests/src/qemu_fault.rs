@@ -1,4 +1,4 @@
-//! The one fault of others for which a test is repeated: before 8.1, two processors that QEMU
+//! The fault of QEMU for which a test is repeated: before 8.1, two processors that QEMU
 //! translates now and then disagree about code that the guest's kernel patches while they run it,
 //! and the kernel dies of a breakpoint that nobody set. banger starts such a guest once more while
 //! it boots; later, or the second time, the command fails and its test with it.
@@ -8,16 +8,16 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, fs};
 
-/// What the kernel says on its console.
-const SIGN: &str = "Oops: int3";
+/// What the guest's kernel prints on its console when it dies of the fault.
+const PANIC: &str = "Oops: int3";
 /// The first QEMU without the fault.
-const MENDED: (u32, u32) = (8, 1);
+const FIXED_IN: (u32, u32) = (8, 1);
 
 static SEEN: AtomicBool = AtomicBool::new(false);
 
 /// Looks for the fault in what a guest's console, or a command that quotes it, says.
 pub(crate) fn look_for_in(text: &str) {
-    if text.contains(SIGN) {
+    if text.contains(PANIC) {
         SEEN.store(true, Ordering::Relaxed);
     }
 }
@@ -27,16 +27,16 @@ pub(crate) fn report() {
     if std::thread::panicking()
         && SEEN.load(Ordering::Relaxed)
         && let Some(note) = env::var_os("BANGER_TEST_QEMU_FAULT")
-        && version(OsStr::new("qemu-system-x86_64")).is_some_and(|version| version < MENDED)
+        && version(OsStr::new("qemu-system-x86_64")).is_some_and(|version| version < FIXED_IN)
     {
-        let _ = fs::write(note, SIGN);
+        let _ = fs::write(note, PANIC);
     }
 }
 
 /// Major and minor version of a QEMU.
 fn version(qemu: &OsStr) -> Option<(u32, u32)> {
     let output = Command::new(qemu).arg("--version").output().ok()?;
-    let said = String::from_utf8(output.stdout).ok()?;
-    let mut numbers = said.split_once("version ")?.1.split(|c: char| !c.is_ascii_digit());
+    let text = String::from_utf8(output.stdout).ok()?;
+    let mut numbers = text.split_once("version ")?.1.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

@@ -9,11 +9,11 @@ use tempfile::TempDir;
 
 use crate::{Output, eventually};
 
-/// Who may read the registry, and the password as htpasswd(1) keeps it.
-pub const USER: &str = "user:secret";
+/// User and password of the registry's only user; the file of htpasswd(1) has the hash.
+pub const CREDENTIALS: &str = "user:secret";
 const HTPASSWD: &str = "user:$2y$05$LaB3otJSIpiMTSjyNHsqqeM1pNtW42G6K5RCAen1CfldLcTBNtCsC\n";
 
-/// A registry that ends with this value.
+/// A running registry, which ends when this value is dropped.
 pub struct Registry {
     /// Host and port.
     pub address: String,
@@ -22,18 +22,18 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts one that [`USER`] may use, and nobody else.
+    /// Starts a registry that needs [`CREDENTIALS`], with plain HTTP.
     pub fn new() -> Registry {
         Registry::start(false)
     }
 
-    /// The same, encrypted, with a certificate of the authority [`Registry::authority`], which
-    /// nobody knows.
+    /// Starts a registry that needs [`CREDENTIALS`], with HTTPS. Its certificate is of the
+    /// authority [`Registry::authority`], which no system trusts.
     pub fn with_certificate() -> Registry {
         Registry::start(true)
     }
 
-    /// The certificate of its authority.
+    /// The file with the certificate of the registry's authority.
     pub fn authority(&self) -> PathBuf {
         self.folder.path().join("authority.pem")
     }
@@ -64,12 +64,12 @@ impl Registry {
         Registry { address, process, folder }
     }
 
-    /// Puts an image of a layout there, and returns its reference.
+    /// Copies an image of a layout into the registry, and returns its reference.
     #[track_caller]
     pub fn push(&self, layout: &Layout, image: &str, repository: &str) -> String {
         let reference = format!("{}/{repository}", self.address);
         let mut skopeo = Command::new("skopeo");
-        skopeo.args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", USER]);
+        skopeo.args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-creds", CREDENTIALS]);
         run(skopeo.arg(layout.source(image)).arg(format!("docker://{reference}")));
         reference
     }
@@ -100,23 +100,23 @@ fn make_certificate(folder: &Path) {
     );
 }
 
-/// An OCI layout in a folder.
+/// An OCI layout in a directory.
 pub struct Layout(PathBuf);
 
 impl Layout {
-    /// An empty one, made at `folder`.
+    /// Makes an empty layout at `folder`.
     #[track_caller]
     pub fn new(folder: PathBuf) -> Layout {
         run(Command::new("umoci").args(["init", "--layout"]).arg(&folder));
         Layout(folder)
     }
 
-    /// As banger and skopeo name an image of it.
+    /// The source of an image of the layout, for banger and skopeo(1).
     pub fn source(&self, image: &str) -> String {
         format!("oci:{}:{image}", self.0.display())
     }
 
-    /// The blob of the largest layer.
+    /// The file of the largest blob.
     pub fn largest_blob(&self) -> PathBuf {
         let blobs = fs::read_dir(self.0.join("blobs/sha256")).expect("a layout").flatten();
         blobs
@@ -129,25 +129,25 @@ impl Layout {
         format!("{}:{image}", self.0.display())
     }
 
-    /// Makes an image without anything in it.
+    /// Makes an image without layers.
     #[track_caller]
     pub fn add(&self, image: &str) {
         run(Command::new("umoci").args(["new", "--image", &self.image(image)]));
     }
 
-    /// Adds a layer with a file or a folder of this machine.
+    /// Adds a layer with a file or a directory of this host.
     #[track_caller]
     pub fn insert(&self, image: &str, from: &Path, to: &str) {
         run(Command::new("umoci").args(["insert", "--rootless", "--image", &self.image(image)]).arg(from).arg(to));
     }
 
-    /// Adds a layer in which a path of lower ones is gone.
+    /// Adds a layer with a whiteout for `path`.
     #[track_caller]
     pub fn whiteout(&self, image: &str, path: &str) {
         run(Command::new("umoci").args(["insert", "--rootless", "--image", &self.image(image), "--whiteout", path]));
     }
 
-    /// Adds a layer as it is.
+    /// Adds a layer that is a tar archive.
     #[track_caller]
     pub fn add_layer(&self, image: &str, tar: &Path) {
         run(Command::new("umoci").args(["raw", "add-layer", "--image", &self.image(image)]).arg(tar));
@@ -172,7 +172,7 @@ impl Layout {
         }
     }
 
-    /// Sets something of an image's configuration.
+    /// Sets fields of an image's configuration, with options of umoci-config(1).
     #[track_caller]
     pub fn configure(&self, image: &str, options: &[&str]) {
         run(Command::new("umoci").args(["config", "--image", &self.image(image)]).args(options));

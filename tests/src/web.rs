@@ -1,4 +1,5 @@
-//! A web server on loopback: files of a folder, with ranges; and what interrupts a download.
+//! A web server on loopback that serves the files of a directory, with ranges, and can interrupt
+//! downloads.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -8,11 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What it was asked for: a path, and the range of bytes if it was of one.
-pub type Request = (String, Option<String>);
+/// A request that a [`WebServer`] has received.
+#[derive(Clone, Debug)]
+pub struct LoggedRequest {
+    /// The path, without the slash before it.
+    pub path: String,
+    /// The value of a `Range` header, without `bytes=`.
+    pub range: Option<String>,
+}
 
-/// A server that ends with the test's process.
-pub struct Web {
+/// A web server, which ends with the test's process.
+pub struct WebServer {
     /// Host and port.
     pub address: String,
     state: Arc<Mutex<State>>,
@@ -20,16 +27,16 @@ pub struct Web {
 
 #[derive(Default)]
 struct State {
-    requests: Vec<Request>,
-    /// Of what ends so, only so many bytes are sent, and then nothing more comes.
+    requests: Vec<LoggedRequest>,
+    /// The end of a path, and after how many bytes responses to such paths are held.
     held: Option<(String, u64)>,
-    /// Whether that has come to pass.
+    /// Whether a response is held.
     is_holding: bool,
 }
 
-impl Web {
+impl WebServer {
     /// Serves the files below `folder`.
-    pub fn new(folder: PathBuf) -> Web {
+    pub fn new(folder: PathBuf) -> WebServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let state: Arc<Mutex<State>> = Arc::default();
@@ -41,29 +48,29 @@ impl Web {
                 thread::spawn(move || _ = serve(&stream, &folder, &state));
             }
         });
-        Web { address, state }
+        WebServer { address, state }
     }
 
-    /// What is at this path.
+    /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
     }
 
-    /// From now on only the first `bytes` of what ends in `path` come, and the connection stays
-    /// open; or all of it comes.
+    /// Holds responses to paths that end in the given text after so many bytes, with the connection
+    /// open. `None` holds no response from now on.
     pub fn hold(&self, what: Option<(&str, u64)>) {
         let mut state = self.state();
         state.held = what.map(|(path, bytes)| (path.to_owned(), bytes));
         state.is_holding = false;
     }
 
-    /// Whether somebody waits for what does not come.
+    /// Whether a client waits for the rest of a held response.
     pub fn is_holding(&self) -> bool {
         self.state().is_holding
     }
 
-    /// All that it was asked for so far.
-    pub fn requests(&self) -> Vec<Request> {
+    /// All requests so far, in order.
+    pub fn requests(&self) -> Vec<LoggedRequest> {
         self.state().requests.clone()
     }
 
@@ -87,7 +94,7 @@ fn serve(mut stream: &TcpStream, folder: &Path, state: &Mutex<State>) -> io::Res
     }
     let held = {
         let mut state = state.lock().expect("no panic while it was held");
-        state.requests.push((path.clone(), range.clone()));
+        state.requests.push(LoggedRequest { path: path.clone(), range: range.clone() });
         state.held.clone().filter(|(held, _)| path.ends_with(held.as_str()))
     };
     // Not into memory: that would count as what a child takes, where that is measured.

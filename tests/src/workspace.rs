@@ -1,4 +1,4 @@
-//! A workspace on the host compared with the same one in its VM.
+//! Compares a workspace on the host with its copy in a VM.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ use crate::{Output, Repository};
 /// git's own: type, permission bits, size, target and path.
 const LIST_GUEST: &str = r"find . -name .git -prune -o ! -type d -printf '%y %m %s %l\n%P\0'";
 
-/// What git is asked on both sides. Newer gits than the guest's answer these in the same words.
+/// Questions to git on both sides, in whose answers versions of git do not differ.
 const ASK_GIT: &str = r#"export GIT_OPTIONAL_LOCKS=0
 ask() { printf '== git %s\n' "$*"; git "$@" 2>/dev/null; printf '== %s\n' $?; }
 ask status --porcelain=v2 --branch
@@ -29,21 +29,24 @@ ask rev-parse --symbolic-full-name HEAD
 ask fsck --no-dangling --no-progress
 "#;
 
-/// The numbers in the line about a sync.
+/// The counts in the line that banger prints about a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// Files of the workspace that were written.
+pub struct SyncCounts {
+    /// Files that were sent to the guest.
     pub files: u64,
-    /// Files that were removed.
+    /// Files that were removed in the guest.
     pub removed: u64,
-    /// What stayed as the guest has it.
+    /// Files that were kept as the guest has them.
     pub kept: u64,
 }
 
 impl Output {
-    /// What the line about the sync says.
+    /// The counts in the line about the sync on standard error.
+    ///
+    /// # Panics
+    /// If there is no such line.
     #[track_caller]
-    pub fn sent(&self) -> Sent {
+    pub fn sent(&self) -> SyncCounts {
         let line = self.stderr.lines().find(|line| line.contains(" sent (")).unwrap_or_else(|| panic!("{self:?}"));
         let number = |label: &str| {
             let before = line.split_once(label).map_or("0", |(before, _)| before);
@@ -51,10 +54,14 @@ impl Output {
             digits.parse().unwrap_or_else(|_| panic!("no number before `{label}` in: {line}"))
         };
         let files = if line.contains(" file sent") { number(" file sent") } else { number(" files sent") };
-        Sent { files, removed: number(" removed"), kept: number(" kept") }
+        SyncCounts { files, removed: number(" removed"), kept: number(" kept") }
     }
 
-    /// The same, having checked that banger refused to run the command, and named all of these.
+    /// Checks that banger has refused to run the command, and that its error names all of `named`.
+    /// Returns the output unchanged.
+    ///
+    /// # Panics
+    /// If the exit status is not 125, the command has printed something, or a name is missing.
     #[track_caller]
     pub fn refused(self, named: &[&str]) -> Self {
         assert_eq!((self.status, self.text().as_str()), (125, ""), "{}", self.stderr);
@@ -66,7 +73,7 @@ impl Output {
 }
 
 impl Repository<'_> {
-    /// What git lists in this workspace: each file's type, mode, size and target, by its path.
+    /// The files that git lists in this workspace: type, mode, size and target, by path.
     fn listed(&self) -> BTreeMap<OsString, String> {
         let mut all = BTreeMap::new();
         self.list_into(&self.root, Path::new(""), &mut all);
@@ -136,7 +143,7 @@ impl Repository<'_> {
         assert!(guest == here.expect("sha256sum runs").stdout, "contents differ");
     }
 
-    /// Checks that git says the same on both sides.
+    /// Checks that git gives the same answers on the host and in the guest.
     #[track_caller]
     pub fn assert_same_git(&self) {
         let host = self.home.command("sh").args(["-c", ASK_GIT]).current_dir(&self.root).output();
@@ -151,7 +158,7 @@ impl Repository<'_> {
         assert_eq!(guest, host);
     }
 
-    /// The folder of the workspace's only VM in this home.
+    /// The directory of the only VM in this home.
     #[track_caller]
     pub fn only_vm(&self) -> PathBuf {
         let vms = self.home.vms();
@@ -159,7 +166,7 @@ impl Repository<'_> {
         vms[0].clone()
     }
 
-    /// What changed in the guest alone: files, and references.
+    /// How many files and references have changed in the guest alone, according to `banger status`.
     #[track_caller]
     pub fn guest_only(&self) -> (u64, u64) {
         let status = self.run(["status", "--json"]).ok();

@@ -7,7 +7,7 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use banger_tests::machine::peak_memory;
+use banger_tests::inspect::peak_memory;
 use banger_tests::{Home, Output, banger_binary, eventually};
 use nix::unistd::{Pid, geteuid};
 
@@ -136,7 +136,7 @@ fn output_without_end_waits_for_its_reader() {
     let own = peak_memory(Pid::from_raw(child.id() as i32));
     assert!(own < 32 << 20, "{} KiB", own >> 10);
     // A signal ends it all the same.
-    banger_tests::machine::send(Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM);
+    banger_tests::inspect::send(Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM);
     std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
     assert_eq!(Output::from(child.wait_with_output().unwrap()).status, 128 + 15);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use banger_tests::registry::{Layout, run};
-use banger_tests::web::Web;
+use banger_tests::web::{LoggedRequest, WebServer};
 use banger_tests::{Home, Output, Repository, banger_binary, eventually, path_with, readme};
 
 const PAGE: &str = "docs/image-catalog.md";
@@ -94,10 +94,10 @@ fn publish(repository: &Repository<'_>, name: &str, word: &str, folder: &Path) -
     entry
 }
 
-fn served(home: &Home) -> (PathBuf, Web) {
+fn served(home: &Home) -> (PathBuf, WebServer) {
     let folder = home.path().join("public");
     fs::create_dir(&folder).unwrap();
-    (folder.clone(), Web::new(folder))
+    (folder.clone(), WebServer::new(folder))
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_team_publishes_its_image_as_the_page_says() {
     let work = publisher.path().join("work");
     fs::create_dir(&work).unwrap();
     follow("Publishing", &publisher, &work, "");
-    let web = Web::new(work.join("public"));
+    let web = WebServer::new(work.join("public"));
     // What is exported again is the same, and goes to a pipe as well.
     let bundle = fs::read(work.join("public/base-1.tar.zst")).unwrap();
     let repository = publisher.repository("r");
@@ -125,7 +125,7 @@ fn a_team_publishes_its_image_as_the_page_says() {
         (&serde_json::json!(["TEAM=ours"]), &"linux/amd64".into()),
         "{shown}"
     );
-    let fetched = |path: &str| web.requests().iter().filter(|(asked, _)| asked == path).count();
+    let fetched = |path: &str| web.requests().iter().filter(|request| request.path == path).count();
     assert_eq!((fetched("catalog.toml"), fetched("base-1.tar.zst")), (2, 1));
     let rootfs = |home: &Home| {
         let folder = fs::canonicalize(home.data().join("images/base")).unwrap();
@@ -217,7 +217,7 @@ fn a_pull_that_is_killed_leaves_nothing_to_be_seen_and_the_next_one_works() {
     let reference = format!("{}/team/app:1", web.address);
     kill(&[&reference, "--name", "app"]);
     assert_eq!(json(&repository, &["pull", &reference, "--name", "app"])["change"], "new");
-    let (path, range) = web.requests().pop().unwrap();
+    let LoggedRequest { path, range } = web.requests().pop().unwrap();
     assert!(
         path.ends_with(layer["digest"].as_str().unwrap()) && range.is_some(),
         "it goes on where it was: {path} {range:?}"
@@ -261,7 +261,7 @@ fn two_that_pull_one_bundle_at_once_download_it_once() {
         pulls.into_iter().map(|pull| Output::from(pull.wait_with_output().unwrap()).ok().document()).collect();
     assert_eq!(answers.iter().filter(|answer| answer["change"] == "new").count(), 1, "{answers:?}");
     assert!(answers.iter().all(|answer| answer["folder"] == answers[0]["folder"]));
-    assert_eq!(web.requests().iter().filter(|(path, _)| path == "one.tar.zst").count(), 1);
+    assert_eq!(web.requests().iter().filter(|request| request.path == "one.tar.zst").count(), 1);
     assert_eq!(stored(&home).len(), 2);
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::Stdio;
 
-use banger_tests::machine::send;
+use banger_tests::inspect::send;
 use banger_tests::{Home, Output, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;

@@ -1,6 +1,6 @@
 //! VMs that come and go leave the machine as it was. `BANGER_TEST_CYCLES` says how often.
 
-use banger_tests::leftovers::Machine;
+use banger_tests::leftovers::HostSnapshot;
 use banger_tests::{Home, Repository, eventually};
 
 fn cycle(repository: &Repository<'_>, number: usize) {
@@ -25,11 +25,11 @@ fn cycles_of_create_run_and_delete_leave_nothing() {
     let repository = home.repository("r");
     // What is kept for the next VM is made by the first.
     cycle(&repository, 0);
-    let before = Machine::now(&home);
+    let before = HostSnapshot::take(&home);
     let cycles = std::env::var("BANGER_TEST_CYCLES").ok().map_or(4, |count| count.parse().expect("a number"));
     for number in 1..=cycles {
         cycle(&repository, number);
         assert!(home.vms().is_empty());
     }
-    assert_eq!(Machine::now(&home), before);
+    assert_eq!(HostSnapshot::take(&home), before);
 }

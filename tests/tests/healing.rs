@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use banger_tests::crash_at_syscall::{CrashOutcome, Target};
-use banger_tests::machine::send;
+use banger_tests::inspect::send;
 use banger_tests::{Home, Output, Repository, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -140,7 +140,7 @@ fn check(repository: &Repository<'_>, operation: &Operation, round: u64, kept: O
     let left = home.leftovers();
     assert!(left.is_empty(), "left over: {left:?}\n{}", context());
     // One whose start failed may be on its way out.
-    eventually("the end of all other supervisors", || home.named(&["banger-vmm"]).len() == 1);
+    eventually("the end of all other supervisors", || home.processes_named(&["banger-vmm"]).len() == 1);
     assert_eq!(home.vms().len(), 1, "{}", context());
 }
 

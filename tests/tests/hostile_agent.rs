@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use banger_tests::machine::{peak_memory, send};
+use banger_tests::inspect::{peak_memory, send};
 use banger_tests::{Home, Output, Repository, banger_binary, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;

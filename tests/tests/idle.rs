@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use banger_tests::machine::send;
+use banger_tests::inspect::send;
 use banger_tests::{Home, Output, Repository, eventually};
 use nix::sys::signal::Signal;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use banger_tests::registry::{Layout, run};
-use banger_tests::web::Web;
+use banger_tests::web::WebServer;
 use banger_tests::{Home, Output, Repository, shared_kernel};
 use serde_json::Value;
 
@@ -128,7 +128,7 @@ fn a_kernel_of_a_teams_catalog_comes_along_with_the_image_that_names_it() {
         ),
     )
     .unwrap();
-    let web = Web::new(public);
+    let web = WebServer::new(public);
     let url = format!("http://{}/catalog.toml", web.address);
 
     // Nobody knows it before the catalog is named.

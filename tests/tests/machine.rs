@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use banger_tests::machine::{allocated, peak_memory, send};
+use banger_tests::inspect::{allocated, peak_memory, send};
 use banger_tests::{Home, Output, Repository, banger_binary, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use banger_tests::machine::send;
+use banger_tests::inspect::send;
 use banger_tests::{Home, Output, Repository, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;

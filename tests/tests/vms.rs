@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
-use banger_tests::machine::{allocated, send};
+use banger_tests::inspect::{allocated, send};
 use banger_tests::{Home, Repository, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

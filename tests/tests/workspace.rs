@@ -8,14 +8,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
-use banger_tests::{Home, Repository, Sent};
+use banger_tests::{Home, Repository, SyncCounts};
 
 fn set_mtime(repository: &Repository, path: &str, time: SystemTime) {
     fs::File::options().write(true).open(repository.root.join(path)).unwrap().set_modified(time).unwrap();
 }
 
-fn sent(files: u64, removed: u64) -> Sent {
-    Sent { files, removed, kept: 0 }
+fn sent(files: u64, removed: u64) -> SyncCounts {
+    SyncCounts { files, removed, kept: 0 }
 }
 
 /// Everything that is hard about a list of files, in one repository.

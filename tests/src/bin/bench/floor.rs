@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use banger_tests::Home;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Failure, run_info, succeed};
+use super::{BenchError, run_info, succeed};
 
 /// What is sent and read at once.
 const CHUNK: usize = 1 << 18;
@@ -33,7 +33,7 @@ pub(super) struct Floor {
 
 impl Floor {
     /// Learns from the VM that runs in `home` how it was started.
-    pub(super) fn new(home: &Home) -> Result<Floor, Failure> {
+    pub(super) fn new(home: &Home) -> Result<Floor, BenchError> {
         let pid = &run_info(home)?["pid"];
         let vmm = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
         let line = fs::read(format!("/proc/{}/cmdline", vmm.trim()))?;
@@ -41,7 +41,7 @@ impl Floor {
             line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
         let value = |option: &str| {
             let place = words.iter().position(|word| word == option).ok_or_else(|| format!("QEMU has no {option}"))?;
-            Ok::<_, Failure>(words[place + 1].clone())
+            Ok::<_, BenchError>(words[place + 1].clone())
         };
         let kernel = PathBuf::from(value("-kernel")?);
         let program = home.path().join("floor");
@@ -54,7 +54,7 @@ impl Floor {
         Ok(Floor { kernel, initramfs, parameters: value("-append")?, cpu: value("-cpu")?, program })
     }
 
-    fn boot(&self, floor: &str, port: Option<&UnixStream>) -> Result<Child, Failure> {
+    fn boot(&self, floor: &str, port: Option<&UnixStream>) -> Result<Child, BenchError> {
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([
             "-nodefaults",
@@ -78,23 +78,23 @@ impl Floor {
     }
 
     /// Boots, and powers off at once.
-    pub(super) fn power_off(&self) -> Result<(), Failure> {
+    pub(super) fn power_off(&self) -> Result<(), BenchError> {
         wait(&mut self.boot("floor=off", None)?, LIMIT)
     }
 
     /// A guest that has nothing to do but to serve its virtio-serial port: no frames, no streams,
     /// no windows.
-    pub(super) fn port(&self) -> Result<Port, Failure> {
+    pub(super) fn port(&self) -> Result<Port, BenchError> {
         self.served("floor=port")
     }
 
-    /// The same, but that what comes is passed on to a process that is served by TCP: what any way
-    /// from the port to there costs.
-    pub(super) fn relay(&self) -> Result<Port, Failure> {
+    /// A guest that passes what comes from its virtio-serial port to a process by TCP: what any
+    /// relay from the port to a process costs.
+    pub(super) fn relay(&self) -> Result<Port, BenchError> {
         self.served("floor=relay")
     }
 
-    fn served(&self, floor: &str) -> Result<Port, Failure> {
+    fn served(&self, floor: &str) -> Result<Port, BenchError> {
         let mut boots = 1;
         loop {
             match Port::start(|theirs| self.boot(floor, Some(theirs)), LIMIT) {
@@ -106,7 +106,7 @@ impl Floor {
 }
 
 /// Waits for a process to end, and kills it after `limit`.
-fn wait(child: &mut Child, limit: Duration) -> Result<(), Failure> {
+fn wait(child: &mut Child, limit: Duration) -> Result<(), BenchError> {
     // Readable when the process has ended: pidfd_open(2).
     // SAFETY: the new descriptor is owned by nobody else.
     let pidfd = unsafe {
@@ -132,7 +132,10 @@ pub(super) struct Port {
 impl Port {
     /// Has `start` start a guest with the other end of its port, and waits until it answers,
     /// `limit` at most.
-    fn start(start: impl FnOnce(&UnixStream) -> Result<Child, Failure>, limit: Duration) -> Result<Port, Failure> {
+    fn start(
+        start: impl FnOnce(&UnixStream) -> Result<Child, BenchError>,
+        limit: Duration,
+    ) -> Result<Port, BenchError> {
         let (ours, theirs) = UnixStream::pair()?;
         for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
             set(&ours, Some(limit))?;
@@ -174,7 +177,7 @@ pub(super) struct Served<S>(pub(super) S);
 
 impl<S: Read + Write> Served<S> {
     /// How long it takes to send as many bytes and to hear that all were taken.
-    pub(super) fn give(&mut self, bytes: u64) -> Result<Duration, Failure> {
+    pub(super) fn give(&mut self, bytes: u64) -> Result<Duration, BenchError> {
         let start = self.ask(b't', bytes)?;
         let chunk = vec![0x5a; CHUNK];
         let mut left = bytes;
@@ -188,7 +191,7 @@ impl<S: Read + Write> Served<S> {
     }
 
     /// How long it takes to get as many bytes.
-    pub(super) fn take(&mut self, bytes: u64) -> Result<Duration, Failure> {
+    pub(super) fn take(&mut self, bytes: u64) -> Result<Duration, BenchError> {
         let start = self.ask(b'g', bytes)?;
         let mut chunk = vec![0; CHUNK];
         let mut left = bytes;
@@ -203,7 +206,7 @@ impl<S: Read + Write> Served<S> {
     }
 
     /// How long each of so many bytes takes there and back, one after the other.
-    pub(super) fn echo(&mut self, count: usize) -> Result<Vec<Duration>, Failure> {
+    pub(super) fn echo(&mut self, count: usize) -> Result<Vec<Duration>, BenchError> {
         self.ask(b'e', count as u64)?;
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {
@@ -216,7 +219,7 @@ impl<S: Read + Write> Served<S> {
     }
 
     /// Says what is to be done, and waits until that is understood.
-    fn ask(&mut self, what: u8, count: u64) -> Result<Instant, Failure> {
+    fn ask(&mut self, what: u8, count: u64) -> Result<Instant, BenchError> {
         let words = [u64::from(what), count].map(u64::to_le_bytes).concat();
         self.0.write_all(&words)?;
         self.0.read_exact(&mut [0])?;
@@ -233,7 +236,7 @@ mod tests {
     use super::*;
 
     /// A process with a copy of the port on its standard input.
-    fn guest(port: &UnixStream, command: &str) -> Result<Child, Failure> {
+    fn guest(port: &UnixStream, command: &str) -> Result<Child, BenchError> {
         let port = OwnedFd::from(port.try_clone()?);
         Ok(Command::new("sh").args(["-c", command]).stdin(port).spawn()?)
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use banger_tests::Home;
 use banger_tests::registry::Layout;
-use banger_tests::web::Web;
+use banger_tests::web::WebServer;
 use flate2::bufread::MultiGzDecoder;
 use nix::libc;
 
-use super::{Failure, allocated, median, ms, ratio, row, succeed};
+use super::{BenchError, allocated, median, ms, ratio, row, succeed};
 
 /// The image that every home shares.
 const DEFAULT_IMAGE: &str = "debian-bookworm-minimal";
@@ -24,7 +24,7 @@ const SPARE_BLOCKS: u64 = 50_000;
 
 /// A whole Debian, from a layout on disk: against the usual chain of tools, and against what nobody
 /// can do without.
-pub(super) fn import() -> Result<Vec<Vec<String>>, Failure> {
+pub(super) fn import() -> Result<Vec<Vec<String>>, BenchError> {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     layout.debian("debian", home.path());
@@ -75,7 +75,7 @@ pub(super) fn import() -> Result<Vec<Vec<String>>, Failure> {
 
 /// The minimal image as a bundle, from a web server on loopback: against the tools that do the same
 /// by hand.
-pub(super) fn bundle(shared: &Home) -> Result<Vec<Vec<String>>, Failure> {
+pub(super) fn bundle(shared: &Home) -> Result<Vec<Vec<String>>, BenchError> {
     let home = Home::with_own_images();
     let (public, by_hand) = (home.path().join("public"), home.path().join("by-hand"));
     fs::create_dir(&public)?;
@@ -84,7 +84,7 @@ pub(super) fn bundle(shared: &Home) -> Result<Vec<Vec<String>>, Failure> {
     let output = export.args(["-q", "image", "export", DEFAULT_IMAGE, "--output"]).arg(&file).output()?;
     // In a catalog of one's own it is the one image of this name.
     fs::write(public.join("catalog.toml"), &output.stdout)?;
-    let web = Web::new(public);
+    let web = WebServer::new(public);
     home.configure(&format!("catalog_url = \"{}\"\n", web.url("catalog.toml")));
     let repository = home.repository("r");
     let script = "mkdir $1; curl -sS $2 | zstd -dc | tar -x --sparse -C $1; sync $1/rootfs.ext4";
@@ -115,7 +115,7 @@ pub(super) fn bundle(shared: &Home) -> Result<Vec<Vec<String>>, Failure> {
 }
 
 /// How long a command takes, and the most memory that it has at a time, in bytes.
-fn measured(command: &mut Command) -> Result<(Duration, u64), Failure> {
+fn measured(command: &mut Command) -> Result<(Duration, u64), BenchError> {
     let start = Instant::now();
     let child = command.spawn()?;
     let (mut status, mut usage) = (0, nothing_used());
@@ -133,7 +133,7 @@ fn nothing_used() -> libc::rusage {
 }
 
 /// Decompresses a layer with the library that banger has, and makes it safe on disk.
-fn unpack(blob: &Path, to: &Path) -> Result<Duration, Failure> {
+fn unpack(blob: &Path, to: &Path) -> Result<Duration, BenchError> {
     let start = Instant::now();
     let mut file = File::create(to)?;
     let blob = BufReader::with_capacity(1 << 18, File::open(blob)?);
@@ -144,8 +144,9 @@ fn unpack(blob: &Path, to: &Path) -> Result<Duration, Failure> {
     Ok(took)
 }
 
-/// The same with the tools that others have for it. The file system stays, for a look at its size.
-fn chain(home: &Home, layout: &Layout) -> Result<Duration, Failure> {
+/// Makes the file system with skopeo, umoci and mke2fs. Its file stays, so that its size can be
+/// measured.
+fn chain(home: &Home, layout: &Layout) -> Result<Duration, BenchError> {
     let (copy, bundle, image) = (home.path().join("copy"), home.path().join("bundle"), home.path().join("chain.ext4"));
     let start = Instant::now();
     let copied = format!("oci:{}:debian", copy.display());

@@ -20,9 +20,9 @@ const RUNS: usize = 5;
 /// Bytes that are sent through the bare port, as many as a first sync sends.
 const SYNCED_BYTES: u64 = 500_000_000;
 
-type Failure = Box<dyn std::error::Error>;
+type BenchError = Box<dyn std::error::Error>;
 
-fn main() -> Result<(), Failure> {
+fn main() -> Result<(), BenchError> {
     let home = Home::new();
     let mut rows = running(&home)?;
     let floor = Floor::new(&home)?;
@@ -52,7 +52,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn timed(mut run: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
+fn timed(mut run: impl FnMut() -> Result<(), BenchError>) -> Result<Duration, BenchError> {
     let times = (0..RUNS).map(|_| {
         let start = Instant::now();
         run().map(|()| start.elapsed())
@@ -60,7 +60,7 @@ fn timed(mut run: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failu
     Ok(median(times.collect::<Result<_, _>>()?))
 }
 
-fn succeed(command: &mut Command) -> Result<(), Failure> {
+fn succeed(command: &mut Command) -> Result<(), BenchError> {
     let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).output()?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
 }
@@ -77,7 +77,7 @@ fn megabytes_per_second(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e6 / took.as_secs_f64()
 }
 
-fn running(home: &Home) -> Result<Vec<Vec<String>>, Failure> {
+fn running(home: &Home) -> Result<Vec<Vec<String>>, BenchError> {
     let repository = home.repository("thousand-files");
     for number in 0..1000 {
         repository.write(&format!("d{}/f{number}", number % 50), format!("content {number}\n"));
@@ -105,7 +105,7 @@ fn running(home: &Home) -> Result<Vec<Vec<String>>, Failure> {
     ])
 }
 
-fn cold_start(home: &Home, floor: &Floor) -> Result<Vec<String>, Failure> {
+fn cold_start(home: &Home, floor: &Floor) -> Result<Vec<String>, BenchError> {
     let repository = home.repository("ten-files");
     for number in 0..8 {
         repository.write(&format!("f{number}"), "content\n");
@@ -126,7 +126,7 @@ fn cold_start(home: &Home, floor: &Floor) -> Result<Vec<String>, Failure> {
     Ok(row([what, &ms(ours), &ms(floors), &ratio(ours, floors), "≤ 1.3×"]))
 }
 
-fn large(home: &Home, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
+fn large(home: &Home, floor: &Floor) -> Result<Vec<Vec<String>>, BenchError> {
     let repository = home.repository("large");
     write_noise(&repository);
     let port = megabytes_per_second(SYNCED_BYTES, floor.port()?.give(SYNCED_BYTES)?);
@@ -188,11 +188,11 @@ fn write_noise(repository: &Repository<'_>) {
 }
 
 /// Runs `true`, and reads from banger's own line how long listing and sync took.
-fn phases(repository: &Repository<'_>) -> Result<(Duration, Duration), Failure> {
+fn phases(repository: &Repository<'_>) -> Result<(Duration, Duration), BenchError> {
     let output = repository.run(["--", "true"]);
     let line = output.stderr.lines().find(|line| line.contains("; list "));
     let line = line.ok_or_else(|| format!("banger says nothing of its phases: {}", output.stderr))?;
-    let phase = |name: &str| -> Result<Duration, Failure> {
+    let phase = |name: &str| -> Result<Duration, BenchError> {
         let rest = line.split(name).nth(1).ok_or("a phase is missing")?;
         let mut words = rest.trim_start().split([' ', ',', ';']);
         let number: f64 = words.next().ok_or("a number is missing")?.parse()?;
@@ -201,13 +201,13 @@ fn phases(repository: &Repository<'_>) -> Result<(Duration, Duration), Failure> 
     Ok((phase("list ")?, phase("sync ")?))
 }
 
-fn version(home: &Home) -> Result<Vec<String>, Failure> {
+fn version(home: &Home) -> Result<Vec<String>, BenchError> {
     let each = cpu(|| succeed(home.command(banger_tests::banger_binary()).arg("--version")))?;
     Ok(row(["`banger --version`, CPU", &tenths(each), "", "", "≤ 5 ms"]))
 }
 
 /// In a workspace, with an alias, so that all that a plugin's name takes is looked up.
-fn plugin(home: &Home) -> Result<Vec<String>, Failure> {
+fn plugin(home: &Home) -> Result<Vec<String>, BenchError> {
     let plugin = home.plugin("foo", "exit 0");
     home.configure("[alias]\nt = ['--', 'make', 'test']\n");
     let repository = home.repository("of-a-plugin");
@@ -218,7 +218,7 @@ fn plugin(home: &Home) -> Result<Vec<String>, Failure> {
 }
 
 /// Against the list of one VM.
-fn list() -> Result<Vec<String>, Failure> {
+fn list() -> Result<Vec<String>, BenchError> {
     const VMS: usize = 200;
     let home = Home::new();
     let repository = home.repository("listed");
@@ -236,7 +236,7 @@ fn tenths(duration: Duration) -> String {
 }
 
 /// The processor time of a child, on average.
-fn cpu(mut run: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
+fn cpu(mut run: impl FnMut() -> Result<(), BenchError>) -> Result<Duration, BenchError> {
     const TIMES: u32 = 50;
     let before = children_cpu();
     for _ in 0..TIMES {
@@ -252,12 +252,12 @@ fn children_cpu() -> Duration {
     time(usage.user_time()) + time(usage.system_time())
 }
 
-fn run_info(home: &Home) -> Result<serde_json::Value, Failure> {
+fn run_info(home: &Home) -> Result<serde_json::Value, BenchError> {
     let vm = home.vms().pop().ok_or("no VM")?;
     Ok(serde_json::from_slice(&fs::read(vm.join("run.json"))?)?)
 }
 
-fn supervisor_memory(home: &Home) -> Result<u64, Failure> {
+fn supervisor_memory(home: &Home) -> Result<u64, BenchError> {
     let status = fs::read_to_string(format!("/proc/{}/status", run_info(home)?["pid"]))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no memory in its status")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use banger_tests::leftovers::Machine;
+use banger_tests::leftovers::HostSnapshot;
 use banger_tests::{Home, Repository, eventually};
 
 use super::floor::{Floor, LIMIT, Served};
-use super::{Failure, median, megabytes_per_second, ms, ratio, row, succeed, tenths};
+use super::{BenchError, median, megabytes_per_second, ms, ratio, row, succeed, tenths};
 
 /// The VM that is measured.
 const NAME: &str = "measured";
@@ -28,7 +28,7 @@ const CYCLES: usize = 20;
 const AT_ONCE: usize = 6;
 
 /// A running VM and its ways in, against the bare port of a guest that does nothing else.
-pub(super) fn by_name(floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
+pub(super) fn by_name(floor: &Floor) -> Result<Vec<Vec<String>>, BenchError> {
     let home = Home::new();
     let vm = Vm::new(&home)?;
     let mut rows = vm.round_trips(floor)?;
@@ -44,7 +44,7 @@ struct Vm<'a> {
 }
 
 impl Vm<'_> {
-    fn new(home: &Home) -> Result<Vm<'_>, Failure> {
+    fn new(home: &Home) -> Result<Vm<'_>, BenchError> {
         let repository = home.repository("r");
         let vm = Vm { repository, ssh_config: home.path().join("ssh.config") };
         vm.banger(&["vm", "create", "--name", NAME])?;
@@ -54,11 +54,11 @@ impl Vm<'_> {
         Ok(vm)
     }
 
-    fn banger(&self, arguments: &[&str]) -> Result<(), Failure> {
+    fn banger(&self, arguments: &[&str]) -> Result<(), BenchError> {
         succeed(self.repository.banger().args(arguments))
     }
 
-    fn exec(&self) -> Result<Duration, Failure> {
+    fn exec(&self) -> Result<Duration, BenchError> {
         took(|| self.banger(&["vm", "exec", NAME, "--", "true"]))
     }
 
@@ -70,7 +70,7 @@ impl Vm<'_> {
     }
 
     /// A connection to where `floor.c` serves in the VM.
-    fn connect(&self, floor: &Floor) -> Result<Served<TcpStream>, Failure> {
+    fn connect(&self, floor: &Floor) -> Result<Served<TcpStream>, BenchError> {
         let program = floor.program.to_str().ok_or("a path that is no text")?;
         self.banger(&["vm", "cp", program, &format!("{NAME}:/root/floor")])?;
         self.banger(&["vm", "exec", NAME, "--", "/root/floor"])?;
@@ -84,7 +84,7 @@ impl Vm<'_> {
 
     /// The echo is of one byte, to a process that waits for it in the other guest. Nothing is
     /// started there.
-    fn round_trips(&self, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
+    fn round_trips(&self, floor: &Floor) -> Result<Vec<Vec<String>>, BenchError> {
         let mut port = floor.port()?;
         let (mut execs, mut sshs, mut echoes) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..TRIPS {
@@ -121,7 +121,7 @@ impl Vm<'_> {
     }
 
     /// How long the guest itself takes for a process, each of which is told of by a line.
-    fn started_there(&self) -> Result<Duration, Failure> {
+    fn started_there(&self) -> Result<Duration, BenchError> {
         let script = format!("i=0; while [ $i -le {TRIPS} ]; do i=$((i + 1)); /bin/true; echo; done");
         let mut command = self.repository.banger();
         command.args(["vm", "exec", NAME, "--", "sh", "-c", &script]).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -134,7 +134,7 @@ impl Vm<'_> {
 
     /// As many bytes as the file has go through the bare port, the same way, and no further than a
     /// process there.
-    fn copies(&self, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
+    fn copies(&self, floor: &Floor) -> Result<Vec<Vec<String>>, BenchError> {
         let mut port = floor.port()?;
         let file = self.repository.home.path().join("copied");
         // In pieces: what this process has had in memory counts as that of its children.
@@ -155,7 +155,7 @@ impl Vm<'_> {
 
     /// The process at the other end is the same program with the same loops, here at a TCP port and
     /// there at the virtio-serial port.
-    fn forwarded(&self, floor: &Floor) -> Result<Vec<Vec<String>>, Failure> {
+    fn forwarded(&self, floor: &Floor) -> Result<Vec<Vec<String>>, BenchError> {
         let (mut port, mut relay, mut connection) = (floor.port()?, floor.relay()?, self.connect(floor)?);
         let (mut into, mut out, mut echoes) = (Turns::default(), Turns::default(), Turns::default());
         for _ in 0..ROUNDS {
@@ -212,7 +212,7 @@ fn throughput(what: &str, ours: Duration, floor: Duration, aim: &str) -> Vec<Str
     row([what, &format!("{ours:.0} MB/s"), &format!("{floor:.0} MB/s"), &share, aim])
 }
 
-fn took(run: impl FnOnce() -> Result<(), Failure>) -> Result<Duration, Failure> {
+fn took(run: impl FnOnce() -> Result<(), BenchError>) -> Result<Duration, BenchError> {
     let start = Instant::now();
     run().map(|()| start.elapsed())
 }
@@ -229,17 +229,17 @@ const STEPS: [(&str, &[&str]); 4] = [
 ///
 /// # Panics
 /// If they do not.
-pub(super) fn come_and_go() -> Result<Vec<Vec<String>>, Failure> {
+pub(super) fn come_and_go() -> Result<Vec<Vec<String>>, BenchError> {
     let home = Home::new();
     let repository = home.repository("r");
     // What is kept for the next VM is made by the first.
     cycle(&repository, "first")?;
     let gone = || eventually("the end of the VMs' processes", || home.processes().is_empty());
     gone();
-    let before = Machine::now(&home);
+    let before = HostSnapshot::take(&home);
     let one_by_one: Vec<_> = (0..CYCLES).map(|number| cycle(&repository, &format!("v{number}"))).collect();
     gone();
-    assert_eq!(Machine::now(&home), before, "after {CYCLES} VMs");
+    assert_eq!(HostSnapshot::take(&home), before, "after {CYCLES} VMs");
     let at_once = std::thread::scope(|scope| {
         let cycles: Vec<_> = (0..AT_ONCE)
             .map(|number| {
@@ -250,7 +250,7 @@ pub(super) fn come_and_go() -> Result<Vec<Vec<String>>, Failure> {
         cycles.into_iter().map(|cycle| cycle.join().expect("it does not panic")).collect::<Vec<_>>()
     });
     gone();
-    assert_eq!(Machine::now(&home), before, "after {AT_ONCE} VMs at once");
+    assert_eq!(HostSnapshot::take(&home), before, "after {AT_ONCE} VMs at once");
     let one_by_one = one_by_one.into_iter().collect::<Result<Vec<_>, _>>()?;
     let at_once = at_once.into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut rows = steps(&format!("{CYCLES} VMs, one after the other"), &one_by_one);
@@ -259,7 +259,7 @@ pub(super) fn come_and_go() -> Result<Vec<Vec<String>>, Failure> {
 }
 
 /// How long each step took.
-fn cycle(repository: &Repository<'_>, name: &str) -> Result<[Duration; STEPS.len()], Failure> {
+fn cycle(repository: &Repository<'_>, name: &str) -> Result<[Duration; STEPS.len()], BenchError> {
     let mut times = [Duration::ZERO; STEPS.len()];
     for ((step, arguments), time) in STEPS.iter().zip(&mut times) {
         let mut command = repository.banger();

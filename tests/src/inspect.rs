@@ -1,4 +1,4 @@
-//! The processes and files of the VM in a home, as the host sees them.
+//! Inspects processes and files of VMs from the host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use serde_json::json;
 use crate::{Home, eventually};
 
 impl Home {
-    /// The folder of the only VM.
+    /// The directory of the only VM in this home.
     #[track_caller]
     pub fn vm(&self) -> PathBuf {
         let [vm] = self.vms().try_into().expect("exactly one VM");
         vm
     }
 
-    /// Processes that have something of a VM open: supervisors, and what they run.
+    /// Processes that have a file of a VM in this home open: supervisors, and what they run.
     pub fn processes(&self) -> Vec<Pid> {
         let vms = self.data().join("vms");
         let all = fs::read_dir("/proc").expect("/proc").flatten();
@@ -25,15 +25,16 @@ impl Home {
         pids.filter(|&pid| open_files(pid).any(|file| file.starts_with(&vms))).map(Pid::from_raw).collect()
     }
 
-    /// Those of a VM's processes, and of banger's own in this home, that have one of these names.
-    pub fn named(&self, names: &[&str]) -> Vec<Pid> {
+    /// The processes of VMs, and banger's own processes in this home, whose name (`comm`) is one of
+    /// `names`.
+    pub fn processes_named(&self, names: &[&str]) -> Vec<Pid> {
         let name = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let all: std::collections::BTreeSet<_> =
             self.processes().into_iter().chain(self.own_processes("")).map(Pid::as_raw).collect();
         all.into_iter().map(Pid::from_raw).filter(|pid| names.contains(&name(pid).trim_end())).collect()
     }
 
-    /// The supervisor of the only VM, and the VMM.
+    /// The supervisor of the only VM in this home, and its VMM.
     #[track_caller]
     pub fn supervisor_and_vmm(&self) -> (Pid, Pid) {
         let name = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -42,7 +43,9 @@ impl Home {
         (of("banger-vmm"), of("qemu"))
     }
 
-    /// A VM as another command could have left it: stopped, without anybody's work, or with this.
+    /// Makes the directory of a stopped VM, as another command could have left it, for the
+    /// workspace at `root`. `guest_files` is the number of files that changed in the guest alone,
+    /// if it is known.
     pub fn fake_vm(&self, name: &str, root: &Path, guest_files: Option<u64>) {
         let vm = self.data().join("vms").join(name);
         let write = |file: &str, content: &[u8]| fs::write(vm.join(file), content).expect("a file");
@@ -63,8 +66,8 @@ impl Home {
         }
     }
 
-    /// Checks that of the VM nothing is left but its files: no process, no socket, no note, nothing
-    /// half-made.
+    /// Checks that nothing is left of the only VM but its files: no process, no socket, no
+    /// `run.json`.
     #[track_caller]
     pub fn assert_at_rest(&self) {
         eventually("the end of the VM's processes", || self.processes().is_empty());
