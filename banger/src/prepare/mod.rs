@@ -30,14 +30,14 @@ use crate::output::ui::Ui;
 use crate::sync::Listed;
 use crate::vm::agent::Call;
 use crate::vm::checkout::GuestCheckout;
-use crate::vm::machine::Machine;
+use crate::vm::machine::RunningVm;
 
 /// How long a guest may take to give all files of a workspace to a user.
 const OWN_LIMIT: Duration = Duration::from_secs(600);
 
 /// Held while something is done to a VM: of what two repositories ask for, one would be in the
 /// other's way (apt, mise).
-fn alone(machine: &Machine, ui: &Ui) -> Result<File, CommandError> {
+fn alone(machine: &RunningVm, ui: &Ui) -> Result<File, CommandError> {
     let folder = machine.vm.folder();
     let lock = File::open(folder).and_then(|folder| {
         if let Err(TryLockError::WouldBlock) = folder.try_lock() {
@@ -118,7 +118,7 @@ impl Preparation {
     /// If the set-up fails, or the VM. Tools that cannot be installed are only said.
     pub fn run(
         &self,
-        machine: &Machine,
+        machine: &RunningVm,
         variables: &[(WireBytes, WireBytes)],
         account: &Report,
         ui: &Ui,

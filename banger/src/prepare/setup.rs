@@ -14,7 +14,7 @@ use crate::output::ui::Ui;
 use crate::sync::Listed;
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::guest_command;
-use crate::vm::machine::Machine;
+use crate::vm::machine::RunningVm;
 use crate::vm::post_mortem;
 
 /// Commands, and a digest of them and of the files that they depend on.
@@ -59,7 +59,7 @@ impl Setup {
     /// If one of them fails: what comes after it is not run, and the next time all are.
     pub(super) fn run(
         &self,
-        machine: &Machine,
+        machine: &RunningVm,
         checkout: &GuestCheckout,
         variables: &[(WireBytes, WireBytes)],
         ui: &Ui,

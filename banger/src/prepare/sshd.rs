@@ -9,7 +9,7 @@ use crate::output::ui::Ui;
 use crate::vm::agent::AgentError;
 use crate::vm::authorized_key;
 use crate::vm::guest_command;
-use crate::vm::machine::Machine;
+use crate::vm::machine::RunningVm;
 
 /// Where the guest says what came of it.
 const LOG: &str = "/var/log/banger-sshd.log";
@@ -57,7 +57,7 @@ fi
 /// # Errors
 /// The VM's. A guest without a shell goes without.
 pub(crate) fn start(
-    machine: &Machine,
+    machine: &RunningVm,
     variables: &[(WireBytes, WireBytes)],
     paths: &Paths,
     ui: &Ui,

@@ -29,7 +29,7 @@ use crate::vm::agent::AgentError;
 use crate::vm::checkout::{GUEST_ROOT, GuestCheckout};
 use crate::vm::forwards::{check_forwards, publish};
 use crate::vm::guest_command;
-use crate::vm::machine::{Machine, Machines, VmSpec, named};
+use crate::vm::machine::{Machines, RunningVm, VmSpec, named};
 use crate::vm::ownership::VmOwner;
 use crate::vm::post_mortem;
 
@@ -78,7 +78,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         tell_outer_configuration(workspace, paths, ui);
     }
     let interruption = Interruption::watch()?;
-    let make = || -> Result<Machine, CommandError> {
+    let make = || -> Result<RunningVm, CommandError> {
         let vm = machines.create_by_name(new.name, workspace.as_ref(), &spec, options.rm)?;
         interruption.made(&vm).inspect_err(|_| _ = machines.remove(&vm, Duration::ZERO))?;
         if new.name.is_none() && !options.rm {
@@ -91,7 +91,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
         })?;
         Ok(machine)
     };
-    let ready = || -> Result<(Machine, Option<Preparation>), CommandError> {
+    let ready = || -> Result<(RunningVm, Option<Preparation>), CommandError> {
         let Some(workspace) = &workspace else { return Ok((make()?, None)) };
         // No image is pulled, and no VM made, for a repository that cannot be read.
         let listed = account.time(Phase::List, || Listed::new(workspace, &paths.own()))?;
@@ -137,7 +137,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
 fn command(
     new: &NewVm<'_>,
     context: &RunContext<'_>,
-    machine: &Machine,
+    machine: &RunningVm,
     preparation: Option<&Preparation>,
     workspace: Option<(&Workspace, &Path)>,
     paths: &Paths,
@@ -257,7 +257,7 @@ fn branch<'a>(new: &NewVm<'a>, workspace: Option<&Workspace>) -> Result<Option<B
 }
 
 /// Makes the branch in the guest's repository, and checks it out there.
-fn check_out(branch: &Branch<'_>, machine: &Machine, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+fn check_out(branch: &Branch<'_>, machine: &RunningVm, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let words = ["git", "checkout", "--quiet", "--no-track", "-b", branch.name, &branch.from, "--"];
     let image = Images::new(paths, ui).of(&machine.vm);
     let exec = Exec {

@@ -28,7 +28,7 @@ use crate::store::images::{self, Images};
 use crate::sync::{self, Listed, SyncError, SyncOptions};
 use crate::vm::agent::Call;
 use crate::vm::checkout::GuestCheckout;
-use crate::vm::machine::{Machine, Machines};
+use crate::vm::machine::{Machines, RunningVm};
 use crate::vm::post_mortem;
 
 /// How long `--ready system` waits for services.
@@ -49,7 +49,7 @@ pub(super) struct RunContext<'a> {
 
 /// A workspace, and where it goes.
 pub(super) struct Destination<'a> {
-    pub(super) machine: &'a Machine,
+    pub(super) machine: &'a RunningVm,
     pub(super) workspace: &'a Workspace,
     /// Where the workspace is in the VM.
     pub(super) checkout: &'a GuestCheckout,
@@ -154,7 +154,7 @@ impl<'a> RunContext<'a> {
     ///
     /// # Errors
     /// As [`Preparation::run`].
-    pub(super) fn prepare(&self, machine: &Machine, preparation: &Preparation) -> Result<(), CommandError> {
+    pub(super) fn prepare(&self, machine: &RunningVm, preparation: &Preparation) -> Result<(), CommandError> {
         let entered = self.enter(machine, Some(preparation), None, Path::new(""));
         entered.map(drop).map_err(|error| post_mortem::of_preparation(error, machine))
     }
@@ -167,7 +167,7 @@ impl<'a> RunContext<'a> {
     /// Whatever keeps it from being run to its end.
     pub(super) fn command(
         &self,
-        machine: &Machine,
+        machine: &RunningVm,
         preparation: Option<&Preparation>,
         checkout: Option<&GuestCheckout>,
         place: &CommandDefaults,
@@ -197,7 +197,7 @@ impl<'a> RunContext<'a> {
 
     /// Lets the guest know the terminal that a command gets, if this machine does. A command can do
     /// without.
-    fn bring_terminal(&self, machine: &Machine, env: &mut Variables) {
+    fn bring_terminal(&self, machine: &RunningVm, env: &mut Variables) {
         let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
         match Call::ask::<bool>(&machine.vm, &request) {
             Ok(true) => env.extend(terminfo::variables(env)),
@@ -209,7 +209,7 @@ impl<'a> RunContext<'a> {
     /// Waits until the VM is ready, and sees to all that comes before a command.
     fn enter(
         &self,
-        machine: &Machine,
+        machine: &RunningVm,
         preparation: Option<&Preparation>,
         checkout: Option<&GuestCheckout>,
         folder: &Path,
@@ -249,7 +249,7 @@ impl<'a> RunContext<'a> {
     /// Variables for the command, in two parts: what this machine gives, and what the configuration
     /// says and was given on the command line. What the image has goes between them. A later one of
     /// the same name wins.
-    fn variables(&self, machine: &Machine) -> (Variables, Variables) {
+    fn variables(&self, machine: &RunningVm) -> (Variables, Variables) {
         let ui = self.ui;
         let mut said = environment::of_settings(&self.settings);
         said.extend(self.given.iter().cloned());
@@ -289,7 +289,7 @@ impl Surroundings {
 ///
 /// # Errors
 /// If it does not go.
-pub(super) fn discard(machine: &Machine, machines: &Machines<'_>) -> Result<(), CommandError> {
+pub(super) fn discard(machine: &RunningVm, machines: &Machines<'_>) -> Result<(), CommandError> {
     match machines.remove(&machine.vm, REMOVE_LIMIT) {
         Err(error) if error.kind == ErrorKind::VmNotFound => Ok(()),
         removed => removed,

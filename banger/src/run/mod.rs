@@ -39,7 +39,7 @@ use crate::store::images::Images;
 use crate::sync::Listed;
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::forwards::{check_forwards, publish};
-use crate::vm::machine::{Machine, Machines, VmSpec};
+use crate::vm::machine::{Machines, RunningVm, VmSpec};
 use crate::vm::ownership::VmOwner;
 use crate::vm::post_mortem;
 use crate::vm::unsynced::UnsyncedChanges;
@@ -103,7 +103,7 @@ fn status(outcome: Outcome) -> u8 {
 
 /// Deletes an ephemeral VM after its command. What the command came to is what counts: a failure is
 /// a warning, and the next `--rm` run tries again.
-fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
+fn discard_after(machine: &RunningVm, machines: &Machines<'_>, ui: &Ui) {
     if let Err(error) = context::discard(machine, machines) {
         let name = machine.vm.name();
         ui.warning(&format!("cannot delete the VM `{name}`: {}; to try again: banger delete {name}", error.message));
@@ -111,7 +111,7 @@ fn discard_after(machine: &Machine, machines: &Machines<'_>, ui: &Ui) {
 }
 
 /// For who leaves a shell: what was made there is not here. `name` is that of a VM reached by name.
-fn tell_what_is_only_there(machine: &Machine, name: Option<&str>, ui: &Ui) {
+fn tell_what_is_only_there(machine: &RunningVm, name: Option<&str>, ui: &Ui) {
     // One that does not tell has told the shell why.
     let unsynced = UnsyncedChanges::looked_at(&machine.vm).ok();
     unsynced.and_then(|unsynced| unsynced.hint(name)).into_iter().for_each(|text| ui.status(&text));
@@ -155,7 +155,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
     if options.rm || machines.find(&workspace)?.is_none() {
         tell_outer_configuration(&workspace, paths, ui);
     }
-    let prepare = || -> Result<(Machine, Result<Option<Preparation>, CommandError>), CommandError> {
+    let prepare = || -> Result<(RunningVm, Result<Option<Preparation>, CommandError>), CommandError> {
         let list = || account.time(Phase::List, || Listed::new(&workspace, &paths.own()));
         let (listed, machine) = if options.rm || machines.find(&workspace)?.is_none() {
             // No image is pulled, and no VM made, for a repository that cannot be read.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use banger_vmm::{Vm, VmState};
 
 use crate::error::{CommandError, ErrorKind};
-use crate::vm::machine::Machine;
+use crate::vm::machine::RunningVm;
 
 /// Lines of the guest's console in which a kernel that panics says why: a trace follows.
 const LAST_WORDS: usize = 200;
@@ -31,7 +31,7 @@ enum Fate {
 }
 
 impl Fate {
-    fn of(vm: &Vm, used: Option<&Machine>) -> Fate {
+    fn of(vm: &Vm, used: Option<&RunningVm>) -> Fate {
         if vm.is_going_down() {
             return Fate::Stopped;
         }
@@ -50,7 +50,7 @@ impl Fate {
 }
 
 /// Whether `error` is the news that a VM has ended, or is going down, since it was `used`.
-pub(crate) fn is_over(error: &CommandError, vm: &Vm, used: Option<&Machine>) -> bool {
+pub(crate) fn is_over(error: &CommandError, vm: &Vm, used: Option<&RunningVm>) -> bool {
     match error.kind {
         ErrorKind::VmEnded => true,
         kind => kind.is_of_vm() && !matches!(Fate::of(vm, used), Fate::Lives),
@@ -87,7 +87,7 @@ pub(crate) fn of_memory(error: CommandError, vm: &Vm, out_of_memory: bool) -> Co
 }
 
 /// Whether somebody has stopped the VM of a command that has just ended.
-pub(crate) fn was_stopped(machine: &Machine) -> bool {
+pub(crate) fn was_stopped(machine: &RunningVm) -> bool {
     let stopped = |state| match state {
         VmState::Stopped { crash: None } => true,
         VmState::Running { pid, .. } => machine.supervisor.is_some_and(|supervisor| supervisor != pid),
@@ -98,7 +98,7 @@ pub(crate) fn was_stopped(machine: &Machine) -> bool {
 
 /// The failure of what precedes a command: of the kind [`ErrorKind::VmEnded`] if that is because
 /// somebody has stopped the VM meanwhile.
-pub(crate) fn of_preparation(error: CommandError, machine: &Machine) -> CommandError {
+pub(crate) fn of_preparation(error: CommandError, machine: &RunningVm) -> CommandError {
     if matches!(error.kind, ErrorKind::Agent | ErrorKind::Setup | ErrorKind::Guest) && was_stopped(machine) {
         return stopped(error, machine);
     }
@@ -117,7 +117,7 @@ pub(crate) fn unless_stopped<T>(mut work: impl FnMut() -> Result<T, CommandError
     work()
 }
 
-fn stopped(error: CommandError, machine: &Machine) -> CommandError {
+fn stopped(error: CommandError, machine: &RunningVm) -> CommandError {
     let message = format!("the VM `{}` was stopped while the command ran", machine.vm.name());
     let error = CommandError { message, hints: Vec::new(), ..error };
     error.kind(ErrorKind::VmEnded).hint("run it again: the VM is started again, or made anew if it was deleted")
@@ -125,7 +125,7 @@ fn stopped(error: CommandError, machine: &Machine) -> CommandError {
 
 /// The state of a VM whose agent cannot be asked any more: another one than when it was `used`, if
 /// it changes soon.
-fn state_after_failure(vm: &Vm, used: Option<&Machine>) -> banger_vmm::Result<VmState> {
+fn state_after_failure(vm: &Vm, used: Option<&RunningVm>) -> banger_vmm::Result<VmState> {
     let used = used.and_then(|machine| machine.supervisor);
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -139,7 +139,7 @@ fn state_after_failure(vm: &Vm, used: Option<&Machine>) -> banger_vmm::Result<Vm
 }
 
 /// The failure of what ran in a VM, with what became of the VM itself.
-pub(crate) fn explained(error: CommandError, machine: &Machine) -> CommandError {
+pub(crate) fn explained(error: CommandError, machine: &RunningVm) -> CommandError {
     let mut error = error.in_vm(machine.vm.name());
     if !error.kind.is_of_vm() && error.kind != ErrorKind::VmEnded {
         return error;

@@ -70,7 +70,7 @@ impl From<&Settings> for VmSpec {
 }
 
 /// A VM that runs.
-pub struct Machine {
+pub struct RunningVm {
     /// The VM.
     pub vm: Vm,
     /// When it counts as started.
@@ -190,7 +190,7 @@ impl<'a> Machines<'a> {
     ///
     /// # Errors
     /// If it cannot be made or started.
-    pub fn ensure(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Machine, CommandError> {
+    pub fn ensure(&self, workspace: &Workspace, spec: &VmSpec) -> Result<RunningVm, CommandError> {
         loop {
             let vm = match self.adopt(workspace) {
                 Ok(Some(vm)) => vm,
@@ -215,7 +215,7 @@ impl<'a> Machines<'a> {
     ///
     /// # Errors
     /// If it cannot be started, or is gone.
-    pub fn start_found(&self, vm: &Vm, spec: &VmSpec) -> Result<Machine, CommandError> {
+    pub fn start_found(&self, vm: &Vm, spec: &VmSpec) -> Result<RunningVm, CommandError> {
         let start = || self.machine(vm, spec).map_err(CommandError::from);
         let machine = start()?;
         // One that was killed may have looked alive.
@@ -227,7 +227,7 @@ impl<'a> Machines<'a> {
 
     /// Whether `error` is the news that the VM of `workspace` has ended, or is going down, since it
     /// was `used`: it can be started again.
-    pub fn is_over(&self, error: &CommandError, workspace: &Workspace, used: Option<&Machine>) -> bool {
+    pub fn is_over(&self, error: &CommandError, workspace: &Workspace, used: Option<&RunningVm>) -> bool {
         match (used, self.find(workspace).ok().flatten()) {
             (Some(machine), _) => post_mortem::is_over(error, &machine.vm, used),
             (None, Some(vm)) => post_mortem::is_over(error, &vm, None),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::fits::check_fits;
 use super::start::adjust;
-use super::{Machine, Machines, VmSpec, names};
+use super::{Machines, RunningVm, VmSpec, names};
 use crate::config::{DEFAULT_IMAGE, ImageAccess, default_cpus, default_memory};
 use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
@@ -82,7 +82,7 @@ impl Machines<'_> {
     ///
     /// # Errors
     /// If it cannot be made or started.
-    pub fn ephemeral(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Machine, CommandError> {
+    pub fn ephemeral(&self, workspace: &Workspace, spec: &VmSpec) -> Result<RunningVm, CommandError> {
         self.sweep();
         let name = format!("{}-rm-{:08x}", names::of_workspace(workspace), names::random() as u32);
         let owner = VmOwner::new(workspace, true).to_value();
@@ -137,7 +137,7 @@ impl Machines<'_> {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start_new(&self, vm: &Vm, spec: &VmSpec) -> Result<Machine, CommandError> {
+    pub fn start_new(&self, vm: &Vm, spec: &VmSpec) -> Result<RunningVm, CommandError> {
         self.machine(vm, spec).map_err(|started| {
             // That it could not be removed either is not the news.
             let _ = self.remove(vm, Duration::ZERO);

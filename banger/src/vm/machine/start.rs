@@ -8,7 +8,7 @@ use banger_vmm::{
 };
 
 use super::fits::check_fits;
-use super::{Machine, Machines, VmSpec};
+use super::{Machines, RunningVm, VmSpec};
 use crate::error::{CommandError, ErrorKind};
 use crate::host::hardware;
 use crate::host::paths::helper;
@@ -63,7 +63,7 @@ struct Up {
 
 impl Machines<'_> {
     /// The VM, running, and in use. One that is going down comes up again.
-    pub(super) fn machine(&self, vm: &Vm, spec: &VmSpec) -> Result<Machine, Started> {
+    pub(super) fn machine(&self, vm: &Vm, spec: &VmSpec) -> Result<RunningVm, Started> {
         let begin = Instant::now();
         let mut went_down = false;
         loop {
@@ -71,7 +71,7 @@ impl Machines<'_> {
             if let Some(hold) = vm.hold(up.idle_timeout_ms)? {
                 let boot = if went_down { Some(begin.elapsed()) } else { up.boot };
                 let supervisor = supervisor(vm);
-                return Ok(Machine { vm: vm.clone(), ready: up.ready, net: up.net, boot, supervisor, _hold: hold });
+                return Ok(RunningVm { vm: vm.clone(), ready: up.ready, net: up.net, boot, supervisor, _hold: hold });
             }
             self.ui.detail("the VM is going down: waiting for it to start it again");
             vm.wait_until_down()?;

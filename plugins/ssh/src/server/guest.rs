@@ -8,7 +8,7 @@ use banger::error::{CommandError, ErrorKind};
 use banger::vm::agent::begin;
 pub(super) use banger::vm::agent::{Reader, Writer};
 use banger::vm::guest_command::GuestCommand;
-use banger::vm::machine::Machine;
+use banger::vm::machine::RunningVm;
 use russh::ChannelId;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 /// A VM that runs, for as long as it is held.
 pub(crate) struct Up {
     /// The VM.
-    pub(crate) machine: Machine,
+    pub(crate) machine: RunningVm,
     /// What its image and the configuration set for every command.
     pub(crate) env: Vec<(WireBytes, WireBytes)>,
 }
