@@ -23,7 +23,7 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum Phase {
+pub enum RunPhase {
     List,
     Image,
     Kernel,
@@ -40,7 +40,7 @@ pub enum Phase {
 
 /// What is known of a run so far. Several threads add to it.
 #[derive(Debug)]
-pub struct Report {
+pub struct RunReport {
     start: Instant,
     state: Mutex<State>,
     clock: Mutex<Clock>,
@@ -50,7 +50,7 @@ pub struct Report {
 #[derive(Debug)]
 struct Clock {
     /// In the order of their beginning.
-    active: Vec<Phase>,
+    active: Vec<RunPhase>,
     /// Until when the time is accounted for.
     until: Instant,
 }
@@ -58,10 +58,10 @@ struct Clock {
 impl Clock {
     /// What this moment counts for: the phase that began last. Listing goes on beside the start of
     /// the VM, which is what is waited for.
-    fn current(&self) -> Phase {
-        let of = |phases: &mut dyn Iterator<Item = &Phase>| phases.next().copied();
-        let waited_for = of(&mut self.active.iter().rev().filter(|phase| **phase != Phase::List));
-        waited_for.or_else(|| of(&mut self.active.iter())).unwrap_or(Phase::Other)
+    fn current(&self) -> RunPhase {
+        let of = |phases: &mut dyn Iterator<Item = &RunPhase>| phases.next().copied();
+        let waited_for = of(&mut self.active.iter().rev().filter(|phase| **phase != RunPhase::List));
+        waited_for.or_else(|| of(&mut self.active.iter())).unwrap_or(RunPhase::Other)
     }
 }
 
@@ -79,9 +79,9 @@ struct State {
     /// Milliseconds from the start to the end.
     total_ms: f64,
     #[serde(skip)]
-    phases: BTreeMap<Phase, Duration>,
+    phases: BTreeMap<RunPhase, Duration>,
     /// Milliseconds of each phase that there was.
-    phases_ms: BTreeMap<Phase, f64>,
+    phases_ms: BTreeMap<RunPhase, f64>,
     counts: Option<SyncCounts>,
 }
 
@@ -106,9 +106,9 @@ pub struct SyncCounts {
     pub guest_only_references: Option<u64>,
 }
 
-impl Report {
+impl RunReport {
     /// Of a run of `command` that begins now.
-    pub fn new(command: &[OsString]) -> Report {
+    pub fn new(command: &[OsString]) -> RunReport {
         let state = State {
             format_version: FORMAT_VERSION,
             banger_version: banger_agent::VERSION,
@@ -117,7 +117,7 @@ impl Report {
         };
         let start = Instant::now();
         let clock = Clock { active: Vec::new(), until: start };
-        Report { start, state: Mutex::new(state), clock: Mutex::new(clock) }
+        RunReport { start, state: Mutex::new(state), clock: Mutex::new(clock) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -125,7 +125,7 @@ impl Report {
     }
 
     /// Does `work`, and notes how long it took, whatever comes of it.
-    pub fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+    pub fn time<T>(&self, phase: RunPhase, work: impl FnOnce() -> T) -> T {
         self.account(|active| active.push(phase));
         let result = work();
         self.account(|active| {
@@ -137,7 +137,7 @@ impl Report {
 
     /// Counts the time until now for the phase that it was of, before `change` changes which are
     /// under way.
-    fn account(&self, change: impl FnOnce(&mut Vec<Phase>)) {
+    fn account(&self, change: impl FnOnce(&mut Vec<RunPhase>)) {
         let mut clock = self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let now = Instant::now();
         let mut state = self.state();
@@ -237,11 +237,11 @@ mod tests {
         let file = folder.path().join("report.json");
         fs::write(&file, "old").unwrap();
         symlink("report.json", folder.path().join("link")).unwrap();
-        let report = Report::new(&["make".into(), "test".into()]);
+        let report = RunReport::new(&["make".into(), "test".into()]);
         report.vm("some-vm");
-        report.time(Phase::Boot, || std::thread::sleep(Duration::from_millis(2)));
+        report.time(RunPhase::Boot, || std::thread::sleep(Duration::from_millis(2)));
         // Two at a time count once, and what is of no phase counts too.
-        report.time(Phase::List, || report.time(Phase::Sync, || std::thread::sleep(Duration::from_millis(2))));
+        report.time(RunPhase::List, || report.time(RunPhase::Sync, || std::thread::sleep(Duration::from_millis(2))));
         std::thread::sleep(Duration::from_millis(2));
         report.write(&Target::new(&folder.path().join("link")).unwrap(), Ok(3)).unwrap();
         let read = || -> serde_json::Value { serde_json::from_slice(&fs::read(&file).unwrap()).unwrap() };

@@ -12,7 +12,7 @@ use banger_agent::protocol::exec::{Exec, Exit};
 use banger_vmm::Vm;
 
 use crate::error::{CommandError, ErrorKind};
-use crate::output::report::{Phase, Report};
+use crate::output::report::{RunPhase, RunReport};
 use crate::output::ui::Ui;
 use crate::prepare::Stamp;
 use crate::vm::guest_command;
@@ -154,7 +154,7 @@ impl Certificates {
     ///
     /// # Errors
     /// If the guest cannot be brought to it.
-    pub fn install(&self, vm: &Vm, account: &Report, ui: &Ui) -> Result<(), CommandError> {
+    pub fn install(&self, vm: &Vm, account: &RunReport, ui: &Ui) -> Result<(), CommandError> {
         let mark = vm.folder().join("certificates");
         let stamp = if self.is_empty() { Stamp::find(&mark, ui)? } else { Some(Stamp::open(&mark, ui)?) };
         let Some(mut stamp) = stamp else { return Ok(()) };
@@ -166,7 +166,7 @@ impl Certificates {
         ui.status("the VM is brought to trust what `ca_certificates` says");
         let exec = Exec { argv: vec!["sh".into(), "-s".into()], cwd: "/".into(), ..Exec::default() };
         let run = || guest_command::run(vm, exec, self.script().as_bytes(), |_| {});
-        let finished = account.time(Phase::Certificates, run)?;
+        let finished = account.time(RunPhase::Certificates, run)?;
         if finished.exit != Exit::Code(0) {
             let error =
                 CommandError::new("the VM cannot be made to trust the `ca_certificates`").kind(ErrorKind::Guest);

@@ -25,7 +25,7 @@ use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
-use crate::output::report::{Phase, Report};
+use crate::output::report::{RunPhase, RunReport};
 use crate::output::ui::Ui;
 use crate::sync::Listed;
 use crate::vm::agent::Call;
@@ -120,14 +120,14 @@ impl Preparation {
         &self,
         machine: &RunningVm,
         variables: &[(WireBytes, WireBytes)],
-        account: &Report,
+        account: &RunReport,
         ui: &Ui,
     ) -> Result<(), CommandError> {
         if let Some(mise) = &self.mise {
-            account.time(Phase::Tools, || mise.run(machine, &self.checkout, variables, ui))?;
+            account.time(RunPhase::Tools, || mise.run(machine, &self.checkout, variables, ui))?;
         }
         if let Some(setup) = &self.setup {
-            account.time(Phase::Setup, || setup.run(machine, &self.checkout, variables, ui))?;
+            account.time(RunPhase::Setup, || setup.run(machine, &self.checkout, variables, ui))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::config::{Overrides, Settings, git_host};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
-use crate::output::report::{Phase, Report};
+use crate::output::report::{RunPhase, RunReport};
 use crate::output::ui::{Ui, die_of};
 use crate::prepare::Preparation;
 use crate::store::images::{self, Images};
@@ -69,7 +69,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let folder = new.path.map(|path| here.join(path));
     let workspace = folder.as_deref().map(|folder| workspace(folder, paths)).transpose()?;
     let branch = branch(new, workspace.as_ref())?;
-    let account = Report::new(&options.command);
+    let account = RunReport::new(&options.command);
     let root = workspace.as_ref().map(|workspace| workspace.root.as_path());
     let context = RunContext::new(options, given, root, paths, &account, ui)?;
     let machines = Machines::new(paths, ui).reported(&account);
@@ -94,7 +94,7 @@ pub fn run_new(new: &NewVm<'_>, here: &Path, paths: &Paths, ui: &Ui) -> Result<u
     let ready = || -> Result<(RunningVm, Option<Preparation>), CommandError> {
         let Some(workspace) = &workspace else { return Ok((make()?, None)) };
         // No image is pulled, and no VM made, for a repository that cannot be read.
-        let listed = account.time(Phase::List, || Listed::new(workspace, &paths.own()))?;
+        let listed = account.time(RunPhase::List, || Listed::new(workspace, &paths.own()))?;
         listed.check(workspace)?;
         let machine = make()?;
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::by_name(workspace, false));
@@ -180,7 +180,7 @@ pub fn exec(
     let given = environment::variables(&how.env, &how.env_file)?;
     let machines = Machines::new(paths, ui);
     let vm = named(name, &machines)?;
-    let account = Report::new(command);
+    let account = RunReport::new(command);
     let options = Run { how: how.clone(), ..Run::default() };
     let checkout = place::checkout(&vm, here);
     let root = checkout.as_ref().filter(|checkout| checkout.is_present()).map(GuestCheckout::root);

@@ -19,7 +19,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
 use crate::host::terminfo;
-use crate::output::report::{Phase, Report, SyncCounts};
+use crate::output::report::{RunPhase, RunReport, SyncCounts};
 use crate::output::ui::Ui;
 use crate::output::units::{bytes, count, elapsed};
 use crate::prepare::certificates::{self, Certificates};
@@ -43,7 +43,7 @@ pub(super) struct RunContext<'a> {
     given: Variables,
     certificates: Certificates,
     paths: &'a Paths,
-    account: &'a Report,
+    account: &'a RunReport,
     ui: &'a Ui,
 }
 
@@ -68,7 +68,7 @@ impl<'a> RunContext<'a> {
         given: Variables,
         root: Option<&Path>,
         paths: &'a Paths,
-        account: &'a Report,
+        account: &'a RunReport,
         ui: &'a Ui,
     ) -> Result<RunContext<'a>, CommandError> {
         let settings = Settings::of_process(paths, root, &options.into())?;
@@ -140,7 +140,8 @@ impl<'a> RunContext<'a> {
             on_wait: &|| self.ui.status("waiting for another command's sync of this workspace"),
             on_progress: &|done, total| self.ui.transfers("sending files to the VM", done, total),
         };
-        let report = self.account.time(Phase::Sync, || sync::sync(&machine.vm, workspace, checkout, listed, &options));
+        let report =
+            self.account.time(RunPhase::Sync, || sync::sync(&machine.vm, workspace, checkout, listed, &options));
         self.ui.finish();
         if let Ok(report) = &report {
             report.notes.iter().for_each(|note| self.ui.warning(note));
@@ -188,7 +189,7 @@ impl<'a> RunContext<'a> {
         let ports = self.settings.ports_by_themselves();
         let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
         let run = || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui);
-        let outcome = self.account.time(Phase::Run, run)?;
+        let outcome = self.account.time(RunPhase::Run, run)?;
         if matches!(outcome, Outcome::Status(status) if status != 0) && post_mortem::was_stopped(machine) {
             self.ui.warning("the VM was stopped while the command ran");
         }
@@ -215,7 +216,7 @@ impl<'a> RunContext<'a> {
         folder: &Path,
     ) -> Result<Surroundings, CommandError> {
         if self.settings.ready().unwrap_or(machine.ready) == Ready::System {
-            self.account.time(Phase::Ready, || wait_for_system(&machine.vm, self.ui))?;
+            self.account.time(RunPhase::Ready, || wait_for_system(&machine.vm, self.ui))?;
         }
         let image = Images::new(self.paths, self.ui).of(&machine.vm);
         let of_image = image.as_ref().map(images::variables).unwrap_or_default();
@@ -232,7 +233,7 @@ impl<'a> RunContext<'a> {
             prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
         }
         if let (Some(preparation), Some(owner)) = (preparation, self.settings.owner()) {
-            self.account.time(Phase::Sync, || preparation.give_to(owner, &machine.vm))?;
+            self.account.time(RunPhase::Sync, || preparation.give_to(owner, &machine.vm))?;
         }
         if let Some(preparation) = preparation {
             preparation.run(machine, &with_tools, self.account, self.ui)?;

@@ -32,7 +32,7 @@ use crate::config::edit::REPOSITORY_FILE;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
-use crate::output::report::{Phase, Report, Target};
+use crate::output::report::{RunPhase, RunReport, Target};
 use crate::output::ui::{Ui, die_of_broken_pipe};
 use crate::prepare::Preparation;
 use crate::store::images::Images;
@@ -59,7 +59,7 @@ pub fn run(
 ) -> Result<u8, CommandError> {
     refuse_json(ui).map_err(|error| error.hint("a run's own account as JSON: --report FILE"))?;
     let target = options.report.as_deref().map(Target::new).transpose()?;
-    let account = Report::new(&options.command);
+    let account = RunReport::new(&options.command);
     let outcome = place().and_then(|(here, paths)| run_reported(options, &here, &paths, &account, ui));
     if let Some(target) = target {
         let status = match &outcome {
@@ -136,7 +136,13 @@ fn ignored(outer: &Path, inner: &Path) -> String {
     format!("ignoring {file}: {inner} is a repository of its own. To use that file's VM, run banger in {outer}")
 }
 
-fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui: &Ui) -> Result<Outcome, CommandError> {
+fn run_reported(
+    options: &Run,
+    here: &Path,
+    paths: &Paths,
+    account: &RunReport,
+    ui: &Ui,
+) -> Result<Outcome, CommandError> {
     let given = environment::variables(&options.how.env, &options.how.env_file)?;
     check_forwards(&options.vm.publish)?;
     let workspace = Workspace::discover(here, crate::config::git_host(paths))?;
@@ -156,7 +162,7 @@ fn run_reported(options: &Run, here: &Path, paths: &Paths, account: &Report, ui:
         tell_outer_configuration(&workspace, paths, ui);
     }
     let prepare = || -> Result<(RunningVm, Result<Option<Preparation>, CommandError>), CommandError> {
-        let list = || account.time(Phase::List, || Listed::new(&workspace, &paths.own()));
+        let list = || account.time(RunPhase::List, || Listed::new(&workspace, &paths.own()));
         let (listed, machine) = if options.rm || machines.find(&workspace)?.is_none() {
             // No image is pulled, and no VM made, for a repository that cannot be read.
             let listed = list()?;

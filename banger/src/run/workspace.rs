@@ -15,7 +15,7 @@ use crate::cli::Run;
 use crate::error::{CommandError, ErrorKind};
 use crate::host::paths::Paths;
 use crate::output::command_output::{CommandOutput, Message};
-use crate::output::report::{Phase, Report};
+use crate::output::report::{RunPhase, RunReport};
 use crate::output::ui::Ui;
 use crate::sync::Listed;
 use crate::vm::checkout::GuestCheckout;
@@ -71,7 +71,7 @@ pub fn prepare(
     let machines = Machines::new(paths, ui);
     let vm = named(name, &machines)?;
     let workspace = workspace(&here.join(new.path), paths)?;
-    let account = Report::new(&[]);
+    let account = RunReport::new(&[]);
     let context = RunContext::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
     let checkout = GuestCheckout::at(&vm, &workspace, new.guest_path)?;
     let spec = VmSpec { idle_timeout: Some(context.settings.idle_timeout()), ..VmSpec::default() };
@@ -79,7 +79,7 @@ pub fn prepare(
     let (machine, files_listed, prepared) = post_mortem::unless_stopped(|| {
         // The workspace is listed while the VM boots.
         let (listed, machine) = thread::scope(|scope| {
-            let listing = scope.spawn(|| account.time(Phase::List, || Listed::new(&workspace, &paths.own())));
+            let listing = scope.spawn(|| account.time(RunPhase::List, || Listed::new(&workspace, &paths.own())));
             let machine = machines.start_found(&vm, &spec);
             (listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machine)
         });

@@ -24,7 +24,7 @@ use crate::config::{ImageAccess, Settings};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
-use crate::output::report::{Phase, Report};
+use crate::output::report::{RunPhase, RunReport};
 use crate::output::ui::Ui;
 use crate::vm::agent::Call;
 use crate::vm::ownership::{self, OwnerMatch, VmOwner};
@@ -90,7 +90,7 @@ pub struct Machines<'a> {
     store: VmStore,
     paths: &'a Paths,
     ui: &'a Ui,
-    report: Option<&'a Report>,
+    report: Option<&'a RunReport>,
 }
 
 impl<'a> Machines<'a> {
@@ -106,12 +106,12 @@ impl<'a> Machines<'a> {
 
     /// Notes in `report` how long each step takes.
     #[must_use]
-    pub fn reported(mut self, report: &'a Report) -> Self {
+    pub fn reported(mut self, report: &'a RunReport) -> Self {
         self.report = Some(report);
         self
     }
 
-    fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
+    fn time<T>(&self, phase: RunPhase, work: impl FnOnce() -> T) -> T {
         match self.report {
             Some(report) => report.time(phase, work),
             None => work(),

@@ -11,7 +11,7 @@ use super::{Machines, RunningVm, VmSpec, names};
 use crate::config::{DEFAULT_IMAGE, ImageAccess, default_cpus, default_memory};
 use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
-use crate::output::report::Phase;
+use crate::output::report::RunPhase;
 use crate::store::images::Images;
 use crate::vm::ownership::{self, VmOwner};
 
@@ -156,7 +156,7 @@ impl Machines<'_> {
         };
         // From here on it cannot be deleted before the VM's record names it.
         let (image, _hold) = loop {
-            let image = self.time(Phase::Image, || images.ensure(named, access))?;
+            let image = self.time(RunPhase::Image, || images.ensure(named, access))?;
             let hold = images.store().hold_images().map_err(CommandError::from)?;
             if images.store().image(&image.name).map_err(CommandError::from)?.is_some() {
                 break (image, hold);

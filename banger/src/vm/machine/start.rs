@@ -12,7 +12,7 @@ use super::{Machines, RunningVm, VmSpec};
 use crate::error::{CommandError, ErrorKind};
 use crate::host::hardware;
 use crate::host::paths::helper;
-use crate::output::report::Phase;
+use crate::output::report::RunPhase;
 use crate::output::units;
 use crate::store::images::Images;
 use crate::vm::authorized_key;
@@ -138,7 +138,7 @@ impl Machines<'_> {
             }
             StartEvent::Ready(_) | StartEvent::Failed(_) => {}
         };
-        self.time(Phase::Boot, || vm.start(&lock, &options, on_event))?;
+        self.time(RunPhase::Boot, || vm.start(&lock, &options, on_event))?;
         authorized_key::put(vm, false, self.paths, self.ui);
         Ok(up(&record, Some(begin.elapsed())))
     }
@@ -189,7 +189,7 @@ impl Machines<'_> {
                 .kind(ErrorKind::UnknownImage)
                 .hint(format!("make a new VM, without what only this one has: banger delete --force {}", record.name))
         })?;
-        let kernel = self.time(Phase::Kernel, || images.kernels().ensure(&record.kernel))?;
+        let kernel = self.time(RunPhase::Kernel, || images.kernels().ensure(&record.kernel))?;
         let initramfs = initramfs::ensure(&helper("banger-agent")?, &kernel.boot_modules, &self.paths.cache)?;
         Ok(StartOptions {
             supervisor: helper("banger-vmm")?,
