@@ -134,7 +134,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     Ok(0)
 }
 
-/// The folder that one stands in, and those that banger keeps things in.
+/// The current directory, and the directories that banger keeps things in.
 fn place() -> Result<(PathBuf, Paths), CommandError> {
     let paths = Paths::from_env()?;
     let here = env::current_dir().map_err(|error| {
@@ -143,7 +143,8 @@ fn place() -> Result<(PathBuf, Paths), CommandError> {
     Ok((here, paths))
 }
 
-/// The same if nobody else can change what is in the latter.
+/// The current directory, and the directories that banger keeps things in, which nobody else may be
+/// able to change.
 fn checked_place() -> Result<(PathBuf, Paths), CommandError> {
     let (here, paths) = place()?;
     paths.check()?;

@@ -11,30 +11,30 @@ use crate::error::CommandError;
 use crate::host::paths::Paths;
 use crate::output::ui::Ui;
 
-/// How something is.
+/// How well something works. A later one is worse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// As it should be.
+    /// It works.
     Ok,
-    /// banger works, but slower or with less than it could.
+    /// It works, but slower than it could, or not in every case.
     Warn,
-    /// Something does not work.
+    /// It does not work.
     Fail,
 }
 
-/// One thing that was looked at.
+/// The result of one check of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What it is, in a word.
+    /// What was checked, in a word.
     pub name: &'static str,
-    /// How it is.
+    /// How well it works.
     pub health: Health,
     /// What was found.
     pub found: String,
-    /// What to do about it.
+    /// What fixes a problem: commands, or advice.
     pub fix: Option<String>,
-    /// It was mended just now.
+    /// Whether a problem was fixed by this examination.
     pub fixed: bool,
 }
 
@@ -60,7 +60,8 @@ impl Check {
         self
     }
 
-    /// Mends it if that is wanted; else says how it is done.
+    /// Fixes a problem by `fix`, which returns what is found then, if that is `wanted`; otherwise
+    /// names the command that does.
     fn fix_if(self, wanted: bool, fix: impl FnOnce() -> Result<String, CommandError>) -> Check {
         if !wanted {
             return self.with_fix("banger doctor --fix");
@@ -72,7 +73,8 @@ impl Check {
     }
 }
 
-/// Looks at everything. With `fix`, what can be mended without losing anything is.
+/// Examines everything that banger needs of this machine. With `fix`, problems that can be fixed
+/// without losing data are fixed.
 pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     let settings = Settings::of_process(paths, None, &Overrides::default());
     let mut checks = vec![host::parts(), host::configuration(settings.as_ref().err())];

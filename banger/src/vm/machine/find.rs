@@ -10,7 +10,8 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
 
-/// The VM of this name, or without one that of the workspace around `here`, which may have none.
+/// The VM named `name`, or without a name the VM of the workspace around `here`, which may have
+/// none.
 ///
 /// # Errors
 /// If there is no VM of this name, or `here` is in no workspace.
@@ -26,10 +27,10 @@ pub(crate) fn chosen(
     }
 }
 
-/// The VM of this name, or without one that of the workspace around `here`.
+/// The VM named `name`, or without a name the VM of the workspace around `here`.
 ///
 /// # Errors
-/// If there is none, or `here` is in no workspace.
+/// If there is no such VM, or `here` is in no workspace.
 pub fn existing(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machines<'_>) -> Result<Vm, CommandError> {
     chosen(name, here, paths, machines)?.ok_or_else(|| {
         let error = CommandError::new("this repository has no VM").kind(ErrorKind::VmNotFound);
@@ -37,10 +38,10 @@ pub fn existing(name: Option<&str>, here: &Path, paths: &Paths, machines: &Machi
     })
 }
 
-/// The VM of this name.
+/// The VM named `name`.
 ///
 /// # Errors
-/// If there is none, or can be none.
+/// If there is no such VM, or the name is invalid.
 pub fn named(name: &str, machines: &Machines<'_>) -> Result<Vm, CommandError> {
     machines.named(name)?.ok_or_else(|| {
         let error = CommandError::new(format!("there is no VM named `{name}`")).kind(ErrorKind::VmNotFound);

@@ -5,10 +5,10 @@ use crate::error::{CommandError, ErrorKind};
 use crate::host::hardware;
 use crate::output::units;
 
-/// A VM cannot have more memory or processors than there are.
+/// Checks that this machine has as many processors and as much memory as a VM is to have.
 ///
 /// # Errors
-/// If it is to.
+/// [`ErrorKind::Usage`] with what this machine has.
 pub(crate) fn check_fits(spec: &VmSpec) -> Result<(), CommandError> {
     fits(spec, hardware::cpus(), hardware::memory_mib())
 }
@@ -31,7 +31,8 @@ fn fits(spec: &VmSpec, cpus: u32, memory_mib: Option<u64>) -> Result<(), Command
     Err(error.kind(ErrorKind::Usage).hint(hint))
 }
 
-/// The most that a VM of this machine can have of `cpus` or `memory`.
+/// The most of `key`, `cpus` or `memory`, that a VM of this machine can have; none: another key, or
+/// not known.
 pub(crate) fn most(key: &str) -> Option<String> {
     match key {
         "cpus" => Some(hardware::cpus().to_string()),

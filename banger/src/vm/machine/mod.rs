@@ -18,8 +18,8 @@ use banger_vmm::{Hold, NetMode, NetPlan, Ready, Vm, VmStore};
 pub(crate) use self::find::{chosen, vm_of};
 pub use self::find::{existing, named};
 pub(crate) use self::fits::{check_fits, most};
-use self::new::Made;
-use self::start::{Started, lock};
+use self::new::CreateError;
+use self::start::{StartError, lock};
 use crate::config::{ImageAccess, Settings};
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
@@ -30,16 +30,16 @@ use crate::vm::agent::Call;
 use crate::vm::ownership::{self, OwnerMatch, VmOwner};
 use crate::vm::post_mortem;
 
-/// What a command wants of its VM. None: what there is, or the default.
+/// What a command wants of its VM. None: what an existing VM has, or the default of a new one.
 #[derive(Clone, Debug, Default)]
 pub struct VmSpec {
     /// Image of a new VM.
     pub image: Option<String>,
-    /// As whom that image is had.
+    /// With whose credentials `image` is pulled.
     pub image_access: ImageAccess,
-    /// Image of a new VM where no other is wanted.
+    /// Image of a new VM if `image` is none.
     pub default_image: Option<String>,
-    /// Processors.
+    /// Virtual processors.
     pub cpus: Option<u32>,
     /// Memory in MiB.
     pub memory_mib: Option<u64>,
@@ -47,9 +47,9 @@ pub struct VmSpec {
     pub disk_bytes: Option<u64>,
     /// Network of a new VM.
     pub net: Option<NetMode>,
-    /// After how long without a command it stops by itself; zero: never.
+    /// After how long without a command the VM stops by itself; zero: never.
     pub idle_timeout: Option<Duration>,
-    /// What the user should know of a new VM: which values are less than its repository asks for.
+    /// Messages about a new VM: which values are less than its repository asks for.
     pub notes: Vec<String>,
 }
 
@@ -69,19 +69,19 @@ impl From<&Settings> for VmSpec {
     }
 }
 
-/// A VM that runs.
+/// A running VM, which does not stop for being idle before this is dropped.
 pub struct RunningVm {
     /// The VM.
     pub vm: Vm,
-    /// When it counts as started.
+    /// When the VM counts as started.
     pub ready: Ready,
-    /// How it reaches other machines, and they it.
+    /// How the guest reaches other machines, and they the guest.
     pub net: NetPlan,
-    /// How long it took to start, if it had to be.
+    /// How long the start took; none: the VM ran already.
     pub boot: Option<Duration>,
-    /// Its supervisor, if it was seen.
+    /// The process id of its supervisor, if the VM was seen running.
     pub(crate) supervisor: Option<i32>,
-    /// It does not stop for being idle before this is dropped.
+    /// The use of the VM.
     _hold: Hold,
 }
 
@@ -118,7 +118,7 @@ impl<'a> Machines<'a> {
         }
     }
 
-    /// All of them, by name.
+    /// All VMs, sorted by name.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -126,7 +126,7 @@ impl<'a> Machines<'a> {
         Ok(self.store.list()?)
     }
 
-    /// The names of all.
+    /// The names of all VMs, sorted.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -137,12 +137,12 @@ impl<'a> Machines<'a> {
     /// The VM of this name, if there is one.
     ///
     /// # Errors
-    /// If it can be nobody's name, or the store cannot be read.
+    /// If the name is invalid, or the store cannot be read.
     pub fn named(&self, name: &str) -> Result<Option<Vm>, CommandError> {
         Ok(self.store.get(name)?)
     }
 
-    /// The store that they are in.
+    /// The store that the VMs are in.
     pub fn store(&self) -> &VmStore {
         &self.store
     }
@@ -157,7 +157,7 @@ impl<'a> Machines<'a> {
 
     /// The VM of `workspace`, if it has one. The VM of a repository that was moved gets its new
     /// path; the VM of a repository that was replaced does not count.
-    fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, Started> {
+    fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, StartError> {
         let found = ownership::find(&self.store, &names::of_workspace(workspace), workspace)?;
         let Some((vm, belongs)) = found else { return Ok(None) };
         match belongs {
@@ -186,35 +186,35 @@ impl<'a> Machines<'a> {
         Ok(Some(vm))
     }
 
-    /// The VM of `workspace`, running: it is made and started if need be.
+    /// The running VM of `workspace`, which is made and started if it has to be.
     ///
     /// # Errors
-    /// If it cannot be made or started.
+    /// If the VM cannot be made or started.
     pub fn ensure(&self, workspace: &Workspace, spec: &VmSpec) -> Result<RunningVm, CommandError> {
         loop {
             let vm = match self.adopt(workspace) {
                 Ok(Some(vm)) => vm,
-                Err(Started::Deleted) => continue,
-                Err(Started::Failed(error)) => return Err(error),
+                Err(StartError::Deleted) => continue,
+                Err(StartError::Failed(error)) => return Err(error),
                 Ok(None) => match self.make(workspace, spec) {
                     Ok(vm) => vm,
                     // Another command was faster.
-                    Err(Made::Exists) => continue,
-                    Err(Made::Failed(error)) => return Err(error),
+                    Err(CreateError::Exists) => continue,
+                    Err(CreateError::Failed(error)) => return Err(error),
                 },
             };
             match self.machine(&vm, spec) {
-                Err(Started::Deleted) => continue,
-                Err(Started::Failed(error)) => return Err(error),
+                Err(StartError::Deleted) => continue,
+                Err(StartError::Failed(error)) => return Err(error),
                 Ok(machine) => return Ok(machine),
             }
         }
     }
 
-    /// A VM that was found, running.
+    /// Starts a VM that was found, if it does not run.
     ///
     /// # Errors
-    /// If it cannot be started, or is gone.
+    /// If the VM does not start, or is gone.
     pub fn start_found(&self, vm: &Vm, spec: &VmSpec) -> Result<RunningVm, CommandError> {
         let start = || self.machine(vm, spec).map_err(CommandError::from);
         let machine = start()?;
@@ -235,10 +235,10 @@ impl<'a> Machines<'a> {
         }
     }
 
-    /// Stops and deletes a VM.
+    /// Stops a VM, by force after `limit`, and deletes it.
     ///
     /// # Errors
-    /// If it does not stop or cannot be deleted.
+    /// If the VM does not stop or cannot be deleted.
     pub fn remove(&self, vm: &Vm, limit: Duration) -> Result<(), CommandError> {
         vm.stop(limit)?;
         Ok(self.store.delete(vm.name())?)
@@ -258,11 +258,11 @@ impl<'a> Machines<'a> {
         self.store.delete_if(vm.name(), may_go)
     }
 
-    /// Gives a VM that does not run another name. What it is for finds it all the same; its host
-    /// name follows.
+    /// Gives a stopped VM another name, and the host name that follows from it. A workspace finds
+    /// its VM by any name.
     ///
     /// # Errors
-    /// If it runs, or the name is taken or can be nobody's.
+    /// If the VM runs, or the name is taken or invalid.
     pub fn rename(&self, vm: &Vm, name: &str) -> Result<Vm, CommandError> {
         Ok(self.store.rename(vm.name(), name)?)
     }

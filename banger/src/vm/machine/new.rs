@@ -16,53 +16,54 @@ use crate::store::images::Images;
 use crate::vm::ownership::{self, VmOwner};
 
 /// Why no VM was made.
-pub(super) enum Made {
+pub(super) enum CreateError {
+    /// There is a VM of this name, or of this workspace.
     Exists,
     Failed(CommandError),
 }
 
-impl From<CommandError> for Made {
+impl From<CommandError> for CreateError {
     fn from(error: CommandError) -> Self {
-        Made::Failed(error)
+        CreateError::Failed(error)
     }
 }
 
-impl From<banger_vmm::Error> for Made {
+impl From<banger_vmm::Error> for CreateError {
     fn from(error: banger_vmm::Error) -> Self {
         match error {
-            banger_vmm::Error::Exists(_) => Made::Exists,
-            error => Made::Failed(error.into()),
+            banger_vmm::Error::Exists(_) => CreateError::Exists,
+            error => CreateError::Failed(error.into()),
         }
     }
 }
 
-/// A VM that is to be made.
-struct New<'a> {
+/// What the record of a VM that is to be made says of it.
+struct NewVmRecord<'a> {
     name: &'a str,
-    /// None: the same.
+    /// The guest's host name; none: it follows from `name`.
     hostname: Option<String>,
-    /// What its record says that it is for.
+    /// The [`VmOwner`], or [`ownership::bare`].
     owner: Value,
     ephemeral: bool,
 }
 
 impl Machines<'_> {
     /// Makes the VM of `workspace`.
-    pub(super) fn make(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Vm, Made> {
+    pub(super) fn make(&self, workspace: &Workspace, spec: &VmSpec) -> Result<Vm, CreateError> {
         {
             // One that was just getting another name may have been missed.
             let _names = self.store.lock_names()?;
             if ownership::find(&self.store, &names::of_workspace(workspace), workspace)?.is_some() {
-                return Err(Made::Exists);
+                return Err(CreateError::Exists);
             }
         }
-        let name = self.free_name(workspace)?.ok_or(Made::Exists)?;
+        let name = self.free_name(workspace)?.ok_or(CreateError::Exists)?;
         let owner = VmOwner::new(workspace, false).to_value();
         let hostname = Some(names::host_name(&workspace.root));
-        self.create(&New { name: &name, hostname, owner, ephemeral: false }, spec)
+        self.create(&NewVmRecord { name: &name, hostname, owner, ephemeral: false }, spec)
     }
 
-    /// A name for a new VM of `workspace`; none: there is one of it by now.
+    /// A name for a new VM of `workspace`; none: another command has made the VM meanwhile.
     fn free_name(&self, workspace: &Workspace) -> Result<Option<String>, CommandError> {
         let base = names::of_workspace(workspace);
         // One of the same name is for a repository that was here and is elsewhere now, or somebody
@@ -78,7 +79,7 @@ impl Machines<'_> {
             .hint("remove those nobody needs: banger prune"))
     }
 
-    /// A VM for one command.
+    /// Makes and starts a VM of `workspace` for one command, which is deleted with this process.
     ///
     /// # Errors
     /// If it cannot be made or started.
@@ -87,19 +88,19 @@ impl Machines<'_> {
         let name = format!("{}-rm-{:08x}", names::of_workspace(workspace), names::random() as u32);
         let owner = VmOwner::new(workspace, true).to_value();
         let hostname = Some(names::host_name(&workspace.root));
-        let new = New { name: &name, hostname, owner, ephemeral: true };
+        let new = NewVmRecord { name: &name, hostname, owner, ephemeral: true };
         let vm = self.create(&new, spec).map_err(|made| match made {
-            Made::Exists => CommandError::new("an ephemeral VM of the same name exists").hint("run it again"),
-            Made::Failed(error) => error,
+            CreateError::Exists => CommandError::new("an ephemeral VM of the same name exists").hint("run it again"),
+            CreateError::Failed(error) => error,
         })?;
         self.start_new(&vm, spec)
     }
 
-    /// Makes a VM that is found by name alone; without a name, it gets one. It is bare, or for the
-    /// files of `workspace`, and with `ephemeral` goes with this process.
+    /// Makes a VM that is found by its name alone. Without `name`, a name is chosen; without
+    /// `workspace`, the VM is bare. With `ephemeral`, it is deleted with this process.
     ///
     /// # Errors
-    /// If the name is taken or can be nobody's, or it cannot be made.
+    /// If the name is taken or invalid, or the VM cannot be made.
     pub fn create_by_name(
         &self,
         name: Option<&str>,
@@ -121,22 +122,21 @@ impl Machines<'_> {
                 Some(name) => name.to_owned(),
                 None => names::readable(&self.names()?),
             };
-            let new = New { name: &chosen, hostname: None, owner: owner.clone(), ephemeral };
+            let new = NewVmRecord { name: &chosen, hostname: None, owner: owner.clone(), ephemeral };
             match self.create(&new, spec) {
                 // Another command was faster, with a name that nobody has asked for.
-                Err(Made::Exists) if name.is_none() => {}
-                Err(Made::Exists) => return Err(banger_vmm::Error::Exists(chosen).into()),
-                Err(Made::Failed(error)) => return Err(error),
+                Err(CreateError::Exists) if name.is_none() => {}
+                Err(CreateError::Exists) => return Err(banger_vmm::Error::Exists(chosen).into()),
+                Err(CreateError::Failed(error)) => return Err(error),
                 Ok(vm) => return Ok(vm),
             }
         }
     }
 
-    /// Starts a VM that this command has just made. One that cannot be started is of no use, and
-    /// goes.
+    /// Starts a VM that this command has just made. If it does not start, it is deleted.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If the VM does not start.
     pub fn start_new(&self, vm: &Vm, spec: &VmSpec) -> Result<RunningVm, CommandError> {
         self.machine(vm, spec).map_err(|started| {
             // That it could not be removed either is not the news.
@@ -147,7 +147,7 @@ impl Machines<'_> {
         })
     }
 
-    fn create(&self, new: &New<'_>, spec: &VmSpec) -> Result<Vm, Made> {
+    fn create(&self, new: &NewVmRecord<'_>, spec: &VmSpec) -> Result<Vm, CreateError> {
         check_fits(spec)?;
         let images = Images::new(self.paths, self.ui);
         let (named, access) = match (&spec.image, &spec.default_image) {

@@ -17,53 +17,56 @@ use crate::output::units;
 use crate::store::images::Images;
 use crate::vm::authorized_key;
 
-/// The accelerator to use (`kvm` or `tcg`), for who knows better than the probe.
+/// The variable with the accelerator to use, `auto`, `kvm` or `tcg`: it overrides the probe.
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";
-/// How long a guest may take until its agent answers, such as `5m`, for who has a machine that is
-/// slower than most.
+/// The variable with the time that a guest may take until its agent answers, such as `5m`: for slow
+/// machines.
 const BOOT_TIMEOUT: &str = "BANGER_BOOT_TIMEOUT";
 
 /// Why a VM was not started.
-pub(super) enum Started {
+pub(super) enum StartError {
+    /// Another command has deleted the VM.
     Deleted,
     Failed(CommandError),
 }
 
-impl From<CommandError> for Started {
+impl From<CommandError> for StartError {
     fn from(error: CommandError) -> Self {
-        Started::Failed(error)
+        StartError::Failed(error)
     }
 }
 
-impl From<banger_vmm::Error> for Started {
+impl From<banger_vmm::Error> for StartError {
     fn from(error: banger_vmm::Error) -> Self {
         match error {
-            banger_vmm::Error::NotFound(_) => Started::Deleted,
-            error => Started::Failed(error.into()),
+            banger_vmm::Error::NotFound(_) => StartError::Deleted,
+            error => StartError::Failed(error.into()),
         }
     }
 }
 
-impl From<Started> for CommandError {
-    fn from(started: Started) -> Self {
+impl From<StartError> for CommandError {
+    fn from(started: StartError) -> Self {
         match started {
-            Started::Deleted => CommandError::new("another command deleted the VM").kind(ErrorKind::VmNotFound),
-            Started::Failed(error) => error,
+            StartError::Deleted => CommandError::new("another command deleted the VM").kind(ErrorKind::VmNotFound),
+            StartError::Failed(error) => error,
         }
     }
 }
 
-/// A VM that was found running, or started.
-struct Up {
+/// A VM that was found running, or started: what its record says of it.
+struct StartOutcome {
     ready: Ready,
     net: NetPlan,
+    /// How long the start took; none: it ran already.
     boot: Option<Duration>,
+    /// 0: it never stops for being idle.
     idle_timeout_ms: u64,
 }
 
 impl Machines<'_> {
-    /// The VM, running, and in use. One that is going down comes up again.
-    pub(super) fn machine(&self, vm: &Vm, spec: &VmSpec) -> Result<RunningVm, Started> {
+    /// Starts the VM if it does not run, and holds it. A VM that is going down is started again.
+    pub(super) fn machine(&self, vm: &Vm, spec: &VmSpec) -> Result<RunningVm, StartError> {
         let begin = Instant::now();
         let mut went_down = false;
         loop {
@@ -80,7 +83,7 @@ impl Machines<'_> {
     }
 
     /// Starts the VM if it does not run.
-    fn start(&self, vm: &Vm, spec: &VmSpec) -> Result<Up, Started> {
+    fn start(&self, vm: &Vm, spec: &VmSpec) -> Result<StartOutcome, StartError> {
         if let Some(report) = self.report {
             report.vm(vm.name());
         }
@@ -89,7 +92,7 @@ impl Machines<'_> {
         let state = vm.state()?;
         Self::check_network(&record, spec)?;
         self.tell_changes(&record, spec, matches!(state, VmState::Running { .. }));
-        let up = |record: &VmRecord, boot| Up {
+        let up = |record: &VmRecord, boot| StartOutcome {
             ready: record.ready,
             net: banger_vmm::net_plan(record),
             boot,
@@ -143,7 +146,7 @@ impl Machines<'_> {
         Ok(up(&record, Some(begin.elapsed())))
     }
 
-    /// A VM that has a network does not do where none is wanted: who says so counts on it.
+    /// Refuses a VM with a network where none is wanted: whoever says so relies on it.
     fn check_network(record: &VmRecord, spec: &VmSpec) -> Result<(), CommandError> {
         if spec.net == Some(NetMode::None) && record.net == NetMode::User {
             let error = CommandError::new("this repository's VM has a network, and none is wanted");
@@ -154,7 +157,7 @@ impl Machines<'_> {
         Ok(())
     }
 
-    /// Says when that takes effect which an existing VM has not.
+    /// Tells the user which wishes an existing VM does not fulfil, and when they take effect.
     fn tell_changes(&self, record: &VmRecord, spec: &VmSpec, running: bool) {
         let new = |name: &str, what: &str, has: &str| {
             self.ui.warning(&format!(
@@ -203,7 +206,7 @@ impl Machines<'_> {
     }
 }
 
-/// The supervisor of a VM that runs.
+/// The process id of a running VM's supervisor; none: the VM does not run.
 fn supervisor(vm: &Vm) -> Option<i32> {
     match vm.state() {
         Ok(VmState::Running { pid, .. }) => Some(pid),
@@ -211,7 +214,7 @@ fn supervisor(vm: &Vm) -> Option<i32> {
     }
 }
 
-pub(super) fn lock(vm: &Vm) -> Result<VmLock, Started> {
+pub(super) fn lock(vm: &Vm) -> Result<VmLock, StartError> {
     Ok(vm.lock()?)
 }
 
@@ -236,7 +239,8 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
     duration.map(Some).map_err(wrong)
 }
 
-/// Puts into a record what may change in the life of a VM. True if the record is another now.
+/// Puts into a record what may change in the life of a VM: processors, memory, a larger disk and
+/// the idle time. Returns whether the record has changed.
 pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
     let before = (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms);
     record.disk_bytes = record.disk_bytes.max(spec.disk_bytes.unwrap_or_default());
@@ -251,9 +255,9 @@ pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
     before != (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms)
 }
 
-/// The same in the record on the disk, as it is under the lock: another command may have changed
-/// it.
-fn change_record(vm: &Vm, lock: &VmLock, spec: &VmSpec) -> Result<VmRecord, Started> {
+/// Adjusts the record on the disk, which another command may have changed before this one had the
+/// lock, and returns it.
+fn change_record(vm: &Vm, lock: &VmLock, spec: &VmSpec) -> Result<VmRecord, StartError> {
     let mut record = vm.record()?;
     // Who gave it its name may have been killed before the record had it.
     let renamed = record.rename(vm.name());
