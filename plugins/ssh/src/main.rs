@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use banger::cli::Global;
 use banger::error::CommandError;
 use banger::host::paths::Paths;
+use banger::output::command_output::CommandOutput;
 use banger::output::ui::Ui;
 use banger::plugin::{self, Program, Values};
 use banger::vm::machine::Machines;
@@ -47,7 +48,7 @@ impl Program for ConfigCli {
     }
 
     fn run(&self, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
-        options::print(paths, ui).map(|()| 0)
+        options::config(paths)?.print(ui).map(|()| 0)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
-use banger::output::ui::Ui;
+use banger::output::command_output::{CommandOutput, Verbosity};
 use banger::plugin;
 use serde::Serialize;
 
@@ -13,10 +13,10 @@ use crate::keys::{HOST_ALIAS, Keys};
 /// What names of VMs end in, as names of hosts.
 pub(crate) const SUFFIX: &str = ".banger";
 
-/// The answer, as `--json` has it.
-#[derive(Debug, Serialize)]
-struct Answer {
-    /// For a file that ssh's configuration includes.
+/// The options for all VMs.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SshConfig {
+    /// The text of a file that ssh's configuration includes.
     config: String,
 }
 
@@ -31,12 +31,20 @@ const NOTE: &str = "\
 # LocalForward, RemoteForward and DynamicForward add up: write `Host * !*.banger` above yours.
 ";
 
-/// Prints them for all VMs.
-pub(crate) fn print(paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
+/// The options for all VMs. The keys that they name are made if they are missing.
+///
+/// # Errors
+/// If a key cannot be made, or a path cannot be named in ssh's configuration.
+pub(crate) fn config(paths: &Paths) -> Result<SshConfig, CommandError> {
     let lines = options(paths)?;
     let lines: String = lines.iter().map(|(name, value)| format!("    {name} {value}\n")).collect();
-    let config = format!("{NOTE}Host {HOSTS}\n{lines}");
-    ui.answer(&Answer { config: config.clone() }, || config.clone())
+    Ok(SshConfig { config: format!("{NOTE}Host {HOSTS}\n{lines}") })
+}
+
+impl CommandOutput for SshConfig {
+    fn text(&self, _verbosity: Verbosity) -> String {
+        self.config.clone()
+    }
 }
 
 /// Names and values.
