@@ -90,8 +90,7 @@ fn act(words: Vec<OsString>, ui: &mut Ui) -> Result<u8, InvocationError> {
 fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     let Some(command) = cli.command else { return run::run(&cli.run, checked_place, ui) };
     if let Command::Completions { shell } = command {
-        let script = completion::script(shell);
-        ui.answer(&serde_json::json!({ "script": script }), || script.clone())?;
+        completion::script(shell).print(ui)?;
         return Ok(0);
     }
     let (here, paths) = match command {

@@ -17,12 +17,14 @@ use std::path::Path;
 use clap::{Arg, Command, CommandFactory, ValueEnum, ValueHint};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
+use serde::Serialize;
 
 pub use self::guest::{hosts, places};
 use crate::cli::{Cli, Shell};
 use crate::config::{KEYS, Kind, Shape};
 use crate::dispatch::{self, Aliases, is_built_in};
 use crate::error::{CommandError, ErrorKind};
+use crate::output::command_output::{CommandOutput, Verbosity};
 use crate::plugin::{Proposal, fitted, with_values};
 
 /// Holds the name of the shell that asks; the words so far are banger's arguments.
@@ -39,8 +41,21 @@ fn completer(shell: Shell) -> &'static dyn EnvCompleter {
     }
 }
 
-/// The script that the shell reads.
-pub fn script(shell: Shell) -> String {
+/// What a shell reads to complete banger's command lines.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompletionScript {
+    /// The script, in the shell's language.
+    pub script: String,
+}
+
+impl CommandOutput for CompletionScript {
+    fn text(&self, _verbosity: Verbosity) -> String {
+        self.script.clone()
+    }
+}
+
+/// The script for `shell`.
+pub fn script(shell: Shell) -> CompletionScript {
     let mut script = Vec::new();
     let written = completer(shell).write_registration(VARIABLE, "banger", "banger", "banger", &mut script);
     written.expect("memory takes what it is given");
@@ -59,7 +74,7 @@ pub fn script(shell: Shell) -> String {
         // asked for: it has to answer then.
         script.push_str("[[ ${funcstack[1]} != _banger ]] || _clap_dynamic_completer_banger \"$@\"\n");
     }
-    script
+    CompletionScript { script }
 }
 
 /// What may stand on a command line, besides what is built in.
