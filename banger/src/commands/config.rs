@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::{Cli, ConfigCommand};
 use crate::config::edit::{self, Name, REPOSITORY_FILE};
-use crate::config::{Answer, Overrides, Owner, Settings, Shape, Value, git_host, most_of_repository, schema};
+use crate::config::{Overrides, Owner, Setting, Settings, Shape, Value, git_host, most_of_repository, schema};
 use crate::dispatch::is_built_in;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::{GitError, Workspace};
@@ -37,7 +37,7 @@ pub struct ConfigOverview {
     /// The repository's file, which need not exist; none: outside of a repository.
     pub repo: Option<String>,
     /// The values.
-    pub settings: Vec<Answer>,
+    pub settings: Vec<Setting>,
     /// What is not heeded, and why.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -104,7 +104,7 @@ fn overview(here: &Path, paths: &Paths) -> Result<ConfigOverview, CommandError> 
     Ok(ConfigOverview {
         user: user_config().as_deref().map(lossy),
         repo: root.map(|root| lossy(&root.join(REPOSITORY_FILE))),
-        settings: settings.answers(),
+        settings: settings.all(),
         warnings: settings.warnings,
     })
 }
@@ -224,16 +224,16 @@ fn file(repo: bool, here: &Path, paths: &Paths) -> Result<(PathBuf, Owner), Comm
 }
 
 fn text(overview: &ConfigOverview) -> String {
-    let shown = |answer: &Answer| match &answer.value {
+    let shown = |answer: &Setting| match &answer.value {
         Some(value) => clean(&value.to_string()),
         None => "-".to_owned(),
     };
     let rows: Vec<_> = overview.settings.iter().map(|answer| (clean(&answer.key), shown(answer), answer)).collect();
-    let width = |column: fn(&(String, String, &Answer)) -> usize| rows.iter().map(column).max().unwrap_or_default();
+    let width = |column: fn(&(String, String, &Setting)) -> usize| rows.iter().map(column).max().unwrap_or_default();
     let keys = width(|(key, ..)| key.chars().count());
     // A long value moves only its own origin.
     let values = width(|(_, value, _)| value.chars().count()).min(32);
-    let line = |(key, value, answer): &(String, String, &Answer)| {
+    let line = |(key, value, answer): &(String, String, &Setting)| {
         let source = answer.source.as_ref().map(|source| format!(" ({})", clean(source))).unwrap_or_default();
         let limited = answer.limited.as_ref().map(|limited| format!("; {}", clean(&limited.describe(REPOSITORY_FILE))));
         format!("{key:<keys$}  {value:<values$}  {}{source}{}\n", answer.origin, limited.unwrap_or_default())
