@@ -284,26 +284,29 @@ impl Finished {
 }
 
 /// Runs `exec` to its end, with `input` on its standard input. `each` is given what it prints, as
-/// it comes. Blocks; not to be called in a task.
+/// it comes. Blocks: a task calls it by
+/// `spawn_blocking`.
 ///
 /// # Errors
 /// If it cannot be started, or the connection breaks.
 pub fn run(vm: &Vm, exec: Exec, input: &[u8], each: impl FnMut(&[u8])) -> Result<Finished, AgentError> {
-    let stream = vm.connect_agent()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_on(stream, exec, Bytes::copy_from_slice(input), each))
+    run_on(vm.connect_agent()?, exec, input, each)
 }
 
 /// Runs `exec` to its end on a stream to the agent on which nothing has been said.
-async fn run_on(
-    stream: UnixStream,
-    exec: Exec,
-    stdin: Bytes,
-    mut each: impl FnMut(&[u8]),
-) -> Result<Finished, AgentError> {
-    let GuestCommand { mut input, mut output } = GuestCommand::spawn_on(stream, exec).await?;
-    input.queue_stdin(stdin);
-    input.close_stdin();
+fn run_on(stream: UnixStream, exec: Exec, input: &[u8], each: impl FnMut(&[u8])) -> Result<Finished, AgentError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut command = GuestCommand::spawn_on(stream, exec).await?;
+        command.input.queue_stdin(Bytes::copy_from_slice(input));
+        command.input.close_stdin();
+        follow(command, each).await
+    })
+}
+
+/// Sends what was queued, and reads to the command's end.
+async fn follow(command: GuestCommand, mut each: impl FnMut(&[u8])) -> Result<Finished, AgentError> {
+    let GuestCommand { mut input, mut output } = command;
     let (mut kept, mut out_of_memory) = (Vec::new(), false);
     loop {
         tokio::select! {

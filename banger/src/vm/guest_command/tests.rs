@@ -179,6 +179,7 @@ async fn command_that_cannot_start_is_refused() {
 
 #[tokio::test]
 async fn run_gives_all_output_as_it_comes_and_keeps_the_end() {
+    // As the ssh plugin does it, within a runtime.
     let (stream, mut agent) = agent();
     let serving = tokio::spawn(async move {
         agent.start().await;
@@ -190,8 +191,12 @@ async fn run_gives_all_output_as_it_comes_and_keeps_the_end() {
         agent.say(&FromCommand::OutOfMemory).await;
         agent.say(&FromCommand::Exited(Exit::Code(1))).await;
     });
-    let mut seen = 0;
-    let finished = run_on(stream, Exec::default(), "script".into(), |output| seen += output.len()).await.unwrap();
+    let running = tokio::task::spawn_blocking(move || {
+        let mut seen = 0;
+        let finished = run_on(stream, Exec::default(), b"script", |output| seen += output.len());
+        (seen, finished.unwrap())
+    });
+    let (seen, finished) = running.await.unwrap();
     serving.await.unwrap();
     assert_eq!((seen, finished.output.len()), (KEPT + 13, KEPT));
     assert_eq!(finished.last_lines(), ["2", "3", "4", "5", "6"]);
