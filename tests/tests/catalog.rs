@@ -191,7 +191,7 @@ fn a_pull_that_is_killed_leaves_nothing_to_be_seen_and_the_next_one_works() {
     run(Command::new("/usr/sbin/e2fsck").arg("-fn").arg(home.data().join("images/base/rootfs.ext4")));
     repository.run(["image", "delete", "base"]).ok();
 
-    // The same of a registry, whose layers are in the cache as far as they came.
+    // A killed pull from a registry: layers are in the cache as far as they came.
     let layout = Layout::new(home.path().join("layout"));
     layout.add("app");
     layout.insert("app", &home.path().join("one.tree/noise"), "/noise");

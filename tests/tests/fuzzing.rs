@@ -158,7 +158,7 @@ fn check(targets: Vec<Target>) {
         for seed in &seeds {
             run(name, target, seed);
         }
-        // The same inputs each time: a failure is one of the change that is tested.
+        // Inputs do not differ from run to run: a failure is one of the change that is tested.
         let configuration = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
         let mut runner = TestRunner::new_with_rng(configuration, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
         let inputs = prop_oneof![

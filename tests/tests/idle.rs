@@ -78,7 +78,7 @@ fn a_command_that_comes_while_the_vm_goes_down_waits_and_starts_it_again() {
     }
     assert!(boots > 0, "no command came late");
 
-    // The same where somebody stops it.
+    // A command that comes while somebody stops the VM starts it again.
     for _ in 0..2 {
         let stop = repository.banger().arg("stop").stderr(Stdio::piped()).spawn().unwrap();
         sleep(Duration::from_millis(300));

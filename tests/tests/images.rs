@@ -176,7 +176,7 @@ fn one_static_program_runs_with_nothing_else_in_its_image_and_with_nothing_at_al
     assert_eq!(output.text(), "/root/repo word a repository\n");
     assert_eq!(repository.run(["--image", "scratch", "--", "sh"]).status, 127);
 
-    // The same from archives, as others write them.
+    // Images of archives, as other tools write them.
     let from_archive = |kind: &str, file: &Path| {
         let archive = format!("{kind}:{}", file.display());
         run(Command::new("skopeo").args([

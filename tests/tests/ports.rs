@@ -105,7 +105,7 @@ fn ports_and_sockets_lead_into_a_vm_whenever_it_runs() {
     let added = repository.run(["port", "add", &forward, "0:7001"]).ok();
     assert_eq!(added.text().lines().next(), socket.to_str());
     let other = added.text().lines().nth(1).unwrap().parse::<SocketAddr>().unwrap();
-    // The same once more is the same.
+    // Adding a forward again returns the one that is there.
     assert_eq!(repository.run(["port", "add", "0:7000"]).ok().text(), format!("127.0.0.1:{port}\n"));
 
     connections(port, &socket);

@@ -1,4 +1,4 @@
-//! The same layers unpacked by umoci, which other tools' layouts are made and taken apart with.
+//! Compares layers with what umoci(1) unpacks of them.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;

@@ -236,7 +236,7 @@ fn tokens_are_for_reading_this_repository_and_expire() {
 #[test]
 fn a_token_server_elsewhere_is_not_told_the_credentials() {
     let elsewhere = Server::new(|_, _| response("200 OK", "", br#"{"token": "anonymous"}"#));
-    // The same address under another name is another host.
+    // A host is another one if only its name differs, and not its address.
     let realm = format!("http://localhost:{}/token", elsewhere.address.rsplit(':').next().unwrap());
     let server = Server::new(move |request, _| match request.header("authorization") {
         Some("Bearer anonymous") => response("200 OK", "", BODY),

@@ -169,7 +169,7 @@ fn crowd_member(folder: &[u8], number: usize) -> Step {
     Step::File([folder, name.as_bytes()].concat(), mode(0o644), Vec::new())
 }
 
-/// The same step for the writer. Returns whether it was possible.
+/// Does a step with the writer. Returns whether it was possible.
 fn apply(writer: &mut Writer, step: &Step) -> bool {
     match step.clone() {
         Step::Directory(path, metadata) => writer.directory(&path, metadata).is_ok(),

@@ -142,7 +142,7 @@ fn nothing_stays_of_an_image_that_is_refused_and_a_cut_pull_goes_on() {
         assert!(!error.is_interruption(), "{error}");
         assert_eq!((cached(&fixture), fixture.stored()), (0, Vec::new()));
     }
-    // The same where the registry wants a login, and where the configuration is what is wrong.
+    // Nothing is cached either if the registry wants a login, or if the configuration is wrong.
     let closed = serve(&fixture, &Arc::new(AtomicBool::new(true)));
     pull(&fixture, &closed, &logged_in(&fixture, &closed)).unwrap_err();
     assert_eq!(cached(&fixture), 0);
