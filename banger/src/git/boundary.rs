@@ -1,4 +1,4 @@
-//! Opens what belongs to a workspace: its files, git's own, and nothing else of this machine.
+//! Opens files of a workspace and of git's directories for it, and no other file of this host.
 //!
 //! A path may be opened if it is beneath the workspace's root, or beneath a place outside that is
 //! open to it: git's own back link proves it (see `dot_git`), or the user trusts the workspace with
@@ -22,10 +22,10 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use super::outside::{Outside, OutsidePolicy};
 use super::{GitError, Host, Result};
 
-/// Links that are followed on the way to one file, as many as the kernel does.
+/// The most symbolic links on the way to one file: as many as path_resolution(7) allows.
 const MAX_LINKS: usize = 40;
 
-/// What a workspace's repositories may read. Shared by all of them.
+/// The paths that the repositories of a workspace may read. All of them share one boundary.
 #[derive(Debug)]
 pub struct Boundary {
     root: PathBuf,
@@ -37,9 +37,9 @@ pub struct Boundary {
 /// Places outside the boundary that may be opened.
 #[derive(Debug, Default)]
 struct OutsidePlaces {
-    /// By git's own back link.
+    /// Proven to be the workspace's by git's own back link.
     proven: BTreeSet<PathBuf>,
-    /// By the user's word, and what leads there.
+    /// Allowed by the user, with what leads there.
     admitted: BTreeSet<Outside>,
 }
 
@@ -57,14 +57,14 @@ pub(crate) struct Child {
 }
 
 impl Boundary {
-    /// Around the workspace at `root`, which is canonical.
+    /// The boundary of the workspace at `root`, a canonical path.
     pub(crate) fn new(root: &Path, host: &Host) -> Self {
         let collects = matches!(host.outside, OutsidePolicy::Collect);
         let trusted = host.outside.trusted(root);
         Self { root: root.to_owned(), collects, trusted, places: Mutex::default() }
     }
 
-    /// The places outside that were admitted, and what leads there.
+    /// The places outside of the workspace that the user has allowed, with what leads there.
     pub(crate) fn admitted(&self) -> Vec<Outside> {
         self.places().admitted.iter().cloned().collect()
     }
@@ -80,16 +80,16 @@ impl Boundary {
         path.starts_with(&self.root)
     }
 
-    /// Opens a place whose back link was checked.
+    /// Adds a directory whose back link was checked.
     pub(crate) fn prove(&self, place: &Path) {
         self.places().proven.insert(place.to_owned());
     }
 
-    /// Opens `target`, a canonical path that `from` leads to, if the user trusts the workspace with
-    /// it.
+    /// Adds `target`, a canonical path that `from` leads to, if the user has allowed it for this
+    /// workspace.
     ///
     /// # Errors
-    /// [`GitError::Outside`] if not.
+    /// [`GitError::Outside`] if the user has not.
     pub(crate) fn admit(&self, from: String, target: &Path) -> Result<()> {
         let outside = Outside { target: target.to_owned(), from };
         if !self.collects && !self.trusted.contains(target) {

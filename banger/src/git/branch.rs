@@ -1,4 +1,4 @@
-//! What somebody says of a branch that is to be made.
+//! Checks of the name and the start of a branch that is to be created.
 
 use super::{Repository, Result};
 
@@ -20,7 +20,7 @@ impl Repository {
         self.agrees(&["show-ref", "--verify", "--quiet", &format!("refs/heads/{name}")])
     }
 
-    /// The commit that `name` leads to, as git-rev-parse(1) understands it; none: it leads to none.
+    /// The commit that `name` refers to, by the rules of gitrevisions(7); `None` if it is none.
     ///
     /// # Errors
     /// If git cannot be run.

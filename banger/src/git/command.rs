@@ -17,11 +17,11 @@ use super::{GitError, Repository, Result};
 #[derive(Clone, Copy)]
 struct Limits {
     time: Duration,
-    /// Bytes on standard output, if that is no file.
+    /// The most bytes on standard output, unless it is a file.
     output: u64,
 }
 
-/// What git opens in a git directory, whatever it is asked.
+/// Files in a git directory that git opens for every command.
 const FILES: [&str; 9] =
     ["HEAD", "config", "config.worktree", "index", "packed-refs", "shallow", "refs", "reftable", "info/attributes"];
 
@@ -31,13 +31,13 @@ const LIMITS: Limits = Limits { time: Duration::from_secs(600), output: 256 << 2
 const ERRORS: u64 = 64 << 10;
 
 impl Repository {
-    /// Runs `git` on this repository and returns its standard output.
+    /// Runs `git` on this repository without input, and returns its standard output.
     pub(crate) fn git(&self, arguments: &[&str]) -> Result<Vec<u8>> {
         self.git_with(arguments, b"", None)
     }
 
-    /// The same with `input` on its standard input, and standard output into a file if there is
-    /// one.
+    /// Runs `git` on this repository with `input` on its standard input. Returns its standard
+    /// output, which is empty if it is written to the file `output`.
     pub(crate) fn git_with(&self, arguments: &[&str], input: &[u8], output: Option<File>) -> Result<Vec<u8>> {
         let output = self.run(arguments, input, output)?;
         if output.status.success() {
@@ -47,7 +47,7 @@ impl Repository {
         }
     }
 
-    /// Runs a `git` that answers with its exit status: whether that is success.
+    /// Runs a `git` that answers by its exit status. Returns whether the status is 0.
     pub(crate) fn agrees(&self, arguments: &[&str]) -> Result<bool> {
         Ok(self.run(arguments, b"", None)?.status.success())
     }

@@ -28,11 +28,12 @@ const MAX_INCLUDES: usize = 100;
 /// How many `**` a condition of an include may have: git takes twice as long with each.
 const MAX_DOUBLE_STARS: usize = 8;
 
-/// A file that a setting names.
+/// A file that the configuration names.
 pub(crate) enum Named {
-    /// By the user's own configuration: read as it is.
+    /// Named by the user's configuration: opened without a boundary.
     ByUser(PathBuf),
-    /// By the repository's, or in its work tree: opened with its [`super::Boundary`].
+    /// Named by the repository's configuration, or in its working tree: opened within its
+    /// [`super::Boundary`].
     ByRepository(PathBuf),
 }
 
@@ -131,7 +132,8 @@ impl Repository {
         Ok(Some(Named::ByRepository(target)))
     }
 
-    /// Reads such a file, of at most `limit` bytes; `None` if there is none.
+    /// Reads a file that the configuration names, of at most `limit` bytes; `None` if there is
+    /// none.
     pub(crate) fn read_named(&self, file: &Named, limit: u64) -> Result<Option<Vec<u8>>> {
         match file {
             Named::ByUser(path) => super::state::read_capped(path, limit),
@@ -191,12 +193,14 @@ pub(crate) fn single(boundary: &Boundary, path: &Path) -> Result<File> {
     }
 }
 
-/// The configuration in `bytes`, which were read at `path`; includes are not followed.
+/// Parses `bytes`, which were read from the repository's configuration file at `path`. Includes are
+/// not followed.
 pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<File> {
     parse_as(Source::Local, bytes, Some(path))
 }
 
-/// The same of another level; without a path for what is no file.
+/// Parses configuration of the level `source`, which was read from the file at `path`, or from no
+/// file. Includes are not followed.
 pub(crate) fn parse_as(source: Source, bytes: &[u8], path: Option<&Path>) -> Result<File> {
     let meta = Metadata { path: path.map(Path::to_owned), ..Metadata::from(source).with(gix::sec::Trust::Full) };
     let options = init::Options { includes: includes::Options::no_follow(), lossy: false, ignore_io_errors: false };

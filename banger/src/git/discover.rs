@@ -1,4 +1,4 @@
-//! From a folder to the workspace it is in, as `git rev-parse --show-toplevel` finds it.
+//! Finds the workspace that a directory is in, as `git rev-parse --show-toplevel` does.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,37 +9,38 @@ use super::dot_git::{DotGit, is_git_dir, probe};
 use super::outside::OutsidePolicy;
 use super::{Boundary, GitError, Host, RelPath, Repository, Result, config, list::nanoseconds};
 
-/// The worktree one stands in: the primary object of banger.
+/// A workspace: the git worktree that the current directory is in.
 #[derive(Clone, Debug)]
 pub struct Workspace {
-    /// Its root, absolute and canonical.
+    /// The root of the worktree, absolute and canonical.
     pub root: PathBuf,
     /// The repository whose worktree it is.
     pub repository: Repository,
-    /// What it is recognised by later.
+    /// By what the workspace is recognised later.
     pub identity: Identity,
 }
 
-/// How a workspace is recognised: by its canonical path, else (it was moved) by its git folder's
-/// inode.
+/// The identity of a workspace: its canonical root, and the inode of its git directory, by which a
+/// workspace that was moved is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The canonical root.
     pub root: PathBuf,
-    /// Device of the git folder ([`Repository::git_dir`]).
+    /// Device number of the git directory ([`Repository::git_dir`]).
     pub device: u64,
-    /// Inode of the git folder.
+    /// Inode number of the git directory.
     pub inode: u64,
-    /// Birth time of the git folder in nanoseconds since 1970, where the file system records it.
+    /// Birth time of the git directory in nanoseconds since 1970, if the file system records it.
     pub birth_ns: Option<i64>,
 }
 
 impl Workspace {
-    /// Finds the workspace that `dir` is in.
+    /// Finds the workspace that the directory `dir` is in.
     ///
     /// # Errors
-    /// Not in a repository, in a bare one, inside `.git`, one owned by somebody else and not in the
-    /// user's `safe.directory`, a `.git` file that leads nowhere, an unknown repository format.
+    /// [`GitError`] if `dir` is in no repository, in a bare one or inside `.git`; if the repository
+    /// is owned by another user and not in `safe.directory`; if a `.git` file is broken, or the
+    /// format of the repository unknown.
     pub fn discover(dir: &Path, host: Host) -> Result<Self> {
         let start = fs::canonicalize(dir).map_err(|error| GitError::io("find", dir, error))?;
         let device = device_of(&start)?;

@@ -1,4 +1,5 @@
-//! What `.git` is: a git directory, or something that leads to one, and whether it may.
+//! Examines `.git`: a git directory, or a file or link that leads to one, and whether it may lead
+//! there.
 //!
 //! A git directory outside of the workspace is read without a question only if git itself has noted
 //! there that it belongs to this work tree: `worktrees/<id>/gitdir` names the work tree's `.git`
@@ -15,7 +16,7 @@ use super::{GitError, Result, config};
 /// The longest file that has one line, in bytes.
 const SMALL: u64 = 64 << 10;
 
-/// What is found at `<folder>/.git`.
+/// What is at `<folder>/.git`.
 pub(crate) enum DotGit {
     /// Nothing that makes the folder a worktree.
     Absent,
@@ -72,7 +73,7 @@ pub(crate) fn is_git_dir(boundary: &Boundary, dir: &Path) -> Result<bool> {
     Ok(boundary.is_dir(&common.join("objects"))? && boundary.is_dir(&common.join("refs"))?)
 }
 
-/// Whether it is worth a question; nothing is read.
+/// Whether `folder` may be a git directory, so that the user can be asked; nothing is read.
 fn seems_git_dir(dir: &Path) -> bool {
     dir.join("HEAD").symlink_metadata().is_ok()
 }

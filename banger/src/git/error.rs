@@ -1,4 +1,4 @@
-//! What can go wrong with a repository, and what to do about it.
+//! Errors about repositories of the host, and hints for them.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,17 +26,17 @@ pub enum GitError {
     /// The folder is inside a repository's own `.git`.
     #[error("`{}` is inside git's own folder", git_dir.display())]
     InsideGitDir {
-        /// The git folder one stands in.
+        /// The git directory that the search began in.
         git_dir: PathBuf,
     },
-    /// git's safe.directory rule.
+    /// The repository is owned by another user, and not in `safe.directory` (git-config(1)).
     #[error("the repository at `{}` belongs to another user (uid {owner})", path.display())]
     DubiousOwnership {
         /// The worktree, `.git` file or git folder that is owned by somebody else.
         path: PathBuf,
         /// The worktree, which is what `safe.directory` must name.
         worktree: PathBuf,
-        /// Who owns it.
+        /// The user id of the owner.
         owner: u32,
     },
     /// A `.git` file, or the folder it points at, is not usable.
@@ -71,7 +71,7 @@ pub enum GitError {
     WorktreeElsewhere {
         /// The repository.
         git_dir: PathBuf,
-        /// What its `core.worktree` names.
+        /// The value of its `core.worktree`.
         worktree: PathBuf,
     },
     /// The repository uses a format this version cannot read.
@@ -79,7 +79,7 @@ pub enum GitError {
     UnsupportedFormat {
         /// The repository.
         git_dir: PathBuf,
-        /// What is not known.
+        /// The unknown format or extension.
         reason: String,
     },
     /// The operating system refused.
@@ -87,19 +87,19 @@ pub enum GitError {
     Io {
         /// A verb: "read", "list".
         action: &'static str,
-        /// On what.
+        /// The path that was operated on.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Something of the repository cannot be parsed.
+    /// A file of the repository cannot be parsed.
     #[error("cannot understand {what} of `{}`: {reason}", path.display())]
     Malformed {
         /// "the index", "the configuration".
         what: &'static str,
         /// The file or repository.
         path: PathBuf,
-        /// What the parser said.
+        /// The reason.
         reason: String,
     },
     /// A file of the repository's state is beyond what is carried.
@@ -125,7 +125,7 @@ pub enum GitError {
 }
 
 impl GitError {
-    /// What the user can do about it.
+    /// What the user can do about the error, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotARepository { .. } => Some("run it in a git repository, or make one here: git init".into()),
@@ -181,7 +181,7 @@ impl From<GitError> for CommandError {
     }
 }
 
-/// What gix says of an error, from the outermost to its cause.
+/// The text of an error of gix, with its causes.
 pub(crate) fn describe(error: &gix::Error) -> String {
     let mut all: Vec<String> = error.iter_errors_with_locations().map(|error| format!("{error:#}")).collect();
     all.dedup();

@@ -34,30 +34,30 @@ const POINTER: usize = 1024;
 /// What the index says about a file that was listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// It is what was staged.
+    /// The file is what was staged.
     Clean,
-    /// It is what was staged, unless it was changed within the same tick of the file system's
+    /// The file is what was staged, unless it was changed within the same tick of the file system's
     /// clock, keeping its size. git calls such an entry racy.
     Likely,
-    /// It has been written since, and has the same size.
+    /// The file was written since, and has the size that was staged.
     SameSize,
-    /// It is not what was staged: git takes another size for a change, whatever a filter would make
-    /// of the content.
+    /// The file is not what was staged: git takes another size for a change, whatever a filter
+    /// would make of the content.
     Changed,
-    /// Nothing.
+    /// Nothing is known.
     None,
 }
 
 /// A tracked file that has a filter.
 #[derive(Clone, Debug)]
 pub struct FilteredFile {
-    /// Where it is in the workspace.
+    /// The path, relative to the root of the workspace.
     pub path: RelPath,
     /// The name of the object that is staged.
     pub id: Vec<u8>,
-    /// What the index says about it.
+    /// What the index says about the file.
     pub evidence: Evidence,
-    /// Its length in bytes.
+    /// The length of the file in bytes.
     size: u64,
     /// Whether the filter is that of Git LFS, which needs no program to be understood.
     is_lfs: bool,

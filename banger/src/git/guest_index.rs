@@ -15,15 +15,15 @@ use super::{Entry, EntryKind, GitError, Listing, RelPath, Repository, Result};
 /// What `stat` says in the guest about a file whose content came from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestStat {
-    /// Seconds of the modification time since 1970.
+    /// Modification time, in seconds since 1970.
     pub mtime_s: i64,
     /// Nanoseconds within that second.
     pub mtime_ns: u32,
-    /// Bytes.
+    /// Length in bytes.
     pub size: u64,
 }
 
-/// An index to be put into the guest.
+/// The index that a guest gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestIndex {
     /// The file's content: version 2 or 3, neither split nor sparse, with its checksum.

@@ -1,21 +1,21 @@
-//! How much of a repository's history travels.
+//! How much of a repository's history is sent to the guest.
 
 use serde::{Deserialize, Serialize};
 
-/// How much of git's history the guest gets. A later one is less.
+/// How much of a repository's history is sent to the guest. Ordered from most to least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum History {
-    /// All that there is.
+    /// The whole history.
     #[default]
     Full,
-    /// The current commit and its tree, and what names it.
+    /// The current commit with its tree, and the references to it.
     Shallow,
-    /// No repository, only files.
+    /// No repository: only the files of the working tree.
     None,
 }
 
 impl History {
-    /// The name that the configuration has for it.
+    /// Its value in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             History::Full => "full",

@@ -1,12 +1,13 @@
-//! What the user's surroundings say to git, passed in rather than looked up.
+//! The environment of the user that git depends on, passed in by the caller.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::outside::OutsidePolicy;
 
-/// The user's side of git. Of the `GIT_*` variables only the index and the configuration count: the
-/// directory one stands in names the workspace, also inside a hook, where git sets `GIT_DIR` too.
+/// The environment of the user, as far as git depends on it. Of the `GIT_*` variables only the
+/// index and the configuration count: the directory one stands in names the workspace, also inside
+/// a hook, where git sets `GIT_DIR` too.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// The home folder: `~/.gitconfig`, and `~` in configuration.

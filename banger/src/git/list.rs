@@ -1,4 +1,4 @@
-//! The files that travel: exactly what git lists, recursively.
+//! Lists the files that are sent to the guest: what git lists, recursively.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::excludes::Excludes;
 use super::walk::{Nested, Tracked, WalkResult, full_path, walk};
 use super::{GitError, Outside, RelPath, Repository, Result, Workspace};
 
-/// What a workspace consists of.
+/// The contents of a workspace that are sent to the guest.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Files and symbolic links, sorted by the bytes of their paths, each once.
@@ -19,7 +19,7 @@ pub struct Listing {
     /// Folders of unpopulated submodules. They exist on the host, and must in the guest: git calls
     /// a submodule whose folder is missing deleted.
     pub submodule_folders: Vec<RelPath>,
-    /// How many fifos, sockets and devices were left out.
+    /// How many FIFOs, sockets and devices were left out.
     pub special_files: usize,
     /// What could not be read, and is therefore missing from the lists above.
     pub warnings: Vec<Warning>,
@@ -35,23 +35,23 @@ impl Listing {
 /// A file or symbolic link, with the stat it had when listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Relative to the workspace root.
+    /// The path, relative to the root of the workspace.
     pub path: RelPath,
-    /// File or symbolic link.
+    /// The type.
     pub kind: EntryKind,
     /// Permission bits, `0o777` at most.
     pub mode: u32,
-    /// Bytes of content; for a link the length of its target.
+    /// Length of the content in bytes; for a link, length of its target.
     pub size: u64,
-    /// Last modification, nanoseconds since 1970.
+    /// Time of the last change of content, in nanoseconds since 1970.
     pub mtime_ns: i64,
-    /// Last change of content or metadata, nanoseconds since 1970.
+    /// Time of the last change of content or metadata, in nanoseconds since 1970.
     pub ctime_ns: i64,
     /// Inode number.
     pub inode: u64,
 }
 
-/// What an [`Entry`] is.
+/// The type of an [`Entry`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EntryKind {
     /// A regular file.
@@ -63,9 +63,9 @@ pub enum EntryKind {
 /// A part of the workspace that could not be listed.
 #[derive(Debug)]
 pub struct Warning {
-    /// Where, relative to the workspace root.
+    /// The path, relative to the root of the workspace.
     pub path: RelPath,
-    /// Why.
+    /// The reason, as text.
     pub error: GitError,
 }
 

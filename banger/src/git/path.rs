@@ -36,22 +36,22 @@ impl RelPath {
         &self.0
     }
 
-    /// The raw bytes, taken.
+    /// The raw bytes, without a copy.
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 
-    /// True for the root itself.
+    /// Whether this is the root itself.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The same bytes as a relative path of the host.
+    /// This path as a relative [`Path`] of the host.
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }
 
-    /// Where this path is under `root`.
+    /// This path below the directory `root`.
     pub fn under(&self, root: &Path) -> PathBuf {
         if self.is_root() { root.to_owned() } else { root.join(self.as_path()) }
     }

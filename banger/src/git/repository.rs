@@ -1,4 +1,4 @@
-//! One repository: its worktree and the folders git keeps about it.
+//! One repository: its worktree and its git directories.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,7 +14,7 @@ use super::{Boundary, GitError, Host, RelPath, Result, config, ownership};
 /// A repository with a worktree: the workspace's own, a populated submodule or an embedded one.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    /// Where its worktree is in the workspace; the root for the workspace's own.
+    /// The path of its worktree in the workspace; the root for the workspace's own repository.
     pub path: RelPath,
     /// The worktree, absolute and canonical.
     pub worktree: PathBuf,
@@ -29,7 +29,7 @@ pub struct Repository {
     pub(crate) boundary: Arc<Boundary>,
 }
 
-/// What `extensions.*` say about how the repository is stored.
+/// The storage format of a repository, by its `extensions.*` (git-config(1)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Format {
     pub(crate) object_hash: gix::hash::Kind,
@@ -43,7 +43,7 @@ impl Repository {
         self.format.object_hash == gix::hash::Kind::Sha256
     }
 
-    /// What opens its files.
+    /// The boundary within which its files are opened.
     pub fn boundary(&self) -> &Arc<Boundary> {
         &self.boundary
     }

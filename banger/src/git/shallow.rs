@@ -30,7 +30,7 @@ const STATE: [&str; 9] = [
 /// Of these, the ones that hold commits.
 const COMMITS: [&str; 3] = ["CHERRY_PICK_HEAD", "MERGE_HEAD", "REVERT_HEAD"];
 
-/// What a guest has been sent of a repository.
+/// What was sent to a guest of a repository with a shallow history.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// Names of objects, in hexadecimal.
@@ -42,22 +42,22 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// The same for a guest that may have lost objects, or never got them: all have to be sent
-    /// again.
+    /// Forgets the objects that were sent, for a guest that may have lost them or never received
+    /// them: all are sent again.
     #[must_use]
     pub fn doubted(self) -> Sent {
         Sent { objects: BTreeSet::new(), ..self }
     }
 }
 
-/// What a guest shall have of a repository.
+/// What is to be sent to a guest of a repository with a shallow history.
 #[derive(Debug)]
 pub struct Shallow {
-    /// What it has then.
+    /// What the guest has afterwards.
     pub sent: Sent,
     /// HEAD, the references that lead to what is sent, and state.
     pub state: RepositoryState,
-    /// A pack of what it lacks, and its index; none: it lacks nothing.
+    /// A pack of the objects that the guest lacks, and its index; `None` if it lacks none.
     pub objects: Vec<ObjectFile>,
 }
 
