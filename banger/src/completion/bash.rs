@@ -1,6 +1,6 @@
 //! The words of a command line as bash has it. bash(1) gives a completion function words that are
-//! split at colons and equals signs too, as COMP_WORDBREAKS says; what it replaces with the answer
-//! is the last of these pieces.
+//! also split at colons and equals signs, by COMP_WORDBREAKS, and replaces the last of these
+//! pieces.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,12 +9,12 @@ use std::path::Path;
 
 use clap::Command;
 
-/// What bash's function gives beside the words: COMP_LINE up to COMP_POINT, the command up to the
-/// cursor.
+/// The variable in which the completion function passes COMP_LINE up to COMP_POINT: the command
+/// line up to the cursor.
 pub(super) const LINE: &str = "_BANGER_COMPLETE_LINE";
-/// The piece of the word that bash replaces.
+/// The variable with the piece of the word that bash replaces.
 pub(super) const PIECE: &str = "_BANGER_COMPLETE_PIECE";
-/// Holds what the script expects between proposals.
+/// The variable with the separator that the script expects between proposals.
 pub(super) const SEPARATOR: &str = "_CLAP_IFS";
 
 /// Proposals for the last of `words`, each without its first `kept` bytes, which bash does not
@@ -34,9 +34,9 @@ pub(super) fn complete(
     Ok(values.filter_map(|value| value.strip_prefix(start)).map(<[u8]>::to_vec).collect())
 }
 
-/// Whether a word means itself in a command line. bash puts proposals there as they are, and files
-/// in a guest, a repository or an image may be called `$(…)`. Files of the host that are left out
-/// bash proposes by itself, quoted.
+/// Whether a word needs no quoting on a command line. bash puts proposals there as they are, and
+/// files in a guest, a repository or an image may be called `$(…)`. Files of the host that are left
+/// out bash proposes by itself, quoted.
 fn is_plain(word: &[u8]) -> bool {
     let is_special = |c: char| c.is_control() || c.is_whitespace() || "\"'`$&;|<>()[]{}*?!#\\~^".contains(c);
     str::from_utf8(word).is_ok_and(|word| !word.contains(is_special))

@@ -1,5 +1,5 @@
-//! What a running VM, or what is kept of it, has to propose: files for `cp`, forwarded ports.
-//! Nothing is started for it, and a guest that does not list its files within a second has none.
+//! Completions that come from a VM: files of a running guest for `cp`, and forwards from the VM's
+//! directory. No VM is started, and a guest that does not list its files within a second has none.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -17,13 +17,13 @@ use crate::store::images::Images;
 use crate::vm::agent::{Call, Limits};
 use crate::vm::machine::{Machines, existing};
 
-/// How long somebody waits who has pressed TAB.
+/// How long a completion waits for the guest.
 const LIMIT: Duration = Duration::from_secs(1);
 /// The most that a listing may have, in bytes.
 const MAX_LISTING: usize = 256 << 10;
 
-/// The ports and paths of the host that lead into the VM: that of the option `--vm` among `words`,
-/// or the one of the workspace around `here`.
+/// The host ports and sockets that are forwarded to a VM: the one of the option `--vm` among
+/// `words`, or that of the workspace around the directory `here`.
 pub fn hosts(words: &[OsString], here: &Path, paths: &Paths, ui: &Ui) -> Vec<String> {
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let value = words.iter().position(|word| word == "--vm").and_then(|at| words.get(at + 1).map(|word| &**word));
@@ -39,8 +39,8 @@ pub fn hosts(words: &[OsString], here: &Path, paths: &Paths, ui: &Ui) -> Vec<Str
     ports.iter().map(|port| name(&port.forward.host)).collect()
 }
 
-/// What `word`, a place such as `:src/` or `box:/etc/h`, may become, whole words; none: it is no
-/// place in a VM. A word without a colon may become the name of a VM and a colon.
+/// Completions, as whole words, of `word`, a path in a VM such as `:src/` or `box:/etc/h`; `None`
+/// if it is no such path. A word without a colon is completed to names of VMs with a colon.
 pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<String>> {
     if !word.contains([':', '/']) {
         let names = Machines::new(paths, ui).names().unwrap_or_default();
@@ -59,8 +59,8 @@ pub fn places(word: &str, here: &Path, paths: &Paths, ui: &Ui) -> Option<Vec<Str
     Some(listed.unwrap_or_default().into_iter().map(|entry| format!("{start}{entry}")).collect())
 }
 
-/// The names in a folder of a guest, those of folders with a slash at the end; none: it cannot say,
-/// or not in time.
+/// The names in a directory of a guest, those of directories with a slash at the end; `None` if the
+/// guest does not answer in time.
 fn list(vm: &Vm, folder: &Path) -> Option<Vec<String>> {
     let end = Instant::now() + LIMIT;
     let limits = Limits { silence: LIMIT, frame: LIMIT };
@@ -87,7 +87,7 @@ fn list(vm: &Vm, folder: &Path) -> Option<Vec<String>> {
     None
 }
 
-/// What a shell could take for something else than a word is left out.
+/// Leaves out names that a shell could take for something else than a word.
 fn names(listing: &[u8]) -> Vec<String> {
     let lines = listing.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
     let is_word = |name: &&str| !name.is_empty() && !name.contains(char::is_control);

@@ -1,4 +1,4 @@
-//! Completions: what a shell proposes when TAB is pressed behind `banger`.
+//! Completions: what a shell proposes when TAB is pressed after `banger`.
 //!
 //! `banger completions bash` prints a script that has the shell ask banger itself, each time,
 //! through the variable [`VARIABLE`]: so the proposals are of this moment, plugins, aliases and VMs
@@ -27,10 +27,11 @@ use crate::error::{CommandError, ErrorKind};
 use crate::output::command_output::{CommandOutput, Verbosity};
 use crate::plugin::{Proposal, fitted, with_values};
 
-/// Holds the name of the shell that asks; the words so far are banger's arguments.
+/// The variable with the name of the shell that asks. The words so far are banger's arguments.
 pub const VARIABLE: &str = "BANGER_COMPLETE";
 
-/// Which of the words is being typed, from 0: set by the scripts for bash and zsh.
+/// The variable with the index of the word that is being typed, from 0; set by the scripts for bash
+/// and zsh.
 const INDEX: &str = "_CLAP_COMPLETE_INDEX";
 
 fn completer(shell: Shell) -> &'static dyn EnvCompleter {
@@ -77,29 +78,29 @@ pub fn script(shell: Shell) -> CompletionScript {
     CompletionScript { script }
 }
 
-/// What may stand on a command line, besides what is built in.
+/// What can be completed, besides what is built in.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    /// Aliases, and what they stand for.
+    /// Aliases, and the words that they stand for.
     pub aliases: Aliases,
-    /// Plugins.
+    /// Names of plugins.
     pub plugins: BTreeSet<String>,
     /// Parts of plugins: proposed where nothing else fits.
     pub parts: BTreeSet<String>,
-    /// VMs, where an argument is one.
+    /// Names of VMs, for arguments that name a VM.
     pub vms: Vec<String>,
-    /// Images, where an argument is one.
+    /// Names of images, for arguments that name an image.
     pub images: Vec<String>,
     /// Variables of the configuration, as `env.NAME`.
     pub variables: Vec<String>,
-    /// Ports and paths of this machine that lead into the VM that the words are about.
+    /// Host ports and sockets that are forwarded to the VM that the words name.
     pub hosts: Vec<String>,
-    /// What the last word may become as a place in a VM.
+    /// Completions of the last word as a path in a VM.
     pub places: Vec<String>,
 }
 
-/// The words of the command line, `banger` being the first and the one that is typed the last, of
-/// those that the script gives.
+/// The words of the command line, made of those that the script passes. `banger` is the first, the
+/// one that is being typed the last.
 pub fn typed(shell: &str, words: Vec<OsString>) -> Vec<OsString> {
     if let Some(line) = bash_line(shell) {
         return bash::words(&line).0;
@@ -115,12 +116,12 @@ fn bash_line(shell: &str) -> Option<String> {
     env::var(bash::LINE).ok().filter(|line| shell == "bash" && !line.is_empty())
 }
 
-/// What `shell`, by its name, shows for `words`: those of the command line, see [`typed`].
-/// `of_plugin` tells what the plugin that words without the first lead to proposes for the last of
-/// them; none: they lead to none, or it proposes nothing.
+/// The output for the shell named `shell` that completes `words`, the words of [`typed`].
+/// `of_plugin` is given the words after the first, and returns what the plugin that they name
+/// proposes for the last of them; `None` if they name no plugin, or it proposes nothing.
 ///
 /// # Errors
-/// If the shell is not known, or the words are not what the script gives.
+/// If the shell is unknown, or the words are not those of the script.
 pub fn complete(
     shell: &str,
     words: Vec<OsString>,

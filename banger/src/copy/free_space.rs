@@ -1,19 +1,19 @@
-//! Room that a copy leaves on the disks that it is written to.
+//! Free space that a copy leaves on the disks that it is written to.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 
-/// The most that stays free, in bytes; of a file system that is small, a hundredth does.
+/// The margin that stays free, in bytes; of a small file system, a hundredth of its size.
 const MARGIN: u64 = 64 << 20;
-/// How much is written, in bytes and in entries, before the file system is asked again.
+/// How much may be written, in bytes and in entries, before the free space is checked again.
 const STEP: (u64, u64) = (4 << 20, 1024);
-/// What an entry takes at least, in bytes.
+/// The least that an entry takes on disk, in bytes.
 const ENTRY: u64 = 4096;
 
-/// Sees that a file system does not become full. It may be another one at each call: what was asked
-/// of one is good for [`STEP`] on all.
+/// Keeps file systems from becoming full. Calls may be about different file systems: after a check
+/// of one, [`STEP`] may be written to all of them together.
 #[derive(Debug, Default)]
 pub struct FreeSpace {
     bytes: u64,
@@ -21,11 +21,11 @@ pub struct FreeSpace {
 }
 
 impl FreeSpace {
-    /// Before an entry is made, and before each of its pieces, with their bytes, is written to the
-    /// file system that `file` is on.
+    /// Is called before an entry is made, and before each piece of its content, with the length of
+    /// the piece in bytes, is written to the file system that `file` is on.
     ///
     /// # Errors
-    /// If less than the margin would stay free, or it cannot be said.
+    /// If less than the margin would stay free, or the free space is unknown.
     pub fn take(&mut self, file: impl AsFd, bytes: u64) -> io::Result<()> {
         let bytes = bytes.max(ENTRY);
         if self.bytes < bytes || self.entries == 0 {

@@ -1,4 +1,4 @@
-//! Copying between this machine and a VM: the host's side of [`banger_agent::protocol::copy`].
+//! Copies between the host and a VM: the host's side of [`banger_agent::protocol::copy`].
 
 mod archive;
 mod free_space;
@@ -20,47 +20,47 @@ use self::rules::HostRules;
 use crate::error::{CommandError, ErrorKind};
 use crate::vm::agent::{AgentError, Call, DataWriter};
 
-/// Something in the guest that is copied out of it.
+/// A path in the guest that is copied to the host.
 pub struct GuestSource {
-    /// Where it is, an absolute path.
+    /// The absolute path in the guest.
     pub path: WireBytes,
-    /// The end of the path that the user, or banger, gave: the copy gets its name from that. Empty
-    /// if all of it is an image's.
+    /// The end of the path that the user, or banger, gave: it names the copy. Empty if the whole
+    /// path is from an image.
     pub asked: OsString,
 }
 
-/// Copies `from` to `to`.
+/// Copies `from`, a path in the guest, to `to`, a path of the host.
 ///
 /// # Errors
-/// If it cannot be read there or written here; if the guest sends what was not asked for, or what
-/// could run programs here.
+/// If the guest cannot read or the host cannot write; if the guest sends what was not asked for, or
+/// a repository, whose configuration could run programs on the host.
 pub fn to_host(vm: &Vm, from: GuestSource, to: &Path) -> Result<Copied, CommandError> {
     let mut rules = HostRules::new(&from.asked);
     out(vm, from, |source, input| receive(Target::find_at(to, source)?, input, &mut rules))
 }
 
-/// Writes `from` to `to` as a tar archive.
+/// Writes `from`, a path in the guest, to `to` as a tar archive.
 ///
 /// # Errors
-/// If it cannot be read there or written here; if the guest sends what was not asked for.
+/// If the guest cannot read or the host cannot write; if the guest sends what was not asked for.
 pub fn to_archive(vm: &Vm, from: GuestSource, to: &mut dyn Write) -> Result<Copied, CommandError> {
     out(vm, from, |source, input| archive::write(source, input, to))
 }
 
-/// Copies `from` to `to` in the guest, an absolute path.
+/// Copies `from`, a path of the host, to `to`, an absolute path in the guest.
 ///
 /// # Errors
-/// If it cannot be read here or written there.
+/// If the host cannot read or the guest cannot write.
 pub fn to_guest(vm: &Vm, from: &Path, to: WireBytes) -> Result<Copied, CommandError> {
     let opened = Opened::new(from).map_err(error)?;
     into(vm, to, opened.source.clone(), |out| send(opened, out))
 }
 
-/// Unpacks a tar archive to the folder `to` in the guest, an absolute path. It may be compressed
-/// with gzip, bzip2, xz or zstd.
+/// Unpacks a tar archive, which may be compressed with gzip, bzip2, xz or zstd, into the directory
+/// `to`, an absolute path in the guest.
 ///
 /// # Errors
-/// If it cannot be read here or written there.
+/// If the host cannot read the archive or the guest cannot write.
 pub fn from_archive(vm: &Vm, from: impl Read + Send, to: WireBytes) -> Result<Copied, CommandError> {
     let source = Source { name: WireBytes::default(), is_folder: true, contents: true };
     into(vm, to, source, |out| archive::read(from, out))
@@ -130,7 +130,7 @@ fn error(error: CopyError) -> CommandError {
     }
 }
 
-/// The entries that the agent sends.
+/// Reads the entries that the agent sends.
 struct Input<'a> {
     call: &'a mut Call,
     chunk: bytes::Bytes,
@@ -168,7 +168,7 @@ impl Read for Input<'_> {
     }
 }
 
-/// The entries that are sent to the agent.
+/// Writes entries to the agent.
 struct Output<'a>(DataWriter<'a>);
 
 impl Write for Output<'_> {

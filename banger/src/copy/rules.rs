@@ -1,4 +1,4 @@
-//! What may come from a guest onto this machine.
+//! What a guest may write to the host.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,25 +14,25 @@ use nix::sys::stat::fstatat;
 use super::free_space::FreeSpace;
 use crate::git::{is_git_dir_name, names_git_dir};
 
-/// The permission bits that may come: nobody but the user writes, and nobody gets another one's
-/// rights.
+/// The permission bits that are kept: no write permission for group and others, no setuid and
+/// setgid.
 pub(super) const MODE: u32 = 0o755;
 
-/// The rules of this machine for what a guest sends: no repository that was not asked for, no more
-/// permissions than the umask leaves, and never all of a disk.
+/// The rules of the host for what a guest sends: no repository that was not asked for, no more
+/// permissions than the umask leaves, and some of the disk stays free.
 ///
 /// git runs programs that a repository's configuration names, and goes by the repository that it
 /// finds in or above a directory. So a guest that could bring one would have its programs run here,
 /// by the next `git status`.
 pub(super) struct HostRules {
     mode: u32,
-    /// Whether the path that was asked for says that it is a repository's.
+    /// Whether the path that was asked for names a git directory, or something in one.
     wants_repository: bool,
     free_space: FreeSpace,
 }
 
 impl HostRules {
-    /// Those for a copy of `asked`, a path as the user gave it.
+    /// The rules for a copy of `asked`, a path as the user gave it.
     pub(super) fn new(asked: &OsStr) -> Self {
         let is_repository = |name: &[u8]| is_git_dir_name(name) || name.to_ascii_lowercase().ends_with(b".git");
         let wants_repository = asked.as_bytes().split(|byte| *byte == b'/').any(is_repository);
@@ -87,8 +87,8 @@ fn completes_repository(folder: BorrowedFd<'_>, name: &[u8]) -> bool {
     has("HEAD") && (has("commondir") || has("objects") && has("refs"))
 }
 
-/// The process's umask, by proc_pid_status(5): umask(2) could only say it by changing it, for all
-/// threads. What is not known leaves nobody else any rights.
+/// The process's umask, by proc_pid_status(5): umask(2) would have to change it, for all threads.
+/// If it is unknown, group and others get no permissions.
 fn umask() -> u32 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));

@@ -1,4 +1,4 @@
-//! Aliases: names that the user gives to the beginnings of command lines.
+//! Aliases: names of the user for the beginnings of command lines.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -7,13 +7,13 @@ use std::path::Path;
 use crate::config::{ConfigFile, Owner, Value};
 use crate::error::{CommandError, ErrorKind};
 
-/// The words that each alias stands for.
+/// Aliases by name, and the words that each stands for.
 pub type Aliases = BTreeMap<String, Vec<String>>;
 
 /// The aliases of a configuration file.
 ///
 /// # Errors
-/// If there is a file and it cannot be read, or says what it may not.
+/// If the file exists and cannot be read, or has an invalid alias.
 pub fn read(config: &Path) -> Result<Aliases, CommandError> {
     let file = ConfigFile::read(config, Owner::User)?;
     match file.and_then(|mut file| file.values.remove("alias")) {
@@ -22,7 +22,7 @@ pub fn read(config: &Path) -> Result<Aliases, CommandError> {
     }
 }
 
-/// Aliases on their way through one command line: read when they are first needed, each used once.
+/// The aliases of one command line: read when they are first needed, each used at most once.
 pub(super) struct Expansion<F> {
     read: Option<F>,
     aliases: Aliases,
@@ -59,7 +59,7 @@ impl<F: FnOnce() -> Result<Aliases, CommandError>> Expansion<F> {
         Ok(Some(words))
     }
 
-    /// The names of all.
+    /// The names of all aliases.
     pub(super) fn names(&mut self) -> Result<Vec<String>, CommandError> {
         Ok(self.aliases()?.keys().cloned().collect())
     }

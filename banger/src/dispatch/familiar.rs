@@ -1,21 +1,21 @@
-//! Names that other tools give to commands, and what does the same here: docker(1), podman(1),
-//! vagrant(1), docker-compose(1), multipass.
+//! Commands of other tools, and the commands of banger that correspond to them: docker(1),
+//! podman(1), vagrant(1), docker-compose(1), multipass.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::cli::line::Line;
 
-/// What does here what an unknown command does elsewhere.
+/// The commands of banger that correspond to a command of another tool.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Familiar {
     /// Sentences, each with one command line to type.
     pub(super) hints: Vec<String>,
-    /// Whether a program of this name may be meant too, in the VM.
+    /// Whether a program of this name in the VM may be meant instead.
     pub(super) is_program: bool,
 }
 
-/// What `name`, with these words after it, would be here; none: no other tool has it, or nothing
-/// here is like it.
+/// What corresponds to the command `name` with these words after it; `None` if no other tool has
+/// it, or nothing corresponds to it.
 pub(super) fn familiar(options: &[OsString], name: &str, rest: &[OsString], cli: &clap::Command) -> Option<Familiar> {
     let of = |hint: &str, is_program| Some(Familiar { hints: vec![hint.to_owned()], is_program });
     match name {
@@ -43,7 +43,7 @@ pub(super) fn familiar(options: &[OsString], name: &str, rest: &[OsString], cli:
     }
 }
 
-/// What docker's `-v HOST:GUEST` is here.
+/// What corresponds to docker's `-v HOST:GUEST`.
 const VOLUME: &str = "-v is --verbose here; the repository is in the VM already; for other files: banger cp";
 
 /// Whether docker-run(1) takes this as a volume: a path or a name, a colon and an absolute path.

@@ -1,5 +1,5 @@
-//! From the words of a command line to what they mean: a built-in command, an alias, or a plugin,
-//! in this order.
+//! Resolves the words of a command line to a built-in command, an alias, or a plugin, in this
+//! order.
 
 mod alias;
 mod familiar;
@@ -16,28 +16,28 @@ use crate::error::{CommandError, ErrorKind};
 use crate::output::suggest;
 use crate::plugin::{FoundPlugin, Plugins};
 
-/// What a command line means.
+/// What a command line invokes.
 #[derive(Debug)]
 pub enum Invocation {
-    /// A built-in command, or a run: words for [`Cli`].
+    /// A built-in command, or a command to run in the VM: words for [`Cli`].
     BuiltIn(Vec<OsString>),
     /// A plugin.
     Plugin {
-        /// The plugin.
+        /// The plugin that was found.
         plugin: FoundPlugin,
-        /// The options before its name.
+        /// The options before the name of the plugin.
         options: Global,
-        /// The words after it.
+        /// The words after the name of the plugin.
         arguments: Vec<OsString>,
     },
 }
 
-/// Why a command line means nothing.
+/// Why a command line invokes nothing.
 #[derive(Debug)]
 pub enum InvocationError {
-    /// For clap to say; or it is no error, but `--help` or `--version`.
+    /// An error that clap prints, or `--help` or `--version`.
     Usage(clap::Error),
-    /// For banger to say.
+    /// An error that banger prints.
     Error(CommandError),
 }
 
@@ -53,12 +53,12 @@ impl From<CommandError> for InvocationError {
     }
 }
 
-/// Finds out what `words`, the command line without the program's name, mean. `aliases` is called
-/// if they name no built-in command.
+/// Resolves `words`, the command line without the program's name. `aliases` is called if they name
+/// no built-in command.
 ///
 /// # Errors
-/// If the words name nothing, aliases cannot be read or lead to each other without end, or options
-/// do not go with what is named.
+/// If the words name nothing, aliases cannot be read or refer to each other in a circle, or options
+/// cannot be combined with what is named.
 pub fn resolve(
     words: Vec<OsString>,
     aliases: impl FnOnce() -> Result<Aliases, CommandError>,
@@ -122,18 +122,18 @@ pub fn is_built_in(cli: &clap::Command, name: &OsStr) -> bool {
     name == "help" || cli.find_subcommand(name).is_some()
 }
 
-/// Whether `banger help <topic>` is for somebody else than clap to answer.
+/// Whether `banger help <topic>` is not answered by clap.
 fn is_topic(cli: &clap::Command, topic: &OsStr) -> bool {
     !topic.as_encoded_bytes().starts_with(b"-") && !is_built_in(cli, topic)
 }
 
-/// The names of built-in commands, and their second names.
+/// The names of built-in commands, and their aliases in clap.
 fn built_in_names(cli: &clap::Command) -> impl Iterator<Item = String> {
     let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
     shown.flat_map(|command| command.get_name_and_visible_aliases()).map(str::to_owned)
 }
 
-/// The options before a command's name. Only such as go with every command may stand there.
+/// The options before a command's name. Only global options may stand there.
 fn options_before(line: &Line, name: &OsStr) -> Result<Global, InvocationError> {
     let matches = parse(&line.options)?;
     let run = Run::augment_args(clap::Command::new("run"));

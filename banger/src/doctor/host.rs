@@ -1,4 +1,4 @@
-//! The machine: its processor, its programs, and what it lets its users do.
+//! Checks of the host: its processor, its programs, and what it allows its users.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,11 +19,11 @@ use crate::vm::authorized_key;
 
 /// The oldest QEMU that banger is tested with: that of Debian 12.
 const OLDEST_QEMU: (u32, u32) = (7, 2);
-/// From this version on, translated processors do not run code any more that another one is just
-/// changing: QEMU's commit deba78709a, "accel/tcg: Always lock pages before translation".
+/// The first QEMU whose translated processors do not run code that another one is just changing:
+/// QEMU's commit deba78709a, "accel/tcg: Always lock pages before translation".
 const SOUND_TCG: (u32, u32) = (8, 1);
 
-/// banger itself: all of its parts are there.
+/// Checks that all parts of banger are installed.
 pub(super) fn parts() -> Check {
     match helper("banger-vmm").and(helper("banger-agent")) {
         Ok(_) => Check::ok("banger", format!("version {VERSION}, installed whole")),
@@ -31,7 +31,7 @@ pub(super) fn parts() -> Check {
     }
 }
 
-/// The user's configuration file can be read; `error` says why not.
+/// Checks that the user's configuration file can be read; `error` is why it cannot.
 pub(super) fn configuration(error: Option<&CommandError>) -> Check {
     if let Some(error) = error {
         return Check::fail("configuration", &error.message).with_fix(error.hints.join("; "));
@@ -41,8 +41,8 @@ pub(super) fn configuration(error: Option<&CommandError>) -> Check {
     Check::ok("configuration", file)
 }
 
-/// KVM runs a guest; and what was found out about that before. Without the supervisor that cannot
-/// be tried, and is not what is wrong.
+/// Checks that KVM runs a guest, and shows what was found out about that before. `None` without the
+/// supervisor, which is needed to try it, and for which another check fails.
 pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     const NAME: &str = "kvm";
     let host = paths.data.join("host");
@@ -70,7 +70,7 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     })
 }
 
-/// Firecracker, which banger does not need.
+/// Shows whether Firecracker is installed, which banger does not need.
 pub(super) fn firecracker() -> Check {
     match find("firecracker") {
         Some(path) => Check::ok("firecracker", format!("{}; not used by this version", path.display())),
@@ -78,7 +78,7 @@ pub(super) fn firecracker() -> Check {
     }
 }
 
-/// QEMU is here, and new enough; `translates` says that it does not only pass on to KVM.
+/// Checks that QEMU is installed and new enough. `translates`: guests do not run with KVM.
 pub(super) fn qemu(translates: bool) -> Check {
     const NAME: &str = "qemu";
     let package = "sudo apt-get install qemu-system-x86";
@@ -108,7 +108,7 @@ pub(super) fn qemu(translates: bool) -> Check {
     }
 }
 
-/// The kernel can confine a VMM to its VM's own files.
+/// Checks that the kernel can confine a VMM to its VM's own files (Landlock).
 pub(super) fn confinement() -> Check {
     const NAME: &str = "confinement";
     let confinement = Confinement::of_kernel();
@@ -121,7 +121,7 @@ pub(super) fn confinement() -> Check {
     }
 }
 
-/// git is here.
+/// Checks that git is installed.
 pub(super) fn git() -> Check {
     match find("git").and_then(|path| first_line(&path, "--version")) {
         Some(version) => Check::ok("git", version),
@@ -130,7 +130,7 @@ pub(super) fn git() -> Check {
     }
 }
 
-/// OpenSSH's client is here, and the key that it shows to VMs can be used.
+/// Checks that OpenSSH's client is installed, and that its key for VMs can be used.
 pub(super) fn ssh(settings: Option<&Settings>, paths: &Paths) -> Check {
     const NAME: &str = "ssh";
     if find("ssh").is_none() {
@@ -156,8 +156,8 @@ pub(super) fn ssh(settings: Option<&Settings>, paths: &Paths) -> Check {
     }
 }
 
-/// What builds images and kernels of recipes is here. `is_needed`: what the next VM needs has still
-/// to be built.
+/// Checks that the tools are installed that build images and kernels of recipes. `is_needed`: the
+/// next VM needs a build.
 pub(super) fn builder(is_needed: bool) -> Check {
     const NAME: &str = "builder";
     let mut missing = Vec::new();
@@ -178,7 +178,7 @@ pub(super) fn builder(is_needed: bool) -> Check {
         .with_fix(format!("sudo apt-get install {}", packages.join(" ")))
 }
 
-/// How it is when something cannot be built.
+/// The result if builds are impossible.
 pub(super) fn without(is_needed: bool) -> impl Fn(&'static str, String) -> Check {
     let health = if is_needed { Health::Fail } else { Health::Warn };
     move |name, found| Check::new(name, health, found)
@@ -189,7 +189,7 @@ fn find(program: &'static str) -> Option<PathBuf> {
     Programs::new(search_path()).find(program, program).ok()
 }
 
-/// The first line of what a program says of itself.
+/// The first line that a program prints about its version.
 fn first_line(program: &PathBuf, option: &str) -> Option<String> {
     let output = Command::new(program).arg(option).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! What banger needs of this machine, looked at piece by piece.
+//! Checks of what banger needs on this host.
 
 mod host;
 mod namespaces;
@@ -30,7 +30,7 @@ pub struct Check {
     pub name: &'static str,
     /// How well it works.
     pub health: Health,
-    /// What was found.
+    /// What was found, one line.
     pub found: String,
     /// What fixes a problem: commands, or advice.
     pub fix: Option<String>,

@@ -1,5 +1,5 @@
-//! Whether a build may have namespaces of its own, and the ids that it maps; and what lets it, for
-//! this user and machine.
+//! Checks that a build may have namespaces of its own and the ids that it maps, and says how this
+//! user of this host gets them.
 
 use std::fs;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::host::without;
 use crate::host::paths::program;
 
 const NAME: &str = "namespaces";
-/// How many subordinate ids a build maps: those of all of Debian's own users.
+/// How many subordinate ids a build maps: as many as the system users of Debian need.
 const SUBORDINATE_IDS: u64 = 65_536;
 /// The first that useradd(8) gives, by SUB_UID_MIN of login.defs(5).
 const FIRST_ID: u64 = 100_000;
 
-/// A build may have namespaces of its own, and the ids that it maps.
+/// Checks that a build may have namespaces of its own, and the ids that it maps.
 pub(super) fn namespaces(is_needed: bool) -> Check {
     if Uid::effective().is_root() {
         return Check::ok(NAME, "root needs no user namespace");
@@ -56,8 +56,8 @@ pub(super) fn namespaces(is_needed: bool) -> Check {
     }
 }
 
-/// The command that gives a user the subordinate ids that are missing: the next that nobody has.
-/// None: none is missing. `files` are those of users and of groups, subuid(5) and subgid(5).
+/// The command that gives a user missing subordinate ids: the next that no user has. `None` if none
+/// is missing. `files` are the contents of subuid(5) and subgid(5).
 fn missing_ids(files: &[String; 2], user: &str, uid: &str) -> Option<String> {
     let start = free_range(files);
     let range = format!("{start}-{}", start + SUBORDINATE_IDS - 1);
@@ -67,7 +67,7 @@ fn missing_ids(files: &[String; 2], user: &str, uid: &str) -> Option<String> {
     (!options.is_empty()).then(|| format!("sudo usermod {} {user}", options.join(" ")))
 }
 
-/// Lines of `NAME:START:COUNT`.
+/// Parses lines of `NAME:START:COUNT` (subuid(5)).
 fn entries(file: &str) -> impl Iterator<Item = (&str, Range<u64>)> {
     file.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
@@ -82,7 +82,7 @@ fn count(file: &str, user: &str, uid: &str) -> u64 {
     own.fold(0, |count, (_, range)| count.saturating_add(range.end - range.start))
 }
 
-/// The first of so many ids in a row that are in neither file.
+/// The first of so many consecutive ids that are in neither file.
 fn free_range(files: &[String; 2]) -> u64 {
     let mut taken: Vec<_> = files.iter().flat_map(|file| entries(file)).map(|(_, range)| range).collect();
     taken.sort_by_key(|range| range.start);
@@ -92,14 +92,14 @@ fn free_range(files: &[String; 2]) -> u64 {
     })
 }
 
-/// What keeps users from namespaces.
+/// A setting of the host that keeps users from making namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Forbids {
-    /// Debian's own switch.
+    /// The sysctl `kernel.unprivileged_userns_clone` of Debian.
     Clone,
-    /// A limit of none at all: namespaces(7).
+    /// A limit of 0 user namespaces: namespaces(7).
     Limit,
-    /// AppArmor, for programs without a profile that allows it.
+    /// AppArmor, for programs without a profile that allows namespaces.
     AppArmor,
 }
 
@@ -115,7 +115,7 @@ fn what_forbids(setting: impl Fn(&str) -> Option<String>) -> Option<Forbids> {
 }
 
 impl Forbids {
-    /// A command that can be pasted. `folder` is where banger and its plugins are.
+    /// The command that changes the setting. `folder` is the directory of banger and its plugins.
     fn fix(self, folder: Option<&Path>) -> Option<String> {
         let set = |setting: &str| {
             format!(

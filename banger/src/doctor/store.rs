@@ -1,4 +1,4 @@
-//! What banger keeps: images, kernels and VMs, and the disk that they are on.
+//! Checks of what banger stores: images, kernels and VMs, and of the disk that they are on.
 
 use std::path::{Path, PathBuf};
 
@@ -18,12 +18,12 @@ use crate::store::kernels::Kernels;
 use crate::vm::machine::Machines;
 use crate::vm::ownership;
 
-/// Less than this is little, and less than that too little, in bytes: the image with everything
-/// takes 1.3 GB, and twice that while it is built.
+/// Free space, in bytes, below which a check warns, and below which it fails: the image with
+/// everything takes 1.3 GB, and twice that while it is built.
 const LITTLE: u64 = 8 << 30;
 const TOO_LITTLE: u64 = 1 << 30;
 
-/// Nobody else may write to what banger keeps.
+/// Checks that no other user may write to what banger stores.
 pub(super) fn permissions(paths: &Paths) -> Check {
     const NAME: &str = "permissions";
     match paths.check() {
@@ -32,7 +32,7 @@ pub(super) fn permissions(paths: &Paths) -> Check {
     }
 }
 
-/// There is room on the disk, where banger may write.
+/// Checks that banger may write to its directories, and that their disk has free space.
 pub(super) fn space(paths: &Paths) -> Check {
     const NAME: &str = "disk";
     let there = existing(&paths.data);
@@ -58,19 +58,20 @@ pub(super) fn space(paths: &Paths) -> Check {
     }
 }
 
-/// The nearest folder that is there, or what is there in a folder's place.
+/// The nearest existing ancestor of a path, which may not be a directory.
 fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Whether image and kernel of a new VM are here, so that nothing has to be built.
+/// Whether image and kernel of a new VM are in the store, so that nothing has to be built.
 pub(super) fn has_all(settings: &Settings, paths: &Paths, ui: &Ui) -> bool {
     let image = Images::new(paths, ui).store().image(&Images::store_name(settings.image()));
     let kernel = image.ok().flatten().map(|image| image.manifest.kernel);
     kernel.is_some_and(|kernel| Kernels::new(paths, ui).store().kernel(&kernel).is_ok_and(|kernel| kernel.is_some()))
 }
 
-/// The image of a new VM is here or can be had, and those that are here can be read.
+/// Checks that the image of a new VM is in the store or can be pulled, and that stored images can
+/// be read.
 pub(super) fn images(settings: Option<&Settings>, paths: &Paths, ui: &Ui) -> Check {
     const NAME: &str = "images";
     let images = Images::new(paths, ui);
@@ -95,7 +96,8 @@ pub(super) fn images(settings: Option<&Settings>, paths: &Paths, ui: &Ui) -> Che
     look().unwrap_or_else(|error| Check::fail(NAME, error.message).with_fix(error.hints.join("; ")))
 }
 
-/// A kernel is here or can be had, and those that are here can be read.
+/// Checks that the kernel of a new VM is in the store or can be pulled, and that stored kernels can
+/// be read.
 pub(super) fn kernels(paths: &Paths, ui: &Ui) -> Check {
     const NAME: &str = "kernels";
     match Kernels::new(paths, ui).names() {
@@ -105,7 +107,7 @@ pub(super) fn kernels(paths: &Paths, ui: &Ui) -> Check {
     }
 }
 
-/// VMs are as their records say, and nothing is left of what was killed.
+/// Checks that VMs match their records, and that killed processes have left nothing.
 pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
     const NAME: &str = "vms";
     let (machines, images) = (Machines::new(paths, ui), Images::new(paths, ui));
@@ -146,7 +148,7 @@ pub(super) fn vms(fix: bool, paths: &Paths, ui: &Ui) -> Check {
     look().unwrap_or_else(|error| Check::fail(NAME, error.message).with_fix(error.hints.join("; ")))
 }
 
-/// What a VM needs to start that is not there any more.
+/// What a VM needs to start and is missing, as text: its image, or its kernel.
 fn missing(record: &VmRecord, images: &Images<'_>, paths: &Paths, ui: &Ui) -> Option<String> {
     let is_there = |found: banger_image::Result<bool>| found.unwrap_or(false);
     if !is_there(images.store().image(&record.image).map(|image| image.is_some())) {

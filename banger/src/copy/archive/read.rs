@@ -10,9 +10,9 @@ use banger_agent::rooted_dir::{MAX_PATH, is_plain, split};
 use banger_image::archive::{Reader, Type};
 use banger_image::decompressed;
 
-/// How many bytes behind an archive are read: the rest of its last record, and where the checksum
-/// of a compressed one is found. Writers fill up a record of 10 KiB; 512 KiB is the longest that
-/// tar(1) writes.
+/// The most bytes behind an archive that are read: the rest of its last record, and where the
+/// checksum of a compressed one is found. Writers fill up a record of 10 KiB; 512 KiB is the
+/// longest that tar(1) writes.
 const MAX_TRAILER: u64 = 1 << 20;
 
 /// Reads an archive, which may be compressed, and writes its entries, the folders to each before
@@ -82,8 +82,8 @@ pub(in crate::copy) fn read(input: impl Read + Send, out: &mut dyn Write) -> Res
     Ok(copied)
 }
 
-/// What an archive has brought, each path by its digest: that is shorter, and nobody chooses which
-/// are alike.
+/// The paths that an archive has brought, as digests: these are short, and a hostile archive cannot
+/// choose ones that collide.
 #[derive(Default)]
 struct Seen {
     entries: u64,
@@ -93,7 +93,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Counts an entry: a few bytes that are compressed may be very many.
+    /// Counts an entry against the limit: few compressed bytes may hold very many entries.
     fn entry(&mut self) -> Result<(), CopyError> {
         self.entries += 1;
         if self.entries > MAX_ENTRIES {
@@ -102,7 +102,7 @@ impl Seen {
         Ok(())
     }
 
-    /// Writes the folders to `path` that were not written yet.
+    /// Writes entries for the directories above `path` that were not written yet.
     fn parents(&mut self, path: &[u8], out: &mut dyn Write) -> Result<(), CopyError> {
         let parent = split(path).0;
         if parent.is_empty() || self.folders.contains(&key(parent)) {
@@ -119,7 +119,7 @@ fn key(path: &[u8]) -> [u8; 16] {
     std::array::from_fn(|byte| digest.as_bytes()[byte])
 }
 
-/// A stream, and how much of it was read.
+/// A stream that counts the bytes that were read.
 struct Counted<R> {
     inner: R,
     bytes: u64,
@@ -158,8 +158,7 @@ fn content(archive: &mut Reader<impl Read>, size: u64, out: &mut dyn Write) -> R
     Ok(bytes)
 }
 
-/// A path of an archive without what means nothing: leading slashes, as tar(1) leaves them out, and
-/// dots.
+/// A path of an archive without leading slashes, as tar(1) leaves them out, and without `.`.
 pub(super) fn plain(path: &[u8]) -> Result<Vec<u8>, CopyError> {
     let parts: Vec<_> = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     let plain = parts.join(&b'/');

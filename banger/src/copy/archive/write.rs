@@ -10,7 +10,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::super::rules::MODE;
 
-/// Writes what `input` brings as an archive, under the name of the copied thing.
+/// Writes the entries that `input` reads as a tar archive, below the name of what is copied.
 pub(in crate::copy) fn write(source: &Source, input: &mut dyn Read, out: &mut dyn Write) -> Result<Copied, CopyError> {
     let root = &source.name.0[..];
     if !source.contents && (!is_plain(root) || root.contains(&b'/')) {
@@ -73,14 +73,14 @@ pub(in crate::copy) fn write(source: &Source, input: &mut dyn Read, out: &mut dy
     Ok(copied)
 }
 
-/// A file's content with its holes, as long as its header has said: filled with zeros, where it
-/// changed meanwhile.
+/// Reads a file's content, holes included, of the length in its header: a file that has become
+/// shorter is filled up with zeros.
 struct Content<'a, 'b> {
     entries: &'a mut Entries<'b>,
     size: u64,
-    /// Where the archive is.
+    /// The offset in the file that is read next.
     at: u64,
-    /// Where the piece in the buffer begins, and what is in it; none: there are no more.
+    /// The next piece: its offset in the file, and its content; `None` after the last.
     piece: Option<(u64, usize)>,
     bytes: u64,
     buffer: Box<[u8; MAX_PIECE]>,
