@@ -1,5 +1,5 @@
-//! The keys: the user's, by which the server knows them, and the server's own, by which ssh knows
-//! it.
+//! The keys of user and server: the user authenticates with one, and ssh verifies the server by the
+//! other.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind as IoKind, Write};
@@ -16,23 +16,23 @@ use russh::keys::key::safe_rng;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
 
-/// The name under which ssh looks the server's key up.
+/// The name under which ssh looks up the server's key (`HostKeyAlias`).
 pub(crate) const HOST_ALIAS: &str = "banger";
 
-/// All that both ends need. What is missing was made.
+/// The keys that ssh and the server need.
 pub(crate) struct Keys {
     /// The file of the user's private key, which banger need not be able to read.
     pub(crate) identity: PathBuf,
-    /// The user's.
+    /// The user's public key.
     pub(crate) user: PublicKey,
-    /// The server's.
+    /// The server's private key.
     pub(crate) host: PrivateKey,
-    /// The file that tells ssh the server's.
+    /// The file with the server's public key, in the form of known_hosts.
     pub(crate) known_hosts: PathBuf,
 }
 
 impl Keys {
-    /// Reads them.
+    /// Reads the keys, and makes those that are missing.
     ///
     /// # Errors
     /// If a key cannot be read or made, or is of a kind that cannot be used.
@@ -62,8 +62,8 @@ impl Keys {
     }
 }
 
-/// The public half of a key that somebody else has made: as its `.pub` says, or else as the key
-/// itself does, encrypted or not.
+/// The public key of a private key that the user has made: from its `.pub` file, or else from the
+/// private key, which may be encrypted.
 fn public_key(path: &Path) -> Result<PublicKey, CommandError> {
     let beside = with_pub(path);
     let key = match fs::read_to_string(&beside) {
@@ -86,7 +86,7 @@ fn public_key(path: &Path) -> Result<PublicKey, CommandError> {
     }
 }
 
-/// A key of banger's own, made if it is missing.
+/// Reads a key of banger's own, or makes it if it is missing.
 fn private_key(path: &Path, comment: &str) -> Result<PrivateKey, CommandError> {
     if let Err(error) = fs::symlink_metadata(path)
         && error.kind() == IoKind::NotFound
@@ -109,13 +109,13 @@ fn unusable(path: &Path, error: &russh::keys::ssh_key::Error) -> CommandError {
         .kind(ErrorKind::StateDamaged)
 }
 
-/// A public key as files have it.
+/// A public key as the text of a file.
 pub(crate) fn line(key: &PublicKey) -> Result<String, CommandError> {
     let text = key.to_openssh().map_err(|error| CommandError::new(format!("cannot write a key: {error}")))?;
     Ok(text + "\n")
 }
 
-/// Sees to it that a file that everybody may read says this.
+/// Writes a file that every user may read, unless it has this content already.
 fn keep(path: &Path, content: &str) -> Result<(), CommandError> {
     if fs::read_to_string(path).ok().as_deref() == Some(content) {
         return Ok(());
@@ -124,7 +124,7 @@ fn keep(path: &Path, content: &str) -> Result<(), CommandError> {
         .map_err(|error| CommandError::io("write", path, &error))
 }
 
-/// Writes a file, all of it at once, unless there is one.
+/// Writes a file atomically, unless it exists.
 fn write_once(path: &Path, content: &str, mode: u32) -> Result<(), CommandError> {
     let write = || -> io::Result<bool> {
         let mut file = AtomicFile::create(path, mode)?;

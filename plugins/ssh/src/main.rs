@@ -1,8 +1,8 @@
 //! `banger ssh`, `banger ssh-config` and `banger ssh-proxy`, one program of three names: real ssh
 //! into VMs that have no server.
 //!
-//! The server ends on this machine, in the `ssh-proxy` that is ssh's ProxyCommand: [`server`] maps
-//! it to what the VM's agent does.
+//! The SSH server runs on the host, in the `ssh-proxy` that is ssh's ProxyCommand. [`server`] maps
+//! SSH to operations of the VM's agent.
 
 mod cli;
 mod keys;
@@ -25,7 +25,7 @@ use banger::vm::machine::Machines;
 
 use crate::cli::{ConfigCli, ProxyCli, SshCli};
 
-/// What is proposed for a VM.
+/// Completions for a VM.
 const VMS: &[(&str, Values)] = &[("VM", |paths, ui, _| Machines::new(paths, ui).names())];
 
 impl Program for SshCli {

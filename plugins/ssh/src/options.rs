@@ -1,4 +1,4 @@
-//! What OpenSSH's client is told to reach VMs: ssh_config(5).
+//! Options for OpenSSH's client to reach VMs: ssh_config(5).
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use crate::keys::{HOST_ALIAS, Keys};
 
-/// What names of VMs end in, as names of hosts.
+/// The suffix that makes the name of a VM a name of a host.
 pub(crate) const SUFFIX: &str = ".banger";
 
 /// The options for all VMs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SshConfig {
-    /// The text of a file that ssh's configuration includes.
+    /// The options as a file for `Include` in ssh_config(5).
     config: String,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct SshConfig {
 /// for one (CVE-2023-51385).
 const HOSTS: &str = r#"*.banger "!*'*""#;
 
-/// What ssh-config(1) cannot say for VMs alone, for whoever reads the file.
+/// A comment in the file, about options that cannot be set for VMs alone.
 const NOTE: &str = "\
 # Put `Include` of this file at the top of ~/.ssh/config: of an option, the first value counts.
 # LocalForward, RemoteForward and DynamicForward add up: write `Host * !*.banger` above yours.
@@ -47,7 +47,7 @@ impl CommandOutput for SshConfig {
     }
 }
 
-/// Names and values.
+/// The options: names and values.
 pub(crate) fn options(paths: &Paths) -> Result<Vec<(&'static str, String)>, CommandError> {
     let keys = Keys::ensure(paths)?;
     let banger = plugin::banger()?;
@@ -73,8 +73,7 @@ pub(crate) fn options(paths: &Paths) -> Result<Vec<(&'static str, String)>, Comm
     ])
 }
 
-/// A path as a value: ssh takes `%` and quotes for its own, and for ProxyCommand a shell takes
-/// more.
+/// Quotes a path as a value: ssh interprets `%` and quotes, and for ProxyCommand also a shell.
 fn quoted(path: &Path) -> Result<String, CommandError> {
     let text = path.to_str().filter(|text| !text.contains(['"', '\\', '$', '`', '\n', '\r']));
     let text = text.ok_or_else(|| {

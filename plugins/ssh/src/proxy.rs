@@ -1,4 +1,4 @@
-//! `banger ssh-proxy`: one connection, from ssh's first word to its last.
+//! `banger ssh-proxy`: serves one connection of ssh.
 
 use std::fs::File;
 use std::io;
@@ -23,11 +23,11 @@ use crate::keys::{self, Keys};
 use crate::options::SUFFIX;
 use crate::server::{self, Guest, Up};
 
-/// What a pipe to or from ssh can hold: the most that pipe(7) lets a user set.
+/// The capacity of the pipes to and from ssh, in bytes: the most that pipe(7) lets a user set.
 const PIPE: i32 = 1 << 20;
 
-/// Serves the client on standard input and output. The VM is started beside that; it is in use
-/// until the client goes.
+/// Serves the client on standard input and output. The VM is started at the same time, and is in
+/// use until the client disconnects.
 pub(crate) fn proxy(name: &str, verbose: bool, paths: &Paths, ui: &Ui) -> Result<(), CommandError> {
     let vm = named(name.strip_suffix(SUFFIX).unwrap_or(name), &Machines::new(paths, ui))?;
     let keys = Keys::ensure(paths)?;

@@ -13,10 +13,10 @@ use banger::vm::machine::{Machines, existing};
 use crate::cli::SshCli;
 use crate::options::{SUFFIX, options};
 
-/// Becomes ssh.
+/// Replaces this process by ssh.
 ///
 /// # Errors
-/// Returns only with the reason why that cannot be.
+/// Returns only if ssh cannot be executed.
 pub(crate) fn ssh(cli: &SshCli, paths: &Paths, ui: &Ui) -> Result<Infallible, CommandError> {
     let wanted = cli.vm.as_deref();
     let (user, name) = match wanted.and_then(|wanted| wanted.split_once('@')) {

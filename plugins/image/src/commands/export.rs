@@ -109,7 +109,7 @@ impl ExportedImage {
         self.print(ui)
     }
 
-    /// As a catalog has it.
+    /// The entry in the TOML of a catalog.
     fn entry(&self) -> String {
         let [description, kernel, url] = [&self.description, &self.kernel, &self.url].map(|text| quoted(text));
         let name = if self.name.contains('.') { quoted(&self.name) } else { self.name.clone() };
@@ -127,12 +127,12 @@ fn relative_url(name: &str) -> String {
     if escaped.contains(':') { format!("./{escaped}") } else { escaped }
 }
 
-/// A text in TOML, whose basic strings are JSON's but for DEL.
+/// A text as a basic string of TOML, which differs from a JSON string in DEL only.
 fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a text has a JSON form").replace('\u{7f}', "\\u007f")
 }
 
-/// The file that is written before it takes the place of another; gone if it does not.
+/// A temporary file beside `output`, to be renamed to it.
 fn beside(output: &Path) -> Result<AtomicFile, CommandError> {
     // As a file that is made at once: the umask takes away what it does.
     AtomicFile::create(output, 0o666).map_err(|error| {

@@ -1,4 +1,4 @@
-//! What `banger image` does.
+//! The commands of `banger image`.
 
 mod delete;
 mod export;
@@ -43,7 +43,7 @@ pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<(), Comma
     }
 }
 
-/// The digest of what an image was pulled as.
+/// The digest of the manifest or bundle that an image was pulled as.
 fn digest(manifest: &ImageManifest) -> Option<String> {
     let of_origin = || manifest.oci.as_ref().map(|origin| origin.digest);
     manifest.bundle.or_else(of_origin).map(|digest| digest.to_string())

@@ -1,4 +1,4 @@
-//! What `banger kernel` does.
+//! The commands of `banger kernel`.
 
 mod delete;
 mod import;

@@ -1,4 +1,4 @@
-//! What a client has said on a channel, and the guest has not taken yet.
+//! The queue of a channel: messages of the client that the guest has not taken yet.
 //!
 //! russh gives a client room for more as soon as something has come, whether or not that was passed
 //! on; and while a channel's queue is full it hears nothing at all. It does not hear, then, that
@@ -16,17 +16,18 @@ use russh::{ChannelMsg, ChannelReadHalf};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-/// So much waits without anybody being slowed down, in bytes: a guest that is behind for a moment
+/// How many bytes may wait before the client is slowed down: a guest that is behind for a moment
 /// catches up.
 const PLENTY: usize = 16 << 20;
-/// Beyond that each packet waits this long, unless the guest catches up,
+/// How long a packet waits, unless the guest catches up, when more than [`PLENTY`] bytes are
+/// queued.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
-/// twice as long with each so many bytes more,
+/// The wait doubles with each so many bytes more.
 const STEP: usize = 8 << 20;
-/// and no longer than this: a client that has something else to say is heard after the packets that
-/// it sent before.
+/// The longest wait of a packet: another message of the client is heard after the packets before
+/// it.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// What a message takes besides its data.
+/// Bytes that a message takes in memory besides its data.
 const OVERHEAD: usize = 128;
 
 /// The queue of a channel.
@@ -38,12 +39,13 @@ pub(super) struct Backlog {
 #[derive(Default)]
 struct Held {
     bytes: AtomicUsize,
-    /// Told when that is little again.
+    /// Notified when few bytes wait again.
     caught_up: Notify,
 }
 
 impl Backlog {
-    /// Takes what comes from `incoming` until the client closes the channel, or this is dropped.
+    /// A queue that takes the messages of `incoming`, until the client closes the channel or the
+    /// queue is dropped.
     pub(super) fn new(mut incoming: ChannelReadHalf) -> Backlog {
         let (sender, messages) = mpsc::unbounded_channel();
         let held = Arc::<Held>::default();
@@ -67,7 +69,7 @@ impl Backlog {
         backlog
     }
 
-    /// The next message; none once the client has closed the channel.
+    /// The next message; `None` after the client has closed the channel.
     pub(super) async fn next(&mut self) -> Option<ChannelMsg> {
         let message = self.messages.recv().await?;
         let size = size(&message);
@@ -78,7 +80,7 @@ impl Backlog {
         Some(message)
     }
 
-    /// The data alone, to its end.
+    /// Reads the data of messages only, until the client ends it.
     pub(super) fn data(self) -> impl Stream<Item = std::io::Result<Bytes>> {
         stream::unfold(self, async |mut backlog| {
             loop {
@@ -100,7 +102,7 @@ fn size(message: &ChannelMsg) -> usize {
         }
 }
 
-/// How long the next message has to wait where `bytes` do already; none: not at all.
+/// How long the next message has to wait if `bytes` bytes are in the queue; `None` for not at all.
 fn wait(bytes: usize) -> Option<Duration> {
     let beyond = bytes.checked_sub(PLENTY).filter(|beyond| *beyond > 0)?;
     let doubled = u32::try_from(beyond / STEP).unwrap_or(u32::MAX);

@@ -1,4 +1,5 @@
-//! Connections: to the guest (`-L`, `-D`), and from it (`-R`, and to the client's own agent).
+//! Forwarded connections: to the guest (`-L`, `-D`), and from the guest (`-R`, and to the client's
+//! SSH agent). RFC 4254, 7.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,10 +18,10 @@ use tokio_util::io::StreamReader;
 use super::backlog::Backlog;
 use super::guest::{Guest, Reader, Writer};
 
-/// The most connections at a time that one address in the guest is served.
+/// The most simultaneous connections from one forwarded address in the guest.
 const MAX_CONNECTIONS: usize = 16;
 
-/// Connects the channel to an address in the guest.
+/// Connects a channel to an address in the guest.
 pub(super) async fn connect(channel: Channel<Msg>, to: Address, reply: ChannelOpenHandle, guest: Guest) {
     match guest.open::<()>(&AgentRequest::Forward(Forward { to })).await {
         Ok(((), reader, mut writer)) => {
@@ -32,7 +33,7 @@ pub(super) async fn connect(channel: Channel<Msg>, to: Address, reply: ChannelOp
     }
 }
 
-/// Where a connection from the guest goes.
+/// Where connections from the guest are forwarded to.
 #[derive(Clone)]
 pub(super) enum Destination {
     /// The client's forward of a port, by the address and port that the client named.
@@ -43,7 +44,7 @@ pub(super) enum Destination {
     Agent,
 }
 
-/// Listens in the guest, and says where.
+/// Listens in the guest, and returns the address.
 pub(super) async fn listen(
     guest: &Guest,
     at: Address,
@@ -55,7 +56,8 @@ pub(super) async fn listen(
     Ok((at, reader))
 }
 
-/// Serves what comes there, until the guest ends it or the task is dropped.
+/// Forwards the connections to a listener in the guest, until the guest ends it or the task is
+/// dropped.
 pub(super) async fn serve(mut reader: Reader, destination: Destination, guest: Guest, handle: Handle) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
@@ -88,8 +90,8 @@ async fn take(incoming: Incoming, destination: Destination, guest: &Guest, handl
     carry_channel(channel, reader, &mut writer).await.ok()
 }
 
-/// Carries bytes between a channel and a stream of the guest; the channel is closed at the end, and
-/// if this is dropped.
+/// Relays bytes between a channel and a stream of the guest. The channel is closed at the end, and
+/// if the future is dropped.
 async fn carry_channel(channel: Channel<Msg>, reader: Reader, writer: &mut Writer) -> Result<(), FrameError> {
     let (incoming, outgoing) = channel.split();
     let sent = outgoing.make_writer();
@@ -110,13 +112,13 @@ impl Drop for Closing {
     }
 }
 
-/// An address that a client names; none: its port can be none.
+/// The TCP address that a client names; `None` if the port is out of range.
 pub(super) fn tcp(host: &str, port: u32) -> Option<Address> {
     let host = if host == "*" { "" } else { host };
     Some(Address::Tcp { host: host.to_owned(), port: u16::try_from(port).ok()? })
 }
 
-/// A Unix socket that a client names.
+/// The address of the Unix socket that a client names.
 pub(super) fn unix(path: &str) -> Address {
     Address::Unix { path: WireBytes::from(path) }
 }

@@ -32,7 +32,7 @@ pub(crate) use self::guest::{Guest, Up};
 use self::session::Control;
 use crate::keys::Keys;
 
-/// How long a client may take to prove who it is: somebody may have to type a passphrase.
+/// How long a client may take to authenticate: a user may have to type a passphrase.
 const LOGIN_LIMIT: Duration = Duration::from_secs(120);
 /// How many channels a client may have open.
 const MAX_CHANNELS: usize = 64;
@@ -44,10 +44,10 @@ const PACKET: u32 = CHUNK as u32;
 /// others.
 const WAITING_PACKETS: usize = 16;
 
-/// Serves a client to its end.
+/// Serves a client until it disconnects.
 ///
 /// # Errors
-/// If what it says is no SSH, or it does not log in.
+/// If the client does not speak SSH, or does not authenticate.
 pub(crate) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     keys: Keys,
@@ -105,7 +105,7 @@ pub(crate) async fn serve(
     Ok(())
 }
 
-/// Of a client that has another key than the user's.
+/// The error for a client without the user's key.
 fn wrong_key(identity: &Path) -> CommandError {
     let error = CommandError::new(format!("the SSH client has not shown the key `{}`", identity.display()));
     error.kind(ErrorKind::Usage).hint(
@@ -113,7 +113,7 @@ fn wrong_key(identity: &Path) -> CommandError {
     )
 }
 
-/// Whether a client has just gone.
+/// Whether an error means that the client has disconnected.
 fn is_end(error: &russh::Error) -> bool {
     matches!(error, russh::Error::IO(_) | russh::Error::HUP | russh::Error::Disconnect)
 }
@@ -136,18 +136,18 @@ fn configuration(keys: &Keys) -> Config {
     }
 }
 
-/// A client, and what it does.
+/// The state of a connected client.
 struct Connection {
     key: PublicKey,
-    /// Another was offered.
+    /// Whether the client has offered another key.
     refused: Arc<AtomicBool>,
-    /// Who it is in the guest.
+    /// The user in the guest.
     user: String,
     guest: Guest,
     logged_in: Option<oneshot::Sender<()>>,
     sessions: HashMap<ChannelId, Client>,
     tasks: Tasks,
-    /// What the client has listened at in the guest, by its own words.
+    /// The listeners of the client in the guest, by the address that the client has named.
     listeners: HashMap<(String, u32), AbortHandle>,
     agent: Arc<OnceCell<Option<Arc<WireBytes>>>>,
 }
@@ -155,16 +155,16 @@ struct Connection {
 /// A session channel.
 #[derive(Default)]
 struct Client {
-    /// Until something runs there.
+    /// The channel, until a command runs in the session.
     channel: Option<Channel<Msg>>,
     variables: Vec<(WireBytes, WireBytes)>,
     tty: Option<Size>,
     wants_agent: bool,
-    /// To what runs.
+    /// Controls of the command that runs in the session.
     controls: Option<mpsc::Sender<Control>>,
 }
 
-/// What a session is for.
+/// What a client requests to run in a session.
 enum What {
     Shell,
     Line(Vec<u8>),
@@ -172,8 +172,8 @@ enum What {
 }
 
 impl Connection {
-    /// Whether there may be one channel more. Of those that this side has closed nobody is told
-    /// when the client does too.
+    /// Whether one more channel may be opened. russh does not report when the client closes a
+    /// channel that this side has closed.
     fn has_room(&mut self) -> bool {
         self.tasks.retain(|_, task| !task.is_finished());
         self.sessions.retain(|_, client| client.controls.as_ref().is_none_or(|controls| !controls.is_closed()));
@@ -220,8 +220,8 @@ impl Connection {
         session.channel_success(id)
     }
 
-    /// Tells what runs in a session. What it does not take in time is lost: it is a size, or a
-    /// signal to who does not listen.
+    /// Sends a control to the command of a session. It is lost if the command does not take it in
+    /// time.
     fn control(&self, id: ChannelId, control: Control) {
         if let Some(controls) = self.sessions.get(&id).and_then(|client| client.controls.as_ref()) {
             let _ = controls.try_send(control);
@@ -236,7 +236,7 @@ impl Connection {
         self.tasks.insert(id, task.abort_handle());
     }
 
-    /// Listens in the guest, and says where.
+    /// Listens in the guest, and returns the address.
     async fn listen(
         &mut self,
         at: Address,
@@ -263,8 +263,8 @@ impl Connection {
     }
 }
 
-/// A socket in the guest that leads to the client's agent; none: there could be none, and ssh works
-/// without.
+/// Makes a socket in the guest that is forwarded to the client's SSH agent; `None` if that fails,
+/// since ssh works without.
 async fn forward_agent(guest: Guest, user: String, handle: Handle) -> Option<Arc<WireBytes>> {
     let (at, reader) = forward::listen(&guest, forward::unix(""), Some(user)).await.ok()?;
     let Address::Unix { path } = at else { return None };

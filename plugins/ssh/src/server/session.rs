@@ -21,7 +21,8 @@ use super::guest::Guest;
 
 /// The kind of data that is standard error: RFC 4254, 5.2.
 const EXTENDED_STDERR: u32 = 1;
-/// What ssh has for failures of its own, and this server for those that are no command's.
+/// The exit status of ssh for its own failures, and of this server for failures that are not a
+/// command's.
 const FAILED_CONNECTION: u32 = 255;
 
 /// The signals that have a name in RFC 4254, 6.10.
@@ -40,16 +41,16 @@ const SIGNALS: [(Sig, i32); 12] = [
     (Sig::USR1, libc::SIGUSR1),
 ];
 
-/// What a client says to a command besides its standard input.
+/// What a client sends to a command besides its standard input.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Control {
-    /// The client's terminal has another size now.
+    /// The client's terminal has a new size.
     Resize(Size),
     /// A signal for the command, by its number on Linux.
     Signal(i32),
 }
 
-/// A signal's number on Linux; none: it has no such name.
+/// The number on Linux of a signal of RFC 4254; `None` for an unknown name.
 pub(super) fn number(signal: &Sig) -> Option<i32> {
     match signal {
         Sig::Custom(name) if name == "USR2" => Some(libc::SIGUSR2),
@@ -59,8 +60,9 @@ pub(super) fn number(signal: &Sig) -> Option<i32> {
     }
 }
 
-/// Lets the guest know the terminal of a session whose variables are `env`, if this machine does. A
-/// session can do without.
+/// Installs in the guest the terminfo entry for `TERM` in `env`, the variables of a session, if the
+/// host has it, and adds the variables for it to `env`. Failures are ignored: a session works
+/// without.
 pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(WireBytes, WireBytes)>) {
     let Some(request) = terminfo::request(env, |name| std::env::var_os(name)) else { return };
     if let Ok((true, ..)) = guest.open::<bool>(&request).await {
@@ -68,8 +70,8 @@ pub(super) async fn bring_terminal(guest: &Guest, env: &mut Vec<(WireBytes, Wire
     }
 }
 
-/// Serves the command that `start` gives to its end, and closes the channel. `controls` are for the
-/// command, besides what the channel brings.
+/// Serves the command that `start` starts until it exits, and closes the channel. `controls` are
+/// sent to the command besides what comes on the channel.
 pub(super) async fn run(
     channel: Channel<Msg>,
     start: impl Future<Output = Result<GuestCommand, CommandError>>,
@@ -99,7 +101,7 @@ pub(super) async fn run(
     let _ = handle.close(id).await;
 }
 
-/// An error for a terminal that may be a raw one.
+/// The text of an error for a terminal that may be in raw mode.
 fn message(error: &CommandError) -> String {
     let details = error.details.iter().map(|line| format!("  {line}"));
     let hints = error.hints.iter().map(|line| format!("  hint: {line}"));
@@ -130,8 +132,8 @@ async fn converse(
     }
 }
 
-/// Sends what the client says, in no order but standard input's own. Ends when the client has
-/// closed the channel.
+/// Sends what the client says to the command. Only the order of standard input is kept. Ends when
+/// the client has closed the channel.
 async fn feed(
     incoming: &mut Backlog,
     controls: &mut mpsc::Receiver<Control>,
@@ -176,8 +178,8 @@ async fn read(
     }
 }
 
-/// Variables that sshd gives, and on which shells go by: a connection that is no socket has no
-/// addresses.
+/// Variables that sshd(8) sets and shells look for. The connection is no socket and has no
+/// addresses, so they have placeholders.
 pub(super) fn variables() -> Vec<(WireBytes, WireBytes)> {
     let unknown = "UNKNOWN 65535";
     vec![
@@ -186,7 +188,7 @@ pub(super) fn variables() -> Vec<(WireBytes, WireBytes)> {
     ]
 }
 
-/// Where an agent that is forwarded can be found.
+/// The variable with the socket of the forwarded SSH agent.
 pub(super) fn agent_variable(socket: &Arc<WireBytes>) -> (WireBytes, WireBytes) {
     ("SSH_AUTH_SOCK".into(), WireBytes::clone(socket))
 }

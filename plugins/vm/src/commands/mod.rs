@@ -1,4 +1,4 @@
-//! What `banger vm` does. What `banger` does too is the library's.
+//! The commands of `banger vm`. Those that `banger` has too are in the library.
 
 mod create;
 mod rename;
@@ -19,7 +19,7 @@ use banger::run::{self, NewVm, NewWorkspace};
 
 use crate::cli::{Command, WorkspaceCommand};
 
-/// Does it, answers, and returns the exit status.
+/// Runs the command, prints its result, and returns the exit status.
 pub(crate) fn run(command: &Command, paths: &Paths, ui: &Ui) -> Result<u8, CommandError> {
     let here = env::current_dir().map_err(|error| {
         CommandError::new(format!("cannot find out where this is: {error}")).hint("cd into a folder that exists")

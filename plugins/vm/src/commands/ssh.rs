@@ -8,10 +8,10 @@ use std::process::Command;
 use banger::error::CommandError;
 use banger::plugin;
 
-/// Becomes `banger ssh`, which is a plugin of its own.
+/// Replaces this process by `banger ssh`, which is another plugin.
 ///
 /// # Errors
-/// Returns only with the reason why that cannot be.
+/// Returns only if it cannot be executed.
 pub(super) fn ssh(vm: &str, forward_agent: bool, command: &[OsString]) -> Result<Infallible, CommandError> {
     let mut ssh = Command::new(plugin::banger()?);
     ssh.args(["ssh", vm]);
