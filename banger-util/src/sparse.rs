@@ -19,8 +19,8 @@ mod ioctl {
     nix::ioctl_write_int!(ficlone, 0x94, 9);
 }
 
-/// Writes `bytes` at the offset `at` into a file that reads as zeros there; blocks of zeros are left
-/// out.
+/// Writes `bytes` at the offset `at` into a file that reads as zeros there; blocks of zeros are
+/// left out.
 ///
 /// # Errors
 /// The file system's refusal; some of the bytes may have been written.
@@ -52,8 +52,8 @@ fn nonzero(at: u64, bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Reads all that a file may have other than zeros, from the start on: `take` is given the offset of
-/// each piece, and its bytes.
+/// Reads all that a file may have other than zeros, from the start on: `take` is given the offset
+/// of each piece, and its bytes.
 ///
 /// # Errors
 /// The file system's refusal, or what `take` returns.

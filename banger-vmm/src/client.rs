@@ -117,7 +117,8 @@ impl Connection {
     }
 
     /// Uses the VM for as long as the returned stream is open. None: it is not held, and does not
-    /// stop for being idle, since it has failed or its supervisor is of a version without idle time.
+    /// stop for being idle, since it has failed or its supervisor is of a version without idle
+    /// time.
     pub(crate) fn hold(mut self, idle_timeout_ms: u64) -> Result<Option<UnixStream>> {
         match self.exchange::<()>(&Operation::Use { idle_timeout_ms }, REPLY_LIMIT) {
             Ok(()) => Ok(Some(self.stream)),

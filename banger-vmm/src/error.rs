@@ -21,11 +21,11 @@ pub enum Error {
     /// The file system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: a verb.
+        /// What was tried: a verb, as in "cannot `action` `path`".
         action: &'static str,
-        /// What it was tried on.
+        /// The file or directory that it was tried on.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A program of the host is not installed.
@@ -43,7 +43,7 @@ pub enum Error {
         program: &'static str,
         /// How it ended.
         status: std::process::ExitStatus,
-        /// The end of what it said, made printable.
+        /// The end of its standard error, made printable.
         output: String,
     },
     /// The VMM cannot be run under the rules that confine it.
@@ -51,10 +51,10 @@ pub enum Error {
     Vmm {
         /// The VMM's program.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// This can not name a VM.
+    /// Not a valid name of a VM.
     #[error("`{}` cannot name a VM: use 1 to 64 of a-z, 0-9, `.`, `_` and `-`, starting with a letter or digit", printable(.0.as_bytes()))]
     InvalidName(String),
     /// There is a VM of this name already.
@@ -123,12 +123,12 @@ pub enum Error {
     /// A running VM's supervisor serves as many clients as it can.
     #[error("too many commands use the VM `{0}` at once")]
     TooManyClients(String),
-    /// Ports of the host cannot lead into the VM as was asked, or do not.
+    /// Ports of the host cannot be forwarded to the VM as was asked, or are not.
     #[error("the VM `{name}`: {reason}")]
     Ports {
         /// The VM.
         name: String,
-        /// Why, in words.
+        /// Why: a sentence without a full stop.
         reason: String,
         /// What to do about it.
         hint: String,
@@ -181,7 +181,8 @@ pub(crate) enum FailureKind {
     /// The supervisor does not know the operation: it is of another version of banger.
     #[serde(rename = "unknown_request")]
     UnknownOperation,
-    /// The VM has failed: its agent is lost, or was never there. All that can be done is to stop it.
+    /// The VM has failed: its agent is lost, or was never there. All that can be done is to stop
+    /// it.
     VmFailed,
     /// The guest reset itself while it booted, as a kernel that panics does.
     GuestReset,
@@ -205,12 +206,13 @@ impl Failure {
         Failure::new("the VM is in use").of_kind(FailureKind::InUse)
     }
 
+    /// This failure as one of another kind.
     pub(crate) fn of_kind(mut self, kind: FailureKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// The same with what to do next.
+    /// This failure with a hint: what to do next.
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -7,7 +7,7 @@ use banger_util::process::{Process, Signal, Stat};
 
 use crate::error::{IoContext, Result};
 
-/// Changes with every boot of the host: proc(5).
+/// The id of the host's boot, another one for each: proc(5).
 pub(crate) fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     Ok(fs::read_to_string(path).at("read", path)?.trim().to_owned())
@@ -18,9 +18,10 @@ pub(crate) fn start_time(pid: i32) -> Result<u64> {
     Stat::read(pid).map(|stat| stat.start_ticks).at("read", Path::new(&format!("/proc/{pid}/stat")))
 }
 
-/// Sends a signal to the process `pid` that started at `start`, and says whether it was there. A
-/// process that has the same pid since is never sent one: the pidfd stays the first one's
-/// (pidfd_open(2)).
+/// Sends a signal to the process `pid` that started `start` clock ticks after the host's boot.
+/// False: there is none. Another process that has been given this pid never gets the signal, since
+/// a
+/// [`Process`] stays the one that was opened.
 pub(crate) fn signal(pid: i32, start: u64, signal: Signal) -> Result<bool> {
     let path = format!("/proc/{pid}");
     let path = Path::new(&path);

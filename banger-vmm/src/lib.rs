@@ -49,7 +49,7 @@ pub use kvm::{Accelerator, AcceleratorChoice};
 pub use launch::{Running, StartEvent, StartOptions};
 pub use owner::Owner;
 pub use paths::StorePaths;
-pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState, agree as check_forwards};
+pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState, check_forwards};
 pub use program::Programs;
 pub use record::{BackendKind, Ready, VmRecord, is_name};
 pub use store::{NamesLock, VmStore};

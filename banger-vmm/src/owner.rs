@@ -18,9 +18,9 @@ const LOCK: &str = "owner.lock";
 /// Whether the command that a VM is for lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// It does.
+    /// The command runs.
     Alive,
-    /// It has ended.
+    /// The command has ended.
     Dead,
     /// The VM has no owner, or one of a version that held no lock.
     Unknown,
@@ -35,7 +35,8 @@ pub(crate) fn begin(folder: &Path) -> Result<File> {
     Ok(lock)
 }
 
-/// The same for a VM that may have an owner; none if that lives.
+/// Makes this process the owner of the VM in `folder`, which may have had one, until the file is
+/// closed. None: that one lives.
 pub(crate) fn claim(folder: &Path) -> Result<Option<File>> {
     let path = folder.join(LOCK);
     let lock = file::open_lock(&path)?;

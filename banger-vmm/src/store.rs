@@ -85,7 +85,8 @@ impl VmStore {
     }
 
     /// Gives a VM that is stopped another name. It is complete under one of the two at any time;
-    /// who is killed in between leaves a record with the former, which [`VmRecord::rename`] mends.
+    /// a command that is killed in between leaves a record with the former name, which
+    /// [`VmRecord::rename`] corrects.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Exists`], [`Error::InvalidName`], [`Error::Running`], since
@@ -113,8 +114,8 @@ impl VmStore {
         Ok(renamed)
     }
 
-    /// Keeps VMs from getting other names: who looks through all of them misses none that is there.
-    /// For a short time only.
+    /// Keeps VMs from getting other names, so that a look through all of them misses none. For a
+    /// short time only: making and renaming a VM wait for it.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -152,8 +153,9 @@ impl VmStore {
         }
     }
 
-    /// The same if `may_go` says so. It is asked when nobody can start the VM any more: what was
-    /// seen before may not hold then. False if it does not, or the VM runs.
+    /// Deletes a VM that is stopped, with its disk, if `may_go` says so. That is asked when nobody
+    /// can start the VM any more: what was seen before may not hold then. False: the VM runs, or is
+    /// not to go.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Busy`], or the file system's refusal.
@@ -310,7 +312,7 @@ mod tests {
         assert!(matches!(vm.record(), Err(Error::NotFound(_))));
 
         // Who was killed in between has left the former name in the record, and the next start
-        // mends it.
+        // corrects it.
         fs::rename(renamed.folder(), folder.path().join("vms/four")).unwrap();
         let mut record = store.get("four").unwrap().unwrap().record().unwrap();
         assert!(record.rename("four") && !record.rename("four"));

@@ -108,16 +108,15 @@ pub(crate) enum Operation {
         #[serde(default)]
         if_unused: bool,
     },
-    /// Listen at these ports of the host too. Answered with a [`PortsAnswer`] of them, as are the
-    /// others.
+    /// Add forwards. Answered with a [`PortsAnswer`], as are the other operations on ports.
     AddPorts { ports: Vec<PortForward> },
-    /// Not at these any more.
+    /// Remove forwards, and close their connections.
     RemovePorts { names: Vec<PortName> },
-    /// How all are.
+    /// List all forwards.
     Ports,
 }
 
-/// Of the ports that it was about; or why nothing was done, in words.
+/// The forwards that an operation was about; or a sentence that says why nothing was done.
 pub(crate) type PortsAnswer = Result<Vec<PortState>, String>;
 
 /// A frame of a supervisor's: the hello, or the answer, which comes last.
@@ -159,20 +158,20 @@ impl CommandFrame {
     }
 }
 
-/// How a VM is.
+/// How a running VM is, as its supervisor knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The VMM that runs it.
+    /// The name of its backend.
     pub backend: String,
-    /// What runs the guest's instructions; none before the VMM was started.
+    /// What runs the guest's instructions. None: the VMM was not started yet.
     pub accelerator: Option<Accelerator>,
-    /// The supervisor.
+    /// The supervisor's process id.
     pub pid: i32,
-    /// The VMM's process.
+    /// The VMM's process id. None: it was not started yet.
     pub vmm_pid: Option<i32>,
     /// Milliseconds since the supervisor started.
     pub uptime_ms: u64,
-    /// The agent; none while the guest boots.
+    /// The agent. None: the guest boots.
     pub agent: Option<AgentInfo>,
     /// Why the agent is lost, if it is.
     pub failed: Option<String>,

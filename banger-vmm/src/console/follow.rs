@@ -24,7 +24,7 @@ pub struct ConsoleLines {
     watched: Option<WatchDescriptor>,
 }
 
-/// What a wait for more ended with.
+/// Why a wait for more of the console has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
     /// There may be more.
@@ -59,7 +59,8 @@ impl ConsoleLines {
         Ok((bytes, lines))
     }
 
-    /// What has been added since; none: nothing.
+    /// Reads what has been added to the log since the last read, at most 64 KiB of it. None:
+    /// nothing.
     ///
     /// # Errors
     /// The file system's refusal.

@@ -17,7 +17,7 @@ use crate::error::{IoContext, Result};
 
 /// The console's file in the VM's folder.
 const LOG: &str = "console.log";
-/// What the file held before: of this boot if it said a lot, else of the one before.
+/// What the file held before: of this boot if its output is long, else of the one before.
 const OLDER: &str = "console.log.1";
 /// Neither file grows over this, in bytes: a guest that floods its console must not fill the host's
 /// disk.
@@ -92,7 +92,8 @@ pub(crate) fn tail(vm: &Path, lines: usize) -> Result<Vec<String>> {
     tail_of(vm, &[OLDER, LOG], lines)
 }
 
-/// The same of the last boot alone. Of one that said a lot, its beginning may be missing.
+/// The last `lines` lines of the last boot on a VM's console, made printable. Of a boot with much
+/// output the beginning may be missing.
 pub(crate) fn tail_of_boot(vm: &Path, lines: usize) -> Result<Vec<String>> {
     tail_of(vm, &[LOG], lines)
 }

@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::store::agree;
+pub use self::store::check_forwards;
 pub(crate) use self::store::{matching, place, read, write};
 
 /// A VM has no more of them.
@@ -68,7 +68,7 @@ pub enum PortName {
 pub struct PortState {
     /// Which.
     pub forward: PortForward,
-    /// Why nothing listens; none: something does.
+    /// Why nothing listens on the host. None: the supervisor listens.
     pub problem: Option<String>,
 }
 

@@ -13,30 +13,30 @@ const FILE: &str = "ports.json";
 const FORMAT: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct PortsFile {
     format_version: u32,
     ports: Vec<PortForward>,
 }
 
-/// Those of the VM in this folder.
+/// Reads the forwards of the VM in the folder `vm`.
 pub(crate) fn read(vm: &Path) -> Result<Vec<PortForward>> {
-    match file::read_json::<Kept>(&vm.join(FILE), FORMAT) {
-        Ok(kept) => Ok(kept.ports),
+    match file::read_json::<PortsFile>(&vm.join(FILE), FORMAT) {
+        Ok(file) => Ok(file.ports),
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
 
-/// Writes them down, in place of those before.
+/// Replaces the forwards of the VM in the folder `vm`.
 pub(crate) fn write(vm: &Path, ports: Vec<PortForward>) -> Result<()> {
     match ports.is_empty() {
         true => file::remove_if_there(&vm.join(FILE)),
-        false => file::write_json(&vm.join(FILE), &Kept { format_version: FORMAT, ports }),
+        false => file::write_json(&vm.join(FILE), &PortsFile { format_version: FORMAT, ports }),
     }
 }
 
-/// Which of `ports` is what is wanted; none: it is new. An error, in words, if it cannot be one of
-/// them.
+/// The index in `ports` of the forward that is wanted. None: it is new. The error says why it
+/// cannot be one of them.
 pub(crate) fn place(ports: &[PortForward], wanted: &PortForward) -> Result<Option<usize>, String> {
     let is_it = |port: &PortForward| match wanted.any {
         true => port.any && port.guest == wanted.guest && ip(&port.host) == ip(&wanted.host),
@@ -56,8 +56,8 @@ pub(crate) fn place(ports: &[PortForward], wanted: &PortForward) -> Result<Optio
 /// Checks that no two of these forward the same host address to different guest addresses.
 ///
 /// # Errors
-/// The first two that contradict each other, in words.
-pub fn agree(wanted: &[PortForward]) -> Result<(), String> {
+/// A sentence that names the first two that contradict each other.
+pub fn check_forwards(wanted: &[PortForward]) -> Result<(), String> {
     for (index, port) in wanted.iter().enumerate().filter(|(_, port)| !port.any) {
         let before = wanted[..index].iter().filter(|before| !before.any);
         if let Some(other) = before.into_iter().find(|other| other.host == port.host && other.guest != port.guest) {
@@ -67,7 +67,8 @@ pub fn agree(wanted: &[PortForward]) -> Result<(), String> {
     Ok(())
 }
 
-/// Which of `ports` these name. An error, in words, if one names none.
+/// For each of `ports`, whether one of `names` names it. The error says which of the names has
+/// none.
 pub(crate) fn matching(ports: &[PortForward], names: &[PortName]) -> Result<Vec<bool>, String> {
     let is_named = |port: &PortForward, name: &PortName| match name {
         PortName::Port(number) => port.host.port() == Some(*number),
@@ -126,9 +127,11 @@ mod tests {
 
     #[test]
     fn one_port_of_the_host_leads_to_one_of_the_guest() {
-        let error = agree(&ports(["80:80", "9000:9000", "9000:1"])).unwrap_err();
+        let error = check_forwards(&ports(["80:80", "9000:9000", "9000:1"])).unwrap_err();
         assert_eq!(error, "127.0.0.1:9000 cannot lead to both 9000 and 1");
-        assert!(agree(&ports(["0:80", "0:81", "80:80", "80:80", "127.0.0.2:80:81", "/a:/b", "/b:/a"])).is_ok());
+        assert!(
+            check_forwards(&ports(["0:80", "0:81", "80:80", "80:80", "127.0.0.2:80:81", "/a:/b", "/b:/a"])).is_ok()
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::ports::PortListeners;
 use super::shutdown_requests::ShutdownRequests;
 use super::socket;
 use super::state::State;
-use super::{FindBackend, Report, blocking};
+use super::{FindBackend, StartReport, blocking};
 use crate::activity::LastActivity;
 use crate::backend::{Backend, VmDefinition, net_plan};
 use crate::console::ConsoleLog;
@@ -34,10 +34,10 @@ use crate::wire::{SOCKET, SupervisorFrame};
 use crate::{file, host, store};
 
 /// How long clients may take to hear that the VM is down.
-const FAREWELL: Duration = Duration::from_secs(1);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the VM. Returns when it is gone.
-pub(super) fn live(launch: &Launch, find: FindBackend<'_>, mut report: Report) -> ExitCode {
+pub(super) fn live(launch: &Launch, find: FindBackend<'_>, mut report: StartReport) -> ExitCode {
     match claim_and_run(launch, find, &mut report) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -47,7 +47,7 @@ pub(super) fn live(launch: &Launch, find: FindBackend<'_>, mut report: Report) -
     }
 }
 
-fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut Report) -> Result<(), Failure> {
+fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut StartReport) -> Result<(), Failure> {
     let folder = &launch.folder;
     let record = VmRecord::read(&folder.join(Vm::RECORD))?;
     let backend = find(record.backend, &launch.programs)?;
@@ -73,7 +73,12 @@ fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut Report) ->
     Ok(removed?)
 }
 
-async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &mut Report) -> Result<Ended, Failure> {
+async fn run(
+    launch: &Launch,
+    record: VmRecord,
+    backend: &dyn Backend,
+    report: &mut StartReport,
+) -> Result<Ended, Failure> {
     let folder = &launch.folder;
     let pid = process::id().cast_signed();
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
@@ -108,9 +113,9 @@ async fn run(launch: &Launch, record: VmRecord, backend: &dyn Backend, report: &
     serving.abort();
     ports.close();
     for client in &mut shutdown.waiting {
-        let _ = timeout(FAREWELL, socket::reply(client, SupervisorFrame::Ok(()))).await;
+        let _ = timeout(ANSWER_PATIENCE, socket::reply(client, SupervisorFrame::Ok(()))).await;
     }
-    let _ = timeout(FAREWELL, state.clients_gone()).await;
+    let _ = timeout(ANSWER_PATIENCE, state.clients_gone()).await;
     if shutdown.abandoned { Ok(Ended::Abandoned) } else { ended }
 }
 
@@ -128,7 +133,7 @@ async fn boot(
     record: VmRecord,
     backend: &dyn Backend,
     console: &Console,
-    report: &mut Report,
+    report: &mut StartReport,
     shutdown: &mut ShutdownRequests,
 ) -> Result<Booted, Failure> {
     let vm = VmDefinition {
@@ -157,7 +162,7 @@ async fn boot_somehow(
     vm: &VmDefinition,
     backend: &dyn Backend,
     console: &Console,
-    report: &mut Report,
+    report: &mut StartReport,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
     let mut booting = |attempt: &boot::Attempt| {

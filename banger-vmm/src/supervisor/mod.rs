@@ -5,7 +5,7 @@
 //! the VMM does:
 //!
 //! ```text
-//!   detach ──► boot ──► guard ──► tidy up, exit
+//!   detach ──► boot ──► monitor ──► tidy up, exit
 //!               │         │ the agent is lost: failed, until somebody stops it
 //!               └─────────┴ somebody wants it to stop; nobody has used it for long; the VMM ends
 //! ```
@@ -66,7 +66,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn run_with(find: FindBackend<'_>) -> ExitCode {
     let Ok((input, output)) = daemon::detach() else { return ExitCode::FAILURE };
-    let mut report = Report(Some(output));
+    let mut report = StartReport(Some(output));
     match serde_json::from_slice::<Launch>(&input) {
         Ok(launch) => life::live(&launch, find, report),
         Err(error) => {
@@ -77,10 +77,11 @@ fn run_with(find: FindBackend<'_>) -> ExitCode {
     }
 }
 
-/// Where the start is reported. Whoever reads may be gone: the VM starts all the same.
-struct Report(Option<File>);
+/// Where the start is reported, to the command that spawned the supervisor. If that has ended, the
+/// VM starts all the same.
+struct StartReport(Option<File>);
 
-impl Report {
+impl StartReport {
     fn send(&mut self, event: &StartEvent) {
         let Some(file) = &mut self.0 else { return };
         let mut line = serde_json::to_vec(event).expect("events have a JSON form");
@@ -90,7 +91,7 @@ impl Report {
         }
     }
 
-    /// Nothing more is to be said.
+    /// Ends the report.
     fn close(&mut self) {
         self.0 = None;
     }

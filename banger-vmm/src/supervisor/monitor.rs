@@ -15,7 +15,7 @@ use super::shutdown::{ask_to_shut_down, record_guest_changes};
 use super::shutdown_requests::{Shutdown, ShutdownRequests};
 use super::socket::LEAVING;
 use super::state::State;
-use super::{Report, blocking};
+use super::{StartReport, blocking};
 use crate::activity::LastActivity;
 use crate::backend::{Vmm, VmmEvent};
 use crate::error::Failure;
@@ -81,7 +81,12 @@ impl<'a> Monitor<'a> {
     }
 
     /// Reports that the VM is up, and returns when it is down.
-    pub(super) async fn watch(mut self, booted: Booted, report: &mut Report, shutdown: &mut ShutdownRequests) -> Ended {
+    pub(super) async fn watch(
+        mut self,
+        booted: Booted,
+        report: &mut StartReport,
+        shutdown: &mut ShutdownRequests,
+    ) -> Ended {
         let Booted { mut vmm, accelerator, confinement, agent, stream } = booted;
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(stream);

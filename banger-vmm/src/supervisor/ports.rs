@@ -111,7 +111,7 @@ impl PortListeners {
         Ok(entries.iter().map(Entry::state).collect())
     }
 
-    /// Listens for these too: for all, or none. Errors are in words.
+    /// Listens for these too: for all, or for none. The error says why.
     pub(super) fn add(&self, wanted: &[PortForward]) -> Result<Vec<PortState>, String> {
         let mut entries = self.lock();
         let mut now = forwards(&entries);
@@ -147,8 +147,8 @@ impl PortListeners {
         Ok(places.into_iter().map(|index| entries[index].state()).collect())
     }
 
-    /// Listens for these no more, and ends their connections. Errors are in words. To be called on
-    /// a thread that may wait.
+    /// Listens for these no more, and ends their connections. The error says which has no such
+    /// forward. To be called on a thread that may wait.
     pub(super) fn remove(&self, names: &[PortName]) -> Result<Vec<PortState>, String> {
         let mut entries = self.lock();
         let named = ports::matching(&forwards(&entries), names)?;

@@ -55,8 +55,8 @@ impl ShutdownRequests {
         ShutdownRequests { stops, terminate, owner, abandoned: false, waiting: Vec::new(), state }
     }
 
-    /// Waits for the next one who wants the VM to go down. Until the caller waits for something else, a VM that was to
-    /// be unused stays so.
+    /// Waits for the next one who wants the VM to go down. Until the caller waits for something
+    /// else, a VM that was to be unused stays so.
     pub(super) async fn next(&mut self) -> Shutdown {
         let patience = loop {
             tokio::select! {

@@ -67,14 +67,14 @@ pub struct Hold(#[expect(dead_code, reason = "closing the connection is what end
 /// Where a VM is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VmState {
-    /// Nothing of it runs.
+    /// Neither its VMM nor its supervisor runs.
     Stopped {
-        /// What ended it, if nobody wanted that. The next start forgets it.
+        /// What ended the VM, if nobody asked for that. The next start forgets it.
         crash: Option<String>,
     },
-    /// It boots.
+    /// The VM boots.
     Starting,
-    /// Its agent answers.
+    /// The VM's agent answers.
     Running {
         /// What runs the guest's instructions.
         accelerator: Accelerator,
@@ -85,19 +85,19 @@ pub enum VmState {
         /// What confines the VMM; none: nothing does, as under a supervisor of an earlier version.
         confinement: Option<Confinement>,
     },
-    /// It runs, and its agent is lost. All that can be done is to stop it.
+    /// The VM runs, and its agent is lost. All that can be done is to stop it.
     Failed {
         /// What happened.
         reason: String,
     },
 }
 
-/// How a VM came to be down.
+/// How a VM was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// Its supervisor saw to it, or it was down.
+    /// By its supervisor; or it was down already.
     Down,
-    /// Its supervisor did not answer, and was killed.
+    /// By killing its supervisor, which did not answer.
     Killed,
 }
 
@@ -138,7 +138,7 @@ impl Vm {
         self.lives_on.has(&self.name).unwrap_or(false)
     }
 
-    /// Whether it has ever been started. One that has not holds nothing of anybody's.
+    /// Whether the VM has ever been started. One that has not holds no work of anybody.
     pub fn was_started(&self) -> bool {
         console::is_there(&self.folder)
     }
@@ -214,8 +214,8 @@ impl Vm {
     /// process's from now on.
     ///
     /// # Errors
-    /// [`Error::Boot`] with the guest's last words, [`Error::ProgramMissing`] without QEMU, or the
-    /// file system's refusal.
+    /// [`Error::Boot`] with the last lines of the guest's console, [`Error::ProgramMissing`]
+    /// without QEMU, or the file system's refusal.
     pub fn start(&self, _lock: &VmLock, options: &StartOptions, on_event: impl FnMut(StartEvent)) -> Result<Running> {
         if run::is_supervised(&self.folder)? {
             // Whoever started it is dead, or it would have the lock.
@@ -248,8 +248,8 @@ impl Vm {
         self.lives_on.connect_agent(&self.name, AgentAccess::Use)
     }
 
-    /// A stream to the guest's agent for looking how the VM is, which does not keep it from stopping
-    /// for being idle. The stream is there within `limit`, or it is an error.
+    /// A stream to the guest's agent for looking how the VM is, which does not keep it from
+    /// stopping for being idle. The stream is there within `limit`, or it is an error.
     ///
     /// # Errors
     /// As [`Vm::connect_agent`].
@@ -257,11 +257,12 @@ impl Vm {
         self.lives_on.connect_agent(&self.name, AgentAccess::Look(limit))
     }
 
-    /// Keeps a running VM from stopping for being idle, and says after what time it is that, in
-    /// milliseconds (0: never). None: it is going down, or down; see [`Vm::wait_until_down`].
+    /// Keeps a running VM from stopping for being idle, and sets its idle timeout, in milliseconds
+    /// (0: never). None: the VM is going down, or down; see [`Vm::wait_until_down`]. A VM that has
+    /// failed is not held, which is no error here: its next operation fails.
     ///
     /// # Errors
-    /// The file system's refusal.
+    /// [`Error::TooManyClients`], [`Error::Refused`], or the file system's refusal.
     pub fn hold(&self, idle_timeout_ms: u64) -> Result<Option<Hold>> {
         match self.connect().and_then(|connection| connection.hold(idle_timeout_ms)) {
             Ok(stream) => Ok(Some(Hold(stream))),
@@ -294,8 +295,8 @@ impl Vm {
         Ok(last_use)
     }
 
-    /// Whether the VM is going down in order. A supervisor that does not say so within a second is
-    /// none that does.
+    /// Whether the VM is going down in order. False also if its supervisor does not answer within a
+    /// second.
     pub fn is_going_down(&self) -> bool {
         let status = client::connect(&self.name, &self.folder)
             .and_then(|connection| connection.within(LOOK_PATIENCE).ask::<Status>(&Operation::Status));
@@ -310,9 +311,9 @@ impl Vm {
         self.connect()?.ask(&Operation::Status)
     }
 
-    /// Shuts the VM down: in order, or by force when the time is up; a supervisor that does not
-    /// answer even then is killed. Returns when nothing of it runs any more. Stopping what is
-    /// stopped is no error.
+    /// Shuts the VM down: in order, or by force after `timeout`; a supervisor that does not answer
+    /// even then is killed. Returns when nothing of the VM runs any more. Stopping a stopped VM is
+    /// no error.
     ///
     /// # Errors
     /// [`Error::Supervisor`] if it does not go.
@@ -321,11 +322,11 @@ impl Vm {
         self.request_stop(&Operation::Stop { timeout_ms, if_unused: false }, timeout + EXIT_PATIENCE)
     }
 
-    /// Stops a VM that nobody uses, at once: before, the guest's changes are counted, so that
+    /// Stops a VM that nobody uses, at once. Before that, the guest's changes are counted, so that
     /// [`Vm::last_activity`] knows them.
     ///
     /// # Errors
-    /// [`Error::InUse`] if somebody does; [`Error::Supervisor`] if it does not go.
+    /// [`Error::InUse`] if the VM is in use; [`Error::Supervisor`] if it does not go.
     pub fn stop_unused(&self) -> Result<Stopped> {
         self.request_stop(&Operation::Stop { timeout_ms: 0, if_unused: true }, EXIT_PATIENCE + COUNT_PATIENCE)
     }
@@ -355,11 +356,12 @@ impl Vm {
         console::tail(&self.folder, lines)
     }
 
-    /// The same of the last boot alone.
+    /// The last lines of the guest's console in its last boot, made printable. Of a boot with much
+    /// output the beginning may be missing.
     ///
     /// # Errors
     /// The file system's refusal.
-    pub fn last_words(&self, lines: usize) -> Result<Vec<String>> {
+    pub fn console_tail_of_boot(&self, lines: usize) -> Result<Vec<String>> {
         console::tail_of_boot(&self.folder, lines)
     }
 
@@ -382,7 +384,8 @@ impl Vm {
         self.lives_on.upload_workspace(&self.name, disk)
     }
 
-    /// All that is kept of the guest's console, as it was written, and a reader of what comes.
+    /// All that is kept of the guest's console, as the guest wrote it, and a reader of what
+    /// follows.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -390,7 +393,7 @@ impl Vm {
         ConsoleLines::open(&self.folder)
     }
 
-    /// What the VM's disks take on the host, in bytes.
+    /// The space that the VM's disks take on the host, in bytes.
     ///
     /// # Errors
     /// The file system's refusal.
@@ -401,8 +404,8 @@ impl Vm {
         Ok(allocated(self.folder.join(Self::DISK))? + workspace)
     }
 
-    /// Has the supervisor make its socket anew if somebody has removed it, and says whether that
-    /// was so. What connects does this too.
+    /// Has the supervisor make its socket anew if somebody has removed it. True: the socket was
+    /// gone. Every operation that connects does this too.
     ///
     /// # Errors
     /// [`Error::Supervisor`] if it does not.
@@ -435,8 +438,8 @@ mod tests {
     use crate::error::{Failure, FailureKind};
     use crate::wire::{self, Hello, SupervisorFrame};
 
-    /// What comes of holding a VM whose supervisor, of a version without hello, gives this answer to
-    /// everything, or none.
+    /// What comes of holding a VM whose supervisor, of a version without hello, gives this answer
+    /// to everything, or none.
     fn held(answer: Option<Failure>) -> Result<Option<Hold>> {
         let answer = answer.map(|failure| wire::frame(&SupervisorFrame::<()>::Error(failure)));
         held_by(&answer.unwrap_or_default())

@@ -2,7 +2,7 @@
 
 use super::{Vm, VmLock};
 use crate::error::{Error, Result};
-use crate::ports::{HostEnd, PortForward, PortName, PortState, agree, matching, place, read, write};
+use crate::ports::{HostEnd, PortForward, PortName, PortState, check_forwards, matching, place, read, write};
 use crate::run;
 use crate::wire::{Operation, PortsAnswer};
 
@@ -23,17 +23,17 @@ enum Hint<'a> {
 }
 
 impl Vm {
-    /// Makes ports of the host lead into the VM, from now on or from its next start on: all of
-    /// these or, on an error, none. One that does already is no error. The answer has those that
-    /// are wanted, in their order.
+    /// Adds forwards from the host to the VM, from now on or from its next start on: all of these
+    /// or, on an error, none. One that is there already is no error. Returns those that are wanted,
+    /// in their order.
     ///
     /// # Errors
-    /// [`Error::Ports`] if the host cannot listen there, or one leads elsewhere; the file system's
-    /// refusal.
+    /// [`Error::Ports`] if the host cannot listen there, or forwards the address to something else;
+    /// the file system's refusal.
     pub fn add_ports(&self, _lock: &VmLock, wanted: &[PortForward]) -> Result<Vec<PortState>> {
-        agree(wanted).map_err(|reason| self.refused(reason, Hint::Disagree))?;
+        check_forwards(wanted).map_err(|reason| self.refused(reason, Hint::Disagree))?;
         let mut ports = read(self.folder())?;
-        // The supervisor keeps the same list.
+        // The supervisor has this list too.
         for port in wanted {
             place(&ports, port).map_err(|reason| self.refused(reason, Hint::Elsewhere(&port.host)))?;
         }
@@ -53,11 +53,11 @@ impl Vm {
         Ok(added)
     }
 
-    /// Makes these lead nowhere any more, and says which they were: all of these or, on an error,
-    /// none.
+    /// Removes forwards and closes their connections: all of these or, on an error, none. Returns
+    /// those that were removed.
     ///
     /// # Errors
-    /// [`Error::Ports`] if one does not lead into the VM; the file system's refusal.
+    /// [`Error::Ports`] if the VM has no such forward; the file system's refusal.
     pub fn remove_ports(&self, _lock: &VmLock, names: &[PortName]) -> Result<Vec<PortState>> {
         if let Some(answer) = self.ask_for_ports(&Operation::RemovePorts { names: names.to_vec() }, Hint::Unknown)? {
             return Ok(answer);
@@ -69,7 +69,7 @@ impl Vm {
         Ok(removed.into_iter().map(|(port, _)| silent(port)).collect())
     }
 
-    /// All ports that lead, or shall lead, into the VM.
+    /// All forwards of the VM, and whether something listens for each.
     ///
     /// # Errors
     /// The file system's refusal; [`Error::Supervisor`] if that does not answer.
@@ -80,7 +80,7 @@ impl Vm {
         }
     }
 
-    /// What the supervisor answers; none: there is none, or not any more. `hint` is for its
+    /// Asks the supervisor. None: there is no supervisor, or not any more. `hint` is for its
     /// refusal.
     fn ask_for_ports(&self, request: &Operation, hint: Hint<'_>) -> Result<Option<Vec<PortState>>> {
         if !run::is_supervised(self.folder())? {

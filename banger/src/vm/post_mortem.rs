@@ -155,7 +155,7 @@ pub(crate) fn explained(error: CommandError, machine: &RunningVm) -> CommandErro
         Fate::Lives | Fate::Restarted => return error,
     };
     error.details.push(format!("what became of the VM: {reason}"));
-    let console = machine.vm.last_words(LAST_WORDS).unwrap_or_default();
+    let console = machine.vm.console_tail_of_boot(LAST_WORDS).unwrap_or_default();
     if let Some(panic) = console.iter().rfind(|line| line.contains(PANIC)) {
         error.details.push(format!("the guest's kernel: {panic}"));
         error.hints.push(format!("all that it said: banger logs {}", machine.vm.name()));
