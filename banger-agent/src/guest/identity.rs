@@ -137,7 +137,7 @@ mod tests {
         let current = identity("a", Some("1"), Some(15));
         assert_eq!(changes(&current, &current), []);
         let renamed = IdentityChange::Hostname { from: "a".into(), to: "b".into() };
-        assert_eq!(changes(&current, &identity("b", Some("1"), Some(15))), [renamed.clone()]);
+        assert_eq!(changes(&current, &identity("b", Some("1"), Some(15))), std::slice::from_ref(&renamed));
         assert_eq!(changes(&current, &identity("a", None, Some(15))), []);
         let other = identity("b", Some("2"), None);
         let net = IdentityChange::Net { from: current.net, to: None };
