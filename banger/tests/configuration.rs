@@ -38,8 +38,12 @@ fn every_variable_of_bangers_is_documented() {
             pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
         }
+        // Tests name variables that nothing reads.
+        if path.file_name().is_some_and(|name| name == "tests.rs") {
+            continue;
+        }
         let code = fs::read_to_string(&path).unwrap();
-        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         for part in code.split("\"BANGER_").skip(1) {
             let name: String = part.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
             if !name.is_empty() && part[name.len()..].starts_with('"') {
