@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Failure, FailureKind, IoContext, Result};
-use crate::run::{self, RunInfo, RunPhase};
+use crate::run::{self, RunInfo, VmPhase};
 use crate::wire::{self, Feature, Hello, MAX_REPLY, Operation, SOCKET, SupervisorFrame};
 
 /// A supervisor takes a connection, and answers what needs no waiting, within this time,
@@ -69,7 +69,7 @@ pub(crate) fn restore_socket(vm: &str, folder: &Path) -> Result<Option<Connectio
         return Ok(None);
     }
     // One that starts has its socket before it notes anything else.
-    let Some(info) = RunInfo::read(folder)?.filter(|info| info.restores_socket() && info.phase != RunPhase::Starting)
+    let Some(info) = RunInfo::read(folder)?.filter(|info| info.restores_socket() && info.phase != VmPhase::Starting)
     else {
         return Ok(None);
     };

@@ -36,7 +36,7 @@ pub(crate) struct RunInfo {
     pub(crate) backend: String,
     /// When the supervisor started, in seconds since 1970.
     pub(crate) started: u64,
-    pub(crate) phase: RunPhase,
+    pub(crate) phase: VmPhase,
     /// Its hello, for who cannot ask at the socket. Empty in versions without one.
     #[serde(default)]
     pub(crate) hello: Hello,
@@ -51,7 +51,7 @@ pub(crate) struct RunInfo {
 /// How far a VM is, for commands that find its `run.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
-pub(crate) enum RunPhase {
+pub(crate) enum VmPhase {
     Starting,
     Running { accelerator: Accelerator, agent: AgentInfo },
     Failed { reason: String },
@@ -67,7 +67,7 @@ impl RunInfo {
             boot_id,
             backend: backend.to_owned(),
             started,
-            phase: RunPhase::Starting,
+            phase: VmPhase::Starting,
             restores_socket: hello.has(Feature::RestoreSocket),
             hello,
             confinement: None,
@@ -82,7 +82,7 @@ impl RunInfo {
     /// What ended a VM that left this behind.
     pub(crate) fn crash(self) -> Result<String> {
         Ok(match self.phase {
-            RunPhase::Failed { reason } => reason,
+            VmPhase::Failed { reason } => reason,
             _ if self.boot_id != host::boot_id()? => "this machine went down under it".into(),
             _ => "its supervisor was killed".into(),
         })

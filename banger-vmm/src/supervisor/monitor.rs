@@ -20,7 +20,7 @@ use crate::activity::LastActivity;
 use crate::backend::{Vmm, VmmEvent};
 use crate::error::Failure;
 use crate::launch::{Running, StartEvent};
-use crate::run::{RunInfo, RunPhase};
+use crate::run::{RunInfo, VmPhase};
 
 /// What could not be written down, for want of space, is tried again after this long.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ impl<'a> Monitor<'a> {
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(stream);
         let mut link = Some(tokio::spawn(driver));
-        self.note(RunPhase::Running { accelerator, agent: agent.clone() }).await;
+        self.note(VmPhase::Running { accelerator, agent: agent.clone() }).await;
         self.state.up(mux.clone(), accelerator, vmm.pid, agent.clone());
         report.send(&StartEvent::Ready(Running { accelerator, agent }));
         report.close();
@@ -146,7 +146,7 @@ impl<'a> Monitor<'a> {
         }
         self.state.down(Failure::new("the VM went down"));
         let reason = reset.unwrap_or(exit);
-        self.note(RunPhase::Failed { reason }).await;
+        self.note(VmPhase::Failed { reason }).await;
         Ended::Crashed
     }
 
@@ -199,12 +199,12 @@ impl<'a> Monitor<'a> {
         // It may have more than was last seen. A disk that is full loses this note, and the end
         // makes up for it.
         let _ = LastActivity::forget_changes(self.folder);
-        self.note(RunPhase::Failed { reason: failure.message.clone() }).await;
+        self.note(VmPhase::Failed { reason: failure.message.clone() }).await;
         let hint = "stop the VM; the next command starts it anew";
         self.state.down(if failure.hint.is_none() { failure.with_hint(hint) } else { failure });
     }
 
-    async fn note(&mut self, phase: RunPhase) {
+    async fn note(&mut self, phase: VmPhase) {
         self.info.phase = phase;
         self.write_note().await;
     }

@@ -24,7 +24,7 @@ use crate::owner::{self, Owner};
 use crate::paths::StorePaths;
 use crate::program::Programs;
 use crate::record::VmRecord;
-use crate::run::{self, RunInfo, RunPhase};
+use crate::run::{self, RunInfo, VmPhase};
 use crate::vm_host::{self, AgentAccess, VmHost};
 use crate::wire::{AgentInfo, Operation, SOCKET, Status};
 use crate::{disk, file};
@@ -183,11 +183,11 @@ impl Vm {
             (false, info) => VmState::Stopped { crash: info.map(|info| info.crash()).transpose()? },
             (true, None) => VmState::Starting,
             (true, Some(info)) => match info.phase {
-                RunPhase::Starting => VmState::Starting,
-                RunPhase::Running { accelerator, agent } => {
+                VmPhase::Starting => VmState::Starting,
+                VmPhase::Running { accelerator, agent } => {
                     VmState::Running { accelerator, agent, pid: info.pid, confinement: info.confinement }
                 }
-                RunPhase::Failed { reason } => VmState::Failed { reason },
+                VmPhase::Failed { reason } => VmState::Failed { reason },
             },
         })
     }
