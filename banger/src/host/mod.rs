@@ -1,6 +1,6 @@
 //! The user's side of this machine: where banger keeps its files ([`paths`]), who else may write
-//! to them ([`permissions`]), how a file is replaced ([`file`]) and a path quoted ([`shell`]); what
-//! the machine has ([`hardware`]), and what other programs have written down there ([`npm`],
+//! to them ([`permissions`]), how a file is replaced (`file`) and a path quoted (`shell`); what
+//! the machine has (`hardware`), and what other programs have written down there (`npm`,
 //! [`terminfo`]).
 
 pub(crate) mod file;

@@ -2,8 +2,9 @@
 //! and what is known of each.
 //!
 //! [`ownership`] knows whose a VM is, [`checkout`] which repositories are where in it,
-//! [`unsynced`] what would be lost with it, and [`post_mortem`] what became of one that does not
-//! answer any more. [`forwards`] has ports of this machine lead into one, [`authorized_key`] has an SSH server of the guest's own know its user.
+//! [`unsynced`] what would be lost with it, and `post_mortem` what became of one that does not
+//! answer any more. [`forwards`] has ports of this machine lead into one, and [`authorized_key`]
+//! has an SSH server of the guest's own know its user.
 
 pub mod agent;
 pub mod authorized_key;
