@@ -147,7 +147,7 @@ mod tests {
     use crate::protocol;
 
     #[test]
-    fn data_on_the_channel_of_control_frames_are_not_sent() {
+    fn data_on_the_control_channel_is_refused() {
         let mut target = BytesMut::new();
         FrameCodec.encode(Frame::Data(0, Bytes::from_static(b"{}")), &mut target).unwrap_err();
         assert!(target.is_empty());
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_survive_any_split() {
+    fn frames_decode_across_any_split() {
         let frames = vec![
             Frame::control(&serde_json::json!({"op": "exec"})),
             Frame::Data(1, Bytes::from_static(b"\0\xff")),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
+    fn oversized_length_is_refused_before_allocation() {
         for (kind, length) in [(0, MAX_CONTROL as u32 + 1), (1, MAX_DATA as u32 + 1), (7, u32::MAX)] {
             let mut wire = BytesMut::new();
             wire.put_u8(kind);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_frame_is_an_error_and_not_silence() {
+    fn truncated_frame_is_an_error() {
         let mut wire = BytesMut::new();
         FrameCodec.encode(Frame::Data(1, Bytes::from_static(b"hello")), &mut wire).unwrap();
         wire.truncate(wire.len() - 1);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_json_is_an_error() {
+    fn invalid_json_message_is_an_error() {
         let deep = Frame::Control(Bytes::from("[".repeat(100_000)));
         assert!(deep.message::<serde_json::Value>().is_err());
         assert!(Frame::Control(Bytes::from_static(b"\"\xff\"")).message::<String>().is_err());
@@ -234,7 +234,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
 
         #[test]
-        fn whatever_comes_is_frames_or_an_error(bytes in wire(), cuts in vec(0usize..40, 0..8)) {
+        fn any_bytes_decode_to_frames_or_an_error(bytes in wire(), cuts in vec(0usize..40, 0..8)) {
             let all = decode_all(BytesMut::from(&bytes[..]));
             // Its parts say the same, wherever it is cut.
             let (mut buffer, mut rest, mut seen) = (BytesMut::new(), &bytes[..], Vec::new());

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn leftovers_of_a_former_peer_are_skipped_on_both_sides() {
+    async fn handshake_skips_leftover_bytes_of_previous_peer() {
         let (mut host, guest) = tokio::io::duplex(1 << 16);
         host.write_all(b"\0\x01half a frame\nand {more").await.unwrap();
         let guest = tokio::spawn(async move {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_protocol_is_named() {
+    async fn different_protocol_version_is_an_error() {
         let (mut host, guest) = tokio::io::duplex(1 << 16);
         tokio::spawn(async move {
             let mut guest = BufReader::new(guest);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_that_sends_garbage_without_end_is_given_up() {
+    async fn endless_garbage_ends_the_handshake() {
         let (mut host, mut guest) = tokio::io::duplex(1 << 20);
         tokio::spawn(async move { while guest.write_all(&[0x5a; 1 << 16]).await.is_ok() {} });
         let mut bounded = (&mut host).take(MAX_LEFTOVERS + 1);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn streams_are_apart_and_half_close() {
+    async fn streams_are_independent_and_half_close() {
         let (host, guest) = tokio::io::duplex(1 << 16);
         let (mux, driver) = Mux::host(host);
         tokio::spawn(driver);
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_sent_before_a_reset_is_read_however_small_its_frames() {
+    async fn data_sent_before_reset_is_read_in_full() {
         let (host, guest) = tokio::io::duplex(1 << 16);
         let (mux, driver) = Mux::host(host);
         tokio::spawn(driver);
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_stream_too_many_waits_for_its_place() {
+    async fn stream_over_the_limit_waits_for_a_free_slot() {
         let (host, guest) = tokio::io::duplex(1 << 16);
         let (mux, driver) = Mux::host(host);
         tokio::spawn(driver);
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn garbage_after_the_handshake_breaks_the_link_and_nothing_else() {
+    async fn garbage_after_handshake_breaks_only_the_link() {
         let (host, mut guest) = tokio::io::duplex(1 << 16);
         let (mux, driver) = Mux::host(host);
         let driver = tokio::spawn(driver);

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operation_of_a_later_version_is_an_error() {
+    fn operation_of_newer_version_is_an_error() {
         assert!(serde_json::from_str::<AgentRequest>(r#"{"op":"teleport"}"#).is_err());
         let kind: AgentFailureKind = serde_json::from_str("\"of_a_later_version\"").unwrap();
         assert_eq!(kind, AgentFailureKind::Other);

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_way_ends_by_itself() {
+    async fn each_direction_ends_independently() {
         let (mut client, mut server, host, guest) = connection();
         let asked = vec![7; 100_000];
         let sent = asked.clone();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_side_that_is_gone_takes_the_connection_along() {
+    async fn closed_stream_closes_the_socket_too() {
         let (client, mut server, host, guest) = connection();
         host.abort();
         let mut rest = Vec::new();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_its_end_a_side_still_listens_while_it_is_there() {
+    async fn half_closed_side_keeps_receiving() {
         let (mut client, server, host, guest) = connection();
         client.shutdown().await.unwrap();
         let mut guest = guest;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_belong_there_breaks_it() {
+    async fn unexpected_frame_is_an_error() {
         let ((_client, socket), (stream, mut hostile)) = (duplex(100), duplex(100));
         let side = side(socket, stream);
         hostile.write_all(b"\0\0\0\0\x04null").await.unwrap();

@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_content_without_blocks_of_zeros_has_the_plain_digest() {
+    fn content_without_zero_blocks_has_plain_blake3_digest() {
         let block = BLOCK as usize;
         let mut straddling = vec![1; 3 * block];
         straddling[block / 2..block + block / 2].fill(0);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_costs_nothing_and_counts() {
+    fn holes_are_digested_without_reading() {
         let file = tempfile::tempfile().unwrap();
         let digest_of = |size: u64| {
             file.set_len(size).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
-        fn the_digest_depends_on_the_content_alone(
+        fn digest_depends_only_on_content(
             parts in prop::collection::vec((any::<bool>(), 0..3 * BLOCK as usize), 1..6),
             chunk in 1..300_000usize,
         ) {

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_part_of_a_path() {
+    fn terminal_name_is_one_path_component() {
         for name in ["xterm-kitty", "rxvt-unicode-256color", "xterm+256color", "9term", "st.v1_0"] {
             assert!(is_name(name), "{name}");
         }
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_short_and_begins_as_one() {
+    fn terminfo_entry_needs_magic_and_bounded_length() {
         let is_valid = |entry: &[u8]| Terminfo { name: "foot".into(), entry: WireBytes(entry.to_vec()) }.is_valid();
         assert!(is_valid(b"\x1a\x01rest") && is_valid(b"\x1e\x02"));
         assert!(!is_valid(b"") && !is_valid(b"#!/bin/sh") && !is_valid(&[&[0x1a, 1][..], &[0; MAX_ENTRY]].concat()));

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_text_where_they_can_be() {
+    fn bytes_serialize_as_text_or_hex() {
         for (bytes, json) in [(&b"a/\xc3\xa9"[..], "\"a/é\""), (&b"\xff\x00"[..], "{\"hex\":\"ff00\"}")] {
             let bytes = WireBytes(bytes.to_vec());
             assert_eq!(serde_json::to_string(&bytes).unwrap(), json);

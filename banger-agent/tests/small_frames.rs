@@ -83,7 +83,7 @@ fn peak_memory() -> u64 {
 }
 
 #[tokio::test]
-async fn frames_of_one_byte_on_all_streams_take_little_memory() {
+async fn one_byte_frames_on_all_streams_use_bounded_memory() {
     // Of each stream, a part of what its window allows.
     const EACH: usize = 8 << 10;
     let Link { mux, driver, answered, mut pipe } = link();
@@ -106,7 +106,7 @@ async fn frames_of_one_byte_on_all_streams_take_little_memory() {
 }
 
 #[tokio::test]
-async fn a_peer_that_sends_more_than_there_is_room_for_ends_its_link() {
+async fn peer_exceeding_buffer_limit_ends_the_link() {
     let Link { mux, driver, mut pipe, .. } = link();
     let _streams = open(&mux, 1).await;
     // From here on what comes waits for its reader, which is none.
@@ -121,7 +121,7 @@ async fn a_peer_that_sends_more_than_there_is_room_for_ends_its_link() {
 }
 
 #[tokio::test]
-async fn who_prints_byte_by_byte_is_read_in_full_however_late() {
+async fn slow_reader_receives_bytewise_output_in_full() {
     const BYTES: usize = 20_000;
     let (host, guest) = UnixStream::pair().unwrap();
     let (mux, driver) = Mux::host(host);
@@ -152,7 +152,7 @@ proptest! {
 
     /// Pieces of any size, on streams whose readers read any amount at any time, or leave.
     #[test]
-    fn what_is_sent_is_read_in_order(
+    fn data_is_read_in_order_of_sending(
         pieces in prop::collection::vec((0_usize..3, prop_oneof![4 => 1_usize..40, 1 => 900_usize..3000]), 200..1200),
         reads in prop::collection::vec(1_usize..700, 1..50),
         leaves in any::<bool>(),

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_harmless_names_pass() {
+    fn image_names_are_validated() {
         for good in ["a", "debian-bookworm-minimal", "generic-6.12", "9front", &"x".repeat(64)] {
             assert!(check(Kind::Image, good).is_ok(), "{good}");
         }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelling_finds_its_name() {
+    fn misspelled_name_finds_its_nearest_match() {
         let known = ["debian-bookworm-minimal", "golden"];
         assert_eq!(nearest("debian-bokworm-minimal", known), Some("debian-bookworm-minimal"));
         assert_eq!(nearest("debian", known), Some("debian-bookworm-minimal"));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn distances() {
+    fn edit_distance_matches_known_values() {
         assert_eq!(edit_distance(b"kitten", b"sitting"), 3);
         assert_eq!(edit_distance(b"", b"abc"), 3);
         assert_eq!(edit_distance(b"abc", b"abc"), 0);

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-    fn the_next_process_of_the_same_pid_gets_no_signal() {
+    fn reused_pid_gets_no_signal() {
         if env::var_os(INSIDE).is_some() {
             let (first, pid) = sleep();
             let process = Process::open(pid).unwrap().unwrap();
@@ -157,7 +157,7 @@ mod tests {
         }
         let mut again = Command::new("unshare");
         again.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(env::current_exe().unwrap());
-        again.args(["--exact", "process::tests::the_next_process_of_the_same_pid_gets_no_signal"]).env(INSIDE, "1");
+        again.args(["--exact", "process::tests::reused_pid_gets_no_signal"]).env(INSIDE, "1");
         assert!(again.status().unwrap().success());
     }
 }

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_take_no_room_and_pieces_go_by_content() {
+    fn zeros_become_holes_and_pieces_follow_content() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(10 << 20).unwrap();
         write(&file, 0, &vec![0; 1 << 20]).unwrap();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sparse_copy_is_the_same() {
+    fn sparse_copy_equals_its_source() {
         let source = tempfile::tempfile().unwrap();
         let target = tempfile::NamedTempFile::new().unwrap();
         source.set_len(10 << 20).unwrap();
@@ -157,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_what_is_read(runs in proptest::collection::vec((0u64..30_000, 0u8..2, 1usize..9000), 0..4)) {
+        fn sparse_writes_read_back_unchanged(runs in proptest::collection::vec((0u64..30_000, 0u8..2, 1usize..9000), 0..4)) {
             let (file, mut expected) = (tempfile::tempfile().unwrap(), vec![0; 160_000]);
             let mut at = 0;
             for (gap, byte, length) in runs {

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_bytes_become_harmless() {
+    fn printable_escapes_untrusted_bytes() {
         let nasty = b"\x1b]52;c;eA==\x07 a\tb\r \x7f \xff \xc2\x9b1m \xe2\x80\xaetxt \xc3\xa9";
         assert_eq!(printable(nasty), "^[]52;c;eA==^G a b^M ^? \\xff \\u{9b}1m \\u{202e}txt \u{e9}");
     }

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_known_until_they_are_forgotten() {
+    fn unsynced_changes_are_recorded_until_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         assert!(LastActivity::read(folder.path()).unwrap().is_none());
         LastActivity::forget_changes(folder.path()).unwrap();

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_drips_in_ends_in_time() {
+    fn dripping_reply_times_out() {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
         thread::spawn(move || {
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_stays_full_is_not_waited_for() {
+    fn connect_to_full_backlog_times_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SOCKET);
         let listener = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();

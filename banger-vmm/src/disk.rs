@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fresh_disk_is_small_and_a_sound_file_system() {
+    fn new_disk_is_sparse_and_passes_e2fsck() {
         let folder = tempfile::tempdir().unwrap();
         let programs = Programs::new("/usr/bin:/bin");
         let disk = folder.path().join("disk");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_names_its_package() {
+    fn missing_program_error_names_its_package() {
         let error = Programs::new("/nowhere").find("no-such-mke2fs", "e2fsprogs").unwrap_err();
         assert!(error.hint().unwrap().contains("e2fsprogs"));
     }

@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_of_a_later_version_is_understood() {
+    fn failure_of_newer_version_deserializes() {
         let read = |json: &str| serde_json::from_str::<Failure>(json).unwrap();
         assert_eq!(read(r#"{"message":"m","kind":"busy"}"#).kind, FailureKind::Busy);
         for json in [r#"{"message":"m"}"#, r#"{"message":"m","kind":"unheard_of","more":1}"#] {

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_for_the_process_that_was_noted() {
+    fn signal_needs_matching_start_time() {
         let (mut child, pid) = sleep();
         let start = start_time(pid).unwrap();
         assert!(!signal(pid, start + 1, Signal::KILL).unwrap());

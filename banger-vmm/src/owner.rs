@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_lives_as_long_as_it_holds_its_lock() {
+    fn owner_is_alive_while_it_holds_its_lock() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         assert_eq!(state(folder).unwrap(), Owner::Unknown);

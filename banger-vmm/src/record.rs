@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_survives_the_disk() {
+    fn record_round_trips_through_disk() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vm.json");
         let mut record = VmRecord::new("my-project", "debian", "generic", 1_700_000_000);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_before_there_was_an_idle_time_has_the_default() {
+    fn record_without_idle_timeout_gets_the_default() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vm.json");
         let mut old = serde_json::to_value(VmRecord::new("x", "i", "k", 0)).unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_a_named_error() {
+    fn invalid_record_is_a_damaged_or_newer_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vm.json");
         let deep = "[".repeat(200_000);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_harmless() {
+    fn vm_names_are_validated() {
         for name in ["a", "my-project.2", "0_"] {
             check_name(name).unwrap();
         }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostname_is_a_label() {
+    fn hostname_is_a_valid_dns_label() {
         for (name, label) in [("my_project.x", "my-project-x"), ("_", "banger"), ("a.", "a")] {
             assert_eq!(hostname(name), label);
         }

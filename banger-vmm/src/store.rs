@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_comes_and_goes() {
+    fn store_creates_lists_and_deletes_vms() {
         let Home { folder, store } = home();
         assert!(store.list().unwrap().is_empty());
         assert!(matches!(store.delete("one"), Err(Error::NotFound(_))));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_gets_another_name_if_nobody_has_it_and_it_does_not_run() {
+    fn rename_needs_a_free_name_and_a_stopped_vm() {
         let Home { folder, store } = home();
         let mut first = record("one");
         first.workspace = serde_json::json!({"root": "/r"});
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_private() {
+    fn vm_directories_and_files_are_private() {
         use std::os::unix::fs::PermissionsExt;
         let Home { folder, store } = home();
         let vm = store.create(&record("one")).unwrap();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_make_one() {
+    fn concurrent_creations_make_one_vm() {
         let Home { folder: _folder, store } = home();
         let made = std::thread::scope(|scope| {
             let tries: Vec<_> = (0..8).map(|_| scope.spawn(|| store.create(&record("one")))).collect();
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_dead_left_is_swept_and_the_living_is_not() {
+    fn sweep_removes_only_leftovers_of_dead_processes() {
         let Home { folder, store } = home();
         store.create(&record("one")).unwrap();
         let vms = folder.path().join("vms");
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_vm_hides_no_other_and_can_be_deleted() {
+    fn damaged_vm_is_listed_and_deletable() {
         let Home { folder: _folder, store } = home();
         let vm = store.create(&record("one")).unwrap();
         store.create(&record("two")).unwrap();
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_cannot_be_made_leaves_nothing() {
+    fn failed_disk_creation_leaves_nothing() {
         let Home { folder, store } = home();
         let mut record = record("one");
         record.disk_bytes = 4096;

@@ -170,7 +170,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn a_vm_starts_stops_and_leaves_nothing() {
+fn vm_starts_stops_and_leaves_nothing() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     // A path longer than the 107 bytes of a socket's, with what QEMU takes for its own.
     let home = Home::in_folder(tempfile::tempdir().unwrap(), &format!("{}/a,b c", "long".repeat(40)));
@@ -210,7 +210,7 @@ fn a_vm_starts_stops_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn a_guest_that_does_not_come_up_is_shown_and_removed() {
+fn failed_boot_shows_console_and_leaves_nothing() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let mut home = Home::new();
     let error = home.start_fails("panics");
@@ -237,7 +237,7 @@ fn a_guest_that_does_not_come_up_is_shown_and_removed() {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn qemu_itself_failing_is_quoted() {
+fn qemu_failure_is_quoted() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let mut home = Home::new();
     home.options.kernel = home.options.base.clone();
@@ -250,7 +250,7 @@ fn qemu_itself_failing_is_quoted() {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn a_console_that_is_flooded_stays_small() {
+fn flooded_console_log_stays_bounded() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let home = Home::new();
     let vm = home.vm("shouts");
@@ -263,7 +263,7 @@ fn a_console_that_is_flooded_stays_small() {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn an_agent_that_is_lost_fails_the_vm_until_it_is_stopped() {
+fn lost_agent_fails_the_vm_until_it_is_stopped() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let home = Home::new();
     for name in ["drops-the-port", "breaks-the-mux"] {
@@ -283,7 +283,7 @@ fn an_agent_that_is_lost_fails_the_vm_until_it_is_stopped() {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn a_guest_that_does_not_go_is_made_to() {
+fn stubborn_guest_is_killed_on_stop() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let home = Home::new();
     let vm = home.vm("is-stubborn");
@@ -294,7 +294,7 @@ fn a_guest_that_does_not_go_is_made_to() {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn a_killed_supervisor_takes_qemu_along_and_is_noticed() {
+fn killed_supervisor_takes_qemu_down_and_is_reported() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let home = Home::new();
     let vm = home.vm("behaves");
@@ -325,7 +325,7 @@ fn a_killed_supervisor_takes_qemu_along_and_is_noticed() {
 
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
-fn kvm_is_used_where_it_works_and_its_failure_remembered() {
+fn kvm_is_used_if_it_works_and_failure_is_remembered() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let mut home = Home::new();
     home.options.accelerator = AcceleratorChoice::Auto;

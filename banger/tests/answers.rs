@@ -14,7 +14,7 @@ fn answer(home: &Path, folder: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn json_has_a_name_as_it_is_and_people_see_it_printable() {
+fn names_are_exact_in_json_and_escaped_in_text() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().canonicalize().unwrap();
     let root = home.join("a\nb\u{1b}c");

@@ -21,7 +21,7 @@ fn completed(home: &Path, lines: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_line_with_colons_and_equals_signs_is_completed() {
+fn bash_completes_words_with_colons_and_equals_signs() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().canonicalize().unwrap();
     fs::write(home.join("README"), "").unwrap();

@@ -10,7 +10,7 @@ fn docs(path: &str) -> PathBuf {
 }
 
 #[test]
-fn the_schemas_are_not_stale() {
+fn schema_files_are_up_to_date() {
     for (owner, name, command) in [
         (Owner::User, "config.schema.json", "banger config schema"),
         (Owner::Repository, "banger.toml.schema.json", "banger config schema --repo"),
@@ -21,7 +21,7 @@ fn the_schemas_are_not_stale() {
 }
 
 #[test]
-fn the_table_of_keys_is_not_stale() {
+fn table_of_keys_is_up_to_date() {
     let page = fs::read_to_string(docs("configuration.md")).unwrap();
     let table = schema::table();
     assert!(page.contains(&table), "docs/configuration.md shall have this table:\n{table}");
@@ -29,7 +29,7 @@ fn the_table_of_keys_is_not_stale() {
 
 /// All that is read from the environment by this name is in the one table of it.
 #[test]
-fn every_variable_of_bangers_is_documented() {
+fn every_banger_variable_is_documented() {
     let page = fs::read_to_string(docs("configuration.md")).unwrap();
     let mut pending = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut found = 0;

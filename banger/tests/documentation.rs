@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 #[test]
-fn generated_pages_are_not_stale() {
+fn generated_pages_are_up_to_date() {
     let pages = pages::pages().expect("pages that are written by hand");
     let is_stale = |path: &PathBuf, content: &String| fs::read_to_string(path).ok().as_ref() != Some(content);
     let mut stale: Vec<_> =
@@ -19,7 +19,7 @@ fn generated_pages_are_not_stale() {
 }
 
 #[test]
-fn a_synopsis_has_values_and_what_separates_a_command() {
+fn synopsis_shows_values_and_command_separator() {
     let pages = pages::pages().expect("pages that are written by hand");
     let page = |name: &str| &pages[&pages::manuals_folder().join(name)];
     let exec = page("banger-vm-exec.1");

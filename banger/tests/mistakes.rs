@@ -49,7 +49,7 @@ impl Place {
 }
 
 #[test]
-fn the_words_of_other_tools_lead_to_bangers_own() {
+fn commands_of_other_tools_get_banger_hints() {
     let place = Place::new();
     for (line, hint) in [
         ("run --rm -it make test", "banger --rm -- make test\n"),
@@ -66,7 +66,7 @@ fn the_words_of_other_tools_lead_to_bangers_own() {
 }
 
 #[test]
-fn a_value_that_could_never_take_effect_is_refused() {
+fn values_that_cannot_take_effect_are_refused() {
     let place = Place::new();
     for (key, value, why) in [
         ("alias.rm", "delete", "a command of banger's own"),
@@ -93,7 +93,7 @@ fn a_value_that_could_never_take_effect_is_refused() {
 }
 
 #[test]
-fn a_value_that_is_not_there_is_an_error() {
+fn getting_an_unset_value_is_an_error() {
     let place = Place::new();
     for key in ["env.NOPE", "alias.nope", "catalog_url"] {
         assert!(place.fails(&["config", "get", key]).contains(&format!("`{key}` is not set")), "{key}");
@@ -107,7 +107,7 @@ fn a_value_that_is_not_there_is_an_error() {
 }
 
 #[test]
-fn help_is_an_answer_as_json_too() {
+fn help_and_version_have_json_output() {
     let place = Place::new();
     for (arguments, key, part) in [
         (&["help", "--json"][..], "help", "Usage: banger"),

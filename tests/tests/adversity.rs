@@ -21,7 +21,7 @@ fn prepare<'a>(home: &'a Home) -> Repository<'a> {
 }
 
 #[test]
-fn state_files_that_were_cut_short_are_made_anew() {
+fn truncated_state_files_are_rebuilt() {
     let home = Home::with_process_guests();
     let repository = prepare(&home);
     let files =
@@ -40,7 +40,7 @@ fn state_files_that_were_cut_short_are_made_anew() {
 }
 
 #[test]
-fn a_guest_that_forgot_the_last_sync_overwrites_nothing() {
+fn guest_with_truncated_sync_log_overwrites_nothing() {
     let home = Home::with_process_guests();
     let repository = prepare(&home);
     repository.sh("echo edited there >>README").ok();
@@ -60,7 +60,7 @@ fn a_guest_that_forgot_the_last_sync_overwrites_nothing() {
 }
 
 #[test]
-fn state_of_a_newer_version_is_named_and_stays() {
+fn newer_format_state_is_an_error_and_is_kept() {
     let home = Home::with_process_guests();
     let repository = prepare(&home);
     let newer = r#"{"format_version": 999, "what": "nobody knows"}"#;
@@ -94,7 +94,7 @@ fn with_own_file_system(repository: &Repository<'_>, folder: &str, script: &str)
 }
 
 #[test]
-fn a_file_system_may_be_full_at_every_file_and_block() {
+fn run_recovers_from_full_host_at_every_inode_and_block() {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
     // From one that holds nothing to one that holds all, the first command fails, or it does not.
@@ -130,7 +130,7 @@ fn a_file_system_may_be_full_at_every_file_and_block() {
 }
 
 #[test]
-fn a_guest_whose_disk_is_full_runs_commands() {
+fn guest_with_full_disk_still_runs_commands() {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
     // The guest's disk is a file system of its own, which a command fills.
@@ -162,7 +162,7 @@ fn a_guest_whose_disk_is_full_runs_commands() {
 }
 
 #[test]
-fn a_file_system_may_be_full_at_every_block_of_an_image() {
+fn image_store_recovers_from_full_host_at_every_block() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
     // Two megabytes that do not compress, in a registered image, in its bundle, and in a layer.
@@ -203,7 +203,7 @@ fn a_file_system_may_be_full_at_every_block_of_an_image() {
 }
 
 #[test]
-fn a_copy_leaves_some_of_the_disk_free() {
+fn cp_keeps_a_disk_space_reserve() {
     let home = Home::with_process_guests();
     let repository = prepare(&home);
     // What fits in, and all of it but a little: 10 MiB and 1000 inodes, a hundredth of which stays

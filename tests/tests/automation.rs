@@ -23,7 +23,7 @@ fn assert_error(output: &Output, kind: &str) {
 }
 
 #[test]
-fn every_command_answers_with_one_document() {
+fn built_in_commands_print_one_json_document() {
     let home = Home::new();
     let repository = home.repository("r");
     let list = repository.run(["--list", "--json"]).ok().document();
@@ -63,7 +63,7 @@ fn every_command_answers_with_one_document() {
 }
 
 #[test]
-fn a_home_is_not_needed() {
+fn commands_work_without_home_directory() {
     let home = Home::new();
     let repository = home.repository("r");
     let status = |command: &mut Command| output(command.args(["status", "--json"]).current_dir(&repository.root));
@@ -107,7 +107,7 @@ fn read(report: &Path) -> Value {
 }
 
 #[test]
-fn a_report_tells_how_a_run_went() {
+fn report_records_exit_status_phases_and_counts() {
     let home = Home::new();
     let repository = home.repository("r");
     let report = home.path().join("report.json");
@@ -176,7 +176,7 @@ fn a_report_tells_how_a_run_went() {
 }
 
 #[test]
-fn an_answer_that_nobody_reads_ends_quietly() {
+fn closed_stdout_ends_command_with_sigpipe() {
     use std::os::unix::process::ExitStatusExt;
     let home = Home::new();
     let repository = home.repository("r");

@@ -32,7 +32,7 @@ fn assert_error(output: &Output, message: &str, hint: &str) {
 }
 
 #[test]
-fn a_missing_program_is_named_with_its_package() {
+fn missing_program_error_names_its_package() {
     let home = Home::new();
     let repository = home.repository("r");
     let with = |path: PathBuf| -> Output {
@@ -55,7 +55,7 @@ fn a_missing_program_is_named_with_its_package() {
 }
 
 #[test]
-fn a_folder_that_is_no_workspace_is_an_error() {
+fn unusable_repository_is_an_error_with_a_hint() {
     let home = Home::new();
     let repository = home.repository("r");
     let run = |folder: &Path| -> Output {
@@ -78,7 +78,7 @@ fn a_folder_that_is_no_workspace_is_an_error() {
 }
 
 #[test]
-fn a_full_disk_of_the_host_loses_nothing() {
+fn full_host_disk_fails_command_without_data_loss() {
     let home = Home::new();
     let repository = home.repository("r");
     let vms = home.data().join("vms");
@@ -121,7 +121,7 @@ fn a_full_disk_of_the_host_loses_nothing() {
 }
 
 #[test]
-fn output_without_end_waits_for_its_reader() {
+fn unread_output_blocks_guest_writer() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "true"]).ok();

@@ -101,7 +101,7 @@ fn served(home: &Home) -> (PathBuf, WebServer) {
 }
 
 #[test]
-fn a_team_publishes_its_image_as_the_page_says() {
+fn documented_team_catalog_can_be_published_and_used() {
     let publisher = Home::with_own_images();
     publisher.program("docker", DOCKER, 0o755);
     prepare(&publisher, "made by the team");
@@ -159,7 +159,7 @@ fn a_team_publishes_its_image_as_the_page_says() {
 }
 
 #[test]
-fn a_pull_that_is_killed_leaves_nothing_to_be_seen_and_the_next_one_works() {
+fn killed_pull_leaves_no_visible_image_and_next_succeeds() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
     let (public, web) = served(&home);
@@ -241,7 +241,7 @@ fn a_pull_that_is_killed_leaves_nothing_to_be_seen_and_the_next_one_works() {
 }
 
 #[test]
-fn two_that_pull_one_bundle_at_once_download_it_once() {
+fn concurrent_pulls_download_bundle_once() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
     let (public, web) = served(&home);
@@ -266,7 +266,7 @@ fn two_that_pull_one_bundle_at_once_download_it_once() {
 }
 
 #[test]
-fn what_is_wrong_with_a_catalog_a_file_or_a_name_is_said() {
+fn catalog_bundle_and_name_errors_are_reported() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
     let catalog = home.path().join("my catalog.toml");

@@ -13,7 +13,7 @@ fn output(command: &mut Command) -> Output {
 }
 
 #[test]
-fn a_command_runs_in_the_folder_that_matches() {
+fn command_runs_in_matching_guest_directory() {
     let home = Home::new();
     let repository = home.repository("my repo");
     repository.write("submodule-source/file", "of the submodule\n");
@@ -59,7 +59,7 @@ fn piped(command: &mut Command) -> Child {
 }
 
 #[test]
-fn streams_are_as_without_a_vm() {
+fn stdio_streams_behave_as_without_a_vm() {
     let home = Home::new();
     let repository = home.repository("streams");
     // `$(…)` ends although the VM, started by it, goes on: nothing keeps the pipe open.
@@ -134,7 +134,7 @@ fn set_non_blocking(end: &impl AsFd) {
 }
 
 #[test]
-fn a_long_stream_each_way_takes_no_memory() {
+fn long_streams_use_bounded_memory() {
     // Many times what may be kept: whether it is this or a gigabyte makes no difference but to the
     // test's time.
     const SIZE: usize = 256 << 20;
@@ -168,7 +168,7 @@ fn a_long_stream_each_way_takes_no_memory() {
 }
 
 #[test]
-fn exit_statuses_and_options() {
+fn exit_statuses_and_run_options_are_passed_through() {
     let home = Home::new();
     let repository = home.repository("options");
     repository.write("text", "no program\n");
@@ -256,7 +256,7 @@ fn exit_statuses_and_options() {
 }
 
 #[test]
-fn one_vm_from_its_making_to_its_end() {
+fn vm_is_created_used_changed_and_deleted() {
     let home = Home::new();
     let repository = home.repository("life");
     let none: serde_json::Value = serde_json::from_slice(&repository.run(["status", "--json"]).ok().stdout).unwrap();
@@ -330,7 +330,7 @@ fn one_vm_from_its_making_to_its_end() {
 }
 
 #[test]
-fn a_hostile_repository_reaches_the_terminal_as_text() {
+fn repository_names_are_escaped_on_the_terminal() {
     let home = Home::new();
     let repository = home.repository("plain\x1b]0;owned\x07");
     repository.write("file\x1b[31m\u{9b}", "here\n");

@@ -31,7 +31,7 @@ fn json(repository: &Repository<'_>, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn the_configuration_is_shown_changed_and_checked() {
+fn config_can_be_shown_changed_and_validated() {
     let home = Home::new();
     let repository = home.repository("r");
     let file = home.path().join(".config/banger/config.toml");
@@ -66,7 +66,7 @@ fn the_configuration_is_shown_changed_and_checked() {
 }
 
 #[test]
-fn what_the_files_say_holds_in_the_vm() {
+fn config_files_take_effect_in_the_vm() {
     let home = Home::new();
     let repository = home.repository("r");
     home.configure(
@@ -102,7 +102,7 @@ fn what_the_files_say_holds_in_the_vm() {
 }
 
 #[test]
-fn what_this_machine_is_like_reaches_commands_in_the_vm() {
+fn host_environment_reaches_guest_commands() {
     let home = Home::new();
     let repository = home.repository("r");
     fs::write(home.path().join("ca.pem"), CERTIFICATE).unwrap();

@@ -13,7 +13,7 @@ fn guest_file(repository: &Repository, path: &str) -> String {
 }
 
 #[test]
-fn holes_of_files_are_neither_sent_nor_read() {
+fn sync_skips_holes_of_sparse_files() {
     const SIZE: u64 = 64 << 30;
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
@@ -42,7 +42,7 @@ fn holes_of_files_are_neither_sent_nor_read() {
 }
 
 #[test]
-fn what_is_written_in_the_guest_while_files_come_is_not_overwritten() {
+fn sync_keeps_guest_write_made_during_transfer() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.write("file", "base\n");
@@ -56,7 +56,7 @@ fn what_is_written_in_the_guest_while_files_come_is_not_overwritten() {
 }
 
 #[test]
-fn files_changed_on_both_sides_stop_the_command() {
+fn files_changed_on_both_sides_are_conflicts() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     for path in ["both", "both-too", "host-deletes", "guest-deletes", "guest", "same", "same-gone"] {
@@ -108,7 +108,7 @@ fn files_changed_on_both_sides_stop_the_command() {
 }
 
 #[test]
-fn modes_are_as_exact_as_contents() {
+fn sync_preserves_file_modes_exactly() {
     use std::os::unix::fs::PermissionsExt;
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
@@ -131,7 +131,7 @@ fn modes_are_as_exact_as_contents() {
 }
 
 #[test]
-fn files_and_folders_in_each_others_way() {
+fn file_and_directory_at_the_same_path_conflict() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     let root = &repository.root;
@@ -167,7 +167,7 @@ fn files_and_folders_in_each_others_way() {
 }
 
 #[test]
-fn commits_of_the_guest_are_never_lost() {
+fn sync_never_loses_guest_commits() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.sh("git commit -q --allow-empty -m guest-1; git tag guest-tag; git branch guest-branch").ok();
@@ -230,7 +230,7 @@ fn commits_of_the_guest_are_never_lost() {
 }
 
 #[test]
-fn a_branch_goes_back_with_its_index() {
+fn host_wins_resets_branch_together_with_index() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.sh("echo guest >guest; git add guest; git commit -qm guest").ok();
@@ -254,7 +254,7 @@ fn a_branch_goes_back_with_its_index() {
 }
 
 #[test]
-fn what_the_guest_deletes_can_come_back() {
+fn files_deleted_in_guest_can_be_restored() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.write("folder/file", "");

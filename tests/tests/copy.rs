@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 #[test]
-fn files_are_copied_both_ways() {
+fn cp_copies_files_in_both_directions() {
     let home = Home::new();
     let repository = home.repository("r");
     let host = home.path().join("host");

@@ -20,7 +20,7 @@ fn cycle(repository: &Repository<'_>, number: usize) {
 }
 
 #[test]
-fn cycles_of_create_run_and_delete_leave_nothing() {
+fn create_run_delete_cycles_leave_nothing_behind() {
     let home = Home::new();
     let repository = home.repository("r");
     // What is kept for the next VM is made by the first.

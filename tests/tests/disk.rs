@@ -12,7 +12,7 @@ fn sizes(text: &str) -> Vec<u64> {
 }
 
 #[test]
-fn it_grows_when_more_is_wanted_and_gives_back_what_is_deleted() {
+fn disk_grows_on_restart_and_discards_deleted_blocks() {
     let home = Home::new();
     let repository = home.repository("r");
     let with = |disk: &str, script: &str| repository.run(["--disk", disk, "--", "sh", "-c", script]).ok();

@@ -24,7 +24,7 @@ fn check<'a>(checks: &'a [Value], name: &str, health: &str) -> &'a Value {
 }
 
 #[test]
-fn a_machine_that_is_well_is_said_to_be() {
+fn doctor_reports_healthy_host() {
     let home = Home::new();
     let repository = home.repository("r");
     let checks = doctor(&repository, &[], &[], 0);
@@ -61,7 +61,7 @@ fn a_machine_that_is_well_is_said_to_be() {
 }
 
 #[test]
-fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
+fn doctor_names_fix_for_each_problem_and_removes_leftovers() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
     let without = |name: &str, found: &str| {
@@ -121,7 +121,7 @@ fn what_does_not_work_is_named_with_what_to_do_and_what_was_left_is_removed() {
 }
 
 #[test]
-fn what_others_may_change_is_not_used() {
+fn directories_writable_by_others_are_refused() {
     let home = Home::new();
     let repository = home.repository("r");
     home.configure("cpus = 1\n");

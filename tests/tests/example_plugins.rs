@@ -34,7 +34,7 @@ fn assert_described(home: &Home, name: &str) {
 }
 
 #[test]
-fn in_shell_a_command_runs_again_when_a_file_changes() {
+fn shell_plugin_watch_reruns_command_on_file_change() {
     let home = Home::new();
     install(&home, "banger-watch");
     assert_described(&home, "watch");
@@ -76,7 +76,7 @@ fn in_shell_a_command_runs_again_when_a_file_changes() {
 }
 
 #[test]
-fn in_python_a_command_runs_under_each_combination() {
+fn python_plugin_matrix_runs_each_combination() {
     let home = Home::new();
     install(&home, "banger-matrix");
     assert_described(&home, "matrix");
@@ -132,7 +132,7 @@ fn assert_is_package(home: &Home) {
 }
 
 #[test]
-fn in_rust_what_only_the_vm_has_is_named() {
+fn rust_plugin_changed_lists_unsynced_changes() {
     let home = Home::new();
     assert_is_package(&home);
     home.program("banger-changed", fs::read(changed()).unwrap(), 0o755);

@@ -176,16 +176,16 @@ fn check(targets: Vec<Target>) {
 }
 
 #[test]
-fn what_the_agents_side_and_the_hosts_say_to_each_other() {
+fn agent_fuzz_targets_survive_seeds_and_mutations() {
     check(banger_agent::fuzzing::targets());
 }
 
 #[test]
-fn what_images_are_made_of() {
+fn image_fuzz_targets_survive_seeds_and_mutations() {
     check(banger_image::fuzzing::targets());
 }
 
 #[test]
-fn what_a_guest_sends_of_its_repositories() {
+fn git_fuzz_targets_survive_seeds_and_mutations() {
     check(banger::git::fuzzing::targets());
 }

@@ -22,7 +22,7 @@ fn touch(repository: &Repository, path: &str) {
 }
 
 #[test]
-fn a_file_with_a_filter_is_clean_there_where_it_is_here() {
+fn filtered_file_is_clean_in_guest_as_on_host() {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
     let mark = home.path().join("mark");
@@ -96,7 +96,7 @@ fn a_file_with_a_filter_is_clean_there_where_it_is_here() {
 }
 
 #[test]
-fn pointers_and_contents_of_git_lfs_go_there_and_come_back() {
+fn git_lfs_files_round_trip() {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
     repository.git(["lfs", "install", "--local"]);
@@ -124,7 +124,7 @@ fn pointers_and_contents_of_git_lfs_go_there_and_come_back() {
 }
 
 #[test]
-fn a_partial_clone_says_what_it_lacks_and_loses_nothing() {
+fn partial_clone_warns_once_and_syncs() {
     let home = Home::with_process_guests();
     let origin = home.repository("origin");
     origin.write("a", "one\n");

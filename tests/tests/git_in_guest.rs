@@ -12,7 +12,7 @@ fn host(repository: &Repository, script: &str) {
 }
 
 #[test]
-fn through_a_day_of_work() {
+fn git_state_matches_after_each_git_operation() {
     let home = Home::new();
     let repository = home.repository("repo");
     repository.write("a", "one\n");
@@ -57,7 +57,7 @@ fn through_a_day_of_work() {
 }
 
 #[test]
-fn what_concerns_git_alone_travels_too() {
+fn git_only_state_and_config_are_synced() {
     let home = Home::new();
     let repository = home.repository("repo");
     repository.run(["--", "true"]).ok();
@@ -129,7 +129,7 @@ fn home_config(repository: &Repository, key: &str, value: &str) {
 }
 
 #[test]
-fn from_no_commit_at_all_with_sha256() {
+fn empty_sha256_repository_is_synced_from_the_start() {
     let home = Home::new();
     let repository = home.at(home.path().join("repo"));
     fs::create_dir(&repository.root).unwrap();
@@ -150,7 +150,7 @@ fn from_no_commit_at_all_with_sha256() {
 }
 
 #[test]
-fn a_linked_worktree_is_a_workspace() {
+fn linked_worktree_is_synced_as_a_workspace() {
     let home = Home::new();
     let main = home.repository("main");
     main.git(["worktree", "add", "--quiet", "../linked", "-b", "linked"]);
@@ -169,7 +169,7 @@ fn a_linked_worktree_is_a_workspace() {
 }
 
 #[test]
-fn submodules_follow_the_host_and_are_workspaces() {
+fn submodules_follow_host_and_are_workspaces() {
     let home = Home::new();
     let upstream = home.repository("upstream");
     let repository = home.repository("repo");

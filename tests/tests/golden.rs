@@ -7,7 +7,7 @@ use banger_tests::registry::{Layout, run};
 use banger_tests::{Home, Output, eventually};
 
 #[test]
-fn docker_mise_opencode_and_an_ssh_server_work_in_it() {
+fn default_image_runs_docker_mise_opencode_and_sshd() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
     // As a user has it who has set nothing.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use banger_tests::Home;
 
 #[test]
-fn the_guest_is_a_whole_system() {
+fn guest_boots_into_a_complete_system() {
     let home = Home::new();
     let repository = home.repository("My_Repo");
     // The first command runs long before systemd is up; what it writes to /tmp stays there.
@@ -61,7 +61,7 @@ fn the_guest_is_a_whole_system() {
 }
 
 #[test]
-fn a_full_guest_disk_is_said_and_can_be_freed() {
+fn full_guest_disk_is_reported_and_can_be_freed() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "true"]).ok();
@@ -84,7 +84,7 @@ fn a_full_guest_disk_is_said_and_can_be_freed() {
 }
 
 #[test]
-fn the_network_is_what_was_asked_for() {
+fn guest_network_follows_net_option() {
     let home = Home::new();
     let repository = home.repository("r");
     // A service on the host's loopback, whose answer is known.

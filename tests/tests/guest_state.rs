@@ -13,7 +13,7 @@ fn proposed(repository: &Repository<'_>, words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_running_guest_tells_what_is_only_there() {
+fn running_guest_answers_status_and_completion() {
     let home = Home::with_any_guests();
     let repository = home.repository("r");
     assert!(proposed(&repository, &["cp", ":"]).is_empty());

@@ -184,7 +184,7 @@ fn at_every_step(operation: &Operation, target: Target) {
 }
 
 #[test]
-fn a_real_machine_may_be_killed_too() {
+fn vm_recovers_from_kill_at_sampled_steps() {
     let home = Home::new();
     let repository = home.repository("r");
     edit(&repository, 0, true);
@@ -225,7 +225,7 @@ fn until_its_input_ends(repository: &Repository<'_>) -> Child {
 }
 
 #[test]
-fn a_throwaway_vm_lives_as_long_as_its_command_seen_from_any_pid_namespace() {
+fn ephemeral_vm_lives_as_long_as_command_in_any_pid_namespace() {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
     // As in a container that shares the home folder.
@@ -263,36 +263,36 @@ fn a_throwaway_vm_lives_as_long_as_its_command_seen_from_any_pid_namespace() {
 }
 
 #[test]
-fn a_creation_may_be_killed_at_every_step() {
+fn creation_recovers_from_command_killed_at_each_step() {
     let operation = Operation { without_cache: true, ..Operation::new(&["--", "true"], Before::Nothing) };
     at_every_step(&operation, Target::Command);
 }
 
 #[test]
-fn the_supervisor_of_a_new_vm_may_be_killed_at_every_step() {
+fn creation_recovers_from_supervisor_killed_at_each_step() {
     at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Target::Supervisor);
 }
 
 #[test]
-fn a_new_vm_may_be_killed_at_every_step() {
+fn creation_recovers_from_vmm_killed_at_each_step() {
     at_every_step(&Operation::new(&["--", "true"], Before::Nothing), Target::Vmm);
 }
 
 #[test]
-fn a_start_may_be_killed_at_every_step() {
+fn start_recovers_from_kill_at_each_step() {
     let operation = Operation::new(&["--", "true"], Before::Stopped);
     Target::ALL.into_iter().for_each(|target| at_every_step(&operation, target));
 }
 
 #[test]
-fn a_sync_may_be_killed_at_every_step() {
+fn sync_recovers_from_kill_at_each_step() {
     let operation = Operation { commits: true, ..Operation::new(&["--", "true"], Before::Running) };
     at_every_step(&operation, Target::Command);
     at_every_step(&operation, Target::Vmm);
 }
 
 #[test]
-fn what_follows_a_command_may_be_killed_at_every_step() {
+fn change_count_recovers_from_supervisor_killed_at_each_step() {
     // In that time the guest's changes are counted, and the count is written down.
     let linger = Duration::from_millis(1300);
     let operation = Operation { linger, ..Operation::new(&["--", "true"], Before::Running) };
@@ -300,13 +300,13 @@ fn what_follows_a_command_may_be_killed_at_every_step() {
 }
 
 #[test]
-fn a_stop_may_be_killed_at_every_step() {
+fn stop_recovers_from_kill_at_each_step() {
     let operation = Operation::new(&["stop"], Before::Running);
     Target::ALL.into_iter().for_each(|target| at_every_step(&operation, target));
 }
 
 #[test]
-fn a_deletion_may_be_killed_at_every_step() {
+fn delete_recovers_from_kill_at_each_step() {
     let operation = Operation::new(&["delete", "--force"], Before::Running);
     Target::ALL.into_iter().for_each(|target| at_every_step(&operation, target));
 }

@@ -22,7 +22,7 @@ fn assert_same(repository: &Repository<'_>, history: &str) {
 }
 
 #[test]
-fn a_shallow_history_is_the_current_commit_and_grows_with_the_host() {
+fn shallow_history_starts_at_head_and_grows_with_host() {
     let home = Home::with_any_guests();
     let library = home.repository("library");
     library.write("lib.c", "int x;\n");
@@ -67,7 +67,7 @@ fn a_shallow_history_is_the_current_commit_and_grows_with_the_host() {
 }
 
 #[test]
-fn a_shallow_history_becomes_whole_and_keeps_what_the_guest_did() {
+fn shallow_history_can_be_deepened_keeping_guest_commits() {
     let home = Home::with_any_guests();
     let repository = home.repository("r");
     repository.commit("second");
@@ -88,7 +88,7 @@ fn a_shallow_history_becomes_whole_and_keeps_what_the_guest_did() {
 }
 
 #[test]
-fn without_a_history_there_are_files_and_no_repository() {
+fn history_none_syncs_files_without_a_repository() {
     let home = Home::with_any_guests();
     let repository = home.repository("r");
     repository.write(".gitignore", "ignored\n");

@@ -37,7 +37,7 @@ fn fails(repository: &Repository<'_>, command: &[&str]) -> Output {
 }
 
 #[test]
-fn a_guest_that_does_not_come_up_ends_in_a_clear_error() {
+fn guest_that_fails_to_boot_is_a_clear_error() {
     let (_folder, agent) = agent();
     let home = Home::with_agent(&agent);
     for (name, reason) in [
@@ -66,7 +66,7 @@ fn a_guest_that_does_not_come_up_ends_in_a_clear_error() {
 }
 
 #[test]
-fn a_boot_timeout_that_is_none_is_an_error() {
+fn invalid_boot_timeout_is_an_error() {
     let home = Home::new();
     let repository = home.repository("r");
     let output: Output =
@@ -76,7 +76,7 @@ fn a_boot_timeout_that_is_none_is_an_error() {
 }
 
 #[test]
-fn frames_that_lie_end_the_command_and_nothing_else() {
+fn invalid_frames_end_only_the_command() {
     let (_folder, agent) = agent();
     let home = Home::with_agent(&agent);
     let repository = home.repository("lies");
@@ -206,7 +206,7 @@ fn tree(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
+fn hostile_guest_cannot_escape_cp_target_or_log_output() {
     let (_folder, agent) = agent();
     let home = Home::with_agent(&agent);
     let repository = home.repository("r");
@@ -337,7 +337,7 @@ fn copies_and_logs_of_a_hostile_vm_harm_nothing() {
 }
 
 #[test]
-fn a_guest_that_breaks_the_rules_of_the_link_harms_itself() {
+fn link_protocol_violation_affects_only_its_guest() {
     let (_folder, agent) = agent();
     let home = Home::with_agent(&agent);
     let repository = home.repository("breaks");
@@ -367,7 +367,7 @@ fn a_guest_that_breaks_the_rules_of_the_link_harms_itself() {
 }
 
 #[test]
-fn a_guest_that_takes_too_long_or_tells_too_much_is_bounded() {
+fn slow_or_flooding_guest_is_bounded() {
     let (_folder, agent) = agent();
     let home = Home::with_agent(&agent);
     let repository = home.repository("bounds");

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use banger_tests::Home;
 
 #[test]
-fn places_outside_need_trust_and_lose_it() {
+fn git_paths_outside_repository_need_trust() {
     let home = Home::with_process_guests();
     let origin = home.repository("origin");
     origin.write("file", "content\n");
@@ -38,7 +38,7 @@ fn places_outside_need_trust_and_lose_it() {
 }
 
 #[test]
-fn a_damaged_index_is_no_panic() {
+fn damaged_index_is_an_error_not_a_panic() {
     let home = Home::with_process_guests();
     let repository = home.repository("r");
     repository.write("file", "content\n");

@@ -21,7 +21,7 @@ fn run(repository: &Repository<'_>, time: &str, script: &str) -> Output {
 }
 
 #[test]
-fn a_vm_that_nobody_uses_stops_and_starts_again_for_the_next_command() {
+fn idle_vm_stops_and_next_command_starts_it() {
     let home = Home::new();
     let repository = home.repository("r");
 
@@ -58,7 +58,7 @@ fn a_vm_that_nobody_uses_stops_and_starts_again_for_the_next_command() {
 }
 
 #[test]
-fn a_command_that_comes_while_the_vm_goes_down_waits_and_starts_it_again() {
+fn command_during_idle_stop_waits_and_restarts_vm() {
     let home = Home::new();
     let repository = home.repository("r");
     run(&repository, "1s", "echo 0 >/root/count");

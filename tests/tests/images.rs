@@ -32,7 +32,7 @@ fn json(repository: &Repository<'_>, arguments: &[&str]) -> serde_json::Value {
 }
 
 #[test]
-fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
+fn registry_image_can_be_pulled_used_refreshed_and_deleted() {
     let home = Home::with_own_images();
     let registry = Registry::new();
     let layout = Layout::new(home.path().join("layout"));
@@ -134,7 +134,7 @@ fn an_image_of_a_registry_is_pulled_used_refreshed_and_deleted() {
 }
 
 #[test]
-fn a_registry_with_a_certificate_has_to_be_known() {
+fn registry_with_unknown_certificate_is_refused() {
     let home = Home::with_own_images();
     let registry = Registry::with_certificate();
     log_in(&home, &registry);
@@ -157,7 +157,7 @@ fn a_registry_with_a_certificate_has_to_be_known() {
 }
 
 #[test]
-fn one_static_program_runs_with_nothing_else_in_its_image_and_with_nothing_at_all() {
+fn static_program_runs_in_single_file_and_empty_images() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     let program = program(&home);
@@ -196,7 +196,7 @@ fn one_static_program_runs_with_nothing_else_in_its_image_and_with_nothing_at_al
 }
 
 #[test]
-fn an_image_boots_whatever_is_in_the_place_of_its_folders_and_files() {
+fn image_with_unusual_root_entries_boots() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     layout.busybox("odd", home.path());
@@ -224,7 +224,7 @@ fn an_image_boots_whatever_is_in_the_place_of_its_folders_and_files() {
 }
 
 #[test]
-fn a_word_is_a_name_and_what_is_wrong_with_a_reference_is_said() {
+fn image_name_and_reference_errors_are_reported() {
     let home = Home::with_own_images();
     let repository = home.repository("r");
     let unknown = json(&repository, &["pull", "debian-bokworm-minimal"]);
@@ -242,7 +242,7 @@ fn a_word_is_a_name_and_what_is_wrong_with_a_reference_is_said() {
 }
 
 #[test]
-fn a_whole_debian_is_an_image_like_any() {
+fn debian_oci_image_boots_to_running() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     layout.debian("debian", home.path());

@@ -29,7 +29,7 @@ impl Running {
 }
 
 #[test]
-fn delete_without_force_leaves_a_vm_alone_in_which_a_command_runs() {
+fn delete_without_force_refuses_vm_with_running_command() {
     let home = Home::with_any_guests();
     let repository = home.repository("r");
     let mut running = Running::start(&repository);
@@ -52,7 +52,7 @@ fn delete_without_force_leaves_a_vm_alone_in_which_a_command_runs() {
 }
 
 #[test]
-fn a_command_whose_vm_somebody_stops_says_so_and_the_next_waits_for_the_end() {
+fn command_reports_that_its_vm_was_stopped() {
     let home = Home::with_any_guests();
     let repository = home.repository("r");
     let running = Running::start(&repository);
@@ -72,7 +72,7 @@ fn a_command_whose_vm_somebody_stops_says_so_and_the_next_waits_for_the_end() {
 }
 
 #[test]
-fn commands_that_come_while_a_vm_stops_wait_and_start_it_again() {
+fn commands_during_stop_wait_and_restart_vm() {
     let home = Home::with_any_guests();
     let repository = home.repository("r");
     repository.sh("true").ok();

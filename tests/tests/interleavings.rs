@@ -175,7 +175,7 @@ impl Play<'_> {
 
 #[test]
 #[expect(clippy::print_stderr, reason = "the runner shows the seed with a failure")]
-fn commands_in_any_order_lose_nothing_and_leave_nothing() {
+fn concurrent_random_commands_lose_nothing_and_leave_nothing() {
     let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect("a number"));
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let (commands, seed) = (number("BANGER_TEST_COMMANDS").unwrap_or(300), number("BANGER_TEST_SEED").unwrap_or(now));

@@ -34,7 +34,7 @@ fn vmlinux(bz_image: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn an_imported_kernel_boots_and_is_deleted_when_nothing_needs_it() {
+fn imported_kernel_boots_and_is_deletable_when_unused() {
     let home = Home::with_own_kernels();
     let repository = home.repository("r");
     let (bz_image, modules) = (shared_kernel().join("vmlinuz"), modules(&home));
@@ -100,7 +100,7 @@ fn an_imported_kernel_boots_and_is_deleted_when_nothing_needs_it() {
 }
 
 #[test]
-fn a_kernel_of_a_teams_catalog_comes_along_with_the_image_that_names_it() {
+fn catalog_kernel_is_pulled_with_its_image() {
     let home = Home::with_own_kernels();
     let repository = home.repository("r");
     let (public, modules) = (home.path().join("public"), modules(&home));
@@ -149,7 +149,7 @@ fn a_kernel_of_a_teams_catalog_comes_along_with_the_image_that_names_it() {
 }
 
 #[test]
-fn what_is_no_kernel_or_lacks_what_a_boot_needs_is_refused() {
+fn import_refuses_non_kernels_and_missing_modules() {
     let home = Home::with_own_kernels();
     let repository = home.repository("r");
     let (bz_image, modules) = (shared_kernel().join("vmlinuz"), modules(&home));

@@ -23,7 +23,7 @@ fn end(child: Child) -> Output {
 }
 
 #[test]
-fn killed_processes_are_healed_by_the_next_command() {
+fn next_command_recovers_from_killed_processes() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.sh("echo kept >/root/kept").ok();
@@ -96,7 +96,7 @@ fn assert_clean(home: &Home) {
 }
 
 #[test]
-fn a_vm_is_small_private_and_stops_in_order() {
+fn vm_is_small_private_and_confined() {
     let home = Home::new();
     // One that needs no folder of the session's, few descriptors, and a path that no socket could
     // have.
@@ -154,7 +154,7 @@ fn a_vm_is_small_private_and_stops_in_order() {
 }
 
 #[test]
-fn files_of_a_vm_that_lie_are_noticed() {
+fn damaged_vm_state_files_are_detected() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "true"]).ok();
@@ -201,7 +201,7 @@ fn files_of_a_vm_that_lie_are_noticed() {
 }
 
 #[test]
-fn a_clock_that_jumps_and_a_host_that_stands_still_are_survived() {
+fn vm_survives_clock_jumps_and_host_pauses() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "true"]).ok();
@@ -242,7 +242,7 @@ fn a_clock_that_jumps_and_a_host_that_stands_still_are_survived() {
 }
 
 #[test]
-fn the_accelerator_is_said_once_and_can_be_forced() {
+fn accelerator_can_be_forced_and_fallback_is_reported_once() {
     let home = Home::new();
     let repository = home.repository("r");
     let with = |accelerator: &str| -> Output {
@@ -264,7 +264,7 @@ fn the_accelerator_is_said_once_and_can_be_forced() {
 }
 
 #[test]
-fn a_translated_guest_whose_kernel_panics_is_started_once_more() {
+fn tcg_guest_with_kernel_panic_is_restarted_once() {
     let home = Home::new();
     let repository = home.repository("r");
     // The first time, when nothing was on the console yet, the kernel finds nothing to run. What
@@ -290,7 +290,7 @@ fn a_translated_guest_whose_kernel_panics_is_started_once_more() {
 }
 
 #[test]
-fn what_became_of_a_vm_is_told_to_the_command_it_happened_to() {
+fn command_reports_vm_crash_with_its_cause() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "true"]).ok();

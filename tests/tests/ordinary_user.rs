@@ -31,7 +31,7 @@ fn open_to_others(directory: &Path) -> String {
 }
 
 #[test]
-fn the_first_run_and_later_ones_whatever_may_be_read() {
+fn ordinary_user_runs_with_any_umask_and_unreadable_files() {
     let home = Home::new();
     let repository = home.repository("r");
     // The first run of this home, by somebody who opens all that they make to everybody.
@@ -97,7 +97,7 @@ fn the_first_run_and_later_ones_whatever_may_be_read() {
 }
 
 #[test]
-fn a_repository_that_cannot_be_read_is_an_error() {
+fn unreadable_repository_is_an_error() {
     let home = Home::new();
     let repository = home.repository("r");
     set_mode(&repository.root.join(".git/config"), 0o000);

@@ -18,7 +18,7 @@ fn json(output: &Output) -> Value {
 }
 
 #[test]
-fn a_plugin_takes_the_place_of_banger() {
+fn plugin_replaces_the_banger_process() {
     let home = Home::new();
     let repository = home.repository("r");
     let path = home.plugin(
@@ -75,7 +75,7 @@ fn a_plugin_takes_the_place_of_banger() {
 }
 
 #[test]
-fn what_is_built_in_comes_first_and_plugins_last() {
+fn command_lookup_prefers_built_in_then_alias_then_plugin() {
     let home = Home::new();
     let repository = home.repository("r");
     for name in ["status", "ls", "both", "only"] {
@@ -119,7 +119,7 @@ fn what_is_built_in_comes_first_and_plugins_last() {
 }
 
 #[test]
-fn a_plugin_that_cannot_be_run_is_an_error() {
+fn plugin_that_cannot_be_executed_is_an_error() {
     let home = Home::new();
     let repository = home.repository("r");
     home.program("banger-closed", "#!/bin/sh\n", 0o644);
@@ -172,7 +172,7 @@ fn a_plugin_that_cannot_be_run_is_an_error() {
 }
 
 #[test]
-fn a_list_survives_its_plugins() {
+fn list_tolerates_misbehaving_plugins() {
     let home = Home::new();
     let repository = home.repository("r");
     home.plugin(

@@ -88,7 +88,7 @@ fn listening_at(port: u16) -> Vec<String> {
 }
 
 #[test]
-fn ports_and_sockets_lead_into_a_vm_whenever_it_runs() {
+fn forwards_of_ports_and_sockets_work_whenever_vm_runs() {
     let home = Home::new();
     let repository = home.repository("r");
     assert!(repository.run(["port", "list"]).stderr.contains("has no VM"));

@@ -23,7 +23,7 @@ fn outcomes(text: &str) -> Vec<&str> {
 /// Two projects of PyPI in one workspace, and so in one VM: translated, it takes its time to
 /// install Python.
 #[test]
-fn projects_have_their_tools_and_dependencies_and_pass_their_tests() {
+fn python_projects_get_tools_and_pass_their_tests() {
     let home = Home::new();
     let repository = home.repository("repo");
     // Plain Python; and one whose tests make git repositories.
@@ -67,7 +67,7 @@ fn projects_have_their_tools_and_dependencies_and_pass_their_tests() {
 }
 
 #[test]
-fn set_up_runs_when_its_inputs_change() {
+fn setup_runs_again_when_its_inputs_change() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.write("input", "1\n");
@@ -124,7 +124,7 @@ fn set_up_runs_when_its_inputs_change() {
 }
 
 #[test]
-fn mise_is_asked_when_its_files_change_and_its_failure_stops_nothing() {
+fn mise_runs_when_its_files_change_and_failure_is_not_fatal() {
     let home = Home::new();
     let repository = home.repository("repo");
     let options = repository.client_options();
@@ -172,7 +172,7 @@ fn mise_is_asked_when_its_files_change_and_its_failure_stops_nothing() {
 }
 
 #[test]
-fn a_working_tree_with_an_owner_can_be_written_by_its_owner_and_by_root() {
+fn configured_owner_and_root_can_write_working_tree() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");
     let as_user = |script: &str| -> Output {
@@ -204,7 +204,7 @@ fn a_working_tree_with_an_owner_can_be_written_by_its_owner_and_by_root() {
 }
 
 #[test]
-fn the_configuration_of_a_repository_around_is_said_not_to_count() {
+fn outer_repository_config_is_reported_as_ignored_once() {
     let home = Home::with_any_guests();
     let outer = home.repository("outer");
     outer.write("banger.toml", "memory = \"600M\"\n");

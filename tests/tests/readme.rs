@@ -27,14 +27,14 @@ fn path(home: &Home) -> OsString {
 }
 
 #[test]
-fn the_section_on_vms_by_name_is_true() {
+fn readme_section_vms_by_name_holds() {
     let home = Home::new();
     assert_true("VMs by name", &home.repository("hello"), &path(&home));
     assert!(home.vms().is_empty());
 }
 
 #[test]
-fn the_section_on_plugins_is_true() {
+fn readme_section_plugins_holds() {
     let home = Home::new();
     let repository = home.repository("banger");
     repository.write("README.md", "a copy\n");

@@ -64,7 +64,7 @@ fn compiled(output: &Output) -> Vec<String> {
 }
 
 #[test]
-fn it_is_built_and_tested_as_on_the_host() {
+fn project_builds_and_tests_in_guest_as_on_host() {
     let home = Home::new();
     let root = home.path().join("project");
     fs::create_dir(&root).unwrap();

@@ -25,7 +25,7 @@ fn script(repository: &Repository<'_>, folder: &str, name: &str, script: &str) -
 }
 
 #[test]
-fn a_vm_has_more_than_one_repository() {
+fn vm_holds_several_repositories() {
     let home = Home::new();
     let (first, second) = (home.repository("first"), home.repository("second"));
     first.write("of", "first\n");
@@ -126,7 +126,7 @@ fn a_vm_has_more_than_one_repository() {
 }
 
 #[test]
-fn a_bare_vm_gets_a_repository_where_it_is_wanted() {
+fn repository_can_be_added_to_a_bare_vm() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["vm", "create", "--name", "box", "--memory", "512M", "--no-start"]).ok();

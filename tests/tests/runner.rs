@@ -11,7 +11,7 @@ const CASE: &str = "BANGER_TEST_RUNNER_CASE";
 
 /// A test that fails as another test has it do: it passes if nobody does.
 #[test]
-fn in_the_runner() {
+fn fails_on_request_in_inner_runner() {
     let Some(case) = std::env::var_os(CASE) else { return };
     let case = Path::new(&case);
     let mut runs = fs::read_to_string(case.join("runs")).unwrap_or_default();
@@ -37,7 +37,7 @@ fn run(console: &str, version: &str, fails: usize) -> (bool, usize) {
     let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/test-runner");
     let output = Command::new(runner)
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "in_the_runner"])
+        .args(["--exact", "fails_on_request_in_inner_runner"])
         .env(CASE, case.path())
         .env("TMPDIR", case.path())
         .env("PATH", format!("{}:{}", case.path().display(), std::env::var("PATH").unwrap()))
@@ -52,7 +52,7 @@ fn run(console: &str, version: &str, fails: usize) -> (bool, usize) {
 }
 
 #[test]
-fn a_test_is_repeated_once_and_only_for_the_fault_of_qemu() {
+fn runner_repeats_test_once_only_for_qemu_fault() {
     let fault = "[    1.0] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n";
     assert_eq!(run(fault, "7.2.22", 0), (true, 1));
     assert_eq!(run(fault, "7.2.22", 1), (true, 2));

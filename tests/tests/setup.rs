@@ -62,7 +62,7 @@ fn root() -> PathBuf {
 }
 
 #[test]
-fn each_need_installs_its_own_packages_and_none_a_daemon() {
+fn setup_installs_only_packages_of_its_purpose() {
     let bare = Bare::new();
     let install = "apt-get update -qq\napt-get install -y -qq --no-install-recommends";
     assert_eq!(bare.asked(&["build"]), format!("{install} build-essential\n"));
@@ -96,7 +96,7 @@ fn each_need_installs_its_own_packages_and_none_a_daemon() {
 }
 
 #[test]
-fn a_check_of_the_tests_needs_looks_for_the_registry() {
+fn setup_check_test_looks_for_docker_registry() {
     let bare = Bare::new();
     let check = || {
         let missing = bare.setup(&["--check", "test"]);
@@ -112,7 +112,7 @@ fn a_check_of_the_tests_needs_looks_for_the_registry() {
 }
 
 #[test]
-fn setup_without_a_need_is_a_usage_error() {
+fn setup_without_purpose_is_a_usage_error() {
     let bare = Bare::new();
     for words in [&[][..], &["--check"], &["builds"], &["build", "--help"]] {
         let refused = bare.setup(words);
@@ -123,7 +123,7 @@ fn setup_without_a_need_is_a_usage_error() {
 }
 
 #[test]
-fn a_target_installs_what_it_needs_and_install_nothing() {
+fn make_targets_run_setup_but_install_only_checks() {
     let setups = |target: &str| -> Vec<String> {
         let output: Output = Command::new("make").arg("-n").arg(target).current_dir(root()).output().unwrap().into();
         let text = output.ok().text();

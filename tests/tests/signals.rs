@@ -50,7 +50,7 @@ fn gone(repository: &Repository<'_>, command_line: &str) {
 }
 
 #[test]
-fn signals_reach_the_command_and_what_it_started() {
+fn signals_reach_the_whole_process_tree() {
     let home = Home::new();
     let repository = home.repository("signals");
     repository.run(["--", "true"]).ok();
@@ -129,7 +129,7 @@ fn signals_reach_the_command_and_what_it_started() {
 }
 
 #[test]
-fn a_timeout_ends_all_that_was_started() {
+fn timeout_kills_the_whole_process_tree() {
     let home = Home::new();
     let repository = home.repository("timeouts");
     repository.run(["--", "true"]).ok();
@@ -153,7 +153,7 @@ fn a_timeout_ends_all_that_was_started() {
 }
 
 #[test]
-fn a_throwaway_vm_goes_however_its_command_ends() {
+fn ephemeral_vm_is_deleted_however_its_command_ends() {
     let home = Home::new();
     let repository = home.repository("throwaway");
     assert_eq!(repository.run(["--rm", "--", "sh", "-c", "cat README; exit 3"]).status, 3);
@@ -180,7 +180,7 @@ fn a_throwaway_vm_goes_however_its_command_ends() {
 }
 
 #[test]
-fn a_throwaway_vm_that_was_killed_with_its_command_is_swept() {
+fn ephemeral_vm_killed_with_its_command_is_swept() {
     let home = Home::new();
     let repository = home.repository("swept");
     let started = Started::new(&repository, &["--rm"], "echo ready; exec sleep 1000");

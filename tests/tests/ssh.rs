@@ -75,7 +75,7 @@ fn bytes(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn openssh_works_by_name() {
+fn openssh_reaches_vms_by_name() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "sh", "-c", SERVER]).ok();
@@ -372,7 +372,7 @@ fn forwards_of_the_users_configuration(ssh: &Ssh<'_>, repository: &Repository<'_
 }
 
 #[test]
-fn what_a_user_forwards_to_every_host_is_not_for_vms_unless_it_is_asked_for() {
+fn ssh_forwards_for_all_hosts_do_not_apply_to_vms() {
     let home = Home::new();
     let repository = home.repository("r");
     let own = home.path().join("ssh.config");
@@ -515,7 +515,7 @@ fn use_and_start(ssh: &Ssh<'_>, repository: &Repository<'_>) {
 }
 
 #[test]
-fn an_image_needs_no_shell() {
+fn ssh_and_sftp_work_without_guest_shell() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     layout.add("bare");

@@ -9,7 +9,7 @@ use banger_tests::{Home, eventually, within};
 const LOG: &str = "/var/log/banger-sshd.log";
 
 #[test]
-fn a_debian_gets_a_server_while_commands_run() {
+fn first_boot_sshd_is_installed_in_the_background() {
     let home = Home::new();
     home.configure("first_boot_sshd = true\n");
     let repository = home.repository("r");
@@ -24,7 +24,7 @@ fn a_debian_gets_a_server_while_commands_run() {
 }
 
 #[test]
-fn other_package_managers_are_asked_as_they_want_to_be() {
+fn first_boot_sshd_supports_each_package_manager() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     layout.busybox("box", home.path());

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use banger_tests::Home;
 
 #[test]
-fn streams_are_exact_and_statuses_the_commands_own() {
+fn stdio_is_byte_exact_and_statuses_pass_through() {
     let home = Home::new();
     let repository = home.repository("streams");
     // The shell of no arguments, without a terminal, reads its commands from standard input, or

@@ -138,7 +138,7 @@ fn sleep_is(repository: &Repository<'_>, state: &str) {
 }
 
 #[test]
-fn a_shell_in_the_guest_feels_like_ones_own() {
+fn guest_shell_has_working_terminal() {
     let home = Home::new();
     let repository = home.repository("shell");
     // A terminal that no image knows: its entry is this user's.
@@ -216,7 +216,7 @@ fn a_shell_in_the_guest_feels_like_ones_own() {
 }
 
 #[test]
-fn jobs_stop_and_go_on_as_the_hosts_own() {
+fn ctrl_z_stops_and_continues_the_command() {
     let home = Home::new();
     let repository = home.repository("jobs");
     repository.run(["--", "true"]).ok();
@@ -255,7 +255,7 @@ fn jobs_stop_and_go_on_as_the_hosts_own() {
 }
 
 #[test]
-fn the_terminal_is_restored_whatever_happens() {
+fn terminal_is_restored_on_every_exit() {
     let home = Home::new();
     let repository = home.repository("restored");
     for (signal, status) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
@@ -288,7 +288,7 @@ fn the_terminal_is_restored_whatever_happens() {
 }
 
 #[test]
-fn deleting_what_exists_only_there_is_asked_about() {
+fn delete_asks_before_discarding_unsynced_changes() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.sh("echo work >made-there").ok();
@@ -305,7 +305,7 @@ fn deleting_what_exists_only_there_is_asked_about() {
 }
 
 #[test]
-fn a_shell_in_a_vm_by_name_is_left_with_a_word_on_how_to_come_back() {
+fn shell_in_named_vm_prints_reattach_hint() {
     let home = Home::new();
     let repository = home.repository("shell");
     let mut command = repository.banger();

@@ -33,7 +33,7 @@ impl Drop for Fake {
 }
 
 #[test]
-fn how_a_vm_is_can_be_seen_within_seconds_whatever_answers_for_it() {
+fn status_answers_in_seconds_with_unresponsive_peers() {
     const CASES: [&str; 4] = ["supervisor-silent", "supervisor-drips", "agent-silent", "agent-drips"];
     let home = Home::new();
     let repository = home.repository("r");
@@ -62,7 +62,7 @@ fn how_a_vm_is_can_be_seen_within_seconds_whatever_answers_for_it() {
 }
 
 #[test]
-fn a_guest_whose_numbers_do_not_add_up_has_not_nothing() {
+fn inconsistent_guest_count_is_never_taken_for_zero() {
     let home = Home::new();
     let repository = home.repository("r");
     home.fake_vm("numbers", Path::new("/nowhere"), None);

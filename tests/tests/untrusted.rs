@@ -68,7 +68,7 @@ fn refused(repository: &Repository<'_>) -> Output {
 }
 
 #[test]
-fn an_untrusted_file_has_its_image_pulled_without_the_users_logins() {
+fn untrusted_config_pulls_image_without_logins() {
     let home = Home::with_own_images();
     let registry = Closed::new();
     log_in(&home, &registry.address);
@@ -98,7 +98,7 @@ fn an_untrusted_file_has_its_image_pulled_without_the_users_logins() {
 }
 
 #[test]
-fn an_untrusted_file_names_no_image_of_the_users_own() {
+fn untrusted_config_cannot_name_users_own_image() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     fs::write(home.path().join("secret"), "secret").unwrap();
@@ -121,7 +121,7 @@ fn an_untrusted_file_names_no_image_of_the_users_own() {
 }
 
 #[test]
-fn an_untrusted_file_raises_no_limit_and_config_says_so() {
+fn untrusted_config_raises_no_limit_and_says_so() {
     let home = Home::new();
     let repository = home.repository("r");
     home.configure("cpus = 1\nmemory = \"256M\"\nidle_timeout = \"10m\"\n");

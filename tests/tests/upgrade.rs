@@ -3,7 +3,7 @@
 use banger_tests::Home;
 
 #[test]
-fn a_vm_that_an_older_banger_has_started_is_of_use_and_brought_up_to_date() {
+fn vm_of_older_version_works_and_restart_upgrades_it() {
     let mut home = Home::with_second_version();
     let root = home.repository("r").root.clone();
     home.at(&root).sh("echo kept >/root/kept").ok();

@@ -31,7 +31,7 @@ fn listed(repository: &Repository<'_>, root: &Path) -> Value {
 }
 
 #[test]
-fn a_vm_is_judged_by_what_was_last_seen_in_it() {
+fn list_reports_last_recorded_unsynced_changes() {
     let home = Home::new();
     let repository = home.repository("r");
     let counts = || listed(&repository, &repository.root)["guest_only"].clone();
@@ -115,7 +115,7 @@ fn a_vm_is_judged_by_what_was_last_seen_in_it() {
 }
 
 #[test]
-fn a_vm_goes_with_its_repository() {
+fn vm_follows_moved_repository() {
     let home = Home::new();
     let repository = home.repository("before");
     repository.sh("echo kept >/root/kept; echo only >only-there").ok();
@@ -160,7 +160,7 @@ fn a_vm_goes_with_its_repository() {
 }
 
 #[test]
-fn what_nobody_needs_is_pruned_and_nothing_else() {
+fn prune_removes_only_unneeded_vms_and_leftovers() {
     let home = Home::new();
     let repository = home.repository("r");
     let absent = home.path().join("absent");
@@ -214,7 +214,7 @@ fn what_nobody_needs_is_pruned_and_nothing_else() {
 }
 
 #[test]
-fn a_vm_that_was_not_used_for_long_goes_if_that_is_asked_for() {
+fn prune_until_removes_long_unused_vms() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.run(["--", "true"]).ok();
@@ -230,7 +230,7 @@ fn a_vm_that_was_not_used_for_long_goes_if_that_is_asked_for() {
 }
 
 #[test]
-fn two_hundred_vms_are_listed() {
+fn list_shows_two_hundred_vms() {
     let home = Home::new();
     let repository = home.repository("r");
     for number in 0..200 {

@@ -32,7 +32,7 @@ fn listed(repository: &Repository<'_>) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn a_vm_by_name_lives_until_it_is_deleted() {
+fn named_vm_persists_until_deleted() {
     let home = Home::new();
     // No repository is needed.
     let nowhere = home.at(home.path());
@@ -111,7 +111,7 @@ fn a_vm_by_name_lives_until_it_is_deleted() {
 }
 
 #[test]
-fn a_bare_vm_runs_what_is_given_or_what_its_image_names() {
+fn bare_vm_runs_given_command_or_image_entrypoint() {
     let home = Home::with_own_images();
     let layout = Layout::new(home.path().join("layout"));
     layout.busybox("box", home.path());
@@ -166,7 +166,7 @@ fn a_bare_vm_runs_what_is_given_or_what_its_image_names() {
 }
 
 #[test]
-fn a_repository_gets_a_vm_of_that_name_and_keeps_its_own() {
+fn named_vm_of_repository_is_separate_from_its_default_vm() {
     let home = Home::new();
     let repository = home.repository("r");
     repository.write("second", "2\n");
@@ -222,7 +222,7 @@ fn a_repository_gets_a_vm_of_that_name_and_keeps_its_own() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_nothing_is_made() {
+fn invalid_vm_arguments_are_errors_and_create_nothing() {
     let home = Home::new();
     let repository = home.repository("r");
     let long = "a".repeat(300);
@@ -311,7 +311,7 @@ fn what_is_wrong_is_said_and_nothing_is_made() {
 }
 
 #[test]
-fn a_vm_whose_making_is_ended_is_gone() {
+fn interrupted_creation_leaves_no_vm() {
     let home = Home::new();
     let repository = home.repository("r");
     let vms = || home.vms().len();
@@ -340,7 +340,7 @@ fn a_vm_whose_making_is_ended_is_gone() {
 }
 
 #[test]
-fn commands_that_race_for_a_vm_leave_it_whole_or_gone() {
+fn racing_commands_leave_vm_whole_or_deleted() {
     let home = Home::new();
     let nowhere = home.at(home.path());
     let begin = |arguments: &[&str]| -> Child {

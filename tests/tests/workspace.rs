@@ -80,7 +80,7 @@ fn nasty<'a>(home: &'a Home) -> Repository<'a> {
 }
 
 #[test]
-fn the_guest_has_what_git_lists() {
+fn guest_has_the_files_git_lists() {
     let home = Home::new();
     let repository = nasty(&home);
     repository.assert_same_files();
@@ -103,7 +103,7 @@ fn the_guest_has_what_git_lists() {
 }
 
 #[test]
-fn a_later_run_sends_what_changed_and_nothing_else() {
+fn incremental_sync_sends_only_changes() {
     let home = Home::new();
     let repository = home.repository("repo");
     let root = &repository.root;
@@ -165,7 +165,7 @@ fn a_later_run_sends_what_changed_and_nothing_else() {
 }
 
 #[test]
-fn make_rebuilds_what_an_edit_concerns() {
+fn sync_mtimes_let_make_rebuild_only_edited_files() {
     let home = Home::new();
     let repository = home.repository("repo");
     repository.write("Makefile", "all: a.o b.o\n%.o: %.c\n\tcp $< $@\n\t@echo built $@\n");
@@ -192,7 +192,7 @@ fn make_rebuilds_what_an_edit_concerns() {
 }
 
 #[test]
-fn a_file_that_never_rests_does_not_stop_the_work() {
+fn constantly_written_file_does_not_block_commands() {
     let home = Home::new();
     let repository = home.repository("repo");
     repository.write("log", "");
@@ -244,7 +244,7 @@ fn kill_vm(repository: &Repository) {
 }
 
 #[test]
-fn a_sync_that_is_cut_short_leaves_nothing_torn() {
+fn interrupted_sync_leaves_no_torn_files() {
     const LARGE: usize = 64 << 20;
     const MIDDLE: u64 = 32 << 20;
     let home = Home::new();

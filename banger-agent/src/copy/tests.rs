@@ -34,7 +34,7 @@ fn source() -> (tempfile::TempDir, String) {
 }
 
 #[test]
-fn a_folder_arrives_as_it_is_but_for_other_users_rights() {
+fn copied_directory_keeps_contents_times_and_owner_modes() {
     let (folder, root) = source();
     let copied = copy(&format!("{root}/src"), &format!("{root}/new")).unwrap();
     assert_eq!((copied.files, copied.folders, copied.links, copied.bytes), (2, 3, 1, 200_007));
@@ -50,7 +50,7 @@ fn a_folder_arrives_as_it_is_but_for_other_users_rights() {
 }
 
 #[test]
-fn places_are_what_docker_cp_takes_them_for() {
+fn target_paths_resolve_as_in_docker_cp() {
     let (folder, root) = source();
     let to = |path: &str| format!("{root}/{path}");
     let is_file = |path: &str| folder.path().join(path).is_file();
@@ -102,7 +102,7 @@ fn places_are_what_docker_cp_takes_them_for() {
 }
 
 #[test]
-fn holes_stay_holes_and_the_kernels_files_have_content() {
+fn holes_are_preserved_and_procfs_files_have_content() {
     let (folder, root) = source();
     let sparse = folder.path().join("sparse");
     let file = fs::File::create(&sparse).unwrap();
@@ -125,7 +125,7 @@ fn holes_stay_holes_and_the_kernels_files_have_content() {
 }
 
 #[test]
-fn names_may_be_any_bytes_and_special_files_stay_behind() {
+fn names_may_be_any_bytes_and_special_files_are_skipped() {
     use std::os::unix::ffi::OsStrExt;
     let (folder, root) = source();
     let names: [&[u8]; 5] = [b"new\nline", b"\x1b[2J", b"-rf", b"\xff\xfe", &[b'x'; 255]];
@@ -185,7 +185,7 @@ fn snapshot(folder: &Path) -> Vec<(String, u32, Vec<u8>)> {
 }
 
 #[test]
-fn nothing_lands_outside_the_target_whatever_is_sent() {
+fn hostile_entries_cannot_escape_the_target() {
     let host = tempfile::tempdir().unwrap();
     let outside = host.path().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -241,7 +241,7 @@ fn nothing_lands_outside_the_target_whatever_is_sent() {
 }
 
 #[test]
-fn a_link_at_the_target_is_replaced_and_gives_no_rights() {
+fn symlink_at_target_is_replaced_not_followed() {
     let host = tempfile::tempdir().unwrap();
     fs::write(host.path().join("victim"), "precious").unwrap();
     symlink("victim", host.path().join("name")).unwrap();
@@ -265,7 +265,7 @@ fn a_link_at_the_target_is_replaced_and_gives_no_rights() {
 }
 
 #[test]
-fn links_swapped_in_a_race_lead_nowhere() {
+fn symlinks_swapped_during_copy_are_not_followed() {
     let host = tempfile::tempdir().unwrap();
     let (outside, target) = (host.path().join("outside"), host.path().join("target"));
     for folder in [&outside, &target, &target.join("copy"), &target.join("copy/d")] {
@@ -295,7 +295,7 @@ fn links_swapped_in_a_race_lead_nowhere() {
 }
 
 #[test]
-fn a_stream_that_breaks_off_leaves_no_half_file() {
+fn truncated_stream_leaves_no_partial_file() {
     let (folder, _) = source();
     let mut wire = Vec::new();
     send(opened(&folder.path().join("src")), &mut wire).unwrap();
@@ -313,7 +313,7 @@ fn a_stream_that_breaks_off_leaves_no_half_file() {
 }
 
 #[test]
-fn a_file_is_never_longer_than_its_entry_says() {
+fn file_longer_than_announced_is_an_error() {
     let host = tempfile::tempdir().unwrap();
     let received = |size: u64, pieces: &[(u64, &[u8])]| {
         let mut bytes = Vec::new();
@@ -370,7 +370,7 @@ impl Rules for Narrow {
 }
 
 #[test]
-fn rules_are_asked_about_every_entry() {
+fn receive_rules_apply_to_every_entry() {
     let host = tempfile::tempdir().unwrap();
     let received = |entries: &[Vec<u8>], room| {
         let source = Source { name: "copy".into(), is_folder: true, contents: false };
@@ -392,7 +392,7 @@ fn rules_are_asked_about_every_entry() {
 }
 
 #[test]
-fn a_copy_has_the_name_that_was_asked_for() {
+fn reply_for_another_name_than_requested_is_refused() {
     let asked = |path: &str| {
         let SourcePath { name, contents, is_folder } = SourcePath::new(Path::new(path));
         (name.to_string(), contents, is_folder)

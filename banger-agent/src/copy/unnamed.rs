@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leftover_is_not_in_the_way_and_a_dropped_file_leaves_nothing() {
+    fn unnamed_file_ignores_leftovers_and_cleans_up_on_drop() {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
         let names = || {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_name_in_this_file_system_gets_one_beside() {
+    fn unnamed_file_without_tmpfile_support_uses_a_temporary_name() {
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
         let folder_fd = opened.as_fd();

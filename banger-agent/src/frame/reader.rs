@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_frame_that_drips_in_ends_in_time_and_silence_between_frames_does_not() {
+    async fn dripping_frame_times_out_but_silence_does_not() {
         let limit = Duration::from_millis(200);
         let (mut peer, ours) = duplex(64);
         let mut reader = FrameReader::new(ours, 64, limit);

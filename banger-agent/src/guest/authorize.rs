@@ -87,7 +87,7 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAmine banger";
 
     #[test]
-    fn a_key_is_put_once_beside_those_of_others() {
+    fn authorized_key_is_added_once_and_keeps_others() {
         let home = tempfile::tempdir().unwrap();
         let (folder, file) = (home.path().join(".ssh"), home.path().join(".ssh/authorized_keys"));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_keys_stays_as_it_is() {
+    fn invalid_authorized_keys_file_is_left_unchanged() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join(".ssh/authorized_keys");
         fs::create_dir_all(&file).unwrap();

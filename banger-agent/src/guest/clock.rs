@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_goes_forward_soon_and_back_only_if_it_must() {
+    fn clock_is_corrected_on_small_lag_or_large_lead() {
         const NOW: i64 = 1_800_000_000_000_000_000;
         for (host, guest, off) in [
             (NOW, NOW, false),

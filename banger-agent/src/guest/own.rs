@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-    fn files_and_directories_are_given_and_no_link_is_followed() {
+    fn chown_is_recursive_and_follows_no_symlink() {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIPPED: only root gives files away");
             return;

@@ -54,7 +54,7 @@ mod tests {
     use crate::protocol::WireBytes;
 
     #[test]
-    fn an_entry_is_put_where_the_image_has_none() {
+    fn terminfo_entry_is_installed_where_image_lacks_it() {
         let root = tempfile::tempdir().unwrap();
         let of = |name: &str| Terminfo { name: name.into(), entry: WireBytes(vec![0x1e, 2, 3]) };
         for _ in 0..2 {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_refused() {
+    fn invalid_terminfo_entry_is_refused() {
         let request = Terminfo { name: "../x".into(), entry: WireBytes(vec![0x1e, 2]) };
         assert_eq!(install(&request).unwrap_err().kind, AgentFailureKind::BadRequest);
     }

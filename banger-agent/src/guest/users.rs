@@ -101,7 +101,7 @@ mod tests {
     const GROUP: &str = "root:x:0:\nme:x:1000:\ndocker:x:99:you,me\nkvm:x:107:me\n";
 
     #[test]
-    fn names_numbers_and_groups() {
+    fn user_is_found_by_name_number_and_group() {
         let me = User::find_in("me", PASSWD, GROUP).unwrap();
         assert_eq!((me.uid, me.gid, me.groups.as_slice()), (1000, 1000, &[1000, 99, 107][..]));
         assert_eq!(me.shell, PathBuf::from("/bin/sh"));
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_without_passwd_has_root() {
+    fn image_without_passwd_has_only_root() {
         let root = User::find_in("0", "", "").unwrap();
         assert_eq!((root.name.as_str(), root.uid, root.gid), ("root", 0, 0));
         assert_eq!(User::find_in("root", "", "").unwrap(), root);

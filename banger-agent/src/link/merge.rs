@@ -352,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_that_is_released_twice_loses_nothing() {
+    fn stream_released_twice_loses_no_data() {
         let unread = Unread::new(1 << 20);
         let followed = unread.follow(1);
         for _ in 0..MAX_SMALL {

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn all_compressions_give_the_same() {
+    fn all_compressions_decode_to_the_same_bytes() {
         let content: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
         let (first, second) = content.split_at(100_000);
         let xz = |bytes: &[u8]| liblzma::encode_all(bytes, 6).unwrap();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_behind_a_gzip_stream_are_passed_over_and_nothing_else_is() {
+    fn only_zeros_may_follow_a_gzip_stream() {
         let content = b"content".repeat(1000);
         for zeros in [1, 511, PIECE, 2 * PIECE + 1] {
             let padded = [gzip(&content), gzip(&content), vec![0; zeros]].concat();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_ends_at_the_limit() {
+    fn decompression_bomb_stops_at_the_limit() {
         let bomb = gzip(&vec![0; 8 << 20]);
         assert!(bomb.len() < 100 << 10);
         let error = read(&bomb, 1 << 20, None).unwrap_err();

@@ -117,7 +117,7 @@ fn read(stream: &[u8]) -> io::Result<Vec<(Entry, Vec<u8>)>> {
 }
 
 #[test]
-fn what_gnu_tar_writes_is_read_in_all_its_formats() {
+fn all_gnu_tar_formats_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let long = format!("{}/{}", "d".repeat(120), "f".repeat(200));
@@ -152,7 +152,7 @@ fn what_gnu_tar_writes_is_read_in_all_its_formats() {
 }
 
 #[test]
-fn names_of_ustar_have_two_parts_and_old_folders_a_slash() {
+fn ustar_prefix_is_joined_and_trailing_slash_is_a_directory() {
     let mut tar = Tar::default();
     tar.add(entry("name", b'0').bytes(345, b"prefix/of"), b"1");
     tar.add(entry("old/", 0), b"");
@@ -164,7 +164,7 @@ fn names_of_ustar_have_two_parts_and_old_folders_a_slash() {
 }
 
 #[test]
-fn a_pax_size_counts_and_what_has_no_content_has_none() {
+fn pax_size_overrides_header_size() {
     // The header's own size is another: whoever took that would read the next header from inside of
     // the content.
     let mut hidden = Tar::default();
@@ -188,7 +188,7 @@ fn a_pax_size_counts_and_what_has_no_content_has_none() {
 }
 
 #[test]
-fn global_headers_hold_until_the_end_and_later_ones_win() {
+fn global_pax_headers_apply_until_overridden() {
     let mut tar = Tar::default();
     tar.add(entry("g", b'g'), &pax(&[("mtime", b"5"), ("comment", b"x")]));
     tar.file("a", b"").pax(&[("mtime", b"-1.5")]).file("b", b"").pax(&[("mtime", b"")]).file("c", b"");
@@ -197,7 +197,7 @@ fn global_headers_hold_until_the_end_and_later_ones_win() {
 }
 
 #[test]
-fn many_small_headers_are_no_trick() {
+fn many_small_headers_are_accepted() {
     let mut tar = Tar::default();
     for number in 0..1000 {
         tar.add(entry("g", b'g'), &pax(&[("comment", format!("{number:040}").as_bytes()), ("uid", b"7")]));
@@ -227,7 +227,7 @@ impl Read for Endless {
 }
 
 #[test]
-fn headers_without_end_are_refused_before_they_take_memory() {
+fn endless_headers_are_refused_before_buffering() {
     let value = vec![b'a'; (1 << 20) - 100];
     let attributes: Vec<(String, &[u8])> =
         (0..10_000).map(|number| (format!("SCHILY.xattr.user.{number}"), &b""[..])).collect();
@@ -253,8 +253,8 @@ fn headers_without_end_are_refused_before_they_take_memory() {
 }
 
 #[test]
-fn headers_without_end_are_refused_within_little_memory() {
-    let test = "archive::tests::headers_without_end_are_refused_before_they_take_memory";
+fn endless_headers_are_refused_under_a_memory_limit() {
+    let test = "archive::tests::endless_headers_are_refused_before_buffering";
     let mut limited = Command::new("sh");
     // In KiB, of addresses: what a test's threads reserve is a part of it.
     limited.args(["-c", "ulimit -v 1000000; exec \"$0\" --exact \"$1\""]);
@@ -271,7 +271,7 @@ fn unit(kind: u8, content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn numbers_may_be_binary_and_end_at_their_limits() {
+fn binary_numbers_are_read_within_limits() {
     let uid = |bytes: &[u8; 8]| read(&Tar::default().add(entry("a", b'0').bytes(108, bytes), b"").end());
     assert_eq!(uid(b"\x80\0\0\0\x12\x34\x56\x78").unwrap()[0].0.uid, 0x1234_5678);
     assert_eq!(uid(b"\0\0\0\0\0\0\0\0").unwrap()[0].0.uid, 0);
@@ -286,7 +286,7 @@ fn numbers_may_be_binary_and_end_at_their_limits() {
 }
 
 #[test]
-fn lies_about_lengths_and_places_are_found() {
+fn wrong_lengths_and_offsets_are_refused() {
     let header = |raw: Raw| raw.done().to_vec();
     let sparse = |map: &[u8], size: &[u8]| {
         Tar::default().pax(&[("GNU.sparse.size", size), ("GNU.sparse.map", map)]).file("s", b"abc").end()
@@ -327,7 +327,7 @@ fn lies_about_lengths_and_places_are_found() {
 }
 
 #[test]
-fn no_stream_brings_it_down() {
+fn changed_or_truncated_archive_never_panics() {
     let mut good = Tar::default();
     good.pax(&[("path", b"p"), ("GNU.sparse.size", b"9"), ("GNU.sparse.map", b"0,3")])
         .file("s", b"abc")

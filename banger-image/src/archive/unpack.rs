@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relative_paths() {
+    fn relative_normalizes_paths_and_refuses_escapes() {
         assert_eq!(relative(Path::new("./usr//bin/")).unwrap(), Path::new("usr/bin"));
         assert_eq!(relative(Path::new("./")).unwrap(), Path::new(""));
         assert_eq!(relative(Path::new("/usr")), None);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn times_may_have_fractions_and_be_before_1970() {
+    fn timestamps_parse_fractions_and_negative_seconds() {
         let time = |seconds, nanoseconds| Some(Timestamp { seconds, nanoseconds });
         assert_eq!(timestamp("12"), time(12, 0));
         assert_eq!(timestamp("12.5"), time(12, 500_000_000));

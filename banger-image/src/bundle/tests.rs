@@ -84,7 +84,7 @@ fn manifest(rootfs_bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_same_image_is_the_same_bundle_and_its_holes_stay_holes() {
+fn bundle_is_reproducible_and_keeps_holes() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let sh = |script: &str| {
@@ -118,7 +118,7 @@ fn the_same_image_is_the_same_bundle_and_its_holes_stay_holes() {
 }
 
 #[test]
-fn odd_bundles_are_refused() {
+fn invalid_bundles_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let rootfs = fs::read(rootfs(folder.path(), "a")).unwrap();
     let says = manifest(rootfs.len());
@@ -167,7 +167,7 @@ fn odd_bundles_are_refused() {
 }
 
 #[test]
-fn bombs_end_at_the_limit() {
+fn bundle_bomb_stops_at_the_size_limit() {
     // One that unpacks to more than it may, and one whose file system is a hole of a terabyte.
     let zeros = packed(&[(MANIFEST, b'0', &manifest(1 << 20)), (ROOTFS, b'0', &vec![0; 100 << 20])]);
     assert!(zeros.len() < 100 << 10);
@@ -187,7 +187,7 @@ fn bombs_end_at_the_limit() {
 }
 
 #[test]
-fn a_download_goes_on_where_it_was_cut() {
+fn download_resumes_after_interruption() {
     let folder = tempfile::tempdir().unwrap();
     let expected = fs::read(rootfs(folder.path(), "a")).unwrap();
     let bytes = bundle_of(&folder.path().join("a.ext4"));
@@ -223,7 +223,7 @@ fn a_download_goes_on_where_it_was_cut() {
 }
 
 #[test]
-fn redirects_are_followed_and_end() {
+fn redirects_are_followed_up_to_a_limit() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = bundle_of(&rootfs(folder.path(), "a"));
     let whole = bytes.clone();
@@ -242,7 +242,7 @@ fn redirects_are_followed_and_end() {
 }
 
 #[test]
-fn what_is_not_what_the_catalog_means_is_refused() {
+fn content_that_differs_from_the_catalog_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = bundle_of(&rootfs(folder.path(), "a"));
     let another = bundle_of(&rootfs(folder.path(), "b"));
@@ -283,7 +283,7 @@ fn what_is_not_what_the_catalog_means_is_refused() {
 }
 
 #[test]
-fn a_file_that_grows_while_it_is_read_is_no_danger() {
+fn file_growing_while_read_is_truncated_to_its_size() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = bundle_of(&rootfs(folder.path(), "a"));
     let path = folder.path().join("b.tar.zst");

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_come_in_three_kinds_and_urls_are_relative_to_the_catalog() {
+    fn image_sources_parse_with_urls_relative_to_catalog() {
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let text = format!(
             "{{ url = 'v1/base.tar.zst', sha256 = '{hex}', size = 7 }}, {{ recipe = 'debian-bookworm-minimal' }}, {{ oci = 'x.example/team/base:1' }}"
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn invalid_image_entry_errors_name_the_mistake() {
         let base = Some("https://x.example/c.toml");
         let hex = "0".repeat(64);
         let cases = [

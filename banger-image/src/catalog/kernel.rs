@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_come_in_two_kinds() {
+    fn kernel_sources_parse_as_bundle_or_recipe() {
         let hex = "0".repeat(64);
         let text =
             format!("sources = [{{ url = 'k.tar.zst', sha256 = '{hex}', size = 7 }}, {{ recipe = 'generic-6.12' }}]");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn invalid_kernel_entry_errors_name_the_mistake() {
         for (name, text, reason) in [
             ("ours", "sources = []", "no sources"),
             ("ours", "sources = [{ url = 'k' }]", "a source is"),

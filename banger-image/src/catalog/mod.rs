@@ -118,7 +118,7 @@ mod tests {
     const KERNEL: &str = "[k]\ndescription = ''\nboot_modules = []\nsources = [{ recipe = 'generic-6.12' }]\n";
 
     #[test]
-    fn the_embedded_catalog_is_right() {
+    fn embedded_catalog_is_valid() {
         let catalog = Catalog::embedded().unwrap();
         let image = &catalog.images["debian-bookworm-minimal"];
         assert_eq!(image.ready, Ready::Agent);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn invalid_catalog_errors_name_the_mistake() {
         let image = |rest: &str| {
             let text = format!("[i]\ndescription = ''\nready = 'agent'\n{rest}");
             Catalog::parse(&text, KERNEL).unwrap_err().to_string()

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_has_its_line() {
+    fn catalog_errors_have_line_numbers() {
         for (text, place) in [
             ("# a team's\n[base]\nkernal = 1\n", ":3: unknown field `kernal`"),
             ("[kernels.k]\nurl = 1\n", ":2: "),

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mke2fs_and_banger_make_is_fit() {
+    fn check_accepts_file_systems_of_mke2fs_and_writer() {
         let folder = tempfile::tempdir().unwrap();
         own(&folder.path().join("own"), Options::image());
         let kinds = [
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn check_names_each_kind_of_damage() {
         let folder = tempfile::tempdir().unwrap();
         let file = own(&folder.path().join("i"), Options::image());
         let length = file.metadata().unwrap().len();
@@ -299,7 +299,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_superblock_makes_it_panic_or_take_long(fields in proptest::collection::vec((0usize..1020, any::<u8>()), 0..12)) {
+        fn random_superblock_never_panics(fields in proptest::collection::vec((0usize..1020, any::<u8>()), 0..12)) {
             let folder = tempfile::tempdir().unwrap();
             let options = Options { metadata_checksums: false, ..Options::image() };
             let file = own(&folder.path().join("i"), options);

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relative_names_are_beside_the_catalog_and_the_web_names_no_file() {
+    fn relative_locations_resolve_beside_the_catalog() {
         let at = |base: &str, named: &str| base.parse::<Location>().unwrap().join(named).map(|there| there.in_full());
         let web = "https://u:p@x.example/team/catalog.toml?v=1";
         assert_eq!(at(web, "a/b.tar.zst").unwrap(), "https://u:p@x.example/team/a/b.tar.zst");
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_shown() {
+    fn secrets_in_locations_are_not_displayed() {
         let shown = |text: &str| text.parse::<Location>().map(|there| there.to_string());
         assert_eq!(
             shown("https://user:secret@x.example:8443/c.toml?token=secret").unwrap(),

@@ -268,7 +268,7 @@ mod tests {
     use crate::progress::Silent;
 
     #[test]
-    fn a_file_that_is_announced_as_larger_than_its_limit_is_not_asked_for() {
+    fn oversized_file_is_not_downloaded() {
         let server = Server::new(|_, _| response("200 OK", "", b""));
         let location = format!("http://{}/x", server.address).parse().unwrap();
         for size in [u64::MAX, (1 << 20) + 1] {

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_of_one_file_system_share_its_room() {
+    fn space_check_sums_needs_per_file_system() {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (folder.path().join("not/there"), folder.path().join("yet"));
         check_room("it", &[(&one, 0), (&other, 4096)]).unwrap();

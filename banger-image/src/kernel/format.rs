@@ -241,14 +241,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_kernel_of_either_format_says_its_version() {
+    fn kernel_version_is_read_from_bzimage_and_elf() {
         assert_eq!(of(&bz_image("6.12.1 (me) #1\0more")).unwrap(), "6.12.1 (me) #1");
         assert_eq!(of(&elf(18, "6.1.0-x (me) #2")).unwrap(), "6.1.0-x (me) #2");
         assert_eq!(release("6.1.0-x (me) #2"), "6.1.0-x");
     }
 
     #[test]
-    fn what_no_vm_boots_is_refused_with_the_reason() {
+    fn unbootable_kernel_is_refused_with_a_reason() {
         let refused = |bytes: &[u8], reason: &str| {
             let is = of(bytes).unwrap_err();
             assert!(is.contains(reason), "{is}, and not: {reason}");

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_is_copied_with_its_modules_decompressed_for_the_boot() {
+    fn import_copies_kernel_and_decompresses_boot_modules() {
         let (place, kernel, modules) = place();
         let place = place.path();
         let built = import_to("whole", place, &kernel, Some(&modules)).unwrap();
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_belong_together_or_cannot_boot_is_refused() {
+    fn import_refuses_mismatched_or_broken_modules() {
         let (place, kernel, modules) = place();
         let place = place.path();
         let error = |dir: &str| match import_to(dir, place, &kernel, Some(&modules)) {

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_a_merged_usr_are_known_too() {
+    fn module_and_kernel_paths_are_found_with_merged_usr() {
         assert_eq!(module_path(Path::new("./lib/modules/6/a")).unwrap(), Path::new("6/a"));
         assert_eq!(module_path(Path::new("./usr/lib/modules/6/")).unwrap(), Path::new("6"));
         assert_eq!(module_path(Path::new("./usr/lib/x")), None);

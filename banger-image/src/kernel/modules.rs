@@ -244,13 +244,13 @@ kernel/crypto/crc32c_generic.ko:
     }
 
     #[test]
-    fn all_that_is_missing_is_named() {
+    fn all_missing_modules_are_named() {
         let error = order(&["nvme", "ext4", "vsock"], "", "", "").unwrap_err();
         assert!(error.to_string().contains("`nvme`, `vsock`"), "{error}");
     }
 
     #[test]
-    fn what_a_module_asks_for_by_another_name_comes_before_it() {
+    fn softdeps_and_aliases_are_loaded_first() {
         let soft = "# a comment\nsoftdep ext4 pre: crc32c unknown post: failover\nsoftdep crc32c_generic pre: ext4\n";
         let aliases = "alias pci:v*d* net_failover\nalias crc32c crc32c_intel\nalias crc32c crc32c_generic\n";
         assert_eq!(order(&["ext4"], "", soft, aliases).unwrap(), ["crc32c_generic", "jbd2", "ext4"]);
@@ -259,7 +259,7 @@ kernel/crypto/crc32c_generic.ko:
     }
 
     #[test]
-    fn a_module_of_another_kernel_is_found_out() {
+    fn module_of_another_kernel_release_is_refused() {
         check_release(&module("6.12.1"), "6.12.1").unwrap();
         assert!(check_release(&module("6.12.10"), "6.12.1").unwrap_err().contains("is for 6.12.10"));
         assert!(check_release(b"\x7fELF\0vermagic=6.12.1", "6.12.1").is_ok());

@@ -230,7 +230,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn what_was_not_used_for_long_goes() {
+    fn prune_removes_blobs_unused_for_the_given_age() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         assert_eq!(prune(folder.path(), Duration::ZERO, false).unwrap(), Freed::default());
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pull_is_using_stays() {
+    fn prune_keeps_blobs_in_use() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         let digest = put(&cache, b"layer", HOUR);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn blobs_come_and_go_while_others_are_pulled() {
+    fn concurrent_prune_and_pull_lose_no_blob() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         let stop = std::sync::atomic::AtomicBool::new(false);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_fetched_with_credentials_is_for_pulls_that_have_some() {
+    fn authenticated_blobs_are_hidden_from_anonymous_pulls() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
         for (content, access) in [(b"secret", Access::User), (b"public", Access::Anonymous)] {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_drops_what_it_has_fetched_and_nobody_else_uses() {
+    fn drop_fetched_removes_only_own_unused_blobs() {
         let folder = tempfile::tempdir().unwrap();
         let (other, cache) = (Cache::new(folder.path()), Cache::new(folder.path()));
         put(&other, b"theirs", Duration::ZERO);

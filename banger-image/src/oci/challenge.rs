@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn challenges_are_read_in_all_their_forms() {
+    fn auth_challenges_parse_in_all_forms() {
         let find = |values: &[&str]| Challenge::find(values.iter().copied());
         let bearer = |realm: &str, service: Option<&str>| {
             Some(Challenge::Bearer { realm: realm.into(), service: service.map(str::to_owned) })

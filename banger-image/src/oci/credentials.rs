@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_precise_entry_of_the_first_file_counts() {
+    fn most_specific_entry_of_the_first_file_wins() {
         let fixture = Fixture::new();
         let encoded = |text: &str| STANDARD.encode(text);
         let (first, second) = (
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn helpers_are_asked_by_name_and_a_name_is_no_path() {
+    fn credential_helpers_are_run_by_name_never_by_path() {
         let fixture = Fixture::new();
         fixture.helper(
             "good",

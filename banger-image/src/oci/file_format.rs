@@ -166,7 +166,7 @@ mod tests {
     use crate::archive::tests::Tar;
 
     #[test]
-    fn files_are_known_by_what_they_hold() {
+    fn image_form_is_detected_by_content() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let tar = |names: &[&str]| {

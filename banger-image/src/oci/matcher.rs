@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_gives_the_platform_that_is_wanted() {
+    fn index_entry_of_the_wanted_platform_is_chosen() {
         let index = ["unknown/unknown", "linux/arm/v7", "linux/amd64"];
         assert_eq!(chosen(Some("linux/amd64"), &index).unwrap(), "linux/amd64");
         assert_eq!(chosen(Some("linux/arm/v7"), &index).unwrap(), "linux/arm/v7");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attestation_is_no_image_in_an_index_without_platforms_either() {
+    fn attestations_are_never_chosen() {
         let mut attestation = entry(None);
         attestation.annotations.insert(ATTESTATION.into(), "attestation-manifest".into());
         let index = [attestation, entry(None)];
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn of_variants_the_highest_that_runs_is_taken() {
+    fn highest_runnable_variant_is_chosen() {
         // As containerd's compare_test.go has it, in whatever order the index has them.
         for (wanted, index, expected) in [
             ("linux/amd64", &["linux/amd64/v4", "linux/amd64/v2", "linux/amd64"][..], Some("linux/amd64")),
@@ -161,7 +161,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn without_a_wish_nothing_is_taken_that_a_guest_may_not_run() {
+    fn default_platform_is_one_the_guest_can_run() {
         let best = if guest_level() == 2 { "linux/amd64/v2" } else { "linux/amd64" };
         assert_eq!(chosen(None, &["linux/amd64/v4", "linux/amd64/v3", "linux/amd64"]).unwrap(), "linux/amd64");
         assert_eq!(chosen(None, &["linux/amd64", "linux/amd64/v2", "linux/amd64/v3"]).unwrap(), best);

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_what_all_say_that_it_is() {
+    fn document_type_must_match_all_its_declarations() {
         let good = manifest("application/vnd.oci.image.layer.v1.tar+gzip");
         assert!(matches!(Document::parse(good.as_bytes(), ""), Ok(Document::Manifest(_))));
         assert!(matches!(Document::parse(good.as_bytes(), DOCKER_MANIFEST), Ok(Document::Manifest(_))));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_refused_by_what_it_is() {
+    fn non_image_artifacts_are_refused_by_type() {
         let image = manifest("application/vnd.oci.image.layer.v1.tar+gzip");
         for (config, artifact, said) in [
             ("application/vnd.cncf.helm.config.v1+json", "", "it is a Helm chart, and not a container image"),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_layers_are_refused_and_their_addresses_not_looked_at() {
+    fn foreign_layers_are_refused_and_not_fetched() {
         for foreign in [
             "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
             "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_may_leave_all_out_but_its_layers() {
+    fn image_config_fields_are_optional_except_layers() {
         let config = ConfigFile::parse(br#"{"rootfs": {"type": "layers", "diff_ids": []}}"#).unwrap();
         assert_eq!(config.platform(), None);
         assert_eq!(config.into_run(), ImageConfig::default());

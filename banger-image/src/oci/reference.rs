@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_read_as_docker_reads_them() {
+    fn references_parse_as_in_docker() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let cases = [
             ("debian:12", "docker.io/library/debian:12".to_owned()),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_refused() {
+    fn invalid_references_are_refused() {
         let long = "a/".repeat(200) + "a";
         let bad = [
             "",
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_has_a_valid_name_of_its_own() {
+    fn references_map_to_unique_valid_names() {
         let long = format!("ghcr.io/{}:{}", "a".repeat(200), "B".repeat(128));
         let texts = ["debian:12", "debian", "ghcr.io/library/debian:12", "a/debian:12", "x.org/--", &long];
         let names: Vec<_> =

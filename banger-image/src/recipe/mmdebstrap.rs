@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn output_becomes_phases_and_steps() {
+    fn mmdebstrap_output_is_reported_as_phases_and_steps() {
         let log = Log::default();
         let mut parser = OutputParser::new(&log);
         for line in [

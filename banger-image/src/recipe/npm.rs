@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_program_of_a_package_that_is_the_right_one_becomes_a_part_of_the_image() {
+    fn verified_npm_package_program_is_added_to_image() {
         let folder = tempfile::tempdir().unwrap();
         let (package, bytes) = package();
         let sent = bytes.clone();

@@ -208,7 +208,7 @@ mod tests {
     const SH: Tool = Tool { name: "sh", package: "dash" };
 
     #[test]
-    fn a_failure_carries_the_last_lines_without_control_characters() {
+    fn tool_failure_carries_last_lines_escaped() {
         let script = "i=0; while [ $i -lt 40 ]; do printf 'line %s\\033[31m\\n' $i >&2; i=$((i+1)); done; exit 3";
         let Err(Error::ToolFailed { tail, status, .. }) = SH.run(&["-c", script]) else { panic!() };
         assert_eq!(status.code(), Some(3));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_cause_gives_a_hint_however_early_it_was_said() {
+    fn known_failure_cause_gives_a_hint() {
         let script = "echo 'tar: No space left on device' >&2; seq 100 >&2; printf '%01000d\\n' 0 >&2; exit 1";
         let error = SH.run(&["-c", script]).unwrap_err();
         assert!(error.hint().unwrap().contains("disk space"));
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_tool_names_its_package() {
+    fn missing_tool_error_names_its_package() {
         let missing = Tool { name: "banger-no-such-tool", package: "nothing" };
         let error = missing.require().unwrap_err();
         assert!(error.hint().unwrap().contains("apt-get install nothing"));
     }
 
     #[test]
-    fn the_tools_own_failure_comes_first() {
+    fn tool_failure_takes_precedence_over_reader_error() {
         let eof = |reader: &mut dyn Read| -> Result<()> {
             io::copy(reader, &mut io::sink())?;
             Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_that_gives_up_ends_the_tool_and_its_children() {
+    fn failing_reader_kills_the_tool_and_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let script = format!("sleep 600 & echo $! > {}/pid; echo; wait", dir.path().display());
         let give_up = |reader: &mut dyn Read| -> Result<()> {

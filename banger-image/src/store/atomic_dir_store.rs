@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_maker_left_is_swept_and_what_is_being_made_is_not() {
+    fn sweep_removes_leftovers_but_not_builds_in_progress() {
         let folder = tempfile::tempdir().unwrap();
         let store = AtomicDirStore::new(folder.path().join("things"));
         assert!(store.leftovers().unwrap().is_empty());
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_one_makes_it_and_the_others_wait() {
+    fn concurrent_ensure_builds_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = AtomicDirStore::new(dir.path().join("store"));
         let (made, messages) = (AtomicUsize::new(0), Messages::default());
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_leaves_nothing_and_can_be_repeated() {
+    fn failed_build_leaves_nothing_and_can_be_retried() {
         let dir = tempfile::tempdir().unwrap();
         let store = AtomicDirStore::new(dir.path().to_owned());
         let fail = |folder: &Path| {
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_removed_when_it_is_let_go_keeps_others_out() {
+    fn lock_file_removal_keeps_mutual_exclusion() {
         let dir = tempfile::tempdir().unwrap();
         let store = AtomicDirStore::new(dir.path().to_owned());
         let inside = AtomicUsize::new(0);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_maker_is_cleaned_up_after() {
+    fn leftovers_of_a_killed_builder_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let store = AtomicDirStore::new(dir.path().to_owned());
         // A maker in another process: it holds the lock, has made half of the thing, and is killed.
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_broken_by_hand_is_replaced() {
+    fn damaged_entry_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let store = AtomicDirStore::new(dir.path().to_owned());
         fs::create_dir(store.path_of("thing")).unwrap();

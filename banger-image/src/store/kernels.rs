@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_is_imported_once_and_deleted_when_nothing_needs_it() {
+    fn kernel_is_imported_once_and_deleted_when_unused() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(&folder.path().join("data"));
         let file = folder.path().join("bzImage");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_kernel_leaves_nothing() {
+    fn failed_import_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(&folder.path().join("data"));
         fs::write(folder.path().join("text"), "no kernel").unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_of_a_teams_catalog_comes_with_its_modules() {
+    fn catalog_kernel_comes_with_its_modules() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = tree(&[("usr/share/doc/linux/copyright", b"text")]);
         let kernel = of_catalog(folder.path(), &bytes, &bytes).unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_catalog_names_is_looked_at_before_a_vm_has_to_boot_it() {
+    fn invalid_catalog_kernel_is_refused() {
         let other = module("6.12.2");
         let another = format!("boot/vmlinuz-{RELEASE}-2");
         let overlay = format!("lib/modules/{RELEASE}/kernel/fs/overlay.ko");

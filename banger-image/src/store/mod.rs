@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_leaves_no_trace() {
+    fn unknown_image_is_an_error_and_creates_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         let catalog = Catalog::embedded().unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_found_only_when_whole() {
+    fn incomplete_image_is_not_found() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         assert_eq!(store.image("a").unwrap(), None);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_manifest_is_named_with_what_to_do() {
+    fn damaged_manifest_error_has_a_hint() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
         let place = dir.path().join("images/a");

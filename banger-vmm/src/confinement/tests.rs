@@ -93,7 +93,7 @@ fn write(path: &Path) -> io::Result<()> {
 }
 
 #[test]
-fn the_vms_own_files_are_all_it_reaches() {
+fn confined_process_accesses_only_its_vms_files() {
     if !has(Gap::Files) {
         return;
     }
@@ -121,7 +121,7 @@ fn the_vms_own_files_are_all_it_reaches() {
 }
 
 #[test]
-fn a_program_under_the_rules_cannot_read_a_key() {
+fn confined_child_program_cannot_read_keys() {
     if !has(Gap::Files) {
         return;
     }
@@ -142,7 +142,7 @@ fn a_program_under_the_rules_cannot_read_a_key() {
 }
 
 #[test]
-fn rights_and_lengths_of_files_stay_what_they_are() {
+fn confined_process_cannot_chmod_or_truncate() {
     let host = Host::new();
     let path = host.path("home/.ssh/id_ed25519");
     let other = path.clone();
@@ -154,7 +154,7 @@ fn rights_and_lengths_of_files_stay_what_they_are() {
 }
 
 #[test]
-fn without_a_network_there_are_no_sockets() {
+fn sockets_are_denied_without_network() {
     let mut host = Host::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -170,7 +170,7 @@ fn without_a_network_there_are_no_sockets() {
 }
 
 #[test]
-fn landlock_alone_keeps_tcp_from_a_vmm_without_a_network() {
+fn landlock_alone_denies_tcp_without_network() {
     if Confinement::of_kernel().landlock_abi.is_none_or(|abi| abi < 4) {
         return;
     }
@@ -191,7 +191,7 @@ fn landlock_alone_keeps_tcp_from_a_vmm_without_a_network() {
 }
 
 #[test]
-fn no_service_of_the_host_is_reached_by_a_unix_socket() {
+fn unix_sockets_of_the_host_are_unreachable() {
     let mut host = Host::new();
     let path = host.path("bus");
     let _bus = UnixListener::bind(&path).unwrap();
@@ -206,7 +206,7 @@ fn no_service_of_the_host_is_reached_by_a_unix_socket() {
 }
 
 #[test]
-fn it_signals_nobody_and_is_signalled() {
+fn confined_process_cannot_signal_but_can_be_signalled() {
     if !has(Gap::Signals) {
         return;
     }
@@ -226,7 +226,7 @@ fn it_signals_nobody_and_is_signalled() {
 
 /// Each of these reaches another process of the user without a signal or a socket of a path.
 #[test]
-fn it_reaches_no_process_by_limits_shared_memory_or_datagrams() {
+fn prlimit_ipc_and_datagrams_are_denied() {
     let mut host = Host::new();
     let parent = getpid().as_raw();
     let done = |result: i64| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
@@ -254,7 +254,7 @@ fn it_reaches_no_process_by_limits_shared_memory_or_datagrams() {
 }
 
 #[test]
-fn it_has_no_privileges_no_core_dumps_and_no_descriptors_of_others() {
+fn confined_process_has_no_privileges_core_dumps_or_leaked_fds() {
     let host = Host::new();
     // As a library of C would leave one open.
     let leaked = File::open(host.path("home/.ssh/id_ed25519")).unwrap();
@@ -277,14 +277,14 @@ fn it_has_no_privileges_no_core_dumps_and_no_descriptors_of_others() {
 }
 
 #[test]
-fn what_a_kernel_lacks_is_told() {
+fn missing_kernel_features_are_reported() {
     assert_eq!(Confinement::with(None).missing, [Gap::Files, Gap::Signals]);
     assert_eq!(Confinement::with(Some(2)).missing, [Gap::Signals]);
     assert_eq!(Confinement::with(Some(7)).missing, []);
 }
 
 #[test]
-fn a_call_that_is_forbidden_fails_and_does_not_kill() {
+fn denied_syscall_fails_with_eperm() {
     let host = Host::new();
     host.attempt(|| {
         // SAFETY: the call fails before it looks at its arguments.

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_once_across_turns_and_boots() {
+    fn follow_reads_each_line_once_across_rotations_and_boots() {
         let folder = tempfile::tempdir().unwrap();
         let vm = folder.path().join("vm");
         fs::create_dir(&vm).unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_when_nobody_reads_any_more() {
+    fn wait_ends_when_the_reader_closes() {
         let folder = tempfile::tempdir().unwrap();
         let (_, lines) = ConsoleLines::open(folder.path()).unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();

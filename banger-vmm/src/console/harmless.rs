@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_about_pci_is_left_out_and_nothing_else() {
+    fn only_the_first_pci_fatal_line_is_removed() {
         let line = "[    0.531000] PCI: Fatal: No config space access function found\r\n";
         let bare = "PCI: Fatal: No config space access function found\n";
         for line in [line, bare] {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_without_end_are_passed_on() {
+    fn endless_spaces_are_passed_on() {
         let mut harmless = Harmless::default();
         harmless.without(b"\n[1]");
         harmless.without(&[b' '; 100]);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_of_later_is_not_held_back() {
+    fn later_prompt_is_not_held_back() {
         let many = "line\n".repeat(LINES);
         assert_eq!(through(&[many.as_bytes(), b"P"]), many + "P");
     }

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_lines_are_found_and_cut() {
+    fn last_lines_are_found_and_truncated() {
         let text = [b"one\r\n\n".as_slice(), &[b'x'; 5000], b"\nthree"].concat();
         let lines = last_lines(&text, 2);
         assert_eq!((lines[0].len(), lines[1].as_str()), (MAX_LINE, "three"));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_bounded_and_keeps_the_end() {
+    fn console_log_is_bounded_and_keeps_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = ConsoleLog::start(folder.path()).unwrap();
         for number in 0..40_000 {

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpio_reads_it() {
+    fn cpio_lists_the_written_archive() {
         let mut archive = Writer::default();
         archive.folder("dev");
         archive.character_device("dev/console", 5, 1);

@@ -50,7 +50,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn hostile_headers_are_refused() {
+    fn invalid_elf_headers_are_refused() {
         assert!(check_static(&executable(&[1, 2])).is_ok());
         let mut outside = executable(&[1]);
         outside[32..40].copy_from_slice(&u64::MAX.to_le_bytes());

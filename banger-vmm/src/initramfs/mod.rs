@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_input_is_packed_once() {
+    fn initramfs_is_cached_by_content() {
         let folder = tempfile::tempdir().unwrap();
         let agent = folder.path().join("agent");
         let modules = [folder.path().join("01-b.ko"), folder.path().join("00-a.ko")];
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_needs_an_interpreter_is_refused() {
+    fn dynamically_linked_agent_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         for (bytes, reason) in [(elf::tests::executable(&[1, 3]), "static"), (b"#!/bin/sh".to_vec(), "ELF")] {
             let agent = folder.path().join("agent");

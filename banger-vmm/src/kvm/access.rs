@@ -94,14 +94,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_advice_is_about_the_group_that_has_the_device() {
+    fn kvm_access_advice_depends_on_device_group() {
         assert_eq!(access(true, "kvm", false), Access::Group("kvm"));
         assert_eq!(access(true, "kvm", true), Access::NextSession("kvm"));
         assert_eq!([access(false, "root", false), access(false, "root", true)], [Access::Root, Access::Root]);
     }
 
     #[test]
-    fn a_device_that_only_its_owner_may_open_is_no_groups() {
+    fn owner_only_device_is_reported_as_root_only() {
         let folder = tempfile::tempdir().unwrap();
         let device = folder.path().join("kvm");
         fs::write(&device, "").unwrap();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_is_a_command_for_this_user() {
+    fn hint_is_a_command_for_the_current_user() {
         let describe = |access| describe(Path::new("/dev/kvm"), access, "me");
         let root = describe(Access::Root);
         assert_eq!(root.problem, "/dev/kvm may be opened by root only");

@@ -244,14 +244,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guest_begins_with_what_it_should_and_fits() {
+    fn probe_guest_code_has_expected_start_and_size() {
         // test r8d, 1
         assert_eq!(code()[..7], [0x41, 0xf7, 0xc0, 1, 0, 0, 0]);
         assert!(code().len() < (SCRATCH - CODE) as usize && code().ends_with(&[0xe6, PORT as u8, 0xf4]));
     }
 
     #[test]
-    fn where_there_is_kvm_a_guest_that_tries_nothing_comes_to_its_end() {
+    fn probe_guest_without_features_completes() {
         match crate::kvm::ask_device() {
             Ok(()) => assert_eq!(run_with(0), Outcome::Done),
             Err(why) => assert!(matches!(run(), Outcome::Inconclusive(_)), "{why}"),

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forward_is_said_as_docker_and_ssh_have_it() {
+    fn forward_parses_docker_and_ssh_syntax() {
         let parsed = |text: &str| {
             let PortForward { host, guest, any } = text.parse().unwrap();
             (host, guest, any)
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_said() {
+    fn invalid_forwards_are_errors() {
         let long = format!("/{}:80", "x".repeat(107));
         for (text, what) in [
             ("", "HOST:GUEST"),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_named_by_where_the_host_listens() {
+    fn port_name_parses_host_port_or_address() {
         assert_eq!("80".parse(), Ok(PortName::Port(80)));
         assert_eq!("[::]:80".parse(), Ok(PortName::At(tcp("[::]:80"))));
         assert_eq!("/a:b".parse(), Ok(PortName::At(HostEnd::Unix("/a:b".into()))));

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_kept_until_there_is_none() {
+    fn forwards_are_stored_until_the_last_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()).unwrap(), []);
         let kept = ports(["80:80", "/a:/b", "0:1"]);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_again_is_what_is_there() {
+    fn adding_an_existing_forward_finds_it() {
         let mut there = ports(["80:80", "0:80", "/a:/b"]);
         there[1].host = HostEnd::Tcp("127.0.0.1:4711".parse().unwrap());
         let place = |text: &str| place(&there, &text.parse().unwrap());
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn one_port_of_the_host_leads_to_one_of_the_guest() {
+    fn two_guest_ports_on_one_host_port_conflict() {
         let error = check_forwards(&ports(["80:80", "9000:9000", "9000:1"])).unwrap_err();
         assert_eq!(error, "127.0.0.1:9000 cannot lead to both 9000 and 1");
         assert!(
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_without_an_address_is_at_all_of_them() {
+    fn port_without_address_matches_all_addresses() {
         let there = ports(["80:80", "127.0.0.2:80:80", "81:80", "/a:/b"]);
         let matching = |names: &[&str]| {
             matching(&there, &names.iter().map(|name| name.parse().unwrap()).collect::<Vec<PortName>>())

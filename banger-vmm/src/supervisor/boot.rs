@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn to_ask_about_kvm_keeps_nobody_waiting() {
+    async fn kvm_probe_does_not_block_the_runtime() {
         let (sender, receiver) = std::sync::mpsc::channel();
         // A probe takes as long as the other tasks of this thread like.
         let support = move || match receiver.recv_timeout(Duration::from_secs(10)) {
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn kvm_is_tried_where_it_may_work() {
+    async fn auto_accelerator_tries_kvm_unless_unusable() {
         let backend = &Scripted::of([]);
         let first = |choice, support, limit| first_attempt(backend, choice, || support, limit);
         let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Unknown, None).await;
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_is_late_is_given_more_time_and_its_oddities_are_named() {
+    fn late_boot_hint_names_longer_timeout_and_causes() {
         let hint = |cpus, memory_mib| {
             let record = VmRecord { cpus, memory_mib, ..VmRecord::new("vm", "image", "kernel", 0) };
             late(&record, &tcg_attempt(&Scripted::of([]), Some(Duration::from_secs(20)), None)).hint.unwrap()
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_before_explains_the_end() {
+    fn reset_before_exit_is_reported_as_panic() {
         let mut last = None;
         assert_eq!(ended(Some(VmmEvent::Reset), &mut last), None);
         let failure = ended(Some(VmmEvent::Exited(Failure::new("QEMU ended"))), &mut last).unwrap();

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_end_is_seen_whenever_it_comes() {
+    async fn owner_end_is_seen_before_and_after_waiting() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
         let owner = owner::begin(&path).unwrap();

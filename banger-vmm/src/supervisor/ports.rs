@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_are_taken_or_none_and_they_come_back() {
+    async fn forwards_are_added_all_or_none_and_restored() {
         let folder = tempfile::tempdir().unwrap();
         let first = listeners(folder.path());
         let taken = StdTcpListener::bind("127.0.0.1:0").unwrap();
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_takes_the_place_of_a_stale_one_only() {
+    async fn forward_socket_replaces_only_a_stale_socket() {
         let folder = tempfile::tempdir().unwrap();
         let listeners = listeners(folder.path());
         let path = folder.path().join("s");

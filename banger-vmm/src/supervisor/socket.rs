@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_waits_for_the_agent_and_carries_both_ways() {
+    async fn stream_waits_for_agent_and_relays_both_ways() {
         let folder = tempfile::tempdir().unwrap();
         let (state, _stops) = supervisor(folder.path()).await;
         let path = folder.path().to_owned();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_only_looks_is_no_user() {
+    async fn only_look_connection_does_not_count_as_use() {
         let folder = tempfile::tempdir().unwrap();
         let (state, _stops) = supervisor(folder.path()).await;
         agent(&state);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_understood_is_refused() {
+    async fn invalid_requests_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (state, _stops) = supervisor(folder.path()).await;
         agent(&state);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_are_limited_and_told_of_a_boot_that_failed() {
+    async fn client_count_is_limited_and_boot_failure_reported() {
         let folder = tempfile::tempdir().unwrap();
         let (state, _stops) = supervisor(folder.path()).await;
         let connect = |path: std::path::PathBuf| {

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_does_not_outlive_the_next_user() {
+    fn recorded_unsynced_count_is_cleared_by_next_user() {
         let folder = tempfile::tempdir().unwrap();
         let counted = || LastActivity::read(folder.path()).unwrap().unwrap().guest_only.is_some();
         let count = || LastActivity::now(Some(GuestOnly::default())).write(folder.path()).unwrap();

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_user_that_leaves_leaves_none() {
+    async fn unused_resolves_when_the_last_user_leaves() {
         let usage = Usage::new(0);
         usage.unused().await;
         let user = usage.enter();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_vm_is_idle_when_its_last_user_has_been_gone_for_the_idle_time() {
+    async fn idle_resolves_after_idle_timeout_without_users() {
         let usage = Usage::new(60_000);
         let (one, two) = (usage.enter(), usage.enter());
         assert!(!idle_within(&usage, 10 * MINUTE).await);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_idle_time_may_change_and_be_endless() {
+    async fn idle_timeout_can_change_and_be_infinite() {
         let usage = Usage::new(0);
         assert!(!idle_within(&usage, 10_000 * MINUTE).await);
         usage.set_limit(u64::MAX);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nothing_ran_here_does_not_count() {
+    async fn suspended_time_does_not_count_as_idle() {
         let usage = Usage::new(60_000);
         let start = Instant::now();
         // As when the host, or this process, was stopped meanwhile.
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn quiet_comes_once_for_each_time_that_somebody_was_there() {
+    async fn quiet_resolves_once_per_period_of_use() {
         let usage = Usage::new(0);
         let second = Duration::from_secs(1);
         assert!(timeout(MINUTE, usage.quiet(second)).await.is_err());
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_been_there_since_the_last_look_is_seen() {
+    async fn is_touched_reports_use_since_last_look() {
         let usage = Usage::new(0);
         assert!(!usage.is_touched());
         let user = usage.enter();

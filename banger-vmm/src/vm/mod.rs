@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_of_a_version_without_idle_time_need_not_be_held() {
+    fn supervisor_without_hold_request_need_not_be_held() {
         let failure = Failure::new("its supervisor does not know this request: unknown variant `use`");
         assert!(held(Some(failure)).unwrap().is_some());
     }
@@ -432,14 +432,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_goes_down_cannot_be_held() {
+    fn stopping_vm_cannot_be_held() {
         assert!(held(Some(Failure::going_down())).unwrap().is_none());
         assert!(held(None).unwrap().is_none());
     }
 
     #[test]
     #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-    fn a_socket_of_another_user_is_not_spoken_to() {
+    fn socket_of_another_user_is_refused() {
         use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
         use nix::unistd::geteuid;
         if !geteuid().is_root() {

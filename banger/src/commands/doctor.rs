@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_thing_has_a_line_and_what_is_to_be_done_another() {
+    fn checks_print_one_line_with_hints_below() {
         let check = |name, health, fix: Option<&str>, fixed| Check {
             name,
             health,

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_thing_has_a_line_and_the_sum_another() {
+    fn items_print_one_line_each_and_a_total() {
         let item = |name: &str, bytes| DiskUsageItem { name: name.into(), bytes };
         let usage = DiskUsage {
             vms: vec![item("repo-1", 1_500_000)],

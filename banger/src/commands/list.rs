@@ -192,7 +192,7 @@ mod tests {
     use crate::vm::test_host::TestHost;
 
     #[test]
-    fn what_is_not_known_is_not_nothing() {
+    fn unknown_values_are_not_shown_as_zero() {
         let known = VmEntry {
             name: "a".into(),
             workspace: Some("/home/me/\u{1b}a".into()),

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_whole_and_harmless_however_they_come() {
+    fn lines_are_escaped_and_whole_for_any_chunking() {
         let text = b"one\r\n\n\x1b]0;title\x07\r\rtwo\nlast";
         let expected = ["one", "", "^[]0;title^G^M^Mtwo"];
         assert_eq!(Cutter::default().lines(text), expected);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_has_begun_is_shown_once() {
+    fn begun_line_is_shown_once() {
         let mut cutter = Cutter::default();
         assert_eq!((cutter.lines(b"one\nlogin: \xc3").len(), cutter.begun().as_deref()), (1, Some("login: ")));
         assert_eq!(cutter.begun(), None);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_not_held_for_ever() {
+    fn endless_line_is_split() {
         let mut cutter = Cutter::default();
         assert_eq!(cutter.lines(&vec![b'x'; 40 << 10]).len(), 2);
         assert_eq!(cutter.rest().unwrap().len(), 8 << 10);

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_that_was_never_run_says_how_it_gets_a_description() {
+    fn never_run_plugin_has_a_note_about_its_description() {
         let folder = tempfile::tempdir().unwrap();
         for (name, mode) in [("banger-new", 0o755), ("banger-old", 0o755), ("banger-closed", 0o644)] {
             let program = folder.path().join(name);

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_of_a_thing_is_no_plural() {
+    fn status_text_uses_singular_and_plural() {
         let vm = VmStatus {
             replaced: false,
             name: "a".into(),

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_shell_would_run_or_expand_is_not_proposed() {
+    fn words_with_shell_metacharacters_are_not_proposed() {
         for word in
             ["a$(b)", "`b`", "a;b", "a b", "a\nb", "*", "~x", "a\\b", "a&b", "a|b", ">a", "'a", "!a", "{a,b}", "#a"]
         {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bash_says_that_it_replaces_counts() {
+    fn word_piece_given_by_bash_determines_the_replacement() {
         for (line, piece, expected) in [
             ("banger -- node_modules/@sc", Some("@sc"), 13),
             ("banger cp box:", Some(""), 4),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_whole_and_what_bash_replaces_is_its_last_piece() {
+    fn words_are_split_as_bash_splits_them() {
         let words = |line: &str| {
             let (words, kept) = words(line);
             (words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join("|"), kept)

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listing_of_a_guest_is_words_and_nothing_else() {
+    fn unprintable_names_in_guest_listing_are_dropped() {
         assert_eq!(names(b"a b\ndir/\n\x1b[2J\n\n\xff\nc\tlast"), ["a b", "dir/"]);
     }
 }

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_plugin_proposes_is_all_that_is_proposed() {
+    fn plugin_proposals_replace_built_in_completion() {
         let proposal = |value: &str| Proposal { value: value.to_owned(), about: Some("what it is".to_owned()) };
         let propose = |words: &[&str]| {
             let given: Vec<OsString> = ["banger"].iter().chain(words).map(OsString::from).collect();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_all_kinds_are_proposed_where_they_fit() {
+    fn names_of_each_kind_are_proposed_in_their_place() {
         let names = Names {
             aliases: [("status".to_owned(), vec![]), ("stand-up".to_owned(), vec![])].into(),
             plugins: ["state".to_owned(), "stop".to_owned(), "stand-up".to_owned()].into(),

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_changes_where_it_stands() {
+    fn set_changes_a_value_in_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/config.toml");
         set_text(&path, "cpus", "2").unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_may_not_say_is_not_written_and_what_is_wrong_can_be_removed() {
+    fn invalid_values_are_not_written_but_can_be_unset() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         fs::write(&path, "imag = 1 # a mistake\n").unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_a_link_and_permissions_stay() {
+    fn set_keeps_symlinks_and_permissions() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let (path, target) = (folder.path().join("config.toml"), folder.path().join("dotfiles"));
@@ -311,7 +311,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn setting_and_unsetting_a_key_leaves_a_file_as_it_was(
+        fn set_then_unset_restores_the_file(
             text in file(),
             (name, value) in proptest::sample::select(vec![("disk", "64G"), ("image", "x"), ("env.Z", "1"), ("alias.t", "status")]),
         ) {

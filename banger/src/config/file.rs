@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_has_its_place_its_line_and_what_was_perhaps_meant() {
+    fn config_errors_have_position_excerpt_and_suggestion() {
         let unknown = error(Owner::User, "# so\ncpus = 2\n  imag = \"x\" # y\n");
         assert_eq!(unknown.message, "c.toml:3:3: there is no key `imag`");
         assert_eq!(unknown.details, ["3 |   imag = \"x\" # y", "  |   ^^^^"]);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_names_no_files_of_the_machine_as_its_image() {
+    fn repository_config_cannot_use_a_local_image() {
         for image in ["oci:/srv/layout", "docker-archive:/etc/shadow", "oci-archive:x:y"] {
             let text = format!("image = \"{image}\"\n");
             assert!(error(Owner::Repository, &text).message.ends_with("may not name files of this machine"), "{image}");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_may_not_say() {
+    fn invalid_values_are_refused_with_position() {
         for (text, place, part) in [
             ("cpus = 0", "1:8", "`0` is not"),
             ("cpus = 256", "1:8", "not what it may be"),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_clear_needs_no_other_form() {
+    fn scalars_are_accepted_for_lists_and_texts() {
         let values =
             |text: &str| ConfigFile::parse(Path::new("c.toml"), Owner::Repository, text.to_owned()).unwrap().values;
         let lists = values("setup = \"npm ci\"\nsetup_inputs = \"package.json\"\nenv_from_host = \"TOKEN\"\n");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_none_is_told_how_never_is_written() {
+    fn idle_timeout_error_hints_how_to_write_never() {
         for text in ["never", "1 day", "-1", "0s"] {
             let error = error(Owner::User, &format!("idle_timeout = \"{text}\"\n"));
             assert_eq!(error.hints, ["it may be a time, such as `30m`; `0` is never"], "{text}");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_names_nothing_of_this_machine() {
+    fn repository_config_cannot_set_user_only_keys() {
         for key in KEYS.iter().filter(|key| key.stands == Stands::User) {
             let error = error(Owner::Repository, &format!("{} = 1", key.name));
             assert!(error.message.contains("does not belong to a repository"), "{}", error.message);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_or_no_text_is_said_to_be_so() {
+    fn unreadable_config_file_errors_name_the_cause() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("banger.toml");
         let read = |owner| ConfigFile::read(&path, owner);

@@ -236,7 +236,7 @@ mod tests {
     use crate::config::value::Value;
 
     #[test]
-    fn every_key_has_a_default_that_it_may_have_or_says_what_holds_without() {
+    fn every_key_has_a_valid_default_or_explains_its_absence() {
         for (place, key) in KEYS.iter().enumerate() {
             assert!(KEYS[..place].iter().all(|other| other.name != key.name), "{}", key.name);
             assert!(key.about.ends_with('.') || key.about.ends_with("it."), "{}", key.name);

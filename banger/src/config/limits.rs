@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_is_named_only_where_it_gives_more() {
+    fn limit_note_mentions_trust_only_if_it_would_help() {
         let file = |owner, text: &str| ConfigFile::parse(Path::new("c.toml"), owner, text.to_owned()).unwrap();
         let machine = HostCapacity { cpus: 4, memory_mib: Some(16 << 10) };
         let words = |user: &str, repo: &str, is_trusted| {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_more_memory_gets_no_less() {
+    fn larger_memory_request_never_gets_less() {
         let parse = |owner, text: String| ConfigFile::parse(Path::new("c.toml"), owner, text).unwrap();
         let machine = HostCapacity { cpus: 4, memory_mib: Some(16 << 10) };
         for (user, most) in
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untrusted_file_lowers_the_users_limits_and_raises_none() {
+    fn untrusted_config_lowers_but_never_raises_user_limits() {
         let user = "cpus = 2\nmemory = \"2G\"\ndisk = \"20G\"\nidle_timeout = \"10m\"\n";
         let less = "cpus = 1\nmemory = \"1G\"\ndisk = \"10G\"\nidle_timeout = \"1m\"\n";
         assert_eq!([limited(user, user), limited(user, less)], [Vec::<String>::new(), Vec::new()]);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_user_says_nothing_this_machine_is_the_limit() {
+    fn machine_limits_apply_without_user_limits() {
         let most = "cpus = 4\nmemory = \"12G\"\ndisk = \"900G\"\nidle_timeout = \"24h\"\n";
         assert!(limited("", most).is_empty());
         let more = "cpus = 5\nmemory = \"12289M\"\nidle_timeout = \"25h\"\n";

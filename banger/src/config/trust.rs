@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trust_is_in_one_content_at_one_place_until_it_is_revoked() {
+    fn trust_covers_one_content_at_one_path_until_revoked() {
         let folder = tempfile::tempdir().unwrap();
         let store = TrustStore::new(folder.path());
         let (here, there) = (Path::new("/a/repo"), Path::new("/a/copy"));
@@ -136,7 +136,7 @@ mod tests {
         assert!(store.revoke(here).unwrap() && !store.revoke(here).unwrap());
     }
     #[test]
-    fn places_outside_are_trusted_one_by_one_with_or_without_a_file() {
+    fn outside_paths_are_trusted_individually() {
         let folder = tempfile::tempdir().unwrap();
         let store = TrustStore::new(folder.path());
         let root = Path::new("/a/repo");

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_comes_only_if_its_path_was_asked_for() {
+    fn git_directory_is_copied_only_if_requested() {
         let folder = tempfile::tempdir().unwrap();
         let (directory, file) = (EntryKind::Folder { mode: 0 }, EntryKind::File { mode: 0, size: 0 });
         let link = |target: &str| EntryKind::Link { target: target.into() };
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_does_not_become_a_bare_repository() {
+    fn copy_cannot_turn_a_directory_into_a_bare_repository() {
         let file = EntryKind::File { mode: 0, size: 0 };
         for (there, name, is_repository) in [
             (&[][..], "HEAD", false),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_umask_takes_permissions_and_nobody_else_may_write() {
+    fn umask_applies_and_others_get_no_write_permission() {
         let mut rules = HostRules::new(OsStr::new("out"));
         for (umask, mode, is) in
             [(0, 0o7777, 0o755), (0o022, 0o777, 0o755), (0o027, 0o666, 0o640), (0o077, 0o755, 0o700)]

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alias_is_a_list_or_a_text() {
+    fn alias_is_a_list_or_a_text() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         assert_eq!(read(&file).unwrap(), Aliases::new());

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn run_is_left_away_with_its_terminal_options() {
+    fn docker_run_and_exec_hints_drop_terminal_options() {
         for (options, line, expected) in [
             ("", "run make", "banger -- make"),
             ("--json", "run make", "banger -- make"),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_another_tool_leads_to_a_command_that_exists() {
+    fn commands_of_other_tools_map_to_banger_commands() {
         assert!(hints("", "up")[0].ends_with("banger start"));
         assert!(hints("", "pull debian")[0].contains("banger image pull"));
         assert!(hints("", "build -t x .")[0].ends_with("banger image pull docker-archive:FILE"));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_name_a_vm_or_an_image_is_not_said_to_be_the_command_alone() {
+    fn first_word_may_be_a_vm_or_image_name() {
         assert_eq!(
             hints("--json", "exec -it -e A=1 foo ls -l"),
             [
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_of_docker_is_no_command() {
+    fn docker_volume_option_gets_a_hint() {
         for volume in ["/tmp/r:/src", "./r:/src:ro", "cache:/root/.cache"] {
             assert_eq!(hints("-v", volume), [VOLUME]);
             assert_eq!(hints("-q --rm -itv", volume), [VOLUME]);

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_built_in_command_comes_before_an_alias_and_that_before_a_plugin() {
+    fn built_in_precedes_alias_precedes_plugin() {
         let all: &[(&str, &[&str])] =
             &[("status", &["--", "no"]), ("watch", &["--", "yes"]), ("t", &["--rm", "--", "make"]), ("s", &["status"])];
         assert_eq!(words(of("-q status --json", all)), "-q status --json");
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_may_lead_to_another_and_not_to_itself() {
+    fn alias_chains_resolve_and_loops_are_errors() {
         let all: &[(&str, &[&str])] =
             &[("a", &["-q", "b"]), ("b", &["c", "x"]), ("c", &["a"]), ("w", &["watch", "y"]), ("v", &["-v", "w"])];
         let error = error(of("a", all));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_answered_with_what_may_have_been_meant() {
+    fn unknown_command_suggests_near_names() {
         let hints = |line| error(of(line, &[("test-all", &["--", "make"])])).hints;
         assert_eq!(hints("statsu")[0], "did you mean `status`?");
         assert_eq!(hints("wach now")[0], "did you mean `watch`?");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_a_run_do_not_go_with_a_command() {
+    fn run_options_before_a_command_are_an_error() {
         let error = error(of("--rm -e A=1 watch", &[]));
         assert_eq!(error.kind, ErrorKind::Usage);
         assert_eq!(error.hints, ["to run `watch` in the VM: banger --rm -e A=1 -- watch"]);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn help_with_what_is_not_built_in_is_its_own() {
+    fn help_of_alias_or_plugin_is_delegated() {
         let all: &[(&str, &[&str])] =
             &[("s", &["status", "--json"]), ("t", &["--rm", "--", "make"]), ("w", &["watch"])];
         assert_eq!(words(of("help status", all)), "help status");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_read_for_a_built_in_command() {
+    fn built_in_command_reads_no_configuration() {
         let plugins = Plugins::new(Path::new("/").as_os_str(), None);
         let invocation = resolve(vec!["status".into()], || unreachable!("no alias is needed"), &plugins);
         assert_eq!(words(invocation), "status");

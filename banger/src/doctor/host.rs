@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_distributions_write_them() {
+    fn qemu_version_parses_distribution_formats() {
         for (text, expected) in [
             ("QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7+deb12u16)", Some((7, 2))),
             ("QEMU emulator version 10.0.2", Some((10, 0))),

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_mended_is_only_when_that_is_wanted() {
+    fn fix_runs_only_if_requested() {
         let check = || Check::warn("state", "two leftovers");
         let left = check().fix_if(false, || unreachable!());
         assert_eq!((left.health, left.fix.as_deref(), left.fixed), (Health::Warn, Some("banger doctor --fix"), false));

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subordinate_ids_are_a_users_by_name_or_number() {
+    fn subordinate_ids_are_counted_by_user_name_or_uid() {
         let file = "root:100000:65536\nme:200000:65536\n1000:300000:10\nme:x:y\nbroken\nyou:1:99999999\n";
         assert_eq!(count(file, "me", "1000"), 65_546);
         assert_eq!(count(file, "nobody", "1"), 0);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ids_that_are_named_are_nobodys() {
+    fn suggested_subordinate_ids_are_unused() {
         let missing = |uids: &str, gids: &str| missing_ids(&[uids.to_owned(), gids.to_owned()], "me", "1001");
         let both = |range: &str| format!("sudo usermod --add-subuids {range} --add-subgids {range} me");
         assert_eq!(missing("", ""), Some(both("100000-165535")));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_forbids_namespaces_is_changed_and_no_more() {
+    fn namespace_restriction_gets_the_narrowest_fix() {
         let of = |set: &[(&str, &str)]| {
             what_forbids(|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| format!("{value}\n")))
         };

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_there_yet_is_judged_by_what_it_will_be_in() {
+    fn missing_directory_is_judged_by_its_nearest_ancestor() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(existing(&folder.path().join("a/b")), folder.path());
         // A home that is a file.

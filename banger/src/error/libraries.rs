@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_of_a_hint_is_a_hint_and_a_full_disk_names_its_vm() {
+    fn multi_line_hints_are_split_and_full_disk_names_vm() {
         let failure = serde_json::json!({"message": "late", "hint": "a\nb"});
         let failure = serde_json::from_value(failure).unwrap();
         let error = CommandError::from(banger_vmm::Error::Refused { name: "box".into(), failure });
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_of_this_machine_said_is_shown_in_lines() {
+    fn tool_output_becomes_error_details() {
         let status = std::os::unix::process::ExitStatusExt::from_raw(1 << 8);
         let tail = vec!["E: 22.04 is not a release".to_owned(), "E: mmdebstrap failed to run".to_owned()];
         let error = banger_image::Error::ToolFailed {

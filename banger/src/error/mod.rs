@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_has_a_name_of_its_own_and_gives_the_status() {
+    fn error_kinds_have_unique_names_and_set_exit_code() {
         let names: HashSet<_> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
         assert_eq!(names.len(), ErrorKind::ALL.len());
         assert!(names.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')));

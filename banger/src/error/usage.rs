@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_docker_run_are_explained_and_never_said_to_be_commands() {
+    fn docker_run_options_get_explanatory_hints() {
         for line in ["banger -it", "banger --rm -i -- bash", "banger --tty -- bash", "banger -ti -- bash"] {
             assert!(hints(line)[0].starts_with("omit `-i` and `-t`"), "{line}: {:?}", hints(line));
         }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_value_may_begin_with_a_dash_it_is_said_how() {
+    fn value_starting_with_dash_gets_a_hint() {
         assert!(
             hints("banger config get -x")[0].starts_with("to pass '-x' as a value"),
             "{:?}",

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_waits_or_prints_without_end_is_killed() {
+    fn git_command_is_killed_at_time_or_output_limit() {
         let limits = |time, output| Limits { time: Duration::from_millis(time), output };
         let start = |script: &str, limits| {
             run(Command::new("sh").args(["-c", script]).stdout(Stdio::piped()), b"input", limits)

@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_file_with_little_space_is_mostly_holes() {
+    fn large_file_with_few_blocks_is_mostly_holes() {
         for (size, blocks, expected) in [
             (1 << 50, 0, true),
             (1 << 50, 8, true),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn pointers_are_read_as_git_lfs_writes_them() {
+    fn git_lfs_pointers_are_parsed() {
         let hex = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393";
         let text = |oid: &str, more: &str| {
             format!("version https://git-lfs.github.com/spec/v1\n{more}oid sha256:{oid}\nsize 12345\n")

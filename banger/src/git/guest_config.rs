@@ -284,7 +284,7 @@ mod tests {
     use super::without_user_info;
 
     #[test]
-    fn takes_secrets_out_of_urls() {
+    fn secrets_are_removed_from_urls() {
         for (url, kept) in [
             ("https://user:secret@example.org/x.git", Some("https://example.org/x.git")),
             ("https://token@example.org:8443/x", Some("https://example.org:8443/x")),

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_are_hidden_and_nothing_else_is_touched() {
+    fn index_cache_extensions_are_hidden_and_the_rest_kept() {
         for version in [2, 3, 4] {
             for names in [&[][..], &[&b"a"[..], b"TREE/b", b"longer/than/eight"]] {
                 let nested = nested(100_000);

@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_the_name_is_recognised() {
+    fn every_form_of_dot_git_is_recognized() {
         for name in [
             ".git",
             ".GIT",

@@ -109,7 +109,7 @@ mod tests {
     use super::RelPath;
 
     #[test]
-    fn refuses_what_escapes() {
+    fn rel_path_refuses_escaping_paths() {
         for bad in ["/a", "a/", "a//b", "..", "a/../b", "./a", "a\0b"] {
             assert!(RelPath::new(bad).is_none(), "{bad:?}");
         }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn strips_whole_components_only() {
+    fn strip_prefix_matches_whole_components() {
         let path = RelPath::new("sub/file").unwrap();
         assert_eq!(path.strip_prefix(&RelPath::new("sub").unwrap()), Some(&b"file"[..]));
         assert_eq!(path.strip_prefix(&RelPath::new("su").unwrap()), None);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_control_and_foreign_bytes_escaped() {
+    fn display_escapes_control_and_non_utf8_bytes() {
         let path = RelPath::new(&b"a\n\x1b\xff"[..]).unwrap();
         assert_eq!(path.to_string(), "a\\n\\u{1b}\\xff");
     }

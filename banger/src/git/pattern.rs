@@ -144,7 +144,7 @@ mod tests {
     use super::{Patterns, without_trailing_spaces};
 
     #[test]
-    fn spaces_at_the_end() {
+    fn trailing_spaces_are_trimmed_unless_escaped() {
         for (line, kept) in
             [("a ", "a"), ("a\\ ", "a\\ "), ("a\\  ", "a\\ "), ("  ", ""), ("a b", "a b"), ("a\\", "a\\")]
         {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_bounds_its_rules() {
+    fn patterns_apply_only_below_their_base() {
         let patterns = Patterns::parse(b"/x\ny/z\n!name\n", b"sub");
         assert_eq!(patterns.verdict(b"sub/x", false, false), Some(true));
         assert_eq!(patterns.verdict(b"sub/s/x", false, false), None);

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_answers_as_wildmatch_does() {
+    fn matches_path_agrees_with_wildmatch() {
         let mut seed = 1u64;
         let mut next = |limit: usize| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_command_has_left_is_in_nobodys_way() {
+    fn replace_ignores_leftover_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         // As a command with this process's pid named it.

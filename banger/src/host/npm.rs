@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_registry_is_the_users() {
+    fn npm_registry_comes_from_user_configuration() {
         let home = tempfile::tempdir().unwrap();
         let of = |value: Option<&str>| {
             registry_with(&|name| value.filter(|_| name == "npm_config_registry").map(str::to_owned), Some(home.path()))

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_write_to_is_refused() {
+    fn world_writable_directory_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
         let data = scratch.path().join("above/data");
         assert_eq!(message(&data), "");
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-    fn a_directory_of_another_user_is_refused_and_one_that_a_group_may_write_to() {
+    fn foreign_owned_or_group_writable_directory_is_refused() {
         if !Uid::effective().is_root() {
             eprintln!("SKIPPED: only root can give a file to another user");
             return;

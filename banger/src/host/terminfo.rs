@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_found_as_ncurses_finds_it() {
+    fn terminfo_entry_is_found_as_in_ncurses() {
         let folder = tempfile::tempdir().unwrap();
         let put = |directory: &str, place: &str, entry: &[u8]| {
             let path = folder.path().join(directory).join(place);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_where_entries_are_has_the_last_word() {
+    fn explicit_terminfo_variables_take_precedence() {
         assert_eq!(variables(&[]), Some(("TERMINFO_DIRS".into(), "/etc/terminfo:".into())));
         assert_eq!(variables(&[("TERMINFO".into(), "/x".into())]), None);
         assert_eq!(variables(&[("TERMINFO_DIRS".into(), "/x".into())]), None);

@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_open_is_named() {
+    fn description_names_confinement_gaps() {
         let of = |landlock_abi, missing| describe(&Confinement { landlock_abi, missing });
         assert_eq!(of(Some(7), vec![]), "seccomp, Landlock (version 7 of its interface)");
         let none = of(None, vec![Gap::Files, Gap::Signals]);

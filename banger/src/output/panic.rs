@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_a_failure_of_bangers_own() {
+    fn panic_exits_with_internal_error_status() {
         let before = std::panic::take_hook();
         let status = guard(|| panic!("\u{1b}[31m for the test"));
         let other = guard(|| ExitCode::from(7));

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_replaces_a_file_and_nothing_else() {
+    fn report_replaces_only_regular_files() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("report.json");
         fs::write(&file, "old").unwrap();

@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_near_is_suggested() {
+    fn only_near_names_are_suggested() {
         let nearest = |name| nearest(name, ["status", "stop", "rm", "delete"].map(str::to_owned).into_iter());
         assert_eq!(nearest("stats").as_deref(), Some("status"));
         assert_eq!(nearest("sotp").as_deref(), Some("stop"));

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
+    fn columns_fit_their_widest_cell() {
         let lines = [["a", "longer", "x"], ["längst", "b", "y z"]].map(|line| line.map(str::to_owned));
         assert_eq!(table(["N", "W", "L"], lines), "N       W       L\na       longer  x\nlängst  b       y z\n");
     }

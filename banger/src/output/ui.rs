@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_holds_every_character_and_is_harmless_on_a_terminal() {
+    fn json_escapes_control_characters_and_round_trips() {
         let name = "a\nb\u{1b}[31m\u{7f}\u{9b}1m \u{202e}txt \u{e9}\"";
         let json = json(&[name]);
         assert_eq!(json, "[\"a\\nb\\u001b[31m\\u007f\\u009b1m \\u202etxt \u{e9}\\\"\"]\n");
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_alone_and_help_is_text_as_json() {
+    fn version_and_help_have_json_forms() {
         let answer = |argument: &str| {
             let command = clap::Command::new("some thing").version("1.2.3");
             help_object(&command.try_get_matches_from(["thing", argument]).unwrap_err())
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_who_does_not_want_to_be() {
+    fn confirm_with_no_input_is_an_error() {
         let ui = Ui::new(&Global { no_input: true, ..Global::default() });
         let error = ui.confirm("delete `vm\u{1b}[31m`?").unwrap_err();
         assert_eq!((error.kind, error.status()), (ErrorKind::InputNeeded, 125));

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_write() {
+    fn durations_and_sizes_parse() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times_come_back_as_they_are_written() {
+    fn sizes_and_times_round_trip() {
         for text in ["512M", "4G", "2T", "1025M"] {
             assert_eq!(size(parse_size(text).unwrap()), text);
         }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_read() {
+    fn durations_sizes_and_counts_are_formatted() {
         assert_eq!(elapsed(Duration::from_millis(12)), "12 ms");
         assert_eq!(elapsed(Duration::from_millis(2412)), "2.41 s");
         assert_eq!(elapsed(Duration::from_secs(185)), "3 min 5 s");

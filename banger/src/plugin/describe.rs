@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_was_never_run_is_not_run_for_a_list_and_one_that_was_once() {
+    fn describe_runs_only_known_plugins_once() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let body = |name: &str| {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_answers_as_it_should_not_has_no_description() {
+    fn misbehaving_plugin_has_no_description() {
         let folder = tempfile::tempdir().unwrap();
         let pid = folder.path().join("pid");
         let script = |name: &str, body: &str| script(folder.path(), name, body);

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_beside_banger_or_was_run_is_asked_and_once() {
+    fn only_bundled_or_previously_run_plugins_are_queried() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("bin")).unwrap();

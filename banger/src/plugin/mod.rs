@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_can_be_run_is_taken() {
+    fn first_executable_plugin_in_path_is_found() {
         let root = tempfile::tempdir().unwrap();
         let [a, b, beside] = ["a", "b", "beside"].map(|name| root.path().join(name));
         for folder in [&a, &b, &beside] {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_that_depend_on_where_one_stands_are_left_out() {
+    fn relative_path_entries_are_ignored() {
         let plugins = Plugins::new(OsStr::new(":bin:./x:/usr/bin::/usr/bin"), Some(Path::new("/opt")));
         assert_eq!(plugins.folders, [Path::new("/usr/bin"), Path::new("/opt")]);
     }

@@ -185,7 +185,7 @@ mod tests {
     ];
 
     #[test]
-    fn commands_options_and_values_are_proposed_where_they_fit() {
+    fn proposals_cover_commands_options_and_values() {
         use clap::CommandFactory;
         let proposed = |words: &[&str]| {
             let words: Vec<_> = words.iter().map(OsString::from).collect();

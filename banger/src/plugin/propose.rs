@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_program_that_is_there_for_it_is_asked() {
+    fn only_the_completer_program_is_run() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let plugin = FoundPlugin { path: script(at("banger-x"), "touch \"$0.ran\""), problem: None };

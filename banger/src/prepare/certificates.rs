@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hundred_certificates_start_no_more_processes_than_one() {
+    fn certificate_install_process_count_is_constant() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().to_str().unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn only_certificates_are_taken() {
+    fn certificates_are_extracted_and_keys_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);

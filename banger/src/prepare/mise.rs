@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_goes_by_the_directories_around_it() {
+    fn mise_files_apply_to_their_directory_and_below() {
         assert_eq!(within(Path::new(""), b"mise.toml"), Some(&b"mise.toml"[..]));
         assert_eq!(within(Path::new("a/b"), b"a/b/mise.toml"), Some(&b"mise.toml"[..]));
         assert_eq!(within(Path::new("a/b"), b"a/bc/mise.toml"), None);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mise_sets_is_read_as_it_prints_it() {
+    fn mise_env_json_is_parsed() {
         let json = br#"{"PATH": "/tools:/bin", "A": "b c\n", "": "x", "B=": "x", "NUL": "\u0000"}"#;
         let read: Vec<_> = parsed(json).iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         assert_eq!(read, [("A".into(), "b c\n".into()), ("PATH".into(), "/tools:/bin".to_owned())]);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_mise_reads() {
+    fn mise_configuration_files_are_recognized() {
         for path in [
             "mise.toml",
             ".mise.toml",

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_are_files_folders_and_patterns() {
+    fn setup_inputs_match_files_directories_and_globs() {
         let is = |input: &str, path: &str| pattern(input).unwrap().matched_path_or_any_parents(path, false).is_ignore();
         assert!(is("package-lock.json", "package-lock.json"));
         assert!(!is("package-lock.json", "inner/package-lock.json"));

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_mark_is_remembered() {
+    fn last_stamp_is_remembered_until_the_next_begins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("done");
         let open = || Stamp::at(&path, || panic!("nobody has it")).unwrap();

@@ -304,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_is_run_as_docker_runs_it() {
+    fn image_entrypoint_and_cmd_combine_as_in_docker() {
         let image = |entrypoint: &[&str], cmd: &[&str]| -> ImageManifest {
             let config = serde_json::json!({"entrypoint": entrypoint, "cmd": cmd});
             serde_json::from_value(serde_json::json!({

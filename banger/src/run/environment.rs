@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_and_options_in_their_order() {
+    fn env_files_precede_options_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("env");
         std::fs::write(&file, "# comment\n\nA=1\n  B=two words = x\r\nCARGO_PKG_NAME\nNOT_SET_ANYWHERE\n").unwrap();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_may_be_one_of_a_shell_and_its_value_stays_as_it_is() {
+    fn env_file_lines_may_have_export_prefix() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("env");
         std::fs::write(&file, "export A=1\n export \t B=\"x\" # y\nexport CARGO_PKG_NAME\nexport=2\nexported=3\n")
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_variable_is_named() {
+    fn invalid_variables_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("env");
         std::fs::write(&file, "A=1\n=2\n").unwrap();

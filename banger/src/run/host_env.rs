@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_reaches_the_guest_in_both_spellings_where_the_guest_can_reach_it() {
+    fn proxy_variables_are_passed_with_reachable_address() {
         for (here, there) in [
             ("http://proxy.example:3128", "http://proxy.example:3128"),
             ("http://localhost:3128/", "http://10.0.2.2:3128/"),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_stays_unless_it_is_given() {
+    fn proxy_password_is_withheld_unless_passed_explicitly() {
         let set = [("http_proxy", "http://me:secret@proxy:1")];
         let host_env = of(&set, NetMode::User, &[]);
         assert!(!format!("{host_env:?}").contains("secret"));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_zone_is_a_name() {
+    fn time_zone_is_passed_as_a_name() {
         for (zone, name) in [
             ("Europe/Berlin", Some("Europe/Berlin")),
             (":America/Argentina/Ushuaia", Some("America/Argentina/Ushuaia")),
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_of_the_environment_goes_along_and_nothing_else_does() {
+    fn only_git_identity_and_locale_are_inherited() {
         let set = [("GIT_AUTHOR_NAME", "A"), ("GIT_DIR", "/x"), ("AWS_SECRET", "s"), ("LANG", "de_DE.UTF-8")];
         let host_env = of(&set, NetMode::User, &[]);
         let all: Vec<_> = host_env.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listened_before_is_not_new_until_it_was_gone() {
+    fn previously_open_ports_are_not_new_until_closed() {
         let ui = quiet();
         let mut ports = Ports { published: [80].into(), others: [22, 3000].into(), ..Ports::default() };
         assert!(ports.changed(&[22, 3000].into(), &ui).is_empty());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_listens_at_all_ports_gets_a_few() {
+    fn automatic_forwards_are_limited() {
         let ui = quiet();
         let mut ports = Ports::default();
         let all: BTreeSet<u16> = (1..=u16::MAX).collect();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_number_that_is_taken_is_another_one() {
+    async fn taken_host_port_is_replaced_by_another() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let (other, address) = bind(port, None).await.unwrap();

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holes_and_second_names_take_nothing_and_links_are_not_followed() {
+    fn allocated_skips_holes_hard_links_and_symlink_targets() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         fs::create_dir_all(root.join("below")).unwrap();

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_compares_again_and_again_is_not_waited_for() {
+    fn endless_compare_replies_are_an_error() {
         let compared = || Frame::control(&FromSync::Compared { conflicts: Vec::new(), conflict_count: 0, now_ns: 0 });
         let applied = || Frame::control(&FromSync::Applied(Default::default()));
         let committed = |says| commit(&mut call(says), &mut SyncReport::default()).map_err(|error| error.to_string());

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vm_gets_more_history_and_never_less() {
+    fn history_depth_only_grows() {
         let folder = tempfile::tempdir().unwrap();
         let of = |wanted| Histories::of(folder.path(), wanted, false).unwrap();
         assert_eq!(of(Some(History::None)).kind(), History::Full);

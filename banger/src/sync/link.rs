@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_transfer_is_shown_and_a_small_one_is_not() {
+    fn only_large_transfers_show_progress() {
         let shown = RefCell::new(Vec::new());
         let show = |done, total| shown.borrow_mut().push((done, total));
         let small = Meter::new(LARGE - 1, &show);

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_and_damage_is_no_manifest() {
+    fn manifest_round_trips_and_damage_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Manifest::load(folder.path()).unwrap(), None);
         manifest().save(folder.path()).unwrap();

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_for_another_sync_says_so_once_and_not_for_ever() {
+    fn waiting_for_another_sync_is_reported_once_and_times_out() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let (ours, theirs) = (file.reopen().unwrap(), file.reopen().unwrap());
         let said = Cell::new(0);

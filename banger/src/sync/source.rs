@@ -243,7 +243,7 @@ mod tests {
     use crate::git::Host;
 
     #[test]
-    fn a_file_that_is_not_what_it_was_has_changed() {
+    fn replaced_source_file_is_a_changed_error() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         let boundary = Arc::new(Boundary::new(&folder, &Host::default()));

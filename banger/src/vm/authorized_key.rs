@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_goes_without_its_comment() {
+    fn authorized_key_line_drops_the_comment() {
         assert_eq!(line("ssh-ed25519 AAAA+/= me@here\n").unwrap(), "ssh-ed25519 AAAA+/= banger");
         assert_eq!(line("sk-ssh-ed25519@openssh.com AAAA").unwrap(), "sk-ssh-ed25519@openssh.com AAAA banger");
         for none in ["", "ssh-ed25519", "command=\"x\" y", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA"] {

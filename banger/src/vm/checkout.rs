@@ -330,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_matches_where_one_stands() {
+    fn guest_directory_matches_current_directory() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().canonicalize().unwrap();
         let below = root.join("a b/c");
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_is_where_files_can_be() {
+    fn unusable_guest_paths_are_refused() {
         assert_eq!(checked(OsStr::new("/root//other/./x/")).unwrap(), Path::new("/root/other/x"));
         let long = format!("/{}", "x/".repeat(MAX_PATH));
         for bad in ["", "x", "./x", "/", "//", "/a/../b", "/..", "/proc/1", "/run/banger/workspace", "/dev", &long] {

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forwards_that_contradict_each_other_are_refused_as_usage() {
+    fn conflicting_forwards_are_a_usage_error() {
         let forwards = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
         assert!(check_forwards(&forwards(&["8080:80", "8081:80", "0:1", "0:2"])).is_ok());
         let error = check_forwards(&forwards(&["8080:80", "8080:81"])).unwrap_err();

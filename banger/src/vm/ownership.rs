@@ -213,13 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_a_start_and_a_dead_one_has_none() {
+    fn start_time_exists_only_for_live_processes() {
         assert!(start_time(std::process::id()).is_some());
         assert!(start_time(u32::MAX).is_none());
     }
 
     #[test]
-    fn a_throwaway_vm_is_abandoned_when_its_owner_has_ended() {
+    fn ephemeral_vm_is_abandoned_when_its_owner_ends() {
         let folder = tempfile::tempdir().unwrap();
         let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.path().join(name));
         let store = VmStore::new(StorePaths { vms, host, cache }, Programs::new("/usr/bin:/bin"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_is_known_by_its_git_folder() {
+    fn repository_is_identified_by_its_git_directory() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         let root = folder.join("repo");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_goes_with_its_repository_and_with_no_other() {
+    fn vm_follows_its_repository_when_moved_but_not_a_copy() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().canonicalize().unwrap();
         let [vms, host, cache] = ["vms", "host", "cache"].map(|name| folder.join(name));

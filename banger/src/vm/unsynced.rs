@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_leaves_a_shell_is_told_what_is_only_there() {
+    fn reattach_hint_lists_unsynced_changes() {
         let work = |files, references, names: &[&str]| {
             let named = names.iter().map(|name| (*name).into()).collect();
             UnsyncedChanges::Known(GuestOnly { counts: Counts { files, references }, named }).hint(None)
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_do_not_add_up_are_not_nothing() {
+    fn inconsistent_counts_never_mean_no_changes() {
         let work = |files, references| {
             UnsyncedChanges::Known(GuestOnly { counts: Counts { files, references }, ..GuestOnly::default() })
         };

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_fingerprint_sees_git_and_ignores_the_worktree() {
+fn fingerprint_covers_git_state_but_not_the_working_tree() {
     let fixture = Fixture::new();
     fixture.write("a", "a");
     fixture.commit("first");
@@ -36,7 +36,7 @@ fn the_fingerprint_sees_git_and_ignores_the_worktree() {
 }
 
 #[test]
-fn indexes_are_equal_by_what_is_staged() {
+fn index_digest_depends_only_on_staged_content() {
     let fixture = Fixture::new();
     fixture.write("a", "a");
     fixture.write("b/c", "c");
@@ -53,7 +53,7 @@ fn indexes_are_equal_by_what_is_staged() {
 }
 
 #[test]
-fn a_hostile_index_is_an_error_and_no_more() {
+fn damaged_index_never_panics() {
     let fixture = Fixture::new();
     for number in 0..20 {
         fixture.write(format!("d{number}/{number}"), "x");

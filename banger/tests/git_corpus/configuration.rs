@@ -7,7 +7,7 @@ fn guest_config(fixture: &Fixture) -> String {
 }
 
 #[test]
-fn values_survive_whatever_they_contain() {
+fn config_values_round_trip_whatever_they_contain() {
     let fixture = Fixture::new();
     let hostile = [
         "a\nb",
@@ -37,7 +37,7 @@ fn values_survive_whatever_they_contain() {
 }
 
 #[test]
-fn levels_includes_and_conditions_are_resolved() {
+fn config_levels_includes_and_conditions_are_resolved() {
     let fixture = Fixture::new();
     let root = fixture.root.display();
     fs::write(fixture.home().join("included"), "[user]\nname = Included\n[init]\ndefaultBranch = trunk\n").unwrap();
@@ -62,7 +62,7 @@ fn levels_includes_and_conditions_are_resolved() {
 }
 
 #[test]
-fn credentials_stay_behind() {
+fn credentials_are_not_passed_to_the_guest() {
     let fixture = Fixture::new();
     for (key, value) in [
         ("remote.origin.url", "https://user:secret@example.org/x"),
@@ -84,7 +84,7 @@ fn credentials_stay_behind() {
 
 /// git takes a URL wherever it takes the name of a remote, and writes it where the name would be.
 #[test]
-fn urls_in_place_of_a_remotes_name_lose_their_token() {
+fn tokens_in_urls_used_as_remote_names_are_removed() {
     let fixture = Fixture::new();
     let url = "https://user:secret@example.org/x";
     for (key, value) in [

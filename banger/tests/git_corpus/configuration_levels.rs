@@ -42,7 +42,7 @@ fn assert_same(fixture: &Fixture, folder: &Path, variables: &[(&str, &str)], key
 }
 
 #[test]
-fn variables_replace_files_and_add_values() {
+fn git_config_variables_replace_files_and_add_values() {
     let fixture = Fixture::new();
     let file = |name: &str, content: &str| -> String {
         fs::write(fixture.beside(name), content).unwrap();
@@ -93,7 +93,7 @@ fn variables_replace_files_and_add_values() {
 }
 
 #[test]
-fn variables_that_git_refuses_are_errors() {
+fn invalid_git_config_variables_are_errors() {
     let fixture = Fixture::new();
     let count = |count| ("GIT_CONFIG_COUNT", count);
     let key = |key| ("GIT_CONFIG_KEY_0", key);
@@ -128,7 +128,7 @@ fn variables_that_git_refuses_are_errors() {
 }
 
 #[test]
-fn what_variables_exclude_stays_here() {
+fn excludes_set_by_variables_are_honored() {
     let fixture = Fixture::new();
     fixture.write("kept", "");
     fixture.write("secret.key", "");
@@ -161,7 +161,7 @@ fn what_variables_exclude_stays_here() {
 }
 
 #[test]
-fn variables_declare_a_repository_safe() {
+fn safe_directory_can_be_set_by_variables() {
     if !nix::unistd::geteuid().is_root() {
         skipped("only root can give a folder away");
         return;
@@ -195,7 +195,7 @@ fn assert_condition(fixture: &Fixture, folder: &Path, condition: &str, holds: bo
 }
 
 #[test]
-fn conditions_on_the_urls_of_remotes() {
+fn hasconfig_conditions_match_as_in_git() {
     let fixture = Fixture::new();
     fixture.git(&["remote", "add", "origin", "git@github.com:acme/tools.git"]);
     fixture.git(&["remote", "add", "mirror", "https://example.org/acme/x/y.git"]);
@@ -238,7 +238,7 @@ fn conditions_on_the_urls_of_remotes() {
 }
 
 #[test]
-fn conditions_on_the_place_through_links() {
+fn gitdir_conditions_match_through_symlinks() {
     let fixture = Fixture::new();
     let shortcut = fixture.beside("shortcut");
     symlink(fixture.root.parent().unwrap(), &shortcut).unwrap();
@@ -277,7 +277,7 @@ fn conditions_on_the_place_through_links() {
 }
 
 #[test]
-fn a_git_folder_that_is_a_link_has_two_names() {
+fn gitdir_condition_matches_both_names_of_symlinked_git_dir() {
     let fixture = Fixture::new();
     let store = fixture.beside("store");
     fs::rename(fixture.root.join(".git"), &store).unwrap();
@@ -289,7 +289,7 @@ fn a_git_folder_that_is_a_link_has_two_names() {
 }
 
 #[test]
-fn a_home_that_is_a_link_is_the_same_home() {
+fn home_that_is_a_symlink_is_resolved() {
     let fixture = Fixture::new();
     let link = fixture.beside("linked-home");
     symlink(fixture.home(), &link).unwrap();
@@ -304,7 +304,7 @@ fn a_home_that_is_a_link_is_the_same_home() {
 }
 
 #[test]
-fn includes_end() {
+fn endless_includes_are_an_error() {
     let fixture = Fixture::new();
     // Each file includes the next a dozen times.
     for number in 0..9 {
@@ -322,7 +322,7 @@ fn includes_end() {
 
 /// A section of four bytes takes more than a thousand once it is read.
 #[test]
-fn the_repositorys_own_configuration_has_a_budget_over_all_includes() {
+fn config_size_limit_covers_all_includes() {
     let fixture = Fixture::new();
     let config = fs::read_to_string(fixture.root.join(".git/config")).unwrap();
     let refused = || fixture.workspace().repository.guest_config().unwrap_err().to_string();
@@ -350,7 +350,7 @@ fn the_repositorys_own_configuration_has_a_budget_over_all_includes() {
 
 /// For git and for gix, each `**/` doubles the time.
 #[test]
-fn conditions_and_rules_that_match_in_exponential_time() {
+fn exponential_patterns_are_refused_or_matched_quickly() {
     let fixture = Fixture::new();
     fixture.git(&["symbolic-ref", "HEAD", &format!("refs/heads{}", "/a".repeat(60))]);
     let config = fs::read_to_string(fixture.root.join(".git/config")).unwrap();

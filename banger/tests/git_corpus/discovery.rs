@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn from_below_through_links_and_spaces() {
+fn workspace_is_found_from_subdirectories_and_symlinks() {
     let fixture = Fixture::empty("with space");
     fixture.git(&["init", "-q"]);
     fixture.write("a/b/c", "");
@@ -34,7 +34,7 @@ fn linked_worktrees_and_submodules_are_workspaces() {
 }
 
 #[test]
-fn what_is_no_workspace_is_an_error_with_a_hint() {
+fn unusable_directory_is_an_error_with_a_hint() {
     let fixture = Fixture::empty("plain");
     fixture.git(&["init", "-q", "--bare", "../bare"]);
     fixture.git(&["init", "-q", "../ok"]);
@@ -56,7 +56,7 @@ fn what_is_no_workspace_is_an_error_with_a_hint() {
 }
 
 #[test]
-fn another_users_repository_needs_the_users_word() {
+fn foreign_owned_repository_needs_safe_directory() {
     if !nix::unistd::geteuid().is_root() {
         skipped("only root can give a folder away");
         return;
@@ -86,13 +86,13 @@ fn another_users_repository_needs_the_users_word() {
 }
 
 #[test]
-fn the_index_of_a_running_commit_is_not_ours() {
+fn git_variables_of_a_hook_are_ignored() {
     let fixture = Fixture::new();
     fixture.write("a", "");
     fixture.commit("first");
     // As in a hook: git sets these for what it runs.
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "discovery::in_a_hook", "--include-ignored"])
+        .args(["--exact", "discovery::discovers_workspace_with_hook_variables_set", "--include-ignored"])
         .envs([("GIT_DIR", "/nowhere"), ("GIT_WORK_TREE", "/nowhere"), ("GIT_INDEX_FILE", "/nowhere")])
         .envs([("GIT_CONFIG_GLOBAL", "/nowhere"), ("GIT_OBJECT_DIRECTORY", "/nowhere")])
         .env("CORPUS_ROOT", &fixture.root)
@@ -103,7 +103,7 @@ fn the_index_of_a_running_commit_is_not_ours() {
 
 #[test]
 #[ignore = "run by the test above, with `GIT_*` in its environment"]
-fn in_a_hook() {
+fn discovers_workspace_with_hook_variables_set() {
     let root = std::env::var_os("CORPUS_ROOT").expect("set by the test above");
     let host = Host { path: std::env::var_os("PATH"), ..Host::default() };
     let workspace = Workspace::discover(Path::new(&root), host).unwrap();
@@ -113,7 +113,7 @@ fn in_a_hook() {
 }
 
 #[test]
-fn a_worktree_elsewhere_does_not_travel() {
+fn nested_repository_with_external_worktree_is_skipped() {
     let fixture = Fixture::new();
     fixture.write("nested/file", "");
     fixture.git_in(&fixture.root.join("nested"), &["init", "-q"]);
@@ -127,7 +127,7 @@ fn a_worktree_elsewhere_does_not_travel() {
 }
 
 #[test]
-fn unknown_formats_are_refused() {
+fn unknown_repository_formats_are_refused() {
     let fixture = Fixture::new();
     fixture.git(&["config", "core.repositoryFormatVersion", "1"]);
     fixture.git(&["config", "extensions.fromTheFuture", "yes"]);

@@ -52,7 +52,7 @@ fn evidence(fixture: &Fixture) -> Vec<(String, Evidence)> {
 }
 
 #[test]
-fn after_a_commit_a_switch_and_an_edit() {
+fn filtered_files_match_after_commit_switch_and_edit() {
     let fixture = with_filter();
     // All in one second.
     let twin = assert_same(&fixture);
@@ -84,7 +84,7 @@ fn after_a_commit_a_switch_and_an_edit() {
 }
 
 #[test]
-fn right_after_a_clone() {
+fn filtered_files_are_clean_right_after_a_clone() {
     let origin = with_filter();
     for number in 0..50 {
         origin.write(format!("many/{number}.nb"), format!("content {number}\n"));
@@ -101,7 +101,7 @@ fn right_after_a_clone() {
 }
 
 #[test]
-fn what_was_touched_is_clean_when_git_here_has_looked_or_banger_remembers() {
+fn touched_file_is_clean_after_git_refresh_or_if_remembered() {
     let fixture = with_filter();
     std::thread::sleep(Duration::from_millis(20));
     fixture.git(&["status"]);
@@ -122,7 +122,7 @@ fn what_was_touched_is_clean_when_git_here_has_looked_or_banger_remembers() {
 }
 
 #[test]
-fn who_has_no_filter_pays_nothing_and_needs_no_git() {
+fn repository_without_filters_runs_no_git() {
     let fixture = Fixture::new();
     fixture.write("a", "a");
     fixture.write(".gitattributes", "*.c text\n");
@@ -139,7 +139,7 @@ fn who_has_no_filter_pays_nothing_and_needs_no_git() {
 }
 
 #[test]
-fn attributes_are_found_wherever_git_finds_them() {
+fn attributes_are_found_in_all_git_locations() {
     for place in [".gitattributes", "sub/.gitattributes", ".git/info/attributes", "../home/.config/git/attributes"] {
         let fixture = Fixture::new();
         fixture.git(&["config", "filter.x.clean", "tr a-z A-Z"]);
@@ -158,7 +158,7 @@ fn attributes_are_found_wherever_git_finds_them() {
 }
 
 #[test]
-fn in_submodules_too() {
+fn filters_of_submodules_are_found() {
     let fixture = with_submodules();
     let inner = fixture.root.join("middle/inner");
     fixture.git_in(&inner, &["config", "filter.x.clean", "tr a-z A-Z"]);
@@ -178,7 +178,7 @@ fn in_submodules_too() {
 }
 
 #[test]
-fn with_git_lfs_itself() {
+fn git_lfs_files_are_clean_in_the_twin() {
     let fixture = Fixture::new();
     if !fixture.supports(&["lfs", "version"]) {
         return;
@@ -216,7 +216,7 @@ fn with_git_lfs_itself() {
 
 /// A blob in place of a pointer may have any size, and so may a file without a block.
 #[test]
-fn of_git_lfs_neither_large_blobs_nor_holes_are_read() {
+fn git_lfs_skips_large_blobs_and_holes() {
     const MIB: u64 = 1 << 20;
     let fixture = Fixture::new();
     fixture.git(&["config", "filter.lfs.clean", "git-lfs clean -- %f"]);

@@ -48,7 +48,7 @@ fn rules() -> impl Strategy<Value = Vec<String>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn ignore_rules(
+    fn random_ignore_rules_list_as_git(
         paths in prop::collection::btree_set(path(), 1..15),
         root in rules(),
         nested in prop::collection::btree_map(name(), rules(), 0..3),

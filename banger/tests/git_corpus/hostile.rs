@@ -89,7 +89,7 @@ fn move_and_link(fixture: &Fixture, name: &str, target: &Path) {
 }
 
 #[test]
-fn links_among_gits_own_files() {
+fn symlinked_git_files_outside_are_not_read() {
     let keys = |fixture: &Fixture| fixture.home().join(".ssh");
     let key = move |fixture: &Fixture| keys(fixture).join("id_ed25519");
     let private = |name: &'static str| move |fixture: &Fixture| fixture.beside("private/.git").join(name);
@@ -133,7 +133,7 @@ fn links_among_gits_own_files() {
 }
 
 #[test]
-fn files_that_the_repositorys_own_configuration_names() {
+fn config_named_files_outside_are_not_read() {
     for key in ["core.excludesFile", "core.attributesFile", "include.path"] {
         for value in ["~/.ssh/id_ed25519", "../home/.ssh/id_ed25519", "link"] {
             let fixture = victim();
@@ -179,7 +179,7 @@ fn files_that_the_repositorys_own_configuration_names() {
 }
 
 #[test]
-fn alternates_and_shared_directories() {
+fn alternates_and_commondir_outside_are_not_read() {
     for (file, content, what) in [
         (".git/objects/info/alternates", "../../../private/.git/objects\n", "alternates"),
         (".git/objects/info/alternates", "\"../../../private/.git/objects\"\n", "alternates"),
@@ -198,7 +198,7 @@ fn alternates_and_shared_directories() {
 
 /// A sparse index is expanded by objects, which are looked for by gix.
 #[test]
-fn alternates_of_alternates_that_gix_finds_elsewhere_than_git() {
+fn nested_alternates_outside_are_not_read() {
     let fixture = victim();
     fixture.write("folder/file", "");
     fixture.commit("second");
@@ -213,7 +213,7 @@ fn alternates_of_alternates_that_gix_finds_elsewhere_than_git() {
 }
 
 #[test]
-fn git_files_that_lead_to_another_repository() {
+fn git_file_naming_another_repository_is_refused() {
     let linked = |fixture: &Fixture| {
         let linked = fixture.beside("linked");
         fixture.git_in(&fixture.beside("private"), &["worktree", "add", "-q", linked.to_str().unwrap(), "-b", "x"]);
@@ -264,7 +264,7 @@ fn rename_in_index(fixture: &Fixture, from: &str, to: &[u8]) {
 }
 
 #[test]
-fn paths_in_the_index_that_git_refuses() {
+fn index_paths_that_git_refuses_are_errors() {
     let long = "x".repeat(64);
     let cases: Vec<(Vec<u8>, &str)> = [
         ("../home/.ssh/id_ed25519", "100644"),
@@ -305,7 +305,7 @@ fn paths_in_the_index_that_git_refuses() {
 }
 
 #[test]
-fn a_damaged_index_is_an_error() {
+fn damaged_index_is_an_error() {
     let fixture = Fixture::new();
     for number in 0..300 {
         fixture.write(format!("d{}/f{number}", number % 7), "");
@@ -341,7 +341,7 @@ fn a_damaged_index_is_an_error() {
 /// A few trees of which each names the next many times stand for more files than memory has room
 /// for.
 #[test]
-fn a_sparse_index_that_expands_without_end() {
+fn sparse_index_expansion_is_limited() {
     let fixture = Fixture::new();
     fixture.write("file", "");
     fixture.write("folder/file", "");
@@ -373,7 +373,7 @@ fn a_sparse_index_that_expands_without_end() {
 /// A relative path is taken from where an include is written to be, and not from where a link there
 /// leads.
 #[test]
-fn includes_beside_a_link_and_without_end() {
+fn includes_resolve_as_in_git_and_are_limited() {
     let fixture = victim();
     fixture.git(&["config", "include.path", "link/config"]);
     fs::create_dir_all(fixture.root.join("deep/deeper")).unwrap();
@@ -395,7 +395,7 @@ fn includes_beside_a_link_and_without_end() {
 /// Of a split index, the half that is shared: its caches could exhaust the stack, as the index's
 /// own.
 #[test]
-fn a_shared_index_with_trees_in_one_another_without_end() {
+fn deeply_nested_shared_index_trees_are_ignored() {
     let fixture = Fixture::new();
     fixture.write("file", "");
     fixture.commit("all");
@@ -417,7 +417,7 @@ fn a_shared_index_with_trees_in_one_another_without_end() {
 }
 
 #[test]
-fn a_fifo_is_not_waited_for() {
+fn reading_a_fifo_does_not_block() {
     use nix::sys::stat::Mode;
     for name in [
         ".git/HEAD",
@@ -461,7 +461,7 @@ fn a_fifo_is_not_waited_for() {
 }
 
 #[test]
-fn what_would_be_fetched_is_not_and_runs_nothing() {
+fn missing_objects_are_not_fetched_and_nothing_runs() {
     let fixture = victim();
     let mark = fixture.beside("executed");
     // An object that is missing is fetched when it is asked for, with a program that the
@@ -512,7 +512,7 @@ fn make_fifo(fixture: &Fixture, name: &str) {
 }
 
 #[test]
-fn git_does_not_wait_for_a_fifo() {
+fn git_subprocess_does_not_block_on_a_fifo() {
     for (fifo, setting) in [
         ("sub/.gitattributes", ""),
         (".git/info/attributes", ""),

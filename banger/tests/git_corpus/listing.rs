@@ -9,7 +9,7 @@ fn an_empty_repository_has_no_files() {
 }
 
 #[test]
-fn ignore_rules_of_every_source_and_form() {
+fn ignore_rules_of_every_source_list_as_git() {
     let fixture = Fixture::new();
     fs::write(fixture.home().join("excludes"), "*.user\n").unwrap();
     fixture.git(&["config", "--global", "core.excludesFile", "~/excludes"]);
@@ -70,7 +70,7 @@ fn ignore_rules_of_every_source_and_form() {
 }
 
 #[test]
-fn the_default_excludes_file_is_in_the_xdg_folder() {
+fn default_excludes_file_is_in_xdg_config_home() {
     let fixture = Fixture::new();
     let folder = fixture.home().join(".config/git");
     fs::create_dir_all(&folder).unwrap();
@@ -83,7 +83,7 @@ fn the_default_excludes_file_is_in_the_xdg_folder() {
 }
 
 #[test]
-fn ignore_files_in_odd_encodings() {
+fn ignore_files_in_odd_encodings_list_as_git() {
     let fixture = Fixture::new();
     fixture.write(".gitignore", b"\xef\xbb\xbfbom\r\ncrlf\r\nlast");
     fixture.write("s/.gitignore", b"a\nb\r");
@@ -94,7 +94,7 @@ fn ignore_files_in_odd_encodings() {
 }
 
 #[test]
-fn an_ignore_file_that_is_a_link_or_folder_does_not_count() {
+fn ignore_file_that_is_a_symlink_or_directory_is_ignored() {
     let fixture = Fixture::new();
     fixture.write("rules", "a\n");
     fixture.write("a", "");
@@ -105,7 +105,7 @@ fn an_ignore_file_that_is_a_link_or_folder_does_not_count() {
 }
 
 #[test]
-fn ignoring_without_case() {
+fn ignore_case_setting_is_honored() {
     let fixture = Fixture::new();
     fixture.git(&["config", "core.ignoreCase", "true"]);
     fixture.write(".gitignore", "*.TMP\nBuild/\n");
@@ -115,7 +115,7 @@ fn ignoring_without_case() {
 }
 
 #[test]
-fn strange_names() {
+fn unusual_file_names_list_as_git() {
     let fixture = Fixture::new();
     let long = vec!["d".repeat(200); 19].join("/");
     fixture.write(&long, "");
@@ -134,7 +134,7 @@ fn strange_names() {
 }
 
 #[test]
-fn links_are_listed_and_never_followed() {
+fn symlinks_are_listed_and_never_followed() {
     let fixture = Fixture::new();
     fixture.write("dir/file", "");
     for (target, name) in [("missing", "dangling"), ("loop", "loop"), ("dir", "to-dir"), ("/etc", "outside")] {
@@ -150,7 +150,7 @@ fn links_are_listed_and_never_followed() {
 }
 
 #[test]
-fn files_become_folders_and_folders_files() {
+fn file_and_directory_type_changes_list_as_git() {
     let fixture = Fixture::new();
     fixture.write("file", "");
     fixture.write("folder/a", "");
@@ -167,7 +167,7 @@ fn files_become_folders_and_folders_files() {
 }
 
 #[test]
-fn special_files_are_counted_and_left() {
+fn special_files_are_counted_and_skipped() {
     let fixture = Fixture::new();
     fixture.write("a", "");
     nix::unistd::mkfifo(&fixture.root.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -177,7 +177,7 @@ fn special_files_are_counted_and_left() {
 }
 
 #[test]
-fn submodules_two_levels_deep_and_one_unpopulated() {
+fn nested_and_unpopulated_submodules_are_listed() {
     let fixture = with_submodules();
     let listing = fixture.assert_lists_as_git();
     let nested: Vec<_> = listing.repositories.iter().map(|nested| nested.path.to_string()).collect();
@@ -186,7 +186,7 @@ fn submodules_two_levels_deep_and_one_unpopulated() {
 }
 
 #[test]
-fn embedded_repositories() {
+fn embedded_repositories_list_as_git() {
     let fixture = Fixture::new();
     fixture.write(".gitignore", "ignored/\n");
     for name in ["with", "without", "ignored", "deep/er"] {
@@ -208,7 +208,7 @@ fn embedded_repositories() {
 }
 
 #[test]
-fn a_repository_as_gitlink_without_gitmodules() {
+fn gitlink_without_gitmodules_lists_as_git() {
     let fixture = Fixture::new();
     fixture.write("link/file", "");
     fixture.git_in(&fixture.root.join("link"), &["init", "-q"]);
@@ -224,7 +224,7 @@ fn a_repository_as_gitlink_without_gitmodules() {
 }
 
 #[test]
-fn index_flags() {
+fn index_flags_list_as_git() {
     let fixture = Fixture::new();
     for name in ["assumed", "skipped", "skipped-gone", "plain"] {
         fixture.write(name, name);
@@ -240,7 +240,7 @@ fn index_flags() {
 }
 
 #[test]
-fn sparse_checkouts() {
+fn sparse_checkouts_list_as_git() {
     for arguments in
         [&["set", "--cone", "a"][..], &["set", "--no-cone", "a/*", "!a/x"], &["set", "--cone", "--sparse-index", "a"]]
     {
@@ -261,7 +261,7 @@ fn sparse_checkouts() {
 }
 
 #[test]
-fn indexes_of_every_form() {
+fn index_formats_list_as_git() {
     for form in [
         &["update-index", "--split-index"][..],
         &["update-index", "--untracked-cache"],
@@ -284,7 +284,7 @@ fn indexes_of_every_form() {
 }
 
 #[test]
-fn unreadable_folders_are_warned_of() {
+fn unreadable_directories_give_a_warning() {
     if nix::unistd::geteuid().is_root() {
         skipped("root can read every folder");
         return;
@@ -301,7 +301,7 @@ fn unreadable_folders_are_warned_of() {
 }
 
 #[test]
-fn twenty_thousand_files() {
+fn twenty_thousand_files_list_as_git() {
     let fixture = Fixture::new();
     fixture.write(".gitignore", "*.o\n");
     for number in 0..20_000 {
@@ -313,7 +313,7 @@ fn twenty_thousand_files() {
 }
 
 #[test]
-fn nothing_that_is_configured_is_executed() {
+fn configured_programs_are_never_executed() {
     let fixture = Fixture::new();
     let mark = fixture.beside("executed");
     let hook = fixture.beside("hook");

@@ -52,7 +52,7 @@ fn with_submodules() -> Fixture {
 }
 
 #[test]
-fn a_shallow_history_is_sound_and_follows() {
+fn shallow_history_is_valid_and_follows_new_commits() {
     for arguments in [&[][..], &["--object-format=sha256"]] {
         let fixture = Fixture::init(arguments);
         let mut twin = ShallowTwin::new(&fixture);

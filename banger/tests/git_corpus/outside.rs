@@ -37,7 +37,7 @@ fn with_history() -> Fixture {
 }
 
 #[test]
-fn shared_clones() {
+fn shared_clones_need_trust() {
     let origin = with_history();
     let path = origin.root.to_str().unwrap();
     for arguments in [&["clone", "-q", "--shared", path][..], &["clone", "-q", "--reference", path, path]] {
@@ -58,7 +58,7 @@ fn shared_clones() {
 }
 
 #[test]
-fn an_alternate_inside_needs_nothing() {
+fn alternate_inside_the_repository_needs_no_trust() {
     let fixture = with_history();
     fs::create_dir_all(fixture.root.join("store/info")).unwrap();
     fs::rename(fixture.root.join(".git/objects/pack"), fixture.root.join("store/pack")).unwrap();
@@ -67,7 +67,7 @@ fn an_alternate_inside_needs_nothing() {
 }
 
 #[test]
-fn a_work_directory_of_git_new_workdir() {
+fn git_new_workdir_checkout_needs_trust() {
     let origin = with_history();
     origin.git(&["pack-refs", "--all"]);
     let root = origin.beside("workdir");
@@ -89,7 +89,7 @@ fn a_work_directory_of_git_new_workdir() {
 }
 
 #[test]
-fn a_checkout_of_gerrits_repo() {
+fn gerrit_repo_checkout_needs_trust() {
     let origin = with_history();
     let top = origin.beside("top");
     let (projects, objects) = (top.join(".repo/projects/x.git"), top.join(".repo/project-objects/x.git"));
@@ -105,7 +105,7 @@ fn a_checkout_of_gerrits_repo() {
 }
 
 #[test]
-fn a_git_directory_elsewhere() {
+fn separate_git_dir_needs_trust_without_back_link() {
     let fixture = Fixture::empty("repo");
     fixture.git(&["init", "-q", "-b", "main", "--separate-git-dir", "../elsewhere.git"]);
     fixture.write("a", "a");
@@ -117,7 +117,7 @@ fn a_git_directory_elsewhere() {
 }
 
 #[test]
-fn worktrees_and_submodules_need_nothing() {
+fn worktrees_and_submodules_need_no_trust() {
     let fixture = with_submodules();
     for folder in ["", "middle", "middle/inner"] {
         let place = fixture.at(&fixture.root.join(folder));
@@ -137,7 +137,7 @@ fn worktrees_and_submodules_need_nothing() {
 }
 
 #[test]
-fn links_as_references_need_nothing() {
+fn symlink_refs_need_no_trust() {
     let fixture = with_history();
     fs::remove_file(fixture.root.join(".git/HEAD")).unwrap();
     symlink("refs/heads/main", fixture.root.join(".git/HEAD")).unwrap();
@@ -149,7 +149,7 @@ fn links_as_references_need_nothing() {
 }
 
 #[test]
-fn files_that_the_configuration_names() {
+fn config_named_files_outside_need_trust() {
     for (key, what) in [("core.excludesFile", "`core.excludesFile`"), ("core.attributesFile", "`core.attributesFile`")]
     {
         let fixture = with_history();
@@ -174,7 +174,7 @@ fn files_that_the_configuration_names() {
 }
 
 #[test]
-fn what_is_collected_is_what_leads_outside() {
+fn collect_lists_all_outside_paths() {
     let fixture = with_history();
     let collect = |fixture: &Fixture| {
         let host = Host { outside: OutsidePolicy::Collect, ..fixture.host() };
@@ -191,7 +191,7 @@ fn what_is_collected_is_what_leads_outside() {
 }
 
 #[test]
-fn a_directory_that_is_swapped_for_a_link_is_not_followed() {
+fn directory_swapped_for_a_symlink_is_not_followed() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let fixture = with_history();
     let secret = fixture.beside("secret");

@@ -18,7 +18,7 @@ fn with_history() -> Fixture {
 }
 
 #[test]
-fn clean_and_dirty() {
+fn clean_and_dirty_working_trees_match() {
     let fixture = with_history();
     fixture.git(&["gc", "-q"]);
     fixture.write("loose", "loose");
@@ -36,7 +36,7 @@ fn clean_and_dirty() {
 }
 
 #[test]
-fn a_same_second_edit_of_the_same_size() {
+fn racy_edit_of_the_same_size_is_seen() {
     let fixture = with_history();
     fixture.write("a", "one");
     fixture.git(&["add", "a"]);
@@ -47,7 +47,7 @@ fn a_same_second_edit_of_the_same_size() {
 }
 
 #[test]
-fn unborn_and_empty() {
+fn unborn_and_empty_repositories_match() {
     let fixture = Fixture::new();
     twin::assert_same(&fixture);
     fs::remove_dir_all(fixture.beside("twin")).unwrap();
@@ -58,7 +58,7 @@ fn unborn_and_empty() {
 }
 
 #[test]
-fn detached_and_stashed() {
+fn detached_head_and_stashes_match() {
     let fixture = with_history();
     for content in ["stash one", "stash two"] {
         fixture.write("a", content);
@@ -80,7 +80,7 @@ fn in_conflict() -> Fixture {
 }
 
 #[test]
-fn mid_merge() {
+fn merge_in_progress_matches() {
     let fixture = in_conflict();
     assert!(!fixture.try_git_in(&fixture.root, &["merge", "side"]).status.success());
     let twin = twin::assert_same(&fixture);
@@ -89,7 +89,7 @@ fn mid_merge() {
 }
 
 #[test]
-fn mid_rebase_cherry_pick_and_revert() {
+fn rebase_cherry_pick_and_revert_in_progress_match() {
     for arguments in
         [&["rebase", "side"][..], &["rebase", "--apply", "side"], &["cherry-pick", "side"], &["revert", "HEAD~1"]]
     {
@@ -103,7 +103,7 @@ fn mid_rebase_cherry_pick_and_revert() {
 }
 
 #[test]
-fn bisecting_in_a_linked_worktree() {
+fn bisect_in_a_linked_worktree_matches() {
     let fixture = with_history();
     let linked = fixture.beside("linked");
     fixture.git(&["bisect", "start", "HEAD", "HEAD~1"]);
@@ -119,7 +119,7 @@ fn bisecting_in_a_linked_worktree() {
 }
 
 #[test]
-fn submodules_absorbed_and_old_style() {
+fn submodules_match_whether_absorbed_or_not() {
     let fixture = with_submodules();
     fixture.write("middle/file", "dirty");
     twin::assert_same(&fixture);
@@ -134,7 +134,7 @@ fn submodules_absorbed_and_old_style() {
 }
 
 #[test]
-fn sha256() {
+fn sha256_repository_matches() {
     let fixture = Fixture::init(&["--object-format=sha256"]);
     fixture.write("a", "a");
     fixture.commit("first");
@@ -146,7 +146,7 @@ fn sha256() {
 }
 
 #[test]
-fn shallow_shared_and_partial_clones() {
+fn shallow_shared_and_partial_clones_match() {
     let origin = with_history();
     origin.git(&["config", "uploadpack.allowFilter", "true"]);
     let url = format!("file://{}", origin.root.display());
@@ -164,7 +164,7 @@ fn shallow_shared_and_partial_clones() {
 }
 
 #[test]
-fn partial_clones_miss_what_they_miss_here() {
+fn partial_clone_lacks_the_same_objects_as_the_host() {
     let origin = with_history();
     origin.git(&["config", "uploadpack.allowFilter", "true"]);
     let url = format!("file://{}", origin.root.display());
@@ -206,7 +206,7 @@ fn partial_clones_miss_what_they_miss_here() {
 }
 
 #[test]
-fn reftable() {
+fn reftable_repository_matches() {
     let fixture = Fixture::empty("repo");
     if !fixture.supports(&["init", "-q", "-b", "main", "--ref-format=reftable"]) {
         return;
@@ -241,7 +241,7 @@ fn reftable() {
 }
 
 #[test]
-fn refs_of_every_form() {
+fn refs_of_every_form_match() {
     let fixture = with_history();
     fixture.git(&["pack-refs", "--all"]);
     fixture.git(&["branch", "-f", "moved", "HEAD~1"]);
@@ -260,7 +260,7 @@ fn refs_of_every_form() {
 }
 
 #[test]
-fn what_git_lists_after_an_edit_in_the_twin_is_that_edit() {
+fn status_after_edit_in_twin_shows_only_that_edit() {
     let fixture = with_history();
     std::thread::sleep(std::time::Duration::from_millis(20));
     fixture.git(&["status"]);

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_and_is_nobody_elses() {
+    fn private_key_is_created_once_with_private_mode() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("k");
         let first = private_key(&path, "c").unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_the_key_any_more_is_written_anew() {
+    fn stale_public_key_is_rewritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("k.pub");
         for text in ["one", "one", "another"] {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_key_of_others_the_public_half_is_enough() {
+    fn public_key_is_enough_for_an_external_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("k");
         let key = private_key(&path, "c").unwrap().public_key().clone();

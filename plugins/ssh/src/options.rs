@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_what_they_are() {
+    fn ssh_config_paths_are_quoted_or_refused() {
         assert_eq!(quoted(Path::new("/a b/50%")).unwrap(), "\"/a b/50%%\"");
         for path in ["/a\"b", "/a$b", "/a\nb"] {
             assert!(quoted(Path::new(path)).is_err(), "{path}");

@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_counter_is_read() {
+    fn oom_kill_counter_is_parsed_from_vmstat() {
         assert_eq!(count("nr_free_pages 1\noom_kill 3\noom_kill_x 9\n"), 3);
         assert_eq!([count(""), count("oom_kill x\n")], [0, 0]);
         assert!(fs::read_to_string("/proc/vmstat").unwrap().contains("\noom_kill "), "Linux 4.13 has it");

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_session_leader_forks_without_handlers_of_the_c_library() {
+    fn session_leader_forks_without_atfork_handlers() {
         let pty = Pty::open(Size { rows: 24, columns: 80 }).unwrap();
         let (reader, writer) = report_pipe().unwrap();
         // SAFETY: the handler only stores a flag, and the processes that are forked make only calls

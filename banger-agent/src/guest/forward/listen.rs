@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_its_users_alone() {
+    fn listening_socket_is_private_to_its_user() {
         let user = User::find(None).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_taken_once() {
+    async fn waiting_connection_is_taken_once() {
         let waiting = Waiting::default();
         let (socket, _other) = tokio::net::UnixStream::pair().unwrap();
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();

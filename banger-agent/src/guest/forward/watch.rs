@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listens_at_loopback_or_everywhere_counts() {
+    fn listeners_on_loopback_or_any_address_are_reported() {
         let v4 = ["0100007F:0BB8 00000000:0000 0A", "00000000:0050 00000000:0000 0A", "3500007F:0035 00000000:0000 0A"];
         assert_eq!(ports(&v4), [3000, 80]);
         let v6 = |address: &str| format!("{address}:1F90 00000000000000000000000000000000:0000 0A");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_tells_what_listens() {
+    fn listeners_are_read_from_proc_net_tcp() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         assert!(listening(BufReader::new(File::open("/proc/net/tcp").unwrap())).any(|there| there == port));

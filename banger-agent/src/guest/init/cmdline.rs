@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_its_own_words_and_leaves_the_others() {
+    fn parse_takes_banger_words_and_ignores_others() {
         let line = "console=ttyS0 quiet panic=-1 banger.hostname=repo-1 \
                     banger.machine_id=0123456789abcdef0123456789abcdef \
                     banger.net=10.0.2.15/24,10.0.2.2,10.0.2.3 banger.volatile\n";
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_means_no_network_and_a_plain_name() {
+    fn empty_command_line_gives_default_hostname_and_no_network() {
         let config = parse("console=ttyS0").unwrap();
         let GuestIdentity { hostname, machine_id, net } = &config.identity;
         assert_eq!((hostname.as_str(), machine_id, net, config.volatile), ("banger", &None, &None, false));
     }
 
     #[test]
-    fn a_malformed_word_is_named() {
+    fn malformed_word_error_names_the_word() {
         for word in [
             "banger.hostname=",
             "banger.hostname=-x",

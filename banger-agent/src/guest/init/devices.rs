@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drivers_that_a_kernel_lacks_are_named() {
+    fn missing_drivers_and_filesystems_are_named() {
         let sys = tempfile::tempdir().unwrap();
         let missing = |drivers| missing_drivers(sys.path(), drivers).collect::<Vec<_>>();
         assert_eq!(missing(&DRIVERS), ["virtio_mmio", "virtio_console", "virtio_blk"]);

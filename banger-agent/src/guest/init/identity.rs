@@ -182,12 +182,12 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_made_where_there_are_none() {
+    fn empty_hosts_file_gets_all_entries() {
         assert_eq!(render_hosts("", "repo"), "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\trepo\n");
     }
 
     #[test]
-    fn hosts_keep_what_is_there_and_are_complete_after_once() {
+    fn hosts_file_keeps_entries_and_rendering_is_idempotent() {
         let image = "127.0.0.1 localhost\n# ::1 localhost\n10.1.1.1 db repo2";
         let once = render_hosts(image, "repo");
         assert_eq!(once, format!("{image}\n::1\tlocalhost\n127.0.1.1\trepo\n"));

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_before_the_network_is_for_all() {
+    fn modules_up_to_the_network_are_shared() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["04-overlay.ko", "00-virtio_mmio.ko", "01-net-failover.ko", "03-virtio_net.ko"] {
             fs::write(folder.path().join(name), "").unwrap();

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_that_can_run_is_taken() {
+    fn first_executable_init_is_chosen() {
         let folder = tempfile::tempdir().unwrap();
         let tree = Tree::open(folder.path()).unwrap();
         assert_eq!(Init::find(&tree), Init::Minimal);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_for_another_machine_is_none() {
+    fn elf_of_another_architecture_is_not_native() {
         let mut header = *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\0\0";
         assert!(!is_native_elf(&header));
         assert!(!is_native_elf(b"\x7fELF"));

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_minimal_init_is_seen_to_wait_for_its_signal() {
+    fn waiting_for_a_blocked_signal_is_detected() {
         let (tell, told) = std::sync::mpsc::channel();
         let init = thread::spawn(move || {
             let signals = blocked([Signal::SIGUSR1]).unwrap();

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_units_are_the_first_words() {
+    fn failed_unit_names_are_parsed() {
         let listed = "a.service loaded failed failed A thing\nb.mount loaded failed failed B\n";
         assert_eq!(first_words(listed), ["a.service", "b.mount"]);
         assert!(first_words("").is_empty());

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_stay_inside() {
+    fn symlinks_resolve_inside_the_root() {
         let folder = tempfile::tempdir().unwrap();
         let tree = Tree::open(folder.path()).unwrap();
         fs::create_dir_all(folder.path().join("usr/lib")).unwrap();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn renames_elsewhere_do_not_disturb() {
+    fn unrelated_renames_do_not_fail_path_lookup() {
         let folder = tempfile::tempdir().unwrap();
         let tree = Tree::open(folder.path()).unwrap();
         fs::create_dir(folder.path().join("etc")).unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_link_is_a_place_but_does_not_exist() {
+    fn dangling_symlink_has_a_place_but_does_not_exist() {
         let folder = tempfile::tempdir().unwrap();
         let tree = Tree::open(folder.path()).unwrap();
         symlink("../run/nowhere", folder.path().join("resolv.conf")).unwrap();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_made_whatever_is_in_its_place() {
+    fn create_directory_replaces_obstacles() {
         let links = [
             ("run", "run"),
             ("a", "b"),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_whatever_is_in_its_place() {
+    fn write_replaces_obstacles() {
         let links =
             [("nowhere", "/no/such/hosts"), ("run-link", "/run/hosts"), ("loop", "loop"), ("good", "kept/hosts")];
         let (folder, tree) = with_links(&links);

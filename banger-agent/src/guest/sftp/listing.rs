@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modes_and_times_are_those_of_ls() {
+    fn listing_formats_modes_and_times_as_ls() {
         assert_eq!(mode(0o100_644), "-rw-r--r--");
         assert_eq!(mode(0o041_777), "drwxrwxrwt");
         assert_eq!(mode(0o104_655), "-rwSr-xr-x");

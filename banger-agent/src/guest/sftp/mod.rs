@@ -128,7 +128,7 @@ mod tests {
     const EXCLUSIVE: u32 = 0x20;
 
     #[test]
-    fn a_file_is_written_and_read_wherever_one_likes() {
+    fn file_is_written_and_read_at_any_offset() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(std::ffi::OsStr::from_bytes(b"not \xff text"));
         let mut client = Client::new();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_listed_to_their_end() {
+    fn directory_listing_is_complete() {
         let folder = tempfile::tempdir().unwrap();
         for number in 0..250 {
             fs::write(folder.path().join(number.to_string()), "x").unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_not_replaced_unless_asked_for() {
+    fn rename_replaces_only_with_posix_rename() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
         fs::write(&a, "a").unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_set_together() {
+    fn setstat_sets_all_attributes_together() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         fs::write(&path, "0123456789").unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_need_not_be_there_to_have_its_place() {
+    fn realpath_resolves_paths_with_missing_last_component() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         symlink(&root, root.join("loop")).unwrap();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_packet_ends_it() {
+    fn invalid_packet_ends_the_session() {
         for packet in [&b"\0\0\0\0"[..], b"\x7f\xff\xff\xff", b"\0\0\0\x02\x05\0"] {
             assert!(serve_on(&mut &*packet, io::sink()).is_err(), "{packet:?}");
         }
@@ -262,7 +262,7 @@ mod tests {
 
         /// Only kinds that change nothing but what the client names, and names in no folder.
         #[test]
-        fn noise_is_answered(kinds in vec((1u8..22, vec(any::<u8>(), 0..40)), 1..20)) {
+        fn random_packets_get_an_answer(kinds in vec((1u8..22, vec(any::<u8>(), 0..40)), 1..20)) {
             let mut server = Server::default();
             for (kind, rest) in kinds {
                 let mut packet = vec![kind, 0, 0, 0, 9];

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_read_across_any_chunks() {
+    fn records_are_read_across_any_chunking() {
         let bytes = [wire(b"a/b", b"hello", Kind::File(0o755)), wire(b"l", b"a/b", Kind::Link)].concat();
         for chunk in 1..bytes.len() {
             let folder = tempfile::tempdir().unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_arrive_as_holes() {
+    fn holes_are_received_as_holes() {
         use std::os::unix::fs::MetadataExt;
 
         let bytes = sparse_wire(1 << 30, &[(1 << 20, b"data"), (0, b" and more"), ((1 << 30) - (1 << 20) - 13, b"")]);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_ends_early_is_an_error() {
+    fn truncated_stream_is_an_error() {
         let bytes = wire(b"a", b"hello", Kind::File(0o644));
         for cut in 1..bytes.len() {
             let folder = tempfile::tempdir().unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_leave_the_root_are_refused() {
+    fn paths_outside_the_root_are_refused() {
         for path in [&b"../x"[..], b"/x", b"a//b", b"a/./b", b"", b"a/..", b"a\0b"] {
             assert!(contents(wire(path, b"", Kind::File(0o644)), 64).next().is_err(), "{path:?}");
         }

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_comes_back_whatever_its_last_batch_lost() {
+    fn log_with_truncated_last_batch_is_recovered() {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, none) = Log::open(folder.path()).unwrap();
         assert!(none.is_none());
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_read_knows_nothing_and_goes_on() {
+    fn unreadable_log_starts_empty() {
         for damaged in [&b""[..], b"bgrsync1", b"bgrsync0 and more", &[0; 100]] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join("log"), damaged).unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_intent_without_completion_leaves_both_states_possible() {
+    fn intent_without_completion_keeps_both_states() {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = Log::open(folder.path()).unwrap();
         let mut records = Records { generation: Some("1".into()), ..Records::default() };
@@ -251,16 +251,16 @@ mod tests {
         assert_eq!(read.in_doubt[&b"a"[..]], Some(known(2)));
     }
 
-    /// Names the directory of the log to the process that [`a_batch_that_does_not_fit_is_cut_off`]
+    /// Names the directory of the log to the process that [`batch_on_full_disk_is_truncated`]
     /// starts, whose files cannot grow beyond a limit.
     const LIMITED: &str = "BANGER_TEST_LIMITED_LOG";
 
     #[test]
-    fn a_batch_that_does_not_fit_is_cut_off() {
+    fn batch_on_full_disk_is_truncated() {
         let Some(folder) = std::env::var_os(LIMITED) else {
             let folder = tempfile::tempdir().unwrap();
             let limited = "trap '' XFSZ; ulimit -f 8; exec \"$@\"";
-            let name = "guest::sync::records::tests::a_batch_that_does_not_fit_is_cut_off";
+            let name = "guest::sync::records::tests::batch_on_full_disk_is_truncated";
             let mut command = std::process::Command::new("sh");
             command.args(["-c", limited, "sh"]).arg(std::env::current_exe().unwrap()).args(["--exact", name]);
             let output = command.env(LIMITED, folder.path()).output().unwrap();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_log_is_written_anew() {
+    fn long_log_is_compacted() {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = Log::open(folder.path()).unwrap();
         let mut records = Records::default();

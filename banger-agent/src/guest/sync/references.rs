@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn loose_wins_over_packed_and_a_removal_is_from_both() {
+    fn loose_ref_overrides_packed_and_removal_affects_both() {
         let (folder, references) = repository();
         assert_eq!(references.read("refs/heads/x/y").unwrap().as_deref(), Some(A));
         references.write("refs/heads/x/y", Some(B)).unwrap();
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_of_git_is_respected() {
+    fn existing_git_lock_is_respected() {
         let (folder, references) = repository();
         fs::write(folder.path().join("HEAD.lock"), "").unwrap();
         assert!(references.write("HEAD", Some(A)).is_err());
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn locks_of_the_dead_are_broken() {
+    fn stale_git_locks_are_broken() {
         let (folder, references) = repository();
         for lock in ["HEAD.lock", "packed-refs.lock", "refs/heads/main.lock"] {
             fs::write(folder.path().join(lock), "").unwrap();

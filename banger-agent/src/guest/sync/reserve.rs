@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_kept_and_is_given_up_only_where_there_is_no_other() {
+    fn reserve_is_kept_while_other_space_is_free() {
         let folder = tempfile::tempdir().unwrap();
         let reserve = Reserve::new(folder.path());
         reserve.spend();

@@ -109,7 +109,7 @@ fn assert_stat(disk: &Path, path: &str, expected: &[&str]) {
 }
 
 #[test]
-fn every_kind_of_node_arrives() {
+fn every_tar_entry_type_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Tar::new()
         .device(EntryType::Char, "./dev/null", 1, 3)
@@ -163,7 +163,7 @@ fn every_kind_of_node_arrives() {
 }
 
 #[test]
-fn many_small_files_and_a_large_folder_fit() {
+fn many_small_files_and_a_large_directory_fit() {
     let dir = tempfile::tempdir().unwrap();
     let mut tar = Tar::new();
     for i in 0..3000 {
@@ -173,13 +173,13 @@ fn many_small_files_and_a_large_folder_fit() {
 }
 
 #[test]
-fn an_empty_tree_is_a_file_system_too() {
+fn empty_archive_makes_a_valid_file_system() {
     let dir = tempfile::tempdir().unwrap();
     assert_clean(&Tar::new().write(dir.path()).unwrap());
 }
 
 #[test]
-fn a_later_entry_replaces_an_earlier_one() {
+fn later_entry_replaces_earlier_one() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Tar::new()
         .file("a", 0o644, 0, b"first")
@@ -195,7 +195,7 @@ fn a_later_entry_replaces_an_earlier_one() {
 }
 
 #[test]
-fn times_of_pax_headers_are_exact() {
+fn pax_mtime_keeps_nanoseconds() {
     let dir = tempfile::tempdir().unwrap();
     let mut tar = Tar::new();
     tar.0.append_pax_extensions([("mtime", &b"1000000001.25"[..])]).unwrap();
@@ -204,7 +204,7 @@ fn times_of_pax_headers_are_exact() {
 }
 
 #[test]
-fn nothing_leads_out_of_the_tree() {
+fn paths_outside_the_root_are_refused() {
     type Case = fn(Tar) -> Tar;
     let cases: [(&str, Case); 6] = [
         ("up", |tar| tar.raw(b"../evil")),
@@ -227,7 +227,7 @@ fn nothing_leads_out_of_the_tree() {
 }
 
 #[test]
-fn contradictions_are_refused() {
+fn contradictory_entries_are_refused() {
     let cases: [fn(Tar) -> Tar; 4] = [
         |tar| tar.file("a", 0o644, 0, b"1").file("a/b", 0o644, 0, b"2"),
         |tar| tar.link(EntryType::Link, "a", "later").file("later", 0o644, 0, b""),
@@ -242,7 +242,7 @@ fn contradictions_are_refused() {
 }
 
 #[test]
-fn a_stream_that_ends_early_is_an_error() {
+fn truncated_archive_is_an_error() {
     let bytes = Tar::new().file("a", 0o644, 0, &[1; 5000]).0.into_inner().unwrap();
     for length in [100, 512, 1000, 5000] {
         let dir = tempfile::tempdir().unwrap();

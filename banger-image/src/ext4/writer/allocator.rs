@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_blocks_are_passed_over() {
+    fn reserved_blocks_are_skipped() {
         let mut space = BlockAllocator::new(vec![run(0, 2), run(5, 5)], 20);
         assert_eq!(space.take(100), Some(run(2, 3)));
         assert_eq!(space.take_fresh(4), Some(run(10, 4)));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_is_taken_first() {
+    fn freed_blocks_are_reused_first() {
         let mut space = BlockAllocator::new(vec![run(0, 1)], 100);
         assert_eq!(space.take(10), Some(run(1, 10)));
         space.release(run(2, 2));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_blocks_ahead_are_in_use() {
+    fn reserved_blocks_ahead_count_as_used() {
         let mut space = BlockAllocator::new(vec![run(0, 2), run(50, 10)], 100);
         space.take(3);
         assert_eq!(space.used(0, 100), [run(0, 5), run(50, 10)]);

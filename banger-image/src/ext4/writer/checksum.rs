@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn check_values_of_the_catalogue_of_crcs() {
+    fn crc_check_values_match_the_catalogue() {
         assert_eq!(!crc32c(START, b"123456789"), 0xe306_9283);
         assert_eq!(!crc32c(crc32c(START, b"12345"), b"6789"), 0xe306_9283);
         assert_eq!(crc16(0, b"123456789"), 0xbb3d);

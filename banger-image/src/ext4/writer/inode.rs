@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_those_of_the_kernels_table() {
+    fn inode_times_match_the_kernel_documentation() {
         // inodes.rst, "Inode Timestamps"; decoded as the low half, signed, plus the epoch.
         for (seconds, low, epoch) in [
             (i64::from(i32::MIN), 0x8000_0000, 0),

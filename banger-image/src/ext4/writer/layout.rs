@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_are_where_the_kernel_looks_for_them() {
+    fn superblock_backups_are_in_the_groups_the_kernel_expects() {
         assert_eq!(backup_groups(1), [0u64; 0]);
         assert_eq!(backup_groups(2), [1]);
         assert_eq!(backup_groups(50), [1, 3, 5, 7, 9, 25, 27, 49]);

@@ -277,7 +277,7 @@ fn images() -> Vec<(&'static str, Vec<Vec<u8>>)> {
 
 #[test]
 #[expect(clippy::print_stderr, reason = "who runs it must see that it did not")]
-fn every_shape_of_image_is_what_umoci_makes_of_it() {
+fn layers_unpack_as_with_umoci() {
     if !is_root() {
         eprintln!("SKIPPED: umoci gives files their owners as root only");
         return;

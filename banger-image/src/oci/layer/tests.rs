@@ -68,7 +68,7 @@ fn has(lines: &[String], path: &str) -> bool {
 }
 
 #[test]
-fn a_whiteout_takes_away_what_is_below_and_spares_its_own_layer() {
+fn whiteout_hides_lower_layers_but_not_its_own() {
     let lines =
         over(|tar| _ = tar.file("etc/.wh.a", b"").file("etc/.wh.deep", b"").file("etc/.wh.absent", b"")).unwrap();
     assert!(!has(&lines, "etc/a") && !has(&lines, "etc/deep/") && !has(&lines, "etc/deep/x") && has(&lines, "etc/b"));
@@ -89,7 +89,7 @@ fn a_whiteout_takes_away_what_is_below_and_spares_its_own_layer() {
 }
 
 #[test]
-fn an_opaque_folder_has_only_what_its_layer_brings() {
+fn opaque_directory_hides_all_lower_entries() {
     for order in [true, false] {
         let lines = over(|tar| {
             if order {
@@ -107,7 +107,7 @@ fn an_opaque_folder_has_only_what_its_layer_brings() {
 }
 
 #[test]
-fn a_later_layer_replaces_whatever_was_there() {
+fn later_layer_replaces_entries_of_any_type() {
     let lines = over(|tar| _ = tar.file("link", b"no link").file("etc", b"no folder").folder("one").file("two", b"2"));
     assert_eq!(lines.unwrap(), ["etc=no folder", "link=no link", "one/", "two=2"]);
     // A folder in the place of a link is a folder, and the link's target stays as it is.
@@ -118,7 +118,7 @@ fn a_later_layer_replaces_whatever_was_there() {
 }
 
 #[test]
-fn hard_links_reach_across_layers_and_may_come_first() {
+fn hard_links_span_layers_and_may_precede_their_target() {
     let lines = over(|tar| {
         tar.hard_link("c", "b").hard_link("b", "./later").file("later", b"L").hard_link("etc/again", "/etc/a");
     });
@@ -129,13 +129,13 @@ fn hard_links_reach_across_layers_and_may_come_first() {
 }
 
 #[test]
-fn paths_are_relative_to_the_image_however_they_are_written() {
+fn entry_paths_are_relative_to_the_image_root() {
     let lines = over(|tar| _ = tar.folder("./").file("/ko-app/app", b"ko").file("./a//./b", b"b")).unwrap();
     assert!(lines.contains(&"ko-app/app=ko".to_owned()) && lines.contains(&"a/b=b".to_owned()), "{lines:?}");
 }
 
 #[test]
-fn links_above_an_entry_are_followed_inside_the_image() {
+fn symlinks_in_paths_resolve_inside_the_image() {
     type Case = fn(&mut Tar);
     // As umoci, docker and containerd do. `lower` has `link -> etc`, and the layer what each case
     // adds.
@@ -175,7 +175,7 @@ fn links_above_an_entry_are_followed_inside_the_image() {
 }
 
 #[test]
-fn whiteouts_through_links_hide_what_these_lead_to() {
+fn whiteouts_follow_symlinks_in_their_path() {
     let lines = over(|tar| _ = tar.file("link/.wh.a", b"").file("link/.wh.absent", b"")).unwrap();
     assert!(!has(&lines, "etc/a") && has(&lines, "etc/b") && has(&lines, "link"), "{lines:?}");
     // The link itself, and not what it leads to.
@@ -198,7 +198,7 @@ fn whiteouts_through_links_hide_what_these_lead_to() {
 }
 
 #[test]
-fn tricks_are_refused_with_what_they_are() {
+fn malicious_layers_are_refused_with_a_reason() {
     type Case = fn(&mut Tar);
     let cases: [(&str, Case, &str); 17] = [
         ("up", |tar| _ = tar.file("../evil", b""), "leads upwards"),
@@ -243,7 +243,7 @@ fn tricks_are_refused_with_what_they_are() {
 }
 
 #[test]
-fn devices_owners_modes_and_attributes_arrive_in_the_image_alone() {
+fn devices_owners_modes_and_xattrs_are_preserved() {
     let capability = [1, 0, 0, 2, b'\n', 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut tar = Tar::default();
     tar.add(entry("dev/null", b'3').mode(0o666).device(1, 3), b"");
@@ -275,7 +275,7 @@ fn devices_owners_modes_and_attributes_arrive_in_the_image_alone() {
 }
 
 #[test]
-fn what_an_image_may_have_has_an_end() {
+fn layer_entries_and_size_are_limited() {
     let mut budget = Budget { entries: 2, metadata: 1 << 20, ..Budget::new(10) };
     let mut tar = Tar::default();
     tar.file("a", b"").file("b", b"").file("c", b"");
@@ -322,7 +322,7 @@ proptest! {
 
     /// The model: whiteouts of a layer first, then its entries, as the specification has it.
     #[test]
-    fn whiteouts_mean_the_same_wherever_they_stand_in_their_layer(
+    fn whiteout_order_within_a_layer_does_not_matter(
         layers in proptest::collection::vec(proptest::collection::vec(step(), 1..6), 1..4),
     ) {
         let tar = |steps: &[&Step]| {
@@ -354,7 +354,7 @@ proptest! {
 }
 
 #[test]
-fn what_takes_memory_comes_out_of_the_budget() {
+fn layer_metadata_memory_is_limited() {
     let of = |add: &dyn Fn(&mut Tar)| {
         let mut tar = Tar::default();
         add(&mut tar);

@@ -42,7 +42,7 @@ fn at_blob(request: &Request) -> bool {
 }
 
 #[test]
-fn a_blob_comes_once_and_then_from_the_cache() {
+fn blob_is_downloaded_once_and_then_cached() {
     let server = Server::new(|request, _| {
         assert!(at_blob(request));
         response("200 OK", "", BODY)
@@ -55,7 +55,7 @@ fn a_blob_comes_once_and_then_from_the_cache() {
 }
 
 #[test]
-fn a_cache_that_is_pruned_during_a_download_loses_nothing_of_it() {
+fn prune_during_download_keeps_its_data() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().to_owned();
     let server = Server::new(move |request, number| {
@@ -75,7 +75,7 @@ fn a_cache_that_is_pruned_during_a_download_loses_nothing_of_it() {
 }
 
 #[test]
-fn a_download_that_is_cut_goes_on_where_it_was() {
+fn download_resumes_after_interruption() {
     let server = Server::new(|request, number| match (number, request.header("range")) {
         (1, None) => cut("", BODY.len(), &BODY[..5]),
         (2, Some("bytes=5-")) => {
@@ -90,7 +90,7 @@ fn a_download_that_is_cut_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_download_that_is_always_cut_at_the_same_place_ends() {
+fn download_gives_up_without_progress() {
     let server = Server::new(|_, _| cut("", BODY.len(), &BODY[..5]));
     let folder = tempfile::tempdir().unwrap();
     let error = get(&server, None, folder.path()).unwrap_err();
@@ -98,7 +98,7 @@ fn a_download_that_is_always_cut_at_the_same_place_ends() {
 }
 
 #[test]
-fn what_a_killed_process_left_is_gone_on_with_or_thrown_away() {
+fn pull_resumes_or_discards_partial_blob() {
     // Of the right start only the rest is fetched; a wrong start, or a server without ranges, costs
     // one more request at most.
     for (left, ranges, expected) in
@@ -121,7 +121,7 @@ fn what_a_killed_process_left_is_gone_on_with_or_thrown_away() {
 }
 
 #[test]
-fn wrong_content_is_found_and_not_kept() {
+fn wrong_content_is_refused_and_not_cached() {
     let longer = [BODY, b"!"].concat();
     let cases: [(&[u8], &str); 2] = [(b"the content of a LAYER", "what came is"), (&longer, "more came")];
     for (content, reason) in cases {
@@ -137,7 +137,7 @@ fn wrong_content_is_found_and_not_kept() {
 }
 
 #[test]
-fn busy_registries_are_asked_again_when_they_want_to_be() {
+fn retry_after_is_honored_up_to_a_limit() {
     let server = Server::new(|_, number| match number {
         1 => response("429 Too Many Requests", "retry-after: 1\r\n", b""),
         2 => response("503 Service Unavailable", "retry-after: 0\r\n", b""),
@@ -154,7 +154,7 @@ fn busy_registries_are_asked_again_when_they_want_to_be() {
 }
 
 #[test]
-fn refusals_are_told_as_what_they_are() {
+fn registry_errors_are_reported_by_cause() {
     type Case = (&'static str, &'static str, Option<&'static str>, &'static str);
     let denied = r#"{"errors": [{"code": "DENIED", "message": "no access to team/app"}]}"#;
     let cases: [Case; 5] = [
@@ -177,7 +177,7 @@ fn refusals_are_told_as_what_they_are() {
 }
 
 #[test]
-fn a_web_page_is_no_answer_of_a_registry() {
+fn web_page_is_not_taken_for_a_registry_answer() {
     let page = b"\n<!DOCTYPE html><title>Welcome</title>";
     for (status, headers) in [
         ("200 OK", "content-type: text/html; charset=utf-8\r\n"),
@@ -193,7 +193,7 @@ fn a_web_page_is_no_answer_of_a_registry() {
 }
 
 #[test]
-fn basic_authentication_goes_to_the_registry_and_not_where_it_redirects_to() {
+fn basic_credentials_are_not_sent_to_redirect_targets() {
     let other = Server::new(|_, _| response("200 OK", "", BODY));
     let location = format!("location: http://{}/signed?x=y\r\n", other.address);
     let server = Server::new(move |request, _| match request.header("authorization") {
@@ -207,7 +207,7 @@ fn basic_authentication_goes_to_the_registry_and_not_where_it_redirects_to() {
 }
 
 #[test]
-fn tokens_are_for_reading_this_repository_and_expire() {
+fn tokens_are_scoped_to_pull_and_renewed() {
     // The registry gives them itself, and proposes a scope of its own.
     let (tokens, uses) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let server = Server::new(move |request, _| {
@@ -234,7 +234,7 @@ fn tokens_are_for_reading_this_repository_and_expire() {
 }
 
 #[test]
-fn a_token_server_elsewhere_is_not_told_the_credentials() {
+fn untrusted_token_server_gets_no_credentials() {
     let elsewhere = Server::new(|_, _| response("200 OK", "", br#"{"token": "anonymous"}"#));
     // A host is another one if only its name differs, and not its address.
     let realm = format!("http://localhost:{}/token", elsewhere.address.rsplit(':').next().unwrap());
@@ -249,7 +249,7 @@ fn a_token_server_elsewhere_is_not_told_the_credentials() {
 }
 
 #[test]
-fn who_gives_tokens_is_trusted_by_its_domain() {
+fn token_server_is_trusted_by_domain() {
     let trusted = |registry: &str, realm: &str| {
         let url = |host: &str| Url::parse(&format!("https://{host}/x")).unwrap();
         is_trusted(&url(registry), &url(realm))
@@ -261,7 +261,7 @@ fn who_gives_tokens_is_trusted_by_its_domain() {
 }
 
 #[test]
-fn redirects_end_and_a_manifest_is_what_was_asked_for() {
+fn redirect_loops_and_wrong_manifests_are_refused() {
     let server =
         Server::new(|request, _| response("302 ResolvedImage", &format!("location: {}\r\n", request.path), b""));
     let folder = tempfile::tempdir().unwrap();

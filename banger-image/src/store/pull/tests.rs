@@ -108,7 +108,7 @@ fn read(image: &Image, path: &str) -> Option<String> {
 }
 
 #[test]
-fn a_name_leads_to_what_was_pulled_last_and_the_one_before_stays_while_it_is_used() {
+fn name_follows_the_latest_pull_and_keeps_images_in_use() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("a", "1"), ("b", "1")], json!({"Env": ["X=1"], "Cmd": ["/a"]}))]);
     let first = fixture.pull("app").unwrap();
@@ -145,7 +145,7 @@ fn a_name_leads_to_what_was_pulled_last_and_the_one_before_stays_while_it_is_use
 }
 
 #[test]
-fn a_refreshed_image_takes_the_next_pull_up_where_it_was_deleted() {
+fn image_can_be_pulled_again_after_deletion() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
     let first = fixture.pull("app").unwrap();
@@ -156,7 +156,7 @@ fn a_refreshed_image_takes_the_next_pull_up_where_it_was_deleted() {
 }
 
 #[test]
-fn the_same_image_is_the_same_bytes() {
+fn same_image_gives_identical_bytes() {
     let sums: Vec<_> = (0..2)
         .map(|_| {
             let fixture = Fixture::new();
@@ -168,7 +168,7 @@ fn the_same_image_is_the_same_bytes() {
 }
 
 #[test]
-fn names_of_others_are_not_taken() {
+fn pull_refuses_names_already_taken() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
     fs::create_dir_all(fixture.folder.path().join("data/images/made")).unwrap();
@@ -182,7 +182,7 @@ fn names_of_others_are_not_taken() {
 }
 
 #[test]
-fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
+fn invalid_image_is_never_visible() {
     type Break = fn(&Fixture) -> Vec<Value>;
     let image = |fixture: &Fixture| fixture.image(&[("a", "1")], json!({}));
     let cases: [(&str, Break, &str); 8] = [
@@ -281,7 +281,7 @@ fn whatever_is_wrong_with_an_image_nothing_of_it_is_to_be_seen() {
 }
 
 #[test]
-fn an_archive_of_either_kind_gives_the_same_tree() {
+fn oci_and_docker_archives_give_the_same_tree() {
     let fixture = Fixture::new();
     let mut image = fixture.image(&[("a", "1"), ("b", "2")], json!({}));
     image["annotations"] = json!({"org.opencontainers.image.ref.name": "v1"});
@@ -338,7 +338,7 @@ fn an_archive_of_either_kind_gives_the_same_tree() {
 }
 
 #[test]
-fn of_one_image_for_several_platforms_the_one_that_runs_is_taken() {
+fn runnable_platform_of_an_index_is_pulled() {
     let fixture = Fixture::new();
     let host = Platform::host();
     let image = |content: &str, variant: Option<&str>| {
@@ -373,7 +373,7 @@ fn of_one_image_for_several_platforms_the_one_that_runs_is_taken() {
 }
 
 #[test]
-fn a_layer_that_cannot_be_unpacked_is_named() {
+fn layer_unpack_error_names_the_layer() {
     let cases: [(&[u8], &str); 2] = [
         (&gzip(&tar("b", &"2".repeat(5000)))[..40], "it ends too early"),
         (&[&gzip(&tar("b", "2"))[..], b"rest"].concat(), "something behind the end of its gzip stream"),
@@ -394,7 +394,7 @@ fn a_layer_that_cannot_be_unpacked_is_named() {
 }
 
 #[test]
-fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
+fn wrong_source_form_error_suggests_the_right_one() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
     let at = |name: &str| fixture.folder.path().join(name).display().to_string();
@@ -450,7 +450,7 @@ fn a_source_of_the_wrong_form_is_told_the_one_that_fits() {
 }
 
 #[test]
-fn two_that_pull_at_once_get_the_same() {
+fn concurrent_pulls_make_one_image() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
     let pulled: Vec<_> = std::thread::scope(|scope| {
@@ -463,7 +463,7 @@ fn two_that_pull_at_once_get_the_same() {
 }
 
 #[test]
-fn an_image_that_is_held_is_not_deleted_meanwhile() {
+fn held_image_is_not_deleted() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
     fixture.pull("app").unwrap();
@@ -485,7 +485,7 @@ fn an_image_that_is_held_is_not_deleted_meanwhile() {
 }
 
 #[test]
-fn an_image_whose_kernel_is_deleted_while_it_is_pulled_gets_no_name() {
+fn pull_fails_if_its_kernel_is_deleted_meanwhile() {
     /// Deletes the kernel in the middle of a pull.
     struct Meanwhile<'a>(&'a Store);
 

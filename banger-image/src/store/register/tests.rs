@@ -14,7 +14,7 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 #[test]
-fn a_file_is_copied_and_stays_as_it_is() {
+fn register_copies_the_file_and_keeps_the_original() {
     let (folder, store) = store();
     let path = rootfs(folder.path(), "one");
     let before = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
@@ -30,7 +30,7 @@ fn a_file_is_copied_and_stays_as_it_is() {
 }
 
 #[test]
-fn what_is_no_image_is_refused_and_leaves_nothing() {
+fn register_refuses_invalid_images() {
     let (folder, store) = store();
     let good = rootfs(folder.path(), "good");
     let bytes = fs::read(&good).unwrap();

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_the_record_says() {
+    fn qemu_command_line_reflects_the_record() {
         let plain = line(|_| (), Accelerator::Tcg);
         assert!(plain.contains("-accel tcg,thread=multi -cpu max,-erms,-fsrm -smp 2 -m 2048M"));
         assert!(plain.contains("-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_in_a_path_does_not_end_it() {
+    fn commas_in_paths_are_escaped() {
         assert!(line(|_| (), Accelerator::Tcg).contains("filename=/images/a,,b/rootfs.ext4 "));
     }
 

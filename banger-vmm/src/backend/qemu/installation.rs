@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_qemu_reads_what_its_prefix_has_of_it_and_never_the_prefix() {
+    fn readable_paths_cover_qemu_files_but_not_its_prefix() {
         for (program, of_it, never) in [
             ("/opt/qemu/bin/qemu-system-x86_64", "/opt/qemu/lib", "/opt/qemu"),
             ("/home/me/.local/bin/qemu-system-x86_64", "/home/me/.local/share/qemu", "/home/me/.local/share"),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_qemu_behind_a_link_reads_what_it_leads_to() {
+    fn readable_paths_follow_symlinked_qemu() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         for directory in ["bin", "store/qemu/bin"] {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn name_servers_are_read_in_a_directory_of_the_system_alone() {
+    fn resolv_conf_directory_is_readable_only_if_system_owned() {
         let of = |file, is_root| directory_of(Path::new(file), is_root).map(|path| path.to_str().unwrap().to_owned());
         assert_eq!(of("/run/systemd/resolve/stub-resolv.conf", true).as_deref(), Some("/run/systemd/resolve"));
         assert_eq!(of("/etc/resolv.conf", false).as_deref(), Some("/etc"));

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn qemu_starts_and_reads_what_it_needs_and_no_more() {
+    fn confined_qemu_reads_only_the_files_it_needs() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["kernel", "initramfs", "base", "disk", "other"] {
             fs::write(folder.path().join(name), name).unwrap();

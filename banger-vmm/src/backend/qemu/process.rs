@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_complaint_is_quoted_and_its_remedy_named() {
+    fn qemu_stderr_is_quoted_with_a_hint() {
         let status = Some(ExitStatus::from_raw(256));
         let locked =
             failure(status, b"qemu: -blockdev x: Failed to get \"write\" lock\nIs another process using the image?\n");

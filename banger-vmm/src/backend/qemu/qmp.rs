@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_told_apart() {
+    fn qmp_events_are_parsed() {
         let open =
             r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"VSERPORT_CHANGE","data":{"open":true,"id":""}}"#;
         assert_eq!(event(open), Some(Event::AgentOpened));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hostile_input_ends_the_reading() {
+    async fn invalid_qmp_input_closes_the_reader() {
         let endless = vec![b'x'; 1 << 20];
         for input in [&endless[..], b"[[[[\n", b"{\"event\":1}\n", b"\xff\n", b"{}"] {
             let (sender, mut messages) = mpsc::channel(1);

@@ -43,7 +43,7 @@ fn sample() -> (Instant, u64) {
 #[cfg(test)]
 mod tests {
     #[tokio::test]
-    async fn two_measurements_at_a_time_agree() {
+    async fn concurrent_tsc_measurements_agree_without_blocking() {
         let start = std::time::Instant::now();
         let (one, other) = tokio::join!(super::khz(), super::khz());
         assert!(one.abs_diff(other) * 1000 < one, "{one} {other}");

@@ -45,7 +45,7 @@ fn answer(settings: &Settings, key: &str) -> (String, Origin) {
 }
 
 #[test]
-fn a_nearer_word_wins() {
+fn higher_precedence_source_wins() {
     let mut given = Given::new("cpus = 2\n", "cpus = 1\n");
     assert_eq!(answer(&given.load().unwrap(), "cpus"), ("1".into(), Origin::Repo));
     given.variables.insert("BANGER_CPUS", "3");
@@ -61,7 +61,7 @@ fn a_nearer_word_wins() {
 }
 
 #[test]
-fn an_image_is_the_default_one_unless_another_is_wanted() {
+fn default_image_is_used_unless_another_is_set() {
     let settings = Given::new("default_image_name = \"mine\"\n", "").load().unwrap();
     assert_eq!((settings.image(), settings.wanted_image()), ("mine", None));
     let settings = Given::new("default_image_name = \"mine\"\n", "image = \"ours\"\n").load().unwrap();
@@ -69,7 +69,7 @@ fn an_image_is_the_default_one_unless_another_is_wanted() {
 }
 
 #[test]
-fn variables_of_both_files_are_taken() {
+fn env_tables_of_both_files_are_merged() {
     let settings = Given::new("env = { A = \"1\", B = \"1\" }\n", "[env]\nB = \"$HOME\"\n").load().unwrap();
     assert_eq!(settings.env().collect::<Vec<_>>(), [("A", "1"), ("B", "$HOME")]);
     assert_eq!(answer(&settings, "env.A"), ("1".into(), Origin::User));
@@ -77,7 +77,7 @@ fn variables_of_both_files_are_taken() {
 }
 
 #[test]
-fn what_hands_over_something_of_this_machine_needs_trust_in_this_very_file() {
+fn host_access_settings_need_trust_in_the_exact_file() {
     let given = Given::new("net = \"none\"\n", "net = \"user\"\nenv_from_host = [\"TOKEN\"]\ncpus = 1\n");
     let settings = given.load().unwrap();
     assert_eq!((settings.net(), settings.env_from_host().len(), settings.cpus()), (Some(NetMode::None), 0, Some(1)));
@@ -100,7 +100,7 @@ fn what_hands_over_something_of_this_machine_needs_trust_in_this_very_file() {
 }
 
 #[test]
-fn a_repository_raises_the_users_limits_only_with_trust() {
+fn trusted_repository_config_raises_user_limits() {
     let user = "cpus = 1\nmemory = \"1G\"\nidle_timeout = \"10m\"\n";
     let repo = "cpus = 200\nmemory = \"512M\"\ndisk = \"64G\"\nidle_timeout = 0\n";
     let has = default_cpus();
@@ -140,7 +140,7 @@ fn a_repository_raises_the_users_limits_only_with_trust() {
 }
 
 #[test]
-fn an_image_that_an_untrusted_file_names_is_had_as_anybody_has_it() {
+fn image_from_untrusted_config_is_accessed_anonymously() {
     let mut given = Given::new("", "image = \"x.example/team/app:1\"\n");
     assert_eq!(given.load().unwrap().image_access(), ImageAccess::Anonymous);
     given.variables.insert("BANGER_IMAGE", "x.example/team/app:1");
@@ -162,7 +162,7 @@ fn key_of_an_earlier_version_is_unknown_in_a_file_and_ignored_as_a_variable() {
 }
 
 #[test]
-fn a_teams_catalog_is_a_url_or_a_path_and_the_users_affair() {
+fn catalog_url_is_a_url_or_path_in_the_user_config() {
     let location = |text: &str| {
         let settings = Given::new(&format!("catalog_url = \"{text}\"\n"), "").load().unwrap();
         settings.catalog_url(Some(Path::new("/home/me"))).map(|location| location.to_string())
@@ -177,7 +177,7 @@ fn a_teams_catalog_is_a_url_or_a_path_and_the_users_affair() {
 }
 
 #[test]
-fn a_variable_that_is_no_value_is_named() {
+fn invalid_variable_error_names_the_variable() {
     let mut given = Given::new("", "");
     given.variables.insert("BANGER_MEMORY", "lots");
     let error = given.load().unwrap_err();

@@ -337,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_where_docker_and_podman_keep_them() {
+    fn credential_files_follow_docker_and_podman_locations() {
         let none = |_: &str| None;
         let home = Some(Path::new("/home/me"));
         assert_eq!(
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_has_a_tag_and_a_word_is_a_name() {
+    fn references_and_image_names_are_distinguished() {
         assert_eq!(Images::store_name("debian-bookworm-minimal"), "debian-bookworm-minimal");
         assert!(Images::store_name("debian:12").starts_with("debian-12-"));
         assert_eq!(Images::store_name("debian:12"), Images::store_name("docker.io/library/debian:12"));

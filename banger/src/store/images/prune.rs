@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_image_in_use_or_gone_is_no_failure_of_a_prune() {
+    fn image_in_use_or_gone_does_not_fail_prune() {
         let in_use = Error::InUse { name: "a".into(), vms: vec!["v".into()] };
         assert!(is_of_others(&in_use.into()));
         let damaged = Error::Damaged { path: "/a".into(), reason: "it is".into() };

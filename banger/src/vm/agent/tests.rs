@@ -31,7 +31,7 @@ fn is_silent<T: std::fmt::Debug>(start: Instant, received: Result<T, AgentError>
 }
 
 #[test]
-fn an_answer_that_drips_in_ends_in_time() {
+fn dripping_reply_times_out() {
     let start = Instant::now();
     let mut whole = call(b"\0\0\x0f\0\0", Limits { frame: Duration::from_secs(600), ..SHORT });
     is_silent(start, whole.answer_within::<Stat>(Duration::from_millis(300)));
@@ -39,7 +39,7 @@ fn an_answer_that_drips_in_ends_in_time() {
 }
 
 #[test]
-fn a_frame_that_drips_in_ends_in_time_even_where_silence_may_last() {
+fn dripping_frame_times_out_even_without_idle_limit() {
     let limits = Limits { silence: Duration::MAX, ..SHORT };
     let mut call = call(b"\x01\0\0\0\x02hi\x01\0\x02\0\0", limits);
     assert!(matches!(call.receive(), Ok(Some(Frame::Data(1, bytes))) if *bytes == *b"hi"));
@@ -47,7 +47,7 @@ fn a_frame_that_drips_in_ends_in_time_even_where_silence_may_last() {
 }
 
 #[test]
-fn frames_without_end_end_with_the_whole() {
+fn endless_frames_stop_at_the_overall_deadline() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     thread::spawn(move || while theirs.write_all(b"\x01\0\0\0\0").is_ok() {});
     let mut call = Call::on(ours, &AgentRequest::Stat, SHORT).unwrap();
@@ -63,7 +63,7 @@ fn frames_without_end_end_with_the_whole() {
 }
 
 #[test]
-fn what_is_not_taken_ends_in_time() {
+fn write_to_a_full_socket_times_out() {
     let (mut ours, _theirs) = UnixStream::pair().unwrap();
     ours.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
     let error = write_within(&mut ours, &vec![0; 4 << 20], Duration::from_millis(100)).unwrap_err();

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vm_that_does_not_fit_is_refused_with_what_there_is() {
+    fn vm_larger_than_the_host_is_refused() {
         let fits = |cpus, memory_mib| fits(&VmSpec { cpus, memory_mib, ..VmSpec::default() }, 2, Some(8 << 10));
         for (cpus, memory, message, hint) in [
             (Some(64), None, "64 processors does not fit into this machine, which has 2", "--cpus, BANGER_CPUS"),

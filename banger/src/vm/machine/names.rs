@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_names_are_host_names() {
+    fn host_name_is_derived_from_the_directory_name() {
         for (root, name) in
             [("/a/My Repo_2", "my-repo-2"), ("/", "workspace"), ("/x/-ü-", "workspace"), ("/x/.dot", "dot")]
         {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_readable_name_is_nobody_elses() {
+    fn readable_names_are_unique() {
         let mut taken = Vec::new();
         for _ in 0..ADJECTIVES.len() * NOUNS.len() + 2 {
             let name = readable(&taken);

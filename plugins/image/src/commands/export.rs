@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_what_a_catalog_takes() {
+    fn exported_entry_parses_as_a_catalog() {
         let answer = |name: &str, file: &str| ExportedImage {
             name: name.to_owned(),
             description: "a \"b\"\n\u{7f}".to_owned(),

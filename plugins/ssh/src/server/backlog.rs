@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_sends_more_than_is_taken_is_slowed_down() {
+    fn backlog_over_the_limit_slows_the_sender() {
         assert_eq!([0, PLENTY].map(wait), [None, None]);
         assert_eq!(wait(PLENTY + 1), Some(FIRST_WAIT));
         assert_eq!(wait(PLENTY + 2 * STEP), Some(4 * FIRST_WAIT));

@@ -198,14 +198,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_have_their_numbers() {
+    fn ssh_signal_names_map_to_numbers() {
         assert_eq!(number(&Sig::TERM), Some(15));
         assert_eq!(number(&Sig::Custom("USR2".into())), Some(12));
         assert_eq!(number(&Sig::Custom("INFO".into())), None);
     }
 
     #[test]
-    fn what_a_guest_says_in_an_error_is_text() {
+    fn error_message_escapes_guest_text() {
         let error = CommandError::new("no `\u{1b}[31m`").hint("look");
         assert_eq!(message(&error), "banger: error: no `^[[31m`\r\n  hint: look\r\n");
     }

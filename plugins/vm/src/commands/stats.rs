@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_takes_time_and_one_that_is_not_there_takes_none() {
+    fn cpu_time_grows_for_a_process_and_is_none_without_one() {
         let this = std::process::id().cast_signed();
         let before = cpu_time(this).unwrap();
         while cpu_time(this).unwrap() == before {}
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_does_not_say_is_unknown() {
+    fn missing_guest_stats_are_shown_as_unknown() {
         let guest =
             GuestStats { memory_used: 1, memory_total: 2_000, disk_used: 3, disk_total: 4_000_000, commands: 5 };
         let said = VmStats { name: "a".into(), cpu_percent: Some(12.34), guest: Some(guest), ..VmStats::default() };

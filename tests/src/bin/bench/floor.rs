@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_dies_or_says_nothing_is_not_waited_for() {
+    fn dead_or_silent_guest_is_not_waited_for() {
         let start = Instant::now();
         assert!(Port::start(|port| guest(port, "exit 1"), LIMIT).is_err());
         assert!(start.elapsed() < LIMIT / 2, "{:?}", start.elapsed());

@@ -66,7 +66,7 @@ async fn found(servers: &[SocketAddr]) -> Result<Vec<String>, String> {
 }
 
 #[tokio::test]
-async fn addresses_of_one_kind_do_not_need_those_of_the_other() {
+async fn resolve_needs_only_one_address_family() {
     let both = server(Does::Answers, Does::Answers).await;
     assert_eq!(found(&[both]).await.unwrap(), ["10.0.0.7", "::1"]);
     for other in [Does::Ignores, Does::Fails, Does::HasNone] {
@@ -78,7 +78,7 @@ async fn addresses_of_one_kind_do_not_need_those_of_the_other() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_leaves_it_to_the_next() {
+async fn resolve_asks_the_next_server_after_a_failure() {
     let (fails, answers) = (server(Does::Fails, Does::Fails).await, server(Does::Answers, Does::HasNone).await);
     assert_eq!(found(&[fails, answers]).await.unwrap(), ["10.0.0.7"]);
     let error = found(&[fails]).await.unwrap_err();
@@ -89,13 +89,13 @@ async fn a_server_that_fails_leaves_it_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_long_answer_comes_by_tcp() {
+async fn truncated_answer_is_retried_over_tcp() {
     let truncates = server(Does::Truncates, Does::Truncates).await;
     assert_eq!(found(&[truncates]).await.unwrap(), ["10.0.0.7", "::1"]);
 }
 
 #[test]
-fn hosts_and_configuration_are_read_as_they_are_written() {
+fn hosts_and_resolv_conf_are_parsed() {
     let hosts = "127.0.0.1 localhost\n10.0.0.7\tdb DB.lan # the database\n# 1.1.1.1 no\nfe80::1%2 odd\n::2 db\n";
     assert_eq!(in_hosts(hosts, "Db"), ["10.0.0.7".parse::<IpAddr>().unwrap(), "::2".parse().unwrap()]);
     assert!(in_hosts(hosts, "no").is_empty());
@@ -117,7 +117,7 @@ fn hosts_and_configuration_are_read_as_they_are_written() {
 }
 
 #[test]
-fn an_answer_is_one_to_the_question() {
+fn answer_must_match_the_question() {
     let of = |name: &str, kind| question(&Name::from_ascii(name).unwrap(), kind);
     let asked = of("a.bc.", RecordType::A);
     let bytes = answer(&asked, Does::Answers).unwrap();
@@ -138,7 +138,7 @@ fn an_answer_is_one_to_the_question() {
 }
 
 #[test]
-fn what_is_no_name_is_not_asked_for() {
+fn invalid_names_are_not_resolved() {
     for name in ["", ".", "a..b", "ü.example", &"a".repeat(64), &"a.".repeat(200)] {
         assert!(candidates(&Config::new(), name).is_err(), "{name}");
     }
@@ -146,7 +146,7 @@ fn what_is_no_name_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn what_is_an_address_needs_nobody() {
+async fn literal_addresses_and_localhost_need_no_server() {
     for (host, address) in [("10.1.2.3", "10.1.2.3"), ("[::1]", "::1"), ("::1", "::1")] {
         assert_eq!(addresses(host).await.unwrap(), [address.parse::<IpAddr>().unwrap()]);
     }

@@ -21,7 +21,7 @@ pub(super) fn workspace(writer: &mut Writer) {
 }
 
 #[test]
-fn a_large_disk_is_sound_and_takes_little_more_than_its_content() {
+fn large_disk_is_valid_and_sparse() {
     let image = write(Options::disk(SIZE), workspace);
     assert_eq!(fs::metadata(&image.path).unwrap().len(), SIZE);
     let content: u64 = (0..50u64).map(|file| (file * 997).next_multiple_of(4096)).sum::<u64>() * 20;
@@ -34,7 +34,7 @@ fn a_large_disk_is_sound_and_takes_little_more_than_its_content() {
 }
 
 #[test]
-fn sizes_of_all_kinds_are_sound() {
+fn disks_of_all_sizes_are_valid() {
     for size in [4 << 20, 5 << 20, 127 << 20, 128 << 20, 129 << 20, 1 << 30, (2 << 30) + (5 << 20), 100 << 30, 1 << 40]
     {
         let journal = if size < 64 << 20 { 0 } else { 4 << 20 };
@@ -47,7 +47,7 @@ fn sizes_of_all_kinds_are_sound() {
 }
 
 #[test]
-fn a_file_that_is_not_empty_is_emptied() {
+fn existing_content_is_discarded() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
     fs::write(&path, noise(40 << 20, 1)).unwrap();
@@ -59,7 +59,7 @@ fn a_file_that_is_not_empty_is_emptied() {
 }
 
 #[test]
-fn a_full_disk_is_an_error_that_says_so() {
+fn full_disk_is_a_no_space_error() {
     let mut writer =
         Writer::new(tempfile::tempfile().unwrap(), Options { journal: 0, ..Options::disk(8 << 20) }).unwrap();
     let error = writer.file(b"file", mode(0o644), &mut &*noise(9 << 20, 1)).unwrap_err();

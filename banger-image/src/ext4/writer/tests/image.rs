@@ -94,7 +94,7 @@ impl Image {
 }
 
 #[test]
-fn every_kind_of_entry_arrives() {
+fn every_entry_type_is_written() {
     let image = write(Options::image(), everything);
     assert_everything(&image);
     // 3 MiB of content, and no more than half of one about it.
@@ -104,14 +104,14 @@ fn every_kind_of_entry_arrives() {
 }
 
 #[test]
-fn an_empty_image_is_a_file_system_too() {
+fn empty_image_is_a_valid_file_system() {
     let image = write(Options::image(), |_| {});
     image.assert_stat("/lost+found", &["Type: directory", "Mode: 0700"]);
     write(Options { metadata_checksums: false, ..Options::image() }, |_| {});
 }
 
 #[test]
-fn the_same_entries_give_the_same_bytes() {
+fn same_entries_give_identical_bytes() {
     let options = Options { time: TIME, label: "a label".to_owned(), ..Options::image() }.derived_from(b"a seed");
     let images = [(); 2].map(|()| fs::read(write(options.clone(), everything).path).unwrap());
     assert!(images[0] == images[1]);
@@ -121,7 +121,7 @@ fn the_same_entries_give_the_same_bytes() {
 }
 
 #[test]
-fn a_folder_of_100_000_files_has_an_index() {
+fn directory_of_100_000_files_is_indexed() {
     let image = write(Options { hash_seed: [5; 16], ..Options::image() }, |writer| {
         for number in 0..100_000 {
             let name = format!("folder/{number}-{}", "é".repeat(number % 50));
@@ -134,7 +134,7 @@ fn a_folder_of_100_000_files_has_an_index() {
 }
 
 #[test]
-fn a_sparse_file_beyond_4_gib_takes_what_it_holds() {
+fn sparse_file_beyond_4_gib_allocates_only_its_data() {
     const HOLE: u64 = 5 << 30;
     let image = write(Options::image(), |writer| {
         let mut content = (&b"start"[..]).chain(io::repeat(0).take(HOLE)).chain(&b"end"[..]);
@@ -154,7 +154,7 @@ fn a_sparse_file_beyond_4_gib_takes_what_it_holds() {
 }
 
 #[test]
-fn a_file_in_many_pieces_has_a_deep_tree_of_extents() {
+fn fragmented_file_has_a_deep_extent_tree() {
     let mut content = vec![0; 40_000 * 4096];
     for (index, block) in content.chunks_exact_mut(8192).enumerate() {
         block[..4].copy_from_slice(&(index as u32 + 1).to_le_bytes());
@@ -167,7 +167,7 @@ fn a_file_in_many_pieces_has_a_deep_tree_of_extents() {
 }
 
 #[test]
-fn names_end_at_65_000() {
+fn hard_links_are_limited_to_65_000() {
     write(Options::image(), |writer| {
         writer.file(b"file", mode(0o644), &mut &b"content"[..]).unwrap();
         for number in 1..65_000 {
@@ -183,7 +183,7 @@ fn names_end_at_65_000() {
 }
 
 #[test]
-fn folders_are_not_counted_beyond_65_000() {
+fn directory_link_count_saturates_beyond_65_000() {
     let image = write(Options::image(), |writer| {
         for number in 0..65_100 {
             writer.directory(format!("many/{number}").as_bytes(), mode(0o755)).unwrap();
@@ -193,7 +193,7 @@ fn folders_are_not_counted_beyond_65_000() {
 }
 
 #[test]
-fn times_beyond_the_format_are_moved_into_it() {
+fn out_of_range_times_are_clamped() {
     let at = |seconds| Metadata { mtime: Timestamp { seconds, nanoseconds: 5 }, ..mode(0o644) };
     let image = write(Options::image(), |writer| {
         for seconds in [i64::MIN, -1, 0, 1 << 31, 1 << 33, i64::MAX] {
@@ -213,7 +213,7 @@ fn times_beyond_the_format_are_moved_into_it() {
 }
 
 #[test]
-fn later_entries_take_the_place_of_earlier_ones() {
+fn later_entries_replace_earlier_ones() {
     let image = write(Options::image(), |writer| {
         writer.file(b"a/file", mode(0o600), &mut &*noise(1 << 20, 1)).unwrap();
         writer.file(b"a/file", mode(0o644), &mut &*noise(1 << 20, 2)).unwrap();
@@ -242,7 +242,7 @@ fn later_entries_take_the_place_of_earlier_ones() {
 }
 
 #[test]
-fn content_can_be_read_back_before_the_end() {
+fn content_can_be_read_back_before_finish() {
     let folder = tempfile::tempdir().unwrap();
     let file = File::options().read(true).write(true).create_new(true).open(folder.path().join("image")).unwrap();
     let mut writer = Writer::new(file, Options::image()).unwrap();
@@ -259,7 +259,7 @@ fn content_can_be_read_back_before_the_end() {
 }
 
 #[test]
-fn paths_that_are_none_are_refused() {
+fn invalid_paths_are_refused() {
     let mut writer = Writer::new(tempfile::tempfile().unwrap(), Options::image()).unwrap();
     for path in [&b"/a"[..], b"a/", b"a//b", b".", b"..", b"a/../b", b"./a", b"a\0b", &[b'n'; 256]] {
         let refused = [
@@ -278,7 +278,7 @@ fn paths_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_way_through_something_that_is_no_folder_is_told_apart() {
+fn path_through_non_directory_is_its_own_error() {
     let mut writer = Writer::new(tempfile::tempfile().unwrap(), Options::image()).unwrap();
     writer.symlink(b"a/link", mode(0o777), b"/etc").unwrap();
     writer.file(b"a/file", mode(0o644), &mut io::empty()).unwrap();
@@ -296,7 +296,7 @@ fn a_way_through_something_that_is_no_folder_is_told_apart() {
 }
 
 #[test]
-fn what_the_format_cannot_express_is_refused() {
+fn unsupported_metadata_is_refused() {
     let mut writer = Writer::new(tempfile::tempfile().unwrap(), Options::image()).unwrap();
     let large = [0; 4097];
     let xattrs: [(&str, &[u8]); 7] = [
@@ -325,7 +325,7 @@ fn what_the_format_cannot_express_is_refused() {
 }
 
 #[test]
-fn content_that_cannot_be_read_leaves_what_was_there() {
+fn failed_content_read_keeps_the_previous_file() {
     struct Broken;
     impl Read for Broken {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

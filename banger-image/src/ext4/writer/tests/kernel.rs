@@ -37,7 +37,7 @@ fn mounted(image: &Image, look: impl FnOnce(&Path) + Send) {
 }
 
 #[test]
-fn every_kind_of_entry_is_seen_by_the_kernel() {
+fn every_entry_type_is_read_by_the_kernel() {
     for options in [
         Options { metadata_checksums: true, ..Options::disk(1 << 30) },
         Options { metadata_checksums: false, ..Options::image() },
@@ -71,7 +71,7 @@ fn every_kind_of_entry_is_seen_by_the_kernel() {
 }
 
 #[test]
-fn what_the_kernel_writes_into_it_leaves_it_sound() {
+fn image_stays_valid_after_kernel_writes() {
     for metadata_checksums in [false, true] {
         let options = Options { metadata_checksums, ..Options::disk(disk::SIZE) };
         mounted(&write(options, disk::workspace), |root| {
@@ -93,7 +93,7 @@ fn what_the_kernel_writes_into_it_leaves_it_sound() {
 }
 
 #[test]
-fn a_folders_index_is_the_kernels() {
+fn directory_index_works_in_the_kernel() {
     let names: Vec<String> = (0..5000).map(|number| format!("{number}-{}", "ü".repeat(number % 60))).collect();
     let image = write(Options { hash_seed: [5; 16], metadata_checksums: true, ..Options::disk(1 << 30) }, |writer| {
         for name in &names {

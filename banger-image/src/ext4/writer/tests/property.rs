@@ -244,7 +244,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_entries_make_the_tree_they_describe(options in options(), steps in vec(steps(), 0..40)) {
+    fn any_entries_produce_the_tree_they_describe(options in options(), steps in vec(steps(), 0..40)) {
         let mut model = Node::folder();
         let image = write(options, |writer| {
             for step in &steps {

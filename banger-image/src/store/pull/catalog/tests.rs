@@ -89,7 +89,7 @@ fn host_name(image: &Image) -> String {
 }
 
 #[test]
-fn a_bundle_of_a_teams_catalog_is_pulled_refreshed_and_kept_while_it_is_used() {
+fn catalog_bundle_is_pulled_refreshed_and_kept_while_used() {
     let fixture = Fixture::new();
     let (first, second) = (fixture.bundle("one"), fixture.bundle("two"));
     let pulled = fixture.pull(&source("one.tar.zst", &first), &Silent).unwrap();
@@ -114,7 +114,7 @@ fn a_bundle_of_a_teams_catalog_is_pulled_refreshed_and_kept_while_it_is_used() {
 }
 
 #[test]
-fn sources_are_tried_in_order_and_each_failure_is_a_line() {
+fn sources_are_tried_in_order_and_failures_reported() {
     let fixture = Fixture::new();
     let bytes = fixture.bundle("one");
     let other = fixture.bundle("two");
@@ -149,7 +149,7 @@ fn sources_are_tried_in_order_and_each_failure_is_a_line() {
 }
 
 #[test]
-fn a_teams_entry_takes_the_place_of_the_embedded_one() {
+fn team_catalog_entry_overrides_the_embedded_one() {
     let fixture = Fixture::new();
     let bytes = fixture.bundle("one");
     let text = entry("debian-bookworm-minimal", &source("one.tar.zst", &bytes));
@@ -167,7 +167,7 @@ fn a_teams_entry_takes_the_place_of_the_embedded_one() {
 }
 
 #[test]
-fn a_catalog_of_the_web_is_kept_for_when_that_is_not_there() {
+fn cached_catalog_is_used_if_the_server_fails() {
     let fixture = Fixture::new();
     let bytes = fixture.bundle("one");
     let text = entry("base", &source("files/one.tar.zst", &bytes));
@@ -212,7 +212,7 @@ fn a_catalog_of_the_web_is_kept_for_when_that_is_not_there() {
 }
 
 #[test]
-fn a_user_in_the_catalogs_url_is_known_to_its_server_alone() {
+fn catalog_url_credentials_are_sent_only_to_its_server() {
     let fixture = Fixture::new();
     let (bytes, other) = (fixture.bundle("one"), Server::new(|_, _| response("404 Not ResolvedImage", "", b"")));
     let elsewhere = format!("http://{}/one.tar.zst", other.address);
@@ -235,7 +235,7 @@ fn a_user_in_the_catalogs_url_is_known_to_its_server_alone() {
 }
 
 #[test]
-fn of_two_that_pull_a_bundle_at_once_one_downloads_it() {
+fn concurrent_pulls_download_bundle_once() {
     let fixture = Fixture::new();
     let bytes = fixture.bundle("one");
     let whole = bytes.clone();
@@ -261,7 +261,7 @@ fn of_two_that_pull_a_bundle_at_once_one_downloads_it() {
 }
 
 #[test]
-fn what_is_built_here_or_registered_stays() {
+fn registered_image_is_not_replaced_by_pull() {
     let fixture = Fixture::new();
     let bytes = fixture.bundle("one");
     let registered =

@@ -50,7 +50,7 @@ fn cached(fixture: &Fixture) -> usize {
 }
 
 #[test]
-fn an_image_is_for_all_if_its_registry_gives_it_to_a_pull_without_credentials() {
+fn image_is_anonymous_if_pullable_without_credentials() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("a", "1")], json!({}))]);
     let closed = Arc::new(AtomicBool::new(true));
@@ -73,7 +73,7 @@ fn an_image_is_for_all_if_its_registry_gives_it_to_a_pull_without_credentials() 
 }
 
 #[test]
-fn a_layer_that_came_with_credentials_is_not_given_to_who_names_its_digest() {
+fn authenticated_layer_is_not_reused_for_other_registries() {
     let fixture = Fixture::new();
     fixture.index(&[fixture.image(&[("secret", "1")], json!({}))]);
     let server = serve(&fixture, &Arc::new(AtomicBool::new(true)));
@@ -94,7 +94,7 @@ fn a_layer_that_came_with_credentials_is_not_given_to_who_names_its_digest() {
 }
 
 #[test]
-fn what_is_announced_is_held_against_the_limit_and_the_disk_before_it_is_fetched() {
+fn announced_size_is_checked_before_download() {
     for (sizes, most, full) in [
         (&[300 << 20][..], 128 << 20, false),
         (&[u64::MAX, 2], u64::MAX, false),
@@ -127,7 +127,7 @@ fn what_is_announced_is_held_against_the_limit_and_the_disk_before_it_is_fetched
 }
 
 #[test]
-fn nothing_stays_of_an_image_that_is_refused_and_a_cut_pull_goes_on() {
+fn refused_image_leaves_no_blobs_but_interrupted_pull_does() {
     let fixture = Fixture::new();
     let tars = [tar("a", "1"), b"no archive, and more than a block of it".repeat(20)];
     let layers: Vec<_> = tars.iter().map(|tar| fixture.blob("layer.v1.tar", tar)).collect();
