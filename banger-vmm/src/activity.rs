@@ -15,8 +15,8 @@ use crate::file;
 const FILE: &str = "activity.json";
 /// The former [`FILE`], whose count is not believed any more: only its time holds.
 const PREVIOUS: &str = "activity.prev.json";
-/// [`FILE`] and [`PREVIOUS`] of earlier versions. A supervisor of this version renames both when it
-/// starts, so one that lies beside a [`FILE`] is later than it.
+/// [`FILE`] and [`PREVIOUS`] of earlier versions. This version removes both before it writes
+/// [`FILE`], and when the VM is used: where one of them is, an earlier version has run the VM since.
 const EARLIER: [&str; 2] = ["use.json", "use.former.json"];
 const FORMAT: u32 = 1;
 /// How many of the guest's own changes are named.
@@ -42,16 +42,23 @@ impl LastActivity {
         LastActivity { format_version: FORMAT, ended, guest_only }
     }
 
-    /// None: nothing is known, be it because the file is damaged.
+    /// Reads what is known of the VM in the directory `vm`. None: nothing is, as where the file is
+    /// damaged.
+    ///
+    /// # Errors
+    /// The file system's refusal.
     pub(crate) fn read(vm: &Path) -> Result<Option<Self>> {
         let read = |name| Self::read_file(&vm.join(name));
-        for name in [EARLIER[0], FILE] {
-            if let Some(activity) = read(name)? {
-                return Ok(Some(activity));
-            }
+        if let Some(activity) = read(EARLIER[0])? {
+            return Ok(Some(activity));
         }
-        let previous = [read(EARLIER[1])?, read(PREVIOUS)?].into_iter().flatten().max_by_key(|activity| activity.ended);
-        Ok(previous.map(|previous| LastActivity { guest_only: None, ..previous }))
+        let activity = read(FILE)?;
+        if activity.is_some() && !EARLIER.iter().any(|name| vm.join(name).symlink_metadata().is_ok()) {
+            return Ok(activity);
+        }
+        let all = [activity, read(PREVIOUS)?, read(EARLIER[1])?].into_iter().flatten();
+        let latest = all.max_by_key(|activity| activity.ended);
+        Ok(latest.map(|latest| LastActivity { guest_only: None, ..latest }))
     }
 
     fn read_file(path: &Path) -> Result<Option<Self>> {
@@ -66,6 +73,7 @@ impl LastActivity {
     /// Writes it down. What cannot be written, for want of space, is at least not believed any
     /// more.
     pub(crate) fn write(&self, vm: &Path) -> Result<()> {
+        EARLIER.iter().try_for_each(|name| file::remove_if_there(&vm.join(name)))?;
         file::write_json(&vm.join(FILE), self).or_else(|_| file::remove_if_there(&vm.join(FILE)))
     }
 
@@ -80,7 +88,7 @@ impl LastActivity {
                 _ => {}
             }
         }
-        Ok(())
+        file::remove_if_there(&vm.join(EARLIER[1]))
     }
 }
 
@@ -130,11 +138,20 @@ mod tests {
         assert_eq!(read(), Some((2, true)));
         LastActivity::forget_changes(folder.path()).unwrap();
         assert_eq!(read(), Some((2, false)));
-        // An earlier version has run the VM once more.
+        // An earlier version has run the VM once more, and ended in order;
         earlier("activity.json", 3);
         earlier("use.json", 4);
-        assert_eq!(read().unwrap().0, 4);
+        assert_eq!(read(), Some((4, true)));
         LastActivity::forget_changes(folder.path()).unwrap();
         assert_eq!(read(), Some((4, false)));
+        // and once more, and has not counted.
+        earlier("activity.json", 5);
+        earlier("use.former.json", 4);
+        assert_eq!(read(), Some((5, false)));
+        fs::write(folder.path().join("use.json"), "{").unwrap();
+        assert_eq!(read(), Some((5, false)));
+        LastActivity::now(Some(GuestOnly::default())).write(folder.path()).unwrap();
+        assert!(read().unwrap().1);
+        assert!(EARLIER.iter().all(|name| !folder.path().join(name).exists()));
     }
 }
