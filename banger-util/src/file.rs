@@ -136,7 +136,12 @@ pub fn remove_unfinished(path: &Path) -> io::Result<()> {
 /// # Errors
 /// The file system's refusal.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    match File::open(directory).and_then(|directory| directory.sync_all()) {
+        // A directory may be one to write to and not to read, and of a file system that syncs none:
+        // fsync(2), EINVAL. The files in it are safe all the same.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Whether `file` is what is at `path` now. A file that is held open, for its lock or to follow it,
