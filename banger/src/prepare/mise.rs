@@ -18,7 +18,7 @@ use crate::sync::Listed;
 use crate::vm::agent::{AgentError, read_file};
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::guest_command;
-use crate::vm::machine::RunningVm;
+use crate::vm::running::RunningVm;
 
 /// What an image gets that has no mise of its own: this version of the npm package
 /// `@jdxcode/mise-linux-x64`, whose archive has this digest.

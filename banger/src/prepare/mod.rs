@@ -30,7 +30,7 @@ use crate::output::ui::Ui;
 use crate::sync::Listed;
 use crate::vm::agent::Call;
 use crate::vm::checkout::GuestCheckout;
-use crate::vm::machine::RunningVm;
+use crate::vm::running::RunningVm;
 
 /// How long a guest may take to give all files of a workspace to a user.
 const OWN_LIMIT: Duration = Duration::from_secs(600);

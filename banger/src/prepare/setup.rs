@@ -14,8 +14,8 @@ use crate::output::ui::Ui;
 use crate::sync::Listed;
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::guest_command;
-use crate::vm::machine::RunningVm;
 use crate::vm::post_mortem;
+use crate::vm::running::RunningVm;
 
 /// Commands, and a digest of them and of the files that they depend on.
 pub(super) struct Setup {

@@ -9,7 +9,7 @@ use crate::output::ui::Ui;
 use crate::vm::agent::AgentError;
 use crate::vm::authorized_key;
 use crate::vm::guest_command;
-use crate::vm::machine::RunningVm;
+use crate::vm::running::RunningVm;
 
 /// Where the guest says what came of it.
 const LOG: &str = "/var/log/banger-sshd.log";

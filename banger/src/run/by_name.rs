@@ -29,9 +29,10 @@ use crate::vm::agent::AgentError;
 use crate::vm::checkout::{GUEST_ROOT, GuestCheckout};
 use crate::vm::forwards::{check_forwards, publish};
 use crate::vm::guest_command;
-use crate::vm::machine::{Machines, RunningVm, VmSpec, named};
+use crate::vm::machine::{Machines, VmSpec, named};
 use crate::vm::ownership::VmOwner;
 use crate::vm::post_mortem;
+use crate::vm::running::RunningVm;
 
 /// A VM that is made for a command.
 #[derive(Debug)]

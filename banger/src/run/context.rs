@@ -28,8 +28,9 @@ use crate::store::images::{self, Images};
 use crate::sync::{self, Listed, SyncError, SyncOptions};
 use crate::vm::agent::Call;
 use crate::vm::checkout::GuestCheckout;
-use crate::vm::machine::{Machines, RunningVm};
+use crate::vm::machine::Machines;
 use crate::vm::post_mortem;
+use crate::vm::running::RunningVm;
 
 /// How long `--ready system` waits for services.
 const READY_LIMIT: Duration = Duration::from_secs(120);
@@ -220,14 +221,14 @@ impl<'a> RunContext<'a> {
         }
         let image = Images::new(self.paths, self.ui).of(&machine.vm);
         let of_image = image.as_ref().map(images::variables).unwrap_or_default();
-        let (host_env, said) = self.variables(machine);
+        let (host_env, explicit) = self.variables(machine);
         let of_tools = match preparation {
             Some(preparation) => preparation.variables(&of_image),
             None => checkout
                 .map(|checkout| Preparation::variables_of(&machine.vm, checkout, folder, &of_image, self.ui))
                 .unwrap_or_default(),
         };
-        let mut surroundings = Surroundings { host_env, of_image, of_tools, said };
+        let mut surroundings = Surroundings { host_env, of_image, of_tools, explicit };
         let with_tools = surroundings.variables(true);
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
             prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
@@ -252,9 +253,9 @@ impl<'a> RunContext<'a> {
     /// the same name wins.
     fn variables(&self, machine: &RunningVm) -> (Variables, Variables) {
         let ui = self.ui;
-        let mut said = environment::of_settings(&self.settings);
-        said.extend(self.given.iter().cloned());
-        let host_env = HostEnv::new(&machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &said);
+        let mut explicit = environment::of_settings(&self.settings);
+        explicit.extend(self.given.iter().cloned());
+        let host_env = HostEnv::new(&machine.net, &|name| std::env::var_os(name), Path::new("/etc"), &explicit);
         host_env.warnings.iter().for_each(|warning| ui.warning(warning));
         let mut all = Vec::new();
         match self.certificates.install(&machine.vm, self.account, ui) {
@@ -266,7 +267,7 @@ impl<'a> RunContext<'a> {
                 ui.warning(&details.join(": "));
             }
         }
-        all.extend(said);
+        all.extend(explicit);
         (host_env.variables, all)
     }
 }
@@ -276,13 +277,13 @@ struct Surroundings {
     host_env: Variables,
     of_image: Variables,
     of_tools: Variables,
-    said: Variables,
+    explicit: Variables,
 }
 
 impl Surroundings {
     fn variables(&self, with_tools: bool) -> Variables {
         let of_tools = if with_tools { &self.of_tools[..] } else { &[] };
-        [&self.host_env, &self.of_image, of_tools, &self.said].concat()
+        [&self.host_env, &self.of_image, of_tools, &self.explicit].concat()
     }
 }
 

@@ -39,9 +39,10 @@ use crate::store::images::Images;
 use crate::sync::Listed;
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::forwards::{check_forwards, publish};
-use crate::vm::machine::{Machines, RunningVm, VmSpec};
+use crate::vm::machine::{Machines, VmSpec};
 use crate::vm::ownership::VmOwner;
 use crate::vm::post_mortem;
+use crate::vm::running::RunningVm;
 use crate::vm::unsynced::UnsyncedChanges;
 
 /// Names and values.

@@ -1,4 +1,4 @@
-//! VMs: found, made, started and stopped ([`machine`]), spoken to ([`agent`], [`guest_command`]),
+//! VMs: found, made, started and stopped ([`machine`]), in use ([`running`]), spoken to ([`agent`], [`guest_command`]),
 //! and what is known of each.
 //!
 //! [`ownership`] knows whose a VM is, [`checkout`] which repositories are where in it,
@@ -14,6 +14,7 @@ pub mod guest_command;
 pub mod machine;
 pub mod ownership;
 pub(crate) mod post_mortem;
+pub mod running;
 #[cfg(test)]
 pub(crate) mod test_host;
 pub mod unsynced;

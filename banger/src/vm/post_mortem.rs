@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use banger_vmm::{Vm, VmState};
 
 use crate::error::{CommandError, ErrorKind};
-use crate::vm::machine::RunningVm;
+use crate::vm::running::RunningVm;
 
 /// Lines of the guest's console in which a kernel that panics says why: a trace follows.
 const LAST_WORDS: usize = 200;

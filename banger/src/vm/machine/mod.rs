@@ -13,7 +13,7 @@ mod start;
 use std::time::Duration;
 
 use banger_agent::protocol::{AgentRequest, Stat};
-use banger_vmm::{Hold, NetMode, NetPlan, Ready, Vm, VmStore};
+use banger_vmm::{NetMode, Vm, VmStore};
 
 pub(crate) use self::find::{chosen, vm_of};
 pub use self::find::{existing, named};
@@ -29,6 +29,7 @@ use crate::output::ui::Ui;
 use crate::vm::agent::Call;
 use crate::vm::ownership::{self, OwnerMatch, VmOwner};
 use crate::vm::post_mortem;
+use crate::vm::running::RunningVm;
 
 /// What a command wants of its VM. None: what an existing VM has, or the default of a new one.
 #[derive(Clone, Debug, Default)]
@@ -67,22 +68,6 @@ impl From<&Settings> for VmSpec {
             notes: settings.limit_notes(),
         }
     }
-}
-
-/// A running VM, which does not stop for being idle before this is dropped.
-pub struct RunningVm {
-    /// The VM.
-    pub vm: Vm,
-    /// When the VM counts as started.
-    pub ready: Ready,
-    /// How the guest reaches other machines, and they the guest.
-    pub net: NetPlan,
-    /// How long the start took; none: the VM ran already.
-    pub boot: Option<Duration>,
-    /// The process id of its supervisor, if the VM was seen running.
-    pub(crate) supervisor: Option<i32>,
-    /// The use of the VM.
-    _hold: Hold,
 }
 
 /// All VMs of a user.
@@ -159,8 +144,8 @@ impl<'a> Machines<'a> {
     /// path; the VM of a repository that was replaced does not count.
     fn adopt(&self, workspace: &Workspace) -> Result<Option<Vm>, StartError> {
         let found = ownership::find(&self.store, &names::of_workspace(workspace), workspace)?;
-        let Some((vm, belongs)) = found else { return Ok(None) };
-        match belongs {
+        let Some((vm, owner_match)) = found else { return Ok(None) };
+        match owner_match {
             OwnerMatch::Here => {}
             OwnerMatch::Moved { from } => {
                 let lock = lock(&vm)?;

@@ -7,13 +7,14 @@ use serde_json::Value;
 
 use super::fits::check_fits;
 use super::start::adjust;
-use super::{Machines, RunningVm, VmSpec, names};
+use super::{Machines, VmSpec, names};
 use crate::config::{DEFAULT_IMAGE, ImageAccess, default_cpus, default_memory};
 use crate::error::{CommandError, WHOLE_CONSOLE};
 use crate::git::Workspace;
 use crate::output::report::RunPhase;
 use crate::store::images::Images;
 use crate::vm::ownership::{self, VmOwner};
+use crate::vm::running::RunningVm;
 
 /// Why no VM was made.
 pub(super) enum CreateError {

@@ -8,7 +8,7 @@ use banger_vmm::{
 };
 
 use super::fits::check_fits;
-use super::{Machines, RunningVm, VmSpec};
+use super::{Machines, VmSpec};
 use crate::error::{CommandError, ErrorKind};
 use crate::host::hardware;
 use crate::host::paths::helper;
@@ -16,6 +16,7 @@ use crate::output::report::RunPhase;
 use crate::output::units;
 use crate::store::images::Images;
 use crate::vm::authorized_key;
+use crate::vm::running::RunningVm;
 
 /// The variable with the accelerator to use, `auto`, `kvm` or `tcg`: it overrides the probe.
 const ACCELERATOR: &str = "BANGER_ACCELERATOR";

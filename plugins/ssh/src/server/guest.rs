@@ -8,7 +8,7 @@ use banger::error::{CommandError, ErrorKind};
 use banger::vm::agent::begin;
 pub(super) use banger::vm::agent::{Reader, Writer};
 use banger::vm::guest_command::GuestCommand;
-use banger::vm::machine::RunningVm;
+use banger::vm::running::RunningVm;
 use russh::ChannelId;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
