@@ -19,8 +19,8 @@ pub(crate) struct Import {
     pub(crate) file: PathBuf,
     /// The line in the file, from 1.
     pub(crate) line: usize,
-    /// The top-level module that the import is in; none: the crate's root, or a binary.
-    pub(crate) from: Option<String>,
+    /// The module that the import is in, from the crate's root; empty: the root, or a binary.
+    pub(crate) from: Vec<String>,
     /// What is imported.
     pub(crate) to: Target,
 }
@@ -28,8 +28,8 @@ pub(crate) struct Import {
 /// What an import names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// A top-level module of the same crate.
-    Module(String),
+    /// A module of the same crate, from its root.
+    Module(Vec<String>),
     /// Another crate of the workspace, as paths spell it (`banger_vmm`).
     Crate(String),
 }
@@ -37,8 +37,8 @@ pub(crate) enum Target {
 /// A crate as its sources have it.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    /// The top-level modules of the library, or of the program if there is none.
-    pub(crate) modules: BTreeSet<String>,
+    /// The modules of the library, or of the program if there is none, each from the root.
+    pub(crate) modules: BTreeSet<Vec<String>>,
     /// All imports, those of binaries included.
     pub(crate) imports: Vec<Import>,
 }
@@ -57,28 +57,24 @@ pub(crate) fn read(src: &Path, crates: &BTreeSet<String>) -> Sources {
     for (index, root) in roots.iter().enumerate() {
         // A binary beside a library stands above all of its modules.
         let is_layered = index == 0;
-        let (mut modules, mut exports, mut found) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+        let (mut modules, mut exports, mut found) = (BTreeSet::new(), Exports::new(), Vec::new());
         let mut files = vec![(root.clone(), Vec::new())];
         while let Some((file, module)) = files.pop() {
             let mut reader = Reader { module, ..Reader::default() };
             reader.visit_file(&parse(&file));
-            modules.extend(reader.modules.into_iter().filter(|module| module.len() == 1).flatten());
+            modules.extend(reader.modules);
             exports.extend(reader.exports);
             files.extend(reader.outlines.into_iter().map(|module| (file_of(root, &module), module)));
             found.extend(reader.paths.into_iter().map(|path| (file.clone(), path)));
         }
         for (file, Written { line, segments, module }) in found {
             let target = match &segments[..] {
-                [own, name, ..] if own == "crate" => {
-                    let name = exports.get(name).unwrap_or(name);
-                    // What the root defines itself is nobody's module.
-                    modules.contains(name).then(|| Target::Module(name.clone()))
-                }
+                [own, names @ ..] if own == "crate" => Some(Target::Module(module_of(names, &modules, &exports))),
                 [name, ..] if crates.contains(name) => Some(Target::Crate(name.clone())),
                 _ => None,
             };
-            let from = module.into_iter().next().filter(|_| is_layered);
-            let is_own = |to: &Target| matches!(to, Target::Module(to) if !is_layered || from.as_ref() == Some(to));
+            let from = if is_layered { module } else { Vec::new() };
+            let is_own = |to: &Target| matches!(to, Target::Module(to) if !is_layered || from.starts_with(to));
             if let Some(to) = target.filter(|to| !is_own(to)) {
                 sources.imports.push(Import { file, line, from, to });
             }
@@ -88,6 +84,26 @@ pub(crate) fn read(src: &Path, crates: &BTreeSet<String>) -> Sources {
         }
     }
     sources
+}
+
+/// Names that a module has from a module below it: by module and name, the one below.
+type Exports = BTreeMap<(Vec<String>, String), String>;
+
+/// The module that `names`, a path from the crate's root, leads into. What a module defines itself
+/// is its own; what it only gives on is of the module that it has that from.
+fn module_of(names: &[String], modules: &BTreeSet<Vec<String>>, exports: &Exports) -> Vec<String> {
+    let mut module: Vec<String> = Vec::new();
+    for name in names {
+        let below = |name: &String| [&module[..], std::slice::from_ref(name)].concat();
+        if modules.contains(&below(name)) {
+            module.push(name.clone());
+            continue;
+        }
+        let from = exports.get(&(module.clone(), name.clone())).filter(|from| modules.contains(&below(from)));
+        module.extend(from.cloned());
+        break;
+    }
+    module
 }
 
 fn parse(file: &Path) -> syn::File {
@@ -121,8 +137,7 @@ struct Reader {
     modules: Vec<Vec<String>>,
     /// Those among them whose body is in another file.
     outlines: Vec<Vec<String>>,
-    /// Names that the root has from a module of its own, and from which.
-    exports: BTreeMap<String, String>,
+    exports: Exports,
 }
 
 impl Reader {
@@ -181,10 +196,14 @@ impl Reader {
         }
     }
 
-    /// The names that a `use` of the root gives to what is in a module.
+    /// The names that a `use` of a module gives to what is in a module below it.
     fn note_exports(&mut self, tree: &UseTree, module: Option<&Ident>) {
         match tree {
-            UseTree::Path(path) if path.ident == "self" || path.ident == "crate" => self.note_exports(&path.tree, None),
+            UseTree::Path(path) if path.ident == "self" => self.note_exports(&path.tree, None),
+            UseTree::Path(path) if path.ident == "crate" && self.module.is_empty() => {
+                self.note_exports(&path.tree, None);
+            }
+            UseTree::Path(path) if module.is_none() && (path.ident == "crate" || path.ident == "super") => {}
             UseTree::Path(path) => self.note_exports(&path.tree, module.or(Some(&path.ident))),
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.note_exports(tree, module)),
             UseTree::Name(name) => self.export(&name.ident, module),
@@ -194,7 +213,8 @@ impl Reader {
     }
 
     fn export(&mut self, name: &Ident, module: Option<&Ident>) {
-        self.exports.extend(module.map(|module| (name.to_string(), module.to_string())));
+        let key = (self.module.clone(), name.to_string());
+        self.exports.extend(module.map(|module| (key, module.to_string())));
     }
 }
 
@@ -228,9 +248,7 @@ impl<'ast> Visit<'ast> for Reader {
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         self.note_tree(&mut Vec::new(), &item.tree);
-        if self.module.is_empty() {
-            self.note_exports(&item.tree, None);
-        }
+        self.note_exports(&item.tree, None);
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
@@ -303,10 +321,12 @@ mod tests {
         let shown = |import: &Import| {
             let file = import.file.strip_prefix(directory.path()).unwrap().display();
             let to = match &import.to {
-                Target::Module(name) => name.clone(),
+                Target::Module(path) if path.is_empty() => "root".to_owned(),
+                Target::Module(path) => path.join("::"),
                 Target::Crate(name) => format!("crate {name}"),
             };
-            format!("{file}:{} {} -> {to}", import.line, import.from.as_deref().unwrap_or("root"))
+            let from = if import.from.is_empty() { "root".to_owned() } else { import.from.join("::") };
+            format!("{file}:{} {from} -> {to}", import.line)
         };
         let mut all: Vec<_> = read(directory.path(), &crates).imports.iter().map(shown).collect();
         all.sort();
@@ -353,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn submodules_count_for_their_top_level_module() {
+    fn imports_of_submodules_name_the_modules_from_the_root() {
         let found = imports(&[
             ("lib.rs", "mod a { pub mod x { use super::super::b; use super::Y; } pub mod z; struct Y; }\nmod b;"),
             ("a/z.rs", "use crate::a::Y;\nuse crate::b::deep::D;"),
             ("b/mod.rs", "pub mod deep;"),
             ("b/deep.rs", "use super::super::a;"),
         ]);
-        assert_eq!(found, ["a/z.rs:2 a -> b", "b/deep.rs:1 b -> a", "lib.rs:1 a -> b"]);
+        assert_eq!(found, ["a/z.rs:2 a::z -> b::deep", "b/deep.rs:1 b::deep -> a", "lib.rs:1 a::x -> b"]);
     }
 
     #[test]
@@ -372,5 +392,16 @@ mod tests {
             ("main.rs", "use other_crate::X;"),
         ]);
         assert_eq!(found, ["a.rs:1 a -> b", "a.rs:2 a -> b", "main.rs:1 root -> crate other_crate"]);
+    }
+
+    #[test]
+    fn reexport_of_a_module_counts_for_the_module_below() {
+        let found = imports(&[
+            ("lib.rs", "mod a; mod b;"),
+            ("a.rs", "use crate::b::{B, Own};"),
+            ("b/mod.rs", "mod deep;\npub use self::deep::B;\nuse crate::a::deep::X;\npub struct Own;"),
+            ("b/deep.rs", ""),
+        ]);
+        assert_eq!(found, ["a.rs:1 a -> b", "a.rs:1 a -> b::deep", "b/mod.rs:3 b -> a"]);
     }
 }

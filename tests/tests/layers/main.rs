@@ -1,5 +1,5 @@
-//! Layers: which crate may import which, and which of its top-level modules. The list is
-//! `tests/layers.toml`; an import that it does not have fails here, with its place.
+//! Layers: which crate may import which, and which of its modules. The list is `tests/layers.toml`;
+//! an import that it does not have fails here, with its place.
 
 mod imports;
 mod rules;
@@ -79,6 +79,19 @@ fn planted_upward_import_is_reported_with_its_line() {
     assert!(planted[0].starts_with("one/src/low.rs:2: `low` imports `high`: `low` is the lower one"), "{planted:?}");
     let crates = problems_of("use two::X;\n", "use crate::low;\n", &list);
     assert!(crates.len() == 1 && crates[0].starts_with("one/src/low.rs:1: `one` imports `two`"), "{crates:?}");
+}
+
+#[test]
+fn planted_upward_import_between_modules_of_a_module_is_reported() {
+    let list = format!("{CRATES}[\"one::high\"]\nfloor = []\nroof = [\"floor\"]\n");
+    let high = |floor: &str| {
+        format!("pub mod floor {{ {floor} }}\npub mod roof {{ use super::floor::F; }}\npub struct Own;\n")
+    };
+    assert_eq!(problems_of("use crate::high::roof::R;\n", &high("use super::Own;"), &list), Vec::<String>::new());
+    let planted = problems_of("", &high("use crate::high::roof::R;"), &list);
+    assert_eq!(planted.len(), 1, "{planted:?}");
+    assert!(planted[0].starts_with("one/src/high.rs:1: `floor` imports `roof`"), "{planted:?}");
+    assert!(problems_of("", "", &list).iter().any(|problem| problem.contains("lists `floor`")));
 }
 
 #[test]

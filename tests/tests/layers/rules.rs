@@ -10,12 +10,12 @@ use crate::imports::{Import, Sources, Target};
 /// Where the list is, from the root of the workspace.
 pub(crate) const LIST: &str = "tests/layers.toml";
 
-/// Allowed imports: of crates, and of the top-level modules of some of them.
+/// Allowed imports: of crates, and of the modules of some of them.
 #[derive(Debug)]
 pub(crate) struct Rules {
     /// What each crate may import, lowest crate first.
     crates: Layers,
-    /// By crate: what each of its modules may import, lowest module first.
+    /// By crate, or module of a crate: what each module directly below it may import, lowest first.
     modules: BTreeMap<String, Layers>,
 }
 
@@ -62,15 +62,19 @@ impl Rules {
         }
         problems.extend(self.crates.broken("crates", &between));
         for (name, layers) in &self.modules {
-            let Some(found) = sources.get(name) else {
+            let (crate_name, scope) = name.split_once("::").unwrap_or((name, ""));
+            let scope: Vec<_> = scope.split("::").filter(|name| !name.is_empty()).collect();
+            let Some(found) = sources.get(crate_name) else {
                 problems.push(format!("{LIST}: [{name}] is no crate of the list [crates]"));
                 continue;
             };
             problems.extend(layers.disorder(name));
-            problems.extend(layers.missing(name, "module", &found.modules));
-            let of_module = |import: &Import| match (&import.from, &import.to) {
-                (Some(from), Target::Module(to)) => Some((from.clone(), to.clone(), place(import, root))),
-                _ => None,
+            let all: BTreeSet<_> = found.modules.iter().filter_map(|path| below(path, &scope)).collect();
+            problems.extend(layers.missing(name, "module", &all));
+            let of_module = |import: &Import| {
+                let Target::Module(to) = &import.to else { return None };
+                let (from, to) = below(&import.from, &scope).zip(below(to, &scope))?;
+                (from != to).then(|| (from, to, place(import, root)))
             };
             let within: Vec<_> = found.imports.iter().filter_map(of_module).collect();
             problems.extend(layers.broken(name, &within));
@@ -170,6 +174,12 @@ impl Layers {
         }
         problems
     }
+}
+
+/// The module directly below `scope` that `path` is, or leads into; none: `path` leads elsewhere.
+fn below(path: &[String], scope: &[&str]) -> Option<String> {
+    let is_within = path.len() > scope.len() && path.iter().zip(scope).all(|(name, other)| name == other);
+    is_within.then(|| path[scope.len()].clone())
 }
 
 /// A package as paths spell it.
