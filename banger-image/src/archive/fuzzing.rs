@@ -18,8 +18,8 @@ pub(crate) fn with_checksums(data: &[u8]) -> [Vec<u8>; 2] {
     [data.to_vec(), whole]
 }
 
-/// Target: reads a tar stream and the content of its files. A stream has at most an entry a block, and what is
-/// stored of a file comes from it.
+/// Target: reads a tar stream and the content of its files. A stream has at most an entry a block,
+/// and what is stored of a file comes from it.
 pub fn tar(data: &[u8]) {
     for stream in with_checksums(data) {
         let mut reader = Reader::new(&stream[..]);

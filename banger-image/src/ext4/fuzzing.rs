@@ -14,9 +14,9 @@ pub(crate) fn scratch() -> File {
     memfd_create(c"fuzzing", MFdFlags::MFD_CLOEXEC).expect("memory for a file").into()
 }
 
-/// Target: checks a file that may be an ext4 file system. The input is the length of the file in KiB
-/// (two bytes, little-endian) and the bytes that it begins with. The file is checked unchanged, and
-/// with a correct checksum in its superblock.
+/// Target: checks a file that may be an ext4 file system. The input is the length of the file in
+/// KiB (two bytes, little-endian) and the bytes that it begins with. The file is checked unchanged,
+/// and with a correct checksum in its superblock.
 pub fn ext4_check(data: &[u8]) {
     let Some((length, start)) = data.split_first_chunk::<2>() else { return };
     let length = u64::from(u16::from_le_bytes(*length)) << 10;

@@ -2,8 +2,8 @@
 //! and Docker's schema 2.
 //!
 //! The crate `oci-spec` is not used: it refuses configurations without `os` or `architecture` and
-//! descriptors without `mediaType`, which are accepted here, and parses a document as what the caller
-//! says, while here a document that could be both an index and a manifest is refused.
+//! descriptors without `mediaType`, which are accepted here, and parses a document as what the
+//! caller says, while here a document that could be both an index and a manifest is refused.
 
 use std::collections::BTreeMap;
 

@@ -162,7 +162,7 @@ fn registry_errors_are_reported_by_cause() {
         ("401 Unauthorized", "www-authenticate: Basic realm=\"r\"\r\n", None, "wants a user name"),
         ("401 Unauthorized", "www-authenticate: Basic realm=\"r\"\r\n", Some("u:wrong"), "no access"),
         ("401 Unauthorized", "www-authenticate: Magic\r\n", None, "does not know"),
-        ("404 Not ResolvedImage", "", None, "does not have it"),
+        ("404 Not Found", "", None, "does not have it"),
     ];
     for (status, headers, password, reason) in cases {
         let server = Server::new(move |_, _| response(status, headers, denied.as_bytes()));
@@ -170,7 +170,7 @@ fn registry_errors_are_reported_by_cause() {
         let error = get(&server, password, folder.path()).unwrap_err();
         assert!(error.to_string().contains(reason), "{status}: {error}");
     }
-    let server = Server::new(|_, _| response("404 Not ResolvedImage", "", b""));
+    let server = Server::new(|_, _| response("404 Not Found", "", b""));
     let (reference, credentials) = (at(&server), Credentials::default());
     let root = Registry::new(&reference, &credentials, true, &|_| ()).unwrap().root();
     assert!(matches!(root, Err(Error::NotInRegistry { .. })));
@@ -182,7 +182,7 @@ fn web_page_is_not_taken_for_a_registry_answer() {
     for (status, headers) in [
         ("200 OK", "content-type: text/html; charset=utf-8\r\n"),
         ("200 OK", "content-type: application/json\r\n"),
-        ("404 Not ResolvedImage", "content-type: text/html\r\n"),
+        ("404 Not Found", "content-type: text/html\r\n"),
     ] {
         let server = Server::new(move |_, _| response(status, headers, page));
         let (reference, credentials) = (at(&server), Credentials::default());
@@ -262,12 +262,11 @@ fn token_server_is_trusted_by_domain() {
 
 #[test]
 fn redirect_loops_and_wrong_manifests_are_refused() {
-    let server =
-        Server::new(|request, _| response("302 ResolvedImage", &format!("location: {}\r\n", request.path), b""));
+    let server = Server::new(|request, _| response("302 Found", &format!("location: {}\r\n", request.path), b""));
     let folder = tempfile::tempdir().unwrap();
     let error = get(&server, None, folder.path()).unwrap_err();
     assert!(error.to_string().contains("more than 10 times"), "{error}");
-    let server = Server::new(|_, _| response("302 ResolvedImage", "location: file:///etc/passwd\r\n", b""));
+    let server = Server::new(|_, _| response("302 Found", "location: file:///etc/passwd\r\n", b""));
     assert!(get(&server, None, folder.path()).unwrap_err().to_string().contains("not encrypted"));
 
     let announced = format!("docker-content-digest: {}\r\n", Digest::of(b"another"));

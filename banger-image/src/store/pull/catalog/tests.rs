@@ -118,7 +118,7 @@ fn sources_are_tried_in_order_and_failures_reported() {
     let fixture = Fixture::new();
     let bytes = fixture.bundle("one");
     let other = fixture.bundle("two");
-    let server = Server::new(|_, _| response("404 Not ResolvedImage", "", b""));
+    let server = Server::new(|_, _| response("404 Not Found", "", b""));
     let sources = [
         source(&format!("http://{}/gone", server.address), &bytes),
         source("missing.tar.zst", &bytes),
@@ -179,7 +179,7 @@ fn cached_catalog_is_used_if_the_server_fails() {
         (1, _) => response("200 OK", "", b"[base]\nkernal = 1\n"),
         (2, _) => response("200 OK", "", &vec![b'#'; 5 << 20]),
         (3, _) => response("200 OK", "", b"\xff"),
-        _ => response("404 Not ResolvedImage", "", b""),
+        _ => response("404 Not Found", "", b""),
     });
     let url = format!("http://{}/team/catalog.toml?key=secret", server.address);
     let catalog = fixture.catalog(&url, &Silent).unwrap();
@@ -214,7 +214,7 @@ fn cached_catalog_is_used_if_the_server_fails() {
 #[test]
 fn catalog_url_credentials_are_sent_only_to_its_server() {
     let fixture = Fixture::new();
-    let (bytes, other) = (fixture.bundle("one"), Server::new(|_, _| response("404 Not ResolvedImage", "", b"")));
+    let (bytes, other) = (fixture.bundle("one"), Server::new(|_, _| response("404 Not Found", "", b"")));
     let elsewhere = format!("http://{}/one.tar.zst", other.address);
     let text = entry("base", &[source(&elsewhere, &bytes), source("one.tar.zst", &bytes)].join(", "));
     let server = Server::new(move |request, _| match request.path.as_str() {

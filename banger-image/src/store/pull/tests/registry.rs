@@ -22,7 +22,7 @@ fn serve(fixture: &Fixture, closed: &Arc<AtomicBool>) -> Server {
         let digest = if last == "1" { &root } else { last };
         match fs::read(layout.join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap_or(digest))) {
             Ok(bytes) => response("200 OK", "", &bytes),
-            Err(_) => response("404 Not ResolvedImage", "", b""),
+            Err(_) => response("404 Not Found", "", b""),
         }
     })
 }
