@@ -40,7 +40,8 @@ pub enum AgentRequest {
     Sync(sync::SyncRequest),
     /// Brings a workspace that is not the VM's own to the host's state: [`sync`]. Agents
     /// of versions with a single workspace for each VM refuse the request, and so mix nothing up.
-    SyncFurther(sync::SyncRequest),
+    #[serde(rename = "sync_further")]
+    SyncAdditional(sync::SyncRequest),
     /// Reads one small file of the guest; the answer is [`FileInfo`], then its bytes as data on
     /// channel 1.
     ReadFile {

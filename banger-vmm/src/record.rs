@@ -56,7 +56,8 @@ fn default_idle_timeout() -> u64 {
     30 * 60 * 1000
 }
 
-/// What runs a VM.
+/// What runs a VM. Whoever adds a kind raises [`FORMAT`] for records that have it, so that earlier
+/// versions refuse these as newer ones, and do not run them under QEMU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendKind {

@@ -61,8 +61,8 @@ impl Home {
         write("sync/manifest", b"");
         if let Some(files) = guest_files {
             let only = json!({"counts": {"files": files, "references": 0}, "named": []});
-            let last_use = json!({"format_version": 1, "ended": 1_700_000_001, "guest_only": only});
-            write("activity.json", last_use.to_string().as_bytes());
+            let activity = json!({"format_version": 1, "ended": 1_700_000_001, "guest_only": only});
+            write("activity.json", activity.to_string().as_bytes());
         }
     }
 

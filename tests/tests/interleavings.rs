@@ -49,14 +49,14 @@ struct Play<'a> {
 }
 
 /// A command that has ended.
-struct Done {
+struct Outcome {
     output: Output,
     /// Nobody stopped, deleted or killed anything meanwhile.
     undisturbed: bool,
     what: String,
 }
 
-impl Done {
+impl Outcome {
     /// It succeeded, or somebody has disturbed it; true if it did.
     #[track_caller]
     fn succeeded(&self) -> bool {
@@ -69,7 +69,7 @@ impl Done {
 }
 
 impl Play<'_> {
-    fn run(&self, arguments: &[&str]) -> Done {
+    fn run(&self, arguments: &[&str]) -> Outcome {
         let before = self.disturbances.load(Ordering::SeqCst);
         let calm = self.disturbing.load(Ordering::SeqCst) == 0;
         let mut command = self.repository.banger();
@@ -92,7 +92,7 @@ impl Play<'_> {
         child.stderr.take().expect("a pipe").read_to_end(&mut stderr).expect("output");
         let undisturbed = calm && self.disturbances.load(Ordering::SeqCst) == before;
         let output = Output::from(std::process::Output { status, stdout, stderr });
-        Done { output, undisturbed, what: format!("{arguments:?}") }
+        Outcome { output, undisturbed, what: format!("{arguments:?}") }
     }
 
     /// Does something that others may fail of.

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 /// Starts a command that writes a file, says so, and then goes on for ever.
 fn endless(repository: &Repository<'_>) -> Child {
-    // A file of an earlier one would let the caller kill this one before its command has begun: then
-    // banger starts the VM and the command again, and nothing ends.
+    // A file of an earlier one would let the caller kill this one before its command has begun:
+    // then banger starts the VM and the command again, and nothing ends.
     repository.run(["-q", "--", "rm", "-f", "started"]).ok();
     let script = "date >/root/written; echo $$ >/root/pid; touch started; exec sleep 86400";
     let child = repository.banger().args(["--", "sh", "-c", script]).stderr(Stdio::piped()).spawn().unwrap();

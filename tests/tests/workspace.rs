@@ -217,9 +217,13 @@ fn constantly_written_file_does_not_block_commands() {
     repository.assert_same_git();
 }
 
-/// Starts a run, waits until banger has read this many bytes of the host's files, and lets `strike`
-/// do its worst. Returns how it ended.
-fn strike_after(repository: &Repository, bytes: u64, strike: impl FnOnce(&mut std::process::Child)) -> ExitStatus {
+/// Starts a run, waits until banger has read this many bytes of the host's files, and lets
+/// `interrupt` do its worst. Returns how it ended.
+fn interrupt_after(
+    repository: &Repository,
+    bytes: u64,
+    interrupt: impl FnOnce(&mut std::process::Child),
+) -> ExitStatus {
     let mut child = repository.banger().args(["-q", "--", "true"]).spawn().unwrap();
     let process = child.id();
     let read = || {
@@ -232,7 +236,7 @@ fn strike_after(repository: &Repository, bytes: u64, strike: impl FnOnce(&mut st
         assert!(child.try_wait().unwrap().is_none(), "it ended before that");
         std::thread::sleep(Duration::from_millis(2));
     }
-    strike(&mut child);
+    interrupt(&mut child);
     child.wait().unwrap()
 }
 
@@ -255,9 +259,9 @@ fn interrupted_sync_leaves_no_torn_files() {
     let large = |byte: u8| repository.write("large", vec![byte; LARGE]);
     large(1);
     // The first sync, with banger killed in it, then the VM.
-    strike_after(&repository, MIDDLE, |child| child.kill().unwrap());
+    interrupt_after(&repository, MIDDLE, |child| child.kill().unwrap());
     // Its command has not begun: it starts the VM again, and all over.
-    assert!(strike_after(&repository, MIDDLE, |_| kill_vm(&repository)).success());
+    assert!(interrupt_after(&repository, MIDDLE, |_| kill_vm(&repository)).success());
     let output = repository.run(["--", "sh", "-c", "wc -c <large; find many -type f | wc -l"]).ok();
     assert_eq!(output.text(), format!("{LARGE}\n20000\n"));
     assert_eq!(output.sent().files, 0);
@@ -273,13 +277,13 @@ fn interrupted_sync_leaves_no_torn_files() {
     };
     // A changed file is read to be compared, and again to be sent.
     change(2);
-    strike_after(&repository, LARGE as u64 + MIDDLE, |child| child.kill().unwrap());
+    interrupt_after(&repository, LARGE as u64 + MIDDLE, |child| child.kill().unwrap());
     assert_eq!(repository.run(["-q", "--guest-wins", "--", "head", "-c1", "large"]).ok().stdout, [2]);
     change(3);
     // All is sent: the guest may apply it, and nobody hears that it did.
-    strike_after(&repository, 2 * LARGE as u64, |child| child.kill().unwrap());
+    interrupt_after(&repository, 2 * LARGE as u64, |child| child.kill().unwrap());
     change(4);
-    strike_after(&repository, 2 * LARGE as u64, |_| kill_vm(&repository));
+    interrupt_after(&repository, 2 * LARGE as u64, |_| kill_vm(&repository));
     change(5);
     assert_eq!(repository.run(["-q", "--", "head", "-c1", "large"]).ok().stdout, [5]);
     repository.write("larger", vec![6; 300 << 20]);

@@ -81,7 +81,8 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-/// What turns a guest that is `current` into one that is `wanted`. A machine ID is never taken away.
+/// What turns a guest that is `current` into one that is `wanted`. A machine ID is never taken
+/// away.
 fn changes(current: &GuestIdentity, wanted: &GuestIdentity) -> Vec<IdentityChange> {
     let mut changes = Vec::new();
     if current.hostname != wanted.hostname {

@@ -77,8 +77,8 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
     })
 }
 
-/// Answers every host that greets the guest on `port`, one after the other: follows its clock, takes
-/// on the identity that it gives, and hands each of its streams to `on_stream`.
+/// Answers every host that greets the guest on `port`, one after the other: follows its clock,
+/// takes on the identity that it gives, and hands each of its streams to `on_stream`.
 async fn answer_hosts<T>(port: T, identity: Identity, mut on_stream: impl FnMut(MuxStream)) -> !
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
@@ -159,7 +159,7 @@ impl Agent {
             AgentRequest::Listen(request) => forward::listen(request, Arc::clone(&self.waiting), reader, writer).await,
             AgentRequest::Listeners => forward::watch(reader, writer).await,
             AgentRequest::Accept(request) => forward::accept(request, &self.waiting, reader, writer).await,
-            AgentRequest::Sync(request) | AgentRequest::SyncFurther(request) => {
+            AgentRequest::Sync(request) | AgentRequest::SyncAdditional(request) => {
                 sync::run(&self.workspaces, request, reader, writer).await
             }
             AgentRequest::CopyOut(request) => copy::out(request, writer).await,

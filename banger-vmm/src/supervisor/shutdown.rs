@@ -21,8 +21,8 @@ use crate::activity::LastActivity;
 pub(super) async fn record_guest_changes(mux: Mux, state: &State, limit: Duration) -> bool {
     let found = timeout(limit, changes(&mux)).await.ok().flatten().filter(|_| !state.usage.is_touched());
     let known = found.is_some();
-    let (last_use, folder) = (LastActivity::now(found), state.folder.clone());
-    let written = blocking(move || last_use.write(&folder)).await.is_ok();
+    let (activity, folder) = (LastActivity::now(found), state.folder.clone());
+    let written = blocking(move || activity.write(&folder)).await.is_ok();
     if state.usage.is_touched() {
         // Somebody has come while it was written.
         let _ = LastActivity::forget_changes(&state.folder);

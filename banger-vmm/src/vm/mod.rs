@@ -262,14 +262,14 @@ impl Vm {
     /// # Errors
     /// The file system's refusal.
     pub fn last_activity(&self) -> Result<Option<LastActivity>> {
-        let mut last_use = LastActivity::read(&self.folder)?;
-        if let Some(last_use) = &mut last_use
+        let mut activity = LastActivity::read(&self.folder)?;
+        if let Some(activity) = &mut activity
             && !run::is_supervised(&self.folder)?
             && RunInfo::read(&self.folder)?.is_some()
         {
-            last_use.guest_only = None;
+            activity.guest_only = None;
         }
-        Ok(last_use)
+        Ok(activity)
     }
 
     /// Whether the VM is going down in order. False also if its supervisor does not answer within a

@@ -39,10 +39,10 @@ pub fn delete(name: Option<&str>, force: bool, here: &Path, paths: &Paths, ui: &
     if force {
         remove_by_force(&vm, &machines)?;
     } else {
-        let Some(work) = agreed(&vm, name, ui)? else {
+        let Some(unsynced) = agreed(&vm, name, ui)? else {
             return Ok(DeletedVm { vm: Some(vm.name().to_owned()), deleted: false });
         };
-        remove_unused(&vm, &work, name, &machines)?;
+        remove_unused(&vm, &unsynced, name, &machines)?;
     }
     Ok(DeletedVm { vm: Some(vm.name().to_owned()), deleted: true })
 }
@@ -73,15 +73,15 @@ fn remove_by_force(vm: &Vm, machines: &Machines<'_>) -> Result<(), CommandError>
     })
 }
 
-/// Deletes the VM unless somebody uses it. `work` is what may be lost with it: it is looked at
+/// Deletes the VM unless somebody uses it. `unsynced` is what may be lost with it: it is looked at
 /// again when nobody can use the VM any more.
 fn remove_unused(
     vm: &Vm,
-    work: &UnsyncedChanges,
+    unsynced: &UnsyncedChanges,
     name: Option<&str>,
     machines: &Machines<'_>,
 ) -> Result<(), CommandError> {
-    let removed = machines.remove_unused(vm, |vm| Ok(work.covers(&UnsyncedChanges::noted(vm)?)));
+    let removed = machines.remove_unused(vm, |vm| Ok(unsynced.covers(&UnsyncedChanges::noted(vm)?)));
     match removed {
         Err(banger_vmm::Error::InUse(_)) => {
             let error = CommandError::from(banger_vmm::Error::InUse(vm.name().to_owned()));
@@ -108,20 +108,20 @@ fn by_force(name: Option<&str>) -> String {
 /// What may be lost with the VM, which the user has called by `name`: nothing, or what somebody at
 /// the terminal agrees to lose. None if they do not.
 fn agreed(vm: &Vm, name: Option<&str>, ui: &Ui) -> Result<Option<UnsyncedChanges>, CommandError> {
-    let work = UnsyncedChanges::now(vm)?;
-    if work.is_nothing() {
-        return Ok(Some(work));
+    let unsynced = UnsyncedChanges::now(vm)?;
+    if unsynced.is_nothing() {
+        return Ok(Some(unsynced));
     }
-    let error = work.error(vm.name());
+    let error = unsynced.error(vm.name());
     let named = if error.details.is_empty() { String::new() } else { format!(" ({})", error.details.join(", ")) };
     match ui.confirm(&format!("{}{named}. Delete it all the same?", error.message)) {
         Err(nobody) if nobody.kind == ErrorKind::InputNeeded => {
             let error = error.hint(format!("delete it all the same: {}", by_force(name)));
-            Err(match work {
+            Err(match unsynced {
                 UnsyncedChanges::Unknown if name.is_none() => error.hint("look into it before: banger"),
                 _ => error,
             })
         }
-        answer => Ok(answer?.then_some(work)),
+        answer => Ok(answer?.then_some(unsynced)),
     }
 }

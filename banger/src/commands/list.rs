@@ -92,7 +92,9 @@ impl CommandOutput for VmList {
 fn ask_running(vms: &[Vm], list: &mut VmList) {
     thread::scope(|scope| {
         for (vm, entry) in vms.iter().zip(&mut list.vms).filter(|(_, entry)| entry.state == "running" && !entry.bare) {
-            scope.spawn(|| entry.guest_only = UnsyncedChanges::looked_at(vm).ok().and_then(|work| work.counts()));
+            scope.spawn(|| {
+                entry.guest_only = UnsyncedChanges::looked_at(vm).ok().and_then(|unsynced| unsynced.counts())
+            });
         }
     });
 }
@@ -125,7 +127,7 @@ fn fill(entry: &mut VmEntry, vm: &Vm, images: &Images<'_>) -> Result<(), banger_
     entry.image = Some(images.name_of(&record.image));
     entry.ephemeral = record.ephemeral;
     entry.created = Some(record.created);
-    entry.last_use = vm.last_activity()?.map(|last_use| last_use.ended);
+    entry.last_use = vm.last_activity()?.map(|activity| activity.ended);
     entry.guest_only = UnsyncedChanges::noted(vm)?.counts();
     Ok(())
 }

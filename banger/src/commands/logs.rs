@@ -206,8 +206,8 @@ impl Cutter {
         lines
     }
 
-    /// The beginning of a line that has no end yet, if it can be shown. The next line is the rest of
-    /// it.
+    /// The beginning of a line that has no end yet, if it can be shown. The next line is the rest
+    /// of it.
     fn begun(&mut self) -> Option<String> {
         // What may be half a character, or half a line's end, waits for the other half.
         let half = self.0.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());

@@ -203,8 +203,8 @@ fn reason(vm: &Vm, unused: Option<Duration>) -> Option<PruneReason> {
     if VmOwner::of(&record).as_ref().is_some_and(is_gone) {
         return Some(PruneReason::RepositoryGone);
     }
-    let last_use = vm.last_activity().ok()?.map_or(record.created, |last_use| last_use.ended.max(record.created));
-    let since = SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(Duration::from_secs(last_use))?;
+    let used = vm.last_activity().ok()?.map_or(record.created, |activity| activity.ended.max(record.created));
+    let since = SystemTime::UNIX_EPOCH.elapsed().ok()?.checked_sub(Duration::from_secs(used))?;
     unused.is_some_and(|unused| since >= unused).then_some(PruneReason::Unused)
 }
 

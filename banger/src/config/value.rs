@@ -50,7 +50,8 @@ pub enum Kind {
     Variable,
     /// A path of this machine, absolute or beginning with `~/`.
     Path,
-    /// The same, or a URL: `http:`, `https:` or `file:`.
+    /// A path of this machine, absolute or beginning with `~/`, or a URL: `http:`, `https:` or
+    /// `file:`.
     Location,
     /// A path in the repository, relative to its root.
     InRepository,

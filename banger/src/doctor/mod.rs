@@ -110,8 +110,8 @@ mod tests {
         let check = || Check::warn("state", "two leftovers");
         let left = check().fix_if(false, || unreachable!());
         assert_eq!((left.health, left.fix.as_deref(), left.fixed), (Health::Warn, Some("banger doctor --fix"), false));
-        let mended = check().fix_if(true, || Ok("removed two".into()));
-        assert_eq!((mended.health, mended.found.as_str(), mended.fixed), (Health::Ok, "removed two", true));
+        let fixed = check().fix_if(true, || Ok("removed two".into()));
+        assert_eq!((fixed.health, fixed.found.as_str(), fixed.fixed), (Health::Ok, "removed two", true));
         let failed = check().fix_if(true, || Err(CommandError::new("it is read-only")));
         assert_eq!((failed.health, failed.found.as_str()), (Health::Fail, "two leftovers: it is read-only"));
     }

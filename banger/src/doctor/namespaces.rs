@@ -39,14 +39,14 @@ pub(super) fn namespaces(is_needed: bool) -> Check {
         return without(is_needed)(NAME, found).with_fix(fix);
     }
     let ran = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).stdin(Stdio::null()).output();
-    let said = match ran {
+    let reason = match ran {
         Ok(output) if output.status.success() => return Check::ok(NAME, "a user may make them"),
         Ok(output) => String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned(),
         Err(error) => error.to_string(),
     };
     let check = without(is_needed)(
         NAME,
-        format!("this machine does not let users make namespaces, which a build needs ({said})"),
+        format!("this machine does not let users make namespaces, which a build needs ({reason})"),
     );
     let setting = |name: &str| fs::read_to_string(Path::new("/proc/sys").join(name)).ok();
     let folder = program().ok().and_then(|program| Some(program.parent()?.to_owned()));

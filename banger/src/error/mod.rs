@@ -47,28 +47,28 @@ impl CommandError {
         CommandError { kind: ErrorKind::Failed, message: message.into(), details: Vec::new(), hints: Vec::new() }
     }
 
-    /// The same, of this kind.
+    /// Sets the kind, by which scripts tell errors apart.
     #[must_use]
     pub fn kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// The same, with these lines of details.
+    /// Sets the lines that are shown below the message.
     #[must_use]
     pub fn details(mut self, details: Vec<String>) -> Self {
         self.details = details;
         self
     }
 
-    /// The same, with what to do next.
+    /// Adds a hint: what the user can do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
-    /// The same, with hints for the VM named `name` where the error does not know its VM.
+    /// Replaces hints that need the name of the VM, which is `name`.
     #[must_use]
     pub fn in_vm(mut self, name: &str) -> Self {
         if self.kind == ErrorKind::GuestFull {

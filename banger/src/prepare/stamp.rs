@@ -20,8 +20,8 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Makes the stamp at `path` if it is missing, takes its lock, and reads it. Waits while another
-    /// command holds the lock.
+    /// Makes the stamp at `path` if it is missing, takes its lock, and reads it. Waits while
+    /// another command holds the lock.
     ///
     /// # Errors
     /// If the file cannot be made, locked or read.

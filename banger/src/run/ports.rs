@@ -22,7 +22,7 @@ use crate::error::CommandError;
 use crate::output::ui::Ui;
 use crate::vm::agent::{AgentError, Reader, Writer, begin};
 
-/// Ports at a time: a guest may listen at all that there are.
+/// ForwardedPorts at a time: a guest may listen at all that there are.
 const MAX_PORTS: usize = 32;
 /// Connections at a time, to all of them: the VM has some streams more, which are for commands.
 /// Those that come then wait.
@@ -40,21 +40,21 @@ pub(super) struct AutoPorts {
     reader: Reader,
     /// Its end is the watch's.
     _writer: Writer,
-    ports: Ports,
+    ports: ForwardedPorts,
 }
 
 /// Which ports are whose.
 #[derive(Default)]
-struct Ports {
+struct ForwardedPorts {
     /// The user has said where these lead, whether something listens there or not.
     published: BTreeSet<u16>,
     /// What listened when the command began, or cannot be forwarded: until it goes.
     others: BTreeSet<u16>,
     /// Those that are forwarded, by number in the guest. To drop one ends its connections.
     forwarded: BTreeMap<u16, JoinSet<()>>,
-    /// Where they were last: one that comes back is not said twice.
-    said: BTreeMap<u16, SocketAddr>,
-    /// There were too many of them, which was said.
+    /// Where they were last: one that comes back is not announced twice.
+    announced: BTreeMap<u16, SocketAddr>,
+    /// The warning that there are too many was printed.
     full: bool,
 }
 
@@ -71,7 +71,7 @@ impl AutoPorts {
             GuestEnd::Unix(_) => None,
         };
         let published = vm.ports()?.into_iter().filter_map(number).collect();
-        let ports = Ports { published, others, ..Ports::default() };
+        let ports = ForwardedPorts { published, others, ..ForwardedPorts::default() };
         Ok(AutoPorts { vm: vm.clone(), reader, _writer: writer, ports })
     }
 
@@ -82,7 +82,7 @@ impl AutoPorts {
         while let Some(Ok(frame)) = self.reader.next().await {
             let Ok(Listeners { ports }) = frame.message() else { break };
             for port in self.ports.changed(&ports.into_iter().collect(), ui) {
-                match bind(port, self.ports.said.get(&port)).await {
+                match bind(port, self.ports.announced.get(&port)).await {
                     Ok((listener, address)) => {
                         let mut task = JoinSet::new();
                         task.spawn(serve(listener, port, self.vm.clone(), Arc::clone(&places)));
@@ -100,7 +100,7 @@ impl AutoPorts {
     }
 }
 
-impl Ports {
+impl ForwardedPorts {
     /// Lets go of what is gone of those that listen `now`, and returns what is new, as far as there
     /// is room.
     fn changed(&mut self, now: &BTreeSet<u16>, ui: &Ui) -> Vec<u16> {
@@ -126,7 +126,7 @@ impl Ports {
     /// Keeps one that is forwarded, and says where.
     fn take(&mut self, port: u16, task: JoinSet<()>, address: SocketAddr, ui: &Ui) {
         self.forwarded.insert(port, task);
-        if self.said.insert(port, address) != Some(address) {
+        if self.announced.insert(port, address) != Some(address) {
             // What is spoken there is not known.
             ui.status(&format!("{address} → port {port} in the guest"));
         }
@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn previously_open_ports_are_not_new_until_closed() {
         let ui = quiet();
-        let mut ports = Ports { published: [80].into(), others: [22, 3000].into(), ..Ports::default() };
+        let mut ports =
+            ForwardedPorts { published: [80].into(), others: [22, 3000].into(), ..ForwardedPorts::default() };
         assert!(ports.changed(&[22, 3000].into(), &ui).is_empty());
         assert_eq!(ports.changed(&[22, 8000].into(), &ui), [8000]);
         ports.take(8000, JoinSet::new(), "127.0.0.1:8000".parse().unwrap(), &ui);
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn automatic_forwards_are_limited() {
         let ui = quiet();
-        let mut ports = Ports::default();
+        let mut ports = ForwardedPorts::default();
         let all: BTreeSet<u16> = (1..=u16::MAX).collect();
         let new = ports.changed(&all, &ui);
         assert_eq!((new.len(), ports.full), (MAX_PORTS, true));

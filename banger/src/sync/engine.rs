@@ -55,7 +55,7 @@ pub(super) struct Engine<'a> {
     pub(super) options: &'a SyncOptions<'a>,
     /// When the second is over in which files with a filter were written in the guest, in
     /// nanoseconds since 1970.
-    pub(super) settles_ns: Cell<i64>,
+    pub(super) index_clock_ns: Cell<i64>,
 }
 
 impl<'a> Engine<'a> {
@@ -95,7 +95,7 @@ impl<'a> Engine<'a> {
             clock_ns: now_ns(),
         };
         let request =
-            if self.checkout.is_own() { AgentRequest::Sync(request) } else { AgentRequest::SyncFurther(request) };
+            if self.checkout.is_own() { AgentRequest::Sync(request) } else { AgentRequest::SyncAdditional(request) };
         let mut call = Call::open(self.vm, &request)?;
         let begun = call.answer::<Begun>().map_err(SyncError::from);
         // Without a manifest, the guest may have no files yet.
@@ -138,7 +138,7 @@ impl<'a> Engine<'a> {
     /// compares the contents of files that are not older than the index. Whoever compares a file
     /// with a filter takes it for changed.
     fn wait_for_index_clock(&self) {
-        let left = u64::try_from(self.settles_ns.get().saturating_sub(now_ns())).unwrap_or_default();
+        let left = u64::try_from(self.index_clock_ns.get().saturating_sub(now_ns())).unwrap_or_default();
         // A file may be of the future: nobody waits for that.
         if left <= 1_000_000_000 {
             thread::sleep(Duration::from_nanos(left));
@@ -156,7 +156,7 @@ impl<'a> Engine<'a> {
     ) -> Result<(u64, Digest), SyncError> {
         let (index, digest) = snapshot.index(self.listing(), filtered, &|entry| manifest.guest_stat(entry))?;
         if filtered.values().any(|is_clean| *is_clean) {
-            self.settles_ns.set(self.settles_ns.get().max(index.mtime_ns));
+            self.index_clock_ns.set(self.index_clock_ns.get().max(index.mtime_ns));
         }
         let kind = RecordKind::Content(Kind::File(0o644));
         let record = Record { mtime_ns: index.mtime_ns, ..plain(path, kind, 0) };

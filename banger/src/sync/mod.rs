@@ -172,8 +172,8 @@ pub fn sync(
     let lock = create_private(&folder.join("lock")).map_err(SyncError::State)?;
     lock_within(&lock, LOCK_NOTICE, LOCK_LIMIT, options.on_wait)?;
     for attempt in 1.. {
-        let settles_ns = Cell::new(0);
-        let engine = Engine { vm, workspace, checkout, listed: &listed, options, settles_ns };
+        let index_clock_ns = Cell::new(0);
+        let engine = Engine { vm, workspace, checkout, listed: &listed, options, index_clock_ns };
         match engine.run() {
             Ok(mut report) => {
                 report.listing += listed.took;

@@ -22,7 +22,7 @@ use crate::vm::ownership::{self, Repository, VmOwner};
 /// Where a VM's own workspace is in the guest.
 pub const GUEST_ROOT: &str = "/root/repo";
 /// In a VM's folder: what is kept of additional workspaces, each in a folder of its own.
-const FURTHER: &str = "repositories";
+const ADDITIONAL: &str = "repositories";
 /// In such a folder: which one it is.
 const RECORD: &str = "repository.json";
 /// Held while somebody prepares it.
@@ -105,7 +105,7 @@ impl GuestCheckout {
             }
             return Ok(GuestCheckout::own(vm, here));
         }
-        let all = vm.folder().join(FURTHER);
+        let all = vm.folder().join(ADDITIONAL);
         create_folder(&all)?;
         // Of two commands, the second sees what the first has chosen.
         let _turn = locked(&all.join(".lock"), File::lock)?;
@@ -252,7 +252,7 @@ fn locked<E: Into<io::Error>>(path: &Path, lock: impl FnOnce(&File) -> Result<()
 /// What is kept of a VM's additional workspaces: folders and records. One whose record was not
 /// written in time is none.
 fn records(vm: &Vm) -> Result<Vec<(PathBuf, Record)>, CommandError> {
-    let folder = vm.folder().join(FURTHER);
+    let folder = vm.folder().join(ADDITIONAL);
     let explain = |error: &io::Error| CommandError::io("read", &folder, error);
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,

@@ -61,19 +61,19 @@ const LINES: usize = 5;
 /// ```
 pub struct GuestCommand {
     /// To the command.
-    pub input: CommandInput,
+    pub input: GuestCommandInput,
     /// From the command.
-    pub output: CommandOutput,
+    pub output: GuestCommandOutput,
 }
 
 /// The half of a [`GuestCommand`] that the host speaks on: standard input, signals, the size of the
 /// terminal.
 ///
-/// What is said is queued, and goes to the guest when [`CommandInput::send`] or
-/// [`CommandInput::flush`] is awaited. Standard input is sent as the command takes it: no more than
-/// [`STDIN_WINDOW`] bytes are on their way, so that signals get through to a command that does not
-/// read.
-pub struct CommandInput {
+/// What is said is queued, and goes to the guest when [`GuestCommandInput::send`] or
+/// [`GuestCommandInput::flush`] is awaited. Standard input is sent as the command takes it: no more
+/// than [`STDIN_WINDOW`] bytes are on their way, so that signals get through to a command that does
+/// not read.
+pub struct GuestCommandInput {
     frames: agent::Writer,
     window: Arc<Semaphore>,
     /// Standard input that waits for the window.
@@ -85,7 +85,7 @@ pub struct CommandInput {
 }
 
 /// The half of a [`GuestCommand`] that the guest speaks on: output, and how the command ended.
-pub struct CommandOutput {
+pub struct GuestCommandOutput {
     frames: agent::Reader,
     window: Arc<Semaphore>,
 }
@@ -135,8 +135,9 @@ impl GuestCommand {
 
     fn new((_, reader, writer): (Started, agent::Reader, agent::Writer)) -> GuestCommand {
         let window = Arc::new(Semaphore::new(STDIN_WINDOW));
-        let output = CommandOutput { frames: reader, window: Arc::clone(&window) };
-        let input = CommandInput { frames: writer, window, stdin: VecDeque::new(), closing: false, unflushed: false };
+        let output = GuestCommandOutput { frames: reader, window: Arc::clone(&window) };
+        let input =
+            GuestCommandInput { frames: writer, window, stdin: VecDeque::new(), closing: false, unflushed: false };
         GuestCommand { input, output }
     }
 }
@@ -145,9 +146,9 @@ fn exec_request(exec: Exec) -> AgentRequest {
     AgentRequest::Exec(Exec { clock_ns: now_ns(), ..exec })
 }
 
-impl CommandInput {
+impl GuestCommandInput {
     /// Queues standard input. However much that is, it is kept here until the command takes it: who
-    /// has more calls [`CommandInput::send`] first.
+    /// has more calls [`GuestCommandInput::send`] first.
     pub fn queue_stdin(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.stdin.push_back(bytes);
@@ -234,7 +235,7 @@ impl CommandInput {
     }
 }
 
-impl CommandOutput {
+impl GuestCommandOutput {
     /// Waits for what the command does next. Nothing is lost if the future is dropped.
     ///
     /// # Errors

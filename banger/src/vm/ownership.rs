@@ -73,14 +73,14 @@ fn this_process() -> (u32, u64) {
 /// How a VM belongs to a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnerMatch {
-    /// It was made for it, or cannot be read.
+    /// The VM was made for the workspace, or its record cannot be read.
     Here,
-    /// It was made for it when it was elsewhere.
+    /// The VM was made for the workspace, whose repository was at another path then.
     Moved {
-        /// Where it was.
+        /// The former root of the workspace.
         from: PathBuf,
     },
-    /// It was made for another repository, which was here before.
+    /// The VM was made for another repository, which had the workspace's path before.
     Replaced,
 }
 
@@ -88,11 +88,11 @@ pub enum OwnerMatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Repository {
-    /// It is where it was.
+    /// The repository is at its path.
     Present,
-    /// There is none any more.
+    /// There is no repository at the path any more.
     Gone,
-    /// There is another one in its place.
+    /// Another repository is at the path.
     Replaced,
 }
 
@@ -293,7 +293,7 @@ mod tests {
             store.create(&record).unwrap()
         };
         let found = |name: &str, root: &Path| {
-            find(&store, name, &workspace(root)).unwrap().map(|(vm, belongs)| (vm.name().to_owned(), belongs))
+            find(&store, name, &workspace(root)).unwrap().map(|(vm, owner_match)| (vm.name().to_owned(), owner_match))
         };
         let [one, two, three] = ["one", "two", "three"].map(|name| folder.join(name));
         init(&one);

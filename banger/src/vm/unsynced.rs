@@ -35,7 +35,7 @@ impl UnsyncedChanges {
             let has_nothing = is_for_workspace(vm) || !vm.was_started();
             return Ok(if has_nothing { UnsyncedChanges::Known(GuestOnly::default()) } else { UnsyncedChanges::All });
         }
-        let only = vm.last_activity()?.and_then(|last_use| last_use.guest_only);
+        let only = vm.last_activity()?.and_then(|activity| activity.guest_only);
         Ok(only.map_or(UnsyncedChanges::Unknown, UnsyncedChanges::Known))
     }
 

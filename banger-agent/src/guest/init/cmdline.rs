@@ -4,7 +4,8 @@ use super::BootError;
 use crate::boot_config::{AgentDevice, BootConfig, DiskConfig, DiskNaming, DiskRole, GuestIdentity};
 use crate::net::NetInterface;
 
-/// What holds for a guest that is told nothing, as hosts of earlier versions say nothing of devices.
+/// What holds for a guest that is told nothing, as hosts of earlier versions say nothing of
+/// devices.
 fn defaults() -> BootConfig {
     BootConfig {
         identity: GuestIdentity { hostname: "banger".to_owned(), machine_id: None, net: None },

@@ -76,8 +76,8 @@ fn write_machine_id(tree: &Tree, id: &str) -> Result<(), BootError> {
     write_if_changed(tree, "/etc/machine-id", &format!("{id}\n"), 0o444)
 }
 
-/// Writes the host name `to` where `from` was written. Another name in `/etc/hostname` is the user's
-/// wish, and stays.
+/// Writes the host name `to` where `from` was written. Another name in `/etc/hostname` is the
+/// user's wish, and stays.
 fn rename(tree: &Tree, from: &str, to: &str) -> Result<(), BootError> {
     if tree.read("/etc/hostname")?.trim_end() == from {
         tree.write("/etc/hostname", &format!("{to}\n"), 0o644)?;

@@ -52,8 +52,8 @@ pub use ready::{Boot, SystemState};
 /// What the serving process is handed.
 #[derive(Debug)]
 pub struct ServeContext {
-    /// The agent's device, which leads to the host, non-blocking. It has been open since before anything
-    /// of the image ran.
+    /// The agent's device, which leads to the host, non-blocking. It has been open since before
+    /// anything of the image ran.
     pub agent_port: OwnedFd,
     /// A folder on this VM's ext4, outside the guest's root: state of the agent's own, and a
     /// handle on the file system (`syncfs(2)`).

@@ -203,8 +203,8 @@ fn prepare(guest: &ProcessGuest<'_>) -> Result<ServeContext, BootError> {
     })
 }
 
-/// Changes who such a guest is: by its host name alone, since its files are the host's, and it has no
-/// network card.
+/// Changes who such a guest is: by its host name alone, since its files are the host's, and it has
+/// no network card.
 struct ProcessIdentity;
 
 impl ApplyIdentity for ProcessIdentity {

@@ -21,11 +21,11 @@ const MAX_LINE: u64 = 64 << 10;
 pub(super) struct Message {
     event: Option<String>,
     data: Value,
-    error: Option<CommandError>,
+    error: Option<QmpError>,
 }
 
 #[derive(Debug, Deserialize)]
-struct CommandError {
+struct QmpError {
     desc: String,
 }
 

@@ -133,8 +133,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The same with this process's own environment and the user's own file. `root` is the
-    /// workspace's.
+    /// Loads the settings with this process's environment and the user's configuration file. `root`
+    /// is the workspace's.
     ///
     /// # Errors
     /// As [`Settings::load`].

@@ -96,9 +96,9 @@ async fn carry_channel(channel: Channel<Msg>, reader: Reader, writer: &mut Write
     let (incoming, outgoing) = channel.split();
     let sent = outgoing.make_writer();
     let _closing = Closing(Some(outgoing));
-    let said = pin!(Backlog::new(incoming).data());
-    let said = StreamReader::new(said);
-    relay(tokio::io::join(said, sent), reader, writer).await
+    let received = pin!(Backlog::new(incoming).data());
+    let received = StreamReader::new(received);
+    relay(tokio::io::join(received, sent), reader, writer).await
 }
 
 struct Closing(Option<ChannelWriteHalf<Msg>>);

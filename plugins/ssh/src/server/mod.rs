@@ -189,7 +189,7 @@ impl Connection {
         };
         let (sender, controls) = mpsc::channel(64);
         client.controls = Some(sender);
-        let (said, tty, wants_agent) = (std::mem::take(&mut client.variables), client.tty, client.wants_agent);
+        let (requested, tty, wants_agent) = (std::mem::take(&mut client.variables), client.tty, client.wants_agent);
         let (guest, handle, user) = (self.guest.clone(), session.handle(), self.user.clone());
         let agent = Arc::clone(&self.agent);
         let start = {
@@ -197,7 +197,7 @@ impl Connection {
             async move {
                 let mut env = guest.up().await.map(|up| up.env.clone()).unwrap_or_default();
                 env.extend(session::variables());
-                env.extend(said);
+                env.extend(requested);
                 if wants_agent {
                     let forwarding = forward_agent(guest.clone(), user.clone(), handle);
                     let listening = agent.get_or_init(|| forwarding).await;

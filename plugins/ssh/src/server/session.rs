@@ -10,7 +10,7 @@ use banger::banger_vmm::printable;
 use banger::error::{CommandError, FAILED};
 use banger::host::terminfo;
 use banger::vm::agent::AgentError;
-use banger::vm::guest_command::{CommandEvent, CommandInput, CommandOutput, GuestCommand};
+use banger::vm::guest_command::{CommandEvent, GuestCommand, GuestCommandInput, GuestCommandOutput};
 use nix::libc;
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelWriteHalf, Sig};
@@ -138,7 +138,7 @@ async fn feed(
     incoming: &mut Backlog,
     controls: &mut mpsc::Receiver<Control>,
     mut stopped: mpsc::Receiver<()>,
-    input: &mut CommandInput,
+    input: &mut GuestCommandInput,
 ) -> Result<(), AgentError> {
     loop {
         tokio::select! {
@@ -162,7 +162,7 @@ async fn feed(
 /// Sends what the command says, to its end.
 async fn read(
     outgoing: &ChannelWriteHalf<Msg>,
-    output: &mut CommandOutput,
+    output: &mut GuestCommandOutput,
     go_on: mpsc::Sender<()>,
 ) -> Result<Exit, AgentError> {
     loop {
