@@ -4,8 +4,8 @@
 use super::*;
 use banger::git::{OutsidePolicy, outside};
 
-/// The same repository is refused without the user's word, by an error that names `what`, and then
-/// is as git has it.
+/// Checks that the fixture's repository is refused without trust, by an error that names `what`,
+/// and that with trust it is as git has it. Returns the trusting fixture.
 #[track_caller]
 fn assert_needs_trust(fixture: &Fixture, what: &str) -> Fixture {
     let refused = Workspace::discover(&fixture.root, fixture.host()).and_then(|workspace| {

@@ -55,7 +55,7 @@ impl Fixture {
         fs::canonicalize(self.folder.path()).unwrap().join("home")
     }
 
-    /// The same surroundings, with another repository in the middle.
+    /// This fixture's surroundings, with the repository at `root` in the middle.
     pub(crate) fn at(&self, root: &Path) -> Self {
         Self { folder: self.folder.clone(), root: root.to_owned(), trusted: self.trusted.clone() }
     }
@@ -71,7 +71,7 @@ impl Fixture {
         Host { home: Some(self.home()), path: std::env::var_os("PATH"), outside, ..Host::default() }
     }
 
-    /// The same, trusted with the places outside that it leads to, as `banger trust` has it.
+    /// This fixture, trusted with the places outside that it leads to, as `banger trust` has it.
     pub(crate) fn trusting(&self) -> Self {
         let host = Host { outside: OutsidePolicy::Collect, ..self.host() };
         let places = outside(&Workspace::discover(&self.root, host).unwrap()).unwrap();
