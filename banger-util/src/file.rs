@@ -1,9 +1,9 @@
 //! Files that are replaced as a whole: a reader finds the former content, or all of the new.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -128,6 +128,15 @@ pub fn remove_unfinished(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a directory, and those above it that are missing, for their owner alone (0700). One that is
+/// there stays as it is.
+///
+/// # Errors
+/// The file system's refusal.
+pub fn create_private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Makes the names in a directory last: what was made, renamed or removed there stays so after a

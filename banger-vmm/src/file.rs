@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
 
 /// Makes a folder for this user alone, and those above it.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create", path)
+    file::create_private_directory(path).at("create", path)
 }
 
 /// Removes a file that may not exist.

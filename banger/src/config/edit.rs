@@ -1,10 +1,10 @@
 //! Changing a configuration file: comments, order and layout of the rest stay.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use banger_util::file::create_private_directory;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value as Written};
 
 use super::file::{ConfigFile, Owner, read_text};
@@ -139,7 +139,7 @@ fn change(path: &Path, owner: Owner, edit: impl FnOnce(&mut DocumentMut) -> bool
     // The user's file may be a link into a folder that they keep in git.
     let target = if owner == Owner::User { followed(path) } else { path.to_owned() };
     let (folder, _) = parts(&target).ok_or_else(|| failed(&io::ErrorKind::InvalidFilename.into()))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| failed(&error))?;
+    create_private_directory(&folder).map_err(|error| failed(&error))?;
     // Two changes at once must not take each other back.
     let lock = File::open(&folder).map_err(|error| failed(&error))?;
     lock.lock().map_err(|error| failed(&error))?;

@@ -6,13 +6,13 @@
 //! with that.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use banger_agent::protocol::WireBytes;
+use banger_util::file::create_private_directory;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CommandError;
@@ -92,7 +92,7 @@ impl TrustStore {
         if json.len() as u64 > MAX_LENGTH {
             return Err(CommandError::new(format!("`{}` leads to too many places outside", root.display())));
         }
-        let written = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        let written = create_private_directory(&self.folder);
         let written = written.and_then(|()| replace(&path, &json, 0o600));
         written.map_err(|error| CommandError::io("write", &path, &error))
     }

@@ -4,13 +4,14 @@
 //! has not asked for it to be run. So only those are asked that are beside `banger`, as its own
 //! are, and those that the user has run.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use banger_agent::VERSION;
+use banger_util::file::create_private_directory;
 use serde::{Deserialize, Serialize};
 
 use super::Description;
@@ -110,7 +111,7 @@ impl KnownPlugins {
         };
         let record = Record { program: stamp, banger: VERSION.to_owned(), description };
         let json = serde_json::to_vec(&record).expect("plain data has a JSON form");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let made = create_private_directory(folder);
         // Without it the program is not asked, or asked again.
         let _ = made.and_then(|()| replace(&place, &json, 0o600));
     }

@@ -1,9 +1,8 @@
 //! The keys of user and server: the user authenticates with one, and ssh verifies the server by the
 //! other.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::{self, ErrorKind as IoKind, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use banger::config::{Overrides, Settings};
@@ -11,7 +10,7 @@ use banger::error::{CommandError, ErrorKind};
 use banger::host::paths::Paths;
 use banger::host::permissions;
 use banger::vm::authorized_key::{self, with_pub};
-use banger_util::file::{AtomicFile, Durability, replace};
+use banger_util::file::{AtomicFile, Durability, create_private_directory, replace};
 use russh::keys::key::safe_rng;
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::{Algorithm, PrivateKey, PublicKey};
@@ -40,7 +39,7 @@ impl Keys {
         let settings = Settings::of_process(paths, None, &Overrides::default())?;
         let no_home = || CommandError::new("there is no home folder to keep keys in").kind(ErrorKind::NoHome);
         let folder = authorized_key::folder().ok_or_else(no_home)?;
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        let made = create_private_directory(&folder);
         made.map_err(|error| CommandError::io("make", &folder, &error))?;
         permissions::check_directory(&folder, paths.home.as_deref())?;
         let host = private_key(&folder.join("host_ed25519"), "the SSH server of banger's VMs")?;
