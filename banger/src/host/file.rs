@@ -1,7 +1,7 @@
 //! Replacing a file as a whole.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,17 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     made.map_err(|error| io::Error::new(error.kind(), format!("cannot create `{}`: {error}", path.display())))
+}
+
+/// Takes the lock of `file`. `on_wait` is called first if another process has it.
+///
+/// # Errors
+/// The file system's refusal.
+pub(crate) fn lock_or_wait(file: &File, on_wait: impl FnOnce()) -> io::Result<()> {
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        on_wait();
+    }
+    file.lock()
 }
 
 /// The folder and the name of a file.

@@ -10,7 +10,7 @@ mod setup;
 mod sshd;
 mod stamp;
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ pub(crate) use self::stamp::Stamp;
 use crate::config::Settings;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
+use crate::host::file::lock_or_wait;
 use crate::host::paths::Paths;
 use crate::output::report::{RunPhase, RunReport};
 use crate::output::ui::Ui;
@@ -35,16 +36,14 @@ use crate::vm::running::RunningVm;
 /// How long a guest may take to give all files of a workspace to a user.
 const OWN_LIMIT: Duration = Duration::from_secs(600);
 
+/// What a command says that waits for another one's preparation of the VM.
+const WAITING: &str = "waiting for another command, which prepares the VM";
+
 /// Held while something is done to a VM: of what two repositories ask for, one would be in the
 /// other's way (apt, mise).
 fn alone(machine: &RunningVm, ui: &Ui) -> Result<File, CommandError> {
     let folder = machine.vm.folder();
-    let lock = File::open(folder).and_then(|folder| {
-        if let Err(TryLockError::WouldBlock) = folder.try_lock() {
-            ui.status("waiting for another command, which prepares the VM");
-        }
-        folder.lock().map(|()| folder)
-    });
+    let lock = File::open(folder).and_then(|folder| lock_or_wait(&folder, || ui.status(WAITING)).map(|()| folder));
     lock.map_err(|error| CommandError::io("lock", folder, &error))
 }
 

@@ -1,11 +1,13 @@
 //! What was done to a VM, as a digest of what asked for it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::WAITING;
 use crate::error::CommandError;
+use crate::host::file::lock_or_wait;
 use crate::output::ui::Ui;
 
 /// No mark is longer, in bytes.
@@ -26,7 +28,7 @@ impl Stamp {
     /// # Errors
     /// If the file cannot be made, locked or read.
     pub(crate) fn open(path: &Path, ui: &Ui) -> Result<Stamp, CommandError> {
-        Stamp::at(path, || ui.status("waiting for another command, which prepares the VM"))
+        Stamp::at(path, || ui.status(WAITING))
     }
 
     /// Opens the stamp at `path` as [`Stamp::open`] does, if there is one. None: nothing was ever
@@ -43,10 +45,7 @@ impl Stamp {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(path).map_err(|error| failed(&error))?;
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            waits();
-        }
-        file.lock().map_err(|error| failed(&error))?;
+        lock_or_wait(&file, waits).map_err(|error| failed(&error))?;
         let mut mark = String::new();
         // What cannot be understood is another mark than any that was written.
         let _ = (&mut file).take(MAX_LENGTH).read_to_string(&mut mark);
