@@ -158,7 +158,8 @@ impl Connection {
             | FailureKind::UnknownOperation
             | FailureKind::VmFailed
             | FailureKind::GuestReset
-            | FailureKind::ProgramMissing => Error::Refused { name, failure },
+            | FailureKind::ProgramMissing
+            | FailureKind::KvmUnfit => Error::Refused { name, failure },
         })
     }
 

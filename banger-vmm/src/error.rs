@@ -188,6 +188,8 @@ pub(crate) enum FailureKind {
     GuestReset,
     /// The backend's program is not installed.
     ProgramMissing,
+    /// KVM does not run this guest, as the VMM found out: another accelerator may.
+    KvmUnfit,
 }
 
 impl Failure {

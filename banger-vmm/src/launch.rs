@@ -26,6 +26,8 @@ pub struct StartOptions {
     pub supervisor: PathBuf,
     /// The kernel, as QEMU's `-kernel` takes it.
     pub kernel: PathBuf,
+    /// The kernel as an ELF file, which is what Firecracker takes; None: only QEMU can run it.
+    pub vmlinux: Option<PathBuf>,
     /// What [`crate::initramfs::ensure`] made.
     pub initramfs: PathBuf,
     /// The image: an ext4 file system, never written.
@@ -37,6 +39,8 @@ pub struct StartOptions {
     /// How long the guest may take until its agent answers; None for 120 s under TCG and 30 s under
     /// KVM.
     pub boot_timeout: Option<Duration>,
+    /// The Firecracker to use; None for the one that is found where programs are looked for.
+    pub firecracker: Option<PathBuf>,
 }
 
 /// What happens while a VM starts.
@@ -51,6 +55,9 @@ pub enum StartEvent {
         accelerator: Accelerator,
         /// Why it is not the fast one, if it is not and nobody asked for that.
         fallback: Option<String>,
+        /// Why it is not Firecracker, if it is not and nobody asked for that.
+        #[serde(default)]
+        reason: Option<String>,
     },
     /// A port of the host that shall lead into the VM does not.
     NotForwarded {
@@ -68,6 +75,8 @@ pub enum StartEvent {
 /// A VM that came up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
+    /// What runs the VM.
+    pub backend: BackendKind,
     /// What runs the guest's instructions.
     pub accelerator: Accelerator,
     /// The agent, as it introduced itself.
@@ -82,6 +91,8 @@ pub(crate) struct Launch {
     /// Where the supervisor looks for the backend's program.
     pub(crate) programs: Programs,
     pub(crate) kernel: PathBuf,
+    #[serde(default)]
+    pub(crate) vmlinux: Option<PathBuf>,
     pub(crate) initramfs: PathBuf,
     pub(crate) base: PathBuf,
     pub(crate) modules: Option<PathBuf>,
@@ -89,11 +100,9 @@ pub(crate) struct Launch {
     pub(crate) boot_timeout: Option<Duration>,
 }
 
-/// Spawns the supervisor of the VM in `folder`, which `kind` runs, and follows it until the VM has
-/// started or failed to.
+/// Spawns the supervisor of the VM in `folder`, and follows it until the VM has started or failed to.
 pub(crate) fn start(
     name: &str,
-    kind: BackendKind,
     folder: &Path,
     host: &Path,
     programs: &Programs,
@@ -103,8 +112,9 @@ pub(crate) fn start(
     let launch = Launch {
         folder: folder.to_owned(),
         host: host.to_owned(),
-        programs: programs.clone(),
+        programs: programs.clone().with_firecracker(options.firecracker.clone()),
         kernel: options.kernel.clone(),
+        vmlinux: options.vmlinux.clone(),
         initramfs: options.initramfs.clone(),
         base: options.base.clone(),
         modules: options.modules.clone(),
@@ -112,7 +122,8 @@ pub(crate) fn start(
         boot_timeout: options.boot_timeout,
     };
     // A missing file is said here, by its name, and not by QEMU.
-    for file in [&launch.kernel, &launch.initramfs, &launch.base].into_iter().chain(&launch.modules) {
+    let files = [&launch.kernel, &launch.initramfs, &launch.base].into_iter();
+    for file in files.chain(&launch.modules).chain(&launch.vmlinux) {
         File::open(file).at("open", file)?;
     }
     let launch = serde_json::to_vec(&launch).map_err(|error| Error::Supervisor {
@@ -148,7 +159,8 @@ pub(crate) fn start(
         })?;
         match event {
             StartEvent::Failed(failure) if failure.kind == FailureKind::ProgramMissing => {
-                return backend::find(kind, programs).map_or_else(Err, |_| fail(failure));
+                // QEMU is what every VM can be run by.
+                return backend::find(BackendKind::Qemu, programs).map_or_else(Err, |_| fail(failure));
             }
             StartEvent::Failed(failure) => return fail(failure),
             StartEvent::Ready(ref running) => {

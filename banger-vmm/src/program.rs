@@ -1,7 +1,7 @@
 //! Finding the host's programs.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Programs {
     path: OsString,
+    /// The Firecracker that the user wants to have used.
+    #[serde(default)]
+    firecracker: Option<PathBuf>,
 }
 
 impl Programs {
@@ -19,7 +22,18 @@ impl Programs {
     pub fn new(path: impl Into<OsString>) -> Self {
         let mut path = path.into();
         path.push(":/usr/sbin:/sbin");
-        Programs { path }
+        Programs { path, firecracker: None }
+    }
+
+    /// Has this program taken for Firecracker, if there is one.
+    #[must_use]
+    pub fn with_firecracker(self, firecracker: Option<PathBuf>) -> Self {
+        Programs { firecracker, ..self }
+    }
+
+    /// The Firecracker that the user wants to have used; none: the one that is found.
+    pub(crate) fn firecracker(&self) -> Option<&Path> {
+        self.firecracker.as_deref()
     }
 
     /// The program's path.

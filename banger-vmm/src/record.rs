@@ -8,13 +8,18 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::file;
 
-/// The format of `vm.json` that this version writes, and the latest that it reads.
-const FORMAT: u32 = 1;
+/// The latest format of `vm.json`. A record is written in the earliest one that has what it says:
+///
+/// 1. Knows of no choice of backends: what it says of one is that of [`BackendChoice::Auto`].
+/// 2. Has [`VmRecord::backend`].
+const FORMAT: u32 = 2;
+const WITHOUT_BACKEND: u32 = 1;
 
 /// Everything that lasts about a VM but the contents of its disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
-    /// The format of this record; [`VmRecord::new`] fills it in.
+    /// The format that the record had when it was read; which one it is written in, its content
+    /// decides.
     pub format_version: u32,
     /// The VM's name: 1 to 64 of a-z, 0-9, `.`, `_`, `-`.
     pub name: String,
@@ -30,9 +35,9 @@ pub struct VmRecord {
     pub memory_mib: u64,
     /// Size of the disk as the guest sees it, in bytes.
     pub disk_bytes: u64,
-    /// What runs it.
-    #[serde(default)]
-    pub backend: BackendKind,
+    /// What is to run the VM, from its next start on.
+    #[serde(default, skip_serializing_if = "BackendChoice::is_open")]
+    pub backend: BackendChoice,
     /// How the guest reaches other machines.
     pub net: NetMode,
     /// The guest's `/etc/machine-id`: 32 hexadecimal digits.
@@ -56,14 +61,51 @@ fn default_idle_timeout() -> u64 {
     30 * 60 * 1000
 }
 
-/// What runs a VM. Whoever adds a kind raises [`FORMAT`] for records that have it, so that earlier
-/// versions refuse these as newer ones, and do not run them under QEMU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What runs a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendKind {
-    /// QEMU's `microvm` machine. Records of versions that knew nothing else do not say so.
-    #[default]
+    /// Firecracker, which needs KVM.
+    Firecracker,
+    /// QEMU's `microvm` machine.
     Qemu,
+}
+
+/// What the user wants to run a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// Firecracker where it can run the VM, else QEMU.
+    #[default]
+    Auto,
+    /// Firecracker or an error.
+    Firecracker,
+    /// QEMU.
+    Qemu,
+}
+
+impl BackendChoice {
+    /// All choices, in the order in which help texts list them.
+    pub const ALL: [BackendChoice; 3] = [BackendChoice::Auto, BackendChoice::Firecracker, BackendChoice::Qemu];
+
+    /// The choice's name on command lines, in configuration files and in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BackendChoice::Auto => "auto",
+            BackendChoice::Firecracker => "firecracker",
+            BackendChoice::Qemu => "qemu",
+        }
+    }
+
+    /// Whether banger chooses.
+    fn is_open(&self) -> bool {
+        *self == BackendChoice::Auto
+    }
+
+    /// The choice of that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        BackendChoice::ALL.into_iter().find(|choice| choice.name() == name)
+    }
 }
 
 /// When a VM counts as started.
@@ -82,7 +124,7 @@ impl VmRecord {
     /// 32 GiB, `user` networking, half an hour of idle time.
     pub fn new(name: &str, image: &str, kernel: &str, created: u64) -> Self {
         VmRecord {
-            format_version: FORMAT,
+            format_version: WITHOUT_BACKEND,
             name: name.to_owned(),
             workspace: serde_json::Value::Null,
             image: image.to_owned(),
@@ -90,7 +132,7 @@ impl VmRecord {
             cpus: 2,
             memory_mib: 2048,
             disk_bytes: 32 << 30,
-            backend: BackendKind::default(),
+            backend: BackendChoice::default(),
             net: NetMode::default(),
             machine_id: file::random_hex(16),
             hostname: hostname(name),
@@ -116,12 +158,17 @@ impl VmRecord {
     /// # Errors
     /// [`Error::Newer`] for one of a later version, [`Error::Damaged`] for what is none.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        file::read_json(path, FORMAT)
+        let mut record: VmRecord = file::read_json(path, FORMAT)?;
+        if record.format_version == WITHOUT_BACKEND {
+            record.backend = BackendChoice::Auto;
+        }
+        Ok(record)
     }
 
     /// Writes the record beside `path`, then renames it into place.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        file::write_json(path, self)
+        let format_version = if self.backend.is_open() { WITHOUT_BACKEND } else { FORMAT };
+        file::write_json(path, &VmRecord { format_version, ..self.clone() })
     }
 
     /// What the kernel command line and the folder's name rely on, checked before a VM is made.
@@ -185,13 +232,33 @@ mod tests {
     }
 
     #[test]
-    fn record_without_backend_is_of_a_vm_that_qemu_runs() {
+    fn record_of_a_version_without_backends_leaves_the_choice_open() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vm.json");
         let mut old = serde_json::to_value(VmRecord::new("x", "i", "k", 0)).unwrap();
-        assert_eq!(old.as_object_mut().unwrap().remove("backend").unwrap(), "qemu");
+        assert_eq!(old["format_version"], 1);
+        assert_eq!(old.get("backend"), None);
         std::fs::write(&path, old.to_string()).unwrap();
-        assert_eq!(VmRecord::read(&path).unwrap().backend, BackendKind::Qemu);
+        assert_eq!(VmRecord::read(&path).unwrap().backend, BackendChoice::Auto);
+        // The last version without a choice wrote down that it was QEMU.
+        old["backend"] = "qemu".into();
+        std::fs::write(&path, old.to_string()).unwrap();
+        assert_eq!(VmRecord::read(&path).unwrap().backend, BackendChoice::Auto);
+    }
+
+    #[test]
+    fn record_with_a_backend_is_refused_by_versions_that_would_pass_over_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.json");
+        let written = |backend| {
+            VmRecord { backend, ..VmRecord::new("x", "i", "k", 0) }.write(&path).unwrap();
+            assert_eq!(VmRecord::read(&path).unwrap().backend, backend);
+            serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap()
+        };
+        assert_eq!(written(BackendChoice::Firecracker)["format_version"], 2);
+        assert_eq!(written(BackendChoice::Qemu)["format_version"], 2);
+        // QEMU runs what is open.
+        assert_eq!(written(BackendChoice::Auto)["format_version"], 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::confinement::Confinement;
 use crate::error::{Error, IoContext, Result};
 use crate::kvm::Accelerator;
+use crate::record::BackendKind;
 use crate::wire::{AgentInfo, Feature, Hello};
 use crate::{file, host};
 
@@ -32,7 +33,7 @@ pub(crate) struct RunInfo {
     pub(crate) start_time: u64,
     /// The host's boot that these belong to.
     pub(crate) boot_id: String,
-    /// The VMM.
+    /// The VMM's name; empty before it was started.
     pub(crate) backend: String,
     /// When the supervisor started, in seconds since 1970.
     pub(crate) started: u64,
@@ -53,19 +54,30 @@ pub(crate) struct RunInfo {
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub(crate) enum VmPhase {
     Starting,
-    Running { accelerator: Accelerator, agent: AgentInfo },
-    Failed { reason: String },
+    Running {
+        /// None: a version without a choice of backends, whose VMM is QEMU.
+        #[serde(default)]
+        backend: Option<BackendKind>,
+        accelerator: Accelerator,
+        /// Why it is not Firecracker under KVM, if it is not and nobody asked for that.
+        #[serde(default)]
+        reason: Option<String>,
+        agent: AgentInfo,
+    },
+    Failed {
+        reason: String,
+    },
 }
 
 impl RunInfo {
-    pub(crate) fn new(pid: i32, start_time: u64, boot_id: String, backend: &str, started: u64) -> Self {
+    pub(crate) fn new(pid: i32, start_time: u64, boot_id: String, started: u64) -> Self {
         let hello = Hello::of_supervisor();
         RunInfo {
             format_version: FORMAT,
             pid,
             start_time,
             boot_id,
-            backend: backend.to_owned(),
+            backend: String::new(),
             started,
             phase: VmPhase::Starting,
             restores_socket: hello.has(Feature::RestoreSocket),
@@ -163,7 +175,7 @@ mod tests {
     use super::*;
 
     fn written(change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> RunInfo {
-        let mut info = serde_json::to_value(RunInfo::new(1, 2, "b".into(), "QEMU", 3)).unwrap();
+        let mut info = serde_json::to_value(RunInfo::new(1, 2, "b".into(), 3)).unwrap();
         change(info.as_object_mut().unwrap());
         serde_json::from_value(info).unwrap()
     }
@@ -176,7 +188,7 @@ mod tests {
         let neither = written(|info| info.retain(|name, _| name != "hello" && name != "restores_socket"));
         assert!(!neither.restores_socket() && neither.hello == Hello::default());
         // Commands of earlier versions read the flag alone.
-        let info = serde_json::to_value(RunInfo::new(1, 2, "b".into(), "QEMU", 3)).unwrap();
+        let info = serde_json::to_value(RunInfo::new(1, 2, "b".into(), 3)).unwrap();
         assert_eq!(info["restores_socket"], true);
     }
 }

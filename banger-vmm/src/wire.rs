@@ -161,8 +161,11 @@ impl CommandFrame {
 /// How a running VM is, as its supervisor knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The name of its backend.
+    /// The name of its backend; empty before the VMM was started.
     pub backend: String,
+    /// Why it is not Firecracker under KVM, if it is not and nobody asked for that.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// What runs the guest's instructions. None: the VMM was not started yet.
     pub accelerator: Option<Accelerator>,
     /// The supervisor's process id.

@@ -53,6 +53,8 @@ impl Home {
         let options = StartOptions {
             supervisor: env!("CARGO_BIN_EXE_banger-vmm").into(),
             kernel: kernel.join("vmlinuz"),
+            vmlinux: None,
+            firecracker: None,
             initramfs: initramfs::ensure(&build_guest(folder.path()), &modules, &paths.cache).unwrap(),
             base,
             modules: None,

@@ -12,7 +12,10 @@ pub(crate) struct VmDefinition {
     pub(crate) record: VmRecord,
     /// Its network, as [`super::net_plan`] made it.
     pub(crate) net: NetPlan,
+    /// The kernel as QEMU's `-kernel` takes it.
     pub(crate) kernel: PathBuf,
+    /// The kernel as an ELF file, for a VMM that takes no other; none: there is no such file.
+    pub(crate) vmlinux: Option<PathBuf>,
     pub(crate) initramfs: PathBuf,
     /// The image, read-only.
     pub(crate) base: PathBuf,

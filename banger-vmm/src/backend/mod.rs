@@ -6,33 +6,46 @@ pub(crate) mod process;
 mod qemu;
 mod vmm;
 
+use std::path::Path;
 use std::time::Duration;
 
 use banger_agent::net::{NetMode, NetPlan};
 use futures::future::LocalBoxFuture;
 
-use crate::error::Result;
+use crate::error::{Error, Failure, Result};
 use crate::kvm::Accelerator;
 use crate::program::Programs;
-use crate::record::{BackendKind, VmRecord};
+use crate::record::BackendKind;
 
 pub(crate) use definition::VmDefinition;
-pub(crate) use vmm::{AgentStream, Launched, SocketPair, Vmm, VmmEvent, VmmPlan};
+pub(crate) use vmm::{AgentConnector, AgentStream, Launched, SingleConnection, SocketPair, Vmm, VmmCommand, VmmEvent};
 
 /// A kind of VMM.
 pub(crate) trait Backend {
+    /// Which kind it is.
+    fn kind(&self) -> BackendKind;
+
     /// Its name, for people.
     fn name(&self) -> &'static str;
 
     /// How long a guest may take to come up, and when it is started anew.
     fn boot_policy(&self, accelerator: Accelerator) -> BootPolicy;
 
-    /// What will be run for `vm`.
-    fn plan<'a>(&'a self, vm: &'a VmDefinition, accelerator: Accelerator) -> LocalBoxFuture<'a, Result<VmmPlan>>;
+    /// Whether this host and this VM have what the backend needs.
+    ///
+    /// # Errors
+    /// What is missing, and what to do about it.
+    fn check(&self, vm: &VmDefinition) -> Result<(), Failure>;
 
-    /// Starts the VMM of a plan that this backend made. The VMM dies when this thread's process
-    /// does. To be called on the main thread, in a tokio runtime.
-    fn spawn(&self, plan: VmmPlan) -> Result<Launched>;
+    /// Starts the VMM for `vm`; with `snapshot`, one that goes on where the snapshot in that
+    /// directory was made, with disks as they were then. The VMM dies when this thread's process
+    /// does. To be called on the main thread.
+    fn launch<'a>(
+        &'a self,
+        vm: &'a VmDefinition,
+        accelerator: Accelerator,
+        snapshot: Option<&'a Path>,
+    ) -> LocalBoxFuture<'a, Result<Launched, Failure>>;
 }
 
 /// What is done about a guest that does not come up.
@@ -51,16 +64,19 @@ pub(crate) struct BootPolicy {
 /// [`crate::Error::ProgramMissing`] if its program is not installed.
 pub(crate) fn find(kind: BackendKind, programs: &Programs) -> Result<Box<dyn Backend>> {
     match kind {
+        BackendKind::Firecracker => Err(Error::ProgramMissing { program: "firecracker", package: "firecracker" }),
         BackendKind::Qemu => Ok(Box::new(qemu::Qemu::find(programs)?)),
     }
 }
 
-/// The network of a VM with this record, whenever it runs: what its VMM, its guest and the commands
-/// for it go by.
-pub fn net_plan(record: &VmRecord) -> NetPlan {
-    match (record.net, record.backend) {
+/// The network of a VM of this mode under this backend: what its VMM, its guest and the commands for
+/// it go by.
+pub fn net_plan(mode: NetMode, backend: BackendKind) -> NetPlan {
+    match (mode, backend) {
         (NetMode::None, _) => NetPlan::NONE,
         (NetMode::User, BackendKind::Qemu) => qemu::USER_NETWORK,
+        // The addresses are the same, so that a guest does not care which of the two runs it.
+        (NetMode::User, BackendKind::Firecracker) => NetPlan { host_alias: None, ..qemu::USER_NETWORK },
     }
 }
 

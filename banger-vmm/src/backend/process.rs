@@ -5,23 +5,25 @@
 use std::future::ready;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
 use nix::unistd::getpid;
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::vmm::{die_with, for_tokio};
-use super::{AgentStream, Backend, BootPolicy, Launched, SocketPair, VmDefinition, Vmm, VmmEvent, VmmPlan};
+use super::{Backend, BootPolicy, Launched, SingleConnection, SocketPair, VmDefinition, Vmm, VmmCommand, VmmEvent};
 use crate::error::{Failure, IoContext, Result};
 use crate::file;
 use crate::kvm::Accelerator;
+use crate::record::BackendKind;
 
 /// What the guest keeps, in the VM's folder.
 const FOLDER: &str = "guest";
+const UNSUPPORTED: &str = "a guest that is a process can be neither paused nor written to a snapshot";
 
 /// Guests of this program: `banger-agent-process`.
 pub(crate) struct Process {
@@ -29,6 +31,10 @@ pub(crate) struct Process {
 }
 
 impl Backend for Process {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Qemu
+    }
+
     fn name(&self) -> &'static str {
         "process"
     }
@@ -37,67 +43,75 @@ impl Backend for Process {
         BootPolicy { limit: Duration::from_secs(120), retry_after: None }
     }
 
-    fn plan<'a>(&'a self, vm: &'a VmDefinition, _: Accelerator) -> LocalBoxFuture<'a, Result<VmmPlan>> {
-        Box::pin(ready(self.plan_now(vm)))
+    fn check(&self, _: &VmDefinition) -> Result<(), Failure> {
+        Ok(())
     }
 
-    fn spawn(&self, plan: VmmPlan) -> Result<Launched> {
-        let VmmPlan { program, arguments, agent, console, .. } = plan;
-        let error = console.theirs.try_clone().at("make a socket for", &program)?;
-        let mut command = Command::new(&program);
-        command.args(arguments).env_clear().stdin(OwnedFd::from(agent.theirs)).stdout(OwnedFd::from(console.theirs));
+    fn launch<'a>(
+        &'a self,
+        vm: &'a VmDefinition,
+        _: Accelerator,
+        snapshot: Option<&'a Path>,
+    ) -> LocalBoxFuture<'a, Result<Launched, Failure>> {
+        let launched = match snapshot {
+            Some(_) => Err(Failure::new(UNSUPPORTED)),
+            None => self.spawn(vm).map_err(Failure::from),
+        };
+        Box::pin(ready(launched))
+    }
+}
+
+impl Process {
+    fn spawn(&self, vm: &VmDefinition) -> Result<Launched> {
+        let program = &self.agent;
+        let folder = vm.disk.with_file_name(FOLDER);
+        file::create_folder(&folder)?;
+        let (agent, console) = (SocketPair::new(program)?, SocketPair::new(program)?);
+        let error = console.theirs.try_clone().at("make a socket for", program)?;
+        let mut command = Command::new(program);
+        command.arg(folder).arg(&vm.record.hostname).args(vm.record.ephemeral.then_some("volatile"));
+        command.env_clear().stdin(OwnedFd::from(agent.theirs)).stdout(OwnedFd::from(console.theirs));
         command.stderr(OwnedFd::from(error)).kill_on_drop(true);
         let supervisor = getpid();
         // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
         // and no allocation.
         unsafe { command.pre_exec(move || die_with(supervisor)) };
-        let child = command.spawn().at("run", &program)?;
+        let child = command.spawn().at("run", program)?;
         // With the command go this end's copies of the guest's descriptors.
         drop(command);
         let pid = child.id().map_or(0, u32::cast_signed);
         let (sender, events) = mpsc::channel(16);
-        let (quit, quit_asked) = oneshot::channel();
-        tokio::spawn(drive(child, quit_asked, sender));
-        let ours = |stream| for_tokio(stream).at("talk to", &program);
-        // The agent has its end open from the start.
-        let agent: AgentStream = Box::new(ours(agent.ours)?);
+        let (commands, told) = mpsc::channel(4);
+        tokio::spawn(drive(child, told, sender));
+        let ours = |stream| for_tokio(stream).at("talk to", program);
         Ok(Launched {
-            vmm: Vmm::new(pid, events, quit),
+            vmm: Vmm::new(pid, events, commands),
             // It is a guest, in namespaces of its own, for tests.
             confinement: None,
-            agent: Box::pin(ready(agent)),
+            agent: Box::new(SingleConnection::open(Box::new(ours(agent.ours)?))),
             console: Box::new(ours(console.ours)?),
         })
     }
 }
 
-impl Process {
-    fn plan_now(&self, vm: &VmDefinition) -> Result<VmmPlan> {
-        let folder = vm.disk.with_file_name(FOLDER);
-        file::create_folder(&folder)?;
-        let mut arguments = vec![folder.into_os_string(), vm.record.hostname.clone().into()];
-        arguments.extend(vm.record.ephemeral.then(|| "volatile".into()));
-        Ok(VmmPlan {
-            program: self.agent.clone(),
-            arguments,
-            rules: None,
-            agent: SocketPair::new(&self.agent)?,
-            console: SocketPair::new(&self.agent)?,
-            control: None,
-        })
-    }
-}
-
-/// Reports what happens to the guest until it is gone. It is killed when nobody can ask it to quit
+/// Reports what happens to the guest until it is gone. It is killed when nobody can tell it anything
 /// any more.
-async fn drive(mut child: Child, quit: oneshot::Receiver<()>, events: mpsc::Sender<VmmEvent>) {
-    let status = tokio::select! {
-        // There is nothing that it would have to write out.
-        _ = quit => {
-            let _ = child.start_kill();
-            child.wait().await
+async fn drive(mut child: Child, mut commands: mpsc::Receiver<VmmCommand>, events: mpsc::Sender<VmmEvent>) {
+    let status = loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(VmmCommand::Pause(done) | VmmCommand::Resume(done) | VmmCommand::Snapshot(_, done)) => {
+                    // Who does not wait for the answer needs none.
+                    let _ = done.send(Err(Failure::new(UNSUPPORTED)));
+                }
+                // There is nothing that it would have to write out.
+                Some(VmmCommand::Quit) | None => {
+                    let _ = child.start_kill();
+                    break child.wait().await;
+                }
+            },
+            status = child.wait() => break status,
         }
-        status = child.wait() => status,
     };
     // Whoever does not listen is about to drop the VMM.
     if status.as_ref().is_ok_and(ExitStatus::success) {

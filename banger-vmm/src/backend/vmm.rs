@@ -1,10 +1,11 @@
-//! The process that runs a VM, from its plan to its end.
+//! The process that runs a VM, and the connections to it.
 
-use std::ffi::OsString;
+use std::future::{pending, ready};
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -13,25 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::confinement::{Confinement, Rules};
+use crate::confinement::Confinement;
 use crate::error::{Failure, IoContext, Result};
-
-/// What will be run for a VM. Nothing runs yet.
-#[derive(Debug)]
-pub(crate) struct VmmPlan {
-    pub(crate) program: PathBuf,
-    /// All arguments but the program's name. They may name the VMM's ends of the sockets by their
-    /// descriptors.
-    pub(crate) arguments: Vec<OsString>,
-    /// The files, devices and networks that the VMM may use; `None`: nothing confines it.
-    pub(crate) rules: Option<Rules>,
-    /// Carries the bytes of the agent's device.
-    pub(crate) agent: SocketPair,
-    /// Carries what the guest writes on its serial console.
-    pub(crate) console: SocketPair,
-    /// Carries what the supervisor tells the VMM, and the VMM's answers and events.
-    pub(crate) control: Option<SocketPair>,
-}
 
 /// A connection between the supervisor and a VMM, without a name on disk that would be left behind.
 #[derive(Debug)]
@@ -72,45 +56,123 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 /// The bytes that go to and come from an agent.
 pub(crate) type AgentStream = Box<dyn Transport>;
 
+/// Reaches a guest's agent.
+pub(crate) trait AgentConnector: Send {
+    /// Completes when the agent is there to be greeted, with a connection to it. Called again, it
+    /// makes another connection, for a guest whose last one was cut; of a device that has only one,
+    /// or of a VMM that cannot connect any more, it never completes then: [`Vmm::events`] tell why.
+    fn connect(&mut self) -> BoxFuture<'_, AgentStream>;
+}
+
+/// An agent with one connection, which there is once a future completes.
+pub(crate) struct SingleConnection(Option<BoxFuture<'static, AgentStream>>);
+
+impl SingleConnection {
+    /// Of this connection.
+    pub(crate) fn new(connection: impl Future<Output = AgentStream> + Send + 'static) -> Self {
+        SingleConnection(Some(connection.boxed()))
+    }
+
+    /// Of an agent that has its end open from the start.
+    pub(crate) fn open(connection: AgentStream) -> Self {
+        SingleConnection::new(ready(connection))
+    }
+}
+
+impl AgentConnector for SingleConnection {
+    fn connect(&mut self) -> BoxFuture<'_, AgentStream> {
+        self.0.take().unwrap_or_else(|| pending().boxed())
+    }
+}
+
 /// A VMM that was started, with its connections.
 pub(crate) struct Launched {
     /// Its process.
     pub(crate) vmm: Vmm,
     /// What confines it; none: nothing does.
     pub(crate) confinement: Option<Confinement>,
-    /// Completes when the agent has opened its device. Of a VMM that cannot connect any more it
-    /// never does: [`Vmm::events`] tell why.
-    pub(crate) agent: BoxFuture<'static, AgentStream>,
+    /// The way to the guest's agent.
+    pub(crate) agent: Box<dyn AgentConnector>,
     /// What the guest writes on its serial console. Ends with the VMM.
     pub(crate) console: Box<dyn AsyncRead + Send + Unpin>,
 }
 
 /// A VMM's process. Dropping it kills it.
 pub(crate) struct Vmm {
+    /// The process id, as the supervisor sees it.
     pub(crate) pid: i32,
     /// What happens; [`VmmEvent::Exited`] is the last.
     pub(crate) events: mpsc::Receiver<VmmEvent>,
-    quit: Option<oneshot::Sender<()>>,
+    commands: Option<mpsc::Sender<VmmCommand>>,
 }
 
+/// What a VMM is told, in this order. When nobody can tell it anything any more, it is killed.
+pub(crate) enum VmmCommand {
+    /// End at once, but with what there is of the disk written.
+    Quit,
+    /// Stop the guest's processors.
+    Pause(Done),
+    /// Have them go on.
+    Resume(Done),
+    /// Write the state of the paused guest to new files in this directory.
+    Snapshot(PathBuf, Done),
+}
+
+/// Told when a [`VmmCommand`] was carried out, or why it was not.
+pub(crate) type Done = oneshot::Sender<Result<(), Failure>>;
+
 impl Vmm {
-    /// `quit` is answered by a [`VmmEvent::Exited`]; when it is closed, by killing the VMM first.
-    pub(crate) fn new(pid: i32, events: mpsc::Receiver<VmmEvent>, quit: oneshot::Sender<()>) -> Self {
-        Vmm { pid, events, quit: Some(quit) }
+    /// `commands` are carried out by who sends `events`.
+    pub(crate) fn new(pid: i32, events: mpsc::Receiver<VmmEvent>, commands: mpsc::Sender<VmmCommand>) -> Self {
+        Vmm { pid, events, commands: Some(commands) }
     }
 
-    /// Ends the VMM at once, but with what it has of the disk written.
+    /// Ends the VMM at once, but with what it has of the disk written. [`VmmEvent::Exited`] answers
+    /// this.
     pub(crate) fn quit(&mut self) {
-        if let Some(quit) = self.quit.take() {
-            // A VMM that is gone already does not listen.
-            let _ = quit.send(());
+        if let Some(commands) = self.commands.take() {
+            // A VMM that is gone already does not listen. One that is behind is killed.
+            let _ = commands.try_send(VmmCommand::Quit);
         }
     }
 
     /// Kills the VMM, and returns when it is gone.
     pub(crate) async fn kill(mut self) {
-        drop(self.quit.take());
+        drop(self.commands.take());
         while self.events.recv().await.is_some() {}
+    }
+
+    /// Stops the guest's processors. A guest that is paused stays so.
+    ///
+    /// # Errors
+    /// The VMM's refusal; or it ended.
+    pub(crate) async fn pause(&self) -> Result<(), Failure> {
+        self.tell(VmmCommand::Pause).await
+    }
+
+    /// Has the processors of a paused guest go on.
+    ///
+    /// # Errors
+    /// The VMM's refusal; or it ended.
+    pub(crate) async fn resume(&self) -> Result<(), Failure> {
+        self.tell(VmmCommand::Resume).await
+    }
+
+    /// Writes the state of a paused guest to new files in `directory`, without the disks. On
+    /// failure the directory has none of them.
+    ///
+    /// # Errors
+    /// The VMM's refusal, as for a full disk; or it ended.
+    pub(crate) async fn snapshot(&self, directory: &Path) -> Result<(), Failure> {
+        self.tell(|done| VmmCommand::Snapshot(directory.to_owned(), done)).await
+    }
+
+    async fn tell(&self, command: impl FnOnce(Done) -> VmmCommand) -> Result<(), Failure> {
+        let gone = || Failure::new("the VMM is going down");
+        let (done, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or_else(gone)?;
+        commands.send(command(done)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 }
 

@@ -14,68 +14,26 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::blocking;
-use crate::backend::{AgentStream, Backend, Launched, VmDefinition, Vmm, VmmEvent};
+use crate::backend::{AgentConnector, AgentStream, Backend, Launched, VmDefinition, Vmm, VmmEvent};
 use crate::confinement::Confinement;
 use crate::console::ConsoleLog;
 use crate::error::{Failure, FailureKind};
 use crate::file;
-use crate::kvm::{self, Accelerator, AcceleratorChoice, KvmSupport};
+use crate::kvm::{self, Accelerator};
 use crate::record::VmRecord;
 use crate::wire::AgentInfo;
-
-/// How long the first guest under KVM since the host booted may take.
-const FIRST_KVM_BOOT: Duration = Duration::from_secs(10);
 
 /// An ordinary image needs more to come up, in MiB.
 const LITTLE_MEMORY_MIB: u64 = 256;
 
-/// One way to boot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Attempt {
+/// One boot: a backend, and how long it may take.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt<'a> {
+    pub(super) backend: &'a dyn Backend,
     pub(super) accelerator: Accelerator,
     pub(super) limit: Duration,
-    /// See [`BootPolicy::retry_after`].
-    retry_after: Option<Duration>,
-    /// Why it is not the fast one, if it is not and nobody asked for that.
-    pub(super) fallback: Option<String>,
-}
-
-/// The way to boot that comes first, and whether it is tried only to see if KVM works. `support`
-/// may block. `limit` is the user's.
-pub(super) async fn first_attempt(
-    backend: &dyn Backend,
-    choice: AcceleratorChoice,
-    support: impl FnOnce() -> KvmSupport + Send + 'static,
-    limit: Option<Duration>,
-) -> (Attempt, bool) {
-    let kvm = |most| {
-        let attempt = attempt(backend, Accelerator::Kvm, limit, None);
-        Attempt { limit: attempt.limit.min(most), ..attempt }
-    };
-    match choice {
-        AcceleratorChoice::Tcg => (tcg_attempt(backend, limit, None), false),
-        AcceleratorChoice::Kvm => (kvm(Duration::MAX), false),
-        AcceleratorChoice::Auto => match blocking(support).await {
-            KvmSupport::Works => (kvm(Duration::MAX), false),
-            KvmSupport::Unknown => (kvm(FIRST_KVM_BOOT), true),
-            KvmSupport::Unusable(problem) => (tcg_attempt(backend, limit, Some(problem)), false),
-        },
-    }
-}
-
-/// The way to boot that works everywhere. `limit` is the user's.
-pub(super) fn tcg_attempt(backend: &dyn Backend, limit: Option<Duration>, fallback: Option<String>) -> Attempt {
-    attempt(backend, Accelerator::Tcg, limit, fallback)
-}
-
-fn attempt(
-    backend: &dyn Backend,
-    accelerator: Accelerator,
-    limit: Option<Duration>,
-    fallback: Option<String>,
-) -> Attempt {
-    let policy = backend.boot_policy(accelerator);
-    Attempt { accelerator, limit: limit.unwrap_or(policy.limit), retry_after: policy.retry_after, fallback }
+    /// The snapshot to go on from.
+    pub(super) snapshot: Option<&'a Path>,
 }
 
 /// Notes what a boot under KVM has shown. Not being able to costs the next start a few seconds, and
@@ -115,9 +73,10 @@ impl Console {
 /// A guest whose agent answers.
 pub(super) struct Booted {
     pub(super) vmm: Vmm,
-    pub(super) accelerator: Accelerator,
     /// What confines the VMM.
     pub(super) confinement: Option<Confinement>,
+    /// The way to the agent, for another connection.
+    pub(super) connector: Box<dyn AgentConnector>,
     pub(super) agent: AgentInfo,
     /// What carries the agent's link, after the handshake.
     pub(super) stream: AgentStream,
@@ -126,25 +85,24 @@ pub(super) struct Booted {
 /// Boots; where a guest fails that its backend starts anew, once more. Nothing has been run in it
 /// yet.
 pub(super) async fn boot(
-    backend: &dyn Backend,
     vm: &VmDefinition,
-    attempt: &Attempt,
+    attempt: Attempt<'_>,
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
-    let Some(retry_after) = attempt.retry_after else {
-        return boot_once(backend, vm, attempt, attempt.limit, console, cancel).await;
+    let Some(retry_after) = attempt.backend.boot_policy(attempt.accelerator).retry_after else {
+        return boot_once(vm, attempt, attempt.limit, console, cancel).await;
     };
     let start = Instant::now();
     let first = attempt.limit.min(retry_after);
-    match boot_once(backend, vm, attempt, first, console, cancel).await {
+    match boot_once(vm, attempt, first, console, cancel).await {
         Err(failure) if !cancel.is_cancelled() => {
             let left = attempt.limit.saturating_sub(start.elapsed());
             let is_late = start.elapsed() >= first && !left.is_zero();
             if !is_late && failure.kind != FailureKind::GuestReset {
                 return Err(failure);
             }
-            boot_once(backend, vm, attempt, left, console, cancel).await
+            boot_once(vm, attempt, left, console, cancel).await
         }
         booted => booted,
     }
@@ -152,7 +110,7 @@ pub(super) async fn boot(
 
 /// The failure of a guest whose agent does not answer in time: how to give it more, and what about
 /// the VM may make it slow.
-fn late(record: &VmRecord, attempt: &Attempt) -> Failure {
+fn late(record: &VmRecord, attempt: Attempt<'_>) -> Failure {
     let limit = attempt.limit.as_secs_f32();
     let failure = Failure::new(format!("the guest's agent did not answer within {limit} s"));
     let more = format!("to wait longer: BANGER_BOOT_TIMEOUT={}s", (limit * 4.0).ceil());
@@ -178,26 +136,29 @@ fn unusual(record: &VmRecord, accelerator: Accelerator, host_cpus: usize) -> Opt
 
 /// Starts the VMM, and waits so long for the agent. On failure nothing runs any more.
 async fn boot_once(
-    backend: &dyn Backend,
     definition: &VmDefinition,
-    attempt: &Attempt,
+    attempt: Attempt<'_>,
     patience: Duration,
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
     let start = Instant::now();
-    let plan = backend.plan(definition, attempt.accelerator).await?;
-    let Launched { mut vmm, confinement, agent, console: output } = backend.spawn(plan)?;
+    let launching = attempt.backend.launch(definition, attempt.accelerator, attempt.snapshot);
+    let launched = tokio::select! {
+        launched = timeout_at(start + patience, launching) => launched.map_err(|_| late(&definition.record, attempt))??,
+        () = cancel.cancelled() => return Err(stopped()),
+    };
+    let Launched { mut vmm, confinement, mut agent, console: output } = launched;
     let following = tokio::spawn(console.clone().follow(output));
     let greeted = tokio::select! {
-        greeted = greet(agent, &mut vmm, definition.identity(), start + patience, late(&definition.record, attempt)) => greeted,
-        () = cancel.cancelled() => Err(Failure::new("it was stopped while it booted")),
+        greeted = greet(&mut *agent, &mut vmm, definition.identity(), start + patience, late(&definition.record, attempt)) => greeted,
+        () = cancel.cancelled() => Err(stopped()),
     };
     match greeted {
         Ok((stream, hello)) => {
             let boot_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let agent = AgentInfo { version: hello.version, guest_boot_ms: hello.uptime_ms, boot_ms };
-            Ok(Booted { vmm, accelerator: attempt.accelerator, confinement, agent, stream })
+            let info = AgentInfo { version: hello.version, guest_boot_ms: hello.uptime_ms, boot_ms };
+            Ok(Booted { vmm, confinement, connector: agent, agent: info, stream })
         }
         Err(mut failure) => {
             vmm.kill().await;
@@ -209,9 +170,13 @@ async fn boot_once(
     }
 }
 
+fn stopped() -> Failure {
+    Failure::new("it was stopped while it booted")
+}
+
 /// Waits until the agent has opened its device, and exchanges greetings.
 async fn greet(
-    agent: impl Future<Output = AgentStream>,
+    agent: &mut dyn AgentConnector,
     vmm: &mut Vmm,
     identity: GuestIdentity,
     deadline: Instant,
@@ -220,7 +185,7 @@ async fn greet(
     let mut last = None;
     let connected = async {
         tokio::select! {
-            stream = agent => Ok(stream),
+            stream = agent.connect() => Ok(stream),
             failure = vmm_ended(vmm, &mut last) => Err(failure),
         }
     };
@@ -299,16 +264,16 @@ fn ended(event: Option<VmmEvent>, last: &mut Option<LastSign>) -> Option<Failure
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::future::{pending, ready};
+    use std::future::pending;
 
     use futures::FutureExt;
     use futures::future::LocalBoxFuture;
     use tokio::io::{BufReader, DuplexStream};
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::mpsc;
 
     use super::*;
-    use crate::backend::{BootPolicy, SocketPair, VmmPlan, net_plan};
-    use crate::error::Result;
+    use crate::backend::{BootPolicy, SingleConnection, VmmCommand, net_plan};
+    use crate::record::BackendKind;
 
     const KVM_BOOT: Duration = Duration::from_secs(30);
     const TCG_BOOT: Duration = Duration::from_secs(120);
@@ -338,14 +303,19 @@ mod tests {
             Scripted { guests: Mutex::new(guests.into()), retry_after: Some(RETRY_AFTER) }
         }
 
+        fn attempt(&self, limit: Duration) -> Attempt<'_> {
+            Attempt { backend: self, accelerator: Accelerator::Tcg, limit, snapshot: None }
+        }
+
         /// Boots under TCG: what comes of it, how long it took, and how many guests were not
         /// started.
         async fn boot(&self) -> (Result<Booted, Failure>, Duration, usize) {
             let folder = tempfile::tempdir().unwrap();
             let vm = VmDefinition {
-                net: net_plan(&record()),
+                net: net_plan(record().net, BackendKind::Qemu),
                 record: record(),
                 kernel: "/k".into(),
+                vmlinux: None,
                 initramfs: "/i".into(),
                 base: "/b".into(),
                 disk: "/d".into(),
@@ -354,13 +324,16 @@ mod tests {
             };
             let console = Console::new(ConsoleLog::start(folder.path()).unwrap());
             let start = Instant::now();
-            let attempt = tcg_attempt(self, None, None);
-            let booted = boot(self, &vm, &attempt, &console, &CancellationToken::new()).await;
+            let booted = boot(&vm, self.attempt(TCG_BOOT), &console, &CancellationToken::new()).await;
             (booted, start.elapsed(), self.guests.lock().unwrap().len())
         }
     }
 
     impl Backend for Scripted {
+        fn kind(&self) -> BackendKind {
+            BackendKind::Qemu
+        }
+
         fn name(&self) -> &'static str {
             "scripted"
         }
@@ -372,42 +345,60 @@ mod tests {
             }
         }
 
-        fn plan<'a>(&'a self, _: &'a VmDefinition, _: Accelerator) -> LocalBoxFuture<'a, Result<VmmPlan>> {
-            let pair = || SocketPair::new(Path::new("/vmm")).unwrap();
-            let (program, arguments) = ("/vmm".into(), Vec::new());
-            let plan = VmmPlan { program, arguments, rules: None, agent: pair(), console: pair(), control: None };
-            ready(Ok(plan)).boxed_local()
+        fn check(&self, _: &VmDefinition) -> Result<(), Failure> {
+            Ok(())
         }
 
-        fn spawn(&self, _: VmmPlan) -> Result<Launched> {
-            let guest = self.guests.lock().unwrap().pop_front().expect("there is no guest left");
-            let (ours, theirs) = tokio::io::duplex(1 << 12);
-            let (sender, events) = mpsc::channel(16);
-            let (quit, quit_asked) = oneshot::channel();
-            tokio::spawn(play(guest, theirs, quit_asked, sender));
-            let agent: AgentStream = Box::new(ours);
-            Ok(Launched {
-                vmm: Vmm::new(1, events, quit),
-                confinement: None,
-                agent: if guest == Guest::Answers { ready(agent).boxed() } else { pending().boxed() },
-                console: Box::new(tokio::io::empty()),
-            })
+        fn launch<'a>(
+            &'a self,
+            _: &'a VmDefinition,
+            _: Accelerator,
+            _: Option<&'a Path>,
+        ) -> LocalBoxFuture<'a, Result<Launched, Failure>> {
+            async {
+                let guest = self.guests.lock().unwrap().pop_front().expect("there is no guest left");
+                let (ours, theirs) = tokio::io::duplex(1 << 12);
+                let (sender, events) = mpsc::channel(16);
+                let (commands, told) = mpsc::channel(4);
+                tokio::spawn(play(guest, theirs, told, sender));
+                let agent = async move {
+                    match guest {
+                        Guest::Answers => Box::new(ours) as AgentStream,
+                        _ => pending().await,
+                    }
+                };
+                Ok(Launched {
+                    vmm: Vmm::new(1, events, commands),
+                    confinement: None,
+                    agent: Box::new(SingleConnection::new(agent)),
+                    console: Box::new(tokio::io::empty()),
+                })
+            }
+            .boxed_local()
         }
     }
 
-    async fn play(guest: Guest, port: DuplexStream, quit: oneshot::Receiver<()>, events: mpsc::Sender<VmmEvent>) {
+    async fn play(
+        guest: Guest,
+        port: DuplexStream,
+        mut told: mpsc::Receiver<VmmCommand>,
+        events: mpsc::Sender<VmmEvent>,
+    ) {
         match guest {
             Guest::Answers => {
                 let hello = |host: &HostHello| {
                     let identity = host.identity.as_ref().expect("the host says who the guest is");
-                    assert_eq!((identity.hostname.as_str(), identity.net), ("vm", net_plan(&record()).interface));
+                    assert_eq!(
+                        (identity.hostname.as_str(), identity.net),
+                        ("vm", net_plan(record().net, BackendKind::Qemu).interface)
+                    );
                     let (nonce, version) = (host.nonce.clone(), "test".into());
                     GuestHello { nonce, version, protocol: PROTOCOL, uptime_ms: 1 }
                 };
                 link::answer(&mut BufReader::new(port), hello).await.unwrap();
-                let _ = quit.await;
+                let _ = told.recv().await;
             }
-            Guest::KeepsSilent => drop(quit.await),
+            Guest::KeepsSilent => drop(told.recv().await),
             Guest::PowersOff => events.send(VmmEvent::PoweredOff).await.unwrap(),
             Guest::Resets => events.send(VmmEvent::Reset).await.unwrap(),
         }
@@ -450,45 +441,11 @@ mod tests {
         assert_eq!(left, 1);
     }
 
-    #[tokio::test]
-    async fn kvm_probe_does_not_block_the_runtime() {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        // A probe takes as long as the other tasks of this thread like.
-        let support = move || match receiver.recv_timeout(Duration::from_secs(10)) {
-            Ok(()) => KvmSupport::Works,
-            Err(error) => KvmSupport::Unusable(error.to_string()),
-        };
-        tokio::spawn(async move { sender.send(()) });
-        let (attempt, _) = first_attempt(&Scripted::of([]), AcceleratorChoice::Auto, support, None).await;
-        assert_eq!((attempt.accelerator, attempt.fallback), (Accelerator::Kvm, None));
-    }
-
-    #[tokio::test]
-    async fn auto_accelerator_tries_kvm_unless_unusable() {
-        let backend = &Scripted::of([]);
-        let first = |choice, support, limit| first_attempt(backend, choice, || support, limit);
-        let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Unknown, None).await;
-        assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, FIRST_KVM_BOOT, true));
-        let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Works, None).await;
-        assert_eq!((attempt.accelerator, attempt.limit, trial), (Accelerator::Kvm, KVM_BOOT, false));
-        let (attempt, trial) = first(AcceleratorChoice::Auto, KvmSupport::Unusable("no".into()), None).await;
-        assert_eq!((attempt.accelerator, attempt.fallback.as_deref(), trial), (Accelerator::Tcg, Some("no"), false));
-
-        let short = Some(Duration::from_secs(3));
-        assert_eq!(first(AcceleratorChoice::Auto, KvmSupport::Unknown, short).await.0.limit, Duration::from_secs(3));
-        let never = || unreachable!("whoever forces an accelerator gets it");
-        assert_eq!(
-            first_attempt(backend, AcceleratorChoice::Tcg, never, None).await.0,
-            tcg_attempt(backend, None, None)
-        );
-        assert!(!first_attempt(backend, AcceleratorChoice::Kvm, never, None).await.1);
-    }
-
     #[test]
     fn late_boot_hint_names_longer_timeout_and_causes() {
         let hint = |cpus, memory_mib| {
             let record = VmRecord { cpus, memory_mib, ..VmRecord::new("vm", "image", "kernel", 0) };
-            late(&record, &tcg_attempt(&Scripted::of([]), Some(Duration::from_secs(20)), None)).hint.unwrap()
+            late(&record, Scripted::of([]).attempt(Duration::from_secs(20))).hint.unwrap()
         };
         assert_eq!(hint(1, 1024), "to wait longer: BANGER_BOOT_TIMEOUT=80s");
         let odd = hint(100_000, 128);

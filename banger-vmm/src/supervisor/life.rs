@@ -4,6 +4,7 @@ use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{self, ExitCode};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,22 +13,23 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::boot::{self, Booted, Console};
+use super::boot::{self, Attempt, Booted, Console};
 use super::monitor::{Ended, Monitor};
 use super::owner;
 use super::ports::PortListeners;
 use super::shutdown_requests::ShutdownRequests;
 use super::socket;
 use super::state::State;
+use super::ways::{Found, Wanted, Way, kvm_support, ways};
 use super::{FindBackend, StartReport, blocking};
 use crate::activity::LastActivity;
-use crate::backend::{Backend, VmDefinition, net_plan};
+use crate::backend::{VmDefinition, net_plan};
 use crate::console::ConsoleLog;
-use crate::error::{Error, Failure, IoContext, Result};
-use crate::kvm::{self, AcceleratorChoice};
+use crate::error::{Error, Failure, FailureKind, IoContext, Result};
+use crate::kvm::{self, Accelerator, AcceleratorChoice};
 use crate::launch::{Launch, StartEvent};
 use crate::ports::PortState;
-use crate::record::VmRecord;
+use crate::record::{BackendKind, VmRecord};
 use crate::run::{self, RunInfo};
 use crate::vm::Vm;
 use crate::wire::{SOCKET, SupervisorFrame};
@@ -50,7 +52,6 @@ pub(super) fn live(launch: &Launch, find: FindBackend<'_>, mut report: StartRepo
 fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut StartReport) -> Result<(), Failure> {
     let folder = &launch.folder;
     let record = VmRecord::read(&folder.join(Vm::RECORD))?;
-    let backend = find(record.backend, &launch.programs)?;
     let lock = run::supervise(folder)?.ok_or_else(|| Error::Running(record.name.clone()))?;
     if RunInfo::read(folder)?.is_some() {
         // It ended badly, and nobody has looked what is in it since.
@@ -60,7 +61,7 @@ fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut StartRepor
     file::sweep_unfinished(folder)?;
     // One thread: the VMM's death is bound to the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("watch", folder)?;
-    let ended = runtime.block_on(run(launch, record, &*backend, report));
+    let ended = runtime.block_on(run(launch, record, find, report));
     let removed = file::remove_if_there(&folder.join(SOCKET));
     match ended {
         Ok(Ended::Stopped) | Err(_) => RunInfo::remove(folder)?,
@@ -76,16 +77,16 @@ fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut StartRepor
 async fn run(
     launch: &Launch,
     record: VmRecord,
-    backend: &dyn Backend,
+    find: FindBackend<'_>,
     report: &mut StartReport,
 ) -> Result<Ended, Failure> {
     let folder = &launch.folder;
     let pid = process::id().cast_signed();
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-    let info = RunInfo::new(pid, host::start_time(pid)?, host::boot_id()?, backend.name(), now);
+    let info = RunInfo::new(pid, host::start_time(pid)?, host::boot_id()?, now);
     info.write(folder)?;
 
-    let state = Arc::new(State::new(folder, backend.name(), pid, record.idle_timeout_ms));
+    let state = Arc::new(State::new(folder, pid, record.idle_timeout_ms));
     let (sender, stops) = mpsc::channel(4);
     let terminate = signal(SignalKind::terminate()).at("watch", folder)?;
     let owner = Box::pin(ended(record.ephemeral, folder.clone()));
@@ -103,8 +104,8 @@ async fn run(
         tokio::spawn(socket::serve(socket, folder.clone(), hangup, Arc::clone(&state), Arc::clone(&ports), sender));
 
     let console = Console::new(ConsoleLog::start(folder)?);
-    let ended = match boot(launch, record, backend, &console, report, &mut shutdown).await {
-        Ok(booted) => Ok(Monitor::new(folder, info, &state).watch(booted, report, &mut shutdown).await),
+    let ended = match boot(launch, record, find, &console, report, &mut shutdown).await {
+        Ok((way, booted)) => Ok(Monitor::new(folder, info, &state).watch(&way, booted, report, &mut shutdown).await),
         Err(failure) => Err(failure),
     };
     if let Err(failure) = &ended {
@@ -131,15 +132,16 @@ async fn ended(ephemeral: bool, folder: PathBuf) {
 async fn boot(
     launch: &Launch,
     record: VmRecord,
-    backend: &dyn Backend,
+    find: FindBackend<'_>,
     console: &Console,
     report: &mut StartReport,
     shutdown: &mut ShutdownRequests,
-) -> Result<Booted, Failure> {
+) -> Result<(Way, Booted), Failure> {
     let vm = VmDefinition {
-        net: net_plan(&record),
+        net: net_plan(record.net, BackendKind::Qemu),
         record,
         kernel: launch.kernel.clone(),
+        vmlinux: launch.vmlinux.clone(),
         initramfs: launch.initramfs.clone(),
         base: launch.base.clone(),
         disk: launch.folder.join(Vm::DISK),
@@ -147,7 +149,7 @@ async fn boot(
         modules: launch.modules.clone(),
     };
     let cancel = CancellationToken::new();
-    let mut booting = pin!(boot_somehow(launch, &vm, backend, console, report, &cancel));
+    let mut booting = pin!(boot_somehow(launch, vm, find, console, report, &cancel));
     loop {
         tokio::select! {
             booted = &mut booting => return booted,
@@ -156,47 +158,78 @@ async fn boot(
     }
 }
 
-/// Boots, under TCG if it turns out that KVM does not work.
+/// Boots in the first way that works.
 async fn boot_somehow(
     launch: &Launch,
-    vm: &VmDefinition,
-    backend: &dyn Backend,
+    mut vm: VmDefinition,
+    find: FindBackend<'_>,
     console: &Console,
     report: &mut StartReport,
     cancel: &CancellationToken,
-) -> Result<Booted, Failure> {
-    let mut booting = |attempt: &boot::Attempt| {
-        report.send(&StartEvent::Booting {
-            backend: backend.name().to_owned(),
-            accelerator: attempt.accelerator,
-            fallback: attempt.fallback.clone(),
-        });
-    };
+) -> Result<(Way, Booted), Failure> {
     if launch.accelerator == AcceleratorChoice::Kvm {
         kvm::ask_device().map_err(Failure::new)?;
     }
+    let wanted = Wanted { backend: vm.record.backend, accelerator: launch.accelerator };
+    let found = |kind| find_for(&vm, kind, find, launch);
     let host = launch.host.clone();
-    let support = move || kvm::support(&host, Path::new("/proc/self/exe"));
-    let (first, trial) = boot::first_attempt(backend, launch.accelerator, support, launch.boot_timeout).await;
-    booting(&first);
-    match boot::boot(backend, vm, &first, console, cancel).await {
-        Err(failure) if trial && !cancel.is_cancelled() => {
-            let problem = format!("a first guest under KVM failed: {}", failure.message);
-            let second = boot::tcg_attempt(backend, launch.boot_timeout, Some(problem.clone()));
-            booting(&second);
-            let booted = boot::boot(backend, vm, &second, console, cancel).await?;
-            // Only now: a guest that comes up under neither says nothing about KVM.
-            boot::remember(&launch.host, Some(problem)).await;
-            Ok(booted)
+    let support = kvm_support(launch.accelerator, move || kvm::support(&host, Path::new("/proc/self/exe"))).await;
+    let mut ways = ways(wanted, support, || found(BackendKind::Firecracker), || found(BackendKind::Qemu))?.into_iter();
+    // What KVM failed with, so that it is not tried again.
+    let mut problem: Option<String> = None;
+    let mut next = ways.next();
+    while let Some(way) = next {
+        report.send(&StartEvent::Booting {
+            backend: way.backend.name().to_owned(),
+            accelerator: way.accelerator,
+            fallback: way.fallback.clone(),
+            reason: way.reason.clone(),
+        });
+        vm.net = net_plan(vm.record.net, way.backend.kind());
+        let attempt = Attempt {
+            backend: &*way.backend,
+            accelerator: way.accelerator,
+            limit: way.limit(launch.boot_timeout),
+            snapshot: None,
+        };
+        match boot::boot(&vm, attempt, console, cancel).await {
+            Ok(booted) => {
+                // Only now: a guest that comes up in no way says nothing about KVM.
+                if way.is_trial || problem.is_some() {
+                    boot::remember(&launch.host, problem).await;
+                }
+                return Ok((way, booted));
+            }
+            Err(failure) => {
+                let is_unfit = failure.kind == FailureKind::KvmUnfit;
+                let others = ways.by_ref().filter(|other| !is_unfit || other.accelerator != Accelerator::Kvm);
+                let other = if is_unfit || way.is_trial { others.into_iter().next() } else { None };
+                match other {
+                    Some(other) if !cancel.is_cancelled() => {
+                        let reason = Some(format!("the VM did not come up under it: {}", failure.message));
+                        let mut other = Way { reason: other.reason.or(reason), ..other };
+                        if other.accelerator == Accelerator::Tcg {
+                            let failed = format!("a first guest under KVM failed: {}", failure.message);
+                            other.fallback = Some(failed.clone());
+                            problem = Some(failed);
+                        }
+                        next = Some(other);
+                    }
+                    _ if launch.accelerator == AcceleratorChoice::Kvm => {
+                        let message = format!("under KVM, which was asked for: {}", failure.message);
+                        return Err(Failure { message, ..failure });
+                    }
+                    _ => return Err(failure),
+                }
+            }
         }
-        Ok(booted) if trial => {
-            boot::remember(&launch.host, None).await;
-            Ok(booted)
-        }
-        Err(failure) if launch.accelerator == AcceleratorChoice::Kvm => {
-            let message = format!("under KVM, which was asked for: {}", failure.message);
-            Err(Failure { message, ..failure })
-        }
-        booted => booted,
     }
+    unreachable!("there is a way, and each returns or leads to the next one")
+}
+
+/// The backend of this kind, if it can run the VM.
+fn find_for(vm: &VmDefinition, kind: BackendKind, find: FindBackend<'_>, launch: &Launch) -> Found {
+    let backend = find(kind, &launch.programs)?;
+    backend.check(vm)?;
+    Ok(Rc::from(backend))
 }

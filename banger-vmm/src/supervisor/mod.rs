@@ -21,6 +21,7 @@ mod shutdown_requests;
 mod socket;
 mod state;
 mod usage;
+mod ways;
 
 use std::fs::File;
 use std::io::Write;
@@ -43,11 +44,14 @@ pub fn run() -> ExitCode {
     run_with(&backend::find)
 }
 
-/// Like [`run`], but whatever the VM's record says, its guest is a process of this host: see
+/// Like [`run`], but what QEMU would run is a process of this host: see
 /// [`crate::backend::process`]. `agent` is the binary `banger-agent-process`.
 #[cfg(feature = "process")]
 pub fn run_as_processes(agent: std::path::PathBuf) -> ExitCode {
-    run_with(&|_, _| Ok(Box::new(backend::process::Process { agent: agent.clone() })))
+    run_with(&|kind, programs| match kind {
+        BackendKind::Firecracker => backend::find(kind, programs),
+        BackendKind::Qemu => Ok(Box::new(backend::process::Process { agent: agent.clone() })),
+    })
 }
 
 /// Finds the backend for a kind, among these programs.

@@ -14,7 +14,8 @@ use super::boot::Booted;
 use super::shutdown::{ask_to_shut_down, record_guest_changes};
 use super::shutdown_requests::{Shutdown, ShutdownRequests};
 use super::socket::LEAVING;
-use super::state::State;
+use super::state::{RunningVmm, State};
+use super::ways::Way;
 use super::{StartReport, blocking};
 use crate::activity::LastActivity;
 use crate::backend::{Vmm, VmmEvent};
@@ -83,17 +84,34 @@ impl<'a> Monitor<'a> {
     /// Reports that the VM is up, and returns when it is down.
     pub(super) async fn watch(
         mut self,
+        way: &Way,
         booted: Booted,
         report: &mut StartReport,
         shutdown: &mut ShutdownRequests,
     ) -> Ended {
-        let Booted { mut vmm, accelerator, confinement, agent, stream } = booted;
+        let Booted { mut vmm, confinement, agent, stream, .. } = booted;
+        way.backend.name().clone_into(&mut self.info.backend);
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(stream);
         let mut link = Some(tokio::spawn(driver));
-        self.note(VmPhase::Running { accelerator, agent: agent.clone() }).await;
-        self.state.up(mux.clone(), accelerator, vmm.pid, agent.clone());
-        report.send(&StartEvent::Ready(Running { accelerator, agent }));
+        self.note(VmPhase::Running {
+            backend: Some(way.backend.kind()),
+            accelerator: way.accelerator,
+            reason: way.reason.clone(),
+            agent: agent.clone(),
+        })
+        .await;
+        self.state.up(
+            mux.clone(),
+            RunningVmm {
+                backend: way.backend.name(),
+                accelerator: way.accelerator,
+                reason: way.reason.clone(),
+                pid: vmm.pid,
+                agent: agent.clone(),
+            },
+        );
+        report.send(&StartEvent::Ready(Running { backend: way.backend.kind(), accelerator: way.accelerator, agent }));
         report.close();
 
         let mut reset = None;

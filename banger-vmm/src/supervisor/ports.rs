@@ -338,7 +338,7 @@ mod tests {
     }
 
     fn listeners(folder: &Path) -> Arc<PortListeners> {
-        Arc::new(PortListeners::new(Arc::new(State::new(folder, "test", 1, 0))))
+        Arc::new(PortListeners::new(Arc::new(State::new(folder, 1, 0))))
     }
 
     #[tokio::test]

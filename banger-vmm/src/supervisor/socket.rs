@@ -224,7 +224,7 @@ mod tests {
     use banger_agent::link::Mux;
     use tokio::signal::unix::{SignalKind, signal};
 
-    use super::super::state::MAX_CLIENTS;
+    use super::super::state::{MAX_CLIENTS, RunningVmm};
     use super::*;
     use crate::client;
     use crate::error::Error;
@@ -233,7 +233,7 @@ mod tests {
 
     /// A supervisor without a VM, whose agent sends every stream back.
     async fn supervisor(folder: &Path) -> (Arc<State>, mpsc::Receiver<StopRequest>) {
-        let state = Arc::new(State::new(folder, "test", 1, 0));
+        let state = Arc::new(State::new(folder, 1, 0));
         let (sender, stops) = mpsc::channel(1);
         let hangup = signal(SignalKind::hangup()).unwrap();
         let ports = Arc::new(PortListeners::new(Arc::clone(&state)));
@@ -252,7 +252,8 @@ mod tests {
                 let _ = writer.shutdown().await;
             });
         }));
-        state.up(mux, Accelerator::Tcg, 1, AgentInfo { version: "1".into(), guest_boot_ms: 1, boot_ms: 2 });
+        let agent = AgentInfo { version: "1".into(), guest_boot_ms: 1, boot_ms: 2 };
+        state.up(mux, RunningVmm { backend: "QEMU", accelerator: Accelerator::Tcg, reason: None, pid: 1, agent });
     }
 
     #[tokio::test]

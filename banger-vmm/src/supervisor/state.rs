@@ -31,6 +31,15 @@ pub(super) enum AgentPhase {
     Down(Failure),
 }
 
+/// What a supervisor says of its VMM once the agent answers: fields of [`Status`].
+pub(super) struct RunningVmm<'a> {
+    pub(super) backend: &'a str,
+    pub(super) accelerator: Accelerator,
+    pub(super) reason: Option<String>,
+    pub(super) pid: i32,
+    pub(super) agent: AgentInfo,
+}
+
 /// Shared by the task that runs the VM, which alone changes it, and those that serve clients.
 pub(super) struct State {
     /// The VM's.
@@ -45,9 +54,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(folder: &Path, backend: &str, pid: i32, idle_timeout_ms: u64) -> Self {
+    pub(super) fn new(folder: &Path, pid: i32, idle_timeout_ms: u64) -> Self {
         let status = Status {
-            backend: backend.to_owned(),
+            backend: String::new(),
+            reason: None,
             accelerator: None,
             pid,
             vmm_pid: None,
@@ -69,10 +79,13 @@ impl State {
     }
 
     /// The agent answers.
-    pub(super) fn up(&self, mux: Mux, accelerator: Accelerator, vmm_pid: i32, agent: AgentInfo) {
+    pub(super) fn up(&self, mux: Mux, running: RunningVmm<'_>) {
+        let RunningVmm { backend, accelerator, reason, pid, agent } = running;
         let mut status = self.lock();
+        backend.clone_into(&mut status.backend);
         status.accelerator = Some(accelerator);
-        status.vmm_pid = Some(vmm_pid);
+        status.reason = reason;
+        status.vmm_pid = Some(pid);
         status.agent = Some(agent);
         drop(status);
         self.usage.restart();
@@ -181,7 +194,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let counted = || LastActivity::read(folder.path()).unwrap().unwrap().guest_only.is_some();
         let count = || LastActivity::now(Some(GuestOnly::default())).write(folder.path()).unwrap();
-        let state = State::new(folder.path(), "qemu", 1, 0);
+        let state = State::new(folder.path(), 1, 0);
         count();
         let first = state.enter();
         assert!(!counted());

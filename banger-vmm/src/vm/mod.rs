@@ -23,7 +23,7 @@ use crate::launch::{self, Running, StartEvent, StartOptions};
 use crate::owner::{self, Owner};
 use crate::paths::StorePaths;
 use crate::program::Programs;
-use crate::record::VmRecord;
+use crate::record::{BackendKind, VmRecord};
 use crate::run::{self, RunInfo, VmPhase};
 use crate::vm_host::{self, AgentAccess, VmHost};
 use crate::wire::{AgentInfo, Operation, SOCKET, Status};
@@ -70,8 +70,12 @@ pub enum VmState {
     Starting,
     /// The VM's agent answers.
     Running {
+        /// What runs the VM.
+        backend: BackendKind,
         /// What runs the guest's instructions.
         accelerator: Accelerator,
+        /// Why it is not Firecracker under KVM, if it is not and nobody asked for that.
+        reason: Option<String>,
         /// The agent, as it introduced itself.
         agent: AgentInfo,
         /// The supervisor.
@@ -184,9 +188,14 @@ impl Vm {
             (true, None) => VmState::Starting,
             (true, Some(info)) => match info.phase {
                 VmPhase::Starting => VmState::Starting,
-                VmPhase::Running { accelerator, agent } => {
-                    VmState::Running { accelerator, agent, pid: info.pid, confinement: info.confinement }
-                }
+                VmPhase::Running { backend, accelerator, reason, agent } => VmState::Running {
+                    backend: backend.unwrap_or(BackendKind::Qemu),
+                    accelerator,
+                    reason,
+                    agent,
+                    pid: info.pid,
+                    confinement: info.confinement,
+                },
                 VmPhase::Failed { reason } => VmState::Failed { reason },
             },
         })
@@ -206,7 +215,11 @@ impl Vm {
             // Whoever started it is dead, or it would have the lock.
             match self.connect_agent().and_then(|_| self.status()) {
                 Ok(Status { accelerator: Some(accelerator), agent: Some(agent), .. }) => {
-                    return Ok(Running { accelerator, agent });
+                    let backend = match self.state()? {
+                        VmState::Running { backend, .. } => backend,
+                        _ => BackendKind::Qemu,
+                    };
+                    return Ok(Running { backend, accelerator, agent });
                 }
                 Ok(_) | Err(Error::GoingDown(_) | Error::NotRunning(_)) => self.wait_until_down()?,
                 Err(error) => return Err(error),
@@ -222,7 +235,7 @@ impl Vm {
         for disk in [Self::DISK, Self::WORKSPACE] {
             disk::grow(&self.folder.join(disk), record.disk_bytes)?;
         }
-        launch::start(&self.name, record.backend, &self.folder, &self.host, &self.programs, options, on_event)
+        launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
     }
 
     /// A stream to the guest's agent: each carries one operation. Waits while the VM starts.

@@ -7,7 +7,7 @@ pub(crate) mod line;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use banger_vmm::{NetMode, PortForward, PortName};
+use banger_vmm::{BackendChoice, NetMode, PortForward, PortName};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -320,6 +320,9 @@ pub struct VmOptions {
     /// Size of each of the VM's two disks (`64G`); they can grow, and never shrink
     #[arg(long, value_name = "SIZE", value_parser = option(units::disk))]
     pub disk: Option<u64>,
+    /// What runs the VM, from its next start on [default: auto]
+    #[arg(long, value_parser = backend(), value_name = "BACKEND")]
+    pub backend: Option<BackendChoice>,
     /// Network of a new VM: through this machine, or none [default: user]
     #[arg(long, value_parser = net_mode(), value_name = "MODE")]
     pub net: Option<NetMode>,
@@ -368,6 +371,12 @@ fn net_mode() -> impl TypedValueParser<Value = NetMode> {
     names.map(|name| NetMode::from_name(&name).expect("only names of modes pass the parser"))
 }
 
+/// Parses the name of a backend, and lets clap list the names.
+fn backend() -> impl TypedValueParser<Value = BackendChoice> {
+    let names = PossibleValuesParser::new(BackendChoice::ALL.map(BackendChoice::name));
+    names.map(|name| BackendChoice::from_name(&name).expect("only names of backends pass the parser"))
+}
+
 impl From<&Run> for Overrides {
     fn from(run: &Run) -> Self {
         Overrides {
@@ -390,6 +399,7 @@ impl From<&VmOptions> for Overrides {
             memory_mib: vm.memory,
             disk_mib: vm.disk,
             net: vm.net,
+            backend: vm.backend,
             ..Overrides::default()
         }
     }

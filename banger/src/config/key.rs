@@ -1,7 +1,7 @@
 //! The keys: one table, of which parsing, documentation, schemas and the answers of `banger config`
 //! are made.
 
-use banger_vmm::NetMode;
+use banger_vmm::{BackendChoice, NetMode};
 
 use super::defaults::DEFAULT_IMAGE;
 use super::value::{Kind, Shape};
@@ -94,6 +94,27 @@ pub const KEYS: &[Key] = &[
         default: Some("32G"),
         about: "Size of each of the VM's two disks, one for its system and one for the workspace. A disk takes here only what is written to it. It can grow when the VM starts again, and never shrinks.",
         flag: Some("--disk"),
+        ..PLAIN
+    },
+    Key {
+        name: "backend",
+        shape: Shape::One(Kind::Choice(&[
+            BackendChoice::Auto.name(),
+            BackendChoice::Firecracker.name(),
+            BackendChoice::Qemu.name(),
+        ])),
+        stands: Stands::User,
+        without: "the VM's own choice; `auto` for a new VM",
+        about: "What runs the VM from its next start on: Firecracker, which needs KVM, or QEMU. `auto` takes Firecracker where it can run the VM.",
+        flag: Some("--backend"),
+        ..PLAIN
+    },
+    Key {
+        name: "firecracker_bin",
+        shape: Shape::One(Kind::Path),
+        stands: Stands::User,
+        without: "`firecracker` on `PATH`",
+        about: "The Firecracker program to use.",
         ..PLAIN
     },
     Key {

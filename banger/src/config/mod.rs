@@ -25,6 +25,6 @@ pub use self::key::{KEYS, Key, Stands};
 pub use self::limits::{Limited, LimitedBy};
 pub(crate) use self::limits::{most_of_repository, raised_with_trust};
 pub(crate) use self::settings::needing_trust;
-pub use self::settings::{ImageAccess, Origin, Overrides, Setting, Settings, Sources};
+pub use self::settings::{ImageAccess, Origin, Overrides, Setting, Settings, Sources, expanded};
 pub use self::trust::TrustStore;
 pub use self::value::{Kind, Shape, Value};

@@ -186,7 +186,7 @@ pub fn exec(
     let checkout = place::checkout(&vm, here);
     let root = checkout.as_ref().filter(|checkout| checkout.is_present()).map(GuestCheckout::root);
     let context = RunContext::new(&options, given, root, paths, &account, ui)?;
-    let spec = VmSpec { idle_timeout: Some(context.settings.idle_timeout()), ..VmSpec::default() };
+    let spec = VmSpec::of_existing(&context.settings);
     let machines = machines.reported(&account);
     let (machine, outcome) = post_mortem::unless_stopped(|| {
         let machine = machines.start_found(&vm, &spec)?;

@@ -74,7 +74,7 @@ pub fn prepare(
     let account = RunReport::new(&[]);
     let context = RunContext::new(new.options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
     let checkout = GuestCheckout::at(&vm, &workspace, new.guest_path)?;
-    let spec = VmSpec { idle_timeout: Some(context.settings.idle_timeout()), ..VmSpec::default() };
+    let spec = VmSpec::of_existing(&context.settings);
     let machines = machines.reported(&account);
     let (machine, files_listed, prepared) = post_mortem::unless_stopped(|| {
         // The workspace is listed while the VM boots.

@@ -118,16 +118,17 @@ impl Line {
 mod tests {
     use super::*;
     use crate::backend::net_plan;
-    use crate::record::VmRecord;
+    use crate::record::{BackendKind, VmRecord};
 
     fn definition(change: impl FnOnce(&mut VmRecord)) -> VmDefinition {
         let mut record = VmRecord::new("work", "image", "kernel", 0);
         record.machine_id = "0".repeat(32);
         change(&mut record);
         VmDefinition {
-            net: net_plan(&record),
+            net: net_plan(record.net, BackendKind::Qemu),
             record,
             kernel: "/k".into(),
+            vmlinux: None,
             initramfs: "/i".into(),
             base: "/images/a,b/rootfs.ext4".into(),
             disk: "/d".into(),

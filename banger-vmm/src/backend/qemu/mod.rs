@@ -6,10 +6,11 @@ mod process;
 mod qmp;
 mod tsc;
 
+use std::ffi::OsString;
 use std::future::pending;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
 use super::vmm::{die_with, for_tokio};
-use super::{AgentStream, Backend, BootPolicy, Launched, SocketPair, VmDefinition, Vmm, VmmPlan};
+use super::{AgentStream, Backend, BootPolicy, Launched, SingleConnection, SocketPair, VmDefinition, Vmm};
 use crate::confinement::Rules;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Failure, IoContext, Result};
 use crate::kvm::{self, Accelerator};
 use crate::program::Programs;
+use crate::record::BackendKind;
 use command_line::Descriptors;
 
 /// The QEMU at this path.
@@ -55,6 +57,10 @@ const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const TRANSLATED: &str = "mitigations=off init_on_alloc=0";
 
 impl Backend for Qemu {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Qemu
+    }
+
     fn name(&self) -> &'static str {
         "QEMU"
     }
@@ -69,77 +75,89 @@ impl Backend for Qemu {
         }
     }
 
-    fn plan<'a>(&'a self, vm: &'a VmDefinition, accelerator: Accelerator) -> LocalBoxFuture<'a, Result<VmmPlan>> {
+    fn check(&self, _: &VmDefinition) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn launch<'a>(
+        &'a self,
+        vm: &'a VmDefinition,
+        accelerator: Accelerator,
+        snapshot: Option<&'a Path>,
+    ) -> LocalBoxFuture<'a, Result<Launched, Failure>> {
         Box::pin(async move {
-            let pair = || SocketPair::new(&self.program);
-            let (agent, console, control) = (pair()?, pair()?, pair()?);
-            let descriptors = Descriptors {
-                agent: agent.theirs.as_raw_fd(),
-                console: console.theirs.as_raw_fd(),
-                qmp: control.theirs.as_raw_fd(),
-            };
-            let mut kernel_parameters = command_line::kernel_parameters(vm);
-            if accelerator == Accelerator::Tcg {
-                kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
+            if snapshot.is_some() {
+                return Err(Failure::new("QEMU cannot go on from a snapshot"));
             }
-            Ok(VmmPlan {
-                program: self.program.clone(),
-                arguments: command_line::arguments(vm, accelerator, &kernel_parameters, &descriptors),
-                rules: Some(self.rules(vm, accelerator)),
-                agent,
-                console,
-                control: Some(control),
-            })
+            Ok(spawn(self.plan(vm, accelerator).await?)?)
         })
     }
+}
 
-    fn spawn(&self, plan: VmmPlan) -> Result<Launched> {
-        let VmmPlan { program, arguments, rules, agent, console, control } = plan;
-        let (rules, qmp) = rules.zip(control).expect("QEMU's plans have rules and a control connection");
-        let rules = rules.prepare().at("confine", &program)?;
-        let confinement = rules.confinement().clone();
-        let mut command = Command::new(&program);
-        // No variable of the user's: QEMU needs none, and some are secrets.
-        command.env_clear().args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let theirs = [agent.theirs, console.theirs, qmp.theirs];
-        let supervisor = getpid();
-        // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
-        // and no allocation.
-        unsafe {
-            command.pre_exec(move || {
-                rules.apply()?;
-                die_with(supervisor)?;
-                for descriptor in &theirs {
-                    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
-                }
-                Ok(())
-            });
+/// What will be run for a VM. Nothing runs yet.
+#[derive(Debug)]
+struct Plan {
+    program: PathBuf,
+    /// All arguments but the program's name. They name QEMU's ends of the sockets by their
+    /// descriptors.
+    arguments: Vec<OsString>,
+    /// The files, devices and networks that QEMU may use.
+    rules: Rules,
+    /// Carries the bytes of the agent's device.
+    agent: SocketPair,
+    /// Carries what the guest writes on its serial console.
+    console: SocketPair,
+    /// Carries what the supervisor tells QEMU, and QEMU's answers and events.
+    qmp: SocketPair,
+}
+
+/// Starts the QEMU of a plan.
+fn spawn(plan: Plan) -> Result<Launched> {
+    let Plan { program, arguments, rules, agent, console, qmp } = plan;
+    let rules = rules.prepare().at("confine", &program)?;
+    let confinement = rules.confinement().clone();
+    let mut command = Command::new(&program);
+    // No variable of the user's: QEMU needs none, and some are secrets.
+    command.env_clear().args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let theirs = [agent.theirs, console.theirs, qmp.theirs];
+    let supervisor = getpid();
+    // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
+    // and no allocation.
+    unsafe {
+        command.pre_exec(move || {
+            rules.apply()?;
+            die_with(supervisor)?;
+            for descriptor in &theirs {
+                fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            }
+            Ok(())
+        });
+    }
+    let child = command.spawn().map_err(|source| Error::Vmm { path: program.clone(), source })?;
+    // With the command go this end's copies of QEMU's descriptors: when QEMU dies, reading from
+    // ours ends.
+    drop(command);
+
+    let pid = child.id().map_or(0, u32::cast_signed);
+    let (sender, events) = mpsc::channel(16);
+    let (commands, told) = mpsc::channel(4);
+    let (opened, agent_opened) = oneshot::channel();
+    let ours = |stream| for_tokio(stream).at("talk to", &program);
+    let (agent, console, qmp) = (ours(agent.ours)?, ours(console.ours)?, ours(qmp.ours)?);
+    tokio::spawn(process::drive(child, qmp, told, opened, sender));
+    let agent = async move {
+        match agent_opened.await {
+            Ok(()) => Box::new(agent) as AgentStream,
+            Err(_) => pending().await,
         }
-        let child = command.spawn().map_err(|source| Error::Vmm { path: program.clone(), source })?;
-        // With the command go this end's copies of QEMU's descriptors: when QEMU dies, reading from
-        // ours ends.
-        drop(command);
-
-        let pid = child.id().map_or(0, u32::cast_signed);
-        let (sender, events) = mpsc::channel(16);
-        let (quit, quit_asked) = oneshot::channel();
-        let (opened, agent_opened) = oneshot::channel();
-        let ours = |stream| for_tokio(stream).at("talk to", &program);
-        let (agent, console, qmp) = (ours(agent.ours)?, ours(console.ours)?, ours(qmp.ours)?);
-        tokio::spawn(process::drive(child, qmp, quit_asked, opened, sender));
-        Ok(Launched {
-            vmm: Vmm::new(pid, events, quit),
-            confinement: Some(confinement),
-            agent: Box::pin(async move {
-                match agent_opened.await {
-                    Ok(()) => Box::new(agent) as AgentStream,
-                    Err(_) => pending().await,
-                }
-            }),
-            console: Box::new(console),
-        })
-    }
+    };
+    Ok(Launched {
+        vmm: Vmm::new(pid, events, commands),
+        confinement: Some(confinement),
+        agent: Box::new(SingleConnection::new(agent)),
+        console: Box::new(console),
+    })
 }
 
 impl Qemu {
@@ -149,6 +167,29 @@ impl Qemu {
     /// [`Error::ProgramMissing`] if it is not installed.
     pub(crate) fn find(programs: &Programs) -> Result<Qemu> {
         Ok(Qemu { program: programs.find("qemu-system-x86_64", "qemu-system-x86")? })
+    }
+
+    /// What will be run for `vm`.
+    async fn plan(&self, vm: &VmDefinition, accelerator: Accelerator) -> Result<Plan> {
+        let pair = || SocketPair::new(&self.program);
+        let (agent, console, qmp) = (pair()?, pair()?, pair()?);
+        let descriptors = Descriptors {
+            agent: agent.theirs.as_raw_fd(),
+            console: console.theirs.as_raw_fd(),
+            qmp: qmp.theirs.as_raw_fd(),
+        };
+        let mut kernel_parameters = command_line::kernel_parameters(vm);
+        if accelerator == Accelerator::Tcg {
+            kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
+        }
+        Ok(Plan {
+            program: self.program.clone(),
+            arguments: command_line::arguments(vm, accelerator, &kernel_parameters, &descriptors),
+            rules: self.rules(vm, accelerator),
+            agent,
+            console,
+            qmp,
+        })
     }
 
     /// What QEMU may do to run `vm`.
@@ -183,9 +224,10 @@ mod tests {
         let mut record = VmRecord::new("vm", "image", "kernel", 0);
         record.net = net;
         VmDefinition {
-            net: net_plan(&record),
+            net: net_plan(record.net, BackendKind::Qemu),
             record,
             kernel: folder.join("kernel"),
+            vmlinux: None,
             initramfs: folder.join("initramfs"),
             base: folder.join("base"),
             disk: folder.join("disk"),
@@ -242,12 +284,12 @@ mod tests {
         let plan = qemu.plan(&vm, Accelerator::Tcg).await.unwrap();
         assert_eq!(plan.program, qemu.program);
         let line = plan.arguments.join(OsStr::new(" ")).into_string().unwrap();
-        for (name, socket) in [("agent", &plan.agent), ("console", &plan.console), ("qmp", &plan.control.unwrap())] {
+        for (name, socket) in [("agent", &plan.agent), ("console", &plan.console), ("qmp", &plan.qmp)] {
             let chardev = format!("-chardev socket,id={name},fd={} ", socket.theirs.as_raw_fd());
             assert!(line.contains(&chardev), "{line}");
         }
         assert!(line.contains(" tsc=reliable ") && line.contains(TRANSLATED), "{line}");
-        let rules = plan.rules.unwrap();
+        let rules = plan.rules;
         assert_eq!((rules.writable, rules.network), (vec![vm.disk], false));
         assert!(rules.readable.contains(&vm.base) && rules.readable.contains(&plan.program));
     }

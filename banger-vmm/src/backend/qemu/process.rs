@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::qmp;
-use crate::backend::VmmEvent;
+use crate::backend::{VmmCommand, VmmEvent};
 use crate::console;
 use crate::error::{CONFINED, Failure};
 
@@ -22,11 +22,11 @@ const MAX_COMPLAINT: usize = 4 << 10;
 const COMPLAINT_LINES: usize = 4;
 
 /// Reports what happens to a QEMU until it is gone; when the guest's agent first opens its port, to
-/// `opened`. QEMU is killed when nobody can ask it to quit any more.
+/// `opened`. QEMU is killed when nobody can tell it anything any more.
 pub(super) async fn drive(
     mut child: Child,
     qmp: UnixStream,
-    mut quit: oneshot::Receiver<()>,
+    mut commands: mpsc::Receiver<VmmCommand>,
     opened: oneshot::Sender<()>,
     events: mpsc::Sender<VmmEvent>,
 ) {
@@ -40,13 +40,18 @@ pub(super) async fn drive(
     let status = loop {
         tokio::select! {
             Some(message) = messages.recv() => tell(message, &mut opened, &events).await,
-            asked = &mut quit => {
-                if asked.is_ok() && writer.write_all(qmp::QUIT).await.is_ok() {
-                    let _ = timeout(QUIT_PATIENCE, child.wait()).await;
+            command = commands.recv() => match command {
+                Some(VmmCommand::Pause(done) | VmmCommand::Resume(done) | VmmCommand::Snapshot(_, done)) => {
+                    let _ = done.send(Err(Failure::new("QEMU cannot be paused")));
                 }
-                let _ = child.start_kill();
-                break child.wait().await;
-            }
+                quit => {
+                    if quit.is_some() && writer.write_all(qmp::QUIT).await.is_ok() {
+                        let _ = timeout(QUIT_PATIENCE, child.wait()).await;
+                    }
+                    let _ = child.start_kill();
+                    break child.wait().await;
+                }
+            },
             status = child.wait() => break status,
         }
     };

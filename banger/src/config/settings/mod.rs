@@ -15,7 +15,7 @@ use serde::Serialize;
 
 pub use self::listing::Setting;
 pub use self::overrides::Overrides;
-pub use self::values::ImageAccess;
+pub use self::values::{ImageAccess, expanded};
 use crate::config::edit::REPOSITORY_FILE;
 use crate::config::file::{ConfigFile, Owner};
 use crate::config::key::{KEYS, Key, Stands};

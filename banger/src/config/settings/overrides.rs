@@ -1,6 +1,6 @@
 //! What the command line says.
 
-use banger_vmm::{NetMode, Ready};
+use banger_vmm::{BackendChoice, NetMode, Ready};
 
 use super::{Origin, Settings};
 use crate::config::value::Value;
@@ -18,6 +18,8 @@ pub struct Overrides {
     pub disk_mib: Option<u64>,
     /// Network of a new VM.
     pub net: Option<NetMode>,
+    /// What runs the VM.
+    pub backend: Option<BackendChoice>,
     /// Whether the tools that the repository names for mise are installed.
     pub mise: Option<bool>,
     /// Whether ports that something begins to listen at in the VM are forwarded.
@@ -35,6 +37,7 @@ impl Settings {
             ("cpus", overrides.cpus.map(|cpus| Value::Number(cpus.into()))),
             ("memory", overrides.memory_mib.map(Value::Size)),
             ("disk", overrides.disk_mib.map(Value::Size)),
+            ("backend", overrides.backend.map(|backend| name(backend.name()))),
             ("net", overrides.net.map(|net| name(net.name()))),
             ("mise", overrides.mise.map(Value::Flag)),
             ("ports", overrides.ports_by_themselves.map(|auto| name(if auto { "auto" } else { "none" }))),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_image::Location;
-use banger_vmm::{NetMode, Ready};
+use banger_vmm::{BackendChoice, NetMode, Ready};
 
 use super::{Origin, Settings};
 use crate::config::defaults::DEFAULT_IMAGE;
@@ -87,6 +87,17 @@ impl Settings {
             Some(Value::Size(mib)) => Some(mib << 20),
             _ => None,
         }
+    }
+
+    /// What runs the VM from its next start on, if somebody said it.
+    pub fn backend(&self) -> Option<BackendChoice> {
+        self.explicit("backend")?;
+        self.text("backend").and_then(BackendChoice::from_name)
+    }
+
+    /// The path of the Firecracker program as it is written, if it is: see [`expanded`].
+    pub fn firecracker_bin(&self) -> Option<&str> {
+        self.text("firecracker_bin")
     }
 
     /// The network of a new VM, if somebody said which.
@@ -173,8 +184,8 @@ impl Settings {
     }
 }
 
-/// A path of the configuration.
-fn expanded(text: &str, home: Option<&Path>) -> PathBuf {
+/// A path of the configuration; `home` is what `~` stands for.
+pub fn expanded(text: &str, home: Option<&Path>) -> PathBuf {
     match (text.strip_prefix("~/"), home) {
         (Some(below), Some(home)) => home.join(below),
         _ => PathBuf::from(text),

@@ -13,7 +13,7 @@ mod start;
 use std::time::Duration;
 
 use banger_agent::protocol::{AgentRequest, Stat};
-use banger_vmm::{NetMode, Vm, VmStore};
+use banger_vmm::{BackendChoice, NetMode, Vm, VmStore};
 
 pub(crate) use self::find::{chosen, vm_of};
 pub use self::find::{existing, named};
@@ -48,6 +48,10 @@ pub struct VmSpec {
     pub disk_bytes: Option<u64>,
     /// Network of a new VM.
     pub net: Option<NetMode>,
+    /// What runs the VM.
+    pub backend: Option<BackendChoice>,
+    /// The Firecracker program, as the configuration has it.
+    pub firecracker: Option<String>,
     /// After how long without a command the VM stops by itself; zero: never.
     pub idle_timeout: Option<Duration>,
     /// Messages about a new VM: which values are less than its repository asks for.
@@ -64,8 +68,22 @@ impl From<&Settings> for VmSpec {
             memory_mib: settings.memory_mib(),
             disk_bytes: settings.disk_bytes(),
             net: settings.net(),
+            backend: settings.backend(),
+            firecracker: settings.firecracker_bin().map(str::to_owned),
             idle_timeout: Some(settings.idle_timeout()),
             notes: settings.limit_notes(),
+        }
+    }
+}
+
+impl VmSpec {
+    /// What the user's settings say of a VM that exists, and that nothing else is wanted of.
+    pub fn of_existing(settings: &Settings) -> VmSpec {
+        VmSpec {
+            idle_timeout: Some(settings.idle_timeout()),
+            backend: settings.backend(),
+            firecracker: settings.firecracker_bin().map(str::to_owned),
+            ..VmSpec::default()
         }
     }
 }

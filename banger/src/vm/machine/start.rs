@@ -9,6 +9,7 @@ use banger_vmm::{
 
 use super::fits::check_fits;
 use super::{Machines, VmSpec};
+use crate::config::expanded;
 use crate::error::{CommandError, ErrorKind};
 use crate::host::hardware;
 use crate::host::paths::helper;
@@ -93,13 +94,13 @@ impl Machines<'_> {
         let state = vm.state()?;
         Self::check_network(&record, spec)?;
         self.tell_changes(&record, spec, matches!(state, VmState::Running { .. }));
-        let up = |record: &VmRecord, boot| StartOutcome {
+        let up = |record: &VmRecord, backend, boot| StartOutcome {
             ready: record.ready,
-            net: banger_vmm::net_plan(record),
+            net: banger_vmm::net_plan(record.net, backend),
             boot,
             idle_timeout_ms: record.idle_timeout_ms,
         };
-        if let VmState::Running { agent, .. } = &state {
+        if let VmState::Running { backend, agent, .. } = &state {
             if vm.restore_socket()? {
                 self.ui.warning(&format!("the socket of `{}` was gone: its supervisor has made another", vm.name()));
             }
@@ -110,14 +111,14 @@ impl Machines<'_> {
                 let note = format!("the VM was started by banger {}, this is banger {VERSION}", agent.version);
                 self.ui.warning(&format!("{note}: `banger restart` brings it up to date"));
             }
-            return Ok(up(&record, None));
+            return Ok(up(&record, *backend, None));
         }
         let begin = Instant::now();
         let lock = lock(vm)?;
         let record = change_record(vm, &lock, spec)?;
         match vm.state()? {
             // Another command has started it meanwhile.
-            VmState::Running { .. } => return Ok(up(&record, None)),
+            VmState::Running { backend, .. } => return Ok(up(&record, backend, None)),
             VmState::Failed { reason } => {
                 self.ui.warning(&format!("the VM failed ({reason}): starting it again"));
                 vm.stop(Duration::ZERO)?;
@@ -127,14 +128,16 @@ impl Machines<'_> {
             }
             VmState::Stopped { crash: None } | VmState::Starting => {}
         }
-        let options = self.start_options(&record)?;
+        let options = self.start_options(&record, spec)?;
         let on_event = |event| match event {
-            StartEvent::Booting { backend, accelerator, fallback } => {
+            StartEvent::Booting { backend, accelerator, fallback, reason } => {
                 self.ui.detail(&format!("starting `{}` on {backend} with {accelerator}", vm.name()));
-                if let Some(reason) = fallback {
+                if let Some(problem) = fallback {
                     self.ui
                         .status(&format!("KVM does not work here, so the VM runs on {accelerator}, which is slower"));
-                    self.ui.detail(&reason);
+                    self.ui.detail(&problem);
+                } else if let Some(reason) = reason {
+                    self.ui.detail(&format!("not on Firecracker: {reason}"));
                 }
             }
             StartEvent::NotForwarded { forward, problem } => {
@@ -142,9 +145,9 @@ impl Machines<'_> {
             }
             StartEvent::Ready(_) | StartEvent::Failed(_) => {}
         };
-        self.time(RunPhase::Boot, || vm.start(&lock, &options, on_event))?;
+        let running = self.time(RunPhase::Boot, || vm.start(&lock, &options, on_event))?;
         authorized_key::put(vm, false, self.paths, self.ui);
-        Ok(up(&record, Some(begin.elapsed())))
+        Ok(up(&record, running.backend, Some(begin.elapsed())))
     }
 
     /// Refuses a VM with a network where none is wanted: whoever says so relies on it.
@@ -178,15 +181,16 @@ impl Machines<'_> {
         }
         let other = spec.cpus.is_some_and(|cpus| cpus != record.cpus)
             || spec.memory_mib.is_some_and(|memory| memory != record.memory_mib)
-            || spec.disk_bytes.is_some_and(|disk| disk > record.disk_bytes);
+            || spec.disk_bytes.is_some_and(|disk| disk > record.disk_bytes)
+            || spec.backend.is_some_and(|backend| backend != record.backend);
         if other && running {
             self.ui.warning(
-                "processors, memory and a larger disk take effect when the VM starts again, after `banger stop`",
+                "processors, memory, a larger disk and the backend take effect when the VM starts again, after `banger stop`",
             );
         }
     }
 
-    fn start_options(&self, record: &VmRecord) -> Result<StartOptions, CommandError> {
+    fn start_options(&self, record: &VmRecord, spec: &VmSpec) -> Result<StartOptions, CommandError> {
         let images = Images::new(self.paths, self.ui);
         let image = images.store().image(&record.image)?.ok_or_else(|| {
             CommandError::new(format!("the VM's image `{}` is not there any more", record.image))
@@ -198,11 +202,13 @@ impl Machines<'_> {
         Ok(StartOptions {
             supervisor: helper("banger-vmm")?,
             kernel: kernel.vmlinuz,
+            vmlinux: None,
             initramfs,
             base: image.rootfs,
             modules: kernel.modules_disk,
             accelerator: accelerator()?,
             boot_timeout: boot_timeout()?,
+            firecracker: spec.firecracker.as_deref().map(|path| expanded(path, self.paths.home.as_deref())),
         })
     }
 }
@@ -243,7 +249,9 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
 /// Puts into a record what may change in the life of a VM: processors, memory, a larger disk and
 /// the idle time. Returns whether the record has changed.
 pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
-    let before = (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms);
+    let values =
+        |record: &VmRecord| (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms, record.backend);
+    let before = values(record);
     record.disk_bytes = record.disk_bytes.max(spec.disk_bytes.unwrap_or_default());
     // It may have been made on a machine that has more, or where that was not checked.
     record.cpus = spec.cpus.unwrap_or(record.cpus).min(hardware::cpus());
@@ -253,7 +261,8 @@ pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
     } else if let Some(timeout) = spec.idle_timeout {
         record.idle_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     }
-    before != (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms)
+    record.backend = spec.backend.unwrap_or(record.backend);
+    before != values(record)
 }
 
 /// Adjusts the record on the disk, which another command may have changed before this one had the
