@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::NetInterface;
 
+/// The vsock port that an agent listens at. Below 1024, a process of the guest needs
+/// CAP_NET_BIND_SERVICE to take it: vsock(7).
+pub const AGENT_PORT: u32 = 1000;
+
 /// Everything that one boot of a guest is told. As text, it is a part of the kernel command line,
 /// which x86 limits to 2048 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct GuestIdentity {
 pub enum AgentDevice {
     /// `virtio-serial`: the virtio-serial port of this name.
     VirtioSerial(String),
+    /// `vsock`: this port of the guest's vsock device, to which the host connects.
+    Vsock(u32),
 }
 
 /// The disks of a VM. As text: how they are told apart, a colon, and the attached disks.
@@ -58,6 +64,8 @@ pub struct DiskConfig {
 pub enum DiskNaming {
     /// `serial`: the serial of each virtio-blk device is the name of the disk's role.
     Serial,
+    /// `order`: the attached disks are `vda`, `vdb` and so on, in this order.
+    Order,
 }
 
 /// What a disk is for.
@@ -78,6 +86,7 @@ impl DiskNaming {
     pub fn name(self) -> &'static str {
         match self {
             DiskNaming::Serial => "serial",
+            DiskNaming::Order => "order",
         }
     }
 }
@@ -117,6 +126,7 @@ impl fmt::Display for AgentDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AgentDevice::VirtioSerial(name) => write!(f, "virtio-serial:{name}"),
+            AgentDevice::Vsock(port) => write!(f, "vsock:{port}"),
         }
     }
 }

@@ -54,21 +54,30 @@ fn interface(text: &str) -> Option<NetInterface> {
     fields.next().is_none().then_some(interface)
 }
 
-/// Parses `virtio-serial:<port>`.
+/// Parses `virtio-serial:<name>` or `vsock:<port>`.
 fn agent_device(text: &str) -> Option<AgentDevice> {
-    let port = text.strip_prefix("virtio-serial:").filter(|port| !port.is_empty())?;
-    Some(AgentDevice::VirtioSerial(port.to_owned()))
+    match text.split_once(':')? {
+        ("virtio-serial", name) if !name.is_empty() => Some(AgentDevice::VirtioSerial(name.to_owned())),
+        ("vsock", port) => port.parse().ok().map(AgentDevice::Vsock),
+        _ => None,
+    }
 }
 
-/// Parses `serial:<role>,<role>…`.
+/// Parses `<naming>:<role>,<role>…`. The order tells disks apart only if it names both that every
+/// VM has, and none twice.
 fn disk_config(text: &str) -> Option<DiskConfig> {
-    const NAMINGS: [DiskNaming; 1] = [DiskNaming::Serial];
+    const NAMINGS: [DiskNaming; 2] = [DiskNaming::Serial, DiskNaming::Order];
     const ROLES: [DiskRole; 4] = [DiskRole::Base, DiskRole::Disk, DiskRole::Workspace, DiskRole::Modules];
     let (naming, roles) = text.split_once(':')?;
     let naming = NAMINGS.into_iter().find(|known| known.name() == naming)?;
     let role = |name: &str| ROLES.into_iter().find(|known| known.name() == name);
-    let attached = roles.split(',').map(role).collect::<Option<_>>()?;
-    Some(DiskConfig { naming, attached })
+    let attached: Vec<_> = roles.split(',').map(role).collect::<Option<_>>()?;
+    let count = |wanted| attached.iter().filter(|role| **role == wanted).count();
+    let is_complete = count(DiskRole::Base) == 1
+        && count(DiskRole::Disk) == 1
+        && count(DiskRole::Workspace) <= 1
+        && count(DiskRole::Modules) <= 1;
+    (naming == DiskNaming::Serial || is_complete).then_some(DiskConfig { naming, attached })
 }
 
 /// As `hostname(7)` has it, up to the 64 bytes that the kernel keeps.
@@ -90,6 +99,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::boot_config::AGENT_PORT;
 
     #[test]
     fn parse_takes_banger_words_and_ignores_others() {
@@ -135,12 +145,19 @@ mod tests {
             "banger.agent=virtio-serial",
             "banger.agent=virtio-serial:",
             "banger.agent=carrier-pigeon:1",
+            "banger.agent=vsock:",
+            "banger.agent=vsock:banger.0",
+            "banger.agent=vsock:-1",
+            "banger.agent=vsock:4294967296",
             "banger.disks=",
             "banger.disks=base,disk",
             "banger.disks=serial:",
             "banger.disks=serial:base,,disk",
             "banger.disks=serial:base,cdrom",
             "banger.disks=colour:base",
+            "banger.disks=order:base",
+            "banger.disks=order:base,disk,base",
+            "banger.disks=order:base,disk,modules,workspace,modules",
         ] {
             let error = parse(word).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
@@ -175,8 +192,10 @@ mod tests {
         let bare = BootConfig {
             identity: GuestIdentity { hostname: "x".to_owned(), machine_id: None, net: None },
             volatile: false,
-            ..told
+            agent: AgentDevice::Vsock(AGENT_PORT),
+            disks: DiskConfig { naming: DiskNaming::Order, attached: vec![DiskRole::Base, DiskRole::Disk] },
         };
+        assert!(bare.to_string().ends_with(" banger.agent=vsock:1000 banger.disks=order:base,disk"), "{bare}");
         assert_eq!(parse(&bare.to_string()).unwrap(), bare);
     }
 }

@@ -64,13 +64,23 @@ impl Disks {
     /// Waits for the disks that the host has attached.
     ///
     /// # Errors
-    /// [`BootError::NoDevice`] for one that does not appear.
+    /// [`BootError::NoDevice`] for one that does not appear, [`BootError::WrongDisk`] for one that
+    /// is not what it was attached as.
     pub(super) fn find(config: &DiskConfig, uevents: &Uevents) -> Result<Self, BootError> {
-        let required = |role| uevents.wait_for(&describe(config.naming, role), || device(config.naming, role));
+        match config.naming {
+            DiskNaming::Serial => Disks::find_by_serial(&config.attached, uevents),
+            DiskNaming::Order => Disks::find_by_order(&config.attached, uevents),
+        }
+    }
+
+    fn find_by_serial(attached: &[DiskRole], uevents: &Uevents) -> Result<Self, BootError> {
+        let device = |role: DiskRole| named("/sys/block", "serial", role.name());
+        let required =
+            |role: DiskRole| uevents.wait_for(&format!("the disk with the serial `{}`", role.name()), || device(role));
         // All disks are probed in one pass, so one that is not listed is there by now as well.
-        let optional = |role| match config.attached.contains(&role) {
+        let optional = |role| match attached.contains(&role) {
             true => required(role).map(Some),
-            false => Ok(device(config.naming, role)),
+            false => Ok(device(role)),
         };
         Ok(Disks {
             base: required(DiskRole::Base)?,
@@ -79,19 +89,46 @@ impl Disks {
             modules: optional(DiskRole::Modules)?,
         })
     }
-}
 
-/// The block device of the disk with this role, if it is there.
-fn device(naming: DiskNaming, role: DiskRole) -> Option<PathBuf> {
-    match naming {
-        DiskNaming::Serial => named("/sys/block", "serial", role.name()),
+    fn find_by_order(attached: &[DiskRole], uevents: &Uevents) -> Result<Self, BootError> {
+        let find = |role: DiskRole| {
+            let Some(name) = name_by_order(attached, role) else { return Ok(None) };
+            let node = Path::new("/dev").join(&name);
+            let attribute = Path::new("/sys/block").join(&name).join("ro");
+            let is_read_only = uevents.wait_for(&format!("the disk {name}, `{}`,", role.name()), || {
+                let text = fs::read_to_string(&attribute).ok().filter(|_| node.exists())?;
+                Some(text.trim_end() != "0")
+            })?;
+            check_access(&name, role, is_read_only)?;
+            Ok(Some(node))
+        };
+        let missing = |role: DiskRole| move || BootError::NoDevice(format!("the disk `{}`", role.name()));
+        Ok(Disks {
+            base: find(DiskRole::Base)?.ok_or_else(missing(DiskRole::Base))?,
+            disk: find(DiskRole::Disk)?.ok_or_else(missing(DiskRole::Disk))?,
+            workspace: find(DiskRole::Workspace)?,
+            modules: find(DiskRole::Modules)?,
+        })
     }
 }
 
-/// What a disk is called in an error message.
-fn describe(naming: DiskNaming, role: DiskRole) -> String {
-    match naming {
-        DiskNaming::Serial => format!("the disk with the serial `{}`", role.name()),
+/// The kernel's name of the virtio-blk device that was attached with this role.
+fn name_by_order(attached: &[DiskRole], role: DiskRole) -> Option<String> {
+    let letter = ('a'..='z').nth(attached.iter().position(|attached| *attached == role)?)?;
+    Some(format!("vd{letter}"))
+}
+
+/// Makes sure that a disk can be written if and only if one with its role can: in another order,
+/// the guest would write to what it shares with others.
+fn check_access(name: &str, role: DiskRole, is_read_only: bool) -> Result<(), BootError> {
+    let role_is_read_only = matches!(role, DiskRole::Base | DiskRole::Modules);
+    match role_is_read_only == is_read_only {
+        true => Ok(()),
+        false => Err(BootError::WrongDisk {
+            name: name.to_owned(),
+            role: role.name(),
+            access: if is_read_only { "read-only" } else { "writable" },
+        }),
     }
 }
 
@@ -99,6 +136,7 @@ fn describe(naming: DiskNaming, role: DiskRole) -> String {
 pub(super) fn open_agent_device(device: &AgentDevice, uevents: &Uevents) -> Result<OwnedFd, BootError> {
     match device {
         AgentDevice::VirtioSerial(name) => open_virtio_serial(name, uevents),
+        AgentDevice::Vsock(_) => Err(BootError::Setting(format!("banger.agent={device}"))),
     }
 }
 
@@ -138,6 +176,28 @@ fn named(class: &str, attribute: &str, value: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn disks_by_order_have_the_names_that_the_kernel_counts() {
+        let attached = [DiskRole::Base, DiskRole::Disk, DiskRole::Modules];
+        let name = |role| name_by_order(&attached, role);
+        assert_eq!(name(DiskRole::Base).as_deref(), Some("vda"));
+        assert_eq!(name(DiskRole::Disk).as_deref(), Some("vdb"));
+        assert_eq!(name(DiskRole::Modules).as_deref(), Some("vdc"));
+        assert_eq!(name(DiskRole::Workspace), None);
+    }
+
+    #[test]
+    fn disk_of_the_wrong_access_is_named_with_its_role() {
+        for (role, read_only) in
+            [(DiskRole::Base, true), (DiskRole::Modules, true), (DiskRole::Disk, false), (DiskRole::Workspace, false)]
+        {
+            check_access("vda", role, read_only).unwrap();
+            let error = check_access("vda", role, !read_only).unwrap_err().to_string();
+            let access = if read_only { "vda is writable" } else { "vda is read-only" };
+            assert!(error.contains(role.name()) && error.contains(access), "{error}");
+        }
+    }
 
     #[test]
     fn missing_drivers_and_filesystems_are_named() {

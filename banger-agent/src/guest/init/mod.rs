@@ -113,6 +113,16 @@ pub enum BootError {
     /// The host did not attach something that every VM has.
     #[error("{0} did not appear")]
     NoDevice(String),
+    /// The host attached the disks in another order than it says.
+    #[error("the disk {name} is {access}, which the disk `{role}` is not: the host attached another there")]
+    WrongDisk {
+        /// The kernel's name of the disk.
+        name: String,
+        /// What the disk at this place is for.
+        role: &'static str,
+        /// What may be done with it.
+        access: &'static str,
+    },
     /// The kernel cannot use what every VM has.
     #[error(
         "the kernel has no {0}, neither built in nor among the modules that came with it (banger kernel import --modules)"
