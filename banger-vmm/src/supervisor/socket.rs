@@ -328,11 +328,11 @@ mod tests {
         let expected =
             serde_json::json!({"version": banger_agent::VERSION, "features": ["idle_timeout", "restore_socket"]});
         assert_eq!(hello["hello"], expected);
-        assert_eq!(answer["ok"]["backend"], "test");
+        assert_eq!(answer["ok"]["pid"], 1);
         // As versions without hello ask.
         let plain = frames(folder.path(), r#"{"op":"status"}"#).await;
         let [answer] = &plain[..] else { panic!("{plain:?}") };
-        assert_eq!(answer["ok"]["backend"], "test");
+        assert_eq!(answer["ok"]["pid"], 1);
     }
 
     #[tokio::test]
