@@ -84,6 +84,15 @@ pub enum BackendChoice {
     Qemu,
 }
 
+impl std::fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            BackendKind::Firecracker => "Firecracker",
+            BackendKind::Qemu => "QEMU",
+        })
+    }
+}
+
 impl BackendChoice {
     /// All choices, in the order in which help texts list them.
     pub const ALL: [BackendChoice; 3] = [BackendChoice::Auto, BackendChoice::Firecracker, BackendChoice::Qemu];

@@ -132,7 +132,8 @@ fn setup_refuses_firecracker_with_another_digest() {
     let refused = bare.setup(&["test"]);
     assert_eq!(refused.status, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("has another Firecracker than the pinned one"), "{}", refused.stderr);
-    let tools: Vec<_> = fs::read_dir(bare.path("target/test-tools")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let tools: Vec<_> =
+        fs::read_dir(bare.path("target/test-tools")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!tools.iter().any(|name| name.to_string_lossy().contains("firecracker")), "{tools:?}");
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_agent::protocol::{AgentRequest, WireBytes};
-use banger_vmm::{Accelerator, Confinement, Vm, VmState};
+use banger_vmm::{Accelerator, BackendChoice, BackendKind, Confinement, Vm, VmState};
 use serde::Serialize;
 
 use crate::error::CommandError;
@@ -48,6 +48,12 @@ pub struct VmStatus {
     pub replaced: bool,
     /// `stopped`, `starting`, `running` or `failed`.
     pub state: &'static str,
+    /// What runs the VM; none: the VM does not run.
+    pub backend: Option<BackendKind>,
+    /// What is to run the VM, from its next start on.
+    pub backend_choice: BackendChoice,
+    /// Why Firecracker does not run the VM, if it does not and nobody asked for that.
+    pub backend_reason: Option<String>,
     /// What runs the guest's instructions; none: the VM does not run.
     pub accelerator: Option<Accelerator>,
     /// What confines the VMM; none: the VM does not run, or the version that started it confines
@@ -111,11 +117,13 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
     let owner = VmOwner::of(&record);
     status.workspace = status.workspace.or_else(|| owner.as_ref().map(|owner| owner.root.to_string()));
     let (mut accelerator, mut confinement, mut reason) = (None, None, None);
+    let (mut backend, mut backend_reason) = (None, None);
     let state = match vm.state()? {
         VmState::Stopped { .. } => "stopped",
         VmState::Starting => "starting",
-        VmState::Running { accelerator: by, confinement: within, .. } => {
+        VmState::Running { backend: kind, accelerator: by, confinement: within, reason: why, .. } => {
             (accelerator, confinement) = (Some(by), within);
+            (backend, backend_reason) = (Some(kind), why);
             "running"
         }
         VmState::Failed { reason: why } => {
@@ -144,6 +152,9 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
             owner.path() == workspace.root && !ownership::is_same(&owner, &workspace.identity)
         }),
         state,
+        backend,
+        backend_choice: record.backend,
+        backend_reason,
         accelerator,
         confinement,
         responds,
@@ -200,6 +211,10 @@ fn text(status: &WorkspaceStatus, names: usize) -> String {
             }
             let silent = if vm.responds == Some(false) { ", does not respond" } else { "" };
             lines.push(("state", format!("{}{accelerator}{silent}", vm.state)));
+            if let Some(backend) = vm.backend {
+                let why = vm.backend_reason.as_ref().map(|why| format!("; not Firecracker: {why}")).unwrap_or_default();
+                lines.push(("backend", format!("{backend}{why}")));
+            }
             if vm.state == "running" {
                 let nothing = || "none: the VMM may do what you may; `banger restart` changes that".to_owned();
                 lines.push(("confinement", vm.confinement.as_ref().map_or_else(nothing, describe)));
@@ -249,6 +264,9 @@ mod tests {
             replaced: false,
             name: "a".into(),
             state: "running",
+            backend: Some(BackendKind::Qemu),
+            backend_choice: BackendChoice::Auto,
+            backend_reason: Some("there is no KVM".into()),
             accelerator: None,
             confinement: Some(Confinement { landlock_abi: Some(2), missing: vec![Gap::Signals] }),
             responds: Some(false),
@@ -274,6 +292,7 @@ mod tests {
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
         assert!(shown.contains("seccomp, Landlock (version 2 of its interface); not kept from: ending"), "{shown}");
         assert!(shown.contains("running, does not respond\n"), "{shown}");
+        assert!(shown.contains("QEMU; not Firecracker: there is no KVM\n"), "{shown}");
         assert!(shown.ends_with("/b at /srv/b\n"), "{shown}");
     }
 
@@ -292,7 +311,7 @@ mod tests {
         let (root, disk_bytes) = (root.display(), vm.disk_allocated().unwrap());
         let expected = format!(
             "{{\"workspace\":\"{root}\",\"vm\":{{\"name\":\"box\",\"replaced\":false,\"state\":\"stopped\",\
-             \"accelerator\":null,\"confinement\":null,\"responds\":null,\"image\":\"debian\",\"kernel\":\"generic\",\
+             \"backend\":null,\"backend_choice\":\"auto\",\"backend_reason\":null,\"accelerator\":null,\"confinement\":null,\"responds\":null,\"image\":\"debian\",\"kernel\":\"generic\",\
              \"cpus\":2,\"memory_mib\":2048,\"net\":\"user\",\"disk_bytes\":{disk_bytes},\"created\":1000,\
              \"guest_only\":{{\"files\":0,\"references\":0}},\"guest_only_names\":[],\"repositories\":[],\
              \"reason\":null}}}}\n"
