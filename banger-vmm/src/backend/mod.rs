@@ -1,6 +1,8 @@
 //! What runs a VM: one trait, so that the rest does not know which.
 
 mod definition;
+#[allow(dead_code, unused_imports, reason = "the backend follows")]
+mod firecracker;
 #[cfg(feature = "process")]
 pub(crate) mod process;
 mod qemu;

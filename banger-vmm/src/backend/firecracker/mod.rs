@@ -1,0 +1,3 @@
+//! Firecracker.
+
+mod api;
