@@ -51,7 +51,7 @@ pub use owner::Owner;
 pub use paths::StorePaths;
 pub use ports::{GuestEnd, HostEnd, MAX_PORTS, PortForward, PortName, PortState, check_forwards};
 pub use program::Programs;
-pub use record::{BackendChoice, BackendKind, Ready, VmRecord, is_name};
+pub use record::{BackendChoice, BackendKind, RateLimits, Ready, VmRecord, is_name};
 pub use store::{NamesLock, VmStore};
 pub use vm::{Hold, Stopped, Vm, VmLock, VmState};
 pub use vm_host::{AgentAccess, LocalHost, VmHost};

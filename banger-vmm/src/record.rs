@@ -54,6 +54,28 @@ pub struct VmRecord {
     /// After how many milliseconds without anybody using it the VM stops by itself; 0: never.
     #[serde(default = "default_idle_timeout")]
     pub idle_timeout_ms: u64,
+    /// How much of the host's disks and network the VM may use, from its next start on.
+    #[serde(default, skip_serializing_if = "RateLimits::is_unlimited")]
+    pub limits: RateLimits,
+}
+
+/// The rates of a VM's disks and network; 0: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateLimits {
+    /// Operations per second of the VM's own disks together, reads and writes.
+    pub disk_iops: u64,
+    /// Bytes per second of the VM's own disks together, reads and writes.
+    pub disk_bandwidth: u64,
+    /// Bytes per second of the network, in each direction.
+    pub net_bandwidth: u64,
+}
+
+impl RateLimits {
+    /// Whether nothing is limited.
+    pub fn is_unlimited(&self) -> bool {
+        *self == RateLimits::default()
+    }
 }
 
 /// What a record of a version has that knew no idle time: half an hour.
@@ -149,6 +171,7 @@ impl VmRecord {
             ephemeral: false,
             ready: Ready::default(),
             idle_timeout_ms: default_idle_timeout(),
+            limits: RateLimits::default(),
         }
     }
 
@@ -238,6 +261,24 @@ mod tests {
         old.as_object_mut().unwrap().remove("idle_timeout_ms").unwrap();
         std::fs::write(&path, old.to_string()).unwrap();
         assert_eq!(VmRecord::read(&path).unwrap().idle_timeout_ms, 1_800_000);
+    }
+
+    #[test]
+    fn limits_are_written_only_if_there_are_any() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm.json");
+        let mut record = VmRecord::new("x", "i", "k", 0);
+        record.write(&path).unwrap();
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("limits"));
+        assert!(VmRecord::read(&path).unwrap().limits.is_unlimited());
+        record.limits.disk_iops = 100;
+        record.write(&path).unwrap();
+        assert_eq!(VmRecord::read(&path).unwrap().limits, RateLimits { disk_iops: 100, ..RateLimits::default() });
+        // As a version writes them that has other ones too.
+        let mut later = serde_json::to_value(&record).unwrap();
+        later["limits"] = serde_json::json!({"net_bandwidth": 7, "cpu": 1});
+        std::fs::write(&path, later.to_string()).unwrap();
+        assert_eq!(VmRecord::read(&path).unwrap().limits, RateLimits { net_bandwidth: 7, ..RateLimits::default() });
     }
 
     #[test]
