@@ -93,6 +93,11 @@ fn failure(status: Option<ExitStatus>, complaint: &[u8]) -> Failure {
     if complaint.is_empty() {
         return Failure::new(format!("QEMU ended ({status})"));
     }
+    // As QEMU words it (hw/i386/x86-common.c, x86_load_linux).
+    if complaint.contains("without PVH ELF Note") {
+        let failure = Failure::new("QEMU cannot boot the VM's kernel: it is an ELF without an entry for PVH");
+        return failure.with_hint("use Firecracker where KVM works, or a kernel that was built with CONFIG_PVH");
+    }
     let failure = Failure::new(format!("QEMU ended ({status}): {complaint}"));
     // As QEMU words it (block/file-posix.c, raw_check_lock_bytes): options such as `-blockdev` have
     // the syllable too.
@@ -132,6 +137,10 @@ mod tests {
             let failure = failure(status, unreadable.as_bytes());
             assert!(failure.hint.unwrap().contains("may read system directories"), "{unreadable}");
         }
+        let without_pvh = b"qemu-system-x86_64: Error loading uncompressed kernel without PVH ELF Note\n";
+        let without_pvh = failure(status, without_pvh);
+        assert!(without_pvh.message.contains("cannot boot the VM's kernel"), "{}", without_pvh.message);
+        assert!(without_pvh.hint.unwrap().contains("CONFIG_PVH"));
         assert_eq!(failure(status, b"").message, "QEMU ended (exit status: 1)");
     }
 }
