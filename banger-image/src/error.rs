@@ -334,9 +334,7 @@ impl Error {
                 Some("delete these before: banger delete VM, banger image delete IMAGE".into())
             }
             Error::KernelName { .. } => Some("give it another one: --name NAME".into()),
-            Error::NoKernel { .. } => {
-                Some("a kernel is a bzImage for x86-64, or a vmlinux with an entry for PVH".into())
-            }
+            Error::NoKernel { .. } => Some("a kernel is a bzImage or an uncompressed ELF (vmlinux) for x86-64".into()),
             Error::Modules { .. } => {
                 Some("modules are a folder as `make modules_install` and depmod leave it: …/lib/modules/RELEASE".into())
             }

@@ -6,10 +6,12 @@
 
 use crate::archive::fuzzing::tar_seeds;
 use crate::ext4::fuzzing::ext4_seeds;
+use crate::kernel::fuzzing::kernel_seeds;
 use crate::oci::fuzzing::{config_seeds, manifest_seeds};
 
 pub use crate::archive::fuzzing::tar;
 pub use crate::ext4::fuzzing::ext4_check;
+pub use crate::kernel::fuzzing::kernel;
 pub use crate::oci::fuzzing::{layer, oci_config, oci_manifest};
 
 /// A target: its name, its function, and inputs to start from.
@@ -21,6 +23,7 @@ pub fn targets() -> Vec<Target> {
         ("tar", tar, tar_seeds()),
         ("layer", layer, tar_seeds()),
         ("ext4_check", ext4_check, ext4_seeds()),
+        ("kernel", kernel, kernel_seeds()),
         ("oci_manifest", oci_manifest, manifest_seeds()),
         ("oci_config", oci_config, config_seeds()),
     ]

@@ -60,6 +60,7 @@ pub use kind::Kind;
 pub use manifest::{ImageManifest, KernelManifest, Ready};
 pub use progress::Progress;
 pub use recipe::npm::NPM_REGISTRY;
+pub use store::kernels::FirecrackerObstacle;
 pub use store::pull::{Change, Pulled};
 pub use store::register::Exported;
 pub use store::{Image, Kernel, Store};

@@ -106,6 +106,17 @@ pub struct KernelManifest {
     pub vmlinuz_bytes: u64,
     /// BLAKE3 of `vmlinuz`, in hex.
     pub vmlinuz_blake3: String,
+    /// Length of `vmlinux`, the uncompressed kernel, in bytes; `None` if an earlier version of
+    /// banger made this, without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmlinux_bytes: Option<u64>,
+    /// Names of the modules for Firecracker's devices that the kernel neither has built in nor came
+    /// with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_modules: Vec<String>,
+    /// Whether QEMU cannot load it: it is an ELF without an entry for PVH.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_pvh: bool,
 }
 
 /// Reads the manifest in the directory `dir`; `None` if there is none.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::{BuiltKernel, format, modules};
+use super::format::KernelFile;
+use super::{BOOT_MODULES, BuiltKernel, MODULES, VMLINUZ, modules};
 use crate::error::{Error, Result};
 use crate::ext4::{Metadata, Options, Timestamp, Writer};
 use crate::progress::Progress;
@@ -15,6 +16,11 @@ use crate::progress::Progress;
 /// What every boot needs of a kernel, built in or as a module: the bus, the agent's pipe, the disks
 /// and their file system; the network card comes behind these, and what is needed last behind it.
 pub(crate) const BOOT: [&str; 6] = ["virtio_mmio", "virtio_console", "virtio_blk", "ext4", "virtio_net", "overlay"];
+/// What Firecracker's devices need beside these, and a kernel for QEMU may lack.
+pub(crate) const FIRECRACKER: [&str; 5] =
+    ["vsock", "vmw_vsock_virtio_transport_common", VSOCK_TRANSPORT, "virtio_rng", "virtio_balloon"];
+/// The driver of virtio's vsock, which the agent's connection needs under Firecracker.
+pub(crate) const VSOCK_TRANSPORT: &str = "vmw_vsock_virtio_transport";
 /// Links of `make modules_install` to the folders of the machine that built the modules.
 const OF_THE_BUILD: [&[u8]; 2] = [b"build", b"source"];
 /// Folders within folders that are followed: the kernel's own have less than ten.
@@ -28,30 +34,38 @@ pub(crate) fn import(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<BuiltKernel> {
-    let version = format::banner(kernel)?;
-    let release = format::release(&version).to_owned();
-    let folder = modules.map(|modules| of_release(modules, &release)).transpose()?;
+    let file = KernelFile::read(kernel)?;
+    let folder = match (modules, file.release()) {
+        (Some(modules), Some(release)) => Some((of_release(modules, release)?, release)),
+        (Some(_), None) => {
+            let reason = "the kernel does not say its release, so nothing tells whether they are its own".into();
+            return Err(Error::Modules { reason });
+        }
+        (None, _) => None,
+    };
 
     progress.phase("copying the kernel");
-    let vmlinuz = dir.join("vmlinuz");
+    let vmlinuz = dir.join(VMLINUZ);
     io::copy(&mut fs::File::open(kernel)?, &mut fs::File::create_new(&vmlinuz)?)?;
     // What was looked at may have been replaced since.
-    if format::banner(&vmlinuz)? != version {
+    let copied = KernelFile::read(&vmlinuz)?;
+    if copied.banner != file.banner {
         return Err(Error::NoKernel { path: kernel.to_owned(), reason: "it changes".into() });
     }
-    let vmlinuz_blake3 = blake3::Hasher::new().update_reader(fs::File::open(&vmlinuz)?)?.finalize().to_string();
-
-    let mut boot_modules = Vec::new();
-    if let Some(folder) = folder {
-        progress.phase("copying the modules");
-        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(dir.join("modules.ext4"))?;
-        let options = Options::image().derived_from(format!("modules of {release}").as_bytes());
-        let mut disk = Writer::new(file.into_file(), options)?;
-        add(&mut disk, &folder, release.as_bytes(), 0)?;
-        boot_modules = modules::extract(&mut disk, &release, &BOOT, &dir.join("boot"))?;
-        disk.finish()?;
-    }
-    Ok(BuiltKernel { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), vmlinuz_blake3, release, version, boot_modules })
+    let boot_modules = match folder {
+        None => None,
+        Some((folder, release)) => {
+            progress.phase("copying the modules");
+            let disk = fs::OpenOptions::new().read(true).write(true).create_new(true).open(dir.join(MODULES))?;
+            let options = Options::image().derived_from(format!("modules of {release}").as_bytes());
+            let mut disk = Writer::new(disk.into_file(), options)?;
+            add(&mut disk, &folder, release.as_bytes(), 0)?;
+            let boot_modules = modules::extract(&mut disk, release, &BOOT, &FIRECRACKER, &dir.join(BOOT_MODULES))?;
+            disk.finish()?;
+            Some(boot_modules)
+        }
+    };
+    BuiltKernel::new(copied, boot_modules, dir, kernel, progress)
 }
 
 /// The folder with the modules of a release: `folder` if it has the release's name, as in
@@ -119,7 +133,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::kernel::format::tests::bz_image;
+    use crate::kernel::format::fixtures::bz_image;
     use crate::kernel::modules::tests::module;
     use crate::progress::Silent;
 
@@ -152,7 +166,7 @@ mod tests {
         let (place, kernel, modules) = place();
         let place = place.path();
         let built = import_to("whole", place, &kernel, Some(&modules)).unwrap();
-        assert_eq!((built.release.as_str(), built.version.as_str()), (RELEASE, "6.12.1-mine (me) #1"));
+        assert_eq!((built.release.as_deref(), built.version.as_str()), (Some(RELEASE), "6.12.1-mine (me) #1"));
         assert_eq!(built.boot_modules, ["00-overlay.ko"]);
         assert_eq!(fs::read(place.join("whole/boot/00-overlay.ko")).unwrap(), module(RELEASE));
         assert_eq!(fs::read(place.join("whole/vmlinuz")).unwrap(), fs::read(&kernel).unwrap());

@@ -1,22 +1,37 @@
 //! Makes a kernel from the tree of a recipe or a bundle, or from files of this host: the kernel
-//! image, its modules as a disk, and the modules that the initramfs loads.
+//! image, the uncompressed kernel, its modules as a disk, and the modules that the initramfs loads.
 
+mod elf;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod import;
 mod modules;
+mod payload;
+mod upgrade;
+mod vmlinux;
+mod vsock;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use banger_util::file::{AtomicFile, Durability, remove_unfinished};
 use fs_err as fs;
 use tar::Archive;
 
 #[cfg(test)]
-pub(crate) use self::format::tests::bz_image;
-pub(crate) use self::import::{BOOT, import};
+pub(crate) use self::elf::fixtures::elf;
+#[cfg(test)]
+pub(crate) use self::format::fixtures::{bz_image, bz_image_of};
+pub(crate) use self::import::{BOOT, VSOCK_TRANSPORT, import};
 #[cfg(test)]
 pub(crate) use self::modules::tests::module;
+pub(crate) use self::upgrade::upgrade;
 
+use self::format::{KernelFile, KernelFormat};
+use self::import::FIRECRACKER;
+use self::modules::BootModules;
+use self::vmlinux::{ExtractError, Payload};
 use crate::archive::unpack;
 use crate::error::{Error, Result};
 use crate::ext4::{Options, Writer};
@@ -27,21 +42,88 @@ use crate::recipe::Recipe;
 
 /// The most that a kernel's tree may have, in bytes: one with all debug information has less.
 const MAX_BYTES: u64 = 8 << 30;
-const VMLINUZ: &str = "vmlinuz";
-const MODULES: &str = "modules.ext4";
+/// The files of a kernel's directory.
+pub(crate) const VMLINUZ: &str = "vmlinuz";
+pub(crate) const VMLINUX: &str = "vmlinux";
+pub(crate) const MODULES: &str = "modules.ext4";
+pub(crate) const BOOT_MODULES: &str = "boot";
 
-/// What is known of a kernel that was built in a directory, beside the files `vmlinuz`,
+/// What is known of a kernel that was built in a directory, beside the files `vmlinuz`, `vmlinux`,
 /// `modules.ext4` and `boot/*.ko`.
 pub(crate) struct BuiltKernel {
-    /// What `uname -r` prints.
-    pub(crate) release: String,
+    /// What `uname -r` prints; `None` for what is not Linux.
+    pub(crate) release: Option<String>,
     /// The banner, as in `/proc/version`.
     pub(crate) version: String,
     /// Names of the files in `boot/`, in the order to load them.
     pub(crate) boot_modules: Vec<String>,
+    /// Names of the modules for Firecracker that the kernel lacks.
+    pub(crate) missing_modules: Vec<String>,
+    /// Whether QEMU can load it.
+    pub(crate) boots_in_qemu: bool,
     pub(crate) vmlinuz_bytes: u64,
+    pub(crate) vmlinux_bytes: u64,
     /// In hex.
     pub(crate) vmlinuz_blake3: String,
+}
+
+impl BuiltKernel {
+    /// The kernel whose `vmlinuz` in `dir` is `file`, with `vmlinux` beside it. `modules` is `None`
+    /// if it came without. Errors name it `shown`.
+    fn new(
+        file: KernelFile,
+        modules: Option<BootModules>,
+        dir: &Path,
+        shown: &Path,
+        progress: &dyn Progress,
+    ) -> Result<BuiltKernel> {
+        let (vmlinuz, vmlinux) = (dir.join(VMLINUZ), dir.join(VMLINUX));
+        extract_vmlinux(&file.format, dir, shown, progress)?;
+        let modules = match modules {
+            Some(modules) => modules,
+            None if vsock::may_be_built_in(&vmlinux, &file)? => BootModules::default(),
+            None => BootModules { files: Vec::new(), missing: vec![VSOCK_TRANSPORT.to_owned()] },
+        };
+        let vmlinuz_blake3 = blake3::Hasher::new().update_reader(fs::File::open(&vmlinuz)?)?.finalize().to_string();
+        Ok(BuiltKernel {
+            release: file.release().map(str::to_owned),
+            boot_modules: modules.files,
+            missing_modules: modules.missing,
+            boots_in_qemu: file.boots_in_qemu(),
+            vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(),
+            vmlinux_bytes: fs::metadata(&vmlinux)?.len(),
+            vmlinuz_blake3,
+            version: file.banner,
+        })
+    }
+}
+
+/// Writes the uncompressed kernel beside the `vmlinuz` in `dir`, which errors name `shown`. Whoever
+/// reads the directory finds the whole file or none.
+fn extract_vmlinux(format: &KernelFormat, dir: &Path, shown: &Path, progress: &dyn Progress) -> Result<()> {
+    let (vmlinuz, vmlinux) = (dir.join(VMLINUZ), dir.join(VMLINUX));
+    match format {
+        KernelFormat::Elf { .. } => match fs::hard_link(&vmlinuz, &vmlinux) {
+            // It is a link already.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            linked => linked?,
+        },
+        KernelFormat::BzImage(place) => {
+            progress.phase("extracting the kernel");
+            let source = fs::File::open(&vmlinuz)?.into_file();
+            let failed = |error: ExtractError| match error {
+                ExtractError::Invalid(reason) => Error::NoKernel { path: shown.to_owned(), reason },
+                ExtractError::Io(error) => error.into(),
+            };
+            let payload = Payload::read(&source, place.clone(), vmlinux::MAX_BYTES).map_err(failed)?;
+            check_room("the kernel", &[(dir, payload.length())])?;
+            remove_unfinished(&vmlinux)?;
+            let target = AtomicFile::create(&vmlinux, 0o666)?;
+            payload.extract(target.as_file()).map_err(failed)?;
+            target.replace(Durability::Synced)?;
+        }
+    }
+    Ok(())
 }
 
 /// Builds the kernel in `dir`, with `boot_modules` and what they depend on below `boot/`.
@@ -82,16 +164,15 @@ pub(crate) fn unpack(
 fn finish(mut modules: Writer, boot_modules: &[String], dir: &Path, progress: &dyn Progress) -> Result<BuiltKernel> {
     progress.phase("writing the modules");
     let vmlinuz = dir.join(VMLINUZ);
-    let version = format::banner(&vmlinuz)?;
+    let file = KernelFile::read(&vmlinuz)?;
     let release = sole_folder(&modules)?;
-    if format::release(&version) != release {
-        let reason = format!("they are of {release}, and the kernel is {}", format::release(&version));
-        return Err(Error::Modules { reason });
+    if file.release() != Some(&release) {
+        let is = file.release().unwrap_or("of none");
+        return Err(Error::Modules { reason: format!("they are of {release}, and the kernel is {is}") });
     }
-    let boot_modules = modules::extract(&mut modules, &release, boot_modules, &dir.join("boot"))?;
+    let boot_modules = modules::extract(&mut modules, &release, boot_modules, &FIRECRACKER, &dir.join(BOOT_MODULES))?;
     modules.finish()?;
-    let vmlinuz_blake3 = blake3::Hasher::new().update_reader(fs::File::open(&vmlinuz)?)?.finalize().to_string();
-    Ok(BuiltKernel { vmlinuz_bytes: fs::metadata(&vmlinuz)?.len(), version, vmlinuz_blake3, boot_modules, release })
+    BuiltKernel::new(file, Some(boot_modules), dir, &vmlinuz, progress)
 }
 
 /// Takes `boot/vmlinuz-*` and what is below `lib/modules` out of a tree of packages.

@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use banger_util::file::{Durability, replace_exclusive};
+use ext4_view::{Ext4, Ext4Error};
 use flate2::bufread::MultiGzDecoder;
 use fs_err as fs;
 use liblzma::read::XzDecoder;
@@ -19,38 +21,81 @@ const MAX_MODULES: usize = 100;
 /// What precedes the release that a module was built for (include/linux/module.h, `MODULE_INFO`).
 const VERMAGIC: &[u8] = b"\0vermagic=";
 
-/// Decompresses the wanted modules and what they need into the new folder `boot`, as
-/// `NN-<name>.ko`, NN being the order, and returns these names. What is built into the kernel is
-/// left out.
+/// Where the modules of a release are.
+pub(super) trait ModuleTree {
+    /// The content of the file at `path`, such as `6.12.1/modules.dep`; `None` if there is none.
+    fn open(&mut self, path: &str) -> Result<Option<Box<dyn Read + '_>>>;
+}
+
+/// Modules that are about to be written to the disk of a kernel.
+impl ModuleTree for Writer {
+    fn open(&mut self, path: &str) -> Result<Option<Box<dyn Read + '_>>> {
+        Ok(self.content(path.as_bytes())?.map(|content| Box::new(content) as Box<dyn Read>))
+    }
+}
+
+/// The disk of a stored kernel.
+impl ModuleTree for Ext4 {
+    fn open(&mut self, path: &str) -> Result<Option<Box<dyn Read + '_>>> {
+        match Ext4::open(self, format!("/{path}").as_str()) {
+            Ok(file) => Ok(Some(Box::new(file))),
+            Err(Ext4Error::NotFound) => Ok(None),
+            Err(error) => Err(Error::Modules { reason: format!("`{path}` cannot be read: {error}") }),
+        }
+    }
+}
+
+/// The modules for the boot that were found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct BootModules {
+    /// Their files, `NN-<name>.ko`, NN being the order.
+    pub(super) files: Vec<String>,
+    /// Names of the optional modules that are neither there nor built in.
+    pub(super) missing: Vec<String>,
+}
+
+/// Decompresses modules and what they need into the directory `boot`: those that are `required`,
+/// and behind them those that are `optional`. What is built into the kernel is left out. Files that
+/// are there already stay as they are.
 ///
 /// # Errors
-/// [`Error::MissingModules`] names all that are neither there nor built in. [`Error::Modules`]:
-/// they are not as depmod leaves them, or of another release.
+/// [`Error::MissingModules`] names all required ones that are neither there nor built in.
+/// [`Error::Modules`]: they are not as depmod leaves them, or of another release.
 pub(super) fn extract<S: AsRef<str>>(
-    modules: &mut Writer,
+    modules: &mut dyn ModuleTree,
     release: &str,
-    wanted: &[S],
+    required: &[S],
+    optional: &[&str],
     boot: &Path,
-) -> Result<Vec<String>> {
+) -> Result<BootModules> {
     let index = ModuleIndex::read(modules, release)?;
-    let order = index.load_order(wanted.iter().map(AsRef::as_ref))?;
+    let (order, missing) = index.load_order(required.iter().map(AsRef::as_ref), optional.iter().copied())?;
     if order.len() > MAX_MODULES {
         return Err(Error::Modules { reason: format!("the boot would need {} modules", order.len()) });
     }
-    fs::create_dir(boot)?;
-    let mut names = Vec::new();
+    fs::create_dir_all(boot)?;
+    let mut files = Vec::new();
     for path in order {
-        let name = format!("{:02}-{}.ko", names.len(), module_name(path));
+        let name = format!("{:02}-{}.ko", files.len(), module_name(path));
         let content = decompressed(modules, release, path)?;
         check_release(&content, release).map_err(|reason| Error::Modules { reason: format!("`{path}` {reason}") })?;
-        fs::write(boot.join(&name), content)?;
-        names.push(name);
+        let file = boot.join(&name);
+        if !file.exists() {
+            // A directory that is in use gets whole files only.
+            replace_exclusive(&file, &content, 0o644, Durability::Synced)?;
+        }
+        files.push(name);
     }
-    Ok(names)
+    Ok(BootModules { files, missing })
+}
+
+/// The name of a module by the file that [`extract`] made of it.
+pub(super) fn name_of_file(file: &str) -> String {
+    module_name(file.split_once('-').map_or(file, |(_, name)| name))
 }
 
 /// A module's content.
-fn decompressed(modules: &mut Writer, release: &str, path: &str) -> Result<Vec<u8>> {
+fn decompressed(modules: &mut dyn ModuleTree, release: &str, path: &str) -> Result<Vec<u8>> {
     let missing = || Error::Modules { reason: format!("modules.dep names `{path}`, which is not there") };
     let source = open(modules, release, path)?.ok_or_else(missing)?;
     let source: Box<dyn Read> = match path.rsplit('.').next() {
@@ -84,8 +129,8 @@ fn check_release(module: &[u8], release: &str) -> std::result::Result<(), String
 }
 
 /// The content of a file of a release.
-fn open<'a>(modules: &'a mut Writer, release: &str, path: &str) -> Result<Option<impl Read + use<'a>>> {
-    Ok(modules.content(format!("{release}/{path}").as_bytes())?)
+fn open<'a>(modules: &'a mut dyn ModuleTree, release: &str, path: &str) -> Result<Option<Box<dyn Read + 'a>>> {
+    modules.open(&format!("{release}/{path}"))
 }
 
 /// A module's name as the kernel has it: `kernel/net/core/virtio-net.ko.xz` is `virtio_net`.
@@ -109,7 +154,7 @@ struct ModuleIndex {
 }
 
 impl ModuleIndex {
-    fn read(modules: &mut Writer, release: &str) -> Result<ModuleIndex> {
+    fn read(modules: &mut dyn ModuleTree, release: &str) -> Result<ModuleIndex> {
         let mut text = |name: &str| -> Result<Option<String>> {
             let Some(content) = open(modules, release, name)? else { return Ok(None) };
             let mut text = String::new();
@@ -155,17 +200,22 @@ impl ModuleIndex {
         }
     }
 
-    /// Paths of the wanted modules and all that they need, each once, needed ones first.
-    fn load_order<'n>(&self, wanted: impl Iterator<Item = &'n str>) -> Result<Vec<&str>> {
+    /// Paths of the modules and all that they need, each once, needed ones first, and the names of
+    /// the optional ones that are missing.
+    fn load_order<'n>(
+        &self,
+        required: impl Iterator<Item = &'n str>,
+        optional: impl Iterator<Item = &'n str>,
+    ) -> Result<(Vec<&str>, Vec<String>)> {
         let mut order = LoadOrder { index: self, paths: Vec::new(), seen: HashSet::new() };
-        let mut missing = Vec::new();
-        for name in wanted.filter(|name| !self.builtin.contains(*name)) {
-            if !order.add(name) {
-                missing.push(name.to_owned());
-            }
-        }
+        let mut add_all = |names: &mut dyn Iterator<Item = &'n str>| -> Vec<String> {
+            let missing = names.filter(|name| !self.builtin.contains(*name) && !order.add(name));
+            missing.map(str::to_owned).collect()
+        };
+        let (mut required, mut optional) = (required, optional);
+        let (missing, missing_optional) = (add_all(&mut required), add_all(&mut optional));
         match missing.is_empty() {
-            true => Ok(order.paths),
+            true => Ok((order.paths, missing_optional)),
             false => Err(Error::MissingModules { names: missing }),
         }
     }
@@ -228,7 +278,8 @@ kernel/crypto/crc32c_generic.ko:
 
     fn order(wanted: &[&str], builtin: &str, soft: &str, aliases: &str) -> Result<Vec<String>> {
         let index = ModuleIndex::parse(DEP, builtin, soft, aliases);
-        Ok(index.load_order(wanted.iter().copied())?.into_iter().map(module_name).collect())
+        let (order, _) = index.load_order(wanted.iter().copied(), [].into_iter())?;
+        Ok(order.into_iter().map(module_name).collect())
     }
 
     /// What the kernel's build puts into a module of that release.
@@ -247,6 +298,17 @@ kernel/crypto/crc32c_generic.ko:
     fn all_missing_modules_are_named() {
         let error = order(&["nvme", "ext4", "vsock"], "", "", "").unwrap_err();
         assert!(error.to_string().contains("`nvme`, `vsock`"), "{error}");
+    }
+
+    #[test]
+    fn optional_modules_follow_required_ones_and_may_be_missing() {
+        let index = ModuleIndex::parse(DEP, "kernel/vsock.ko\n", "", "");
+        let optional = ["vsock", "nvme", "virtio_net", "failover"];
+        let (order, missing) = index.load_order(["failover", "ext4"].into_iter(), optional.into_iter()).unwrap();
+        let order: Vec<String> = order.into_iter().map(module_name).collect();
+        assert_eq!(order, ["failover", "jbd2", "ext4", "net_failover", "virtio_net"]);
+        assert_eq!(missing, ["nvme"]);
+        assert_eq!(name_of_file("03-net_failover.ko"), "net_failover");
     }
 
     #[test]

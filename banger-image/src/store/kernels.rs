@@ -5,11 +5,71 @@ use std::path::Path;
 use super::{Kernel, Store, first_working, unknown};
 use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
-use crate::kernel::{self, BuiltKernel};
+use crate::kernel::{self, BuiltKernel, VSOCK_TRANSPORT};
 use crate::kind::Kind;
 use crate::manifest::{self, FORMAT_VERSION, KernelManifest};
 use crate::name;
 use crate::progress::Progress;
+
+/// The release of a kernel that does not say any.
+const UNKNOWN_RELEASE: &str = "unknown";
+
+/// Why Firecracker cannot boot a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FirecrackerObstacle {
+    /// An earlier version of banger made the kernel, and did not extract what Firecracker loads.
+    #[error("the kernel `{name}` was made by an earlier version of banger, without what Firecracker needs")]
+    Outdated {
+        /// The kernel.
+        name: String,
+    },
+    /// The agent's connection needs vsock.
+    #[error("the kernel `{name}` has no {VSOCK_TRANSPORT}, neither built in nor among the modules that came with it")]
+    NoVsock {
+        /// The kernel.
+        name: String,
+    },
+}
+
+impl FirecrackerObstacle {
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            FirecrackerObstacle::Outdated { name } => format!("add it: banger kernel pull {name}"),
+            FirecrackerObstacle::NoVsock { .. } => {
+                "build a kernel with CONFIG_VIRTIO_VSOCKETS, and import it under another name".to_owned()
+            }
+        }
+    }
+}
+
+impl Kernel {
+    /// Whether the agent of a guest can be reached by vsock: the driver is built in, or among the
+    /// modules for the boot. Of a kernel that is not Linux, this is taken for granted.
+    #[must_use]
+    pub fn supports_vsock(&self) -> bool {
+        self.vmlinux.is_some() && !self.manifest.missing_modules.iter().any(|module| module == VSOCK_TRANSPORT)
+    }
+
+    /// Whether QEMU can load it: an ELF needs an entry for PVH.
+    #[must_use]
+    pub fn boots_in_qemu(&self) -> bool {
+        !self.manifest.without_pvh
+    }
+
+    /// Why Firecracker cannot boot it; `None` if it can.
+    #[must_use]
+    pub fn firecracker_obstacle(&self) -> Option<FirecrackerObstacle> {
+        let name = || self.name.clone();
+        match self.vmlinux {
+            None => Some(FirecrackerObstacle::Outdated { name: name() }),
+            Some(_) if !self.supports_vsock() => Some(FirecrackerObstacle::NoVsock { name: name() }),
+            Some(_) => None,
+        }
+    }
+}
 
 impl Store {
     /// All complete kernels, sorted by name.
@@ -43,6 +103,36 @@ impl Store {
             };
             self.kernels.ensure(name, progress, || self.kernel(name), make)
         })
+    }
+
+    /// Adds what Firecracker needs to a kernel that an earlier version of banger made: the
+    /// uncompressed kernel, and more modules for the boot. Its files stay as they are, and VMs may
+    /// use them meanwhile. Returns it, and whether anything was added.
+    ///
+    /// # Errors
+    /// [`Error::NotHere`]; [`Error::NoKernel`], [`Error::Modules`] if its files are damaged: then
+    /// the kernel is what it was.
+    pub fn upgrade_kernel(&self, name: &str, progress: &dyn Progress) -> Result<(Kernel, bool)> {
+        let find = || self.kernel(name)?.map_or_else(|| Err(self.kernel_not_here(name)?), Ok);
+        let there = find()?;
+        if there.vmlinux.is_some() {
+            return Ok((there, false));
+        }
+        let _lock = self.kernels.lock(name, progress)?;
+        let there = find()?;
+        if there.vmlinux.is_some() {
+            return Ok((there, false));
+        }
+        let built = kernel::upgrade(&there.dir, &there.manifest.boot_modules, progress)?;
+        let manifest = KernelManifest {
+            boot_modules: built.boot_modules,
+            vmlinux_bytes: Some(built.vmlinux_bytes),
+            missing_modules: built.missing_modules,
+            ..there.manifest
+        };
+        // From here on the new files count.
+        manifest::replace(&there.dir, &manifest)?;
+        Ok((find()?, true))
     }
 
     /// The error that the store has no kernel `name`, with the name that was probably meant.
@@ -146,23 +236,28 @@ fn manifest_of(built: BuiltKernel, name: &str, description: &str, source: String
         format_version: FORMAT_VERSION,
         name: name.to_owned(),
         description: description.to_owned(),
-        release: built.release,
+        release: built.release.unwrap_or_else(|| UNKNOWN_RELEASE.to_owned()),
         version: built.version,
         source,
         created: manifest::now(),
         boot_modules: built.boot_modules,
         vmlinuz_bytes: built.vmlinuz_bytes,
         vmlinuz_blake3: built.vmlinuz_blake3,
+        vmlinux_bytes: Some(built.vmlinux_bytes),
+        missing_modules: built.missing_modules,
+        without_pvh: !built.boots_in_qemu,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use fs_err as fs;
 
     use super::*;
     use crate::digest::Digest;
-    use crate::kernel::{BOOT, bz_image, module};
+    use crate::kernel::{BOOT, bz_image, bz_image_of, elf, module};
     use crate::manifest::{ImageManifest, Ready};
     use crate::progress::Silent;
 
@@ -234,6 +329,45 @@ mod tests {
         assert_eq!(left.collect::<Vec<_>>(), [""; 0]);
     }
 
+    #[test]
+    fn uncompressed_kernel_is_imported_once_for_both_vmms() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(&folder.path().join("data"));
+        let file = folder.path().join("vmlinux");
+        let import = |name: &str, pvh: u32, text: &[u8], modules: Option<&Path>| {
+            fs::write(&file, elf(pvh, text)).unwrap();
+            store.import_kernel(name, &file, modules, &Silent)
+        };
+        let linux = b"Linux version 6.12.1 (me)\0vmw_vsock_virtio_transport\0";
+        let kernel = import("linux", 18, linux, None).unwrap();
+        assert!(kernel.boots_in_qemu() && kernel.supports_vsock());
+        assert_eq!(kernel.firecracker_obstacle(), None);
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(kernel.vmlinux.as_ref().unwrap()), inode(&kernel.vmlinuz));
+
+        let without_vsock = import("bare", 18, b"Linux version 6.12.1 (me)\n", None).unwrap();
+        let obstacle = without_vsock.firecracker_obstacle().unwrap();
+        assert!(matches!(obstacle, FirecrackerObstacle::NoVsock { .. }) && !without_vsock.supports_vsock());
+        assert!(obstacle.hint().contains("CONFIG_VIRTIO_VSOCKETS"));
+
+        let other = import("other", 17, b"not Linux", None).unwrap();
+        assert_eq!((other.manifest.release.as_str(), other.boots_in_qemu()), ("unknown", false));
+        assert_eq!(other.firecracker_obstacle(), None);
+        let error = import("another", 17, b"not Linux", Some(folder.path())).unwrap_err();
+        assert!(error.to_string().contains("does not say its release"), "{error}");
+    }
+
+    #[test]
+    fn kernel_whose_payload_is_no_kernel_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(&folder.path().join("data"));
+        let file = folder.path().join("bzImage");
+        fs::write(&file, bz_image_of("6.12.1", &[7; 100])).unwrap();
+        let error = store.import_kernel("mine", &file, None, &Silent).unwrap_err().to_string();
+        assert!(error.contains(&file.display().to_string()) && error.contains("payload"), "{error}");
+        assert_eq!(fs::read_dir(folder.path().join("data/kernels")).unwrap().count(), 0);
+    }
+
     const RELEASE: &str = "6.12.1-ours";
 
     /// A kernel as a distribution's package has it, all but one of whose modules are built in: an
@@ -284,6 +418,63 @@ mod tests {
         let disk = ext4_view::Ext4::load_from_path(kernel.modules_disk.unwrap()).unwrap();
         assert!(disk.exists(format!("/{RELEASE}/kernel/fs/overlay.ko").as_str()).unwrap());
         assert!(!disk.exists("/usr").unwrap());
+    }
+
+    /// Takes from a kernel what earlier versions did not make.
+    fn downgrade(kernel: &Kernel, boot_modules: usize) {
+        fs::remove_file(kernel.dir.join("vmlinux")).unwrap();
+        let mut manifest = kernel.manifest.clone();
+        for file in manifest.boot_modules.drain(boot_modules..) {
+            fs::remove_file(kernel.dir.join("boot").join(file)).unwrap();
+        }
+        manifest.missing_modules.clear();
+        manifest.vmlinux_bytes = None;
+        manifest::replace(&kernel.dir, &manifest).unwrap();
+    }
+
+    #[test]
+    fn kernel_of_an_earlier_version_is_upgraded_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = format!("./lib/modules/{RELEASE}");
+        let dep = "kernel/fs/overlay.ko:\nkernel/vsock.ko:\nkernel/vmw_vsock_virtio_transport.ko: kernel/vsock.ko\n";
+        let module = module(RELEASE);
+        let [dep_path, vsock, transport] = ["modules.dep", "kernel/vsock.ko", "kernel/vmw_vsock_virtio_transport.ko"]
+            .map(|name| format!("{modules}/{name}"));
+        let bytes = tree(&[(&dep_path, dep.as_bytes()), (&vsock, &module), (&transport, &module)]);
+        let kernel = of_catalog(folder.path(), &bytes, &bytes).unwrap();
+        let names = ["00-overlay.ko", "01-vsock.ko", "02-vmw_vsock_virtio_transport.ko"];
+        assert_eq!(kernel.manifest.boot_modules, names);
+        let missing = ["vmw_vsock_virtio_transport_common", "virtio_rng", "virtio_balloon"];
+        assert_eq!(kernel.manifest.missing_modules, missing);
+        assert!(kernel.supports_vsock() && kernel.firecracker_obstacle().is_none());
+
+        let store = Store::new(&folder.path().join("data"));
+        downgrade(&kernel, 1);
+        let old = store.kernel("ours").unwrap().unwrap();
+        assert_eq!((old.vmlinux.as_ref(), old.boot_modules.len()), (None, 1));
+        let obstacle = old.firecracker_obstacle().unwrap();
+        assert_eq!(obstacle.hint(), "add it: banger kernel pull ours");
+        // A part of an upgrade that was killed.
+        fs::write(old.dir.join(".vmlinux.x"), "half").unwrap();
+        fs::write(old.dir.join("boot/01-vsock.ko"), &module).unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        let before = [inode(&old.vmlinuz), inode(&old.boot_modules[0])];
+        let (upgraded, is_changed) = store.upgrade_kernel("ours", &Silent).unwrap();
+        assert!(is_changed);
+        assert_eq!(upgraded, kernel);
+        assert_eq!([inode(&upgraded.vmlinuz), inode(&upgraded.boot_modules[0])], before);
+        assert!(!old.dir.join(".vmlinux.x").exists());
+        assert_eq!(store.upgrade_kernel("ours", &Silent).unwrap(), (kernel.clone(), false));
+        assert!(matches!(store.upgrade_kernel("our", &Silent), Err(Error::NotHere { .. })));
+
+        // One that was cut short is made anew, and a damaged kernel stays what it was.
+        fs::write(kernel.vmlinux.as_ref().unwrap(), "short").unwrap();
+        assert!(store.upgrade_kernel("ours", &Silent).unwrap().1);
+        downgrade(&kernel, 1);
+        let length = fs::metadata(&kernel.vmlinuz).unwrap().len();
+        fs::write(&kernel.vmlinuz, vec![0; length as usize]).unwrap();
+        assert!(matches!(store.upgrade_kernel("ours", &Silent), Err(Error::NoKernel { .. })));
+        assert_eq!(store.kernel("ours").unwrap().unwrap(), old);
     }
 
     #[test]

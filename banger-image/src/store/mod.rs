@@ -2,7 +2,7 @@
 
 pub(crate) mod atomic_dir_store;
 mod images;
-mod kernels;
+pub(crate) mod kernels;
 pub(crate) mod pull;
 pub(crate) mod register;
 
@@ -13,6 +13,7 @@ use fs_err as fs;
 
 use self::atomic_dir_store::AtomicDirStore;
 use crate::error::{Error, Result};
+use crate::kernel::{BOOT_MODULES, MODULES, VMLINUX, VMLINUZ};
 use crate::kind::Kind;
 use crate::manifest::{self, ImageManifest, KernelManifest};
 use crate::name;
@@ -39,8 +40,11 @@ pub struct Kernel {
     pub name: String,
     /// The directory.
     pub dir: PathBuf,
-    /// The kernel image: a bzImage, or an ELF with an entry for PVH.
+    /// The kernel image as it came, a bzImage or an ELF: what QEMU loads.
     pub vmlinuz: PathBuf,
+    /// The uncompressed kernel, an ELF: what Firecracker loads. `None` if an earlier version of
+    /// banger made this, until [`Store::upgrade_kernel`] adds it.
+    pub vmlinux: Option<PathBuf>,
     /// Files of the modules for the initramfs, uncompressed, in the order to load them.
     pub boot_modules: Vec<PathBuf>,
     /// A raw ext4 disk with `<release>/…`, to be mounted at `/lib/modules`.
@@ -108,13 +112,15 @@ impl Store {
         name::check(Kind::Kernel, name)?;
         let dir = self.kernels.path_of(name);
         let Some(manifest) = manifest::read::<KernelManifest>(&dir)? else { return Ok(None) };
-        let vmlinuz = dir.join("vmlinuz");
+        let vmlinuz = dir.join(VMLINUZ);
         if !has_length(&vmlinuz, manifest.vmlinuz_bytes) {
             return Ok(None);
         }
-        let boot_modules = manifest.boot_modules.iter().map(|module| dir.join("boot").join(module)).collect();
-        let modules_disk = Some(dir.join("modules.ext4")).filter(|disk| disk.is_file());
-        Ok(Some(Kernel { name: name.to_owned(), dir, vmlinuz, boot_modules, modules_disk, manifest }))
+        let vmlinux =
+            manifest.vmlinux_bytes.and_then(|bytes| Some(dir.join(VMLINUX)).filter(|path| has_length(path, bytes)));
+        let boot_modules = manifest.boot_modules.iter().map(|module| dir.join(BOOT_MODULES).join(module)).collect();
+        let modules_disk = Some(dir.join(MODULES)).filter(|disk| disk.is_file());
+        Ok(Some(Kernel { name: name.to_owned(), dir, vmlinuz, vmlinux, boot_modules, modules_disk, manifest }))
     }
 }
 
