@@ -1,6 +1,7 @@
 //! Kernels that the user brings, from `banger kernel import` to a VM that boots them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,14 +34,66 @@ fn vmlinux(bz_image: &Path) -> Vec<u8> {
     zstd::decode_all(&bytes[start..start + number(0x24c) - 4]).unwrap()
 }
 
+/// Checks that an ELF has an entry and segments as Linux has them (arch/x86/kernel/vmlinux.lds.S):
+/// loaded from 16 MiB on, each behind the other.
+fn check_linux(elf: &[u8]) {
+    let number = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap());
+    let (entry, table, count) = (number(24), number(32) as usize, usize::from(elf[56]));
+    let headers = (0..count).map(|index| table + 56 * index).filter(|header| elf[*header..][..4] == [1, 0, 0, 0]);
+    let segments: Vec<_> = headers.map(|header| (number(header + 24), number(header + 40))).collect();
+    assert!(segments.len() >= 3, "{segments:x?}");
+    assert_eq!(segments[0].0, 16 << 20);
+    assert!(segments[0].0 <= entry && entry < segments[0].0 + segments[0].1, "{entry:x} {segments:x?}");
+    assert!(segments.windows(2).all(|two| two[0].0 + two[0].1 <= two[1].0), "{segments:x?}");
+}
+
+#[test]
+fn kernel_of_an_earlier_version_boots_and_is_refreshed_by_a_pull() {
+    let home = Home::with_own_kernels();
+    let repository = home.repository("r");
+    let kernel = home.data().join("kernels/generic-6.12");
+    run(Command::new("cp").arg("-a").arg(shared_kernel()).arg(&kernel));
+    // As earlier versions made it.
+    let _ = fs::remove_file(kernel.join("vmlinux"));
+    let mut manifest: Value = serde_json::from_slice(&fs::read(kernel.join("manifest.json")).unwrap()).unwrap();
+    let manifest = manifest.as_object_mut().unwrap();
+    manifest.remove("vmlinux_bytes");
+    manifest.remove("missing_modules");
+    let modules = manifest["boot_modules"].as_array_mut().unwrap();
+    let overlay = modules.iter().position(|module| module.as_str().unwrap().ends_with("-overlay.ko")).unwrap();
+    for module in modules.drain(overlay + 1..) {
+        fs::remove_file(kernel.join("boot").join(module.as_str().unwrap())).unwrap();
+    }
+    fs::write(kernel.join("manifest.json"), serde_json::to_vec(manifest).unwrap()).unwrap();
+
+    let shown = json(&repository, &["kernel", "show", "generic-6.12"]);
+    assert_eq!((&shown["qemu"], &shown["firecracker"]), (&true.into(), &false.into()), "{shown}");
+    assert!(shown["firecracker_reason"].as_str().unwrap().contains("earlier version"), "{shown}");
+    let text = repository.run(["kernel", "show", "generic-6.12"]).ok().text();
+    assert!(text.contains("banger kernel pull generic-6.12"), "{text}");
+    assert_eq!(repository.run(["--", "echo", "old"]).ok().text(), "old\n");
+
+    // While the VM runs.
+    let pull = || json(&repository, &["kernel", "pull", "generic-6.12"]);
+    assert_eq!(pull()["change"], "refreshed");
+    assert_eq!(pull()["change"], "unchanged");
+    let refreshed = json(&repository, &["kernel", "show", "generic-6.12"]);
+    assert_eq!((&refreshed["firecracker"], &refreshed["firecracker_reason"]), (&true.into(), &Value::Null));
+    assert!(refreshed["boot_modules"].to_string().contains("-vmw_vsock_virtio_transport.ko"), "{refreshed}");
+    assert!(refreshed["disk_bytes"].as_u64() > shown["disk_bytes"].as_u64(), "{refreshed}");
+    assert_eq!(refreshed["blake3"], shown["blake3"]);
+    check_linux(&fs::read(kernel.join("vmlinux")).unwrap());
+    repository.run(["restart"]).ok();
+    assert_eq!(repository.run(["--", "echo", "new"]).ok().text(), "new\n");
+    repository.run(["delete", "--force"]).ok();
+}
+
 #[test]
 fn imported_kernel_boots_and_is_deletable_when_unused() {
     let home = Home::with_own_kernels();
     let repository = home.repository("r");
     let (bz_image, modules) = (shared_kernel().join("vmlinuz"), modules(&home));
     let release = modules.file_name().unwrap().to_str().unwrap();
-    let elf = home.path().join("vmlinux");
-    fs::write(&elf, vmlinux(&bz_image)).unwrap();
     let import = |name: &str, kernel: &Path, modules: &Path| {
         let (kernel, modules) = (kernel.to_str().unwrap(), modules.to_str().unwrap());
         json(&repository, &["kernel", "import", "--name", name, "--kernel", kernel, "--modules", modules])
@@ -49,7 +102,13 @@ fn imported_kernel_boots_and_is_deletable_when_unused() {
     let imported = import("mine", &bz_image, &modules);
     assert_eq!(imported["release"], release, "{imported}");
     assert!(imported["boot_modules"].to_string().contains("virtio_net.ko"), "{imported}");
-    // The other format, and the folder above.
+    // The other format, which is beside it, and the folder above.
+    let elf = home.data().join("kernels/mine/vmlinux");
+    let content = fs::read(&elf).unwrap();
+    assert!(content == vmlinux(&bz_image));
+    check_linux(&content);
+    let (length, taken) = (content.len() as u64, fs::metadata(&elf).unwrap().blocks() * 512);
+    assert!(taken < length / 4 * 3, "{taken} bytes of {length} are on the disk");
     assert_eq!(import("elf", &elf, modules.parent().unwrap())["release"], release);
 
     let layout = Layout::new(home.path().join("layout"));
@@ -163,6 +222,16 @@ fn import_refuses_non_kernels_and_missing_modules() {
     };
     let no_kernel = import(&repository.root.join("README"), &[]);
     assert_eq!((&no_kernel["kind"], &no_kernel["exit_code"]), (&"image".into(), &125.into()), "{no_kernel}");
+    // A header that is right, and a payload that is not.
+    let mut damaged = fs::read(&bz_image).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 64].fill(0);
+    let path = home.path().join("damaged");
+    fs::write(&path, damaged).unwrap();
+    let refused = import(&path, &[]);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains(path.to_str().unwrap()) && message.contains("payload"), "{message}");
+
     let dep = modules.join("modules.dep");
     let without: String = fs::read_to_string(&dep)
         .unwrap()

@@ -70,6 +70,17 @@ impl<'a> Kernels<'a> {
         Ok(kernel?)
     }
 
+    /// Adds what Firecracker needs to the kernel of that name, if an earlier version of banger made
+    /// it. Returns it, and whether anything was added.
+    ///
+    /// # Errors
+    /// If there is none of this name, or its files are damaged.
+    pub fn upgrade(&self, name: &str) -> Result<(Kernel, bool), CommandError> {
+        let upgraded = self.store.upgrade_kernel(name, self.ui);
+        self.ui.finish();
+        Ok(upgraded?)
+    }
+
     /// Takes a kernel into the store, with the folder of its modules if it has any.
     ///
     /// # Errors

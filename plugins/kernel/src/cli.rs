@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Get a kernel of the catalog
+    /// Get a kernel of the catalog, or add what Firecracker needs to one that an earlier version made
     Pull {
         /// Its name
         #[arg(value_name = "CATALOG-NAME")]
@@ -26,16 +26,17 @@ pub(crate) enum Command {
     /// Take over a kernel that was built here, or elsewhere
     #[command(after_help = "Examples:
   banger kernel import --name mine --kernel arch/x86/boot/bzImage --modules out/lib/modules/6.12.1
-  banger kernel import --name mine --kernel vmlinux        one without modules
+  banger kernel import --name mine --kernel vmlinux        an uncompressed one, without modules
   banger image pull debian:12 --name custom --kernel-ref mine
 
 The modules must be the kernel's own, as `make modules_install` and depmod leave them. What a VM needs to boot is looked for in them: virtio_mmio,
-virtio_console, virtio_blk, virtio_net, overlay and ext4, as modules or built in. Of a kernel without modules that is not known before it boots.")]
+virtio_console, virtio_blk, virtio_net, overlay and ext4, as modules or built in. Of a kernel without modules that is not known before it boots.
+Firecracker needs vmw_vsock_virtio_transport too. QEMU boots an ELF only if it has an entry for PVH (CONFIG_PVH).")]
     Import {
         /// What to call it
         #[arg(long, value_name = "NAME")]
         name: String,
-        /// A bzImage for x86-64, or a vmlinux with an entry for PVH
+        /// A bzImage or an uncompressed ELF (vmlinux) for x86-64
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         kernel: PathBuf,
         /// The folder of its release's modules, or the one that this is in

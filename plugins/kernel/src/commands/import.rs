@@ -22,6 +22,9 @@ pub(super) struct ImportedKernel {
     /// Whether the kernel came with modules.
     #[serde(skip)]
     has_modules: bool,
+    /// Why it does not boot everywhere.
+    #[serde(skip)]
+    warnings: Vec<String>,
 }
 
 /// Takes the kernel at `kernel` into the store, with the directory of its modules if it has any.
@@ -34,24 +37,31 @@ pub(super) fn import(
     modules: Option<&Path>,
     kernels: &Kernels<'_>,
 ) -> Result<ImportedKernel, CommandError> {
-    let imported = kernels.import(name, kernel, modules)?.manifest;
+    let kernel = kernels.import(name, kernel, modules)?;
+    let no_qemu = "QEMU cannot boot it, only Firecracker can: it has no entry for PVH (CONFIG_PVH)".to_owned();
+    let no_firecracker =
+        kernel.firecracker_obstacle().map(|obstacle| format!("Firecracker cannot boot it: {obstacle}"));
+    let warnings = (!kernel.boots_in_qemu()).then_some(no_qemu).into_iter().chain(no_firecracker).collect();
+    let imported = kernel.manifest;
     Ok(ImportedKernel {
         name: imported.name,
         release: imported.release,
         source: imported.source,
         boot_modules: imported.boot_modules,
         has_modules: modules.is_some(),
+        warnings,
     })
 }
 
 impl CommandOutput for ImportedKernel {
     fn messages(&self) -> Vec<Message> {
         let ImportedKernel { name, release, .. } = self;
-        vec![Message::status(if self.has_modules {
+        let status = Message::status(if self.has_modules {
             let loaded = count(self.boot_modules.len() as u64, "module", "modules");
             format!("`{name}` is here ({release}); a boot loads {loaded}")
         } else {
             format!("`{name}` is here ({release}), without modules: what a boot needs has to be built in")
-        })]
+        });
+        [status].into_iter().chain(self.warnings.iter().map(Message::warning)).collect()
     }
 }

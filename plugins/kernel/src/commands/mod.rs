@@ -48,11 +48,18 @@ struct KernelEntry {
     images: Vec<String>,
     /// The names of the VMs that boot it.
     vms: Vec<String>,
+    /// Whether QEMU can boot it.
+    qemu: bool,
+    /// Whether Firecracker can boot it.
+    firecracker: bool,
+    /// Why Firecracker cannot boot it.
+    firecracker_reason: Option<String>,
 }
 
 impl KernelEntry {
     fn new(kernel: &Kernel, kernels: &Kernels<'_>) -> Result<KernelEntry, CommandError> {
         let users = kernels.users(&kernel.name)?;
+        let obstacle = kernel.firecracker_obstacle();
         Ok(KernelEntry {
             name: kernel.name.clone(),
             release: kernel.manifest.release.clone(),
@@ -61,6 +68,9 @@ impl KernelEntry {
             created: kernel.manifest.created,
             images: users.images,
             vms: users.vms,
+            qemu: kernel.boots_in_qemu(),
+            firecracker: obstacle.is_none(),
+            firecracker_reason: obstacle.map(|obstacle| obstacle.to_string()),
         })
     }
 }

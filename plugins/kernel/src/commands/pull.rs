@@ -14,25 +14,33 @@ pub(super) struct PulledKernel {
     release: String,
     /// What the kernel was made of.
     source: String,
-    /// `new` or `unchanged`.
+    /// `new`, `unchanged` or `refreshed`.
     change: &'static str,
 }
 
-/// Gets a kernel of a catalog, unless it is in the store.
+/// Gets a kernel of a catalog, unless it is in the store. One that an earlier version put there,
+/// whatever it was made of, gets what Firecracker needs.
 ///
 /// # Errors
 /// If it cannot be had.
 pub(super) fn pull(name: &str, kernels: &Kernels<'_>) -> Result<PulledKernel, CommandError> {
-    let was_there = kernels.store().kernel(name)?.is_some();
-    let kernel = kernels.ensure(name)?;
-    let change = if was_there { "unchanged" } else { "new" };
+    let (kernel, change) = if kernels.store().kernel(name)?.is_some() {
+        let (kernel, is_upgraded) = kernels.upgrade(name)?;
+        (kernel, if is_upgraded { "refreshed" } else { "unchanged" })
+    } else {
+        (kernels.ensure(name)?, "new")
+    };
     let (release, source) = (kernel.manifest.release, kernel.manifest.source);
     Ok(PulledKernel { name: kernel.name, release, source, change })
 }
 
 impl CommandOutput for PulledKernel {
     fn messages(&self) -> Vec<Message> {
-        let already = if self.change == "unchanged" { " already" } else { "" };
-        vec![Message::status(format!("`{}` is here{already} ({})", self.name, self.release))]
+        let PulledKernel { name, release, .. } = self;
+        vec![Message::status(match self.change {
+            "refreshed" => format!("`{name}` has what Firecracker needs now ({release})"),
+            "unchanged" => format!("`{name}` is here already ({release})"),
+            _ => format!("`{name}` is here ({release})"),
+        })]
     }
 }

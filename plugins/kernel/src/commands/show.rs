@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use super::KernelEntry;
 
+const NO_PVH: &str = "no: it has no entry for PVH";
+
 /// All that is known of a kernel.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct KernelDetails {
@@ -22,6 +24,9 @@ pub(super) struct KernelDetails {
     has_modules: bool,
     /// BLAKE3 of the kernel, in hex.
     blake3: String,
+    /// What to do so that Firecracker can boot it.
+    #[serde(skip)]
+    hint: Option<String>,
 }
 
 /// The kernel of this name.
@@ -34,6 +39,7 @@ pub(super) fn show(name: &str, kernels: &Kernels<'_>) -> Result<KernelDetails, C
         None => return Err(kernels.store().kernel_not_here(name)?.into()),
     };
     Ok(KernelDetails {
+        hint: kernel.firecracker_obstacle().map(|obstacle| obstacle.hint()),
         kernel: KernelEntry::new(&kernel, kernels)?,
         version: kernel.manifest.version,
         boot_modules: kernel.manifest.boot_modules,
@@ -50,6 +56,10 @@ impl CommandOutput for KernelDetails {
 
 fn text(details: &KernelDetails) -> String {
     let kernel = &details.kernel;
+    let firecracker = match (&kernel.firecracker_reason, &details.hint) {
+        (Some(reason), Some(hint)) => format!("no: {reason} ({hint})"),
+        _ => "yes".to_owned(),
+    };
     let mut lines = vec![
         ("name", kernel.name.clone()),
         ("release", kernel.release.clone()),
@@ -58,6 +68,8 @@ fn text(details: &KernelDetails) -> String {
         ("disk", bytes(kernel.disk_bytes)),
         ("blake3", details.blake3.clone()),
         ("modules", if details.has_modules { "yes" } else { "none" }.to_owned()),
+        ("qemu", if kernel.qemu { "yes" } else { NO_PVH }.to_owned()),
+        ("firecracker", firecracker),
     ];
     lines.extend(details.boot_modules.iter().map(|module| ("boot", module.clone())));
     lines.extend(kernel.images.iter().map(|image| ("image", image.clone())));
