@@ -1,9 +1,11 @@
 //! What the kernel says about this host and its processes.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use banger_util::process::{Process, Signal, Stat};
+use nix::sys::prctl;
+use nix::unistd::{Pid, getppid};
 
 use crate::error::{IoContext, Result};
 
@@ -20,8 +22,7 @@ pub(crate) fn start_time(pid: i32) -> Result<u64> {
 
 /// Sends a signal to the process `pid` that started `start` clock ticks after the host's boot.
 /// False: there is none. Another process that has been given this pid never gets the signal, since
-/// a
-/// [`Process`] stays the one that was opened.
+/// a [`Process`] stays the one that was opened.
 pub(crate) fn signal(pid: i32, start: u64, signal: Signal) -> Result<bool> {
     let path = format!("/proc/{pid}");
     let path = Path::new(&path);
@@ -37,6 +38,14 @@ pub(crate) fn resident_bytes(pid: i32) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * 4096
+}
+
+/// Between fork and exec: has this process die with its supervisor. It makes only system calls that
+/// signal-safety(7) allows.
+pub(crate) fn die_with(supervisor: Pid) -> io::Result<()> {
+    prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    // Had the supervisor died before that, nobody would tell this process.
+    if getppid() == supervisor { Ok(()) } else { Err(nix::Error::ESRCH.into()) }
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 use std::env;
 use std::process::ExitCode;
 
-use banger_vmm::kvm;
+use banger_vmm::{CONFINE, kvm, network};
 
 fn main() -> ExitCode {
     match env::args().nth(1).as_deref() {
         Some(kvm::PROBE) => kvm::run_probe(),
+        Some(network::PROBE) => banger_vmm::run_network_probe(),
+        Some(CONFINE) => banger_vmm::run_launcher(),
         _ => banger_vmm::supervisor::run(),
     }
 }

@@ -14,10 +14,11 @@ use nix::unistd::getpid;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use super::vmm::{die_with, for_tokio};
+use super::vmm::for_tokio;
 use super::{Backend, BootPolicy, Launched, SingleConnection, SocketPair, VmDefinition, Vmm, VmmCommand, VmmEvent};
 use crate::error::{Failure, IoContext, Result};
 use crate::file;
+use crate::host::die_with;
 use crate::kvm::Accelerator;
 use crate::record::BackendKind;
 

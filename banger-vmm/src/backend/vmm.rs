@@ -7,9 +7,6 @@ use std::path::{Path, PathBuf};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -38,14 +35,6 @@ impl SocketPair {
 pub(super) fn for_tokio(stream: StdUnixStream) -> io::Result<UnixStream> {
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
-}
-
-/// Between fork and exec: has this process die with its supervisor. It makes only system calls that
-/// signal-safety(7) allows.
-pub(super) fn die_with(supervisor: Pid) -> io::Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // Had the supervisor died before that, nobody would tell this process.
-    if getppid() == supervisor { Ok(()) } else { Err(nix::Error::ESRCH.into()) }
 }
 
 /// What can carry an agent's link.

@@ -38,6 +38,8 @@ pub(super) fn ruleset(rules: &Rules) -> io::Result<Option<OwnedFd>> {
         let read: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
         let write: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate});
         let device: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteFile | IoctlDev});
+        let directory: BitFlags<AccessFs> =
+            make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeSock});
         let tcp = if rules.network { AccessNet::BindTcp.into() } else { AccessNet::from_all(KNOWN) };
         let ruleset = Ruleset::default()
             .handle_access(AccessFs::from_all(KNOWN))?
@@ -46,7 +48,8 @@ pub(super) fn ruleset(rules: &Rules) -> io::Result<Option<OwnedFd>> {
             .create()?
             .add_rules(path_beneath_rules(&rules.readable, read))?
             .add_rules(path_beneath_rules(&rules.writable, write))?
-            .add_rules(path_beneath_rules(&rules.devices, device))?;
+            .add_rules(path_beneath_rules(&rules.devices, device))?
+            .add_rules(path_beneath_rules(&rules.directories, directory))?;
         Ok(ruleset.into())
     };
     build().map_err(io::Error::other)

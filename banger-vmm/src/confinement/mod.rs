@@ -10,8 +10,18 @@
 //!   VMM needs;
 //! * the process itself: no new privileges, no capabilities, no core dump, no descriptor that it
 //!   was not given.
+//!
+//! [`launch`](launch::launch) adds [namespaces] where the host allows them: the VMM then has a
+//! [root of its own](root) with only the files that the rules name, and a network of its own. A
+//! [launcher] process stands between the supervisor and the VMM for this.
 
 mod landlock;
+// No backend uses it yet.
+#[allow(dead_code)]
+mod launch;
+mod launcher;
+mod namespaces;
+mod root;
 mod seccomp;
 
 use std::io;
@@ -22,11 +32,17 @@ use nix::libc;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use seccompiler::BpfProgram;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+
+#[allow(unused_imports)]
+pub(crate) use launch::{Confined, ConfinedCommand, launch};
+pub use launcher::{CONFINE, run as run_launcher, run_network_probe};
+pub use namespaces::Namespace;
 
 /// What a VMM needs. Files are meant as they are when the rules are prepared: what takes the place
 /// of one later is another. A path that does not exist is left out.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Rules {
     /// Files, and directories with all below them: they may be read, and programs among them
     /// executed.
@@ -35,18 +51,25 @@ pub(crate) struct Rules {
     pub(crate) writable: Vec<PathBuf>,
     /// Devices that may be read, written and controlled.
     pub(crate) devices: Vec<PathBuf>,
+    /// Directories in which the VMM may make files and sockets, and read and write what is there.
+    /// It renames and removes nothing. With one, it may make Unix sockets.
+    pub(crate) directories: Vec<PathBuf>,
     /// Whether it may connect to addresses of the internet protocols. It never listens for TCP at a
     /// port that it chooses.
     pub(crate) network: bool,
 }
 
 /// What confines a VMM: what of [`Rules`] the kernel can enforce.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
     /// The version of Landlock's interface that the kernel has; none: it has no Landlock, or it is
     /// switched off.
     pub landlock_abi: Option<u32>,
+    /// The namespaces of the VMM's own. None are used by a VMM that has no launcher.
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<Namespace>,
     /// What the kernel does not keep the VMM from.
+    #[serde(deserialize_with = "known")]
     pub missing: Vec<Gap>,
 }
 
@@ -54,15 +77,29 @@ pub struct Confinement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gap {
-    /// Files: it reads and writes what its user may. Needs Landlock, of Linux 5.13.
+    /// Files: it reads and writes what its user may. Needs Landlock, of Linux 5.13, or a mount
+    /// namespace.
     Files,
     /// Signals: it may end other processes of its user. Needs version 6 of Landlock's interface, of
-    /// Linux 6.12.
+    /// Linux 6.12, or a process namespace.
     Signals,
+    /// Names: it sees names, sizes and times of files that it may not read. Needs a mount
+    /// namespace.
+    FileNames,
+    /// Processes: it sees the numbers of other processes. Needs a process namespace.
+    Processes,
+    /// Unix sockets: it connects to services of its user. Needs a mount and a network namespace.
+    UnixSockets,
+}
+
+/// Reads a list without those that only a later version knows.
+fn known<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let all: Vec<serde_json::Value> = Deserialize::deserialize(deserializer)?;
+    Ok(all.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
 }
 
 impl Confinement {
-    /// What this host's kernel can do.
+    /// What this host's kernel can do without namespaces.
     pub fn of_kernel() -> Confinement {
         Confinement::with(landlock::kernel_abi())
     }
@@ -71,7 +108,21 @@ impl Confinement {
         let has = |abi| landlock_abi.is_some_and(|kernel| kernel >= abi);
         let needs = [(Gap::Files, 1), (Gap::Signals, landlock::SIGNALS)];
         let missing = needs.into_iter().filter(|(_, abi)| !has(*abi)).map(|(gap, _)| gap).collect();
-        Confinement { landlock_abi, missing }
+        Confinement { landlock_abi, namespaces: Vec::new(), missing }
+    }
+
+    /// What a VMM under `rules` is confined by in these namespaces.
+    fn within(self, namespaces: Vec<Namespace>, rules: &Rules) -> Confinement {
+        let [mount, network, pid] =
+            [Namespace::Mount, Namespace::Network, Namespace::Pid].map(|namespace| namespaces.contains(&namespace));
+        // Landlock keeps it from abstract sockets since the version that keeps it from signals.
+        let abstract_sockets = network || !self.missing.contains(&Gap::Signals);
+        let mut missing = self.missing;
+        missing.retain(|gap| !matches!((gap, mount, pid), (Gap::Files, true, _) | (Gap::Signals, _, true)));
+        let sockets = rules.directories.is_empty() || (mount && abstract_sockets);
+        let further = [(Gap::FileNames, mount), (Gap::Processes, pid), (Gap::UnixSockets, sockets)];
+        missing.extend(further.into_iter().filter(|(_, has)| !has).map(|(gap, _)| gap));
+        Confinement { landlock_abi: self.landlock_abi, namespaces, missing }
     }
 }
 
@@ -84,7 +135,7 @@ impl Rules {
     pub(crate) fn prepare(&self) -> io::Result<Prepared> {
         Ok(Prepared {
             ruleset: landlock::ruleset(self)?,
-            filter: seccomp::filter(self.network)?,
+            filter: seccomp::filter(self.network, !self.directories.is_empty())?,
             confinement: Confinement::of_kernel(),
         })
     }

@@ -85,18 +85,22 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_open_by_handle_at,
 ];
 
-/// A filter for a VMM that has a network, or none. Without one it makes no socket. With one it
-/// makes sockets of the internet protocols: one of the host's own (`AF_UNIX`) leads to the session
-/// bus, the Docker daemon or an SSH agent, none of which Landlock keeps from it before version 9 of
-/// its interface.
-pub(super) fn filter(network: bool) -> io::Result<BpfProgram> {
+/// A filter for a VMM that has a network, or none, and may make Unix sockets, or not. Without either
+/// it makes no socket. With a network it makes sockets of the internet protocols. A Unix socket
+/// leads to the session bus, the Docker daemon or an SSH agent, none of which Landlock keeps from
+/// it before version 9 of its interface: only a root of its own does.
+pub(super) fn filter(network: bool, unix_sockets: bool) -> io::Result<BpfProgram> {
     let build = || -> Result<BpfProgram, seccompiler::BackendError> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|&call| (call, Vec::new())).collect();
-        let is_not = |family: libc::c_int| {
+        let is_not = |family: &libc::c_int| {
             SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(family.cast_unsigned()))
         };
-        let other_families = || SeccompRule::new(vec![is_not(libc::AF_INET)?, is_not(libc::AF_INET6)?]);
-        rules.insert(libc::SYS_socket, if network { vec![other_families()?] } else { Vec::new() });
+        let internet = if network { &[libc::AF_INET, libc::AF_INET6][..] } else { &[] };
+        let families = internet.iter().chain(unix_sockets.then_some(&libc::AF_UNIX));
+        let others = families.map(is_not).collect::<Result<Vec<_>, _>>()?;
+        // A rule without conditions is not a rule: no rules mean whatever the arguments are.
+        let other_families = if others.is_empty() { Vec::new() } else { vec![SeccompRule::new(others)?] };
+        rules.insert(libc::SYS_socket, other_families);
         // Both ends of a pair of datagram sockets can send to any other of the host; those of
         // streams cannot. The type is in the lower bits, flags are above.
         let is_datagram = SeccompCondition::new(

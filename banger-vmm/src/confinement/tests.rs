@@ -47,6 +47,7 @@ impl Host {
             writable: vec![self.path("vms/own/disk")],
             devices: vec!["/dev/null".into()],
             network: self.network,
+            ..Rules::default()
         };
         rules.prepare().unwrap()
     }

@@ -268,7 +268,11 @@ mod tests {
             backend_choice: BackendChoice::Auto,
             backend_reason: Some("there is no KVM".into()),
             accelerator: None,
-            confinement: Some(Confinement { landlock_abi: Some(2), missing: vec![Gap::Signals] }),
+            confinement: Some(Confinement {
+                landlock_abi: Some(2),
+                missing: vec![Gap::Signals],
+                ..Confinement::default()
+            }),
             responds: Some(false),
             image: "debian".into(),
             kernel: "generic".into(),

@@ -21,10 +21,11 @@ use nix::unistd::{Uid, getpid};
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
-use super::vmm::{die_with, for_tokio};
+use super::vmm::for_tokio;
 use super::{AgentStream, Backend, BootPolicy, Launched, SingleConnection, SocketPair, VmDefinition, Vmm};
 use crate::confinement::Rules;
 use crate::error::{Error, Failure, IoContext, Result};
+use crate::host::die_with;
 use crate::kvm::{self, Accelerator};
 use crate::program::Programs;
 use crate::record::BackendKind;
@@ -204,7 +205,7 @@ impl Qemu {
         let mut devices = vec!["/dev/null".into()];
         devices.extend((accelerator == Accelerator::Kvm).then(|| kvm::DEVICE.into()));
         let writable = [&vm.disk].into_iter().chain(&vm.workspace).cloned().collect();
-        Rules { readable, writable, devices, network }
+        Rules { readable, writable, devices, network, ..Rules::default() }
     }
 }
 
