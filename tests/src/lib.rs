@@ -6,6 +6,7 @@
 //! directory whose images and kernels every test's home uses.
 
 pub mod crash_at_syscall;
+pub mod firecracker_guests;
 pub mod inspect;
 pub mod leftovers;
 mod plugins;
@@ -14,6 +15,7 @@ pub mod python;
 mod qemu_fault;
 pub mod readme;
 pub mod registry;
+mod relay;
 pub mod web;
 mod workspace;
 
@@ -71,6 +73,7 @@ pub struct Home {
     folder: TempDir,
     banger: PathBuf,
     process_guests: bool,
+    firecracker_guests: bool,
 }
 
 impl Home {
@@ -91,7 +94,7 @@ impl Home {
         if host.is_dir() {
             std::os::unix::fs::symlink(host, data.join("host")).expect("a link");
         }
-        let home = Home { folder, banger: banger_binary(), process_guests: false };
+        let home = Home { folder, banger: banger_binary(), process_guests: false, firecracker_guests: false };
         fs::write(home.path().join(".gitconfig"), "[user]\n\tname = T\n\temail = t@example.com\n[init]\n\tdefaultBranch = main\n[protocol \"file\"]\n\tallow = always\n")
             .expect("a git configuration");
         home
@@ -341,6 +344,9 @@ impl Repository<'_> {
         if self.home.process_guests {
             // They say nothing about KVM.
             command.env("BANGER_ACCELERATOR", "tcg");
+        }
+        if self.home.firecracker_guests {
+            self.home.tell_of_firecracker(&mut command);
         }
         command.current_dir(&self.root);
         command
