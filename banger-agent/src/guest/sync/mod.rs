@@ -17,7 +17,6 @@ mod seed;
 mod tree;
 mod workspaces;
 
-pub(super) use self::changes::{list, read, set_base};
 #[cfg(feature = "fuzzing")]
 pub(super) use self::records::fuzzing;
 pub(super) use self::run::run;
