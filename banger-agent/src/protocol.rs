@@ -75,6 +75,20 @@ pub enum AgentRequest {
     Stat,
     /// Powers the guest off. The answer comes first, if it comes at all.
     Shutdown,
+    /// Waits until the guest is about to power off or to reboot; the answer is [`PowerState`]. Once
+    /// the host has ended the stream, or after a second, the guest unmounts its disks and goes. One
+    /// that panics, or whose init does not run the agent's last program, goes without an answer.
+    Farewell,
+}
+
+/// The answer to [`AgentRequest::Farewell`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    /// The guest powers off.
+    PowerOff,
+    /// The guest reboots.
+    Reboot,
 }
 
 /// The agent's answer to an [`AgentRequest`].

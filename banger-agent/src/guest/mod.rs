@@ -9,6 +9,7 @@ mod console;
 mod copy;
 mod disks;
 mod exec;
+mod farewell;
 mod files;
 mod forward;
 pub mod identity;
@@ -20,9 +21,11 @@ pub mod sftp;
 mod stream;
 mod sync;
 mod terminfo;
+mod transport;
 mod users;
 
 pub use serve::serve;
+pub use transport::AgentPort;
 
 /// Fuzz targets of what only the guest reads.
 #[cfg(feature = "fuzzing")]

@@ -11,24 +11,28 @@ use futures::{SinkExt, StreamExt};
 use nix::sys::statvfs::statvfs;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
+use tokio::io::AsyncReadExt;
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use super::authorize::authorize;
 use super::clock::set_clock;
 use super::console::console;
 use super::disks::sync_file_system;
+use super::farewell::Farewell;
 use super::files::File;
 use super::identity::Identity;
-use super::init::{Boot, Init, ServeContext};
+use super::init::{Boot, Init, ServeContext, power_off_by_force};
 use super::own::own;
 use super::stream::{Reader, Writer};
 use super::sync::Workspaces;
+use super::transport::{AgentPort, Hosts, Port, SharedPipe, VsockListener};
 use super::{copy, exec, forward, sync, terminfo};
 use crate::boot_config::GuestIdentity;
 use crate::frame::{Frame, FrameCodec, MAX_DATA};
 use crate::link::{self, GuestHello, HostHello, MuxStream, PROTOCOL};
-use crate::protocol::{self, AgentFailure, AgentFailureKind, AgentReply, AgentRequest, FileInfo, Readiness, Stat};
+use crate::protocol::{
+    self, AgentFailure, AgentFailureKind, AgentReply, AgentRequest, FileInfo, PowerState, Readiness, Stat,
+};
 
 /// How long a stream may take to say what it is for.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,6 +51,7 @@ struct Agent {
     execs: Arc<exec::Registry>,
     /// Connections from the guest that the host has not taken yet.
     waiting: Arc<forward::Waiting>,
+    farewell: Arc<Farewell>,
     /// Nothing needs to be safe on an ephemeral disk.
     ephemeral: bool,
 }
@@ -67,39 +72,41 @@ pub fn serve(context: ServeContext) -> io::Result<()> {
             commands: AtomicU32::new(0),
             execs: Arc::default(),
             waiting: Arc::default(),
+            farewell: Farewell::new(),
             ephemeral: context.volatile,
         });
-        let port = File::new(context.agent_port)?;
-        answer_hosts(port, context.identity, |stream| {
-            tokio::spawn(Arc::clone(&agent).operation(stream));
-        })
-        .await
+        tokio::spawn(Arc::clone(&agent.farewell).follow(context.power));
+        let on_stream = |stream| drop(tokio::spawn(Arc::clone(&agent).operation(stream)));
+        match context.agent_port {
+            AgentPort::Pipe(pipe) => answer_hosts(SharedPipe::new(File::new(pipe)?), context.identity, on_stream).await,
+            AgentPort::Vsock(socket) => answer_hosts(VsockListener::new(socket)?, context.identity, on_stream).await,
+        }
     })
 }
 
-/// Answers every host that greets the guest on `port`, one after the other: follows its clock,
-/// takes on the identity that it gives, and hands each of its streams to `on_stream`.
-async fn answer_hosts<T>(port: T, identity: Identity, mut on_stream: impl FnMut(MuxStream)) -> !
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let mut port = BufReader::new(port);
+/// Answers every host that greets the guest: follows its clock, takes on the identity that it
+/// gives, and hands each of its streams to `on_stream`.
+async fn answer_hosts(port: impl Port, identity: Identity, mut on_stream: impl FnMut(MuxStream)) -> ! {
     let identity = Arc::new(Mutex::new(identity));
+    let mut hosts = Hosts::new(port, hello);
+    let mut next = hosts.next().await;
     loop {
-        match link::answer(&mut port, hello).await {
-            Ok(host) => {
-                set_clock(host.clock_ns);
-                if let Some(wanted) = host.identity {
-                    assume(&identity, wanted).await;
-                }
-                let reason = link::serve(&mut port, &mut on_stream).await;
-                console(&format!("the link ended: {reason}"));
-            }
-            Err(error) => console(&format!("no link: {error}")),
+        let (mut pipe, host) = next;
+        set_clock(host.clock_ns);
+        if let Some(wanted) = host.identity {
+            assume(&identity, wanted).await;
         }
-        // A port without a host reads as ended. There is no event for its return but a signal that
-        // the file's owner may not be the one to get.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        next = tokio::select! {
+            newer = hosts.next() => {
+                console("another link takes this one's place");
+                newer
+            }
+            reason = link::serve(&mut pipe, &mut on_stream) => {
+                console(&format!("the link ended: {reason}"));
+                hosts.ended(pipe);
+                hosts.next().await
+            }
+        };
     }
 }
 
@@ -189,9 +196,9 @@ impl Agent {
             AgentRequest::Stat => answer(writer, self.stat()).await,
             AgentRequest::Shutdown => {
                 answer(writer, Ok(())).await;
-                let init = self.init.clone();
-                let _ = tokio::task::spawn_blocking(move || init.power_off(SHUTDOWN_LIMIT)).await;
+                self.shut_down().await;
             }
+            AgentRequest::Farewell => self.farewell.tell(reader, writer).await,
         }
     }
 
@@ -203,6 +210,18 @@ impl Agent {
         if self.commands.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.workspaces.count_soon();
         }
+    }
+
+    /// Powers off, by the init if it does that in time.
+    async fn shut_down(&self) {
+        if let Init::Other(_) = self.init {
+            // It ends the agent on its way.
+            self.farewell.say(PowerState::PowerOff).await;
+        }
+        let init = self.init.clone();
+        let _ = tokio::task::spawn_blocking(move || init.stop(SHUTDOWN_LIMIT)).await;
+        self.farewell.say(PowerState::PowerOff).await;
+        let _ = tokio::task::spawn_blocking(|| power_off_by_force()).await;
     }
 
     /// Makes what commands wrote safe from a VMM that is killed.
@@ -309,31 +328,37 @@ mod tests {
         let (mut host, guest) = tokio::io::duplex(1 << 16);
         let (streams, mut served) = mpsc::unbounded_channel();
         let on_stream = move |_| streams.send(()).unwrap();
-        let serving = tokio::spawn(answer_hosts(guest, Identity::new(named("a"), Recorder(tell)), on_stream));
-        for (number, (identity, renamed)) in
-            [(Some("a"), false), (None, false), (Some("b"), true), (Some("b"), false)].into_iter().enumerate()
-        {
-            let hello = HostHello {
-                nonce: format!("n{number}"),
-                version: "0".into(),
-                protocol: PROTOCOL,
-                // The clock is the host's own.
-                clock_ns: 0,
-                identity: identity.map(named),
-            };
-            link::handshake(&mut host, &hello).await.unwrap();
-            // An open stream, as yamux has it: version, window update, SYN, stream 1. Its identity
-            // is the guest's by then.
-            host.write_all(&[0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
-            served.recv().await.unwrap();
-            let change = changes.try_recv().ok();
-            let expected = IdentityChange::Hostname { from: "a".into(), to: "b".into() };
-            assert_eq!(change, renamed.then_some(expected), "greeting {number}");
-            // No mux sends that: the link ends, and with it what the guest has read ahead. It does
-            // so as soon as this thread has nothing else to do.
-            host.write_all(&[0xff; 12]).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        let port = SharedPipe::new(guest);
+        let serving = answer_hosts(port, Identity::new(named("a"), Recorder(tell)), on_stream);
+        let greeting = async {
+            for (number, (identity, renamed)) in
+                [(Some("a"), false), (None, false), (Some("b"), true), (Some("b"), false)].into_iter().enumerate()
+            {
+                let hello = HostHello {
+                    nonce: format!("n{number}"),
+                    version: "0".into(),
+                    protocol: PROTOCOL,
+                    // The clock is the host's own.
+                    clock_ns: 0,
+                    identity: identity.map(named),
+                };
+                link::handshake(&mut host, &hello).await.unwrap();
+                // An open stream, as yamux has it: version, window update, SYN, stream 1. Its identity
+                // is the guest's by then.
+                host.write_all(&[0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+                served.recv().await.unwrap();
+                let change = changes.try_recv().ok();
+                let expected = IdentityChange::Hostname { from: "a".into(), to: "b".into() };
+                assert_eq!(change, renamed.then_some(expected), "greeting {number}");
+                // No mux sends that: the link ends, and with it what the guest has read ahead. It does
+                // so as soon as this thread has nothing else to do.
+                host.write_all(&[0xff; 12]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = serving => {}
+            () = greeting => {}
         }
-        serving.abort();
     }
 }

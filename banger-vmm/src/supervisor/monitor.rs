@@ -1,17 +1,19 @@
 //! Watching over a VM whose agent answers, until it is down.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger_agent::link::{LinkError, Mux};
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::boot::Booted;
-use super::shutdown::{ask_to_shut_down, record_guest_changes};
+use super::shutdown::{ask_to_shut_down, farewell, record_guest_changes};
 use super::shutdown_requests::{Shutdown, ShutdownRequests};
 use super::socket::LEAVING;
 use super::state::{RunningVmm, State};
@@ -115,6 +117,8 @@ impl<'a> Monitor<'a> {
         report.close();
 
         let mut reset = None;
+        let mut farewell = pin!(farewell(mux.clone()).fuse());
+        let mut said = None;
         let exit = loop {
             if self.lost
                 && let Some(link) = link.take()
@@ -136,6 +140,7 @@ impl<'a> Monitor<'a> {
                     self.lose(Failure::new(error)).await;
                 }
                 asked = shutdown.next() => self.stop(&asked, &mux, &mut vmm),
+                state = &mut farewell => said = Some(state),
                 () = self.finished.notified() => vmm.quit(),
                 () = self.state.usage.idle(), if !self.stopping && !self.lost => {
                     self.stop(&Shutdown { patience: IDLE_PATIENCE, counts: false }, &mux, &mut vmm);
@@ -158,7 +163,8 @@ impl<'a> Monitor<'a> {
             // Not to be believed is enough: a disk that is full keeps nobody here.
             let _ = LastActivity::forget_changes(self.folder);
         }
-        if self.stopping {
+        // What its VMM took for a reset may have been meant as an end: the guest knows better.
+        if self.stopping || said.is_some() {
             self.state.leave();
             return Ended::Stopped;
         }

@@ -1,13 +1,15 @@
 //! What the supervisor itself says to the agent: it asks what changed in the guest alone, and for
 //! the power to be switched off.
 
+use std::future::pending;
 use std::time::Duration;
 
 use banger_agent::frame::{Frame, FrameCodec};
 use banger_agent::link::{Mux, MuxStream};
 use banger_agent::protocol::sync::GuestOnly;
-use banger_agent::protocol::{self, AgentReply};
+use banger_agent::protocol::{self, AgentReply, PowerState};
 use bytes::BytesMut;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
@@ -39,13 +41,28 @@ pub(super) async fn ask_to_shut_down(mux: Mux) {
     }
 }
 
+/// Waits until the guest says how it is about to go. Agents of earlier versions do not say it, nor
+/// do guests that panic: then this never completes.
+pub(super) async fn farewell(mux: Mux) -> PowerState {
+    match answer(&mux, &protocol::AgentRequest::Farewell).await {
+        // The stream has ended by now, which tells the guest to go.
+        Some(state) => state,
+        None => pending().await,
+    }
+}
+
 async fn changes(mux: &Mux) -> Option<GuestOnly> {
-    let mut stream = request(mux, &protocol::AgentRequest::GuestOnly).await?;
+    answer(mux, &protocol::AgentRequest::GuestOnly).await
+}
+
+/// The answer to a request that has a single one; none where there is an error instead.
+async fn answer<T: DeserializeOwned>(mux: &Mux, asked: &protocol::AgentRequest) -> Option<T> {
+    let mut stream = request(mux, asked).await?;
     let mut received = BytesMut::new();
     loop {
         if let Some(frame) = FrameCodec.decode(&mut received).ok()? {
             return match frame.message().ok()? {
-                AgentReply::Ok(only) => Some(only),
+                AgentReply::Ok(answer) => Some(answer),
                 AgentReply::Error(_) => None,
             };
         }
@@ -63,4 +80,52 @@ async fn request(mux: &Mux, request: &protocol::AgentRequest) -> Option<MuxStrea
     stream.write_all(&bytes).await.ok()?;
     stream.flush().await.ok()?;
     Some(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use banger_agent::link;
+    use banger_agent::protocol::{AgentFailure, AgentFailureKind};
+
+    use super::*;
+
+    /// What a supervisor learns from an agent that answers with `reply`.
+    async fn learned(reply: AgentReply<PowerState>) -> Option<PowerState> {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (mux, driver) = Mux::host(host);
+        tokio::spawn(driver);
+        tokio::spawn(link::serve(guest, move |mut stream| {
+            let reply = reply.clone();
+            tokio::spawn(async move {
+                let mut received = BytesMut::new();
+                let request = loop {
+                    if let Some(frame) = FrameCodec.decode(&mut received).unwrap() {
+                        break frame.message().unwrap();
+                    }
+                    stream.read_buf(&mut received).await.unwrap();
+                };
+                assert!(matches!(request, protocol::AgentRequest::Farewell), "{request:?}");
+                let mut bytes = BytesMut::new();
+                FrameCodec.encode(Frame::control(&reply), &mut bytes).unwrap();
+                stream.write_all(&bytes).await.unwrap();
+                stream.flush().await.unwrap();
+                // Until the host has heard it.
+                let _ = stream.read(&mut [0]).await;
+            });
+        }));
+        timeout(Duration::from_millis(200), farewell(mux)).await.ok()
+    }
+
+    #[tokio::test]
+    async fn guest_that_powers_off_is_told_from_one_that_reboots() {
+        for state in [PowerState::PowerOff, PowerState::Reboot] {
+            assert_eq!(learned(AgentReply::Ok(state)).await, Some(state));
+        }
+    }
+
+    #[tokio::test]
+    async fn agent_that_knows_of_no_farewell_is_waited_for_without_end() {
+        let unknown = AgentFailure::new(AgentFailureKind::BadRequest, "the agent does not understand the request");
+        assert_eq!(learned(AgentReply::Error(unknown)).await, None);
+    }
 }

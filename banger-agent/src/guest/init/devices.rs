@@ -1,20 +1,24 @@
 //! Finding the disks and the agent's port among the virtio devices.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use nix::libc::{O_NOCTTY, O_NONBLOCK, VMADDR_CID_ANY};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, listen, socket};
 
 use super::BootError;
 use super::uevent::Uevents;
 use crate::boot_config::{AgentDevice, DiskConfig, DiskNaming, DiskRole};
+use crate::guest::AgentPort;
 
 /// What drivers sysfs shows, built in or loaded, by the names of their modules.
 const BUS: (&str, &str) = ("virtio_mmio", "bus/platform/drivers/virtio-mmio");
-const DRIVERS: [(&str, &str); 3] =
-    [BUS, ("virtio_console", "bus/virtio/drivers/virtio_console"), ("virtio_blk", "bus/virtio/drivers/virtio_blk")];
+const DRIVERS: [(&str, &str); 2] = [BUS, ("virtio_blk", "bus/virtio/drivers/virtio_blk")];
+/// What driver of an agent's device sysfs shows, by the names of their modules.
+const SERIAL_DRIVER: (&str, &str) = ("virtio_console", "bus/virtio/drivers/virtio_console");
+const VSOCK_DRIVER: (&str, &str) = ("vmw_vsock_virtio_transport", "bus/virtio/drivers/vmw_vsock_virtio_transport");
 /// What drivers of the network card sysfs shows, by the names of their modules.
 const NETWORK_DRIVERS: [(&str, &str); 2] = [BUS, ("virtio_net", "bus/virtio/drivers/virtio_net")];
 /// What file systems /proc/filesystems lists.
@@ -22,10 +26,19 @@ const FILESYSTEMS: [&str; 2] = ["ext4", "overlay"];
 
 /// Makes sure that the kernel has what every boot needs, so that nothing is waited for that cannot
 /// appear.
-pub(super) fn check_drivers() -> Result<(), BootError> {
+pub(super) fn check_drivers(agent: &AgentDevice) -> Result<(), BootError> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let filesystems = missing_filesystems(&known);
-    complain_of(missing_drivers(Path::new("/sys"), &DRIVERS).chain(filesystems).collect())
+    complain_of(missing_drivers(Path::new("/sys"), &drivers(agent)).chain(filesystems).collect())
+}
+
+/// The drivers that a boot with this device needs.
+fn drivers(agent: &AgentDevice) -> Vec<(&'static str, &'static str)> {
+    let of_agent = match agent {
+        AgentDevice::VirtioSerial(_) => SERIAL_DRIVER,
+        AgentDevice::Vsock(_) => VSOCK_DRIVER,
+    };
+    DRIVERS.into_iter().chain([of_agent]).collect()
 }
 
 /// Makes sure that the kernel has what a network card needs.
@@ -132,12 +145,39 @@ fn check_access(name: &str, role: DiskRole, is_read_only: bool) -> Result<(), Bo
     }
 }
 
-/// Opens the agent's device, non-blocking.
-pub(super) fn open_agent_device(device: &AgentDevice, uevents: &Uevents) -> Result<OwnedFd, BootError> {
+/// Opens the agent's device.
+pub(super) fn open_agent_device(device: &AgentDevice, uevents: &Uevents) -> Result<AgentPort, BootError> {
     match device {
-        AgentDevice::VirtioSerial(name) => open_virtio_serial(name, uevents),
-        AgentDevice::Vsock(_) => Err(BootError::Setting(format!("banger.agent={device}"))),
+        AgentDevice::VirtioSerial(name) => open_virtio_serial(name, uevents).map(AgentPort::Pipe),
+        AgentDevice::Vsock(port) => listen_on_vsock(*port, uevents).map(AgentPort::Vsock),
     }
+}
+
+/// Listens at this vsock port, which nobody else can from here on.
+fn listen_on_vsock(port: u32, uevents: &Uevents) -> Result<OwnedFd, BootError> {
+    uevents.wait_for("the vsock device", || has_device(Path::new("/sys"), VSOCK_DEVICE).then_some(()))?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Vsock, SockType::Stream, flags, None)
+        .map_err(BootError::system("make a vsock socket"))?;
+    bind(socket.as_raw_fd(), &VsockAddr::new(VMADDR_CID_ANY, port))
+        .map_err(BootError::system("take the agent's vsock port"))?;
+    listen(&socket, Backlog::MAXCONN).map_err(BootError::system("listen at the agent's vsock port"))?;
+    Ok(socket)
+}
+
+/// The virtio device IDs of what a VM may lack (virtio specification, section 5).
+pub(super) const ENTROPY_DEVICE: u32 = 4;
+pub(super) const BALLOON_DEVICE: u32 = 5;
+const VSOCK_DEVICE: u32 = 19;
+
+/// Whether the VM has a virtio device of this ID, by what `sys` shows.
+pub(super) fn has_device(sys: &Path, id: u32) -> bool {
+    let devices = fs::read_dir(sys.join("bus/virtio/devices")).into_iter().flatten().flatten();
+    let id_of = |device: &Path| {
+        let text = fs::read_to_string(device.join("device")).ok()?;
+        u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
+    };
+    devices.into_iter().any(|device| id_of(&device.path()) == Some(id))
 }
 
 /// Opens a virtio-serial port. A port has one opener at a time: holding it from here on keeps every
@@ -176,6 +216,19 @@ fn named(class: &str, attribute: &str, value: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot_config::AGENT_PORT;
+
+    #[test]
+    fn virtio_devices_are_told_apart_by_their_ids() {
+        let sys = tempfile::tempdir().unwrap();
+        assert!(!has_device(sys.path(), VSOCK_DEVICE));
+        for (name, id) in [("virtio0", "0x0002\n"), ("virtio1", "0x0013\n")] {
+            let device = sys.path().join("bus/virtio/devices").join(name);
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.join("device"), id).unwrap();
+        }
+        assert!(has_device(sys.path(), VSOCK_DEVICE) && !has_device(sys.path(), BALLOON_DEVICE));
+    }
 
     #[test]
     fn disks_by_order_have_the_names_that_the_kernel_counts() {
@@ -202,12 +255,15 @@ mod tests {
     #[test]
     fn missing_drivers_and_filesystems_are_named() {
         let sys = tempfile::tempdir().unwrap();
-        let missing = |drivers| missing_drivers(sys.path(), drivers).collect::<Vec<_>>();
-        assert_eq!(missing(&DRIVERS), ["virtio_mmio", "virtio_console", "virtio_blk"]);
-        for (_, path) in DRIVERS {
+        let missing = |drivers: &[_]| missing_drivers(sys.path(), drivers).collect::<Vec<_>>();
+        let serial = drivers(&AgentDevice::VirtioSerial("banger.0".to_owned()));
+        let vsock = drivers(&AgentDevice::Vsock(AGENT_PORT));
+        assert_eq!(missing(&serial), ["virtio_mmio", "virtio_blk", "virtio_console"]);
+        for (_, path) in &serial {
             fs::create_dir_all(sys.path().join(path)).unwrap();
         }
-        assert_eq!((missing(&DRIVERS), missing(&NETWORK_DRIVERS)), (vec![], vec!["virtio_net"]));
+        assert_eq!((missing(&serial), missing(&NETWORK_DRIVERS)), (vec![], vec!["virtio_net"]));
+        assert_eq!(missing(&vsock), ["vmw_vsock_virtio_transport"]);
         let missing = |known: &'static str| missing_filesystems(known).collect::<Vec<_>>();
         assert_eq!(missing("nodev\tproc\n\tvfat\n"), ["ext4", "overlay"]);
         assert_eq!(missing("nodev\toverlay\n\text3\n"), ["ext4"]);

@@ -31,6 +31,7 @@ mod uevent;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -42,19 +43,19 @@ use tree::Tree;
 use uevent::Uevents;
 
 use super::identity::Identity;
+use super::transport::AgentPort;
 use crate::boot_config::BootConfig;
 use crate::net::NetInterface;
 
 pub use pid1::Init;
-pub use power::power_off_now;
+pub use power::{power_off_by_force, power_off_now};
 pub use ready::{Boot, SystemState};
 
 /// What the serving process is handed.
 #[derive(Debug)]
 pub struct ServeContext {
-    /// The agent's device, which leads to the host, non-blocking. It has been open since before
-    /// anything of the image ran.
-    pub agent_port: OwnedFd,
+    /// Where hosts reach the agent.
+    pub agent_port: AgentPort,
     /// A folder on this VM's ext4, outside the guest's root: state of the agent's own, and a
     /// handle on the file system (`syncfs(2)`).
     pub disk: OwnedFd,
@@ -62,6 +63,8 @@ pub struct ServeContext {
     pub workspace_disk: Option<PathBuf>,
     /// What became PID 1; also how to power off.
     pub init: Init,
+    /// Where PID 1 says how the machine is about to go; root's only.
+    pub power: UnixListener,
     /// Tells when the image's init has finished.
     pub boot: Boot,
     /// Who the guest is.
@@ -154,8 +157,9 @@ impl BootError {
 /// goes on without an agent. PID 1 itself becomes the image's init, or a minimal one. A boot that
 /// fails writes its reason to the console as the last thing, and powers off.
 pub fn boot(serve: impl FnOnce(ServeContext)) -> ! {
-    if std::env::args_os().next().is_some_and(|name| name == power::SHUTDOWN) {
-        power::finish();
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|name| name == power::SHUTDOWN) {
+        power::finish_for_systemd(arguments.next().and_then(|action| action.into_string().ok()).as_deref());
     }
     match prepare() {
         Ok(context) => pid1::split(context, serve),
@@ -177,7 +181,8 @@ fn prepare() -> Result<ServeContext, BootError> {
     let line = Path::new("/proc/cmdline");
     let line = fs::read_to_string(line).map_err(BootError::io("read", line))?;
     let config = cmdline::parse(&line)?;
-    let modules = Modules::find(Path::new("/modules"))?;
+    let power = power::listen()?;
+    let modules = Modules::find(Path::new("/modules"), &config.agent)?;
     // The network is a quarter of the work, and nothing else waits for it; nor for the groups.
     let (root, network) = thread::scope(|scope| {
         scope.spawn(filesystems::favour_groups);
@@ -193,12 +198,12 @@ fn prepare() -> Result<ServeContext, BootError> {
     umask(Mode::from_bits_truncate(0o022));
     let workspace_disk = disks.workspace;
     let identity = Identity::new(config.identity, identity::RunningGuest);
-    Ok(ServeContext { agent_port, disk, workspace_disk, init, boot, identity, volatile: config.volatile })
+    Ok(ServeContext { agent_port, disk, workspace_disk, init, power, boot, identity, volatile: config.volatile })
 }
 
 /// What the guest is made of, but for its network.
 struct Root {
-    agent_port: OwnedFd,
+    agent_port: AgentPort,
     disks: Disks,
     disk: OwnedFd,
     tree: Tree,
@@ -209,7 +214,7 @@ struct Root {
 fn build_root(modules: &Modules, config: &BootConfig) -> Result<Root, BootError> {
     let uevents = Uevents::subscribe()?;
     modules::load(&modules.other)?;
-    devices::check_drivers()?;
+    devices::check_drivers(&config.agent)?;
     let agent_port = devices::open_agent_device(&config.agent, &uevents)?;
     let disks = Disks::find(&config.disks, &uevents)?;
     let disk = root::mount(&disks, config.volatile)?;

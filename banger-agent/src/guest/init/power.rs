@@ -1,6 +1,10 @@
 //! The end of a guest, orderly or at once.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,8 +18,10 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, pivot_root, sync};
 
+use super::BootError;
 use super::pid1::Init;
 use crate::guest::paths::{REPOSITORIES, WORKSPACE};
+use crate::protocol::PowerState;
 
 /// The initramfs, seen from the guest. systemd changes back into it at the end (`bootup(7)`).
 pub(super) const EXIT_ROOT: &str = "/run/initramfs";
@@ -26,16 +32,21 @@ pub(super) const SHUTDOWN: &str = "/shutdown";
 /// Where systemd leaves the guest's root, seen from [`EXIT_ROOT`].
 pub(super) const OLD_ROOT: &str = "/oldroot";
 
+/// A little more than the agent gives the hosts.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Init {
-    /// Asks the guest to stop its services and power off; after `limit` does it without asking.
+    /// Asks the guest to stop its services and power off. Returns if it has not after `limit`.
     ///
     /// Blocks, so it wants a thread of its own; the agent may serve until the end.
-    pub fn power_off(&self, limit: Duration) -> ! {
+    pub fn stop(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         sync();
         let signal = match self {
             Init::Systemd(_) => libc::SIGRTMIN() + 4, // poweroff.target, see systemd(1)
-            Init::Other(_) => libc::SIGUSR2,          // what BusyBox understands
+            // What BusyBox understands: its init switches the machine off, or reboots it.
+            Init::Other(_) if goes_by_reset() => libc::SIGTERM,
+            Init::Other(_) => libc::SIGUSR2,
             Init::Minimal => libc::SIGTERM,
         };
         // An init that has only just been started does not know the signal yet, and the kernel
@@ -46,9 +57,27 @@ impl Init {
         // SAFETY: sends a signal; no memory is involved. (nix knows no real-time signals.)
         unsafe { libc::kill(1, signal) };
         thread::sleep(deadline.saturating_duration_since(Instant::now()));
-        make_read_only();
-        power_off_now()
     }
+}
+
+/// Powers off without asking the guest, with clean disks.
+pub fn power_off_by_force() -> ! {
+    make_read_only();
+    power_off_now()
+}
+
+/// Whether the machine can only be left by a reset. A machine whose agent is at a vsock port may be
+/// Firecracker's, which has no ACPI S5 and ends with a reset of its guest; Linux would halt it
+/// instead, for ever.
+fn goes_by_reset() -> bool {
+    // The second is where the first is for who has left the guest's root.
+    let line = fs::read_to_string("/proc/cmdline").or_else(|_| fs::read_to_string(format!("{OLD_ROOT}/proc/cmdline")));
+    has_vsock_agent(&line.unwrap_or_default())
+}
+
+/// By its word alone: it must hold as well for a guest that does not understand the others.
+fn has_vsock_agent(line: &str) -> bool {
+    line.split_ascii_whitespace().any(|word| word.starts_with("banger.agent=vsock:"))
 }
 
 /// Whether the process of this `status` handles `signal`, or waits for it with the signal blocked:
@@ -76,24 +105,69 @@ fn make_read_only() {
 
 /// Powers off at once. What is not on the disk by now is lost.
 pub fn power_off_now() -> ! {
-    let _ = reboot(RebootMode::RB_POWER_OFF);
+    leave(last_mode())
+}
+
+fn last_mode() -> RebootMode {
+    if goes_by_reset() { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF }
+}
+
+fn leave(mode: RebootMode) -> ! {
+    let _ = reboot(mode);
     // Not reached but without CAP_SYS_BOOT; as PID 1 this is a kernel panic, which ends the VM too.
     std::process::exit(1)
 }
 
 /// What systemd does when all is stopped, for a guest without it: back into the initramfs.
 pub(super) fn leave_and_finish() -> ! {
+    say_farewell(PowerState::PowerOff);
     let old_root = format!("{EXIT_ROOT}{OLD_ROOT}");
     let _ = pivot_root(EXIT_ROOT, old_root.as_str()).and_then(|()| chdir("/"));
     finish()
+}
+
+/// What systemd runs at the end, with the name of its last action: systemd-shutdown(8).
+pub(super) fn finish_for_systemd(action: Option<&str>) -> ! {
+    say_farewell(match action {
+        Some("reboot" | "kexec") => PowerState::Reboot,
+        _ => PowerState::PowerOff,
+    });
+    finish()
+}
+
+/// Where PID 1 says to the agent, which still runs, how the machine is about to go.
+const SOCKET: &str = "/run/banger/power";
+
+/// Takes [`SOCKET`], which is root's only.
+pub(super) fn listen() -> Result<UnixListener, BootError> {
+    let path = Path::new(SOCKET);
+    let socket = UnixListener::bind(path).map_err(BootError::io("listen on", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(BootError::io("protect", path))?;
+    Ok(socket)
+}
+
+/// Has the agent tell the hosts, and waits until they know. Best effort: the machine goes all the
+/// same.
+fn say_farewell(state: PowerState) {
+    let say = || -> io::Result<()> {
+        let mut socket = UnixStream::connect(SOCKET)?;
+        socket.set_read_timeout(Some(FAREWELL_PATIENCE))?;
+        socket.write_all(&serde_json::to_vec(&state)?)?;
+        socket.shutdown(Shutdown::Write)?;
+        // Its end is the answer.
+        socket.read(&mut [0]).map(drop)
+    };
+    let _ = say();
 }
 
 /// The last act of PID 1, standing in the initramfs: nothing may run any more, so that the disk
 /// can be unmounted, so that its journal is clean. A step that fails must not keep the next from
 /// being tried.
 ///
-/// A guest that asks for a reboot is powered off as well; the host starts it when it is wanted.
-pub(super) fn finish() -> ! {
+/// A guest that asks for a reboot is powered off as well, or reset where it is by that that a
+/// machine goes; the host starts it when it is wanted.
+fn finish() -> ! {
+    let mode = last_mode();
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while !matches!(waitpid(None, None), Err(Errno::ECHILD)) {}
     sync();
@@ -104,7 +178,7 @@ pub(super) fn finish() -> ! {
     for place in [WORKSPACE, REPOSITORIES] {
         let _ = umount2(place, MntFlags::MNT_DETACH);
     }
-    power_off_now()
+    leave(mode)
 }
 
 #[cfg(test)]
@@ -113,6 +187,12 @@ mod tests {
 
     use super::super::pid1::blocked;
     use super::*;
+
+    #[test]
+    fn machine_with_an_agent_at_vsock_is_left_by_a_reset() {
+        assert!(has_vsock_agent("quiet banger.unheard=of banger.agent=vsock:1000 reboot=t\n"));
+        assert!(!has_vsock_agent("quiet banger.agent=virtio-serial:banger.0 banger.hostname=vsock\n"));
+    }
 
     #[test]
     fn waiting_for_a_blocked_signal_is_detected() {

@@ -30,11 +30,12 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, pivot_root, sethostname};
 
-use super::filesystems::{DEVICE_LINKS, create_folder, mount_from, mount_new, write_to_console};
+use super::filesystems::{DEVICE_LINKS, RUN_DIR, create_folder, mount_from, mount_new, write_to_console};
 use super::pid1::{self, Init};
 use super::ready::Boot;
-use super::{BootError, ServeContext, network};
+use super::{BootError, ServeContext, network, power};
 use crate::boot_config::GuestIdentity;
+use crate::guest::AgentPort;
 use crate::guest::identity::{ApplyIdentity, Identity, IdentityChange};
 use crate::guest::paths::{REPOSITORIES, WORKSPACE};
 
@@ -191,12 +192,14 @@ fn prepare(guest: &ProcessGuest<'_>) -> Result<ServeContext, BootError> {
         .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
         .and_then(|()| chdir("/"))
         .map_err(BootError::system("switch to the new root"))?;
+    create_folder(Path::new(RUN_DIR), 0o755)?;
     umask(Mode::from_bits_truncate(0o022));
     Ok(ServeContext {
-        agent_port,
+        agent_port: AgentPort::Pipe(agent_port),
         disk: disk.into(),
         workspace_disk: None,
         init: Init::Minimal,
+        power: power::listen()?,
         boot: Boot::none(),
         identity: Identity::new(booted, ProcessIdentity),
         volatile: guest.volatile,
