@@ -201,8 +201,9 @@ impl Machines<'_> {
         let initramfs = initramfs::ensure(&helper("banger-agent")?, &kernel.boot_modules, &self.paths.cache)?;
         Ok(StartOptions {
             supervisor: helper("banger-vmm")?,
+            // One that Firecracker cannot boot is QEMU's alone.
+            vmlinux: kernel.vmlinux.clone().filter(|_| kernel.firecracker_obstacle().is_none()),
             kernel: kernel.vmlinuz,
-            vmlinux: None,
             initramfs,
             base: image.rootfs,
             modules: kernel.modules_disk,
