@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Get a kernel of the catalog, or add what Firecracker needs to one that an earlier version made
+    /// Get a kernel of the catalog, or refresh one of an earlier version
     Pull {
         /// Its name
         #[arg(value_name = "CATALOG-NAME")]
