@@ -14,7 +14,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufStream, ReadBuf};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufStream, BufWriter, ReadBuf,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
@@ -41,7 +43,10 @@ const WINDOW: usize = 256 << 10;
 /// The most bytes in one mux frame: large, because each costs the guest an interrupt, and with
 /// yamux's header no more than two of what its kernel hands over at once (32 KiB).
 pub const PAYLOAD: usize = (64 << 10) - 12;
-/// Two such frames.
+/// The most bytes in a mux frame that yamux takes, and of its header.
+const MAX_FRAME: usize = 1 << 20;
+const HEADER: usize = 12;
+/// Two frames of [`PAYLOAD`].
 const BUFFER: usize = 128 << 10;
 /// What the windows of all streams together may have grown to beyond [`WINDOW`] each, in the guest,
 const GUEST_GROWTH: usize = 48 << 20;
@@ -165,6 +170,22 @@ where
     }
 }
 
+/// A guest's pipe, for [`answer`] and [`serve`].
+pub fn for_answers<T: AsyncRead>(io: T) -> BufReader<T> {
+    BufReader::with_capacity(BUFFER, io)
+}
+
+/// What a host sends before it greets a guest that does not know that its former host is gone, as
+/// one that goes on from a snapshot: it ends the former link, wherever in a frame that is. What was
+/// on its way then is lost, and a stream may get some of this.
+pub fn end_of_former_link() -> Vec<u8> {
+    // No mux frame starts with such a byte. Whatever of a header these complete, the frame that it
+    // makes is either shorter than all of this or too long for yamux.
+    let mut line = vec![0xff; MAX_GREETING as usize];
+    line[MAX_GREETING as usize - 1] = b'\n';
+    line.repeat((MAX_FRAME + HEADER).div_ceil(MAX_GREETING as usize))
+}
+
 /// A greeting starts with a newline, to end whatever line a former peer left open.
 fn greeting<T: Serialize>(hello: &T) -> Vec<u8> {
     let json = serde_json::to_string(hello).expect("greetings have a JSON form");
@@ -252,12 +273,13 @@ impl Mux {
 }
 
 /// Serves the guest's end of a link: `serve` gets every stream that the host opens. Ends when the
-/// link does.
+/// link does. Nothing is read ahead here, so that what follows the link's end is left to who reads
+/// on: `io` is to be [buffered](for_answers).
 pub async fn serve<T>(io: T, mut serve: impl FnMut(MuxStream)) -> LinkError
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut connection = connection(buffered(io), yamux::Mode::Server);
+    let mut connection = connection(BufWriter::with_capacity(BUFFER, io), yamux::Mode::Server);
     loop {
         match poll_fn(|cx| connection.poll_next_inbound(cx)).await {
             Some(Ok(stream)) => serve(MuxStream { stream: stream.compat(), followed: None, _place: None }),
@@ -376,6 +398,46 @@ mod tests {
         let mut sink = tokio::io::sink();
         let mut both = tokio::io::join(&mut bounded, &mut sink);
         assert!(matches!(handshake(&mut both, &host_hello()).await, Err(LinkError::Garbage(_))));
+    }
+
+    #[tokio::test]
+    async fn guest_hears_a_new_host_wherever_the_former_link_broke_off() {
+        // A stream is opened, and a frame of data comes: 100 bytes, or as many as there can be.
+        let open = [0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
+        let short = [&[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 100][..], &[7; 100]].concat();
+        let long = [&[0, 0, 0, 0, 0, 0, 0, 1, 0, 3, 0xff, 0xff][..], &[7; 100]].concat();
+        let cuts = (0..short.len()).map(|cut| &short[..cut]).chain((9..long.len()).map(|cut| &long[..cut]));
+        for before in cuts {
+            let (mut host, guest) = tokio::io::duplex(1 << 16);
+            let guest = tokio::spawn(async move {
+                let mut guest = for_answers(guest);
+                for _ in 0..2 {
+                    answer(&mut guest, guest_hello).await.unwrap();
+                    let mut streams = Vec::new();
+                    serve(&mut guest, |stream| streams.push(stream)).await;
+                }
+            });
+            handshake(&mut host, &host_hello()).await.unwrap();
+            host.write_all(&open).await.unwrap();
+            host.write_all(before).await.unwrap();
+            // All at once, so that the guest reads the one with the other.
+            let again = HostHello { nonce: "n2".into(), ..host_hello() };
+            let (mut reader, mut writer) = tokio::io::split(host);
+            let sent = async {
+                writer.write_all(&end_of_former_link()).await.unwrap();
+                writer.write_all(&greeting(&again)).await.unwrap();
+            };
+            let mut heard = Vec::new();
+            let answered = async {
+                let answer = greeting(&guest_hello(&again));
+                while !heard.ends_with(&answer) {
+                    heard.push(reader.read_u8().await.unwrap());
+                }
+            };
+            let both = async { tokio::join!(sent, answered) };
+            tokio::time::timeout(Duration::from_secs(10), both).await.unwrap_or_else(|_| panic!("{before:?}"));
+            guest.abort();
+        }
     }
 
     #[tokio::test]

@@ -73,6 +73,8 @@ pub enum AgentRequest {
     Terminfo(Terminfo),
     /// Reads how many commands run, and how full disk and memory are; the answer is [`Stat`].
     Stat,
+    /// Writes out what the guest has in memory of its disks; the answer is empty.
+    SyncDisks,
     /// Powers the guest off. The answer comes first, if it comes at all.
     Shutdown,
     /// Waits until the guest is about to power off or to reboot; the answer is [`PowerState`]. Once

@@ -104,12 +104,23 @@ pub fn pieces(file: &File, gap: u64) -> io::Result<Vec<Range<u64>>> {
 /// # Errors
 /// The file system's refusal, such as a full disk.
 pub fn copy(source: &File, target: &File) -> io::Result<()> {
+    copy_while(source, target, || Ok(()))
+}
+
+/// [`copy`], which ends with the error that `check` returns: it is called now and then.
+///
+/// # Errors
+/// The file system's refusal, or the error of `check`.
+pub fn copy_while(source: &File, target: &File, check: impl Fn() -> io::Result<()>) -> io::Result<()> {
     // SAFETY: FICLONE takes a descriptor as its argument, and this one is open.
     if unsafe { ioctl::ficlone(target.as_raw_fd(), source.as_raw_fd() as nix::sys::ioctl::ioctl_param_type) }.is_ok() {
         return Ok(());
     }
     target.set_len(source.metadata()?.len())?;
-    read(source, |at, bytes| write(target, at, bytes))
+    read(source, |at, bytes| {
+        check()?;
+        write(target, at, bytes)
+    })
 }
 
 #[cfg(test)]

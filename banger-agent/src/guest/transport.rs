@@ -60,7 +60,7 @@ pub(super) struct SharedPipe<T> {
 
 impl<T: AsyncRead> SharedPipe<T> {
     pub(super) fn new(pipe: T) -> Self {
-        SharedPipe { pipe: Some(BufReader::new(pipe)), has_ended: false }
+        SharedPipe { pipe: Some(link::for_answers(pipe)), has_ended: false }
     }
 }
 
@@ -123,7 +123,7 @@ impl Port for VsockListener {
                 (peer.cid() == VMADDR_CID_HOST).then(|| File::new(socket).map(VsockPipe)).transpose()
             });
             match connection {
-                Ok(Some(pipe)) => return BufReader::new(pipe),
+                Ok(Some(pipe)) => return link::for_answers(pipe),
                 Ok(None) => {}
                 Err(error) => {
                     console(&format!("no connection: {error}"));
