@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -41,6 +41,11 @@ pub struct StartOptions {
     pub boot_timeout: Option<Duration>,
     /// The Firecracker to use; None for the one that is found where programs are looked for.
     pub firecracker: Option<PathBuf>,
+    /// The directory of a snapshot ([`crate::Vm::snapshot`]) to go on from; None to boot. The VM's
+    /// disks are replaced by the snapshot's. It is an error if what would run the VM differs from
+    /// what ran it then: backend and its version, accelerator, processors, memory, network, kernel
+    /// or image; nothing is changed in that case.
+    pub restore: Option<PathBuf>,
 }
 
 /// What happens while a VM starts.
@@ -98,6 +103,8 @@ pub(crate) struct Launch {
     pub(crate) modules: Option<PathBuf>,
     pub(crate) accelerator: AcceleratorChoice,
     pub(crate) boot_timeout: Option<Duration>,
+    #[serde(default)]
+    pub(crate) restore: Option<PathBuf>,
 }
 
 /// Spawns the supervisor of the VM in `folder`, and follows it until the VM has started or failed to.
@@ -120,6 +127,8 @@ pub(crate) fn start(
         modules: options.modules.clone(),
         accelerator: options.accelerator,
         boot_timeout: options.boot_timeout,
+        // The supervisor has another working directory.
+        restore: options.restore.as_deref().map(|path| absolute(path).at("find", path)).transpose()?,
     };
     // A missing file is said here, by its name, and not by QEMU.
     let files = [&launch.kernel, &launch.initramfs, &launch.base].into_iter();

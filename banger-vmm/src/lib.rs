@@ -33,6 +33,7 @@ mod ports;
 mod program;
 mod record;
 mod run;
+mod snapshot;
 mod store;
 pub mod supervisor;
 mod vm;

@@ -93,6 +93,16 @@ pub enum BackendKind {
     Qemu,
 }
 
+impl BackendKind {
+    /// Its name, for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BackendKind::Firecracker => "Firecracker",
+            BackendKind::Qemu => "QEMU",
+        }
+    }
+}
+
 /// What the user wants to run a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

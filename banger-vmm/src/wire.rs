@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! command      {"hello":{"version":"0.1.0","features":[]},"op":"status"}
-//! supervisor   {"hello":{"version":"0.1.0","features":["idle_timeout","restore_socket"]}}
+//! supervisor   {"hello":{"version":"0.1.0","features":["idle_timeout","restore_socket","snapshots"]}}
 //!              {"ok":{…}}   or   {"error":{…}}
 //! ```
 //!
@@ -24,6 +24,8 @@
 //! without a hello. One that does not know an operation refuses it with
 //! [`FailureKind::UnknownOperation`], and a text for commands that do not know that kind. Fields,
 //! features and kinds of failures that are not known are passed over; missing ones have defaults.
+
+use std::path::PathBuf;
 
 use banger_agent::VERSION;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -58,6 +60,9 @@ pub(crate) enum Feature {
     IdleTimeout,
     /// The supervisor makes its socket anew for a hangup, which would end one without this feature.
     RestoreSocket,
+    /// The supervisor pauses its VM and makes snapshots of it: [`Operation::Pause`],
+    /// [`Operation::Resume`], [`Operation::Snapshot`].
+    Snapshots,
 }
 
 impl Hello {
@@ -68,7 +73,10 @@ impl Hello {
 
     /// Of a supervisor of this version.
     pub(crate) fn of_supervisor() -> Self {
-        Hello { version: VERSION.to_owned(), features: vec![Feature::IdleTimeout, Feature::RestoreSocket] }
+        Hello {
+            version: VERSION.to_owned(),
+            features: vec![Feature::IdleTimeout, Feature::RestoreSocket, Feature::Snapshots],
+        }
     }
 
     /// Whether the other end can do this.
@@ -108,6 +116,13 @@ pub(crate) enum Operation {
         #[serde(default)]
         if_unused: bool,
     },
+    /// Stop the guest's processors, until they are to go on. A VM that is paused is not idle.
+    Pause,
+    /// Have the guest's processors go on.
+    Resume,
+    /// Write a snapshot, which will be this directory; the VM is paused meanwhile. Answered when it
+    /// is complete.
+    Snapshot { directory: PathBuf },
     /// Add forwards. Answered with a [`PortsAnswer`], as are the other operations on ports.
     AddPorts { ports: Vec<PortForward> },
     /// Remove forwards, and close their connections.
@@ -185,6 +200,9 @@ pub struct Status {
     /// Whether the VM is going down in order.
     #[serde(default)]
     pub going_down: bool,
+    /// Whether the VM is paused: [`crate::Vm::pause`].
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// The agent, as it introduced itself.

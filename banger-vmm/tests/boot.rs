@@ -1,108 +1,25 @@
-//! Real VMs: QEMU under TCG, a real kernel, and guests that misbehave.
-//!
-//! The kernel is a folder as banger keeps them, named by `BANGER_TEST_KERNEL_DIR`; without it these
-//! tests are ignored.
+//! Real VMs whose guests misbehave: how they start, end and are reported.
 
-#[path = "../../tests/src/qemu_fault.rs"]
-mod qemu_fault;
+mod real_vm;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use banger_vmm::{
-    Accelerator, AcceleratorChoice, Confinement, Error, Programs, Running, StartEvent, StartOptions, StorePaths, Vm,
-    VmRecord, VmState, VmStore, initramfs,
-};
+use banger_vmm::{Accelerator, AcceleratorChoice, Confinement, Error, StartEvent, Vm, VmState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
+use real_vm::{Home, ONE_VM_AT_A_TIME, PATIENCE, wait_for};
 
-/// Two emulated guests at once on a small machine take more than twice the time of one.
-static ONE_VM_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Folders with a store of VMs, and what they are started with.
-struct Home {
-    _folder: TempDir,
-    store: VmStore,
-    options: StartOptions,
-}
-
-impl Home {
-    fn new() -> Self {
-        Self::in_folder(tempfile::tempdir().unwrap(), "")
-    }
-
-    fn in_folder(folder: TempDir, below: &str) -> Self {
-        let root = folder.path().join(below);
-        let paths = StorePaths { vms: root.join("vms"), host: root.join("host"), cache: root.join("cache") };
-        fs::create_dir_all(&paths.cache).unwrap();
-        let kernel = PathBuf::from(std::env::var_os("BANGER_TEST_KERNEL_DIR").expect("BANGER_TEST_KERNEL_DIR is set"));
-        let mut modules: Vec<_> =
-            fs::read_dir(kernel.join("boot")).unwrap().map(|entry| entry.unwrap().path()).collect();
-        modules.sort();
-        let base = root.join("base");
-        File::create(&base).unwrap().set_len(1 << 20).unwrap();
-        let options = StartOptions {
-            supervisor: env!("CARGO_BIN_EXE_banger-vmm").into(),
-            kernel: kernel.join("vmlinuz"),
-            vmlinux: None,
-            firecracker: None,
-            initramfs: initramfs::ensure(&build_guest(folder.path()), &modules, &paths.cache).unwrap(),
-            base,
-            modules: None,
-            accelerator: AcceleratorChoice::Tcg,
-            boot_timeout: Some(PATIENCE),
-        };
-        Home { _folder: folder, store: VmStore::new(paths, Programs::new(std::env::var_os("PATH").unwrap())), options }
-    }
-
-    /// A VM whose name says what its guest does.
-    fn vm(&self, name: &str) -> Vm {
-        let mut record = VmRecord::new(name, "image", "kernel", 0);
-        record.memory_mib = 256;
-        self.store.create(&record).unwrap()
-    }
-
-    fn start(&self, vm: &Vm) -> Result<Running, Error> {
-        vm.start(&vm.lock().unwrap(), &self.options, |_| ())
-    }
-
-    fn start_fails(&self, name: &str) -> Error {
-        let vm = self.vm(name);
-        let error = self.start(&vm).unwrap_err();
-        assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
-        assert_no_trace(&vm);
-        error
-    }
-}
-
-impl Drop for Home {
-    /// A test that failed leaves no VM behind.
-    fn drop(&mut self) {
-        for vm in self.store.list().into_iter().flatten() {
-            let _ = vm.stop(Duration::ZERO);
-            let console = fs::read(vm.folder().join("console.log")).unwrap_or_default();
-            qemu_fault::look_for_in(&String::from_utf8_lossy(&console));
-        }
-        qemu_fault::report();
-    }
-}
-
-fn build_guest(folder: &Path) -> PathBuf {
-    let program = folder.join("guest-init");
-    let mut rustc = Command::new("rustc");
-    rustc.args(["--edition=2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-o"]);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/init.rs");
-    assert!(rustc.arg(&program).arg(source).status().unwrap().success());
-    program
+fn start_fails(home: &Home, name: &str) -> Error {
+    let vm = home.vm(name);
+    let error = home.start(&vm).unwrap_err();
+    assert_eq!(vm.state().unwrap(), VmState::Stopped { crash: None });
+    assert_no_trace(&vm);
+    error
 }
 
 fn assert_no_trace(vm: &Vm) {
@@ -159,17 +76,6 @@ fn assert_confined(vm: &Vm, supervisor: i32, qemu: i32) {
     assert_eq!(inherited, 3, "{:?}", descriptors(qemu));
 }
 
-/// Waits until `condition` holds.
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..600 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("{what} did not come");
-}
-
 #[test]
 #[ignore = "needs BANGER_TEST_KERNEL_DIR"]
 fn vm_starts_stops_and_leaves_nothing() {
@@ -215,19 +121,19 @@ fn vm_starts_stops_and_leaves_nothing() {
 fn failed_boot_shows_console_and_leaves_nothing() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let mut home = Home::new();
-    let error = home.start_fails("panics");
+    let error = start_fails(&home, "panics");
     assert!(error.to_string().contains("panicked"), "{error}");
     assert!(error.console_tail().iter().any(|line| line.contains("Kernel Offset")), "{:?}", error.console_tail());
 
-    let error = home.start_fails("powers-off");
+    let error = start_fails(&home, "powers-off");
     assert!(error.to_string().contains("switched itself off"), "{error}");
 
-    let error = home.start_fails("babbles");
+    let error = start_fails(&home, "babbles");
     assert!(error.to_string().contains("does not speak banger's protocol"), "{error}");
 
     home.options.boot_timeout = Some(Duration::from_secs(10));
     for name in ["hangs", "keeps-silent"] {
-        let error = home.start_fails(name);
+        let error = start_fails(&home, name);
         assert!(error.to_string().contains("did not"), "{error}");
         assert!(
             error.console_tail().iter().any(|line| line == &format!("a guest that {name}")),
@@ -243,10 +149,10 @@ fn qemu_failure_is_quoted() {
     let _alone = ONE_VM_AT_A_TIME.lock();
     let mut home = Home::new();
     home.options.kernel = home.options.base.clone();
-    let error = home.start_fails("behaves");
+    let error = start_fails(&home, "behaves");
     assert!(error.to_string().contains("QEMU ended"), "{error}");
     home.options.kernel = "/no/such/kernel".into();
-    let error = home.start_fails("behaves-2");
+    let error = start_fails(&home, "behaves-2");
     assert!(error.to_string().contains("/no/such/kernel"), "{error}");
 }
 

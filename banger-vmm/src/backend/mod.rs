@@ -10,6 +10,7 @@ mod vmm;
 #[cfg_attr(not(test), expect(dead_code, reason = "no backend has vsock yet"))]
 mod vsock;
 
+use std::future::ready;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +23,9 @@ use crate::program::Programs;
 use crate::record::BackendKind;
 
 pub(crate) use definition::VmDefinition;
-pub(crate) use vmm::{AgentConnector, AgentStream, Launched, SingleConnection, SocketPair, Vmm, VmmCommand, VmmEvent};
+pub(crate) use vmm::{
+    AgentConnector, AgentStream, Launched, SingleConnection, SocketPair, Vmm, VmmCommand, VmmControl, VmmEvent,
+};
 
 /// A kind of VMM.
 pub(crate) trait Backend {
@@ -40,6 +43,15 @@ pub(crate) trait Backend {
     /// # Errors
     /// What is missing, and what to do about it.
     fn check(&self, vm: &VmDefinition) -> Result<(), Failure>;
+
+    /// The version of its program. Only the version that has written a snapshot goes on from it.
+    ///
+    /// # Errors
+    /// Its program cannot be asked, or it has no snapshots.
+    fn version(&self) -> LocalBoxFuture<'_, Result<String, Failure>> {
+        let failure = Failure::new(format!("{} has no snapshots", self.name()));
+        Box::pin(ready(Err(failure)))
+    }
 
     /// Starts the VMM for `vm`; with `snapshot`, one that goes on where the snapshot in that
     /// directory was made, with disks as they were then. The VMM dies when this thread's process

@@ -4,6 +4,7 @@ use std::future::{pending, ready};
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -93,6 +94,7 @@ pub(crate) struct Vmm {
     /// What happens; [`VmmEvent::Exited`] is the last.
     pub(crate) events: mpsc::Receiver<VmmEvent>,
     commands: Option<mpsc::Sender<VmmCommand>>,
+    version: Arc<OnceLock<String>>,
 }
 
 /// What a VMM is told, in this order. When nobody can tell it anything any more, it is killed.
@@ -113,7 +115,17 @@ pub(crate) type Done = oneshot::Sender<Result<(), Failure>>;
 impl Vmm {
     /// `commands` are carried out by who sends `events`.
     pub(crate) fn new(pid: i32, events: mpsc::Receiver<VmmEvent>, commands: mpsc::Sender<VmmCommand>) -> Self {
-        Vmm { pid, events, commands: Some(commands) }
+        Vmm { pid, events, commands: Some(commands), version: Arc::default() }
+    }
+
+    /// A VMM that has said, or is about to say, which version it is.
+    pub(crate) fn of_version(self, version: Arc<OnceLock<String>>) -> Self {
+        Vmm { version, ..self }
+    }
+
+    /// Which version it says it is, as [`super::Backend::version`] has it; none: it has not said.
+    pub(crate) fn version(&self) -> Option<&str> {
+        self.version.get().map(String::as_str)
     }
 
     /// Ends the VMM at once, but with what it has of the disk written. [`VmmEvent::Exited`] answers
@@ -131,6 +143,21 @@ impl Vmm {
         while self.events.recv().await.is_some() {}
     }
 
+    /// The means to pause it, and to write snapshots, while its events are waited for.
+    ///
+    /// # Errors
+    /// It was told to end.
+    pub(crate) fn control(&self) -> Result<VmmControl, Failure> {
+        self.commands.clone().map(VmmControl).ok_or_else(going_down)
+    }
+}
+
+/// Pauses a VMM, and has it write snapshots. While there is one, dropping the [`Vmm`]'s own end does
+/// not kill it.
+#[derive(Clone)]
+pub(crate) struct VmmControl(mpsc::Sender<VmmCommand>);
+
+impl VmmControl {
     /// Stops the guest's processors. A guest that is paused stays so.
     ///
     /// # Errors
@@ -148,7 +175,7 @@ impl Vmm {
     }
 
     /// Writes the state of a paused guest to new files in `directory`, without the disks. On
-    /// failure the directory has none of them.
+    /// failure, and if the returned future is dropped, the directory has none of them.
     ///
     /// # Errors
     /// The VMM's refusal, as for a full disk; or it ended.
@@ -157,12 +184,14 @@ impl Vmm {
     }
 
     async fn tell(&self, command: impl FnOnce(Done) -> VmmCommand) -> Result<(), Failure> {
-        let gone = || Failure::new("the VMM is going down");
         let (done, answer) = oneshot::channel();
-        let commands = self.commands.as_ref().ok_or_else(gone)?;
-        commands.send(command(done)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        self.0.send(command(done)).await.map_err(|_| going_down())?;
+        answer.await.map_err(|_| going_down())?
     }
+}
+
+fn going_down() -> Failure {
+    Failure::new("the VMM is going down")
 }
 
 /// What happens to a VMM.

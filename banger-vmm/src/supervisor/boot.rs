@@ -80,6 +80,8 @@ pub(super) struct Booted {
     pub(super) agent: AgentInfo,
     /// What carries the agent's link, after the handshake.
     pub(super) stream: AgentStream,
+    /// Who the guest was told to be.
+    pub(super) identity: GuestIdentity,
 }
 
 /// Boots; where a guest fails that its backend starts anew, once more. Nothing has been run in it
@@ -90,7 +92,9 @@ pub(super) async fn boot(
     console: &Console,
     cancel: &CancellationToken,
 ) -> Result<Booted, Failure> {
-    let Some(retry_after) = attempt.backend.boot_policy(attempt.accelerator).retry_after else {
+    let retry_after = attempt.backend.boot_policy(attempt.accelerator).retry_after;
+    // A guest that has gone on has written to the disks, which do not fit its snapshot any more.
+    let Some(retry_after) = retry_after.filter(|_| attempt.snapshot.is_none()) else {
         return boot_once(vm, attempt, attempt.limit, console, cancel).await;
     };
     let start = Instant::now();
@@ -158,7 +162,8 @@ async fn boot_once(
         Ok((stream, hello)) => {
             let boot_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let info = AgentInfo { version: hello.version, guest_boot_ms: hello.uptime_ms, boot_ms };
-            Ok(Booted { vmm, confinement, connector: agent, agent: info, stream })
+            let identity = definition.identity();
+            Ok(Booted { vmm, confinement, connector: agent, agent: info, stream, identity })
         }
         Err(mut failure) => {
             vmm.kill().await;
@@ -175,7 +180,7 @@ fn stopped() -> Failure {
 }
 
 /// Waits until the agent has opened its device, and exchanges greetings.
-async fn greet(
+pub(super) async fn greet(
     agent: &mut dyn AgentConnector,
     vmm: &mut Vmm,
     identity: GuestIdentity,

@@ -14,11 +14,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::boot::{self, Attempt, Booted, Console};
-use super::monitor::{Ended, Monitor};
+use super::monitor::{Ended, Monitor, Wishes};
 use super::owner;
 use super::ports::PortListeners;
 use super::shutdown_requests::ShutdownRequests;
-use super::socket;
+use super::snapshot::{Restore, Source};
+use super::socket::{self, Requests};
 use super::state::State;
 use super::ways::{Found, Wanted, Way, kvm_support, ways};
 use super::{FindBackend, StartReport, blocking};
@@ -33,7 +34,7 @@ use crate::record::{BackendKind, VmRecord};
 use crate::run::{self, RunInfo};
 use crate::vm::Vm;
 use crate::wire::{SOCKET, SupervisorFrame};
-use crate::{file, host, store};
+use crate::{file, host, snapshot, store};
 
 /// How long clients may take to hear that the VM is down.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
@@ -59,6 +60,7 @@ fn claim_and_run(launch: &Launch, find: FindBackend<'_>, report: &mut StartRepor
     }
     // Nobody else writes: who starts a VM holds its lock, and there is no other supervisor.
     file::sweep_unfinished(folder)?;
+    snapshot::finish(folder)?;
     // One thread: the VMM's death is bound to the thread that starts it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at("watch", folder)?;
     let ended = runtime.block_on(run(launch, record, find, report));
@@ -100,12 +102,24 @@ async fn run(
     }
     let hangup = signal(SignalKind::hangup()).at("watch", folder)?;
     let socket = socket::bind(folder)?;
+    let (actions, mut wanted) = mpsc::channel(1);
+    let requests = Requests { stops: sender, actions };
     let serving =
-        tokio::spawn(socket::serve(socket, folder.clone(), hangup, Arc::clone(&state), Arc::clone(&ports), sender));
+        tokio::spawn(socket::serve(socket, folder.clone(), hangup, Arc::clone(&state), Arc::clone(&ports), requests));
 
     let console = Console::new(ConsoleLog::start(folder)?);
+    let kept = record.clone();
     let ended = match boot(launch, record, find, &console, report, &mut shutdown).await {
-        Ok((way, booted)) => Ok(Monitor::new(folder, info, &state).watch(&way, booted, report, &mut shutdown).await),
+        Ok((way, booted)) => {
+            let source = Source {
+                launch: launch.clone(),
+                record: kept,
+                backend: way.backend.kind(),
+                accelerator: way.accelerator,
+            };
+            let mut requests = Wishes { shutdown: &mut shutdown, actions: &mut wanted };
+            Ok(Monitor::new(folder, info, &state, source).watch(&way, booted, report, &mut requests).await)
+        }
         Err(failure) => Err(failure),
     };
     if let Err(failure) = &ended {
@@ -145,7 +159,7 @@ async fn boot(
         initramfs: launch.initramfs.clone(),
         base: launch.base.clone(),
         disk: launch.folder.join(Vm::DISK),
-        workspace: Some(launch.folder.join(Vm::WORKSPACE)).filter(|path| path.exists()),
+        workspace: workspace(launch),
         modules: launch.modules.clone(),
     };
     let cancel = CancellationToken::new();
@@ -170,11 +184,19 @@ async fn boot_somehow(
     if launch.accelerator == AcceleratorChoice::Kvm {
         kvm::ask_device().map_err(Failure::new)?;
     }
+    let restore = launch.restore.as_deref().map(Restore::open).transpose()?;
     let wanted = Wanted { backend: vm.record.backend, accelerator: launch.accelerator };
     let found = |kind| find_for(&vm, kind, find, launch);
     let host = launch.host.clone();
     let support = kvm_support(launch.accelerator, move || kvm::support(&host, Path::new("/proc/self/exe"))).await;
-    let mut ways = ways(wanted, support, || found(BackendKind::Firecracker), || found(BackendKind::Qemu))?.into_iter();
+    let mut ways = ways(wanted, support, || found(BackendKind::Firecracker), || found(BackendKind::Qemu))?;
+    if let Some(restore) = &restore {
+        let way = restore.way(ways)?;
+        restore.prepare(launch, &vm.record, &way).await?;
+        vm.workspace = workspace(launch);
+        ways = vec![way];
+    }
+    let mut ways = ways.into_iter();
     // What KVM failed with, so that it is not tried again.
     let mut problem: Option<String> = None;
     let mut next = ways.next();
@@ -190,7 +212,7 @@ async fn boot_somehow(
             backend: &*way.backend,
             accelerator: way.accelerator,
             limit: way.limit(launch.boot_timeout),
-            snapshot: None,
+            snapshot: restore.as_ref().map(|restore| &*restore.directory),
         };
         match boot::boot(&vm, attempt, console, cancel).await {
             Ok(booted) => {
@@ -225,6 +247,11 @@ async fn boot_somehow(
         }
     }
     unreachable!("there is a way, and each returns or leads to the next one")
+}
+
+/// The disk that a workspace comes on, if the VM has one.
+fn workspace(launch: &Launch) -> Option<PathBuf> {
+    Some(launch.folder.join(Vm::WORKSPACE)).filter(|path| path.exists())
 }
 
 /// The backend of this kind, if it can run the VM.

@@ -18,6 +18,7 @@ mod owner;
 mod ports;
 mod shutdown;
 mod shutdown_requests;
+mod snapshot;
 mod socket;
 mod state;
 mod usage;

@@ -6,22 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use banger_agent::boot_config::GuestIdentity;
 use banger_agent::link::{LinkError, Mux};
 use futures::FutureExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::boot::Booted;
+use super::boot::{Booted, greet};
 use super::shutdown::{ask_to_shut_down, farewell, record_guest_changes};
 use super::shutdown_requests::{Shutdown, ShutdownRequests};
+use super::snapshot::{self, Action, Job, Outcome, Request, Source, Target};
 use super::socket::LEAVING;
 use super::state::{RunningVmm, State};
 use super::ways::Way;
 use super::{StartReport, blocking};
 use crate::activity::LastActivity;
-use crate::backend::{Vmm, VmmEvent};
-use crate::error::Failure;
+use crate::backend::{AgentConnector, Vmm, VmmEvent};
+use crate::error::{Failure, FailureKind};
 use crate::launch::{Running, StartEvent};
 use crate::run::{RunInfo, VmPhase};
 
@@ -35,6 +37,10 @@ const COUNT_LIMIT: Duration = Duration::from_secs(60);
 const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an idle guest may take to go down.
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How soon after a snapshot the VMM cuts the agent's link, if it does, and how long the agent may
+/// then take to answer on another one.
+const CUT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a VM that was up ended.
 pub(super) enum Ended {
@@ -65,10 +71,35 @@ pub(super) struct Monitor<'a> {
     counting: Arc<tokio::sync::Mutex<()>>,
     /// The guest's changes are counted, and there is nothing else to wait for.
     finished: Arc<Notify>,
+    /// What the VM was started with.
+    source: Arc<Source>,
+    /// What a client has asked for, while it is carried out.
+    job: Option<Job>,
+    /// The guest's processors stand still.
+    paused: bool,
+    /// Whether the agent cannot answer for now: the VM is paused, or about to be.
+    frozen: watch::Sender<bool>,
+    /// Until when the VMM may cut the agent's link, as it made a snapshot.
+    may_cut: Option<Instant>,
+}
+
+/// What is wanted of a VM that is up.
+pub(super) struct Wishes<'a> {
+    pub(super) shutdown: &'a mut ShutdownRequests,
+    pub(super) actions: &'a mut mpsc::Receiver<Request>,
+}
+
+/// The agent's link, as it is.
+struct Link {
+    mux: Mux,
+    /// Ends with the link; none: it has ended.
+    driver: Option<JoinHandle<LinkError>>,
+    connector: Box<dyn AgentConnector>,
+    identity: GuestIdentity,
 }
 
 impl<'a> Monitor<'a> {
-    pub(super) fn new(folder: &'a Path, info: RunInfo, state: &'a Arc<State>) -> Self {
+    pub(super) fn new(folder: &'a Path, info: RunInfo, state: &'a Arc<State>, source: Source) -> Self {
         Monitor {
             folder,
             info,
@@ -80,6 +111,11 @@ impl<'a> Monitor<'a> {
             counted: Arc::default(),
             counting: Arc::default(),
             finished: Arc::default(),
+            source: Arc::new(source),
+            job: None,
+            paused: false,
+            frozen: watch::Sender::new(false),
+            may_cut: None,
         }
     }
 
@@ -89,13 +125,13 @@ impl<'a> Monitor<'a> {
         way: &Way,
         booted: Booted,
         report: &mut StartReport,
-        shutdown: &mut ShutdownRequests,
+        wishes: &mut Wishes<'_>,
     ) -> Ended {
-        let Booted { mut vmm, confinement, agent, stream, .. } = booted;
+        let Booted { mut vmm, confinement, agent, stream, connector, identity } = booted;
         way.backend.name().clone_into(&mut self.info.backend);
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(stream);
-        let mut link = Some(tokio::spawn(driver));
+        let mut link = Link { mux: mux.clone(), driver: Some(tokio::spawn(driver)), connector, identity };
         self.note(VmPhase::Running {
             backend: Some(way.backend.kind()),
             accelerator: way.accelerator,
@@ -104,7 +140,7 @@ impl<'a> Monitor<'a> {
         })
         .await;
         self.state.up(
-            mux.clone(),
+            mux,
             RunningVmm {
                 backend: way.backend.name(),
                 accelerator: way.accelerator,
@@ -117,14 +153,19 @@ impl<'a> Monitor<'a> {
         report.close();
 
         let mut reset = None;
-        let mut farewell = pin!(farewell(mux.clone()).fuse());
+        let mut parting = pin!(farewell(link.mux.clone()).fuse());
         let mut said = None;
         let exit = loop {
             if self.lost
-                && let Some(link) = link.take()
+                && let Some(driver) = link.driver.take()
             {
                 // Commands that run would wait for ever.
-                link.abort();
+                driver.abort();
+            }
+            if link.driver.is_none() && !self.lost && !self.stopping && !*self.frozen.borrow() {
+                self.connect_again(&mut link, &mut vmm).await;
+                parting.set(farewell(link.mux.clone()).fuse());
+                continue;
             }
             tokio::select! {
                 event = vmm.events.recv() => match event {
@@ -135,18 +176,24 @@ impl<'a> Monitor<'a> {
                     Some(VmmEvent::PoweredOff) => self.stopping = true,
                     Some(VmmEvent::Reset) => reset = Some("the guest reset itself: a reboot, or a kernel panic".to_owned()),
                 },
-                error = ended(&mut link) => {
-                    link = None;
-                    self.lose(Failure::new(error)).await;
+                error = ended(&mut link.driver) => {
+                    link.driver = None;
+                    let may_be_cut = self.job.as_ref().is_some_and(|job| job.may_cut)
+                        || self.may_cut.is_some_and(|end| Instant::now() < end);
+                    if !may_be_cut {
+                        self.lose(Failure::new(error)).await;
+                    }
                 }
-                asked = shutdown.next() => self.stop(&asked, &mux, &mut vmm),
-                state = &mut farewell => said = Some(state),
+                state = &mut parting => said = Some(state),
+                asked = wishes.shutdown.next() => self.stop(&asked, &link.mux, &mut vmm),
+                Some(request) = wishes.actions.recv() => self.begin(request, &link.mux, &vmm),
+                outcome = snapshot::ended(&mut self.job) => self.finish(outcome, &link.mux, &vmm).await,
                 () = self.finished.notified() => vmm.quit(),
-                () = self.state.usage.idle(), if !self.stopping && !self.lost => {
-                    self.stop(&Shutdown { patience: IDLE_PATIENCE, counts: false }, &mux, &mut vmm);
+                () = self.state.usage.idle(), if self.is_up() => {
+                    self.stop(&Shutdown { patience: IDLE_PATIENCE, counts: false }, &link.mux, &mut vmm);
                 }
-                () = self.state.usage.quiet(QUIET), if !self.stopping && !self.lost => {
-                    let (mux, state, turn) = (mux.clone(), Arc::clone(self.state), Arc::clone(&self.counting));
+                () = self.state.usage.quiet(QUIET), if self.is_up() => {
+                    let (mux, state, turn) = (link.mux.clone(), Arc::clone(self.state), Arc::clone(&self.counting));
                     tokio::spawn(async move {
                         let _turn = turn.lock().await;
                         record_guest_changes(mux, &state, COUNT_LIMIT).await
@@ -159,6 +206,11 @@ impl<'a> Monitor<'a> {
                 }
             }
         };
+        if let Some(mut job) = self.job.take() {
+            // It has nothing to wait for any more, and removes what it has begun.
+            job.cancel();
+            job.ended().await;
+        }
         if !self.counted.load(Ordering::Relaxed) {
             // Not to be believed is enough: a disk that is full keeps nobody here.
             let _ = LastActivity::forget_changes(self.folder);
@@ -185,10 +237,15 @@ impl<'a> Monitor<'a> {
             return;
         } else if !self.stopping {
             self.state.leave();
+            self.stopping = true;
+            self.thaw(mux, vmm);
+            let mut frozen = self.frozen.subscribe();
             let (mux, counted) = (mux.clone(), Arc::clone(&self.counted));
             let (turn, state) = (Arc::clone(&self.counting), Arc::clone(self.state));
             let finished = Arc::clone(&self.finished);
             tokio::spawn(async move {
+                // A VM that is paused hears nothing. The sender is gone with the VM.
+                let _ = frozen.wait_for(|frozen| !frozen).await;
                 // Who has no time for an orderly end has none for this either, and what still runs
                 // can write until its end.
                 let limit = if counts { LAST_COUNT_LIMIT } else { LAST_COUNT_LIMIT.min(patience / 2) };
@@ -212,6 +269,91 @@ impl<'a> Monitor<'a> {
         self.stopping = true;
         let deadline = Instant::now().checked_add(patience);
         self.deadline = [self.deadline, deadline].into_iter().flatten().min();
+    }
+
+    /// Whether somebody can use the VM, so that it matters that nobody does. A VM that is paused is
+    /// not idle.
+    fn is_up(&self) -> bool {
+        !self.stopping && !self.lost && !*self.frozen.borrow()
+    }
+
+    /// Begins what a client asks for.
+    fn begin(&mut self, request: Request, mux: &Mux, vmm: &Vmm) {
+        let Request { action, done } = request;
+        let refusal = if self.stopping {
+            Some(Failure::going_down())
+        } else if self.lost {
+            Some(Failure::new("the VM has failed").of_kind(FailureKind::VmFailed))
+        } else if self.job.is_some() {
+            Some(Failure::new("another command pauses the VM, or makes a snapshot of it").with_hint("run it again"))
+        } else {
+            None
+        };
+        match refusal {
+            // Who has gone needs no answer.
+            Some(failure) => drop(done.send(Err(failure))),
+            None => self.start(action, Some(done), mux, vmm),
+        }
+    }
+
+    fn start(&mut self, action: Action, done: Option<oneshot::Sender<Result<(), Failure>>>, mux: &Mux, vmm: &Vmm) {
+        let control = match vmm.control() {
+            Ok(control) => control,
+            Err(failure) => return drop(done.map(|done| done.send(Err(failure)))),
+        };
+        let target = Target {
+            control,
+            mux: mux.clone(),
+            is_paused: self.paused,
+            source: Arc::clone(&self.source),
+            version: vmm.version().map(str::to_owned),
+        };
+        self.frozen.send_replace(true);
+        self.job = Some(Job::begin(action, done, target));
+    }
+
+    /// Takes note of what came of a job.
+    async fn finish(&mut self, outcome: Outcome, mux: &Mux, vmm: &Vmm) {
+        if self.job.take().is_some_and(|job| job.may_cut) {
+            self.may_cut = Instant::now().checked_add(CUT_PATIENCE);
+        }
+        self.paused = outcome.is_paused;
+        self.state.set_paused(self.paused);
+        if let Some(failure) = outcome.stuck {
+            self.lose(Failure { message: format!("the VM cannot go on: {}", failure.message), ..failure }).await;
+        }
+        if !self.paused || self.lost {
+            // The time that it was paused for does not count.
+            self.state.usage.restart();
+            self.frozen.send_replace(false);
+        } else if self.stopping {
+            self.thaw(mux, vmm);
+        }
+    }
+
+    /// Has a VM go on that is paused, or about to be.
+    fn thaw(&mut self, mux: &Mux, vmm: &Vmm) {
+        match &self.job {
+            // What comes of it leads here again.
+            Some(job) => job.cancel(),
+            None if self.paused => self.start(Action::Resume, None, mux, vmm),
+            None => {}
+        }
+    }
+
+    /// Makes another link, where the VMM has cut the former one.
+    async fn connect_again(&mut self, link: &mut Link, vmm: &mut Vmm) {
+        let late = Failure::new("the guest's agent did not answer after a snapshot of the VM was made");
+        let deadline = Instant::now() + CUT_PATIENCE;
+        match greet(&mut *link.connector, vmm, link.identity.clone(), deadline, late).await {
+            Ok((stream, _)) => {
+                let (mux, driver) = Mux::host(stream);
+                link.driver = Some(tokio::spawn(driver));
+                link.mux = mux.clone();
+                self.state.relinked(mux);
+            }
+            Err(failure) => self.lose(failure).await,
+        }
     }
 
     /// The agent will not answer any more. On its way down it need not.

@@ -1,5 +1,5 @@
-//! What the supervisor itself says to the agent: it asks what changed in the guest alone, and for
-//! the power to be switched off.
+//! What the supervisor itself says to the agent: it asks what changed in the guest alone, for what
+//! was written to reach the disks, and for the power to be switched off.
 
 use std::future::pending;
 use std::time::Duration;
@@ -44,20 +44,26 @@ pub(super) async fn ask_to_shut_down(mux: Mux) {
 /// Waits until the guest says how it is about to go. Agents of earlier versions do not say it, nor
 /// do guests that panic: then this never completes.
 pub(super) async fn farewell(mux: Mux) -> PowerState {
-    match answer(&mux, &protocol::AgentRequest::Farewell).await {
+    match ask(&mux, &protocol::AgentRequest::Farewell).await {
         // The stream has ended by now, which tells the guest to go.
         Some(state) => state,
         None => pending().await,
     }
 }
 
+/// Asks the agent to write out what the guest has in memory of its disks. Agents of earlier versions
+/// refuse.
+pub(super) async fn sync_disks(mux: Mux) {
+    let _: Option<()> = ask(&mux, &protocol::AgentRequest::SyncDisks).await;
+}
+
 async fn changes(mux: &Mux) -> Option<GuestOnly> {
-    answer(mux, &protocol::AgentRequest::GuestOnly).await
+    ask(mux, &protocol::AgentRequest::GuestOnly).await
 }
 
 /// The answer to a request that has a single one; none where there is an error instead.
-async fn answer<T: DeserializeOwned>(mux: &Mux, asked: &protocol::AgentRequest) -> Option<T> {
-    let mut stream = request(mux, asked).await?;
+async fn ask<T: DeserializeOwned>(mux: &Mux, message: &protocol::AgentRequest) -> Option<T> {
+    let mut stream = request(mux, message).await?;
     let mut received = BytesMut::new();
     loop {
         if let Some(frame) = FrameCodec.decode(&mut received).ok()? {

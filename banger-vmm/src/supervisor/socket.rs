@@ -15,13 +15,14 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, copy, copy_buf, sink};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::blocking;
 use super::ports::PortListeners;
 use super::shutdown_requests::StopRequest;
-use super::state::State;
+use super::snapshot::{Action, Request};
+use super::state::{AgentPhase, State};
 use crate::error::{Failure, FailureKind, IoContext, Result};
 use crate::file;
 use crate::wire::{self, CommandFrame, Hello, MAX_REQUEST, Operation, PortsAnswer, SOCKET, SupervisorFrame};
@@ -36,6 +37,13 @@ pub(super) const LEAVING: Duration = Duration::from_millis(500);
 /// What a relay holds in each direction, in bytes: one frame of the link. The windows of the
 /// streams hold more.
 const RELAY_BUFFER: usize = link::PAYLOAD;
+
+/// Who hears what clients want done with the VM.
+#[derive(Clone)]
+pub(super) struct Requests {
+    pub(super) stops: mpsc::Sender<StopRequest>,
+    pub(super) actions: mpsc::Sender<Request>,
+}
 
 /// Binds the socket in the VM's folder, in place of one that a supervisor left that was killed.
 pub(super) fn bind(folder: &Path) -> Result<UnixListener> {
@@ -59,7 +67,7 @@ pub(super) async fn serve(
     mut hangup: Signal,
     state: Arc<State>,
     ports: Arc<PortListeners>,
-    stops: mpsc::Sender<StopRequest>,
+    requests: Requests,
 ) {
     let mut bound = inode(&folder);
     loop {
@@ -90,11 +98,11 @@ pub(super) async fn serve(
             let _ = client.try_write(&wire::frame(&SupervisorFrame::<()>::Error(failure)));
             continue;
         };
-        let (state, ports, stops) = (Arc::clone(&state), Arc::clone(&ports), stops.clone());
+        let (state, ports, requests) = (Arc::clone(&state), Arc::clone(&ports), requests.clone());
         tokio::spawn(async move {
             // A client that goes, whenever it likes, harms itself only.
             if let Ok(Ok(frame)) = timeout(REQUEST_PATIENCE, read_frame(&mut client)).await {
-                let _ = answer(frame, client, &state, &ports, &stops).await;
+                let _ = answer(frame, client, &state, &ports, &requests).await;
             }
             drop(permit);
         });
@@ -106,7 +114,7 @@ async fn answer(
     mut client: UnixStream,
     state: &Arc<State>,
     ports: &Arc<PortListeners>,
-    stops: &mpsc::Sender<StopRequest>,
+    requests: &Requests,
 ) -> io::Result<()> {
     if frame.hello.is_some() {
         reply::<()>(&mut client, SupervisorFrame::Hello(Hello::of_supervisor())).await?;
@@ -121,9 +129,12 @@ async fn answer(
             }
             let timeout = Duration::from_millis(timeout_ms);
             // Nobody takes it when the VM is down already: then the client sees the socket close.
-            let _ = stops.send(StopRequest { timeout, if_unused, client }).await;
+            let _ = requests.stops.send(StopRequest { timeout, if_unused, client }).await;
             Ok(())
         }
+        Ok(Operation::Pause) => ask(Action::Pause, client, state, requests).await,
+        Ok(Operation::Resume) => ask(Action::Resume, client, state, requests).await,
+        Ok(Operation::Snapshot { directory }) => ask(Action::Snapshot(directory), client, state, requests).await,
         Ok(Operation::Ports) => {
             let ports = Arc::clone(ports);
             reply(&mut client, SupervisorFrame::Ok(PortsAnswer::Ok(blocking(move || ports.states()).await))).await
@@ -167,6 +178,23 @@ async fn answer(
                 }
             }
         },
+    }
+}
+
+/// Has the task that runs the VM do something, once the VM is up.
+async fn ask(action: Action, mut client: UnixStream, state: &State, requests: &Requests) -> io::Result<()> {
+    let (done, result) = oneshot::channel();
+    let result = match state.booted().await {
+        AgentPhase::Down(failure) => Err(failure),
+        // Nobody takes it when the VM is down already.
+        _ => match requests.actions.send(Request { action, done }).await {
+            Ok(()) => result.await.unwrap_or_else(|_| Err(Failure::going_down())),
+            Err(_) => Err(Failure::going_down()),
+        },
+    };
+    match result {
+        Ok(()) => reply(&mut client, SupervisorFrame::Ok(())).await,
+        Err(failure) => reply::<()>(&mut client, SupervisorFrame::Error(failure)).await,
     }
 }
 
@@ -237,7 +265,9 @@ mod tests {
         let (sender, stops) = mpsc::channel(1);
         let hangup = signal(SignalKind::hangup()).unwrap();
         let ports = Arc::new(PortListeners::new(Arc::clone(&state)));
-        tokio::spawn(serve(bind(folder).unwrap(), folder.to_owned(), hangup, Arc::clone(&state), ports, sender));
+        // Nobody carries out actions.
+        let requests = Requests { stops: sender, actions: mpsc::channel(1).0 };
+        tokio::spawn(serve(bind(folder).unwrap(), folder.to_owned(), hangup, Arc::clone(&state), ports, requests));
         (state, stops)
     }
 
@@ -325,8 +355,7 @@ mod tests {
         let (_state, _stops) = supervisor(folder.path()).await;
         let greeted = frames(folder.path(), r#"{"hello":{"version":"9","features":["x"]},"op":"status"}"#).await;
         let [hello, answer] = &greeted[..] else { panic!("{greeted:?}") };
-        let expected =
-            serde_json::json!({"version": banger_agent::VERSION, "features": ["idle_timeout", "restore_socket"]});
+        let expected = serde_json::json!({"version": banger_agent::VERSION, "features": ["idle_timeout", "restore_socket", "snapshots"]});
         assert_eq!(hello["hello"], expected);
         assert_eq!(answer["ok"]["pid"], 1);
         // As versions without hello ask.

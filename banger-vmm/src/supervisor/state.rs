@@ -67,6 +67,7 @@ impl State {
             clients: 0,
             memory_bytes: 0,
             going_down: false,
+            paused: false,
         };
         State {
             folder: folder.to_owned(),
@@ -90,6 +91,16 @@ impl State {
         drop(status);
         self.usage.restart();
         self.phase.send_replace(AgentPhase::Up(mux));
+    }
+
+    /// The agent answers on another link: the VMM has cut the former one.
+    pub(super) fn relinked(&self, mux: Mux) {
+        self.phase.send_replace(AgentPhase::Up(mux));
+    }
+
+    /// The VM is paused, or goes on.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.lock().paused = paused;
     }
 
     /// The VM goes down in order. Streams that are open may come to their end, if they are fast;
@@ -138,7 +149,7 @@ impl State {
     }
 
     /// The phase after [`AgentPhase::Booting`].
-    async fn booted(&self) -> AgentPhase {
+    pub(super) async fn booted(&self) -> AgentPhase {
         let mut phase = self.phase.subscribe();
         let booted = phase.wait_for(|phase| !matches!(phase, AgentPhase::Booting)).await;
         booted.map_or_else(|_| AgentPhase::Down(Failure::new("the VM is going down")), |phase| phase.clone())

@@ -1,6 +1,7 @@
 //! One VM, as a command sees it.
 
 mod ports;
+mod snapshot;
 mod stop;
 
 use std::fs::{self, File};
@@ -212,6 +213,9 @@ impl Vm {
     /// without QEMU, or the file system's refusal.
     pub fn start(&self, _lock: &VmLock, options: &StartOptions, on_event: impl FnMut(StartEvent)) -> Result<Running> {
         if run::is_supervised(&self.folder)? {
+            if options.restore.is_some() {
+                return Err(Error::Running(self.name.clone()));
+            }
             // Whoever started it is dead, or it would have the lock.
             match self.connect_agent().and_then(|_| self.status()) {
                 Ok(Status { accelerator: Some(accelerator), agent: Some(agent), .. }) => {
@@ -232,8 +236,11 @@ impl Vm {
         {
             self.own(owner);
         }
-        for disk in [Self::DISK, Self::WORKSPACE] {
-            disk::grow(&self.folder.join(disk), record.disk_bytes)?;
+        // A guest that goes on knows how large its disks are.
+        if options.restore.is_none() {
+            for disk in [Self::DISK, Self::WORKSPACE] {
+                disk::grow(&self.folder.join(disk), record.disk_bytes)?;
+            }
         }
         launch::start(&self.name, &self.folder, &self.host, &self.programs, options, on_event)
     }

@@ -5,6 +5,7 @@ use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::ptr::null;
 use std::thread::sleep;
 use std::time::Duration;
@@ -55,6 +56,7 @@ fn main() {
             greet(&mut port);
             forever()
         }
+        "counts" => count(port),
         // Whatever else: as an agent that knows only how to shut down.
         _ => {
             greet(&mut port);
@@ -96,9 +98,42 @@ fn greet(port: &mut File) {
         let read = port.read(&mut buffer).unwrap();
         heard.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
     }
+    answer(port, &heard);
+}
+
+fn answer(port: &mut File, heard: &str) {
     let nonce = heard.split("\"nonce\":\"").nth(1).unwrap().split('"').next().unwrap();
     let answer = format!("\nbanger {{\"nonce\":\"{nonce}\",\"version\":\"test\",\"protocol\":1,\"uptime_ms\":1}}\n");
     port.write_all(answer.as_bytes()).unwrap();
+}
+
+/// Counts in memory and on the disk, and says so; greets every host that comes, as an agent does.
+fn count(mut port: File) -> ! {
+    let token = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+    std::thread::spawn(move || {
+        let disk = OpenOptions::new().write(true).open("/dev/vdb").unwrap();
+        for number in 1.. {
+            disk.write_all_at(format!("{number:9}\n").as_bytes(), 1 << 30).unwrap();
+            disk.sync_all().unwrap();
+            println!("alive {} {number}", token.trim());
+            sleep(Duration::from_millis(100));
+        }
+    });
+    let mut heard: Vec<u8> = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = port.read(&mut buffer).unwrap();
+        heard.extend(&buffer[..read]);
+        while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = heard.drain(..=end).collect();
+            if line.starts_with(b"banger {") {
+                answer(&mut port, std::str::from_utf8(&line).unwrap());
+            }
+        }
+        if heard.windows(8).any(|bytes| bytes == b"shutdown") {
+            power_off();
+        }
+    }
 }
 
 /// Says more than the host wants to keep.

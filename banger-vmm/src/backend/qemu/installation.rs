@@ -1,7 +1,16 @@
 //! What a QEMU reads of its host: its libraries, modules and firmware, wherever it is installed.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::error::{Failure, IoContext};
+
+/// How long QEMU may take to say its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 /// Where distributions install programs and libraries, for all users alike. Those of Nix and Guix
 /// link to their stores by whole paths.
 const SYSTEM: [&str; 8] = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/gnu/store"];
@@ -60,12 +69,40 @@ fn directory_of(file: &Path, is_root: bool) -> Option<&Path> {
     (is_of_etc || is_of_run).then_some(directory)
 }
 
+/// The version of the QEMU at `program`, such as `7.2.22`: what QMP's greeting says of one that runs.
+///
+/// # Errors
+/// It does not run, or does not say.
+pub(super) async fn version(program: &Path) -> Result<String, Failure> {
+    let mut command = Command::new(program);
+    command.env_clear().arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let unknown = || Failure::new(format!("{} does not say its version", program.display()));
+    let output = timeout(VERSION_LIMIT, command.output()).await.map_err(|_| unknown())?.at("run", program)?;
+    parse_version(&String::from_utf8_lossy(&output.stdout)).ok_or_else(unknown)
+}
+
+fn parse_version(text: &str) -> Option<String> {
+    let version = text.strip_prefix("QEMU emulator version ")?.split_whitespace().next()?;
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    version.split('.').all(is_number).then(|| version.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn of(program: &str) -> Vec<String> {
         readable(Path::new(program)).iter().map(|path| path.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn version_is_parsed() {
+        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright (c) 2003-2022 Fabrice Bellard\n";
+        assert_eq!(parse_version(debian).as_deref(), Some("7.2.22"));
+        assert_eq!(parse_version("QEMU emulator version 10.1.0\n").as_deref(), Some("10.1.0"));
+        for other in ["", "qemu 7", "QEMU emulator version x", "QEMU emulator version 1..2"] {
+            assert_eq!(parse_version(other), None, "{other}");
+        }
     }
 
     #[test]

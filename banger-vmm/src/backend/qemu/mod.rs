@@ -4,20 +4,25 @@ mod command_line;
 mod installation;
 mod process;
 mod qmp;
+mod session;
+mod snapshot;
 mod tsc;
 
 use std::ffi::OsString;
 use std::future::pending;
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use banger_agent::link;
 use banger_agent::net::{NetInterface, NetMode, NetPlan};
 use futures::future::LocalBoxFuture;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Uid, getpid};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,6 +35,8 @@ use crate::kvm::{self, Accelerator};
 use crate::program::Programs;
 use crate::record::BackendKind;
 use command_line::Descriptors;
+use process::Process;
+use snapshot::Incoming;
 
 /// The QEMU at this path.
 pub(crate) struct Qemu {
@@ -86,12 +93,11 @@ impl Backend for Qemu {
         accelerator: Accelerator,
         snapshot: Option<&'a Path>,
     ) -> LocalBoxFuture<'a, Result<Launched, Failure>> {
-        Box::pin(async move {
-            if snapshot.is_some() {
-                return Err(Failure::new("QEMU cannot go on from a snapshot"));
-            }
-            Ok(spawn(self.plan(vm, accelerator).await?)?)
-        })
+        Box::pin(async move { Ok(spawn(self.plan(vm, accelerator, snapshot).await?)?) })
+    }
+
+    fn version(&self) -> LocalBoxFuture<'_, Result<String, Failure>> {
+        Box::pin(installation::version(&self.program))
     }
 }
 
@@ -110,11 +116,13 @@ struct Plan {
     console: SocketPair,
     /// Carries what the supervisor tells QEMU, and QEMU's answers and events.
     qmp: SocketPair,
+    /// The state that QEMU begins with, for one that goes on from a snapshot.
+    incoming: Option<Incoming>,
 }
 
 /// Starts the QEMU of a plan.
 fn spawn(plan: Plan) -> Result<Launched> {
-    let Plan { program, arguments, rules, agent, console, qmp } = plan;
+    let Plan { program, arguments, rules, agent, console, qmp, incoming } = plan;
     let rules = rules.prepare().at("confine", &program)?;
     let confinement = rules.confinement().clone();
     let mut command = Command::new(&program);
@@ -122,6 +130,9 @@ fn spawn(plan: Plan) -> Result<Launched> {
     command.env_clear().args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let theirs = [agent.theirs, console.theirs, qmp.theirs];
+    let inherited = theirs.iter().map(AsRawFd::as_raw_fd);
+    let state = incoming.as_ref().map(|incoming| incoming.theirs.as_raw_fd());
+    let inherited: Vec<_> = inherited.chain(state).collect();
     let supervisor = getpid();
     // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
     // and no allocation.
@@ -129,16 +140,17 @@ fn spawn(plan: Plan) -> Result<Launched> {
         command.pre_exec(move || {
             rules.apply()?;
             die_with(supervisor)?;
-            for descriptor in &theirs {
+            for descriptor in &inherited {
+                // They are open until `spawn` returns.
+                let descriptor = BorrowedFd::borrow_raw(*descriptor);
                 fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
             Ok(())
         });
     }
     let child = command.spawn().map_err(|source| Error::Vmm { path: program.clone(), source })?;
-    // With the command go this end's copies of QEMU's descriptors: when QEMU dies, reading from
-    // ours ends.
-    drop(command);
+    // Without this end's copies of QEMU's descriptors, reading from ours ends when QEMU dies.
+    drop((command, theirs));
 
     let pid = child.id().map_or(0, u32::cast_signed);
     let (sender, events) = mpsc::channel(16);
@@ -146,15 +158,24 @@ fn spawn(plan: Plan) -> Result<Launched> {
     let (opened, agent_opened) = oneshot::channel();
     let ours = |stream| for_tokio(stream).at("talk to", &program);
     let (agent, console, qmp) = (ours(agent.ours)?, ours(console.ours)?, ours(qmp.ours)?);
-    tokio::spawn(process::drive(child, qmp, told, opened, sender));
+    let state = state.zip(incoming.map(Incoming::begin));
+    let goes_on = state.is_some();
+    let version = Arc::new(OnceLock::new());
+    let process = Process { child, qmp, events: sender, opened, version: Arc::clone(&version) };
+    tokio::spawn(process::drive(process, told, state));
     let agent = async move {
-        match agent_opened.await {
-            Ok(()) => Box::new(agent) as AgentStream,
-            Err(_) => pending().await,
+        let mut agent = agent;
+        if agent_opened.await.is_err() {
+            pending::<()>().await;
         }
+        if goes_on {
+            // A pipe that fails here fails for who greets the agent too.
+            let _ = agent.write_all(&link::end_of_former_link()).await;
+        }
+        Box::new(agent) as AgentStream
     };
     Ok(Launched {
-        vmm: Vmm::new(pid, events, commands),
+        vmm: Vmm::new(pid, events, commands).of_version(version),
         confinement: Some(confinement),
         agent: Box::new(SingleConnection::new(agent)),
         console: Box::new(console),
@@ -171,7 +192,7 @@ impl Qemu {
     }
 
     /// What will be run for `vm`.
-    async fn plan(&self, vm: &VmDefinition, accelerator: Accelerator) -> Result<Plan> {
+    async fn plan(&self, vm: &VmDefinition, accelerator: Accelerator, snapshot: Option<&Path>) -> Result<Plan> {
         let pair = || SocketPair::new(&self.program);
         let (agent, console, qmp) = (pair()?, pair()?, pair()?);
         let descriptors = Descriptors {
@@ -183,9 +204,16 @@ impl Qemu {
         if accelerator == Accelerator::Tcg {
             kernel_parameters = format!("{kernel_parameters} {} {TRANSLATED}", tsc::kernel_parameters().await);
         }
+        let mut arguments = command_line::arguments(vm, accelerator, &kernel_parameters, &descriptors);
+        let incoming = snapshot.map(Incoming::open).transpose()?;
+        if incoming.is_some() {
+            // It is told what to begin with when it can tell how that goes.
+            arguments.extend(["-incoming", "defer"].map(OsString::from));
+        }
         Ok(Plan {
             program: self.program.clone(),
-            arguments: command_line::arguments(vm, accelerator, &kernel_parameters, &descriptors),
+            arguments,
+            incoming,
             rules: self.rules(vm, accelerator),
             agent,
             console,
@@ -282,7 +310,7 @@ mod tests {
     async fn plan_names_what_qemu_is_run_with() {
         let qemu = Qemu { program: "/opt/qemu/bin/qemu-system-x86_64".into() };
         let vm = definition(NetMode::None, Path::new("/vm"));
-        let plan = qemu.plan(&vm, Accelerator::Tcg).await.unwrap();
+        let plan = qemu.plan(&vm, Accelerator::Tcg, None).await.unwrap();
         assert_eq!(plan.program, qemu.program);
         let line = plan.arguments.join(OsStr::new(" ")).into_string().unwrap();
         for (name, socket) in [("agent", &plan.agent), ("console", &plan.console), ("qmp", &plan.qmp)] {

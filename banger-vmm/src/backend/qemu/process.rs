@@ -1,15 +1,23 @@
 //! The process of a QEMU, watched from its start to its end.
 
+use std::collections::VecDeque;
+use std::future::pending;
 use std::process::ExitStatus;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::json;
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::qmp;
+use super::session::{Dispatcher, Session};
+use super::snapshot;
 use crate::backend::{VmmCommand, VmmEvent};
 use crate::console;
 use crate::error::{CONFINED, Failure};
@@ -21,56 +29,153 @@ const MAX_COMPLAINT: usize = 4 << 10;
 /// and as many lines shown.
 const COMPLAINT_LINES: usize = 4;
 
-/// Reports what happens to a QEMU until it is gone; when the guest's agent first opens its port, to
-/// `opened`. QEMU is killed when nobody can tell it anything any more.
-pub(super) async fn drive(
-    mut child: Child,
-    qmp: UnixStream,
-    mut commands: mpsc::Receiver<VmmCommand>,
-    opened: oneshot::Sender<()>,
-    events: mpsc::Sender<VmmEvent>,
-) {
-    let mut opened = Some(opened);
+/// A QEMU that runs, and what is told about it.
+pub(super) struct Process {
+    pub(super) child: Child,
+    pub(super) qmp: UnixStream,
+    pub(super) events: mpsc::Sender<VmmEvent>,
+    /// Told when the guest's agent is there to be greeted.
+    pub(super) opened: oneshot::Sender<()>,
+    /// Gets QEMU's version.
+    pub(super) version: Arc<OnceLock<String>>,
+}
+
+/// What a QEMU is asked for besides running.
+type Task = BoxFuture<'static, Option<Failure>>;
+
+/// The state that QEMU is to begin with: its descriptor, and the file it comes from.
+pub(super) type State = (std::os::fd::RawFd, std::path::PathBuf);
+
+/// Reports what happens to a QEMU until it is gone. QEMU is killed when nobody can tell it anything
+/// any more.
+pub(super) async fn drive(process: Process, mut commands: mpsc::Receiver<VmmCommand>, state: Option<State>) {
+    let Process { mut child, qmp, events, opened, version } = process;
     let complaint = tokio::spawn(read_end(child.stderr.take()));
-    let (reader, mut writer) = qmp.into_split();
+    let (reader, writer) = qmp.into_split();
+    let (session, mut dispatcher) = Session::new(writer);
     let (sender, mut messages) = mpsc::channel(16);
     let reading = tokio::spawn(qmp::read(reader, sender));
     // A QEMU that is dead or dying refuses: its exit says more.
-    let _ = writer.write_all(qmp::ENTER_COMMAND_MODE).await;
+    let _ = dispatcher.tell(qmp::ENTER_COMMAND_MODE);
+    let mut listener = Listener { opened: None, events, version };
+    // One at a time: the others wait.
+    let (mut task, mut queue): (Option<Task>, _) = (None, VecDeque::new());
+    match state {
+        None => listener.opened = Some(opened),
+        Some(state) => task = Some(load(session.clone(), state, opened)),
+    }
     let status = loop {
+        if task.is_none() {
+            task = queue.pop_front().map(|command| carry_out(session.clone(), command));
+        }
         tokio::select! {
-            Some(message) = messages.recv() => tell(message, &mut opened, &events).await,
-            command = commands.recv() => match command {
-                Some(VmmCommand::Pause(done) | VmmCommand::Resume(done) | VmmCommand::Snapshot(_, done)) => {
-                    let _ = done.send(Err(Failure::new("QEMU cannot be paused")));
+            Some(message) = messages.recv() => listener.hear(message, &mut dispatcher).await,
+            Some(command) = dispatcher.next() => dispatcher.send(command),
+            failure = run(&mut task) => {
+                task = None;
+                if let Some(failure) = failure {
+                    listener.tell(VmmEvent::Stuck(failure)).await;
                 }
-                quit => {
-                    if quit.is_some() && writer.write_all(qmp::QUIT).await.is_ok() {
+            }
+            command = commands.recv() => match command {
+                None | Some(VmmCommand::Quit) => {
+                    if command.is_some() && dispatcher.tell(qmp::QUIT).is_ok() {
                         let _ = timeout(QUIT_PATIENCE, child.wait()).await;
                     }
                     let _ = child.start_kill();
                     break child.wait().await;
                 }
+                Some(command) => queue.push_back(command),
             },
             status = child.wait() => break status,
         }
     };
+    // Who waits for it is told that QEMU is gone.
+    drop((task, queue));
     // The last events may be under way still: they tell why it ended.
-    drop(writer);
     while let Some(message) = messages.recv().await {
-        tell(message, &mut opened, &events).await;
+        listener.hear(message, &mut dispatcher).await;
     }
     reading.abort();
     let complaint = complaint.await.unwrap_or_default();
-    let _ = events.send(VmmEvent::Exited(failure(status.ok(), &complaint))).await;
+    listener.tell(VmmEvent::Exited(failure(status.ok(), &complaint))).await;
 }
 
-/// Passes on what a message says. Whoever does not listen is about to drop the VMM.
-async fn tell(message: qmp::Message, opened: &mut Option<oneshot::Sender<()>>, events: &mpsc::Sender<VmmEvent>) {
-    match message.event() {
-        Some(qmp::Event::AgentOpened) => drop(opened.take().map(|opened| opened.send(()))),
-        Some(qmp::Event::Vmm(event)) => drop(events.send(event).await),
-        None => {}
+/// Waits for the end of a task; for ever, if there is none.
+async fn run(task: &mut Option<Task>) -> Option<Failure> {
+    match task {
+        Some(task) => task.await,
+        None => pending().await,
+    }
+}
+
+/// Begins with a state. The agent has its port open in it.
+fn load(session: Session, (descriptor, path): State, opened: oneshot::Sender<()>) -> Task {
+    async move {
+        let loaded = snapshot::load(session, descriptor, &path).await;
+        if loaded.is_ok() {
+            let _ = opened.send(());
+        }
+        loaded.err()
+    }
+    .boxed()
+}
+
+/// Carries out a command.
+fn carry_out(session: Session, command: VmmCommand) -> Task {
+    async move {
+        let (done, result) = match command {
+            VmmCommand::Quit => return None,
+            VmmCommand::Pause(done) => (done, session.execute("stop", json!({})).await.map(drop)),
+            VmmCommand::Resume(done) => (done, session.execute("cont", json!({})).await.map(drop)),
+            VmmCommand::Snapshot(directory, mut done) => {
+                let saved = tokio::select! {
+                    saved = snapshot::save(session.clone(), &directory) => Some(saved),
+                    () = done.closed() => None,
+                };
+                let Some(saved) = saved else {
+                    snapshot::cancel(&session, &directory).await;
+                    return None;
+                };
+                (done, saved)
+            }
+        };
+        // Who does not wait for the answer needs none.
+        let _ = done.send(result);
+        None
+    }
+    .boxed()
+}
+
+/// Passes on what QEMU says.
+struct Listener {
+    /// None: the agent's port has been open, or what is awaited is not its being opened.
+    opened: Option<oneshot::Sender<()>>,
+    events: mpsc::Sender<VmmEvent>,
+    version: Arc<OnceLock<String>>,
+}
+
+impl Listener {
+    async fn hear(&mut self, message: qmp::Message, dispatcher: &mut Dispatcher) {
+        match message.event() {
+            Some(qmp::Event::Greeting(version)) => drop(self.version.set(version)),
+            Some(qmp::Event::Answer(id, answer)) => dispatcher.answer(id, answer),
+            Some(qmp::Event::AgentOpened) => drop(self.opened.take().map(|opened| opened.send(()))),
+            Some(qmp::Event::Stopped) if dispatcher.is_stopping() => {}
+            Some(qmp::Event::Stopped) => {
+                // What is not asked for is QEMU's giving up on the guest.
+                let failure = Failure::new("QEMU stopped the guest after an internal error");
+                self.tell(VmmEvent::Stuck(failure)).await;
+            }
+            Some(qmp::Event::Migration(status)) => dispatcher.migration(status),
+            Some(qmp::Event::Vmm(event)) => self.tell(event).await,
+            None => {}
+        }
+    }
+
+    /// Whoever does not listen is about to drop the VMM.
+    async fn tell(&self, event: VmmEvent) {
+        let _ = self.events.send(event).await;
     }
 }
 
@@ -103,6 +208,8 @@ fn failure(status: Option<ExitStatus>, complaint: &[u8]) -> Failure {
     // the syllable too.
     if complaint.contains("Failed to get ") && complaint.contains(" lock") {
         failure.with_hint("another process has the VM's disk open: end that, then run it again")
+    } else if complaint.contains("load of migration failed") {
+        failure.with_hint("the snapshot is damaged, or was made on another machine: start the VM without it")
     } else if complaint.contains("shared libraries") || complaint.contains("Permission denied") {
         failure.with_hint(CONFINED)
     } else if complaint.contains("allocate memory") || complaint.contains("guest memory") {

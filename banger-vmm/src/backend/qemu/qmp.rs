@@ -19,9 +19,33 @@ const MAX_LINE: u64 = 64 << 10;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Message {
+    /// The first message: what QEMU is.
+    #[serde(rename = "QMP")]
+    greeting: Option<Greeting>,
     event: Option<String>,
     data: Value,
+    /// Of the command that is answered, if it had one.
+    id: Option<u64>,
     error: Option<QmpError>,
+    #[serde(rename = "return")]
+    returned: Value,
+}
+
+#[derive(Debug, Deserialize)]
+struct Greeting {
+    version: Version,
+}
+
+#[derive(Debug, Deserialize)]
+struct Version {
+    qemu: Triple,
+}
+
+#[derive(Debug, Deserialize)]
+struct Triple {
+    major: u32,
+    minor: u32,
+    micro: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,19 +56,49 @@ struct QmpError {
 /// What a message tells.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
+    /// QEMU is of this version.
+    Greeting(String),
+    /// The answer to the command of this number: what it returns, or QEMU's words of refusal.
+    Answer(u64, Result<Value, String>),
     /// The guest's agent has opened its port.
     AgentOpened,
+    /// The guest's processors were stopped: as a command wanted, or since QEMU gives up on it.
+    Stopped,
+    /// A migration, which is how QEMU calls it to write a guest's state or to read it, is this far.
+    Migration(MigrationStatus),
     /// Something that happens to VMMs of every kind.
     Vmm(VmmEvent),
+}
+
+/// How far a migration is: QEMU's `MigrationStatus`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MigrationStatus {
+    /// There is none, or it goes on.
+    Active,
+    Completed,
+    /// Failed, or cancelled.
+    Failed,
 }
 
 impl Message {
     /// What the message tells about the VM, if anything.
     pub(super) fn event(self) -> Option<Event> {
-        if self.event.as_deref() == Some("VSERPORT_CHANGE") && self.data.get("open") == Some(&Value::Bool(true)) {
-            return Some(Event::AgentOpened);
+        if let Some(Greeting { version: Version { qemu: Triple { major, minor, micro } } }) = self.greeting {
+            return Some(Event::Greeting(format!("{major}.{minor}.{micro}")));
         }
-        self.vmm_event().map(Event::Vmm)
+        if let Some(id) = self.id {
+            return Some(Event::Answer(id, self.error.map_or(Ok(self.returned), |error| Err(error.desc))));
+        }
+        match self.event.as_deref() {
+            Some("VSERPORT_CHANGE") if self.data.get("open") == Some(&Value::Bool(true)) => Some(Event::AgentOpened),
+            Some("STOP") => Some(Event::Stopped),
+            Some("MIGRATION") => Some(Event::Migration(match self.data.get("status").and_then(Value::as_str)? {
+                "completed" => MigrationStatus::Completed,
+                "failed" | "cancelled" => MigrationStatus::Failed,
+                _ => MigrationStatus::Active,
+            })),
+            _ => self.vmm_event().map(Event::Vmm),
+        }
     }
 
     fn vmm_event(self) -> Option<VmmEvent> {
@@ -60,8 +114,6 @@ impl Message {
                 _ => None,
             },
             "GUEST_PANICKED" => Some(VmmEvent::Reset),
-            // Nobody here ever pauses a guest: it is QEMU that gave up on it.
-            "STOP" => stuck("QEMU stopped the guest after an internal error"),
             // Comes before STOP, and says why.
             "BLOCK_IO_ERROR" if self.data.get("nospace") == Some(&Value::Bool(true)) => {
                 let hint = "free some disk space, then stop the VM; the next command starts it anew";
@@ -120,12 +172,21 @@ mod tests {
         let full =
             r#"{"event":"BLOCK_IO_ERROR","data":{"action":"stop","nospace":true,"reason":"No space left on device"}}"#;
         assert!(matches!(event(full), Some(Event::Vmm(VmmEvent::Stuck(Failure { hint: Some(_), .. })))));
-        assert!(matches!(event(r#"{"event":"STOP"}"#), Some(Event::Vmm(VmmEvent::Stuck(_)))));
+        assert_eq!(event(r#"{"event":"STOP"}"#), Some(Event::Stopped));
+        let migration = |status| event(&format!(r#"{{"event":"MIGRATION","data":{{"status":"{status}"}}}}"#));
+        assert_eq!(migration("setup"), Some(Event::Migration(MigrationStatus::Active)));
+        assert_eq!(migration("completed"), Some(Event::Migration(MigrationStatus::Completed)));
+        assert_eq!(migration("cancelled"), Some(Event::Migration(MigrationStatus::Failed)));
+        assert_eq!(event(r#"{"return":{"a":1},"id":3}"#), Some(Event::Answer(3, Ok(serde_json::json!({"a": 1})))));
+        let refused = r#"{"id":4,"error":{"class":"GenericError","desc":"no"}}"#;
+        assert_eq!(event(refused), Some(Event::Answer(4, Err("no".into()))));
+        let greeting = r#"{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":"Debian"},"capabilities":["oob"]}}"#;
+        assert_eq!(event(greeting), Some(Event::Greeting("7.2.22".into())));
         assert!(matches!(
             event(r#"{"error":{"class":"GenericError","desc":"no"}}"#),
             Some(Event::Vmm(VmmEvent::Stuck(_)))
         ));
-        for nothing in [r#"{"QMP":{"version":{}}}"#, r#"{"return":{}}"#, r#"{"event":"VSERPORT_CHANGE"}"#, "{}"] {
+        for nothing in [r#"{"return":{}}"#, r#"{"event":"MIGRATION"}"#, r#"{"event":"VSERPORT_CHANGE"}"#, "{}"] {
             assert_eq!(event(nothing), None);
         }
     }

@@ -209,6 +209,7 @@ impl Machines<'_> {
             modules: kernel.modules_disk,
             accelerator: accelerator()?,
             boot_timeout: boot_timeout()?,
+            restore: None,
             firecracker: spec.firecracker.as_deref().map(|path| expanded(path, self.paths.home.as_deref())),
         })
     }
