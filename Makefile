@@ -11,7 +11,7 @@ PLUGINS := image kernel ssh vm
 # Other names of these programs.
 SSH     := ssh-config ssh-proxy
 
-.PHONY: all build compile second process demo test bench install clean
+.PHONY: all build compile second process vsock demo test bench install clean
 all: build
 
 # Installs what the build needs, and no more: what banger needs to run, and its tests, is wanted by `demo`, `test` and `bench`.
@@ -46,11 +46,19 @@ second: build
 process:
 	cargo build --release --locked -p banger-vmm -p banger-agent --features banger-vmm/process,banger-agent/process --bin banger-vmm-process --bin banger-agent-process --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
 
+# All of it again, with machines that look like Firecracker's: for the tests of the guest's half.
+vsock: build
+	cargo build --release --locked -p banger-vmm --features vsock --bin banger-vmm-vsock --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
+	@rm -rf $(TARGET)/vsock
+	@cp -a $(DIST) $(TARGET)/vsock
+	@install -m 755 $(TARGET)/static/$(HOST)/release/banger-vmm-vsock $(TARGET)/vsock/lib/banger/banger-vmm
+	@ln -s ../../../test-tools/usr/bin/vhost-device-vsock $(TARGET)/vsock/lib/banger/
+
 demo: build
 	@scripts/setup run
 	@scripts/demo $(DIST)/bin/banger
 
-test: build second process
+test: build second process vsock
 	@scripts/setup run test
 	@scripts/test $(DIST)
 

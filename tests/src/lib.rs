@@ -137,6 +137,13 @@ impl Home {
         home
     }
 
+    /// A home whose VMs are on machines that look like Firecracker's.
+    pub fn with_vsock_guests() -> Home {
+        let mut home = Home::new();
+        home.banger = required("BANGER_TEST_VSOCK").join("bin/banger");
+        home
+    }
+
     /// Installs banger in this home, with this agent and this supervisor.
     fn install(&mut self, agent: &Path, supervisor: &Path) {
         let (from, to) = (required("BANGER_TEST_DIST"), self.path().join("installed"));

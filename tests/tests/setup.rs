@@ -13,6 +13,8 @@ use tempfile::TempDir;
 const OWN: [&str; 9] = ["sh", "dirname", "id", "mkdir", "mktemp", "mv", "rm", "sha256sum", "uname"];
 /// Where the script puts Firecracker.
 const FIRECRACKER: &str = "target/test-tools/firecracker/firecracker";
+/// Where the script puts the vsock device.
+const VSOCK: &str = "target/test-tools/usr/bin/vhost-device-vsock";
 
 /// A machine on which nothing is installed.
 struct Bare {
@@ -33,6 +35,7 @@ impl Bare {
         bare.program("dpkg", &note);
         bare.program("sudo", "#!/bin/sh\nexec \"$@\"\n");
         bare.program(FIRECRACKER, "#!/bin/sh\n");
+        bare.program(VSOCK, "#!/bin/sh\n");
         bare
     }
 
@@ -112,6 +115,16 @@ fn setup_check_test_looks_for_docker_registry() {
     // As the script unpacks it.
     bare.program("target/test-tools/usr/bin/docker-registry", "#!/bin/sh\n");
     assert!(!check().contains("docker-registry"));
+}
+
+#[test]
+fn setup_compiles_the_pinned_vsock_device() {
+    let bare = Bare::new();
+    fs::remove_file(bare.path(VSOCK)).unwrap();
+    assert!(bare.setup(&["--check", "test"]).stderr.contains("vhost-device-vsock (compiled by scripts/setup test)"));
+    bare.program("cargo", "#!/bin/sh\necho \"cargo $*\" >&2\n");
+    let compiled = bare.setup(&["test"]).stderr;
+    assert!(compiled.contains("install --quiet --locked --version 0.3.0"), "{compiled}");
 }
 
 #[test]

@@ -55,6 +55,19 @@ pub fn run_as_processes(agent: std::path::PathBuf) -> ExitCode {
     })
 }
 
+/// Like [`run`], but QEMU's machines look like Firecracker's: see [`crate::backend::qemu::vsock`].
+/// `device` is vhost-device-vsock.
+#[cfg(feature = "vsock")]
+pub fn run_with_vsock(device: std::path::PathBuf) -> ExitCode {
+    run_with(&|kind, programs| match kind {
+        BackendKind::Firecracker => backend::find(kind, programs),
+        BackendKind::Qemu => {
+            let qemu = backend::qemu::Qemu::find(programs)?;
+            Ok(Box::new(backend::qemu::vsock::VsockQemu { qemu, device: device.clone() }))
+        }
+    })
+}
+
 /// Finds the backend for a kind, among these programs.
 type FindBackend<'a> = &'a dyn Fn(BackendKind, &Programs) -> Result<Box<dyn Backend>>;
 

@@ -14,7 +14,7 @@ use crate::kvm::Accelerator;
 /// What the guest's kernel is told in any case.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 quiet";
 /// The name of the virtio-serial port that is the agent's.
-const AGENT_PORT: &str = "banger.0";
+pub(super) const AGENT_PORT: &str = "banger.0";
 
 /// The guest's kernel command line, but for what depends on the accelerator.
 pub(super) fn kernel_parameters(vm: &VmDefinition) -> String {

@@ -7,6 +7,8 @@ mod qmp;
 mod session;
 mod snapshot;
 mod tsc;
+#[cfg(feature = "vsock")]
+pub(crate) mod vsock;
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -249,7 +251,7 @@ mod tests {
     use crate::backend::net_plan;
     use crate::confinement::{Confinement, Gap};
 
-    fn definition(net: NetMode, folder: &Path) -> VmDefinition {
+    pub(super) fn definition(net: NetMode, folder: &Path) -> VmDefinition {
         let mut record = VmRecord::new("vm", "image", "kernel", 0);
         record.net = net;
         VmDefinition {
