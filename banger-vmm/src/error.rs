@@ -46,6 +46,9 @@ pub enum Error {
         /// The end of its standard error, made printable.
         output: String,
     },
+    /// A backend cannot be used on this machine.
+    #[error("{}", .0.message)]
+    Backend(Failure),
     /// The VMM cannot be run under the rules that confine it.
     #[error("cannot run {}, confined to the VM's files: {source}", path.display())]
     Vmm {
@@ -224,6 +227,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let kind = match error {
+            Error::Backend(failure) => return failure,
             Error::ProgramMissing { .. } => FailureKind::ProgramMissing,
             _ => FailureKind::Other,
         };
@@ -256,7 +260,9 @@ impl Error {
             Error::Busy(_) => Some("wait for the other command, or end it".into()),
             Error::NotStatic { .. } => Some("install banger anew: its parts do not fit together".into()),
             Error::Supervisor { .. } => Some("stop the VM; the next command starts it anew".into()),
-            Error::Boot { failure, .. } | Error::Refused { failure, .. } => failure.hint.clone(),
+            Error::Backend(failure) | Error::Boot { failure, .. } | Error::Refused { failure, .. } => {
+                failure.hint.clone()
+            }
             Error::Ports { hint, .. } => Some(hint.clone()),
             Error::ProgramFailed { .. } | Error::NotFound(_) | Error::NotRunning(_) => None,
         }

@@ -41,7 +41,7 @@ mod vm_host;
 mod wire;
 
 pub use activity::LastActivity;
-pub use backend::net_plan;
+pub use backend::{FirecrackerInstallation, net_plan};
 pub use banger_agent::net::{NetMode, NetPlan};
 pub use banger_util::text::printable;
 pub use confinement::{CONFINE, Confinement, Gap, Namespace, run_launcher, run_network_probe};

@@ -1,13 +1,11 @@
 //! What runs a VM: one trait, so that the rest does not know which.
 
 mod definition;
-#[allow(dead_code, unused_imports, reason = "the backend follows")]
 mod firecracker;
 #[cfg(feature = "process")]
 pub(crate) mod process;
 pub(crate) mod qemu;
 mod vmm;
-#[cfg_attr(not(any(test, feature = "vsock")), expect(dead_code, reason = "no backend has vsock yet"))]
 mod vsock;
 
 use std::future::ready;
@@ -23,6 +21,8 @@ use crate::program::Programs;
 use crate::record::BackendKind;
 
 pub(crate) use definition::VmDefinition;
+use firecracker::Firecracker;
+pub use firecracker::FirecrackerInstallation;
 pub(crate) use vmm::{
     AgentConnector, AgentStream, Launched, SingleConnection, SocketPair, Vmm, VmmCommand, VmmControl, VmmEvent,
 };
@@ -80,7 +80,7 @@ pub(crate) struct BootPolicy {
 /// [`crate::Error::ProgramMissing`] if its program is not installed.
 pub(crate) fn find(kind: BackendKind, programs: &Programs) -> Result<Box<dyn Backend>> {
     match kind {
-        BackendKind::Firecracker => Err(Error::ProgramMissing { program: "firecracker", package: "firecracker" }),
+        BackendKind::Firecracker => Ok(Box::new(Firecracker::find(programs).map_err(Error::Backend)?)),
         BackendKind::Qemu => Ok(Box::new(qemu::Qemu::find(programs)?)),
     }
 }

@@ -52,6 +52,7 @@ pub(crate) struct Confined {
     pub(crate) pid: i32,
     pub(crate) confinement: Confinement,
     /// To be kept as long as the VMM is to have a network.
+    #[allow(dead_code, reason = "it is dropped with the rest")]
     pub(crate) network: Option<UserNetwork>,
 }
 

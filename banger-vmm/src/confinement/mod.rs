@@ -16,8 +16,6 @@
 //! [launcher] process stands between the supervisor and the VMM for this.
 
 mod landlock;
-// No backend uses it yet.
-#[allow(dead_code)]
 mod launch;
 mod launcher;
 mod namespaces;
@@ -35,7 +33,6 @@ use seccompiler::BpfProgram;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-#[allow(unused_imports)]
 pub(crate) use launch::{Confined, ConfinedCommand, launch};
 pub use launcher::{CONFINE, run as run_launcher, run_network_probe};
 pub use namespaces::Namespace;

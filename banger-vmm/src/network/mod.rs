@@ -2,8 +2,6 @@
 //! the user's connects to other machines. The guest's addresses are those of QEMU's user
 //! networking, and this host's loopback is closed to it.
 
-#![allow(dead_code)] // No backend uses it yet.
-
 pub(crate) mod devices;
 mod obstacle;
 mod process;

@@ -54,6 +54,11 @@ impl Client {
         Client { socket: socket.into() }
     }
 
+    /// Whether somebody listens at the socket.
+    pub(in crate::backend::firecracker) async fn is_listening(&self) -> bool {
+        UnixStream::connect(&self.socket).await.is_ok()
+    }
+
     /// The body of the answer, once Firecracker has done what was asked.
     pub(in crate::backend::firecracker) async fn call(&self, request: &Request) -> Result<Bytes, ApiError> {
         let late = || ApiError::Unanswered {

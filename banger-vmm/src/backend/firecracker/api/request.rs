@@ -35,6 +35,11 @@ impl Request {
         Request { method: Method::PATCH, ..Request::put(path, body) }
     }
 
+    #[cfg(test)]
+    pub(in crate::backend::firecracker) fn body_json(&self) -> serde_json::Value {
+        serde_json::from_slice(self.body.as_deref().unwrap_or(b"null")).unwrap()
+    }
+
     /// This call, for which Firecracker may take so long.
     pub(super) fn within(self, patience: Duration) -> Request {
         Request { patience, ..self }

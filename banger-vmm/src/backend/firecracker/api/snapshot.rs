@@ -56,8 +56,8 @@ enum MemoryBackendType {
 }
 
 impl<'a> SnapshotLoadParams<'a> {
-    /// Goes on from these files at once. The memory's is mapped, and must not change while the guest
-    /// runs.
+    /// Goes on from these files at once. The memory's is mapped, and must not change while the
+    /// guest runs.
     pub(in crate::backend::firecracker) fn resumed(snapshot_path: &'a Path, mem_file_path: &'a Path) -> Self {
         let mem_backend = MemoryBackend { backend_type: MemoryBackendType::File, backend_path: mem_file_path };
         SnapshotLoadParams { snapshot_path, mem_backend, resume_vm: true }

@@ -1,0 +1,73 @@
+//! Snapshots: a paused guest's state in files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use super::api::{Client, SnapshotCreateParams, VmState};
+use super::run_directory::RunDirectory;
+use crate::backend::vmm::Done;
+use crate::error::{Failure, IoContext, Result};
+
+/// The files of a snapshot, in its directory: the state of the machine, and the guest's memory. In
+/// the run directory of a VM that goes on from it, links with these names lead to them.
+pub(super) const STATE: &str = "firecracker.state";
+pub(super) const MEMORY: &str = "firecracker.memory";
+/// The names that they are written under, in the run directory.
+const NEW_STATE: &str = "new.state";
+const NEW_MEMORY: &str = "new.memory";
+
+/// The files of the snapshot in this directory, each with its name.
+pub(super) fn links(directory: &Path) -> [(String, PathBuf); 2] {
+    [STATE, MEMORY].map(|name| (name.to_owned(), directory.join(name)))
+}
+
+/// Stops the guest's processors.
+pub(super) async fn pause(client: &Client) -> Result<(), Failure> {
+    let version = client.version().await?;
+    if !version.can_pause() {
+        let failure =
+            Failure::new(format!("Firecracker {version} cannot pause a VM: no connection would reach it afterwards"));
+        return Err(failure.with_hint("install a later version of Firecracker, or one before 1.16"));
+    }
+    client.call(&VmState::Paused.request()).await?;
+    Ok(())
+}
+
+/// Writes a paused guest's state to new files in `target`, which is on the file system of the VM's
+/// directory: Firecracker may write in its run directory only. There are none if nobody waits for
+/// the answer any more when they are written.
+pub(super) async fn write(
+    client: &Client,
+    directory: &RunDirectory,
+    target: &Path,
+    answer: &Done,
+) -> Result<(), Failure> {
+    let new = [NEW_STATE, NEW_MEMORY].map(|name| directory.path().join(name));
+    let call = SnapshotCreateParams::full(Path::new(NEW_STATE), Path::new(NEW_MEMORY)).request();
+    let written = match client.call(&call).await {
+        Ok(_) if answer.is_closed() => Err(Failure::new("nobody wants the snapshot any more")),
+        Ok(_) => move_into(&new, target).map_err(Failure::from),
+        Err(error) => Err(error.into()),
+    };
+    if written.is_err() {
+        for path in &new {
+            let _ = fs::remove_file(path);
+        }
+    }
+    written
+}
+
+/// Gives both files their names in `target`, or neither.
+fn move_into([state, memory]: &[PathBuf; 2], target: &Path) -> Result<()> {
+    let [new_state, new_memory] = [STATE, MEMORY].map(|name| target.join(name));
+    move_new(state, &new_state)?;
+    move_new(memory, &new_memory).inspect_err(|_| {
+        let _ = fs::remove_file(&new_state);
+    })
+}
+
+fn move_new(path: &Path, new: &Path) -> Result<()> {
+    renameat2(AT_FDCWD, path, AT_FDCWD, new, RenameFlags::RENAME_NOREPLACE).at("create", new)
+}
