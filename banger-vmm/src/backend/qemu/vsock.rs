@@ -21,7 +21,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use super::{Qemu, command_line, spawn};
-use crate::backend::vmm::die_with;
+use crate::host::die_with;
 use crate::backend::vsock::VsockConnector;
 use crate::backend::{AgentConnector, AgentStream, Backend, BootPolicy, Launched, VmDefinition};
 use crate::error::{Failure, IoContext, Result};
