@@ -101,11 +101,12 @@ fn available() -> io::Result<Vec<Namespace>> {
 }
 
 /// Has this process be the user and the group that it was, and nobody else: user_namespaces(7).
+/// Within the namespace both are called 0, which slirp4netns takes on there.
 fn map_own_ids((uid, gid): (Uid, Gid)) -> io::Result<()> {
     // Who may drop a group could gain rights by that.
     fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
-    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))
 }
 
 /// Whether the kernel has mount_setattr(2), of Linux 5.12.

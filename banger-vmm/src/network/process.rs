@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{MTU, UPLINK, USER_NETWORK};
 use crate::console;
@@ -22,6 +22,8 @@ use crate::host::die_with;
 
 /// It may take this long until the network answers: it takes some 20 ms.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// One that does not tell when the network answers has connected it if it has not ended by now.
+const SILENT_START: Duration = Duration::from_millis(100);
 /// As much of the end of its complaints is kept, in bytes,
 const MAX_COMPLAINT: usize = 4 << 10;
 /// and as many lines shown.
@@ -39,10 +41,8 @@ pub enum NetworkProgram {
 /// A network program that was started.
 pub(crate) struct Starting {
     network: UserNetwork,
-    /// Has a byte when the network answers.
-    ready: pipe::Receiver,
-    /// The other end of that, which pasta opens by its name.
-    named: Option<OwnedFd>,
+    /// Has a byte when the network answers; none: the program does not tell.
+    ready: Option<pipe::Receiver>,
 }
 
 /// What connects a VMM's namespaces. Dropping it ends that; so does this process's end.
@@ -76,19 +76,17 @@ impl NetworkProgram {
     }
 
     fn run(&self, launcher: i32, ended: OwnedFd) -> io::Result<Starting> {
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        let ready = pipe::Receiver::from_owned_fd(reader)?;
         let mut command = Command::new(self.path());
         let supervisor = getpid();
-        let (inherited, named) = match self {
+        let (inherited, ready) = match self {
             NetworkProgram::Slirp4netns(_) => {
+                let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
                 command.args(slirp4netns(launcher, &ended, &writer, may_sandbox()));
-                (vec![ended, writer], None)
+                (vec![ended, writer], Some(pipe::Receiver::from_owned_fd(reader)?))
             }
             NetworkProgram::Pasta(_) => {
-                // It closes what it inherits, so it is told a path.
-                command.args(pasta(launcher, &format!("/proc/{supervisor}/fd/{}", writer.as_raw_fd())));
-                (Vec::new(), Some(writer))
+                command.args(pasta(launcher));
+                (Vec::new(), None)
             }
         };
         command.env_clear().current_dir("/").kill_on_drop(true);
@@ -106,26 +104,28 @@ impl NetworkProgram {
         }
         let mut child = command.spawn()?;
         let complaint = tokio::spawn(read_end(child.stderr.take()));
-        Ok(Starting { network: UserNetwork { child, complaint, name: self.name() }, ready, named })
+        Ok(Starting { network: UserNetwork { child, complaint, name: self.name() }, ready })
     }
 }
 
 impl Starting {
     /// Returns when the network answers.
     pub(crate) async fn ready(self) -> Result<UserNetwork, Failure> {
-        let Starting { mut network, mut ready, named } = self;
+        let Starting { mut network, ready } = self;
         let name = network.name;
         let mut byte = [0];
-        let answered = tokio::select! {
-            // Ended without a byte: it is about to end.
-            read = ready.read(&mut byte) => matches!(read, Ok(1)),
-            _ = network.child.wait() => false,
-            () = sleep(PATIENCE) => {
-                let seconds = PATIENCE.as_secs();
-                return Err(Failure::new(format!("{name} has not connected the VM's network within {seconds} s")));
-            }
+        let answered = match ready {
+            Some(mut ready) => tokio::select! {
+                // Closed without a byte: it is about to end.
+                read = ready.read(&mut byte) => matches!(read, Ok(1)),
+                _ = network.child.wait() => false,
+                () = sleep(PATIENCE) => {
+                    let seconds = PATIENCE.as_secs();
+                    return Err(Failure::new(format!("{name} has not connected the VM's network within {seconds} s")));
+                }
+            },
+            None => timeout(SILENT_START, network.child.wait()).await.is_err(),
         };
-        drop(named);
         if answered { Ok(network) } else { Err(network.failure().await) }
     }
 }
@@ -167,10 +167,12 @@ fn slirp4netns(launcher: i32, ended: &OwnedFd, ready: &OwnedFd, sandbox: bool) -
 }
 
 /// The arguments of pasta(1). Without being told otherwise, it forwards ports in both directions,
-/// also from the namespaces to this host's loopback. It writes its pid to `ready` when it is.
+/// also from the namespaces to this host's loopback. In the foreground it tells nobody when it is
+/// ready: in a user namespace by then, it may not open the pid file (`--pid`) by a descriptor of
+/// another process.
 ///
 /// Trap: `-D` would have it forward DNS to itself (passt 0.0~git20230309).
-fn pasta(launcher: i32, ready: &str) -> Vec<String> {
+fn pasta(launcher: i32) -> Vec<String> {
     let interface = &USER_NETWORK;
     let mut arguments: Vec<String> = ["--foreground", "--quiet", "--ipv4-only", "--no-map-gw"].map(Into::into).into();
     for (option, value) in [
@@ -184,7 +186,6 @@ fn pasta(launcher: i32, ready: &str) -> Vec<String> {
         ("--udp-ports", "none".to_owned()),
         ("--tcp-ns", "none".to_owned()),
         ("--udp-ns", "none".to_owned()),
-        ("--pid", ready.to_owned()),
     ] {
         arguments.extend([option.to_owned(), value]);
     }
