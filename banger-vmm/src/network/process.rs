@@ -131,12 +131,6 @@ impl Starting {
 }
 
 impl UserNetwork {
-    /// The process's id.
-    #[cfg(test)]
-    pub(crate) fn pid(&self) -> i32 {
-        self.child.id().map_or(0, u32::cast_signed)
-    }
-
     /// What it complains of, at its end.
     async fn failure(mut self) -> Failure {
         let _ = self.child.start_kill();

@@ -20,23 +20,23 @@ use banger_vmm::{
 use tempfile::TempDir;
 
 /// Two emulated guests at once on a small machine take more than twice the time of one.
-pub static ONE_VM_AT_A_TIME: Mutex<()> = Mutex::new(());
+pub(crate) static ONE_VM_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Folders with a store of VMs, and what they are started with.
-pub struct Home {
+pub(crate) struct Home {
     folder: TempDir,
     pub store: VmStore,
     pub options: StartOptions,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::in_folder(tempfile::tempdir().unwrap(), "")
     }
 
-    pub fn in_folder(folder: TempDir, below: &str) -> Self {
+    pub(crate) fn in_folder(folder: TempDir, below: &str) -> Self {
         let root = folder.path().join(below);
         let paths = StorePaths { vms: root.join("vms"), host: root.join("host"), cache: root.join("cache") };
         fs::create_dir_all(&paths.cache).unwrap();
@@ -62,18 +62,18 @@ impl Home {
     }
 
     /// Goes with the VMs.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// A VM whose name says what its guest does.
-    pub fn vm(&self, name: &str) -> Vm {
+    pub(crate) fn vm(&self, name: &str) -> Vm {
         let mut record = VmRecord::new(name, "image", "kernel", 0);
         record.memory_mib = 256;
         self.store.create(&record).unwrap()
     }
 
-    pub fn start(&self, vm: &Vm) -> Result<Running, Error> {
+    pub(crate) fn start(&self, vm: &Vm) -> Result<Running, Error> {
         vm.start(&vm.lock().unwrap(), &self.options, |_| ())
     }
 }
@@ -100,7 +100,7 @@ fn build_guest(folder: &Path) -> PathBuf {
 }
 
 /// Waits until `condition` holds.
-pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..600 {
         if condition() {
             return;

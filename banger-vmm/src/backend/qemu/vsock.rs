@@ -21,10 +21,10 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use super::{Qemu, command_line, spawn};
-use crate::host::die_with;
 use crate::backend::vsock::VsockConnector;
 use crate::backend::{AgentConnector, AgentStream, Backend, BootPolicy, Launched, VmDefinition};
 use crate::error::{Failure, IoContext, Result};
+use crate::host::die_with;
 use crate::kvm::Accelerator;
 use crate::record::BackendKind;
 
