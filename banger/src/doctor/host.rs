@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 
 use banger_agent::VERSION;
 use banger_vmm::kvm::{self, KvmSupport};
-use banger_vmm::{Confinement, Gap, Programs};
+use banger_vmm::{BackendChoice, Confinement, FirecrackerInstallation, Gap, Programs};
 use nix::unistd::Uid;
 
 use super::{Check, Health};
-use crate::config::Settings;
+use crate::config::{Settings, expanded};
 use crate::error::CommandError;
 use crate::host::paths::{Paths, helper, search_path, user_config};
 use crate::output::confinement::describe;
@@ -70,11 +70,29 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     })
 }
 
-/// Shows whether Firecracker is installed, which banger does not need.
-pub(super) fn firecracker() -> Check {
-    match find("firecracker") {
-        Some(path) => Check::ok("firecracker", format!("{}; not used by this version", path.display())),
-        None => Check::ok("firecracker", "not here, and not needed: QEMU runs the VMs"),
+/// Checks whether Firecracker can run VMs here, for which QEMU stands in. `has_kvm`: KVM runs guests.
+pub(super) fn firecracker(settings: Option<&Settings>, has_kvm: bool, paths: &Paths) -> Check {
+    const NAME: &str = "firecracker";
+    let wanted = settings.and_then(Settings::firecracker_bin).map(|path| expanded(path, paths.home.as_deref()));
+    let is_wanted = wanted.is_some() || settings.and_then(Settings::backend) == Some(BackendChoice::Firecracker);
+    let programs = Programs::new(search_path()).with_firecracker(wanted);
+    match FirecrackerInstallation::find(&programs) {
+        Ok(found) if !has_kvm => {
+            Check::ok(NAME, format!("version {}: not used, since it needs KVM; QEMU runs the VMs", found.version()))
+        }
+        Ok(found) => {
+            let shown = format!("version {}, {}", found.version(), found.program.display());
+            match found.advice() {
+                Some(advice) => Check::warn(NAME, shown).with_fix(advice),
+                None => Check::ok(NAME, shown),
+            }
+        }
+        Err(failure) if is_wanted => Check::fail(NAME, failure.message).with_fix(failure.hint.unwrap_or_default()),
+        Err(failure) if has_kvm => {
+            let shown = format!("{}: QEMU runs the VMs, which start slower", failure.message);
+            Check::warn(NAME, shown).with_fix(failure.hint.unwrap_or_default())
+        }
+        Err(_) => Check::ok(NAME, "not used, since it needs KVM; QEMU runs the VMs"),
     }
 }
 

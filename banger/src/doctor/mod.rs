@@ -85,7 +85,7 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     let settings = settings.ok();
     let is_needed = !settings.as_ref().is_some_and(|settings| store::has_all(settings, paths, ui));
     checks.extend([
-        host::firecracker(),
+        host::firecracker(settings.as_ref(), !translates, paths),
         host::qemu(translates),
         host::confinement(),
         host::git(),
