@@ -58,6 +58,13 @@ fn index(name: &str) -> Result<u32, Obstacle> {
 /// Makes a tap that stays, and that this user may open: Documentation/networking/tuntap.rst of
 /// Linux.
 fn make_tap(name: &str) -> Result<(), Obstacle> {
+    let device = open_tap(name)?;
+    control(&device, libc::TUNSETOWNER, geteuid().as_raw().into())?;
+    control(&device, libc::TUNSETPERSIST, 1)
+}
+
+/// Opens a tap, and makes it where there is none.
+pub(crate) fn open_tap(name: &str) -> Result<File, Obstacle> {
     let device = OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|error| Obstacle::no_tun(&error))?;
     // SAFETY: all of it is numbers and bytes, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -65,13 +72,13 @@ fn make_tap(name: &str) -> Result<(), Obstacle> {
         *to = from.cast_signed();
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
-    let control = |device: &File, request, argument: libc::c_ulong| {
-        // SAFETY: the first request takes a pointer to an `ifreq`, which outlives the call, and the
-        // others take numbers.
-        let done = unsafe { libc::ioctl(device.as_raw_fd(), request, argument) };
-        if done == -1 { Err(cannot("make a tap")(io::Error::last_os_error())) } else { Ok(()) }
-    };
     control(&device, libc::TUNSETIFF, (&raw mut request).addr() as libc::c_ulong)?;
-    control(&device, libc::TUNSETOWNER, geteuid().as_raw().into())?;
-    control(&device, libc::TUNSETPERSIST, 1)
+    Ok(device)
+}
+
+fn control(device: &File, request: libc::Ioctl, argument: libc::c_ulong) -> Result<(), Obstacle> {
+    // SAFETY: `TUNSETIFF` takes a pointer to an `ifreq`, which outlives the call, and the others
+    // take numbers.
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), request, argument) };
+    if done == -1 { Err(cannot("make a tap")(io::Error::last_os_error())) } else { Ok(()) }
 }
