@@ -37,10 +37,7 @@ impl RunDirectory {
     /// removed.
     pub(super) fn create(vm: &Path, links: &[(String, PathBuf)]) -> Result<RunDirectory> {
         let path = vm.join(NAME);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at("remove", &path),
-            _ => {}
-        }
+        remove(&path).at("remove", &path)?;
         create_private_directory(&path).at("create", &path)?;
         for (name, file) in links {
             symlink(file, path.join(name)).at("make a link to", file)?;
@@ -68,6 +65,15 @@ impl RunDirectory {
     }
 }
 
+/// Removes a directory and what is in it, or what else is in its place, if anything.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        removed => removed,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -92,5 +98,10 @@ mod tests {
         assert!(log.file_type().is_fifo() && log.permissions().mode() & 0o777 == 0o600);
         // What the link leads to was not removed with the link.
         assert_eq!(fs::read(directory.short_path("disk.ext4")).unwrap(), b"disk");
+
+        // Not even a directory.
+        fs::remove_dir_all(directory.path()).unwrap();
+        fs::write(directory.path(), "").unwrap();
+        RunDirectory::create(vm.path(), &[]).unwrap();
     }
 }
