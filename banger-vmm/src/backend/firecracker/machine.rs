@@ -43,12 +43,12 @@ fn disk_link(role: DiskRole) -> String {
 /// The kernel that Firecracker boots.
 ///
 /// # Errors
-/// There is none.
+/// There is none: who started the VM knows of none, or of none that Firecracker can boot.
 pub(super) fn kernel(vm: &VmDefinition) -> Result<&Path, Failure> {
     vm.vmlinux.as_deref().ok_or_else(|| {
         let name = &vm.record.kernel;
-        let failure = Failure::new(format!("the kernel `{name}` has no `vmlinux`, which Firecracker needs"));
-        failure.with_hint(format!("pull or import it again: `banger kernel pull {name}`"))
+        let failure = Failure::new(format!("Firecracker cannot boot the kernel `{name}`"));
+        failure.with_hint(format!("why, and what to do: banger kernel show {name}"))
     })
 }
 
@@ -245,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn kernel_without_elf_image_is_refused_with_how_to_get_one() {
+    fn kernel_that_firecracker_cannot_boot_is_refused_with_how_to_learn_why() {
         let vm = VmDefinition { vmlinux: None, ..definition(|_| ()) };
         let failure = kernel(&vm).unwrap_err();
-        assert_eq!(failure.message, "the kernel `kernel` has no `vmlinux`, which Firecracker needs");
-        assert!(failure.hint.unwrap().contains("banger kernel pull kernel"));
+        assert_eq!(failure.message, "Firecracker cannot boot the kernel `kernel`");
+        assert!(failure.hint.unwrap().contains("banger kernel show kernel"));
     }
 
     #[test]
