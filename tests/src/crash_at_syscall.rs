@@ -28,7 +28,7 @@ impl Target {
         match self {
             Target::Command => &["banger"],
             Target::Supervisor => &["banger-vmm"],
-            Target::Vmm => &["banger-agent", "@banger-agent", "qemu-system-x86"],
+            Target::Vmm => &["banger-agent", "@banger-agent", "qemu-system-x86", "firecracker"],
         }
     }
 }

@@ -51,6 +51,8 @@ pub enum GuestPort {
     TripleFault = 10,
     /// The guest's processor stops for ever.
     Halt = 11,
+    /// The guest restarts, as Linux does with `reboot=k`.
+    Restart = 12,
     /// The agent.
     Agent = 1000,
 }
@@ -147,7 +149,7 @@ impl Home {
         let programs = std::iter::once(required("BANGER_TEST_FIRECRACKER")).chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(programs).expect("a path without colons"));
         // Forced, KVM is not probed: the probe's guest needs more of it than this guest.
-        command.env("BANGER_ACCELERATOR", "kvm").env("BANGER_BACKEND", "firecracker");
+        command.env("BANGER_ACCELERATOR", "kvm").env("BANGER_BACKEND", "firecracker").env("BANGER_NET", "none");
         command.env("BANGER_DEFAULT_IMAGE_NAME", NAME);
     }
 }
@@ -169,12 +171,20 @@ impl FirecrackerGuest {
         self.vm.join("run")
     }
 
+    /// Asks for a connection to a port of the guest.
+    ///
+    /// # Panics
+    /// If Firecracker does not listen.
+    pub fn ask(&self, port: GuestPort) -> UnixStream {
+        relay::ask(&self.run_directory(), port).expect("Firecracker listens")
+    }
+
     /// Connects to a port of the guest, and waits for it to be taken. `None` if it is not.
     ///
     /// # Panics
     /// If Firecracker does not answer.
     pub fn connect(&self, port: GuestPort) -> Option<UnixStream> {
-        let mut stream = relay::ask(&self.run_directory(), port).expect("Firecracker listens");
+        let mut stream = self.ask(port);
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         let (mut answer, mut byte) = (Vec::new(), [0]);
         while answer.last() != Some(&b'\n') {

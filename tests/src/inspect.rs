@@ -40,7 +40,8 @@ impl Home {
         let name = |pid: &Pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let processes = self.processes();
         let of = |start| *processes.iter().find(|pid| name(pid).starts_with(start)).expect(start);
-        (of("banger-vmm"), of("qemu"))
+        let vmm = if self.firecracker_guests { "firecracker" } else { "qemu" };
+        (of("banger-vmm"), of(vmm))
     }
 
     /// Makes the directory of a stopped VM, as another command could have left it, for the

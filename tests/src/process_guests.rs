@@ -68,7 +68,7 @@ impl Home {
 }
 
 /// All entries that the directory of a VM may have.
-const OF_A_VM: [&str; 16] = [
+const OF_A_VM: [&str; 17] = [
     "vm.json",
     "disk.ext4",
     "workspace.ext4",
@@ -85,6 +85,7 @@ const OF_A_VM: [&str; 16] = [
     "console.log",
     "console.log.1",
     "guest",
+    "run",
 ];
 const OF_A_SYNC: [&str; 4] = ["manifest", "filters", "history", "lock"];
 

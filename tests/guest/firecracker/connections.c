@@ -1,7 +1,7 @@
 /* Ports of the guest:
  *
  *   7     gives back what comes
- *   9     powers off; 10: a triple fault; 11: halts
+ *   9     powers off; 10: a triple fault; 11: halts; 12: restarts
  *   1000  the agent's: each connection is joined with one to port 6000 of the host, where the test
  *         has an agent
  */
@@ -104,7 +104,7 @@ static bool join(struct connection *connection) {
 
 static void on_request(const struct packet *packet) {
     uint32_t port = packet->destination_port;
-    if (port == POWER_OFF || port == TRIPLE_FAULT || port == HALT)
+    if (port == POWER_OFF || port == TRIPLE_FAULT || port == HALT || port == RESTART)
         end((enum ending)port);
     struct connection *connection = NULL;
     if (port == ECHO_PORT || port == AGENT_PORT)

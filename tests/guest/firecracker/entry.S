@@ -13,6 +13,8 @@
     .globl version
 version:
     .asciz "Linux version 6.12.0-test (banger's test guest)\n"
+    /* The driver of vsock that banger looks for; this guest has its own. */
+    .asciz "vmw_vsock_virtio_transport"
 
 .section .text.entry, "ax"
 .code32

@@ -68,7 +68,11 @@ _Noreturn static void fault(void) {
 _Noreturn void end(enum ending ending) {
     switch (ending) {
     case POWER_OFF:
-        print("guest: off\n");
+        print("guest: off\nreboot: Power down\n");
+        write_port(KEYBOARD_COMMAND, RESET_PROCESSOR);
+        break;
+    case RESTART:
+        print("guest: restart\nreboot: Restarting system\n");
         write_port(KEYBOARD_COMMAND, RESET_PROCESSOR);
         break;
     case TRIPLE_FAULT:

@@ -29,8 +29,8 @@ void print(const char *text);
 void print_number(uint64_t number);
 void print_hex(uint64_t number);
 
-/* The ends that a guest can come to. */
-enum ending { POWER_OFF = 9, TRIPLE_FAULT = 10, HALT = 11 };
+/* The ends that a guest can come to; of two of them it tells as Linux does. */
+enum ending { POWER_OFF = 9, TRIPLE_FAULT = 10, HALT = 11, RESTART = 12 };
 _Noreturn void end(enum ending ending);
 
 /* Ends as at Ctrl-Alt-Del, if the keyboard says so. */
