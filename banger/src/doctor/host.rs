@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use banger_agent::VERSION;
 use banger_vmm::kvm::{self, KvmSupport};
+use banger_vmm::network::{self, NetworkSupport};
 use banger_vmm::{BackendChoice, Confinement, FirecrackerInstallation, Gap, Programs};
 use nix::unistd::Uid;
 
@@ -94,6 +95,24 @@ pub(super) fn firecracker(settings: Option<&Settings>, has_kvm: bool, paths: &Pa
         }
         Err(_) => Check::ok(NAME, "not used, since it needs KVM; QEMU runs the VMs"),
     }
+}
+
+/// Checks that a VM under Firecracker can have a network, which matters where Firecracker is used.
+/// `None` without the supervisor, which is needed to try it, and for which another check fails.
+pub(super) fn network(settings: Option<&Settings>, has_kvm: bool) -> Option<Check> {
+    const NAME: &str = "network";
+    let supervisor = helper("banger-vmm").ok()?;
+    Some(match network::support(&supervisor, &Programs::new(search_path())) {
+        NetworkSupport::Works(program) => {
+            Check::ok(NAME, format!("{} can connect VMs under Firecracker", program.name()))
+        }
+        NetworkSupport::Unusable { reason, hint } => {
+            let found = format!("VMs under Firecracker have none, and QEMU runs those that need one: {reason}");
+            let has_firecracker =
+                find("firecracker").is_some() || settings.and_then(Settings::firecracker_bin).is_some();
+            if has_kvm && has_firecracker { Check::warn(NAME, found).with_fix(hint) } else { Check::ok(NAME, found) }
+        }
+    })
 }
 
 /// Checks that QEMU is installed and new enough. `translates`: guests do not run with KVM.

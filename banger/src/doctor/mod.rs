@@ -84,8 +84,9 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     // What it would say is said already.
     let settings = settings.ok();
     let is_needed = !settings.as_ref().is_some_and(|settings| store::has_all(settings, paths, ui));
+    checks.push(host::firecracker(settings.as_ref(), !translates, paths));
+    checks.extend(host::network(settings.as_ref(), !translates));
     checks.extend([
-        host::firecracker(settings.as_ref(), !translates, paths),
         host::qemu(translates),
         host::confinement(),
         host::git(),
