@@ -15,7 +15,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::vmm::for_tokio;
-use super::{Backend, BootPolicy, Launched, SingleConnection, SocketPair, VmDefinition, Vmm, VmmCommand, VmmEvent};
+use super::{
+    AgentStream, Backend, BootPolicy, Launched, SingleConnection, SocketPair, VmDefinition, Vmm, VmmCommand, VmmEvent,
+};
 use crate::error::{Failure, IoContext, Result};
 use crate::file;
 use crate::host::die_with;
@@ -85,11 +87,13 @@ impl Process {
         let (commands, told) = mpsc::channel(4);
         tokio::spawn(drive(child, told, sender));
         let ours = |stream| for_tokio(stream).at("talk to", program);
+        // The agent has its end open from the start.
+        let agent: AgentStream = Box::new(ours(agent.ours)?);
         Ok(Launched {
             vmm: Vmm::new(pid, events, commands),
             // It is a guest, in namespaces of its own, for tests.
             confinement: None,
-            agent: Box::new(SingleConnection::open(Box::new(ours(agent.ours)?))),
+            agent: Box::new(SingleConnection::new(ready(agent))),
             console: Box::new(ours(console.ours)?),
         })
     }

@@ -1,6 +1,6 @@
 //! The process that runs a VM, and the connections to it.
 
-use std::future::{pending, ready};
+use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -61,11 +61,6 @@ impl SingleConnection {
     /// Of this connection.
     pub(crate) fn new(connection: impl Future<Output = AgentStream> + Send + 'static) -> Self {
         SingleConnection(Some(connection.boxed()))
-    }
-
-    /// Of an agent that has its end open from the start.
-    pub(crate) fn open(connection: AgentStream) -> Self {
-        SingleConnection::new(ready(connection))
     }
 }
 
