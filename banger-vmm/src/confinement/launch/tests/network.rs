@@ -158,6 +158,10 @@ fn test_binary(directory: &Path) -> PathBuf {
 #[test]
 #[ignore = "the VMM of other tests"]
 fn guest() {
+    // A VMM sees no /proc. Without it, this is whoever runs all tests.
+    if Path::new("/proc/self").exists() {
+        return;
+    }
     let mut guest = Guest::new();
     let named = guest.resolve(internet::NAME).map(|address| guest.read(address, 80));
     let addressed = guest.read(internet::ADDRESS.into(), 80);
