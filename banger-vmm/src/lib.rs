@@ -17,6 +17,7 @@
 mod activity;
 mod backend;
 mod client;
+mod complaint;
 mod confinement;
 mod console;
 mod disk;

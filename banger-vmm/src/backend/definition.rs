@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use banger_agent::boot_config::{AgentDevice, BootConfig, DiskConfig, DiskNaming, DiskRole, GuestIdentity};
 use banger_agent::net::NetPlan;
 
+#[cfg(test)]
+use crate::record::BackendKind;
 use crate::record::VmRecord;
 
 /// A VM to run: its record, its network, and the files that it is made of.
@@ -28,6 +30,22 @@ pub(crate) struct VmDefinition {
 }
 
 impl VmDefinition {
+    /// A VM with this record, of files that need not be there, and without a workspace and modules.
+    #[cfg(test)]
+    pub(crate) fn for_test(record: VmRecord, backend: BackendKind) -> Self {
+        VmDefinition {
+            net: super::net_plan(record.net, backend),
+            record,
+            kernel: "/k".into(),
+            vmlinux: None,
+            initramfs: "/i".into(),
+            base: "/b".into(),
+            disk: "/d".into(),
+            workspace: None,
+            modules: None,
+        }
+    }
+
     /// The disks in the order of their attachment, each with its role and its file.
     pub(crate) fn disks(&self) -> Vec<(DiskRole, &Path)> {
         let workspace = self.workspace.iter().map(|file| (DiskRole::Workspace, &**file));

@@ -30,7 +30,7 @@ pub(crate) const DEVICE: &str = "/dev/net/tun";
 /// How `banger-vmm` is told to try what a VMM's network needs.
 pub const PROBE: &str = "probe-network";
 
-/// What a guest is told: the addresses that slirp4netns has by default.
+/// What a guest is told: the addresses that slirp4netns and QEMU's user networking have by default.
 pub(crate) const USER_NETWORK: NetInterface = NetInterface {
     address: Ipv4Addr::new(10, 0, 2, 15),
     prefix: 24,

@@ -11,12 +11,12 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::unistd::{getpid, pipe2};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{MTU, UPLINK, USER_NETWORK};
-use crate::console;
+use crate::complaint;
 use crate::error::Failure;
 use crate::host::die_with;
 
@@ -24,10 +24,6 @@ use crate::host::die_with;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// One that does not tell when the network answers has connected it if it has not ended by now.
 const SILENT_START: Duration = Duration::from_millis(100);
-/// As much of the end of its complaints is kept, in bytes,
-const MAX_COMPLAINT: usize = 4 << 10;
-/// and as many lines shown.
-const COMPLAINT_LINES: usize = 4;
 
 /// What connects a VMM's namespaces to other machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +99,7 @@ impl NetworkProgram {
             });
         }
         let mut child = command.spawn()?;
-        let complaint = tokio::spawn(read_end(child.stderr.take()));
+        let complaint = tokio::spawn(complaint::read_end(child.stderr.take()));
         Ok(Starting { network: UserNetwork { child, complaint, name: self.name() }, ready })
     }
 }
@@ -136,7 +132,7 @@ impl UserNetwork {
         let _ = self.child.start_kill();
         let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
         let complaint = self.complaint.await.unwrap_or_default();
-        let complaint = console::last_lines(&complaint, COMPLAINT_LINES).join("; ");
+        let complaint = complaint::shown(&complaint);
         let message = format!("{} has not connected the VM's network ({status})", self.name);
         Failure::new(if complaint.is_empty() { message } else { format!("{message}: {complaint}") })
     }
@@ -185,16 +181,4 @@ fn pasta(launcher: i32) -> Vec<String> {
     }
     arguments.push(launcher.to_string());
     arguments
-}
-
-/// Reads to the end, and keeps the last of it.
-async fn read_end(stderr: Option<ChildStderr>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let Some(mut stderr) = stderr else { return kept };
-    let mut buffer = [0; 1024];
-    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-        kept.extend(&buffer[..read]);
-        kept.drain(..kept.len().saturating_sub(MAX_COMPLAINT));
-    }
-    kept
 }

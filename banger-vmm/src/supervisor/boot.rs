@@ -316,17 +316,7 @@ mod tests {
         /// started.
         async fn boot(&self) -> (Result<Booted, Failure>, Duration, usize) {
             let folder = tempfile::tempdir().unwrap();
-            let vm = VmDefinition {
-                net: net_plan(record().net, BackendKind::Qemu),
-                record: record(),
-                kernel: "/k".into(),
-                vmlinux: None,
-                initramfs: "/i".into(),
-                base: "/b".into(),
-                disk: "/d".into(),
-                workspace: None,
-                modules: None,
-            };
+            let vm = VmDefinition::for_test(record(), BackendKind::Qemu);
             let console = Console::new(ConsoleLog::start(folder.path()).unwrap());
             let start = Instant::now();
             let booted = boot(&vm, self.attempt(TCG_BOOT), &console, &CancellationToken::new()).await;

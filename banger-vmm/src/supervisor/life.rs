@@ -224,29 +224,34 @@ async fn boot_somehow(
             }
             Err(failure) => {
                 let is_unfit = failure.kind == FailureKind::KvmUnfit;
-                let others = ways.by_ref().filter(|other| !is_unfit || other.accelerator != Accelerator::Kvm);
-                let other = if is_unfit || way.is_trial { others.into_iter().next() } else { None };
-                match other {
-                    Some(other) if !cancel.is_cancelled() => {
-                        let reason = Some(format!("the VM did not come up under it: {}", failure.message));
-                        let mut other = Way { reason: other.reason.or(reason), ..other };
-                        if other.accelerator == Accelerator::Tcg {
-                            let failed = format!("a first guest under KVM failed: {}", failure.message);
-                            other.fallback = Some(failed.clone());
-                            problem = Some(failed);
-                        }
-                        next = Some(other);
-                    }
-                    _ if launch.accelerator == AcceleratorChoice::Kvm => {
-                        let message = format!("under KVM, which was asked for: {}", failure.message);
-                        return Err(Failure { message, ..failure });
-                    }
-                    _ => return Err(failure),
+                let fits = |other: &Way| !is_unfit || other.accelerator != Accelerator::Kvm;
+                let goes_on = (is_unfit || way.is_trial) && !cancel.is_cancelled();
+                let Some(other) = goes_on.then(|| ways.by_ref().find(fits)).flatten() else {
+                    return Err(last_failure(failure, launch.accelerator));
+                };
+                let reason = Some(format!("the VM did not come up under it: {}", failure.message));
+                let mut other = Way { reason: other.reason.or(reason), ..other };
+                if other.accelerator == Accelerator::Tcg {
+                    let failed = format!("a first guest under KVM failed: {}", failure.message);
+                    other.fallback = Some(failed.clone());
+                    problem = Some(failed);
                 }
+                next = Some(other);
             }
         }
     }
     unreachable!("there is a way, and each returns or leads to the next one")
+}
+
+/// The failure after which no other way is tried.
+fn last_failure(failure: Failure, wanted: AcceleratorChoice) -> Failure {
+    match wanted {
+        AcceleratorChoice::Kvm => {
+            let message = format!("under KVM, which was asked for: {}", failure.message);
+            Failure { message, ..failure }
+        }
+        AcceleratorChoice::Auto | AcceleratorChoice::Tcg => failure,
+    }
 }
 
 /// The disk that a workspace comes on, if the VM has one.

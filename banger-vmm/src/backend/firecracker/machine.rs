@@ -127,7 +127,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::backend::net_plan;
     use crate::record::{BackendKind, VmRecord};
 
     fn definition(change: impl FnOnce(&mut VmRecord)) -> VmDefinition {
@@ -135,15 +134,11 @@ mod tests {
         record.machine_id = "0".repeat(32);
         change(&mut record);
         VmDefinition {
-            net: net_plan(record.net, BackendKind::Firecracker),
-            record,
-            kernel: "/k".into(),
             vmlinux: Some("/vmlinux".into()),
-            initramfs: "/i".into(),
             base: "/images/base".into(),
-            disk: "/d".into(),
             workspace: Some("/w".into()),
             modules: Some("/m".into()),
+            ..VmDefinition::for_test(record, BackendKind::Firecracker)
         }
     }
 

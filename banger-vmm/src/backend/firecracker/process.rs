@@ -12,7 +12,6 @@ use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::process::ChildStderr;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -21,10 +20,9 @@ use super::end_signs::EndSigns;
 use super::run_directory::RunDirectory;
 use super::snapshot;
 use crate::backend::{VmmCommand, VmmEvent};
+use crate::complaint;
 use crate::confinement::Confined;
 
-/// As much of the end of what it writes to standard error is kept, in bytes.
-const MAX_COMPLAINT: usize = 4 << 10;
 /// How long who follows the console may take to read the rest of it when Firecracker is gone.
 const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -62,7 +60,7 @@ impl Process {
         log_lines: watch::Sender<()>,
         events: mpsc::Sender<VmmEvent>,
     ) {
-        let complaint = tokio::spawn(read_end(self.confined.child.stderr.take()));
+        let complaint = tokio::spawn(complaint::read_end(self.confined.child.stderr.take()));
         let mut waiting = VecDeque::new();
         let mut working: Option<BoxFuture<'static, ()>> = None;
         let mut buffer = [0; 4096];
@@ -149,16 +147,4 @@ impl AsyncRead for Console {
 
 fn lock(signs: &Mutex<EndSigns>) -> MutexGuard<'_, EndSigns> {
     signs.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads to the end, and keeps the last of it.
-async fn read_end(stderr: Option<ChildStderr>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let Some(mut stderr) = stderr else { return kept };
-    let mut buffer = [0; 1024];
-    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-        kept.extend(&buffer[..read]);
-        kept.drain(..kept.len().saturating_sub(MAX_COMPLAINT));
-    }
-    kept
 }

@@ -117,24 +117,14 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::net_plan;
     use crate::record::{BackendKind, VmRecord};
 
     fn definition(change: impl FnOnce(&mut VmRecord)) -> VmDefinition {
         let mut record = VmRecord::new("work", "image", "kernel", 0);
         record.machine_id = "0".repeat(32);
         change(&mut record);
-        VmDefinition {
-            net: net_plan(record.net, BackendKind::Qemu),
-            record,
-            kernel: "/k".into(),
-            vmlinux: None,
-            initramfs: "/i".into(),
-            base: "/images/a,b/rootfs.ext4".into(),
-            disk: "/d".into(),
-            workspace: None,
-            modules: None,
-        }
+        let base = "/images/a,b/rootfs.ext4".into();
+        VmDefinition { base, ..VmDefinition::for_test(record, BackendKind::Qemu) }
     }
 
     fn line(change: impl FnOnce(&mut VmRecord), accelerator: Accelerator) -> String {

@@ -12,7 +12,6 @@ pub(crate) mod vsock;
 
 use std::ffi::OsString;
 use std::future::pending;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use banger_agent::link;
-use banger_agent::net::{NetInterface, NetMode, NetPlan};
+use banger_agent::net::{NetMode, NetPlan};
 use futures::future::LocalBoxFuture;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Uid, getpid};
@@ -34,6 +33,7 @@ use crate::confinement::Rules;
 use crate::error::{Error, Failure, IoContext, Result};
 use crate::host::die_with;
 use crate::kvm::{self, Accelerator};
+use crate::network;
 use crate::program::Programs;
 use crate::record::BackendKind;
 use command_line::Descriptors;
@@ -48,18 +48,13 @@ pub(crate) struct Qemu {
 /// User networking (slirp), with the addresses that QEMU gives it by default.
 pub(crate) const USER_NETWORK: NetPlan = NetPlan {
     mode: NetMode::User,
-    interface: Some(NetInterface {
-        address: Ipv4Addr::new(10, 0, 2, 15),
-        prefix: 24,
-        gateway: HOST,
-        dns: Ipv4Addr::new(10, 0, 2, 3),
-    }),
+    interface: Some(network::USER_NETWORK),
+    // The host, as a guest with user networking sees it: router and loopback in one.
+    //
     // Trap: QEMU gives no way to forbid that but `restrict=on`, which forbids everything
     // (libslirp's `disable_host_loopback` is not an option of QEMU's).
-    host_alias: Some(HOST),
+    host_alias: Some(network::USER_NETWORK.gateway),
 };
-/// The host, as a guest with user networking sees it: router and loopback in one.
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// For a guest whose instructions are translated: what guards against the speculation of a real
 /// processor guards nothing here, and to zero each page twice is what writing files spends most of
@@ -248,22 +243,17 @@ mod tests {
 
     use super::*;
     use crate::VmRecord;
-    use crate::backend::net_plan;
     use crate::confinement::{Confinement, Gap};
 
     pub(super) fn definition(net: NetMode, folder: &Path) -> VmDefinition {
         let mut record = VmRecord::new("vm", "image", "kernel", 0);
         record.net = net;
         VmDefinition {
-            net: net_plan(record.net, BackendKind::Qemu),
-            record,
             kernel: folder.join("kernel"),
-            vmlinux: None,
             initramfs: folder.join("initramfs"),
             base: folder.join("base"),
             disk: folder.join("disk"),
-            workspace: None,
-            modules: None,
+            ..VmDefinition::for_test(record, BackendKind::Qemu)
         }
     }
 

@@ -9,9 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::process::{Child, ChildStderr};
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -19,15 +18,11 @@ use super::qmp;
 use super::session::{Dispatcher, Session};
 use super::snapshot;
 use crate::backend::{VmmCommand, VmmEvent};
-use crate::console;
+use crate::complaint;
 use crate::error::{CONFINED, Failure};
 
 /// A QEMU that was told to quit may take this long to write out what it holds.
 const QUIT_PATIENCE: Duration = Duration::from_secs(10);
-/// As much of the end of its complaints is kept, in bytes,
-const MAX_COMPLAINT: usize = 4 << 10;
-/// and as many lines shown.
-const COMPLAINT_LINES: usize = 4;
 
 /// A QEMU that runs, and what is told about it.
 pub(super) struct Process {
@@ -50,7 +45,7 @@ pub(super) type State = (std::os::fd::RawFd, std::path::PathBuf);
 /// any more.
 pub(super) async fn drive(process: Process, mut commands: mpsc::Receiver<VmmCommand>, state: Option<State>) {
     let Process { mut child, qmp, events, opened, version } = process;
-    let complaint = tokio::spawn(read_end(child.stderr.take()));
+    let complaint = tokio::spawn(complaint::read_end(child.stderr.take()));
     let (reader, writer) = qmp.into_split();
     let (session, mut dispatcher) = Session::new(writer);
     let (sender, mut messages) = mpsc::channel(16);
@@ -179,22 +174,10 @@ impl Listener {
     }
 }
 
-/// Reads to the end, and keeps the last of it.
-async fn read_end(stderr: Option<ChildStderr>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let Some(mut stderr) = stderr else { return kept };
-    let mut buffer = [0; 1024];
-    while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-        kept.extend(&buffer[..read]);
-        kept.drain(..kept.len().saturating_sub(MAX_COMPLAINT));
-    }
-    kept
-}
-
 /// What an end that nobody asked for means.
 fn failure(status: Option<ExitStatus>, complaint: &[u8]) -> Failure {
     let status = status.map_or_else(|| "its exit status is unknown".to_owned(), |status| status.to_string());
-    let complaint = console::last_lines(complaint, COMPLAINT_LINES).join("; ");
+    let complaint = complaint::shown(complaint);
     if complaint.is_empty() {
         return Failure::new(format!("QEMU ended ({status})"));
     }
