@@ -52,6 +52,10 @@ pub(crate) trait AgentConnector: Send {
     /// makes another connection, for a guest whose last one was cut; of a device that has only one,
     /// or of a VMM that cannot connect any more, it never completes then: [`Vmm::events`] tell why.
     fn connect(&mut self) -> BoxFuture<'_, AgentStream>;
+
+    /// Whether a connection is of no use any more once the VMM was told to write a snapshot: its
+    /// guest forgets it, and neither end hears of that.
+    fn is_cut_by_snapshots(&self) -> bool;
 }
 
 /// An agent with one connection, which there is once a future completes.
@@ -67,6 +71,10 @@ impl SingleConnection {
 impl AgentConnector for SingleConnection {
     fn connect(&mut self) -> BoxFuture<'_, AgentStream> {
         self.0.take().unwrap_or_else(|| pending().boxed())
+    }
+
+    fn is_cut_by_snapshots(&self) -> bool {
+        false
     }
 }
 

@@ -38,9 +38,10 @@ const LAST_COUNT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an idle guest may take to go down.
 const IDLE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How soon after a snapshot the VMM cuts the agent's link, if it does, and how long the agent may
-/// then take to answer on another one.
-const CUT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the agent may take to answer on another link after a snapshot,
+const RELINK_LIMIT: Duration = Duration::from_secs(5);
+/// and how often it is asked: the guest may take the first link for one of those that were cut.
+const RELINK_ATTEMPTS: usize = 2;
 
 /// How a VM that was up ended.
 pub(super) enum Ended {
@@ -77,10 +78,8 @@ pub(super) struct Monitor<'a> {
     job: Option<Job>,
     /// The guest's processors stand still.
     paused: bool,
-    /// Whether the agent cannot answer for now: the VM is paused, or about to be.
-    frozen: watch::Sender<bool>,
-    /// Until when the VMM may cut the agent's link, as it made a snapshot.
-    may_cut: Option<Instant>,
+    /// The agent's link; none: the agent cannot answer for now, as the VM is paused, or about to be.
+    answering: watch::Sender<Option<Mux>>,
 }
 
 /// What is wanted of a VM that is up.
@@ -114,8 +113,7 @@ impl<'a> Monitor<'a> {
             source: Arc::new(source),
             job: None,
             paused: false,
-            frozen: watch::Sender::new(false),
-            may_cut: None,
+            answering: watch::Sender::new(None),
         }
     }
 
@@ -132,6 +130,7 @@ impl<'a> Monitor<'a> {
         self.info.confinement = confinement;
         let (mux, driver) = Mux::host(stream);
         let mut link = Link { mux: mux.clone(), driver: Some(tokio::spawn(driver)), connector, identity };
+        self.answering.send_replace(Some(mux.clone()));
         self.note(VmPhase::Running {
             backend: Some(way.backend.kind()),
             accelerator: way.accelerator,
@@ -162,11 +161,6 @@ impl<'a> Monitor<'a> {
                 // Commands that run would wait for ever.
                 driver.abort();
             }
-            if link.driver.is_none() && !self.lost && !self.stopping && !*self.frozen.borrow() {
-                self.connect_again(&mut link, &mut vmm).await;
-                parting.set(farewell(link.mux.clone()).fuse());
-                continue;
-            }
             tokio::select! {
                 event = vmm.events.recv() => match event {
                     Some(VmmEvent::Exited(failure)) => break failure.message,
@@ -178,19 +172,21 @@ impl<'a> Monitor<'a> {
                 },
                 error = ended(&mut link.driver) => {
                     link.driver = None;
-                    let may_be_cut = self.job.as_ref().is_some_and(|job| job.may_cut)
-                        || self.may_cut.is_some_and(|end| Instant::now() < end);
-                    if !may_be_cut {
+                    if !(self.job.is_some() && link.connector.is_cut_by_snapshots()) {
                         self.lose(Failure::new(error)).await;
                     }
                 }
                 state = &mut parting => said = Some(state),
-                asked = wishes.shutdown.next() => self.stop(&asked, &link.mux, &mut vmm),
-                Some(request) = wishes.actions.recv() => self.begin(request, &link.mux, &vmm),
-                outcome = snapshot::ended(&mut self.job) => self.finish(outcome, &link.mux, &vmm).await,
+                asked = wishes.shutdown.next() => self.stop(&asked, &mut vmm),
+                Some(request) = wishes.actions.recv() => self.begin(request, &vmm),
+                outcome = snapshot::ended(&mut self.job) => {
+                    if self.finish(outcome, &mut link, &mut vmm).await {
+                        parting.set(farewell(link.mux.clone()).fuse());
+                    }
+                }
                 () = self.finished.notified() => vmm.quit(),
                 () = self.state.usage.idle(), if self.is_up() => {
-                    self.stop(&Shutdown { patience: IDLE_PATIENCE, counts: false }, &link.mux, &mut vmm);
+                    self.stop(&Shutdown { patience: IDLE_PATIENCE, counts: false }, &mut vmm);
                 }
                 () = self.state.usage.quiet(QUIET), if self.is_up() => {
                     let (mux, state, turn) = (link.mux.clone(), Arc::clone(self.state), Arc::clone(&self.counting));
@@ -209,7 +205,8 @@ impl<'a> Monitor<'a> {
         if let Some(mut job) = self.job.take() {
             // It has nothing to wait for any more, and removes what it has begun.
             job.cancel();
-            job.ended().await;
+            let outcome = job.ended().await;
+            job.answer(outcome.result);
         }
         if !self.counted.load(Ordering::Relaxed) {
             // Not to be believed is enough: a disk that is full keeps nobody here.
@@ -227,7 +224,7 @@ impl<'a> Monitor<'a> {
     }
 
     /// Makes the guest go down.
-    fn stop(&mut self, asked: &Shutdown, mux: &Mux, vmm: &mut Vmm) {
+    fn stop(&mut self, asked: &Shutdown, vmm: &mut Vmm) {
         let Shutdown { mut patience, counts } = *asked;
         if self.lost {
             // Its agent is lost: there is nobody to ask.
@@ -238,14 +235,15 @@ impl<'a> Monitor<'a> {
         } else if !self.stopping {
             self.state.leave();
             self.stopping = true;
-            self.thaw(mux, vmm);
-            let mut frozen = self.frozen.subscribe();
-            let (mux, counted) = (mux.clone(), Arc::clone(&self.counted));
+            self.thaw(vmm);
+            let mut answering = self.answering.subscribe();
+            let counted = Arc::clone(&self.counted);
             let (turn, state) = (Arc::clone(&self.counting), Arc::clone(self.state));
             let finished = Arc::clone(&self.finished);
             tokio::spawn(async move {
                 // A VM that is paused hears nothing. The sender is gone with the VM.
-                let _ = frozen.wait_for(|frozen| !frozen).await;
+                let mux = answering.wait_for(Option::is_some).await.map_or(None, |mux| mux.clone());
+                let Some(mux) = mux else { return };
                 // Who has no time for an orderly end has none for this either, and what still runs
                 // can write until its end.
                 let limit = if counts { LAST_COUNT_LIMIT } else { LAST_COUNT_LIMIT.min(patience / 2) };
@@ -274,11 +272,11 @@ impl<'a> Monitor<'a> {
     /// Whether somebody can use the VM, so that it matters that nobody does. A VM that is paused is
     /// not idle.
     fn is_up(&self) -> bool {
-        !self.stopping && !self.lost && !*self.frozen.borrow()
+        !self.stopping && !self.lost && self.answering.borrow().is_some()
     }
 
     /// Begins what a client asks for.
-    fn begin(&mut self, request: Request, mux: &Mux, vmm: &Vmm) {
+    fn begin(&mut self, request: Request, vmm: &Vmm) {
         let Request { action, done } = request;
         let refusal = if self.stopping {
             Some(Failure::going_down())
@@ -292,68 +290,88 @@ impl<'a> Monitor<'a> {
         match refusal {
             // Who has gone needs no answer.
             Some(failure) => drop(done.send(Err(failure))),
-            None => self.start(action, Some(done), mux, vmm),
+            None => self.start(action, Some(done), vmm),
         }
     }
 
-    fn start(&mut self, action: Action, done: Option<oneshot::Sender<Result<(), Failure>>>, mux: &Mux, vmm: &Vmm) {
+    fn start(&mut self, action: Action, done: Option<oneshot::Sender<Result<(), Failure>>>, vmm: &Vmm) {
         let control = match vmm.control() {
             Ok(control) => control,
             Err(failure) => return drop(done.map(|done| done.send(Err(failure)))),
         };
         let target = Target {
             control,
-            mux: mux.clone(),
+            mux: self.answering.send_replace(None),
             is_paused: self.paused,
             source: Arc::clone(&self.source),
             version: vmm.version().map(str::to_owned),
         };
-        self.frozen.send_replace(true);
         self.job = Some(Job::begin(action, done, target));
     }
 
-    /// Takes note of what came of a job.
-    async fn finish(&mut self, outcome: Outcome, mux: &Mux, vmm: &Vmm) {
-        if self.job.take().is_some_and(|job| job.may_cut) {
-            self.may_cut = Instant::now().checked_add(CUT_PATIENCE);
+    /// Takes note of what came of a job, and tells who asked for it. If the guest's agent can answer
+    /// again, it does by then. Returns whether it has another link.
+    async fn finish(&mut self, outcome: Outcome, link: &mut Link, vmm: &mut Vmm) -> bool {
+        let job = self.job.take();
+        let mut result = outcome.result;
+        if outcome.vmm_wrote
+            && link.connector.is_cut_by_snapshots()
+            && let Some(driver) = link.driver.take()
+        {
+            driver.abort();
         }
         self.paused = outcome.is_paused;
-        self.state.set_paused(self.paused);
         if let Some(failure) = outcome.stuck {
             self.lose(Failure { message: format!("the VM cannot go on: {}", failure.message), ..failure }).await;
         }
+        let relinks = !self.paused && !self.lost && link.driver.is_none();
+        if relinks && let Err(failure) = self.connect_again(link, vmm).await {
+            self.lose(failure.clone()).await;
+            result = result.and(Err(failure));
+        }
+        self.state.set_paused(self.paused);
         if !self.paused || self.lost {
             // The time that it was paused for does not count.
             self.state.usage.restart();
-            self.frozen.send_replace(false);
+            self.answering.send_replace(Some(link.mux.clone()));
         } else if self.stopping {
-            self.thaw(mux, vmm);
+            self.thaw(vmm);
         }
+        if let Some(job) = job {
+            job.answer(result);
+        }
+        relinks
     }
 
     /// Has a VM go on that is paused, or about to be.
-    fn thaw(&mut self, mux: &Mux, vmm: &Vmm) {
+    fn thaw(&mut self, vmm: &Vmm) {
         match &self.job {
             // What comes of it leads here again.
             Some(job) => job.cancel(),
-            None if self.paused => self.start(Action::Resume, None, mux, vmm),
+            None if self.paused => self.start(Action::Resume, None, vmm),
             None => {}
         }
     }
 
-    /// Makes another link, where the VMM has cut the former one.
-    async fn connect_again(&mut self, link: &mut Link, vmm: &mut Vmm) {
-        let late = Failure::new("the guest's agent did not answer after a snapshot of the VM was made");
-        let deadline = Instant::now() + CUT_PATIENCE;
-        match greet(&mut *link.connector, vmm, link.identity.clone(), deadline, late).await {
-            Ok((stream, _)) => {
-                let (mux, driver) = Mux::host(stream);
-                link.driver = Some(tokio::spawn(driver));
-                link.mux = mux.clone();
-                self.state.relinked(mux);
+    /// Makes another link, where the former one was cut.
+    async fn connect_again(&self, link: &mut Link, vmm: &mut Vmm) -> Result<(), Failure> {
+        let mut late = Failure::new("the guest's agent did not answer after a snapshot of the VM was made");
+        for _ in 0..RELINK_ATTEMPTS {
+            let deadline = Instant::now() + RELINK_LIMIT;
+            match greet(&mut *link.connector, vmm, link.identity.clone(), deadline, late.clone()).await {
+                Ok((stream, _)) => {
+                    let (mux, driver) = Mux::host(stream);
+                    link.driver = Some(tokio::spawn(driver));
+                    link.mux = mux.clone();
+                    if !self.stopping {
+                        self.state.relinked(mux);
+                    }
+                    return Ok(());
+                }
+                Err(failure) => late = failure,
             }
-            Err(failure) => self.lose(failure).await,
         }
+        Err(late)
     }
 
     /// The agent will not answer any more. On its way down it need not.

@@ -51,6 +51,14 @@ pub(super) struct Outcome {
     pub(super) is_paused: bool,
     /// Why a VM that should go on does not.
     pub(super) stuck: Option<Failure>,
+    /// Whether the VMM was told to write the VM's state, whatever came of it.
+    pub(super) vmm_wrote: bool,
+}
+
+impl Outcome {
+    fn new(result: Result<(), Failure>, is_paused: bool) -> Outcome {
+        Outcome { result, is_paused, stuck: None, vmm_wrote: false }
+    }
 }
 
 /// An action that is being carried out.
@@ -58,17 +66,14 @@ pub(super) struct Job {
     task: JoinHandle<Outcome>,
     cancel: CancellationToken,
     done: Option<oneshot::Sender<Result<(), Failure>>>,
-    /// The VMM may cut the agent's link by it.
-    pub(super) may_cut: bool,
 }
 
 impl Job {
     /// Begins an action, for who asked for it, if anybody did.
     pub(super) fn begin(action: Action, done: Option<oneshot::Sender<Result<(), Failure>>>, target: Target) -> Job {
         let cancel = CancellationToken::new();
-        let may_cut = matches!(action, Action::Snapshot(_));
         let task = tokio::spawn(carry_out(action, target, cancel.clone()));
-        Job { task, cancel, done, may_cut }
+        Job { task, cancel, done }
     }
 
     /// Ends a snapshot that is being made. What there is of it goes, and the VM goes on.
@@ -76,17 +81,20 @@ impl Job {
         self.cancel.cancel();
     }
 
-    /// Waits for the end, and tells who asked.
+    /// Waits for the end.
     pub(super) async fn ended(&mut self) -> Outcome {
-        let outcome = (&mut self.task).await.unwrap_or_else(|error| {
+        (&mut self.task).await.unwrap_or_else(|error| {
             let failure = Failure::new(error.to_string());
-            Outcome { result: Err(failure.clone()), is_paused: true, stuck: Some(failure) }
-        });
-        if let Some(done) = self.done.take() {
+            Outcome { stuck: Some(failure.clone()), ..Outcome::new(Err(failure), true) }
+        })
+    }
+
+    /// Tells who asked what came of it.
+    pub(super) fn answer(self, result: Result<(), Failure>) {
+        if let Some(done) = self.done {
             // Who has gone needs no answer.
-            let _ = done.send(outcome.result.clone());
+            let _ = done.send(result);
         }
-        outcome
     }
 }
 
@@ -101,7 +109,8 @@ pub(super) async fn ended(job: &mut Option<Job>) -> Outcome {
 /// The VM that an action is about.
 pub(super) struct Target {
     pub(super) control: VmmControl,
-    pub(super) mux: Mux,
+    /// The agent's link; none: it cannot answer.
+    pub(super) mux: Option<Mux>,
     pub(super) is_paused: bool,
     pub(super) source: Arc<Source>,
     /// The VMM's; none: it does not say.
@@ -188,11 +197,13 @@ async fn carry_out(action: Action, target: Target, cancel: CancellationToken) ->
     match action {
         Action::Pause => {
             let result = target.control.pause().await;
-            Outcome { is_paused: was_paused || result.is_ok(), result, stuck: None }
+            let is_paused = was_paused || result.is_ok();
+            Outcome::new(result, is_paused)
         }
         Action::Resume => {
             let result = if was_paused { target.control.resume().await } else { Ok(()) };
-            Outcome { is_paused: was_paused && result.is_err(), result, stuck: None }
+            let is_paused = was_paused && result.is_err();
+            Outcome::new(result, is_paused)
         }
         Action::Snapshot(place) => target.snapshot(&place, &cancel).await,
     }
@@ -200,7 +211,7 @@ async fn carry_out(action: Action, target: Target, cancel: CancellationToken) ->
 
 impl Target {
     async fn snapshot(self, place: &Path, cancel: &CancellationToken) -> Outcome {
-        let refused = |failure| Outcome { result: Err(failure), is_paused: self.is_paused, stuck: None };
+        let refused = |failure| Outcome::new(Err(failure), self.is_paused);
         let begun = {
             let (place, source, version) = (place.to_owned(), Arc::clone(&self.source), self.version.clone());
             blocking(move || {
@@ -214,7 +225,7 @@ impl Target {
             Err(failure) => return refused(failure),
         };
         let (making, outcome) = self.freeze(making, info.disks.clone(), cancel).await;
-        let Outcome { result, is_paused, stuck } = outcome;
+        let Outcome { result, .. } = outcome;
         // The VM goes on meanwhile.
         let result = blocking(move || match result {
             Ok(()) => Ok(making.complete(&info)?),
@@ -224,15 +235,17 @@ impl Target {
             }
         })
         .await;
-        Outcome { result, is_paused, stuck }
+        Outcome { result, ..outcome }
     }
 
     /// Pauses the VM while its state is written and its disks are copied.
     async fn freeze(&self, making: Making, disks: Vec<String>, cancel: &CancellationToken) -> (Making, Outcome) {
         if !self.is_paused {
             let paused = async {
-                // Without an answer, the guest's memory has what its disks have not.
-                let _ = timeout(SYNC_LIMIT, sync_disks(self.mux.clone())).await;
+                if let Some(mux) = self.mux.clone() {
+                    // Without an answer, the guest's memory has what its disks have not.
+                    let _ = timeout(SYNC_LIMIT, sync_disks(mux)).await;
+                }
                 self.control.pause().await
             };
             let paused = tokio::select! {
@@ -242,7 +255,7 @@ impl Target {
             if let Err(failure) = paused {
                 // It may have come, or come still, all the same. A VM that runs has no need of it.
                 let _ = self.control.resume().await;
-                return (making, Outcome { result: Err(failure), is_paused: false, stuck: None });
+                return (making, Outcome::new(Err(failure), false));
             }
         }
         let written = tokio::select! {
@@ -264,7 +277,7 @@ impl Target {
         };
         let resumed = if self.is_paused { Ok(()) } else { self.control.resume().await };
         let stuck = resumed.err();
-        (made, Outcome { result, is_paused: self.is_paused || stuck.is_some(), stuck })
+        (made, Outcome { result, is_paused: self.is_paused || stuck.is_some(), stuck, vmm_wrote: true })
     }
 }
 

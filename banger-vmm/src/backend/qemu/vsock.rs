@@ -127,6 +127,10 @@ impl AgentConnector for DeviceConnector {
     fn connect(&mut self) -> BoxFuture<'_, AgentStream> {
         self.connector.connect()
     }
+
+    fn is_cut_by_snapshots(&self) -> bool {
+        self.connector.is_cut_by_snapshots()
+    }
 }
 
 /// QEMU's arguments for `vm`, with the machine changed into one that looks like Firecracker's.
