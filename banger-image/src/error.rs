@@ -190,6 +190,15 @@ pub enum Error {
         name: String,
     },
 
+    /// The store has it, but not all of its files as they were made.
+    #[error("the {kind} `{name}` is incomplete: files of it are missing or cut short")]
+    Incomplete {
+        /// What it is.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+
     /// The store has no such image or kernel.
     #[error("no {kind} named `{name}` is here")]
     NotHere {
@@ -329,6 +338,9 @@ impl Error {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("for a list: banger {kind} list"),
             }),
+            Error::Incomplete { kind, name } => {
+                Some(format!("delete it, then pull or import it again: banger {kind} delete {name}"))
+            }
             Error::InUse { .. } => Some("delete the VMs before: banger delete VM".into()),
             Error::KernelInUse { .. } => {
                 Some("delete these before: banger delete VM, banger image delete IMAGE".into())

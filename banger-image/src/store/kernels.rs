@@ -141,6 +141,9 @@ impl Store {
     /// [`Error::Io`] if the store cannot be read.
     pub fn kernel_not_here(&self, name: &str) -> Result<Error> {
         let known = self.kernels.names()?;
+        if known.iter().any(|known| known == name) {
+            return Ok(Error::Incomplete { kind: Kind::Kernel, name: name.to_owned() });
+        }
         let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
         Ok(Error::NotHere { kind: Kind::Kernel, name: name.to_owned(), nearest })
     }
@@ -157,6 +160,9 @@ impl Store {
     /// meant.
     pub(crate) fn unknown_kernel(&self, name: &str, catalog: &Catalog) -> Result<Error> {
         let here = self.kernels.names()?;
+        if here.iter().any(|here| here == name) {
+            return Ok(Error::Incomplete { kind: Kind::Kernel, name: name.to_owned() });
+        }
         Ok(unknown(Kind::Kernel, name, catalog.kernels.keys().chain(&here)))
     }
 
@@ -303,6 +309,13 @@ mod tests {
         let catalog = Catalog::embedded().unwrap();
         store.check_kernel("mine", &catalog).unwrap();
         assert_eq!(store.check_kernel("minee", &catalog).unwrap_err().hint().unwrap(), "did you mean `mine`?");
+        let whole = fs::read(&kernel.vmlinuz).unwrap();
+        fs::write(&kernel.vmlinuz, "cut").unwrap();
+        for error in [store.check_kernel("mine", &catalog).unwrap_err(), store.kernel_not_here("mine").unwrap()] {
+            assert_eq!(error.to_string(), "the kernel `mine` is incomplete: files of it are missing or cut short");
+            assert!(error.hint().unwrap().contains("banger kernel delete mine"), "{error:?}");
+        }
+        fs::write(&kernel.vmlinuz, whole).unwrap();
 
         image(&store, "one.000000000001", "mine");
         image(&store, "one.000000000002", "mine");

@@ -138,11 +138,19 @@ fn start(order: &Order, reports: &mut Reports) -> Result<(i32, Confinement), Fai
     // In its new root, since these rules hold what they name open.
     let rules = order.rules.prepare().map_err(|error| failed("prepare its rules", &error))?;
     let confinement = rules.confinement().clone().within(namespaces, &order.rules);
-    let pid = spawn(order, rules).map_err(|error| {
-        let program = order.program.display();
-        Failure::new(format!("cannot run {program}, confined to the VM's files: {error}"))
-    })?;
+    let pid = spawn(order, rules).map_err(|error| not_run(order, &error))?;
     Ok((pid, confinement))
+}
+
+/// Why the VMM's program could not be run where it sees the VM's files only.
+fn not_run(order: &Order, error: &io::Error) -> Failure {
+    let name = order.program.display();
+    if error.kind() == io::ErrorKind::NotFound && order.program.exists() && order.directory.exists() {
+        // execve(2): ENOENT is about the interpreter as well.
+        let reason = "it is a script or needs shared libraries, and can see neither where it is confined";
+        return Failure::new(format!("cannot run {name}: {reason}")).with_hint("use a statically linked program");
+    }
+    Failure::new(format!("cannot run {name}, confined to the VM's files: {error}"))
 }
 
 fn make_devices(namespaces: &[Namespace]) -> Result<(), Obstacle> {

@@ -52,7 +52,7 @@ impl From<banger_image::Error> for CommandError {
             Error::Catalog { .. } => ErrorKind::Catalog,
             Error::Exists { .. } => ErrorKind::ImageExists,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,
-            Error::Damaged { .. } => ErrorKind::StateDamaged,
+            Error::Damaged { .. } | Error::Incomplete { .. } => ErrorKind::StateDamaged,
             Error::Io(source) | Error::FileSystem(banger_image::ext4::Error::Image(source)) => source.into(),
             _ => ErrorKind::Image,
         };

@@ -7,7 +7,7 @@ mod network;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
@@ -310,12 +310,17 @@ fn has_ended(process: Process, milliseconds: u16) -> bool {
 async fn failures_name_what_is_missing(host: Host) {
     let missing = host.path("images/vmm");
     let command = |program: PathBuf| ConfinedCommand { program, ..host.shell("") };
+    let mut script = command(host.path("images/script"));
+    fs::write(&script.program, "#!/bin/cat").unwrap();
+    fs::set_permissions(&script.program, fs::Permissions::from_mode(0o755)).unwrap();
+    script.rules.readable = vec![script.program.clone()];
     for (failure, expected) in [
         (host.launch(command(missing.clone())).await.err().unwrap(), "No such file"),
         (host.launch(command(host.path("images/rootfs"))).await.err().unwrap(), "Permission denied"),
         // It is there on the host.
         (host.launch(command(host.path("banger-vmm"))).await.err().unwrap(), "No such file"),
         (host.launch(ConfinedCommand { directory: missing, ..host.shell("") }).await.err().unwrap(), "No such file"),
+        (host.launch(script).await.err().unwrap(), "it is a script or needs shared libraries"),
     ] {
         assert!(failure.message.contains("cannot run") && failure.message.contains(expected), "{failure:?}");
     }
