@@ -62,7 +62,7 @@ test: build second process vsock
 	@scripts/setup run test
 	@scripts/test $(DIST)
 
-bench: build
+bench: build process vsock
 	@scripts/setup run test
 	@scripts/bench $(DIST)
 

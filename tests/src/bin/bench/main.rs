@@ -1,6 +1,7 @@
 //! `make bench`: what banger takes, beside a floor or a peer measured in the same run. Prints a
 //! table in Markdown.
 
+mod backends;
 mod floor;
 mod images;
 mod vms;
@@ -28,6 +29,8 @@ fn main() -> Result<(), BenchError> {
     let floor = Floor::new(&home)?;
     rows.push(cold_start(&home, &floor)?);
     rows.extend(large(&home, &floor)?);
+    rows.extend(backends::firecracker()?);
+    rows.extend(backends::links()?);
     rows.extend(vms::by_name(&floor)?);
     rows.extend(vms::come_and_go()?);
     rows.push(version(&home)?);
@@ -190,15 +193,17 @@ fn write_noise(repository: &Repository<'_>) {
 /// Runs `true`, and reads from banger's own line how long listing and sync took.
 fn phases(repository: &Repository<'_>) -> Result<(Duration, Duration), BenchError> {
     let output = repository.run(["--", "true"]);
-    let line = output.stderr.lines().find(|line| line.contains("; list "));
-    let line = line.ok_or_else(|| format!("banger says nothing of its phases: {}", output.stderr))?;
-    let phase = |name: &str| -> Result<Duration, BenchError> {
-        let rest = line.split(name).nth(1).ok_or("a phase is missing")?;
-        let mut words = rest.trim_start().split([' ', ',', ';']);
-        let number: f64 = words.next().ok_or("a number is missing")?.parse()?;
-        Ok(Duration::from_secs_f64(if words.next() == Some("ms") { number / 1000.0 } else { number }))
-    };
-    Ok((phase("list ")?, phase("sync ")?))
+    Ok((phase(&output.stderr, "list ")?, phase(&output.stderr, "sync ")?))
+}
+
+/// How long a phase took, by the line that banger writes about all of them.
+fn phase(stderr: &str, name: &str) -> Result<Duration, BenchError> {
+    let line = stderr.lines().find(|line| line.contains("; list "));
+    let line = line.ok_or_else(|| format!("banger says nothing of its phases: {stderr}"))?;
+    let rest = line.split(name).nth(1).ok_or("a phase is missing")?;
+    let mut words = rest.trim_start().split([' ', ',', ';']);
+    let number: f64 = words.next().ok_or("a number is missing")?.parse()?;
+    Ok(Duration::from_secs_f64(if words.next() == Some("ms") { number / 1000.0 } else { number }))
 }
 
 fn version(home: &Home) -> Result<Vec<String>, BenchError> {
