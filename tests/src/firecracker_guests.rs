@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use crate::{Home, relay, required};
@@ -110,16 +112,40 @@ impl Home {
     /// # Panics
     /// Where `/dev/kvm` cannot be opened.
     pub fn with_firecracker_guests_that(at_boot: AtBoot) -> Home {
+        let home = Home::for_firecracker(at_boot);
+        home.start_relay();
+        home
+    }
+
+    /// A home whose VMs run on real Firecracker, with their directories on a file system of this
+    /// many bytes. This thread, and what it starts, sees it.
+    ///
+    /// # Panics
+    /// Where `/dev/kvm` cannot be opened, or if this is not root.
+    pub fn with_firecracker_guests_on_small_disk(bytes: u64) -> Home {
+        let home = Home::for_firecracker(AtBoot::Serve);
+        let none: Option<&Path> = None;
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts of its own");
+        let size = format!("size={bytes},mode=0700");
+        mount(none, &home.data().join("vms"), Some("tmpfs"), MsFlags::empty(), Some(&*size)).expect("a file system");
+        home.start_relay();
+        home
+    }
+
+    fn for_firecracker(at_boot: AtBoot) -> Home {
         assert_eq!(why_not(), None);
         let mut home = Home::with_own_kernels();
         home.firecracker_guests = true;
         let _ = fs::remove_file(home.data().join("host"));
         home.import_kernel(&guest(at_boot));
         home.make_image();
-        let vms = home.data().join("vms");
-        fs::create_dir_all(&vms).expect("a directory");
-        relay::start(&vms, &home.path().join("agent.log"));
+        fs::create_dir_all(home.data().join("vms")).expect("a directory");
         home
+    }
+
+    fn start_relay(&self) {
+        relay::start(&self.data().join("vms"), &self.path().join("agent.log"));
     }
 
     fn import_kernel(&self, elf: &Path) {

@@ -82,3 +82,28 @@ fn vm_serves_commands_after_a_pause_after_a_snapshot_and_from_it() {
     assert!(snapshot.join("snapshot.json").exists());
     serves("a VM that is booted anew");
 }
+
+#[test]
+fn snapshot_that_does_not_fit_on_the_disk_leaves_nothing_and_the_vm_goes_on() {
+    let home = Home::with_firecracker_guests_on_small_disk(64 << 20);
+    let repository = home.repository("r");
+    repository.sh("echo served").ok();
+    let vm = only_vm(&home);
+    let before = names(&vm.folder().join("run"));
+    let place = home.path().join("snapshot");
+    let error = vm.snapshot(&place).unwrap_err().to_string();
+    assert!(error.contains("No space left on device"), "{error}");
+    assert!(!vm.status().unwrap().paused);
+    assert_eq!(repository.sh("echo served").ok().text(), "served\n");
+    assert_eq!(names(&vm.folder().join("run")), before);
+    let is_of_snapshot = |name: &String| name.contains("snapshot");
+    assert!(!names(home.path()).iter().any(is_of_snapshot), "{:?}", names(home.path()));
+    repository.run(["delete", "--force"]).ok();
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
