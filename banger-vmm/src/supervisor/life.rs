@@ -182,7 +182,13 @@ async fn boot_somehow(
     cancel: &CancellationToken,
 ) -> Result<(Way, Booted), Failure> {
     if launch.accelerator == AcceleratorChoice::Kvm {
-        kvm::ask_device().map_err(Failure::new)?;
+        kvm::ask_device().map_err(|problem| {
+            let failure = Failure::new(problem);
+            match kvm::access_hint() {
+                Some(hint) => failure.with_hint(hint),
+                None => failure,
+            }
+        })?;
     }
     let restore = launch.restore.as_deref().map(Restore::open).transpose()?;
     let wanted = Wanted { backend: vm.record.backend, accelerator: launch.accelerator };

@@ -107,7 +107,7 @@ pub(super) fn ways(
 fn without_kvm(problem: Option<String>) -> Failure {
     match problem {
         Some(problem) => Failure::new(format!("Firecracker needs KVM, which does not work here: {problem}"))
-            .with_hint("QEMU runs the VM without KVM, slower: --backend qemu"),
+            .with_hint("use QEMU, which is slower without KVM: --backend qemu\nfor how to get KVM: banger doctor"),
         None => Failure::new("Firecracker needs KVM, and TCG is forced")
             .with_hint("choose one: `--backend qemu`, or leave out BANGER_ACCELERATOR=tcg"),
     }

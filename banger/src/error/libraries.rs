@@ -25,7 +25,8 @@ impl From<banger_vmm::Error> for CommandError {
             _ => ErrorKind::Failed,
         };
         let logs = match &error {
-            Error::Boot { name, .. } => Some(format!("{WHOLE_CONSOLE} {name}")),
+            // A guest that has said nothing has no log.
+            Error::Boot { name, .. } if !error.console_tail().is_empty() => Some(format!("{WHOLE_CONSOLE} {name}")),
             _ => None,
         };
         let hint = error.hint().unwrap_or_default();
