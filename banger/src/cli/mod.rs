@@ -81,6 +81,11 @@ Examples:
         to: OsString,
     },
     /// Show what VMs, images, kernels and caches take of the disk
+    #[command(
+        after_help = "A VM that runs on Firecracker keeps the disk space of files that it deletes. To free it, run fstrim on QEMU once:
+  banger stop
+  banger --backend qemu -- fstrim -a"
+    )]
     Du,
     /// Look at what banger needs of this machine; the exit status is 1 if something does not work
     #[command(
