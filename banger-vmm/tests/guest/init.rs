@@ -8,16 +8,19 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr::null;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 unsafe extern "C" {
     fn mount(source: *const c_char, target: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
     fn reboot(command: c_int) -> c_int;
+    fn ioctl(descriptor: c_int, request: c_ulong, range: *const [u64; 2]) -> c_int;
 }
 
 const SYS_FINIT_MODULE: c_long = 313;
 const POWER_OFF: c_int = 0x4321_fedc;
+/// Of linux/fs.h.
+const BLKDISCARD: c_ulong = 0x1277;
 
 fn main() {
     for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
@@ -57,6 +60,11 @@ fn main() {
             forever()
         }
         "counts" => count(port),
+        "measures-its-disks" => {
+            greet(&mut port);
+            measure();
+            forever()
+        }
         // Whatever else: as an agent that knows only how to shut down.
         _ => {
             greet(&mut port);
@@ -134,6 +142,41 @@ fn count(mut port: File) -> ! {
             power_off();
         }
     }
+}
+
+/// Uses both disks at once, and says how long that took.
+fn measure() {
+    const START: u64 = 1 << 30;
+    const BLOCK: usize = 1 << 20;
+    let open = |path| OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let disks = ["/dev/vdb", "/dev/vdc"].map(open);
+    let on_both = |what, work: fn(&File)| {
+        let start = Instant::now();
+        std::thread::scope(|scope| disks.iter().for_each(|disk| _ = scope.spawn(move || work(disk))));
+        println!("{what} in {} ms", start.elapsed().as_millis());
+    };
+    on_both("wrote", |disk| {
+        (0..8).for_each(|at| disk.write_all_at(&[7; BLOCK], START + (at << 20)).unwrap());
+        disk.sync_all().unwrap();
+    });
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    on_both("read", |disk| {
+        let mut block = vec![0; BLOCK];
+        for at in 0..8 {
+            disk.read_exact_at(&mut block, START + (at << 20)).unwrap();
+            assert!(block.iter().all(|byte| *byte == 7));
+        }
+    });
+    on_both("wrote small blocks", |disk| {
+        for at in 0..50 {
+            disk.write_all_at(&[8; 4096], START + (at << 20)).unwrap();
+            disk.sync_all().unwrap();
+        }
+    });
+    on_both("discarded", |disk| {
+        // SAFETY: BLKDISCARD takes where to begin, and how many bytes.
+        assert_eq!(unsafe { ioctl(disk.as_raw_fd(), BLKDISCARD, &[START, 8 << 30]) }, 0);
+    });
 }
 
 /// Says more than the host wants to keep.

@@ -10,11 +10,14 @@ use banger_agent::net::NetMode;
 
 use crate::backend::VmDefinition;
 use crate::kvm::Accelerator;
+use crate::record::RateLimits;
 
 /// What the guest's kernel is told in any case.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 quiet";
 /// The name of the virtio-serial port that is the agent's.
 pub(super) const AGENT_PORT: &str = "banger.0";
+/// The most that QEMU takes as a limit: `THROTTLE_VALUE_MAX` of its include/qemu/throttle.h.
+const MAX_LIMIT: u64 = 1_000_000_000_000_000;
 
 /// The guest's kernel command line, but for what depends on the accelerator.
 pub(super) fn kernel_parameters(vm: &VmDefinition) -> String {
@@ -68,17 +71,26 @@ pub(super) fn arguments(
     // order.
     let flush = if record.ephemeral { "on" } else { "off" };
     let disk = format!("discard=unmap,file.discard=unmap,cache.no-flush={flush},file.cache.no-flush={flush}");
+    let throttling = throttling(&record.limits);
     for (role, file) in vm.disks() {
-        let options = match role {
-            DiskRole::Base | DiskRole::Modules => "read-only=on",
-            DiskRole::Disk | DiskRole::Workspace => &disk,
+        let (options, throttling) = match role {
+            DiskRole::Base | DiskRole::Modules => ("read-only=on", None),
+            DiskRole::Disk | DiskRole::Workspace => (&*disk, throttling.as_deref()),
         };
-        line.disk(role.name(), options, file);
+        line.disk(role.name(), options, throttling, file);
     }
     if vm.net.mode == NetMode::User {
         line.option("-netdev", "user,id=net,ipv6=off").option("-device", "virtio-net-device,netdev=net");
     }
     line.0
+}
+
+/// The options that limit the VM's own disks together; none: nothing is limited.
+fn throttling(limits: &RateLimits) -> Option<String> {
+    let limits = [("bps-total", limits.disk_bandwidth), ("iops-total", limits.disk_iops)];
+    let options = limits.into_iter().filter(|(_, limit)| *limit > 0);
+    let options: Vec<_> = options.map(|(name, limit)| format!("throttling.{name}={}", limit.min(MAX_LIMIT))).collect();
+    (!options.is_empty()).then(|| format!("throttling.group=own,{}", options.join(",")))
 }
 
 #[derive(Default)]
@@ -100,8 +112,16 @@ impl Line {
     }
 
     /// The guest knows the disk by its serial, which is `name`.
-    fn disk(&mut self, name: &str, options: &str, file: &Path) -> &mut Self {
-        let mut value = format!("driver=raw,node-name={name},{options},file.driver=file,file.filename=").into_bytes();
+    ///
+    /// Trap: a disk of `-blockdev` is limited by the filter `throttle`, which counts what the guest
+    /// discards as written (QEMU's block/throttle.c): `fstrim` of a large disk would take hours.
+    /// `-drive` limits what is read and written.
+    fn disk(&mut self, name: &str, options: &str, throttling: Option<&str>, file: &Path) -> &mut Self {
+        let (option, id) = match throttling {
+            None => ("-blockdev", format!("node-name={name}")),
+            Some(throttling) => ("-drive", format!("if=none,id={name},auto-read-only=off,{throttling}")),
+        };
+        let mut value = format!("driver=raw,{id},{options},file.driver=file,file.filename=").into_bytes();
         for &byte in file.as_os_str().as_bytes() {
             value.push(byte);
             // A comma would end the value; two stand for one.
@@ -109,7 +129,7 @@ impl Line {
                 value.push(byte);
             }
         }
-        self.option("-blockdev", OsString::from_vec(value));
+        self.option(option, OsString::from_vec(value));
         self.option("-device", format!("virtio-blk-device,drive={name},serial={name}"))
     }
 }
@@ -171,6 +191,37 @@ mod tests {
             let is_of = |argument: &&OsString| argument.to_string_lossy().ends_with(&format!("filename={file}"));
             assert!(arguments.iter().find(is_of).unwrap().to_string_lossy().contains(option), "{file}");
         }
+    }
+
+    #[test]
+    fn own_disks_share_the_limits_and_those_of_others_have_none() {
+        let of = |limits| {
+            let mut vm = definition(|record| record.limits = limits);
+            vm.workspace = Some("/w".into());
+            let arguments = arguments(&vm, Accelerator::Kvm, "", &Descriptors { agent: 7, console: 8, qmp: 9 });
+            arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let limits = RateLimits { disk_iops: 100, disk_bandwidth: 1 << 20, net_bandwidth: 5 };
+        let both = "throttling.group=own,throttling.bps-total=1048576,throttling.iops-total=100,discard=unmap,";
+        for (limits, options) in [
+            (limits, both),
+            (RateLimits { disk_iops: 0, ..limits }, "throttling.group=own,throttling.bps-total=1048576,discard=unmap,"),
+            (
+                RateLimits { disk_iops: u64::MAX, ..RateLimits::default() },
+                "throttling.group=own,throttling.iops-total=1000000000000000,discard=unmap,",
+            ),
+        ] {
+            let line = of(limits);
+            let drives: Vec<_> = line.windows(2).filter(|pair| pair[0] == "-drive").map(|pair| &pair[1]).collect();
+            for (drive, name) in drives.iter().zip(["disk", "workspace"]) {
+                let start = format!("driver=raw,if=none,id={name},auto-read-only=off,{options}");
+                assert!(drive.starts_with(&start), "{start}: {drive}");
+                assert!(line.contains(&format!("virtio-blk-device,drive={name},serial={name}")), "{line:?}");
+            }
+            assert_eq!((drives.len(), line.iter().filter(|part| part.contains("throttling")).count()), (2, 2));
+        }
+        // QEMU's user network has no limits.
+        assert_eq!(of(RateLimits { net_bandwidth: 5, ..RateLimits::default() }), of(RateLimits::default()));
     }
 
     #[test]
