@@ -163,6 +163,71 @@ fn network_card_is_a_tap_with_the_address_of_the_user_network() {
     assert!(at("device 2 ") < at("device 1 ") && at("device 1 ") < at("device 19 "), "{printed:#?}");
 }
 
+/// Firecracker itself says which limits its devices have.
+#[test]
+fn devices_have_the_rate_limits_of_the_configuration() {
+    let home = Home::with_firecracker_guests();
+    let repository = home.repository("r");
+    let sh = |iops: &str| {
+        let mut command = repository.banger();
+        command.envs([("BANGER_NET", "user"), ("BANGER_DISK_IOPS", iops), ("BANGER_NET_BANDWIDTH", "5M")]);
+        Output::from(command.args(["--", "true"]).output().unwrap()).ok()
+    };
+    // An odd number of MiB, of which each disk gets half.
+    repository.write("banger.toml", "disk_bandwidth = \"25M\"\n");
+    assert!(!sh("100").stderr.contains("no effect"));
+    let limits = json!({ "disk_iops": 100, "disk_bandwidth": 25 << 20, "net_bandwidth": 5 << 20 });
+    let running = status(&repository);
+    assert_eq!((&running["backend"], &running["limits"]), (&"firecracker".into(), &limits), "{running}");
+    let shown = repository.run(["status"]).ok().text();
+    assert!(shown.contains("disks 100 operations/s, disks 25M/s, network 5M/s\n"), "{shown}");
+
+    let assert_devices = |bandwidth: u64, iops: u64| {
+        let config = configuration(&guest(&home));
+        let drives = config["drives"].as_array().unwrap();
+        let bucket = |size: u64| json!({ "size": size, "one_time_burst": null, "refill_time": 1000 });
+        let half = json!({ "bandwidth": bucket(bandwidth), "ops": bucket(iops) });
+        for (disk, expected) in [("base", &Value::Null), ("disk", &half), ("workspace", &half)] {
+            let drive = drives.iter().find(|drive| drive["drive_id"] == disk).unwrap();
+            assert_eq!(drive["rate_limiter"], *expected, "{config:#}");
+        }
+        let card = &config["network-interfaces"][0];
+        for direction in ["rx_rate_limiter", "tx_rate_limiter"] {
+            assert_eq!(card[direction], json!({ "bandwidth": bucket(5 << 20), "ops": null }), "{config:#}");
+        }
+    };
+    assert_devices(25 << 19, 50);
+    // A VM that runs gets other limits when it starts again.
+    let output = sh("40");
+    assert!(output.stderr.contains("rate limits and the backend take effect when the VM starts again"), "{output:?}");
+    assert!(!sh("40").stderr.contains("take effect"));
+    assert_devices(25 << 19, 50);
+    repository.run(["stop"]).ok();
+    sh("40");
+    assert_devices(25 << 19, 20);
+    // The most and the least that may be written.
+    repository.run(["stop"]).ok();
+    repository.write("banger.toml", "disk_bandwidth = \"1T\"\n");
+    sh("1");
+    assert_devices(1 << 39, 1);
+}
+
+/// The configuration that Firecracker says it has.
+fn configuration(guest: &FirecrackerGuest) -> Value {
+    let mut stream = BufReader::new(UnixStream::connect(guest.run_directory().join("api.sock")).unwrap());
+    stream.get_mut().write_all(b"GET /vm/config HTTP/1.1\r\n\r\n").unwrap();
+    let (mut line, mut length) = (String::new(), 0);
+    while stream.read_line(&mut line).unwrap() > 2 {
+        if let Some((_, value)) = line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+            length = value.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
 #[test]
 fn ports_lead_into_the_vm() {
     let home = Home::with_firecracker_guests();

@@ -267,6 +267,30 @@ fn accelerator_can_be_forced_and_fallback_is_reported_once() {
 }
 
 #[test]
+fn qemu_limits_disks_and_says_that_it_does_not_limit_the_network() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    let sh = |script: &str| -> Output {
+        let mut command = repository.banger();
+        command.envs([("BANGER_BACKEND", "qemu"), ("BANGER_DISK_BANDWIDTH", "4M"), ("BANGER_NET_BANDWIDTH", "5M")]);
+        Output::from(command.args(["--", "sh", "-c", script]).output().unwrap()).ok()
+    };
+    let output = sh("cat /proc/uptime; dd if=/dev/zero of=/root/file bs=1M count=16 conv=fsync; cat /proc/uptime");
+    let text = output.text();
+    let up: Vec<f64> = text.split_whitespace().step_by(2).map(|seconds| seconds.parse().unwrap()).collect();
+    // QEMU lets the first tenth of a second pass at once.
+    assert!(up[1] - up[0] > 3.5, "{text}");
+    let warning = "`net_bandwidth` has no effect: QEMU does not limit the VM's network";
+    assert!(output.stderr.contains(warning), "{}", output.stderr);
+    let limits = serde_json::json!({ "disk_iops": 0, "disk_bandwidth": 4 << 20, "net_bandwidth": 5 << 20 });
+    assert_eq!(repository.run(["status", "--json"]).ok().document()["vm"]["limits"], limits);
+    let shown = repository.run(["status"]).ok().text();
+    assert!(shown.contains("disks 4M/s, network 5M/s (no effect: QEMU does not limit it)\n"), "{shown}");
+    // It was said when the VM started.
+    assert!(!sh("true").stderr.contains(warning));
+}
+
+#[test]
 fn tcg_guest_with_kernel_panic_is_restarted_once() {
     let home = Home::new();
     let repository = home.repository("r");

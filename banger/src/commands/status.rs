@@ -4,7 +4,7 @@ use std::path::Path;
 
 use banger_agent::protocol::sync::{Counts, GuestOnly};
 use banger_agent::protocol::{AgentRequest, WireBytes};
-use banger_vmm::{Accelerator, BackendChoice, BackendKind, Confinement, Vm, VmState};
+use banger_vmm::{Accelerator, BackendChoice, BackendKind, Confinement, NetMode, RateLimits, Vm, VmState};
 use serde::Serialize;
 
 use crate::error::CommandError;
@@ -13,7 +13,7 @@ use crate::output::command_output::{CommandOutput, Message, Verbosity};
 use crate::output::confinement::describe;
 use crate::output::table::facts;
 use crate::output::ui::Ui;
-use crate::output::units::{bytes, count};
+use crate::output::units::{bytes, count, size};
 use crate::store::images::Images;
 use crate::vm::agent::Call;
 use crate::vm::checkout::GuestCheckout;
@@ -69,8 +69,10 @@ pub struct VmStatus {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// How much of this machine's disks and network the VM may use, from its next start on.
+    pub limits: RateLimits,
     /// The network of the guest.
-    pub net: banger_vmm::NetMode,
+    pub net: NetMode,
     /// Bytes that the VM's disks take on this machine.
     pub disk_bytes: u64,
     /// When the VM was made, in seconds since 1970.
@@ -162,6 +164,7 @@ pub fn status(name: Option<&str>, here: &Path, paths: &Paths, ui: &Ui) -> Result
         kernel: record.kernel,
         cpus: record.cpus,
         memory_mib: record.memory_mib,
+        limits: record.limits,
         net: record.net,
         disk_bytes: vm.disk_allocated()?,
         created: record.created,
@@ -228,6 +231,7 @@ fn text(status: &WorkspaceStatus, names: usize) -> String {
                 "size",
                 format!("{}, {} MiB of memory", count(vm.cpus.into(), "processor", "processors"), vm.memory_mib),
             ));
+            lines.extend(describe_limits(vm).map(|limits| ("limits", limits)));
             lines.push(("disk", bytes(vm.disk_bytes)));
             let only = vm
                 .guest_only
@@ -249,6 +253,23 @@ fn text(status: &WorkspaceStatus, names: usize) -> String {
         }
     }
     facts(&lines)
+}
+
+/// The VM's rate limits; none: there are none.
+fn describe_limits(vm: &VmStatus) -> Option<String> {
+    let RateLimits { disk_iops, disk_bandwidth, net_bandwidth } = vm.limits;
+    let rate = |bytes: u64| format!("{}/s", size(bytes >> 20));
+    let is_without_effect = vm.backend == Some(BackendKind::Qemu) && vm.net == NetMode::User;
+    let all = [
+        (disk_iops > 0).then(|| format!("disks {disk_iops} operations/s")),
+        (disk_bandwidth > 0).then(|| format!("disks {}", rate(disk_bandwidth))),
+        (net_bandwidth > 0).then(|| {
+            let note = if is_without_effect { " (no effect: QEMU does not limit it)" } else { "" };
+            format!("network {}{note}", rate(net_bandwidth))
+        }),
+    ];
+    let all: Vec<_> = all.into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 #[cfg(test)]
@@ -279,7 +300,8 @@ mod tests {
             created: 0,
             cpus: 1,
             memory_mib: 512,
-            net: banger_vmm::NetMode::None,
+            limits: RateLimits { disk_iops: 500, disk_bandwidth: 64 << 20, net_bandwidth: 5 << 20 },
+            net: NetMode::User,
             disk_bytes: 0,
             guest_only: Some(Counts { files: 1, references: 1 }),
             guest_only_names: vec!["out/\u{1b}a".into(), "refs/heads/b".into()],
@@ -296,6 +318,8 @@ mod tests {
         assert!(shown.contains("1 processor, 512 MiB") && shown.contains("1 file, 1 branch or tag\n"), "{shown}");
         assert!(shown.contains("seccomp, Landlock (version 2 of its interface); not kept from: ending"), "{shown}");
         assert!(shown.contains("running, does not respond\n"), "{shown}");
+        let limits = "disks 500 operations/s, disks 64M/s, network 5M/s (no effect: QEMU does not limit it)\n";
+        assert!(shown.contains(limits), "{shown}");
         assert!(shown.contains("QEMU; not Firecracker: there is no KVM\n"), "{shown}");
         assert!(shown.ends_with("/b at /srv/b\n"), "{shown}");
     }
@@ -316,14 +340,14 @@ mod tests {
         let expected = format!(
             "{{\"workspace\":\"{root}\",\"vm\":{{\"name\":\"box\",\"replaced\":false,\"state\":\"stopped\",\
              \"backend\":null,\"backend_choice\":\"auto\",\"backend_reason\":null,\"accelerator\":null,\"confinement\":null,\"responds\":null,\"image\":\"debian\",\"kernel\":\"generic\",\
-             \"cpus\":2,\"memory_mib\":2048,\"net\":\"user\",\"disk_bytes\":{disk_bytes},\"created\":1000,\
+             \"cpus\":2,\"memory_mib\":2048,\"limits\":{{\"disk_iops\":0,\"disk_bandwidth\":0,\"net_bandwidth\":0}},\"net\":\"user\",\"disk_bytes\":{disk_bytes},\"created\":1000,\
              \"guest_only\":{{\"files\":0,\"references\":0}},\"guest_only_names\":[],\"repositories\":[],\
              \"reason\":null}}}}\n"
         );
         assert_eq!(status.json(), expected);
         let text = status.text(Verbosity::default());
         assert!(text.contains("vm          box\n") && text.contains("2 processors, 2048 MiB of memory\n"), "{text}");
-        assert!(text.contains("only there  nothing\n"), "{text}");
+        assert!(text.contains("only there  nothing\n") && !text.contains("limits"), "{text}");
     }
 
     #[test]

@@ -118,6 +118,27 @@ pub const KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "disk_iops",
+        shape: Shape::One(Kind::Number(1, 1_000_000)),
+        without: "no limit",
+        about: "Maximum operations per second of the VM's two disks together, reads and writes, from its next start on.",
+        ..PLAIN
+    },
+    Key {
+        name: "disk_bandwidth",
+        shape: Shape::One(Kind::Size(units::rate)),
+        without: "no limit",
+        about: "Maximum bytes per second of the VM's two disks together, reads and writes, such as `50M`, from its next start on.",
+        ..PLAIN
+    },
+    Key {
+        name: "net_bandwidth",
+        shape: Shape::One(Kind::Size(units::rate)),
+        without: "no limit",
+        about: "Maximum bytes per second of the VM's network in each direction, such as `5M`, from its next start on. Only Firecracker limits the network.",
+        ..PLAIN
+    },
+    Key {
         name: "net",
         shape: Shape::One(Kind::Choice(&[NetMode::User.name(), NetMode::None.name()])),
         default: Some("user"),

@@ -5,7 +5,8 @@
 //! three quarters of its memory. Trust does not raise this limit: a VM that has all of the memory
 //! leaves none for the user. Only where the user's own file sets more memory, a repository's file
 //! gets as much. A default is no limit. A disk takes only what is written to it, so its size has
-//! none but the user's.
+//! none but the user's. Without a rate a VM's disks and network are as fast as this machine's, so
+//! rates have none but the user's either.
 
 use std::fmt;
 use std::time::Duration;
@@ -146,7 +147,10 @@ pub(super) fn limits(
         };
         let limit = match (own.filter(|_| !is_trusted), *key) {
             _ if is_trusted => limited(&with_trust, LimitedBy::Machine),
-            (Some(own), "cpus" | "memory" | "disk" | "idle_timeout") => limited(own, LimitedBy::User),
+            (
+                Some(own),
+                "cpus" | "memory" | "disk" | "disk_iops" | "disk_bandwidth" | "net_bandwidth" | "idle_timeout",
+            ) => limited(own, LimitedBy::User),
             (None, "cpus" | "memory") => limited(&with_trust, LimitedBy::Machine),
             (None, "idle_timeout") => limited(&Value::Time(LONGEST_IDLE), LimitedBy::Untrusted),
             _ => return None,
@@ -265,6 +269,18 @@ mod tests {
         assert_eq!(limited(user, "idle_timeout = 0\n"), ["idle_timeout=10m User"]);
         assert!(limited("idle_timeout = 0\n", "idle_timeout = 0\n").is_empty());
         assert!(limited("idle_timeout = 0\n", "idle_timeout = \"900h\"\n").is_empty());
+    }
+
+    #[test]
+    fn untrusted_config_lowers_but_never_raises_user_rates() {
+        let rates = |iops: u64, disk: u64, net: u64| {
+            format!("disk_iops = {iops}\ndisk_bandwidth = \"{disk}M\"\nnet_bandwidth = \"{net}M\"\n")
+        };
+        let own = rates(100, 50, 5);
+        assert!(limited(&own, &rates(99, 49, 4)).is_empty() && limited(&own, &own).is_empty());
+        let all = ["disk_bandwidth=50M User", "disk_iops=100 User", "net_bandwidth=5M User"];
+        assert_eq!(limited(&own, &rates(101, 51, 6)), all);
+        assert!(limited("", &rates(1_000_000, 1 << 20, 1 << 20)).is_empty());
     }
 
     #[test]

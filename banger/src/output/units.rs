@@ -52,6 +52,17 @@ pub fn disk(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses how much is read, written or sent in a second, such as `50M`, into MiB.
+///
+/// # Errors
+/// Of anything else: what it may be.
+pub fn rate(text: &str) -> Result<u64, String> {
+    // No device of today has more, and its bytes are few enough to be counted in 64 bits.
+    const MOST: u64 = 1 << 20;
+    let rate = parse_size(text).filter(|rate| (1..=MOST).contains(rate));
+    rate.ok_or_else(|| "a size per second from `1M` to `1T`, such as `50M`".to_owned())
+}
+
 /// In MiB, rounded down. As docker(1) has it, units are powers of 1024, and `G`, `GB` and `GiB` the
 /// same.
 fn parse_size(text: &str) -> Option<u64> {
@@ -182,6 +193,16 @@ mod tests {
         assert_eq!(disk("64G"), Ok(65536));
         for wrong in ["", "G", "1023M", "16T", "1P", "-1G", "18446744073709551615T"] {
             assert!(disk(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_parse() {
+        for (text, mib) in [("64M", 64), ("64", 64), ("1.5GiB", 1536), ("1M", 1), ("1T", 1 << 20)] {
+            assert_eq!(rate(text), Ok(mib), "{text}");
+        }
+        for wrong in ["", "0", "0M", "0.9M", "-5M", "1048577M", "1.1T", "17592186044416T", "64M/s", "64K", "fast"] {
+            assert!(rate(wrong).unwrap_err().contains("from `1M` to `1T`"), "{wrong}");
         }
     }
 

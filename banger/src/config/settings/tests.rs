@@ -1,7 +1,7 @@
 use std::fs;
 use std::time::Duration;
 
-use banger_vmm::NetMode;
+use banger_vmm::{NetMode, RateLimits};
 
 use super::*;
 use crate::config::defaults::default_cpus;
@@ -58,6 +58,35 @@ fn higher_precedence_source_wins() {
     assert_eq!(answer(&settings, "disk"), ("32G".into(), Origin::Default));
     assert_eq!((settings.net(), settings.ready(), settings.history()), (None, None, None));
     assert_eq!(settings.idle_timeout(), Duration::from_secs(1800));
+}
+
+#[test]
+fn rate_limits_are_in_bytes_and_absent_ones_are_none() {
+    let none = Given::new("", "").load().unwrap().rate_limits();
+    assert!(none.is_unlimited(), "{none:?}");
+    let mut given = Given::new("disk_iops = 500\ndisk_bandwidth = \"64M\"\n", "net_bandwidth = 2\n");
+    let limits = RateLimits { disk_iops: 500, disk_bandwidth: 64 << 20, net_bandwidth: 2 << 20 };
+    assert_eq!(given.load().unwrap().rate_limits(), limits);
+    given.variables.insert("BANGER_NET_BANDWIDTH", "1T");
+    assert_eq!(given.load().unwrap().rate_limits(), RateLimits { net_bandwidth: 1 << 40, ..limits });
+    // What the user has limited, an untrusted repository does not set free.
+    let mut given = Given::new("disk_bandwidth = \"64M\"\n", "disk_bandwidth = \"1T\"\n");
+    assert_eq!(given.load().unwrap().rate_limits().disk_bandwidth, 64 << 20);
+    given.trust();
+    assert_eq!(given.load().unwrap().rate_limits().disk_bandwidth, 1 << 40);
+    for (key, value) in [
+        ("disk_iops", "0"),
+        ("disk_iops", "-1"),
+        ("disk_iops", "1000001"),
+        ("disk_bandwidth", "\"0\""),
+        ("net_bandwidth", "-5"),
+    ] {
+        let error = Given::new("", &format!("{key} = {value}\n")).load().unwrap_err();
+        assert!(error.message.contains("banger.toml:1:"), "{key} = {value}: {error:?}");
+    }
+    given.variables.insert("BANGER_DISK_BANDWIDTH", "99999999999999999999T");
+    let error = given.load().unwrap_err();
+    assert_eq!(error.hints, ["it may be a size per second from `1M` to `1T`, such as `50M`"]);
 }
 
 #[test]

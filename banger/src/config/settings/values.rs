@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_image::Location;
-use banger_vmm::{BackendChoice, NetMode, Ready};
+use banger_vmm::{BackendChoice, NetMode, RateLimits, Ready};
 
 use super::{Origin, Settings};
 use crate::config::defaults::DEFAULT_IMAGE;
@@ -93,6 +93,23 @@ impl Settings {
     pub fn backend(&self) -> Option<BackendChoice> {
         self.explicit("backend")?;
         self.text("backend").and_then(BackendChoice::from_name)
+    }
+
+    /// How much of this machine's disks and network the VM may use, from its next start on.
+    pub fn rate_limits(&self) -> RateLimits {
+        let number = |key| match self.values.get(key) {
+            Some((Value::Number(number), _)) => *number,
+            _ => 0,
+        };
+        let bytes = |key| match self.values.get(key) {
+            Some((Value::Size(mib), _)) => mib << 20,
+            _ => 0,
+        };
+        RateLimits {
+            disk_iops: number("disk_iops"),
+            disk_bandwidth: bytes("disk_bandwidth"),
+            net_bandwidth: bytes("net_bandwidth"),
+        }
     }
 
     /// The path of the Firecracker program as it is written, if it is: see [`expanded`].

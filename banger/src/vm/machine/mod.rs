@@ -13,7 +13,7 @@ mod start;
 use std::time::Duration;
 
 use banger_agent::protocol::{AgentRequest, Stat};
-use banger_vmm::{BackendChoice, NetMode, Vm, VmStore};
+use banger_vmm::{BackendChoice, NetMode, RateLimits, Vm, VmStore};
 
 pub(crate) use self::find::{chosen, vm_of};
 pub use self::find::{existing, named};
@@ -46,6 +46,8 @@ pub struct VmSpec {
     pub memory_mib: Option<u64>,
     /// Size of a new VM's disk, in bytes.
     pub disk_bytes: Option<u64>,
+    /// How much of this machine's disks and network the VM may use.
+    pub limits: Option<RateLimits>,
     /// Network of a new VM.
     pub net: Option<NetMode>,
     /// What runs the VM.
@@ -67,6 +69,7 @@ impl From<&Settings> for VmSpec {
             cpus: settings.cpus(),
             memory_mib: settings.memory_mib(),
             disk_bytes: settings.disk_bytes(),
+            limits: Some(settings.rate_limits()),
             net: settings.net(),
             backend: settings.backend(),
             firecracker: settings.firecracker_bin().map(str::to_owned),

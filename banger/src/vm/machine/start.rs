@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use banger_agent::VERSION;
 use banger_vmm::{
-    AcceleratorChoice, NetMode, NetPlan, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState, initramfs,
+    AcceleratorChoice, BackendKind, NetMode, NetPlan, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState,
+    initramfs,
 };
 
 use super::fits::check_fits;
@@ -146,6 +147,10 @@ impl Machines<'_> {
             StartEvent::Ready(_) | StartEvent::Failed(_) => {}
         };
         let running = self.time(RunPhase::Boot, || vm.start(&lock, &options, on_event))?;
+        if running.backend == BackendKind::Qemu && record.net == NetMode::User && record.limits.net_bandwidth > 0 {
+            self.ui
+                .warning("`net_bandwidth` has no effect: QEMU does not limit the VM's network, only Firecracker does");
+        }
         authorized_key::put(vm, false, self.paths, self.ui);
         Ok(up(&record, running.backend, Some(begin.elapsed())))
     }
@@ -182,10 +187,11 @@ impl Machines<'_> {
         let other = spec.cpus.is_some_and(|cpus| cpus != record.cpus)
             || spec.memory_mib.is_some_and(|memory| memory != record.memory_mib)
             || spec.disk_bytes.is_some_and(|disk| disk > record.disk_bytes)
+            || spec.limits.is_some_and(|limits| limits != record.limits)
             || spec.backend.is_some_and(|backend| backend != record.backend);
         if other && running {
             self.ui.warning(
-                "processors, memory, a larger disk and the backend take effect when the VM starts again, after `banger stop`",
+                "processors, memory, a larger disk, rate limits and the backend take effect when the VM starts again, after `banger stop`",
             );
         }
     }
@@ -248,16 +254,19 @@ fn boot_timeout() -> Result<Option<Duration>, CommandError> {
     duration.map(Some).map_err(wrong)
 }
 
-/// Puts into a record what may change in the life of a VM: processors, memory, a larger disk and
-/// the idle time. Returns whether the record has changed.
+/// Puts into a record what may change in the life of a VM: processors, memory, a larger disk, rate
+/// limits and the idle time. Returns whether the record has changed.
 pub(super) fn adjust(record: &mut VmRecord, spec: &VmSpec) -> bool {
-    let values =
-        |record: &VmRecord| (record.cpus, record.memory_mib, record.disk_bytes, record.idle_timeout_ms, record.backend);
+    let values = |record: &VmRecord| {
+        let VmRecord { cpus, memory_mib, disk_bytes, limits, idle_timeout_ms, backend, .. } = *record;
+        (cpus, memory_mib, disk_bytes, limits, idle_timeout_ms, backend)
+    };
     let before = values(record);
     record.disk_bytes = record.disk_bytes.max(spec.disk_bytes.unwrap_or_default());
     // It may have been made on a machine that has more, or where that was not checked.
     record.cpus = spec.cpus.unwrap_or(record.cpus).min(hardware::cpus());
     record.memory_mib = spec.memory_mib.unwrap_or(record.memory_mib);
+    record.limits = spec.limits.unwrap_or(record.limits);
     if record.ephemeral {
         record.idle_timeout_ms = 0;
     } else if let Some(timeout) = spec.idle_timeout {
