@@ -34,9 +34,19 @@ fn doctor_reports_healthy_host() {
     // So is what its kernel can confine.
     let confinement = checks.iter().find(|check| check["name"] == "confinement").unwrap();
     assert!(confinement["found"].to_string().contains("VMs are confined by seccomp"), "{confinement}");
-    for name in
-        ["banger", "configuration", "git", "ssh", "builder", "permissions", "images", "kernels", "vms", "firecracker"]
-    {
+    for name in [
+        "banger",
+        "configuration",
+        "git",
+        "ssh",
+        "builder",
+        "permissions",
+        "images",
+        "kernels",
+        "vms",
+        "firecracker",
+        "backend",
+    ] {
         assert!(check(&checks, name, "ok")["fix"].is_null());
     }
     let text = repository.run(["doctor"]).ok().text();

@@ -199,7 +199,7 @@ fn devices_have_the_rate_limits_of_the_configuration() {
     assert_devices(25 << 19, 50);
     // A VM that runs gets other limits when it starts again.
     let output = sh("40");
-    assert!(output.stderr.contains("rate limits and the backend take effect when the VM starts again"), "{output:?}");
+    assert!(output.stderr.contains("rate limits: changes take effect when the VM starts again"), "{output:?}");
     assert!(!sh("40").stderr.contains("take effect"));
     assert_devices(25 << 19, 50);
     repository.run(["stop"]).ok();

@@ -67,7 +67,10 @@ fn find(programs: &Programs) -> Result<NetworkProgram, Obstacle> {
     let slirp4netns = programs.find("slirp4netns", "slirp4netns").map(NetworkProgram::Slirp4netns);
     // As root it becomes the user `nobody`, who may not enter root's namespaces: pasta(1).
     let pasta = || if Uid::effective().is_root() { None } else { programs.find("pasta", "passt").ok() };
-    slirp4netns.ok().or_else(|| pasta().map(NetworkProgram::Pasta)).ok_or_else(Obstacle::no_program)
+    slirp4netns
+        .ok()
+        .or_else(|| pasta().map(NetworkProgram::Pasta))
+        .ok_or_else(|| Obstacle::no_program(Uid::effective().is_root()))
 }
 
 fn probe(supervisor: &Path) -> Result<(), Obstacle> {

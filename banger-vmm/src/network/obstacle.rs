@@ -33,11 +33,13 @@ const SETTINGS: [Setting; 3] = [
 ];
 
 impl Obstacle {
-    pub(super) fn no_program() -> Obstacle {
-        Obstacle {
-            reason: "neither `slirp4netns` nor `pasta` was found on this machine".into(),
-            hint: "install the package `slirp4netns`".into(),
-        }
+    /// `is_root`: `pasta` would not do.
+    pub(super) fn no_program(is_root: bool) -> Obstacle {
+        let reason = match is_root {
+            true => "`slirp4netns` was not found on this machine",
+            false => "neither `slirp4netns` nor `pasta` was found on this machine",
+        };
+        Obstacle { reason: reason.into(), hint: "install the package `slirp4netns`".into() }
     }
 
     pub(crate) fn no_namespaces() -> Obstacle {

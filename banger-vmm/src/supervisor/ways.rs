@@ -74,7 +74,7 @@ pub(super) fn ways(
     let under_kvm =
         |backend, is_trial, reason| Way { backend, accelerator: Accelerator::Kvm, is_trial, fallback: None, reason };
     let mut ways = Vec::new();
-    let mut reason = problem.as_ref().map(|problem| format!("it needs KVM, which does not work here: {problem}"));
+    let mut reason = problem.as_ref().map(|problem| format!("KVM does not work here: {problem}"));
     match wanted.backend {
         BackendChoice::Firecracker if !has_kvm => return Err(without_kvm(problem)),
         BackendChoice::Firecracker => return Ok(vec![under_kvm(firecracker()?, false, None)]),
@@ -106,8 +106,10 @@ pub(super) fn ways(
 /// The refusal to run Firecracker without KVM.
 fn without_kvm(problem: Option<String>) -> Failure {
     match problem {
-        Some(problem) => Failure::new(format!("Firecracker needs KVM, which does not work here: {problem}"))
-            .with_hint("use QEMU, which is slower without KVM: --backend qemu\nfor how to get KVM: banger doctor"),
+        Some(problem) => Failure::new(format!("Firecracker needs KVM, which does not work here: {problem}")).with_hint(
+            "use QEMU, which is slower without KVM: `--backend qemu`, or `banger config set backend auto`\n\
+                 for how to get KVM: banger doctor",
+        ),
         None => Failure::new("Firecracker needs KVM, and TCG is forced")
             .with_hint("choose one: `--backend qemu`, or leave out BANGER_ACCELERATOR=tcg"),
     }

@@ -325,7 +325,7 @@ pub struct VmOptions {
     /// Size of each of the VM's two disks (`64G`); they can grow, and never shrink
     #[arg(long, value_name = "SIZE", value_parser = option(units::disk))]
     pub disk: Option<u64>,
-    /// What runs the VM, from its next start on [default: auto]
+    /// What runs the VM, from its next start on [default: what it has; a new VM: auto]
     #[arg(long, value_parser = backend(), value_name = "BACKEND")]
     pub backend: Option<BackendChoice>,
     /// Network of a new VM: through this machine, or none [default: user]

@@ -214,9 +214,18 @@ fn text(status: &WorkspaceStatus, names: usize) -> String {
             }
             let silent = if vm.responds == Some(false) { ", does not respond" } else { "" };
             lines.push(("state", format!("{}{accelerator}{silent}", vm.state)));
+            let next = match vm.backend_choice {
+                BackendChoice::Auto => None,
+                BackendChoice::Firecracker => Some(BackendKind::Firecracker),
+                BackendChoice::Qemu => Some(BackendKind::Qemu),
+            };
             if let Some(backend) = vm.backend {
                 let why = vm.backend_reason.as_ref().map(|why| format!("; not Firecracker: {why}")).unwrap_or_default();
-                lines.push(("backend", format!("{backend}{why}")));
+                let next = next.filter(|next| *next != backend);
+                let next = next.map(|next| format!("; {next} at the next start")).unwrap_or_default();
+                lines.push(("backend", format!("{backend}{why}{next}")));
+            } else if let Some(next) = next {
+                lines.push(("backend", format!("{next} at the next start")));
             }
             if vm.state == "running" {
                 let nothing = || "none: the VMM may do what you may; `banger restart` changes that".to_owned();

@@ -79,7 +79,8 @@ pub(super) fn firecracker(settings: Option<&Settings>, has_kvm: bool, paths: &Pa
     let programs = Programs::new(search_path()).with_firecracker(wanted);
     match FirecrackerInstallation::find(&programs) {
         Ok(found) if !has_kvm => {
-            Check::ok(NAME, format!("version {}: not used, since it needs KVM; QEMU runs the VMs", found.version()))
+            let program = found.program.display();
+            Check::ok(NAME, format!("version {}, {program}: not used without KVM", found.version()))
         }
         Ok(found) => {
             let shown = format!("version {}, {}", found.version(), found.program.display());
@@ -93,7 +94,41 @@ pub(super) fn firecracker(settings: Option<&Settings>, has_kvm: bool, paths: &Pa
             let shown = format!("{}: QEMU runs the VMs, which start slower", failure.message);
             Check::warn(NAME, shown).with_fix(failure.hint.unwrap_or_default())
         }
-        Err(_) => Check::ok(NAME, "not used, since it needs KVM; QEMU runs the VMs"),
+        Err(_) => Check::ok(NAME, "not used without KVM"),
+    }
+}
+
+/// What other checks have found.
+pub(super) struct Found {
+    /// KVM runs guests.
+    pub(super) has_kvm: bool,
+    /// A VM under Firecracker can have a network.
+    pub(super) has_network: bool,
+    /// QEMU can be used.
+    pub(super) has_qemu: bool,
+}
+
+/// Says what runs VMs here, by the configuration and by what was found.
+pub(super) fn backend(settings: Option<&Settings>, paths: &Paths, found: Found) -> Check {
+    const NAME: &str = "backend";
+    let Found { has_kvm, has_network, has_qemu } = found;
+    let wanted = settings.and_then(Settings::firecracker_bin).map(|path| expanded(path, paths.home.as_deref()));
+    let programs = Programs::new(search_path()).with_firecracker(wanted);
+    let has_firecracker = has_kvm && FirecrackerInstallation::find(&programs).is_ok();
+    let choice = settings.and_then(Settings::backend).unwrap_or_default();
+    match choice {
+        BackendChoice::Firecracker if !has_firecracker => {
+            let why = if has_kvm { "which cannot be used" } else { "which needs KVM" };
+            Check::fail(NAME, format!("the configuration says `backend = \"firecracker\"`, {why}: no VM starts"))
+                .with_fix("banger config set backend auto")
+        }
+        BackendChoice::Firecracker => Check::ok(NAME, "VMs run on Firecracker with KVM"),
+        BackendChoice::Auto if has_firecracker && has_network => Check::ok(NAME, "VMs run on Firecracker with KVM"),
+        BackendChoice::Auto if has_firecracker && has_qemu => {
+            Check::ok(NAME, "VMs with a network run on QEMU with KVM, others on Firecracker")
+        }
+        _ if !has_qemu => Check::fail(NAME, "there is no program that can run VMs: install QEMU"),
+        _ => Check::ok(NAME, format!("VMs run on QEMU with {}", if has_kvm { "KVM" } else { "TCG" })),
     }
 }
 

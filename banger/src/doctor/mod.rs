@@ -85,9 +85,14 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     let settings = settings.ok();
     let is_needed = !settings.as_ref().is_some_and(|settings| store::has_all(settings, paths, ui));
     checks.push(host::firecracker(settings.as_ref(), !translates, paths));
-    checks.extend(host::network(settings.as_ref(), !translates));
+    let network = host::network(settings.as_ref(), !translates);
+    let has_network = network.as_ref().is_some_and(|network| network.health == Health::Ok);
+    let qemu = host::qemu(translates);
+    let has_qemu = qemu.health != Health::Fail;
+    checks.extend(network);
     checks.extend([
-        host::qemu(translates),
+        qemu,
+        host::backend(settings.as_ref(), paths, host::Found { has_kvm: !translates, has_network, has_qemu }),
         host::confinement(),
         host::git(),
         host::ssh(settings.as_ref(), paths),

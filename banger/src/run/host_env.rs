@@ -68,7 +68,13 @@ impl HostEnv {
                 "no_proxy" => value,
                 _ => {
                     let proxy = Proxy::split(&value);
-                    let Some(for_guest) = proxy.for_guest(host_alias) else { continue };
+                    let Some(for_guest) = proxy.for_guest(host_alias) else {
+                        self.warnings.push(format!(
+                            "`{name}` is at this machine's loopback address, which this VM cannot reach: it is left \
+                             out. With `--backend qemu`, the VM can"
+                        ));
+                        continue;
+                    };
                     let is_given = |name: &str| given.iter().any(|(other, _)| other.0 == name.as_bytes());
                     if !proxy.user.is_empty() && !is_given(name) && !is_given(&capitals) {
                         self.warnings.push(format!(
@@ -198,7 +204,9 @@ mod tests {
         let set = [("http_proxy", "http://me:secret@localhost:1"), ("https_proxy", "http://proxy:1")];
         let host_env = on(&net, &set, &[]);
         assert_eq!(value(&host_env, "http_proxy"), None);
-        assert!(host_env.warnings.is_empty(), "{host_env:?}");
+        assert_eq!(host_env.warnings.len(), 1, "{host_env:?}");
+        assert!(host_env.warnings[0].starts_with("`http_proxy` is at this machine's loopback"), "{host_env:?}");
+        assert!(!format!("{host_env:?}").contains("secret"));
         assert_eq!(value(&host_env, "https_proxy").as_deref(), Some("http://proxy:1"));
     }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use banger_agent::VERSION;
 use banger_vmm::{
-    AcceleratorChoice, BackendKind, NetMode, NetPlan, Ready, StartEvent, StartOptions, Vm, VmLock, VmRecord, VmState,
-    initramfs,
+    AcceleratorChoice, BackendChoice, BackendKind, NetMode, NetPlan, Ready, StartEvent, StartOptions, Vm, VmLock,
+    VmRecord, VmState, initramfs,
 };
 
 use super::fits::check_fits;
@@ -94,7 +94,11 @@ impl Machines<'_> {
         let mut record = vm.record()?;
         let state = vm.state()?;
         Self::check_network(&record, spec)?;
-        self.tell_changes(&record, spec, matches!(state, VmState::Running { .. }));
+        let running = match &state {
+            VmState::Running { backend, .. } => Some(*backend),
+            _ => None,
+        };
+        self.tell_changes(&record, spec, running);
         let up = |record: &VmRecord, backend, boot| StartOutcome {
             ready: record.ready,
             net: banger_vmm::net_plan(record.net, backend),
@@ -116,10 +120,14 @@ impl Machines<'_> {
         }
         let begin = Instant::now();
         let lock = lock(vm)?;
+        let backend_before = vm.record()?.backend;
         let record = change_record(vm, &lock, spec)?;
         match vm.state()? {
             // Another command has started it meanwhile.
-            VmState::Running { backend, .. } => return Ok(up(&record, backend, None)),
+            VmState::Running { backend, .. } => {
+                self.tell_backend(spec, backend);
+                return Ok(up(&record, backend, None));
+            }
             VmState::Failed { reason } => {
                 self.ui.warning(&format!("the VM failed ({reason}): starting it again"));
                 vm.stop(Duration::ZERO)?;
@@ -146,7 +154,13 @@ impl Machines<'_> {
             }
             StartEvent::Ready(_) | StartEvent::Failed(_) => {}
         };
-        let running = self.time(RunPhase::Boot, || vm.start(&lock, &options, on_event))?;
+        let running = self.time(RunPhase::Boot, || vm.start(&lock, &options, on_event)).inspect_err(|_| {
+            if record.backend != backend_before {
+                // The next command would fail for a choice that it has not made. That this cannot be
+                // written either is not the news.
+                let _ = vm.set_record(&lock, &VmRecord { backend: backend_before, ..record.clone() });
+            }
+        })?;
         if running.backend == BackendKind::Qemu && record.net == NetMode::User && record.limits.net_bandwidth > 0 {
             self.ui
                 .warning("`net_bandwidth` has no effect: QEMU does not limit the VM's network, only Firecracker does");
@@ -167,7 +181,8 @@ impl Machines<'_> {
     }
 
     /// Tells the user which wishes an existing VM does not fulfil, and when they take effect.
-    fn tell_changes(&self, record: &VmRecord, spec: &VmSpec, running: bool) {
+    /// `running`: what runs the VM, if it runs.
+    fn tell_changes(&self, record: &VmRecord, spec: &VmSpec, running: Option<BackendKind>) {
         let new = |name: &str, what: &str, has: &str| {
             self.ui.warning(&format!(
                 "{name} `{what}` takes effect in a new VM, after `banger delete`: this one keeps `{has}`"
@@ -184,16 +199,33 @@ impl Machines<'_> {
             let size = |bytes| units::size(bytes >> 20);
             new("disk", &size(disk), &size(record.disk_bytes));
         }
-        let other = spec.cpus.is_some_and(|cpus| cpus != record.cpus)
-            || spec.memory_mib.is_some_and(|memory| memory != record.memory_mib)
-            || spec.disk_bytes.is_some_and(|disk| disk > record.disk_bytes)
-            || spec.limits.is_some_and(|limits| limits != record.limits)
-            || spec.backend.is_some_and(|backend| backend != record.backend);
-        if other && running {
-            self.ui.warning(
-                "processors, memory, a larger disk, rate limits and the backend take effect when the VM starts again, after `banger stop`",
-            );
+        let changes = [
+            ("processors", spec.cpus.is_some_and(|cpus| cpus != record.cpus)),
+            ("memory", spec.memory_mib.is_some_and(|memory| memory != record.memory_mib)),
+            ("disk", spec.disk_bytes.is_some_and(|disk| disk > record.disk_bytes)),
+            ("rate limits", spec.limits.is_some_and(|limits| limits != record.limits)),
+        ];
+        let changed: Vec<_> = changes.into_iter().filter(|(_, is_other)| *is_other).map(|(name, _)| name).collect();
+        if let Some(backend) = running {
+            self.tell_backend(spec, backend);
+            if !changed.is_empty() {
+                let changed = changed.join(", ");
+                self.ui
+                    .warning(&format!("{changed}: changes take effect when the VM starts again, after `banger stop`"));
+            }
         }
+    }
+
+    /// Tells the user that a VM does not run on the backend that is wanted.
+    fn tell_backend(&self, spec: &VmSpec, backend: BackendKind) {
+        let wanted = match (spec.backend, backend) {
+            (Some(BackendChoice::Firecracker), BackendKind::Qemu) => BackendKind::Firecracker,
+            (Some(BackendChoice::Qemu), BackendKind::Firecracker) => BackendKind::Qemu,
+            _ => return,
+        };
+        self.ui.warning(&format!(
+            "the VM runs on {backend}; {wanted} takes effect when it starts again, after `banger stop`"
+        ));
     }
 
     fn start_options(&self, record: &VmRecord, spec: &VmSpec) -> Result<StartOptions, CommandError> {
