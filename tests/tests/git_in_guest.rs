@@ -1,4 +1,6 @@
 //! Git in the guest says what it says on the host, whatever the host did.
+//!
+//! The guests are processes of this host, and so have its git; one test has a VM, and the image's.
 
 use std::fs;
 use std::path::Path;
@@ -11,44 +13,53 @@ fn host(repository: &Repository, script: &str) {
     assert!(output.expect("sh runs").status.code().is_some());
 }
 
-#[test]
-fn git_state_matches_after_each_git_operation() {
-    let home = Home::new();
+/// What the host does one after the other, and after each the guest has the same state.
+const STEPS: [&str; 25] = [
+    "git add a; echo thr >a",
+    "git commit -qm third",
+    "git commit -qam fourth; git tag v2",
+    "git checkout -qb feature; echo feature >a; echo new >b; git add .; git commit -qm feature",
+    "git checkout -q main",
+    "echo main >a; git commit -qam 'on main'; git merge -q feature",
+    "git merge --abort; git rebase -q feature",
+    "echo both >a; git add a",
+    "GIT_EDITOR=true git rebase --continue",
+    "git commit -q --amend -m amended",
+    "git tag -d v1; git branch -D feature; git branch feature/below v2; git pack-refs --all",
+    "git gc -q --prune=now",
+    "echo stashed >>a; echo untracked >c; git stash push -qu; echo again >>README; git stash push -q",
+    "git stash pop -q; git checkout -q -- README",
+    "git stash drop -q; git bisect start -q HEAD HEAD~2",
+    "git bisect reset -q; git checkout -q v2",
+    "git cherry-pick main",
+    "git cherry-pick --abort; git checkout -q --orphan fresh",
+    "git rm -rqf .; echo only >only; git add only; git commit -qm root",
+    "git checkout -q main; git sparse-checkout set --cone sub",
+    "git sparse-checkout disable; git rm -rq sub; git update-index --assume-unchanged a",
+    "rm .git/index",
+    "git reset -q --hard HEAD~1; chmod +x README",
+    "git config filter.x.clean 'tr a-z A-Z'; git config filter.x.smudge 'tr A-Z a-z'; echo '*.nb filter=x' \
+     >.gitattributes; echo abc >a.nb; git add .; git commit -qm filtered",
+    "touch a.nb; git status",
+];
+
+/// A repository with a commit, a tag, and an edit that is not committed.
+fn edited(home: &Home) -> Repository<'_> {
     let repository = home.repository("repo");
     repository.write("a", "one\n");
     repository.commit("second");
     repository.git(["tag", "--annotate", "--message", "first release", "v1"]);
     // An edit in the second, and of the size, of what is staged.
     repository.write("a", "two\n");
+    repository
+}
+
+#[test]
+fn git_state_matches_after_each_git_operation() {
+    let home = Home::with_any_guests();
+    let repository = edited(&home);
     repository.assert_same_git();
-    for step in [
-        "git add a; echo thr >a",
-        "git commit -qm third",
-        "git commit -qam fourth; git tag v2",
-        "git checkout -qb feature; echo feature >a; echo new >b; git add .; git commit -qm feature",
-        "git checkout -q main",
-        "echo main >a; git commit -qam 'on main'; git merge -q feature",
-        "git merge --abort; git rebase -q feature",
-        "echo both >a; git add a",
-        "GIT_EDITOR=true git rebase --continue",
-        "git commit -q --amend -m amended",
-        "git tag -d v1; git branch -D feature; git branch feature/below v2; git pack-refs --all",
-        "git gc -q --prune=now",
-        "echo stashed >>a; echo untracked >c; git stash push -qu; echo again >>README; git stash push -q",
-        "git stash pop -q; git checkout -q -- README",
-        "git stash drop -q; git bisect start -q HEAD HEAD~2",
-        "git bisect reset -q; git checkout -q v2",
-        "git cherry-pick main",
-        "git cherry-pick --abort; git checkout -q --orphan fresh",
-        "git rm -rqf .; echo only >only; git add only; git commit -qm root",
-        "git checkout -q main; git sparse-checkout set --cone sub",
-        "git sparse-checkout disable; git rm -rq sub; git update-index --assume-unchanged a",
-        "rm .git/index",
-        "git reset -q --hard HEAD~1; chmod +x README",
-        "git config filter.x.clean 'tr a-z A-Z'; git config filter.x.smudge 'tr A-Z a-z'; echo '*.nb filter=x' \
-         >.gitattributes; echo abc >a.nb; git add .; git commit -qm filtered",
-        "touch a.nb; git status",
-    ] {
+    for step in STEPS {
         host(&repository, step);
         repository.assert_same_git();
     }
@@ -57,8 +68,30 @@ fn git_state_matches_after_each_git_operation() {
 }
 
 #[test]
-fn git_only_state_and_config_are_synced() {
+fn git_of_the_image_reads_what_the_hosts_git_has_written() {
     let home = Home::new();
+    let repository = edited(&home);
+    repository.assert_same_git();
+    // Each time as it is after a few steps: in a rebase, packed, with stashes and a bisect, sparse.
+    let mut steps = STEPS.into_iter();
+    for ends_with in ["git rebase -q feature", "git gc -q --prune=now", "git bisect start -q HEAD HEAD~2", "--cone sub"]
+    {
+        loop {
+            let step = steps.next().expect("a step that ends so");
+            host(&repository, step);
+            if step.ends_with(ends_with) {
+                break;
+            }
+        }
+        repository.assert_same_git();
+    }
+    repository.assert_same_files();
+    assert_eq!(repository.guest_only(), (0, 0));
+}
+
+#[test]
+fn git_only_state_and_config_are_synced() {
+    let home = Home::with_any_guests();
     let repository = home.repository("repo");
     repository.run(["--", "true"]).ok();
     // In a hook of `git commit --all` the index is the one of the commit to be.
@@ -130,7 +163,7 @@ fn home_config(repository: &Repository, key: &str, value: &str) {
 
 #[test]
 fn empty_sha256_repository_is_synced_from_the_start() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let repository = home.at(home.path().join("repo"));
     fs::create_dir(&repository.root).unwrap();
     repository.git(["init", "--quiet", "--object-format=sha256"]);
@@ -151,7 +184,7 @@ fn empty_sha256_repository_is_synced_from_the_start() {
 
 #[test]
 fn linked_worktree_is_synced_as_a_workspace() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let main = home.repository("main");
     main.git(["worktree", "add", "--quiet", "../linked", "-b", "linked"]);
     let linked = home.at(home.path().join("linked"));
@@ -170,7 +203,7 @@ fn linked_worktree_is_synced_as_a_workspace() {
 
 #[test]
 fn submodules_follow_host_and_are_workspaces() {
-    let home = Home::new();
+    let home = Home::with_any_guests();
     let upstream = home.repository("upstream");
     let repository = home.repository("repo");
     repository.git(["submodule", "--quiet", "add", "../upstream", "lib/up"]);
