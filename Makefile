@@ -42,13 +42,13 @@ second: build
 	@install -d $(TARGET)/second/release
 	@install -m 755 $(addprefix $(TARGET)/static/$(HOST)/release/,banger-vmm banger-agent) $(TARGET)/second/release/
 
-# The same parts for guests that are processes of this host: for the tests that kill one at every step.
+# The same parts for guests that are processes of this host: for the tests that kill one at every
+# step. And the supervisor of `vsock`, which is made of the same crates.
 process:
-	cargo build --release --locked -p banger-vmm -p banger-agent --features banger-vmm/process,banger-agent/process --bin banger-vmm-process --bin banger-agent-process --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
+	cargo build --release --locked -p banger-vmm -p banger-agent --features banger-vmm/process,banger-vmm/vsock,banger-agent/process --bin banger-vmm-process --bin banger-vmm-vsock --bin banger-agent-process --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
 
 # All of it again, with machines that look like Firecracker's: for the tests of the guest's half.
-vsock: build
-	cargo build --release --locked -p banger-vmm --features vsock --bin banger-vmm-vsock --target $(HOST) --target-dir $(TARGET)/static $(STATIC)
+vsock: build process
 	@rm -rf $(TARGET)/vsock
 	@cp -a $(DIST) $(TARGET)/vsock
 	@install -m 755 $(TARGET)/static/$(HOST)/release/banger-vmm-vsock $(TARGET)/vsock/lib/banger/banger-vmm
