@@ -114,6 +114,13 @@ impl Home {
         home
     }
 
+    /// A home with an empty store of kernels, which it does not share, and the shared images.
+    pub fn with_own_kernels_only() -> Home {
+        let home = Home::new();
+        home.make_own("kernels");
+        home
+    }
+
     /// Replaces the link to a shared store by an empty directory.
     fn make_own(&self, store: &str) {
         fs::remove_file(self.data().join(store)).expect("a link");

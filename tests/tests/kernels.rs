@@ -49,7 +49,7 @@ fn check_linux(elf: &[u8]) {
 
 #[test]
 fn kernel_of_an_earlier_version_boots_and_is_refreshed_by_a_pull() {
-    let home = Home::with_own_kernels();
+    let home = Home::with_own_kernels_only();
     let repository = home.repository("r");
     let kernel = home.data().join("kernels/generic-6.12");
     run(Command::new("cp").arg("-a").arg(shared_kernel()).arg(&kernel));
