@@ -1,4 +1,6 @@
-//! An `/init` that is no friend of its host. Built static by the tests; standard library only.
+//! A guest that is no friend of its host. Built static by the tests; standard library only. It is
+//! the `/init` of a VM, or a process of the host in its place: `hostile DIRECTORY HOSTNAME`, with
+//! the link as standard input and the console as output, and then it does nothing but talk.
 //!
 //! What it does before there is a link is said by the VM's host name (see [`main`]). After that it
 //! syncs like an agent that has nothing, and each command's name says what becomes of the command
@@ -7,7 +9,7 @@
 use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null;
 use std::thread::sleep;
 use std::time::Duration;
@@ -22,13 +24,7 @@ const SYS_FINIT_MODULE: c_long = 313;
 const POWER_OFF: c_int = 0x4321_fedc;
 
 fn main() {
-    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
-        let (kind, target) = (CString::new(kind).unwrap(), CString::new(target).unwrap());
-        // SAFETY: the strings live until the call is over.
-        unsafe { mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, null()) };
-    }
-    let line = fs::read_to_string("/proc/cmdline").unwrap();
-    let name = line.split_whitespace().find_map(|word| word.strip_prefix("banger.hostname=")).unwrap().to_owned();
+    let name = if is_init() { mount_and_read_name() } else { std::env::args().nth(2).unwrap() };
     println!("\x1b]0;a guest that {name}\x07");
     match name.as_str() {
         "panics" => panic!("as it should"),
@@ -43,8 +39,13 @@ fn main() {
         }
         _ => {}
     }
-    load_modules();
-    let mut guest = Guest { port: open_port(), next_sync: String::new(), bounds: Bounds::default() };
+    let port = if is_init() {
+        load_modules();
+        open_port()
+    } else {
+        File::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap())
+    };
+    let mut guest = Guest { port, next_sync: String::new(), bounds: Bounds::default() };
     match name.as_str() {
         // A byte a second: the host must not wait for the end of a line that never comes.
         "drips" => loop {
@@ -58,6 +59,31 @@ fn main() {
     }
     guest.greet();
     guest.serve()
+}
+
+/// Whether this is the `/init` of a VM, which alone may do something to its kernel.
+fn is_init() -> bool {
+    std::process::id() == 1
+}
+
+/// The VM's host name.
+fn mount_and_read_name() -> String {
+    for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        let (kind, target) = (CString::new(kind).unwrap(), CString::new(target).unwrap());
+        // SAFETY: the strings live until the call is over.
+        unsafe { mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, null()) };
+    }
+    let line = fs::read_to_string("/proc/cmdline").unwrap();
+    line.split_whitespace().find_map(|word| word.strip_prefix("banger.hostname=")).unwrap().to_owned()
+}
+
+fn power_off() -> ! {
+    if is_init() {
+        // SAFETY: reboot(2) takes a number.
+        unsafe { reboot(POWER_OFF) };
+        forever()
+    }
+    std::process::exit(0)
 }
 
 fn load_modules() {
@@ -180,9 +206,7 @@ impl Guest {
             } else if text.contains("\"op\":\"stat\"") {
                 self.control(id, r#"{"ok":{"commands":0,"disk_total":1,"disk_free":1,"memory_total":1,"memory_available":1}}"#);
             } else if text.contains("\"op\":\"shutdown\"") {
-                // SAFETY: reboot(2) takes a number.
-                unsafe { reboot(POWER_OFF) };
-                forever()
+                power_off()
             }
         }
     }

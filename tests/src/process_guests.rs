@@ -17,10 +17,16 @@ impl Home {
     /// as.
     pub fn with_process_guests() -> Home {
         assert!(geteuid().is_root(), "guests that are processes need root");
-        let parts = required("BANGER_TEST_PROCESS");
+        Home::with_process_agent(&required("BANGER_TEST_PROCESS").join("banger-agent-process"))
+    }
+
+    /// A home whose VMs are processes of the program `agent`: `agent DIRECTORY HOSTNAME`, with the
+    /// link as standard input and the console as output. Only what the program itself does may need
+    /// root.
+    pub fn with_process_agent(agent: &Path) -> Home {
         let memory = Path::new("/dev/shm");
         let mut home = if memory.is_dir() { Home::beneath(memory) } else { Home::new() };
-        home.install(&parts.join("banger-agent-process"), &parts.join("banger-vmm-process"));
+        home.install(agent, &required("BANGER_TEST_PROCESS").join("banger-vmm-process"));
         home.process_guests = true;
         let _ = fs::remove_file(home.data().join("host"));
         home

@@ -1,4 +1,7 @@
 //! Guests that harm their host where they can. See `tests/guest/hostile.rs` for what they do.
+//!
+//! What they say is the same in a VM and in a process of this host, which starts at once: the tests
+//! of most cases have that, and one has a VM.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// Builds the hostile `/init`.
+/// Builds the hostile guest.
 fn agent() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("hostile");
@@ -36,32 +39,48 @@ fn fails(repository: &Repository<'_>, command: &[&str]) -> Output {
     output
 }
 
+/// Runs a command in a VM for it alone, whose guest, called `name`, does not come up. The error says
+/// the reason, and what the guest said.
+#[track_caller]
+fn fails_to_boot(home: &Home, name: &str, limit: &str, reason: &str, said: &str) -> Output {
+    let repository = home.repository(name);
+    let output = repository.banger().env("BANGER_BOOT_TIMEOUT", limit).args(["--rm", "--", "true"]).output().unwrap();
+    let output = Output::from(output);
+    assert_eq!((output.status, output.text().as_str()), (125, ""), "{}", output.stderr);
+    assert!(output.stderr.contains(reason), "{name}: {}", output.stderr);
+    // This VM goes with its command, so that no hint leads to its console.
+    assert!(!output.stderr.contains("banger logs"), "{name}: {}", output.stderr);
+    // What it said last is shown, and does nothing to the terminal.
+    assert!(output.stderr.contains(said), "{}", output.stderr);
+    assert!(!output.stderr.contains('\x1b'), "{}", output.stderr);
+    eventually("the end of the VM's processes", || home.processes().is_empty());
+    assert!(home.vms().is_empty(), "{:?}", home.vms());
+    output
+}
+
+/// Does `check` for each of the cases, in a thread of its own: a command whose guest makes no sense
+/// waits a while for the VM's end.
+fn all_at_once<T: Copy + Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            let check = &check;
+            scope.spawn(move || check(case));
+        }
+    });
+}
+
 #[test]
 fn guest_that_fails_to_boot_is_a_clear_error() {
     let (_folder, agent) = agent();
     let home = Home::with_agent(&agent);
-    for (name, reason) in [
-        ("panics", "panicked"),
-        ("hangs", "did not answer within 20 s"),
-        ("drips", "did not say what an agent says"),
-        ("floods", "does not speak banger's protocol"),
-    ] {
-        let repository = home.repository(name);
-        let output =
-            repository.banger().env("BANGER_BOOT_TIMEOUT", "20s").args(["--rm", "--", "true"]).output().unwrap();
-        let output = Output::from(output);
-        assert_eq!((output.status, output.text().as_str()), (125, ""), "{}", output.stderr);
-        assert!(output.stderr.contains(reason), "{name}: {}", output.stderr);
-        let is_late = name == "hangs";
-        assert_eq!(output.stderr.contains("BANGER_BOOT_TIMEOUT=80s"), is_late, "{name}: {}", output.stderr);
-        // This VM goes with its command, so that no hint leads to its console.
-        assert!(!output.stderr.contains("banger logs"), "{name}: {}", output.stderr);
-        // What it said last is shown, and does nothing to the terminal.
-        let said = if name == "panics" { "Kernel panic".into() } else { format!("^[]0;a guest that {name}^G") };
-        assert!(output.stderr.contains(&said), "{}", output.stderr);
-        assert!(!output.stderr.contains('\x1b'), "{}", output.stderr);
-        eventually("the end of the VM's processes", || home.processes().is_empty());
-        assert!(home.vms().is_empty(), "{:?}", home.vms());
+    let panicked = fails_to_boot(&home, "panics", "120s", "panicked", "Kernel panic");
+    let hangs = fails_to_boot(&home, "hangs", "20s", "did not answer within 20 s", "^[]0;a guest that hangs^G");
+    let home = Home::with_process_agent(&agent);
+    let drips = fails_to_boot(&home, "drips", "5s", "did not say what an agent says", "^[]0;a guest that drips^G");
+    let floods =
+        fails_to_boot(&home, "floods", "120s", "does not speak banger's protocol", "^[]0;a guest that floods^G");
+    for (output, is_late) in [(panicked, false), (hangs, true), (drips, false), (floods, false)] {
+        assert_eq!(output.stderr.contains("BANGER_BOOT_TIMEOUT="), is_late, "{}", output.stderr);
     }
 }
 
@@ -78,11 +97,19 @@ fn invalid_boot_timeout_is_an_error() {
 #[test]
 fn invalid_frames_end_only_the_command() {
     let (_folder, agent) = agent();
-    let home = Home::with_agent(&agent);
+    let home = Home::with_process_agent(&agent);
     let repository = home.repository("lies");
-    // The first of the cases: it takes as long as all the others.
+    repository.run(["--", "true"]).ok();
+    // The first of the cases, and in a VM of its own the first of those of a sync: they take as long
+    // as all the others.
     let silent = repository.banger().args(["--", "silence"]).stderr(Stdio::piped()).spawn().unwrap();
-    for (command, reason) in [
+    let silent_home = Home::with_process_agent(&agent);
+    let silent_repository = silent_home.repository("silent");
+    silent_repository.run(["--", "next-sync", "silence"]).ok();
+    silent_repository.write("changed", "silence");
+    let silent_sync = silent_repository.banger().args(["--", "true"]).stderr(Stdio::piped()).spawn().unwrap();
+    // All at once: each ends its own command, and none of the others.
+    let cases = [
         ("length-max", "4294967295 bytes"),
         ("length-over", "1048577 bytes"),
         ("truncated", "ended in the middle"),
@@ -92,19 +119,18 @@ fn invalid_frames_end_only_the_command() {
         ("deep-json", "is not understood"),
         ("status-300", "300"),
         ("data-first", "data where a control frame belongs"),
-    ] {
+    ];
+    all_at_once(cases, |(command, reason)| {
         let output = fails(&repository, &[command]);
         assert!(output.stderr.contains(reason), "{command}: {}", output.stderr);
         assert_eq!(output.text(), "", "{command}");
-    }
+    });
     // What comes after the end is nobody's output, and neither is what comes on a channel that is
     // none.
     let output = repository.run(["--", "exits-twice"]);
     assert_eq!((output.status, output.text().as_str()), (5, "before\n"), "{}", output.stderr);
 
-    for (order, reason) in
-        [("silence", "does not answer"), ("deep-json", "is not understood"), ("asks-for-more", "not offered")]
-    {
+    for (order, reason) in [("deep-json", "is not understood"), ("asks-for-more", "not offered")] {
         repository.run(["--", "next-sync", order]).ok();
         repository.write("changed", order);
         let output = fails(&repository, &["true"]);
@@ -118,10 +144,12 @@ fn invalid_frames_end_only_the_command() {
     lost_repositories_and_disks(&repository);
     listeners_without_end(&repository);
     connections_without_end(&repository);
-    let silent = Output::from(silent.wait_with_output().unwrap());
-    assert_eq!(silent.status, 125, "{silent:?}");
-    assert!(silent.stderr.contains("does not answer"), "{silent:?}");
-    let (supervisor, _) = home.supervisor_and_vmm();
+    for silent in [silent, silent_sync] {
+        let silent = Output::from(silent.wait_with_output().unwrap());
+        assert_eq!(silent.status, 125, "{silent:?}");
+        assert!(silent.stderr.contains("banger: error: ") && silent.stderr.contains("does not answer"), "{silent:?}");
+    }
+    let supervisor = Pid::from_raw(repository.supervisor());
     assert!(peak_memory(supervisor) < 10 << 20, "{} bytes", peak_memory(supervisor));
     repository.run(["stop"]).ok();
     home.assert_at_rest();
@@ -205,32 +233,43 @@ fn tree(folder: &Path) -> Vec<String> {
     all
 }
 
+/// A directory to copy into, and in it one that is not to be touched.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(home: &Home) -> Place {
+        let place = Place(tempfile::tempdir_in(home.path()).unwrap().keep());
+        fs::create_dir(place.outside()).unwrap();
+        fs::write(place.outside().join("victim"), "precious").unwrap();
+        place
+    }
+
+    fn outside(&self) -> PathBuf {
+        self.0.join("outside")
+    }
+}
+
 #[test]
 fn hostile_guest_cannot_escape_cp_target_or_log_output() {
     let (_folder, agent) = agent();
-    let home = Home::with_agent(&agent);
+    let home = Home::with_process_agent(&agent);
     let repository = home.repository("r");
     repository.run(["vm", "create", "--name", "box"]).ok();
-    let (place, outside) = (home.path().join("place"), home.path().join("place/outside"));
-    fs::create_dir_all(&outside).unwrap();
-    fs::write(outside.join("victim"), "precious").unwrap();
-    let before = tree(&place);
-    let target = place.join("target");
-    let copy = |case: &str, end: &str, to: &str| {
-        let from = format!("box:/{case}{}{end}", outside.display());
+    let copy = |place: &Place, case: &str, end: &str, to: &str| {
+        let from = format!("box:/{case}{}{end}", place.outside().display());
         let mut command = home.command("sh");
         command.args(["-c", "umask 027; exec \"$@\"", "sh"]);
         command.arg(repository.banger().get_program()).args(["vm", "cp", &from, to]);
-        Output::from(command.current_dir(&place).output().unwrap())
+        Output::from(command.current_dir(&place.0).output().unwrap())
     };
-    let refused = |case: &str, end: &str, to: &str, reason: &str| {
-        let output = copy(case, end, to);
+    let refused = |place: &Place, case: &str, end: &str, to: &str, reason: &str| {
+        let output = copy(place, case, end, to);
         let is_error = output.status == 125 && output.stderr.contains("banger: error: ");
         assert!(is_error && output.stderr.contains(reason), "{case}{end} {to}: {output:?}");
         assert!(!output.stderr.contains('\x1b'), "{case}: {}", output.stderr);
         output
     };
-    for (case, reason) in [
+    let cases = [
         ("parent", "leads elsewhere"),
         ("absolute", "leads elsewhere"),
         ("dots", "leads elsewhere"),
@@ -248,9 +287,12 @@ fn hostile_guest_cannot_escape_cp_target_or_log_output() {
         ("repository,git~1,", "`outside/git~1` is not copied"),
         ("git-file,.git,", "`outside/.git` is not copied"),
         ("git-link", "a link into a git repository"),
-    ] {
+    ];
+    all_at_once(cases, |(case, reason)| {
+        let place = Place::new(&home);
+        let (before, target) = (tree(&place.0), place.0.join("target"));
         fs::create_dir(&target).unwrap();
-        assert_eq!(refused(case, "", "target", reason).text(), "");
+        assert_eq!(refused(&place, case, "", "target", reason).text(), "");
         // There may be folders and links of the copy itself, and no file, neither whole nor half.
         let made = tree(&target);
         assert!(
@@ -258,25 +300,28 @@ fn hostile_guest_cannot_escape_cp_target_or_log_output() {
             "{case}: {made:?}"
         );
         fs::remove_dir_all(&target).unwrap();
-        assert_eq!(tree(&place), before, "{case}");
-    }
-    for case in ["parent", "absolute", "dots", "kind", "head", "announced"] {
-        let output = refused(case, "", "-", "");
+        assert_eq!(tree(&place.0), before, "{case}");
+    });
+    let place = Place::new(&home);
+    all_at_once(["parent", "absolute", "dots", "kind", "head", "announced"], |case| {
+        let output = refused(&place, case, "", "-", "");
         assert!(!output.text().contains("evil"), "{case}: {}", output.stderr);
-    }
-    for case in ["size", "hole", "endless"] {
-        refused(case, "", "-", "longer than was announced");
-    }
+    });
+    all_at_once(["size", "hole", "endless"], |case| {
+        refused(&place, case, "", "-", "longer than was announced");
+    });
 
     // In a repository of the host's, git runs what no repository but that one says, whatever the
     // guest calls what it sends.
-    let git = |folder: &Path| {
+    let git = |place: &Place, folder: &Path| {
         let output = home.command("git").args(["status"]).current_dir(folder).output().unwrap();
-        assert!(!outside.join("run-by-git").exists(), "{output:?}");
+        assert!(!place.outside().join("run-by-git").exists(), "{output:?}");
     };
-    assert!(home.command("git").args(["init", "-q"]).current_dir(&place).status().unwrap().success());
-    let with_git = tree(&place);
-    for (lie, end) in [
+    let init = |place: &Place| {
+        assert!(home.command("git").args(["init", "-q"]).current_dir(&place.0).status().unwrap().success());
+        tree(&place.0)
+    };
+    let lies = [
         ("lie,.git,directory,", ""),
         ("lie,outside,directory,contents", ""),
         ("lie,,directory,contents", ""),
@@ -285,37 +330,39 @@ fn hostile_guest_cannot_escape_cp_target_or_log_output() {
         ("lie,.git,directory,", "/."),
         ("lie,outside,directory,", "/."),
         ("lie,,file,contents", "/."),
-    ] {
-        for to in [".", "new", "-"] {
-            let output = refused(lie, end, to, "the VM's agent was asked for");
-            assert_eq!((output.text().as_str(), tree(&place)), ("", with_git.clone()), "{lie}{end} {to}");
-        }
-        git(&place);
-    }
+    ];
+    all_at_once(lies.iter().flat_map(|lie| [(lie, "."), (lie, "new"), (lie, "-")]), |((lie, end), to)| {
+        let place = Place::new(&home);
+        let with_git = init(&place);
+        let output = refused(&place, lie, end, to, "the VM's agent was asked for");
+        assert_eq!((output.text().as_str(), tree(&place.0)), ("", with_git), "{lie}{end} {to}");
+        git(&place, &place.0);
+    });
+    let with_git = init(&place);
     // Below what was asked for, too.
     for (case, end) in [("repository,.git,", "/."), ("repository,.Git,", "/."), ("bare", ""), ("repository,.git,", "")]
     {
-        let output = refused(case, end, "new", "is not copied: git would take");
+        let output = refused(&place, case, end, "new", "is not copied: git would take");
         assert!(output.stderr.contains("banger cp :PATH - >FILE.tar"), "{}", output.stderr);
-        let made = tree(&place.join("new"));
+        let made = tree(&place.0.join("new"));
         assert!(!made.iter().any(|entry| entry.contains("HEAD") || entry.contains(".git")), "{made:?}");
-        git(&place.join("new"));
-        fs::remove_dir_all(place.join("new")).unwrap();
+        git(&place, &place.0.join("new"));
+        fs::remove_dir_all(place.0.join("new")).unwrap();
     }
-    refused("repository,.git,", "/.", ".", "`.git` is not copied");
-    assert_eq!(tree(&place), with_git);
-    git(&place);
-    fs::remove_dir_all(place.join(".git")).unwrap();
+    refused(&place, "repository,.git,", "/.", ".", "`.git` is not copied");
+    assert_eq!(tree(&place.0), with_git);
+    git(&place, &place.0);
+    fs::remove_dir_all(place.0.join(".git")).unwrap();
     // An archive holds it, under the name that was asked for: nothing of it is a repository before
     // somebody unpacks it.
-    let archive = copy("repository,.git,", "", "-").ok();
+    let archive = copy(&place, "repository,.git,", "", "-").ok();
     assert!(archive.text().contains("outside/.git/config"), "{}", archive.stderr);
 
     // Permissions are the user's to give.
-    let mode = |path: &str| fs::metadata(place.join(path)).unwrap().mode() & 0o7777;
-    copy("modes,directory", "", "new").ok();
-    copy("modes,directory", "/.", "contents").ok();
-    copy("modes,file", "", "file").ok();
+    let mode = |path: &str| fs::metadata(place.0.join(path)).unwrap().mode() & 0o7777;
+    copy(&place, "modes,directory", "", "new").ok();
+    copy(&place, "modes,directory", "/.", "contents").ok();
+    copy(&place, "modes,file", "", "file").ok();
     for (path, is) in [("new", 0o750), ("new/d", 0o750), ("new/d/f", 0o750), ("contents/d/f", 0o750), ("file", 0o750)] {
         assert_eq!(mode(path), is, "{path}");
     }
@@ -369,7 +416,7 @@ fn link_protocol_violation_affects_only_its_guest() {
 #[test]
 fn slow_or_flooding_guest_is_bounded() {
     let (_folder, agent) = agent();
-    let home = Home::with_agent(&agent);
+    let home = Home::with_process_agent(&agent);
     let repository = home.repository("bounds");
     repository.run(["--", "true"]).ok();
     // These take their time, and it is the same.
@@ -392,7 +439,7 @@ fn slow_or_flooding_guest_is_bounded() {
             child
         })
         .collect();
-    let (supervisor, _) = home.supervisor_and_vmm();
+    let supervisor = Pid::from_raw(repository.supervisor());
     assert!(peak_memory(supervisor) < 12 << 20, "{} bytes", peak_memory(supervisor));
     for mut child in paused {
         child.kill().unwrap();
