@@ -317,6 +317,11 @@ fn vm_is_created_used_changed_and_deleted() {
     repository.run(["stop"]).ok();
     assert!(repository.run(["status"]).ok().text().contains("stopped"));
     assert!(repository.run(["stop"]).ok().stderr.contains("does not run"));
+    // A backend that cannot run it is an error, and not what the next command gets too.
+    let mut elsewhere = repository.banger();
+    elsewhere.args(["--backend", "firecracker", "--", "true"]).env("BANGER_ACCELERATOR", "tcg");
+    let elsewhere = output(&mut elsewhere);
+    assert!(elsewhere.status == 125 && elsewhere.stderr.contains("Firecracker needs KVM"), "{}", elsewhere.stderr);
     let again = repository.sh("nproc; ls /root/kept").ok();
     assert_eq!(again.text(), "2\n/root/kept\n");
 
