@@ -84,14 +84,6 @@ impl Obstacle {
         Obstacle { reason: format!("cannot open {DEVICE}: {error}"), hint: hint.into() }
     }
 
-    pub(super) fn no_bridge(error: &impl std::fmt::Display) -> Obstacle {
-        Obstacle {
-            reason: format!("cannot make a network bridge: {error}"),
-            hint: "run: sudo modprobe bridge; to load it at each boot: echo bridge | sudo tee /etc/modules-load.d/banger.conf"
-                .into(),
-        }
-    }
-
     pub(super) fn other(reason: &str) -> Obstacle {
         Obstacle { reason: reason.to_owned(), hint: "use the backend `qemu`, or no network".into() }
     }

@@ -52,6 +52,13 @@ pub(super) fn enter() {
     connect.send(()).unwrap();
     serves.recv().unwrap();
     say(TcpListener::bind((Ipv4Addr::LOCALHOST, LOOPBACK_PORT)).unwrap(), "loopback");
+    let service = UdpSocket::bind((Ipv4Addr::LOCALHOST, LOOPBACK_PORT)).unwrap();
+    thread::spawn(move || {
+        let mut datagram = [0; 100];
+        while let Ok((length, from)) = service.recv_from(&mut datagram) {
+            let _ = service.send_to(&datagram[..length], from);
+        }
+    });
 
     // The host itself reaches both.
     for (address, port, expected) in [(ADDRESS, 80, WEB), (Ipv4Addr::LOCALHOST, LOOPBACK_PORT, "loopback")] {

@@ -81,7 +81,7 @@ async fn reaches_the_internet(host: &Host, program: NetworkProgram) {
     let output = host.output(command).await;
     assert!(output.status.success(), "{name}: {output:?}");
     let said = fs::read_to_string(host.path("vms/own/run/said")).unwrap();
-    assert_eq!(said, "name: internet\naddress: internet\nhost's loopback: nothing\n", "{name}");
+    assert_eq!(said, "name: internet\naddress: internet\nhost's loopback: nothing, []\n", "{name}");
 }
 
 /// What a test's supervisor is to run its VM with: a directory.
@@ -162,12 +162,184 @@ fn guest() {
     if Path::new("/proc/self").exists() {
         return;
     }
+    let answers = raw::answers_of_loopback();
     let mut guest = Guest::new();
     let named = guest.resolve(internet::NAME).map(|address| guest.read(address, 80));
     let addressed = guest.read(internet::ADDRESS.into(), 80);
     let loopback = guest.read(USER_NETWORK.gateway.into(), internet::LOOPBACK_PORT);
     let named = named.unwrap_or_else(|| "no address".to_owned());
-    fs::write("said", format!("name: {named}\naddress: {addressed}\nhost's loopback: {loopback}\n")).unwrap();
+    fs::write("said", format!("name: {named}\naddress: {addressed}\nhost's loopback: {loopback}, {answers:?}\n"))
+        .unwrap();
+}
+
+/// What a guest sends past its network stack.
+mod raw {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::Ipv4Addr;
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, Instant};
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use smoltcp::phy::{self, ChecksumCapabilities};
+    use smoltcp::time::Duration as Span;
+    use smoltcp::wire::{
+        ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol,
+        Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
+    };
+
+    use super::super::internet::{ADDRESS, LOOPBACK_PORT};
+    use super::{TAP, USER_NETWORK, open_tap};
+
+    const CARD: EthernetAddress = EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    const PORT: u16 = 40_000;
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// Sends frames to addresses that a network stack keeps for itself, and says which services
+    /// answer: protocol, and the address and port that the answer is from. The frames reach the
+    /// other side: one like them to the internet is answered.
+    pub(super) fn answers_of_loopback() -> Vec<String> {
+        let mut tap = Tap(open_tap(TAP).unwrap());
+        fcntl(&tap.0, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let router = tap.router();
+        // pasta does not tell when it is ready.
+        let deadline = Instant::now() + 3 * PATIENCE;
+        let mut answers = Vec::new();
+        while answers.is_empty() && Instant::now() < deadline {
+            tap.write(&frame(router, IpProtocol::Tcp, ADDRESS, 80));
+            answers = tap.answers(PATIENCE / 10);
+        }
+        assert_eq!(answers, [format!("TCP {ADDRESS}:80")]);
+        for address in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::UNSPECIFIED] {
+            tap.write(&frame(router, IpProtocol::Tcp, address, LOOPBACK_PORT));
+            tap.write(&frame(router, IpProtocol::Udp, address, LOOPBACK_PORT));
+        }
+        tap.answers(PATIENCE)
+    }
+
+    struct Tap(std::fs::File);
+
+    impl Tap {
+        fn write(&mut self, frame: &[u8]) {
+            self.0.write_all(frame).unwrap();
+        }
+
+        /// A frame, unless none comes until then.
+        fn read(&mut self, deadline: Instant) -> Option<Vec<u8>> {
+            let mut buffer = vec![0; 2000];
+            loop {
+                match self.0.read(&mut buffer) {
+                    Ok(length) => return Some(buffer[..length].to_vec()),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                }
+                let left = deadline.checked_duration_since(Instant::now())?;
+                phy::wait(self.0.as_raw_fd(), Some(Span::from_micros(left.as_micros() as u64))).unwrap();
+            }
+        }
+
+        /// Who has the gateway's address.
+        fn router(&mut self) -> EthernetAddress {
+            let request = ArpRepr::EthernetIpv4 {
+                operation: ArpOperation::Request,
+                source_hardware_addr: CARD,
+                source_protocol_addr: USER_NETWORK.address,
+                target_hardware_addr: EthernetAddress([0; 6]),
+                target_protocol_addr: USER_NETWORK.gateway,
+            };
+            let mut frame = ethernet(EthernetAddress::BROADCAST, EthernetProtocol::Arp, request.buffer_len());
+            request.emit(&mut ArpPacket::new_unchecked(&mut frame[14..]));
+            // Until the other side is there, nobody answers.
+            let deadline = Instant::now() + 3 * PATIENCE;
+            loop {
+                self.write(&frame);
+                while let Some(answer) = self.read((Instant::now() + PATIENCE / 10).min(deadline)) {
+                    let arp = EthernetFrame::new_unchecked(&answer[..]).ethertype() == EthernetProtocol::Arp;
+                    let packet = arp.then(|| ArpRepr::parse(&ArpPacket::new_unchecked(&answer[14..])).unwrap());
+                    if let Some(ArpRepr::EthernetIpv4 {
+                        operation: ArpOperation::Reply, source_hardware_addr, ..
+                    }) = packet
+                    {
+                        return source_hardware_addr;
+                    }
+                }
+                assert!(Instant::now() < deadline, "the gateway does not answer");
+            }
+        }
+
+        /// Who answers at [`PORT`], within a while.
+        fn answers(&mut self, patience: Duration) -> Vec<String> {
+            let deadline = Instant::now() + patience;
+            let mut answers = Vec::new();
+            while let Some(frame) = self.read(deadline) {
+                let Ok(packet) = Ipv4Packet::new_checked(&frame[14..]) else { continue };
+                let (from, payload) = (packet.src_addr(), packet.payload());
+                match packet.next_header() {
+                    IpProtocol::Tcp => {
+                        let segment = TcpPacket::new_checked(payload).unwrap();
+                        if segment.dst_port() == PORT && segment.syn() {
+                            answers.push(format!("TCP {from}:{}", segment.src_port()));
+                        }
+                    }
+                    IpProtocol::Udp => {
+                        let datagram = UdpPacket::new_checked(payload).unwrap();
+                        answers.push(format!("UDP {from}:{}", datagram.src_port()));
+                    }
+                    _ => {}
+                }
+            }
+            answers.sort();
+            answers.dedup();
+            answers
+        }
+    }
+
+    fn ethernet(to: EthernetAddress, ethertype: EthernetProtocol, length: usize) -> Vec<u8> {
+        let mut frame = vec![0; 14 + length];
+        let header = EthernetRepr { src_addr: CARD, dst_addr: to, ethertype };
+        header.emit(&mut EthernetFrame::new_unchecked(&mut frame));
+        frame
+    }
+
+    /// What begins a connection, or a datagram.
+    fn frame(router: EthernetAddress, protocol: IpProtocol, to: Ipv4Addr, port: u16) -> Vec<u8> {
+        let checksums = ChecksumCapabilities::default();
+        let from = USER_NETWORK.address;
+        let segment = TcpRepr {
+            src_port: PORT,
+            dst_port: port,
+            control: TcpControl::Syn,
+            seq_number: TcpSeqNumber(1),
+            ack_number: None,
+            window_len: 1000,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[],
+        };
+        let datagram = UdpRepr { src_port: PORT, dst_port: port };
+        let text = b"who is there?";
+        let payload_len =
+            if protocol == IpProtocol::Tcp { segment.buffer_len() } else { datagram.header_len() + text.len() };
+        let header = Ipv4Repr { src_addr: from, dst_addr: to, next_header: protocol, payload_len, hop_limit: 64 };
+        let mut frame = ethernet(router, EthernetProtocol::Ipv4, header.buffer_len() + payload_len);
+        header.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
+        let payload = &mut frame[14 + header.buffer_len()..];
+        match protocol {
+            IpProtocol::Tcp => {
+                segment.emit(&mut TcpPacket::new_unchecked(payload), &from.into(), &to.into(), &checksums);
+            }
+            _ => datagram.emit(
+                &mut UdpPacket::new_unchecked(payload),
+                &from.into(),
+                &to.into(),
+                text.len(),
+                |payload| payload.copy_from_slice(text),
+                &checksums,
+            ),
+        }
+        frame
+    }
 }
 
 /// A machine with a tap for its network card.
