@@ -1,5 +1,6 @@
 //! Signals to `banger`, and what becomes of the command when `banger` is gone.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Stdio};
 
@@ -37,6 +38,13 @@ impl Started {
 
     fn send(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("banger runs");
+    }
+
+    /// Whether all of its threads are stopped: proc_pid_stat(5).
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("banger lives").flatten();
+        let mut states = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+        states.all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
     }
 
     fn wait(self) -> Output {
@@ -186,12 +194,14 @@ fn ephemeral_vm_killed_with_its_command_is_swept() {
     let started = Started::new(&repository, &["--rm"], "echo ready; exec sleep 1000");
     // The supervisor first, and before it is seen to be dead the command: nobody is left.
     started.send(Signal::SIGSTOP);
+    // A signal is sent, and has not arrived: a thread that still runs would see to its VM.
+    eventually("the command is stopped", || started.is_stopped());
     kill(Pid::from_raw(repository.supervisor()), Signal::SIGKILL).unwrap();
     started.send(Signal::SIGKILL);
-    started.wait();
-    assert_eq!(home.vms().len(), 1);
+    let killed = started.wait();
+    assert_eq!((killed.status, home.vms().len()), (137, 1), "{killed:?}");
     let next = repository.run(["--rm", "--", "echo", "next"]).ok();
     assert_eq!(next.text(), "next\n");
     assert!(next.stderr.contains("removing the ephemeral VM"), "{}", next.stderr);
-    assert_eq!(home.vms().len(), 0);
+    assert_eq!(home.vms().len(), 0, "{:?}: {}", home.vms(), next.stderr);
 }
