@@ -41,6 +41,8 @@ pub struct StartOptions {
     pub boot_timeout: Option<Duration>,
     /// The Firecracker to use; None for the one that is found where programs are looked for.
     pub firecracker: Option<PathBuf>,
+    /// The user whom Firecracker's jailer is to become, which needs root; None: it is not used.
+    pub jailer_user: Option<String>,
     /// The directory of a snapshot ([`crate::Vm::snapshot`]) to go on from; None to boot. The VM's
     /// disks are replaced by the snapshot's. It is an error if what would run the VM differs from
     /// what ran it then: backend and its version, accelerator, processors, memory, network, kernel
@@ -119,7 +121,10 @@ pub(crate) fn start(
     let launch = Launch {
         folder: folder.to_owned(),
         host: host.to_owned(),
-        programs: programs.clone().with_firecracker(options.firecracker.clone()),
+        programs: programs
+            .clone()
+            .with_firecracker(options.firecracker.clone())
+            .with_jailer_user(options.jailer_user.clone()),
         kernel: options.kernel.clone(),
         vmlinux: options.vmlinux.clone(),
         initramfs: options.initramfs.clone(),

@@ -14,6 +14,9 @@ pub struct Programs {
     /// The Firecracker that the user wants to have used.
     #[serde(default)]
     firecracker: Option<PathBuf>,
+    /// The user whom Firecracker's jailer is to become.
+    #[serde(default)]
+    jailer_user: Option<String>,
 }
 
 impl Programs {
@@ -22,7 +25,7 @@ impl Programs {
     pub fn new(path: impl Into<OsString>) -> Self {
         let mut path = path.into();
         path.push(":/usr/sbin:/sbin");
-        Programs { path, firecracker: None }
+        Programs { path, firecracker: None, jailer_user: None }
     }
 
     /// Has this program taken for Firecracker, if there is one.
@@ -34,6 +37,17 @@ impl Programs {
     /// The Firecracker that the user wants to have used; none: the one that is found.
     pub(crate) fn firecracker(&self) -> Option<&Path> {
         self.firecracker.as_deref()
+    }
+
+    /// Has Firecracker run as the user of this name, by its jailer, if there is a name.
+    #[must_use]
+    pub fn with_jailer_user(self, jailer_user: Option<String>) -> Self {
+        Programs { jailer_user, ..self }
+    }
+
+    /// The name of the user whom Firecracker's jailer is to become; none: it is not used.
+    pub(crate) fn jailer_user(&self) -> Option<&str> {
+        self.jailer_user.as_deref()
     }
 
     /// The program's path.

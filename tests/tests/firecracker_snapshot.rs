@@ -32,6 +32,7 @@ fn from(home: &Home, snapshot: &Path) -> StartOptions {
         accelerator: AcceleratorChoice::Kvm,
         boot_timeout: None,
         firecracker: Some(variable("BANGER_TEST_FIRECRACKER").join("firecracker")),
+        jailer_user: None,
         restore: Some(snapshot.to_owned()),
     }
 }

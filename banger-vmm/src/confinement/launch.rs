@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::launcher::{CONFINE, KILL, Order, Report};
-use super::{Confinement, Rules};
+use super::{Confinement, Jail, Rules};
 use crate::error::Failure;
 use crate::host::die_with;
 use crate::network::{NetworkProgram, Starting, UserNetwork};
@@ -34,6 +34,9 @@ pub(crate) struct ConfinedCommand {
     /// Its working directory.
     pub(crate) directory: PathBuf,
     pub(crate) rules: Rules,
+    /// How the jailer runs it; none: the launcher does. With one, its working directory becomes its
+    /// root directory, and it inherits no descriptors but those of the streams.
+    pub(crate) jail: Option<Jail>,
     /// What it inherits, by the same numbers, besides standard input, output and error.
     pub(crate) descriptors: Vec<OwnedFd>,
     pub(crate) stdin: Stdio,
@@ -89,6 +92,7 @@ pub(crate) async fn launch(launcher: &Path, command: ConfinedCommand) -> Result<
         arguments: command.arguments,
         directory: command.directory,
         rules: command.rules,
+        jail: command.jail,
         descriptors: command.descriptors.iter().map(number).collect(),
         network: command.network.is_some(),
         held: held.as_ref().map(number),

@@ -13,8 +13,10 @@
 //!
 //! [`launch`](launch::launch) adds [namespaces] where the host allows them: the VMM then has a
 //! [root of its own](root) with only the files that the rules name, and a network of its own. A
-//! [launcher] process stands between the supervisor and the VMM for this.
+//! [launcher] process stands between the supervisor and the VMM for this. It may have Firecracker's
+//! jailer run the VMM, in a [jail]: as another user, and without Landlock.
 
+mod jail;
 mod landlock;
 mod launch;
 mod launcher;
@@ -33,6 +35,7 @@ use seccompiler::BpfProgram;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub(crate) use jail::Jail;
 pub(crate) use launch::{Confined, ConfinedCommand, launch};
 pub use launcher::{CONFINE, run as run_launcher, run_network_probe};
 pub use namespaces::Namespace;
@@ -65,6 +68,9 @@ pub struct Confinement {
     /// The namespaces of the VMM's own. None are used by a VMM that has no launcher.
     #[serde(default, deserialize_with = "known", skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<Namespace>,
+    /// The user id of a VMM that is not its supervisor's user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
     /// What the kernel does not keep the VMM from.
     #[serde(deserialize_with = "known")]
     pub missing: Vec<Gap>,
@@ -105,7 +111,7 @@ impl Confinement {
         let has = |abi| landlock_abi.is_some_and(|kernel| kernel >= abi);
         let needs = [(Gap::Files, 1), (Gap::Signals, landlock::SIGNALS)];
         let missing = needs.into_iter().filter(|(_, abi)| !has(*abi)).map(|(gap, _)| gap).collect();
-        Confinement { landlock_abi, namespaces: Vec::new(), missing }
+        Confinement { landlock_abi, namespaces: Vec::new(), user: None, missing }
     }
 
     /// What a VMM under `rules` is confined by in these namespaces.
@@ -114,12 +120,12 @@ impl Confinement {
             [Namespace::Mount, Namespace::Network, Namespace::Pid].map(|namespace| namespaces.contains(&namespace));
         // Landlock keeps it from abstract sockets since the version that keeps it from signals.
         let abstract_sockets = network || !self.missing.contains(&Gap::Signals);
-        let mut missing = self.missing;
+        let mut missing = self.missing.clone();
         missing.retain(|gap| !matches!((gap, mount, pid), (Gap::Files, true, _) | (Gap::Signals, _, true)));
         let sockets = rules.directories.is_empty() || (mount && abstract_sockets);
         let further = [(Gap::FileNames, mount), (Gap::Processes, pid), (Gap::UnixSockets, sockets)];
         missing.extend(further.into_iter().filter(|(_, has)| !has).map(|(gap, _)| gap));
-        Confinement { landlock_abi: self.landlock_abi, namespaces, missing }
+        Confinement { namespaces, missing, ..self }
     }
 }
 
@@ -134,6 +140,19 @@ impl Rules {
             ruleset: landlock::ruleset(self)?,
             filter: seccomp::filter(self.network, !self.directories.is_empty())?,
             confinement: Confinement::of_kernel(),
+            is_for_jailer: false,
+        })
+    }
+
+    /// Makes of the rules what the kernel takes and lets the jailer of `jail` do its work. Under
+    /// Landlock nobody mounts anything, and without capabilities nobody becomes another user. The
+    /// jailer leaves none to the VMM.
+    fn prepare_for(&self, jail: &Jail) -> io::Result<Prepared> {
+        Ok(Prepared {
+            ruleset: None,
+            filter: seccomp::jailer_filter(self.network, !self.directories.is_empty())?,
+            confinement: Confinement { user: Some(jail.user), ..Confinement::with(None) },
+            is_for_jailer: true,
         })
     }
 }
@@ -144,6 +163,8 @@ pub(crate) struct Prepared {
     ruleset: Option<OwnedFd>,
     filter: BpfProgram,
     confinement: Confinement,
+    /// The capabilities stay.
+    is_for_jailer: bool,
 }
 
 impl Prepared {
@@ -164,7 +185,9 @@ impl Prepared {
         if let Some(ruleset) = &self.ruleset {
             landlock::restrict(ruleset.as_raw_fd())?;
         }
-        drop_capabilities()?;
+        if !self.is_for_jailer {
+            drop_capabilities()?;
+        }
         // The last, since it could forbid one of the calls above.
         seccomp::apply(&self.filter)
     }

@@ -32,8 +32,11 @@ pub enum Namespace {
 impl Namespace {
     /// The user namespace first: it gives the right to make the others. That of processes last: the
     /// next child is its first process.
-    const ALL: [Namespace; 6] =
+    pub(super) const ALL: [Namespace; 6] =
         [Namespace::User, Namespace::Mount, Namespace::Network, Namespace::Ipc, Namespace::Uts, Namespace::Pid];
+    /// For who needs rights outside of a user namespace.
+    pub(super) const WITHOUT_USER: [Namespace; 5] =
+        [Namespace::Mount, Namespace::Network, Namespace::Ipc, Namespace::Uts, Namespace::Pid];
 
     /// Its name, as in the manual pages.
     pub fn name(self) -> &'static str {
@@ -66,13 +69,14 @@ impl Namespace {
     }
 }
 
-/// Puts this process into namespaces of its own, as many as the host allows, and returns which. Its
-/// next child is the first process of the pid namespace. To be called while there is one thread.
+/// Puts this process into namespaces of its own, as many of these kinds as the host allows, and
+/// returns which. Its next child is the first process of the pid namespace. To be called while there
+/// is one thread.
 ///
 /// # Errors
 /// The kernel's refusal of what it has just allowed a child of this process.
-pub(super) fn enter() -> io::Result<Vec<Namespace>> {
-    let mut available = available()?;
+pub(super) fn enter(kinds: &[Namespace]) -> io::Result<Vec<Namespace>> {
+    let mut available = available(kinds)?;
     available.retain(|namespace| *namespace != Namespace::Mount || has_mount_setattr());
     available.iter().try_for_each(|namespace| namespace.make())?;
     Ok(available)
@@ -81,8 +85,8 @@ pub(super) fn enter() -> io::Result<Vec<Namespace>> {
 /// Tries in a child which namespaces there can be. A user namespace may be useless: under AppArmor's
 /// `apparmor_restrict_unprivileged_userns`, a process has no capabilities in it. There would be no
 /// way back from one.
-fn available() -> io::Result<Vec<Namespace>> {
-    let bits = || Namespace::ALL.into_iter().enumerate().map(|(index, namespace)| (1_u8 << index, namespace));
+fn available(kinds: &[Namespace]) -> io::Result<Vec<Namespace>> {
+    let bits = || kinds.iter().enumerate().map(|(index, namespace)| (1_u8 << index, *namespace));
     // SAFETY: there is no other thread, so the child may do what it likes.
     match unsafe { fork() }? {
         ForkResult::Child => {

@@ -49,15 +49,19 @@ struct Binding {
     kind: FileType,
 }
 
-/// Makes the files that `rules` name all that this process can see. To be called in a mount
-/// namespace of its own, which it is alone in.
+/// Makes the files that `rules` name all that this process can see, and what `add` mounts in the new
+/// root. To be called in a mount namespace of its own, which it is alone in.
 ///
 /// # Errors
 /// What could not be done, as in "cannot …", and the kernel's refusal.
-pub(super) fn enter(rules: &Rules) -> Result<(), (String, io::Error)> {
+pub(super) fn enter(
+    rules: &Rules,
+    add: impl FnOnce() -> Result<(), (String, io::Error)>,
+) -> Result<(), (String, io::Error)> {
     let layout = Layout::of(rules);
     make_base().map_err(|error| ("make a root directory".to_owned(), error))?;
     layout.fill()?;
+    add()?;
     seal().map_err(|error| ("leave the host's root directory".to_owned(), error))
 }
 

@@ -40,21 +40,26 @@ impl Host {
         self.folder.path().join(name)
     }
 
-    fn rules(&self) -> Prepared {
+    fn rules(&self) -> Rules {
         let system = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"].into_iter().map(PathBuf::from);
-        let rules = Rules {
+        Rules {
             readable: system.chain([self.path("images/rootfs")]).collect(),
             writable: vec![self.path("vms/own/disk")],
             devices: vec!["/dev/null".into()],
             network: self.network,
             ..Rules::default()
-        };
-        rules.prepare().unwrap()
+        }
     }
 
     /// What comes of `attempt` in a process under the rules, which then runs a program.
-    fn attempt(&self, mut attempt: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
-        let rules = self.rules();
+    fn attempt(&self, attempt: impl FnMut() -> io::Result<()> + Send + Sync + 'static) -> io::Result<()> {
+        Host::attempt_under(self.rules().prepare().unwrap(), attempt)
+    }
+
+    fn attempt_under(
+        rules: Prepared,
+        mut attempt: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<()> {
         let mut command = Command::new("true");
         // SAFETY: each test is a process of its own, and what it tries after the fork takes no lock
         // that another thread could hold.
@@ -128,7 +133,7 @@ fn confined_child_program_cannot_read_keys() {
     }
     let host = Host::new();
     let cat = |name: &str| {
-        let rules = host.rules();
+        let rules = host.rules().prepare().unwrap();
         let mut command = Command::new("cat");
         command.arg(host.path(name)).stdin(Stdio::null());
         // SAFETY: between fork and exec there are only system calls that signal-safety(7) allows,
@@ -176,7 +181,7 @@ fn landlock_alone_denies_tcp_without_network() {
         return;
     }
     let host = Host::new();
-    let Prepared { ruleset, .. } = host.rules();
+    let Prepared { ruleset, .. } = host.rules().prepare().unwrap();
     let ruleset = ruleset.unwrap();
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = Command::new("true");
@@ -215,7 +220,7 @@ fn confined_process_cannot_signal_but_can_be_signalled() {
     let parent = getpid();
     host.assert_denied("a signal", move || Ok(kill(parent, None)?));
 
-    let rules = host.rules();
+    let rules = host.rules().prepare().unwrap();
     let mut command = Command::new("sleep");
     command.arg("60");
     // SAFETY: as above.
@@ -293,4 +298,36 @@ fn denied_syscall_fails_with_eperm() {
         if done == -1 && Errno::last() == Errno::EPERM { Ok(()) } else { Err(ErrorKind::Other.into()) }
     })
     .unwrap();
+}
+
+#[test]
+fn jailers_filter_allows_what_the_jailer_does_only() {
+    let host = Host::new();
+    let jail = Jail { jailer: "/jailer".into(), user: 1, group: 1, id: "vm".into(), files: Vec::new() };
+    let rules = Rules { directories: vec![host.path("vms/own")], ..host.rules() };
+    type Attempt = Box<dyn FnMut() -> io::Result<()> + Send + Sync>;
+    let attempt = |attempt: Attempt| Host::attempt_under(rules.prepare_for(&jail).unwrap(), attempt);
+    let (disk, other) = (host.path("vms/own/disk"), host.path("vms/own/other"));
+    let file = disk.clone();
+    attempt(Box::new(move || fs::set_permissions(&file, fs::Permissions::from_mode(0o600)))).unwrap();
+    attempt(Box::new(|| UnixDatagram::unbound().map(drop))).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        attempt(Box::new(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?))).unwrap();
+    }
+    let (from, to) = (disk.clone(), other.clone());
+    let [rename, link, symlink, remove] = [(); 4].map(|()| (from.clone(), to.clone()));
+    let denied: [(&str, Attempt); 7] = [
+        ("rename", Box::new(move || fs::rename(&rename.0, &rename.1))),
+        ("link", Box::new(move || fs::hard_link(&link.0, &link.1))),
+        ("symlink", Box::new(move || std::os::unix::fs::symlink(&symlink.0, &symlink.1))),
+        ("unlink", Box::new(move || fs::remove_file(&remove.0))),
+        ("user namespace", Box::new(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?))),
+        ("internet socket", Box::new(|| UdpSocket::bind("127.0.0.1:0").map(drop))),
+        ("ptrace", Box::new(|| Ok(nix::sys::ptrace::traceme()?))),
+    ];
+    for (what, call) in denied {
+        let result = attempt(call);
+        assert!(result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)), "{what}: {result:?}");
+    }
+    assert!(disk.exists() && !other.exists());
 }

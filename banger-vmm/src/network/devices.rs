@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 
 use futures::StreamExt;
 use nix::libc;
-use nix::unistd::geteuid;
+use nix::unistd::{Uid, geteuid};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, LinkAttribute};
 use rtnetlink::packet_route::neighbour_table::{
@@ -34,14 +34,14 @@ fn cannot<E: Display>(action: &'static str) -> impl FnOnce(E) -> Obstacle {
     move |error| Obstacle::other(&format!("cannot {action}: {error}"))
 }
 
-/// Makes the devices. To be called in the network namespace, with the right to administer it.
-pub(crate) fn make() -> Result<(), Obstacle> {
+/// Makes the devices, for a VMM of this user. To be called in the network namespace, with the right
+/// to administer it.
+pub(crate) fn make(vmm: Uid) -> Result<(), Obstacle> {
     // Nobody is to speak to this namespace's own stack. Where that cannot be said, nothing in it
     // listens all the same.
     let _ = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    for name in [TAP, UPLINK] {
-        make_tap(name)?;
-    }
+    make_tap(TAP, vmm)?;
+    make_tap(UPLINK, geteuid())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     let runtime = runtime.map_err(cannot("talk to the network stack"))?;
     runtime.block_on(async {
@@ -106,11 +106,11 @@ fn index(name: &str) -> Result<u32, Obstacle> {
     }
 }
 
-/// Makes a tap that stays, and that this user may open: Documentation/networking/tuntap.rst of
+/// Makes a tap that stays, and that a user may open: Documentation/networking/tuntap.rst of
 /// Linux.
-fn make_tap(name: &str) -> Result<(), Obstacle> {
+fn make_tap(name: &str, user: Uid) -> Result<(), Obstacle> {
     let device = open_tap(name)?;
-    control(&device, libc::TUNSETOWNER, geteuid().as_raw().into())?;
+    control(&device, libc::TUNSETOWNER, user.as_raw().into())?;
     control(&device, libc::TUNSETPERSIST, 1)
 }
 

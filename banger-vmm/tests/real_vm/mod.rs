@@ -51,6 +51,7 @@ impl Home {
             kernel: kernel.join("vmlinuz"),
             vmlinux: None,
             firecracker: None,
+            jailer_user: None,
             initramfs: initramfs::ensure(&build_guest(folder.path()), &modules, &paths.cache).unwrap(),
             base,
             modules: None,

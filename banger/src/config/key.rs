@@ -118,6 +118,13 @@ pub const KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "jailer_user",
+        stands: Stands::User,
+        without: "the jailer is not used",
+        about: "User of this machine that Firecracker runs as where root runs banger, by Firecracker's `jailer`: a user that nothing else runs as.",
+        ..PLAIN
+    },
+    Key {
         name: "disk_iops",
         shape: Shape::One(Kind::Number(1, 1_000_000)),
         without: "no limit",

@@ -75,8 +75,11 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
 pub(super) fn firecracker(settings: Option<&Settings>, has_kvm: bool, paths: &Paths) -> Check {
     const NAME: &str = "firecracker";
     let wanted = settings.and_then(Settings::firecracker_bin).map(|path| expanded(path, paths.home.as_deref()));
-    let is_wanted = wanted.is_some() || settings.and_then(Settings::backend) == Some(BackendChoice::Firecracker);
-    let programs = Programs::new(search_path()).with_firecracker(wanted);
+    let is_wanted = wanted.is_some()
+        || settings.and_then(Settings::jailer_user).is_some()
+        || settings.and_then(Settings::backend) == Some(BackendChoice::Firecracker);
+    let jailer_user = settings.and_then(Settings::jailer_user).map(str::to_owned);
+    let programs = Programs::new(search_path()).with_firecracker(wanted).with_jailer_user(jailer_user);
     match FirecrackerInstallation::find(&programs) {
         Ok(found) if !has_kvm => {
             let program = found.program.display();

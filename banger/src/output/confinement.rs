@@ -7,7 +7,8 @@ pub(crate) fn describe(confinement: &Confinement) -> String {
     let landlock = confinement.landlock_abi.map(|abi| format!(", Landlock (version {abi} of its interface)"));
     let namespaces: Vec<_> = confinement.namespaces.iter().map(|namespace| namespace.name()).collect();
     let namespaces = (!namespaces.is_empty()).then(|| format!(", namespaces ({})", namespaces.join(", ")));
-    let mechanisms = format!("seccomp{}{}", landlock.unwrap_or_default(), namespaces.unwrap_or_default());
+    let user = confinement.user.map(|user| format!(", the jailer (user id {user})")).unwrap_or_default();
+    let mechanisms = format!("seccomp{}{}{user}", landlock.unwrap_or_default(), namespaces.unwrap_or_default());
     let open: Vec<_> = confinement.missing.iter().map(|gap| left_open(*gap)).collect();
     if open.is_empty() { mechanisms } else { format!("{mechanisms}; not kept from: {}", open.join(", ")) }
 }
@@ -36,9 +37,16 @@ mod tests {
         let none = of(None, vec![Gap::Files, Gap::Signals]);
         assert!(none.starts_with("seccomp; not kept from: reading and writing your files"), "{none}");
         let namespaces = vec![Namespace::User, Namespace::Pid];
-        let partly = describe(&Confinement { landlock_abi: Some(6), namespaces, missing: vec![Gap::FileNames] });
+        let partly = describe(&Confinement {
+            landlock_abi: Some(6),
+            namespaces,
+            missing: vec![Gap::FileNames],
+            ..Confinement::default()
+        });
         let expected =
             "seccomp, Landlock (version 6 of its interface), namespaces (user, pid); not kept from: seeing names";
         assert!(partly.starts_with(expected), "{partly}");
+        let jailed = describe(&Confinement { user: Some(990), ..Confinement::default() });
+        assert_eq!(jailed, "seccomp, the jailer (user id 990)");
     }
 }

@@ -11,18 +11,19 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::api::Version;
+use super::jailer::Jailer;
 use crate::error::{Failure, FailureKind};
 use crate::program::Programs;
 
 /// What to do without a Firecracker that can be run.
-const INSTALL: &str = "install Firecracker from https://github.com/firecracker-microvm/firecracker/releases \
+pub(super) const INSTALL: &str = "install Firecracker from https://github.com/firecracker-microvm/firecracker/releases \
                        and have `firecracker_bin` in the configuration name it";
 /// How long it may take to say its version. It takes a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// It says no more than that, in bytes: a version, and what its logger adds.
 const MAX_OUTPUT: usize = 4 << 10;
 /// As much of what is no version is quoted, in bytes.
-const MAX_QUOTE: usize = 80;
+pub(super) const MAX_QUOTE: usize = 80;
 
 /// A Firecracker that banger can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct FirecrackerInstallation {
     /// The program.
     pub program: PathBuf,
     version: Version,
+    /// What runs it as another user; none: it runs as the supervisor's.
+    pub(super) jailer: Option<Jailer>,
 }
 
 impl FirecrackerInstallation {
@@ -37,18 +40,20 @@ impl FirecrackerInstallation {
     /// ask for its version, which takes some milliseconds.
     ///
     /// # Errors
-    /// There is none, or it cannot be run here, or it is too old.
+    /// There is none, or it cannot be run here, or it is too old, or the configuration names a user
+    /// whom no jailer can have it run as.
     pub fn find(programs: &Programs) -> Result<Self, Failure> {
         let program = match programs.firecracker() {
             Some(program) => program.to_owned(),
             None => programs.find("firecracker", "firecracker").map_err(|_| missing())?,
         };
-        let output = first_output(&program).map_err(|error| not_run(&program, &error))?;
-        FirecrackerInstallation::that_said(program, &output)
+        let first_line = first_line(&program).map_err(|error| not_run(&program, &error))?;
+        let found = FirecrackerInstallation::that_said(program, &first_line)?;
+        let jailer = programs.jailer_user().map(|user| Jailer::find(programs, user, &found.program, found.version));
+        Ok(FirecrackerInstallation { jailer: jailer.transpose()?, ..found })
     }
 
-    fn that_said(program: PathBuf, output: &[u8]) -> Result<Self, Failure> {
-        let first_line = output.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    fn that_said(program: PathBuf, first_line: &[u8]) -> Result<Self, Failure> {
         let text = std::str::from_utf8(first_line).ok().and_then(|line| line.strip_prefix("Firecracker v"));
         let Some(version) = text.and_then(Version::parse) else {
             let quote = printable(&first_line[..first_line.len().min(MAX_QUOTE)]);
@@ -64,7 +69,7 @@ impl FirecrackerInstallation {
             );
             return Err(Failure::new(message).with_hint(hint));
         }
-        Ok(FirecrackerInstallation { program, version })
+        Ok(FirecrackerInstallation { program, version, jailer: None })
     }
 
     /// Its version, as in `1.14.0`.
@@ -96,7 +101,7 @@ fn missing() -> Failure {
 }
 
 /// Why the program could not be run.
-fn not_run(program: &Path, error: &io::Error) -> Failure {
+pub(super) fn not_run(program: &Path, error: &io::Error) -> Failure {
     let name = program.display();
     match error.raw_os_error() {
         Some(libc::ENOENT) if !program.exists() => {
@@ -112,6 +117,13 @@ fn not_run(program: &Path, error: &io::Error) -> Failure {
         }
         _ => Failure::new(format!("cannot run {name}: {error}")).with_hint(INSTALL),
     }
+}
+
+/// The first line of what `program --version` writes.
+pub(super) fn first_line(program: &Path) -> io::Result<Vec<u8>> {
+    let mut output = first_output(program)?;
+    output.truncate(output.iter().position(|&byte| byte == b'\n').unwrap_or(output.len()));
+    Ok(output)
 }
 
 /// The beginning of what `program --version` writes, without any of the caller's variables.
@@ -259,8 +271,8 @@ mod tests {
     #[test]
     fn advice_is_given_for_versions_with_known_faults() {
         let advice = |text: &str| {
-            let output = format!("Firecracker v{text}\n");
-            FirecrackerInstallation::that_said("/fc".into(), output.as_bytes()).unwrap().advice()
+            let line = format!("Firecracker v{text}");
+            FirecrackerInstallation::that_said("/fc".into(), line.as_bytes()).unwrap().advice()
         };
         assert!(advice("1.13.2").unwrap().contains("install 1.14.0 or later"));
         assert!(advice("1.16.1").unwrap().contains("cannot pause"));

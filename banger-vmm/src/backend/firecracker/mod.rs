@@ -6,6 +6,7 @@
 mod api;
 mod end_signs;
 mod installation;
+mod jailer;
 mod machine;
 mod process;
 mod run_directory;
@@ -101,8 +102,9 @@ impl Backend for Firecracker {
         snapshot: Option<&'a Path>,
     ) -> LocalBoxFuture<'a, Result<Launched, Failure>> {
         Box::pin(async move {
-            let (firecracker, launcher) = (&*self.installation.program, &*self.launcher);
-            start::start(Host { firecracker, launcher, network: self.network(vm)? }, vm, snapshot).await
+            let FirecrackerInstallation { program: firecracker, jailer, .. } = &self.installation;
+            let (jailer, launcher) = (jailer.as_ref(), &*self.launcher);
+            start::start(Host { firecracker, jailer, launcher, network: self.network(vm)? }, vm, snapshot).await
         })
     }
 }

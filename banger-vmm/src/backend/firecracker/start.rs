@@ -13,13 +13,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::api::{Action, ApiError, Client, Request, SnapshotLoadParams, Version};
+use super::jailer::Jailer;
 use super::process::Process;
 use super::run_directory::{API_SOCKET, LOG, RunDirectory, VSOCK_SOCKET};
 use super::{machine, snapshot};
 use crate::backend::vmm::for_tokio;
 use crate::backend::vsock::VsockConnector;
 use crate::backend::{Launched, SocketPair, VmDefinition, Vmm, VmmEvent};
-use crate::confinement::{self, ConfinedCommand, Rules};
+use crate::confinement::{self, ConfinedCommand, Jail, Rules};
 use crate::error::{Failure, IoContext};
 use crate::kvm;
 use crate::network::{self, NetworkProgram};
@@ -37,6 +38,8 @@ const LIBRARIES: [&str; 7] =
 /// The programs that it takes to run a VM.
 pub(super) struct Host<'a> {
     pub(super) firecracker: &'a Path,
+    /// What runs it as another user, if that is wanted.
+    pub(super) jailer: Option<&'a Jailer>,
     /// The binary `banger-vmm`, as the launcher that confines.
     pub(super) launcher: &'a Path,
     /// For a VM with a network.
@@ -50,7 +53,9 @@ pub(super) async fn start(host: Host<'_>, vm: &VmDefinition, snapshot: Option<&P
     let mut links = machine::links(vm, kernel);
     links.extend(snapshot.into_iter().flat_map(snapshot::links));
     let vm_directory = vm.disk.parent().unwrap_or(Path::new("/"));
-    let directory = Arc::new(RunDirectory::create(vm_directory, &links)?);
+    // In a jail, the files themselves are mounted there.
+    let made: &[_] = if host.jailer.is_some() { &[] } else { &links };
+    let directory = Arc::new(RunDirectory::create(vm_directory, made)?);
     // Before Firecracker, which opens it without waiting.
     let log = directory.open_log()?;
     let console = SocketPair::new(program)?;
@@ -59,9 +64,10 @@ pub(super) async fn start(host: Host<'_>, vm: &VmDefinition, snapshot: Option<&P
     let files = links.iter().map(|(_, file)| file.clone());
     let command = ConfinedCommand {
         program: program.to_owned(),
-        arguments: arguments(vm),
+        arguments: arguments(vm, host.jailer.is_some()),
         directory: directory.path().to_owned(),
         rules: rules(program, vm, files, &directory),
+        jail: host.jailer.map(|jailer| jail(jailer, vm, &links)),
         descriptors: Vec::new(),
         stdin: Stdio::null(),
         stdout: OwnedFd::from(console.theirs).into(),
@@ -127,13 +133,20 @@ fn rules(program: &Path, vm: &VmDefinition, files: impl Iterator<Item = PathBuf>
     Rules { readable, writable, devices, directories: vec![directory.path().to_owned()], network: false }
 }
 
-/// All arguments but the program's name. The log has a path, so that it is not on standard output,
+/// How the jailer runs `vm`, which is made of `files`.
+fn jail(jailer: &Jailer, vm: &VmDefinition, files: &[(String, PathBuf)]) -> Jail {
+    let Jailer { program, user, group } = jailer.clone();
+    Jail { jailer: program, user, group, id: vm.record.hostname.clone(), files: files.to_vec() }
+}
+
+/// All arguments but the program's name, and those that the jailer gives. The log has a path, so that it is not on standard output,
 /// which is the guest's console.
-fn arguments(vm: &VmDefinition) -> Vec<OsString> {
+fn arguments(vm: &VmDefinition, jailed: bool) -> Vec<OsString> {
     // The id is for people who look at the log. A host name has no characters that Firecracker
     // refuses.
-    let arguments = ["--id", &vm.record.hostname, "--api-sock", API_SOCKET, "--log-path", LOG, "--show-level"];
-    arguments.into_iter().map(OsString::from).collect()
+    let id = ["--id", &vm.record.hostname].into_iter().filter(|_| !jailed);
+    let others = ["--api-sock", API_SOCKET, "--log-path", LOG, "--show-level"];
+    id.chain(others).map(OsString::from).collect()
 }
 
 /// Why a guest was not started.

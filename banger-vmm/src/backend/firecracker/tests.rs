@@ -3,6 +3,8 @@
 //! The directory that has the program is named by `BANGER_TEST_FIRECRACKER`; without it, or without
 //! KVM, these tests are ignored.
 
+mod jailer;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

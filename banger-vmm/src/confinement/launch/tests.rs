@@ -104,6 +104,7 @@ impl Host {
                 directories: vec![self.path("vms/own/run")],
                 network: false,
             },
+            jail: None,
             descriptors: Vec::new(),
             stdin: Stdio::null(),
             stdout: Stdio::piped(),
@@ -370,7 +371,7 @@ fn vmm_runs_with_limited_namespaces() {
         let mut said = String::new();
         confined.child.stdout.take().unwrap().read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "content");
-        let Confinement { namespaces, missing, landlock_abi } = &confined.confinement;
+        let Confinement { namespaces, missing, landlock_abi, user: _ } = &confined.confinement;
         let names: Vec<_> = namespaces.iter().map(|namespace| namespace.name()).collect();
         let mut expected = vec!["user", "mount", "network", "ipc", "uts", "pid"];
         expected.retain(|name| limited != "all" && *name != limited);

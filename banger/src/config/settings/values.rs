@@ -117,6 +117,11 @@ impl Settings {
         self.text("firecracker_bin")
     }
 
+    /// The user whom Firecracker's jailer is to become, if it is to be used.
+    pub fn jailer_user(&self) -> Option<&str> {
+        self.text("jailer_user")
+    }
+
     /// The network of a new VM, if somebody said which.
     pub fn net(&self) -> Option<NetMode> {
         self.explicit("net")?;

@@ -54,6 +54,8 @@ pub struct VmSpec {
     pub backend: Option<BackendChoice>,
     /// The Firecracker program, as the configuration has it.
     pub firecracker: Option<String>,
+    /// The user whom Firecracker's jailer is to become.
+    pub jailer_user: Option<String>,
     /// After how long without a command the VM stops by itself; zero: never.
     pub idle_timeout: Option<Duration>,
     /// Messages about a new VM: which values are less than its repository asks for.
@@ -73,6 +75,7 @@ impl From<&Settings> for VmSpec {
             net: settings.net(),
             backend: settings.backend(),
             firecracker: settings.firecracker_bin().map(str::to_owned),
+            jailer_user: settings.jailer_user().map(str::to_owned),
             idle_timeout: Some(settings.idle_timeout()),
             notes: settings.limit_notes(),
         }
@@ -86,6 +89,7 @@ impl VmSpec {
             idle_timeout: Some(settings.idle_timeout()),
             backend: settings.backend(),
             firecracker: settings.firecracker_bin().map(str::to_owned),
+            jailer_user: settings.jailer_user().map(str::to_owned),
             ..VmSpec::default()
         }
     }

@@ -249,6 +249,7 @@ impl Machines<'_> {
             boot_timeout: boot_timeout()?,
             restore: None,
             firecracker: spec.firecracker.as_deref().map(|path| expanded(path, self.paths.home.as_deref())),
+            jailer_user: spec.jailer_user.clone(),
         })
     }
 }
