@@ -97,7 +97,8 @@ const OF_JAILER: &[libc::c_long] = &[
     libc::SYS_unshare,
 ];
 
-/// What Landlock keeps a VMM from: the names in a directory that it may write to.
+/// What Landlock keeps a VMM from too, on kernels that have it: the names in a directory that it may
+/// write to. Of a name that it could change, the supervisor would be led elsewhere.
 const NAMES: &[libc::c_long] = &[
     libc::SYS_rename,
     libc::SYS_renameat,
@@ -110,12 +111,16 @@ const NAMES: &[libc::c_long] = &[
     libc::SYS_unlinkat,
 ];
 
+/// More of them, which Firecracker's jailer makes.
+const MADE_NAMES: &[libc::c_long] =
+    &[libc::SYS_mkdir, libc::SYS_mkdirat, libc::SYS_rmdir, libc::SYS_mknod, libc::SYS_mknodat];
+
 /// A filter for a VMM that has a network, or none, and may make Unix sockets, or not. Without either
 /// it makes no socket. With a network it makes sockets of the internet protocols. A Unix socket
 /// leads to the session bus, the Docker daemon or an SSH agent, none of which Landlock keeps from
 /// it before version 9 of its interface: only a root of its own does.
 pub(super) fn filter(network: bool, unix_sockets: bool) -> io::Result<BpfProgram> {
-    let forbidden = FORBIDDEN.iter().map(|&call| (call, Vec::new())).collect();
+    let forbidden = FORBIDDEN.iter().chain(NAMES).chain(MADE_NAMES).map(|&call| (call, Vec::new())).collect();
     with_sockets(forbidden, network, unix_sockets).map_err(io::Error::other)
 }
 

@@ -23,8 +23,11 @@ use crate::backend::{VmmCommand, VmmEvent};
 use crate::complaint;
 use crate::confinement::Confined;
 
-/// How long who follows the console may take to read the rest of it when Firecracker is gone.
-const CONSOLE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take to read the rest of the console, and of the standard error, when Firecracker
+/// is gone.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What a pipe holds, in bytes: pipe(7).
+const PIPE_CAPACITY: usize = 64 << 10;
 
 /// A Firecracker that runs.
 pub(super) struct Process {
@@ -88,11 +91,13 @@ impl Process {
             }
         };
         // All that it has logged waits to be read: the FIFO's writer is gone.
-        while let Ok(read @ 1..) = self.log.try_read(&mut buffer) {
+        for _ in 0..PIPE_CAPACITY / buffer.len() {
+            let Ok(read @ 1..) = self.log.try_read(&mut buffer) else { break };
             lock(&self.signs).see_log(&buffer[..read]);
         }
-        let _ = timeout(CONSOLE_PATIENCE, &mut self.console_ended).await;
-        let complaint = complaint.await.unwrap_or_default();
+        let _ = timeout(LAST_WORDS, &mut self.console_ended).await;
+        // Without a pid namespace, a process that it has started may hold its standard error.
+        let complaint = timeout(LAST_WORDS, complaint).await.ok().and_then(Result::ok).unwrap_or_default();
         let (event, failure) = lock(&self.signs).end(status.ok(), &complaint);
         // Whoever does not listen is about to drop the VMM.
         if let Some(event) = event {

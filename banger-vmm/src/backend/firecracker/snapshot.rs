@@ -1,7 +1,8 @@
 //! Snapshots: a paused guest's state in files.
 
-use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
@@ -59,7 +60,8 @@ pub(super) async fn write(
     written
 }
 
-/// Gives both files their names in `target`, or neither.
+/// Gives both files their names in `target`, or neither. A Firecracker that a guest has taken over
+/// may have left something else in their place, which would lead whoever reads the snapshot elsewhere.
 fn move_into([state, memory]: &[PathBuf; 2], target: &Path) -> Result<()> {
     let [new_state, new_memory] = [STATE, MEMORY].map(|name| target.join(name));
     move_new(state, &new_state)?;
@@ -69,5 +71,48 @@ fn move_into([state, memory]: &[PathBuf; 2], target: &Path) -> Result<()> {
 }
 
 fn move_new(path: &Path, new: &Path) -> Result<()> {
-    renameat2(AT_FDCWD, path, AT_FDCWD, new, RenameFlags::RENAME_NOREPLACE).at("create", new)
+    renameat2(AT_FDCWD, path, AT_FDCWD, new, RenameFlags::RENAME_NOREPLACE).at("create", new)?;
+    // There, Firecracker cannot replace it any more.
+    let metadata = fs::symlink_metadata(new).at("examine", new)?;
+    if metadata.is_file() && metadata.nlink() == 1 {
+        return Ok(());
+    }
+    let _ = fs::remove_file(new);
+    let error = io::Error::new(io::ErrorKind::InvalidData, "Firecracker has not written a file of its own");
+    Err(error).at("keep", new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_of_its_own_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (new, target) = ([path("new.state"), path("new.memory")], path("snapshot"));
+        fs::create_dir(&target).unwrap();
+        fs::write(path("secret"), "a key").unwrap();
+        type Plant<'a> = &'a dyn Fn(&Path);
+        let plants: [Plant<'_>; 3] = [
+            &|place| symlink(path("secret"), place).unwrap(),
+            &|place| fs::hard_link(path("secret"), place).unwrap(),
+            &|place| nix::unistd::mkfifo(place, nix::sys::stat::Mode::S_IRUSR).unwrap(),
+        ];
+        for plant in plants {
+            for planted in 0..2 {
+                fs::write(&new[1 - planted], "written").unwrap();
+                plant(&new[planted]);
+                let error = move_into(&new, &target).unwrap_err().to_string();
+                assert!(error.contains("has not written a file of its own"), "{error}");
+                assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+                new.iter().for_each(|path| drop(fs::remove_file(path)));
+            }
+        }
+        assert_eq!(fs::read(path("secret")).unwrap(), b"a key");
+        new.iter().for_each(|path| fs::write(path, "written").unwrap());
+        move_into(&new, &target).unwrap();
+    }
 }
