@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::blocks::{Blocks, compressed, invalid};
+use super::blocks::{Blocks, compressed, invalid, lengthen};
 
 /// How a frame begins, and where another one follows.
 const MAGIC: u32 = 0x184c_2102;
@@ -25,16 +25,13 @@ impl<R: Read> Frame<R> {
 }
 
 impl<R: Read> Blocks for Frame<R> {
-    fn next(&mut self, block: &mut Vec<u8>) -> io::Result<()> {
+    fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let length = loop {
             let mut length = [0; 4];
             let mut had = 0;
             while had < length.len() {
                 match self.source.read(&mut length[had..])? {
-                    0 if had == 0 => {
-                        block.clear();
-                        return Ok(());
-                    }
+                    0 if had == 0 => return Ok(0),
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                     read => had += read,
                 }
@@ -48,13 +45,13 @@ impl<R: Read> Blocks for Frame<R> {
             return Err(invalid("a block of lz4 has a length that none can have"));
         }
         let compressed = compressed(&mut self.source, length)?;
-        block.resize(self.max_block, 0);
-        let length = lz4_flex::block::decompress_into(&compressed, block).map_err(io::Error::other)?;
-        if length == 0 {
-            return Err(invalid("a block of lz4 is empty"));
+        // Nothing says how long the block is: the first one pays for the longest.
+        lengthen(buffer, self.max_block);
+        let block = &mut buffer[..self.max_block];
+        match lz4_flex::block::decompress_into(&compressed, block).map_err(io::Error::other)? {
+            0 => Err(invalid("a block of lz4 is empty")),
+            length => Ok(length),
         }
-        block.truncate(length);
-        Ok(())
     }
 }
 
@@ -85,6 +82,25 @@ mod tests {
         let content = [vec![1; (8 << 20) + 5], b"text".to_vec()].concat();
         let frame = fixtures::compressed(&content);
         assert!(read(&[&frame[..], &frame].concat(), u64::MAX).unwrap() == [&content[..], &content].concat());
+    }
+
+    #[test]
+    fn short_block_costs_nothing_of_the_longest_ones_length() {
+        const BLOCKS: usize = 20_000;
+        let block = fixtures::compressed(b"x");
+        let frame = [&block[..4], &block[4..].repeat(BLOCKS)].concat();
+        assert!(read(&frame, u64::MAX).unwrap() == vec![b'x'; BLOCKS]);
+        let (mut frame, mut buffer) = (Frame::new(&frame[..], u64::MAX), Vec::new());
+        assert_eq!(frame.next(&mut buffer).unwrap(), 1);
+        assert_eq!(buffer.len(), MAX_BLOCK as usize);
+        buffer.fill(7);
+        for _ in 1..BLOCKS {
+            assert_eq!(frame.next(&mut buffer).unwrap(), 1);
+        }
+        assert_eq!(frame.next(&mut buffer).unwrap(), 0);
+        // What is behind a block was not written again for any.
+        assert!(buffer.len() == MAX_BLOCK as usize && buffer[0] == b'x');
+        assert!(buffer[buffer.len() / 2..].iter().all(|&byte| byte == 7));
     }
 
     #[test]

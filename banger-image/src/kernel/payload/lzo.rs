@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use super::blocks::{Blocks, compressed, invalid};
+use super::blocks::{Blocks, compressed, invalid, lengthen};
 
 /// How a file begins.
 pub(super) const MAGIC: [u8; 9] = [0x89, b'L', b'Z', b'O', 0, b'\r', b'\n', 0x1a, b'\n'];
@@ -86,7 +86,7 @@ impl<R: Read> File<R> {
 }
 
 impl<R: Read> Blocks for File<R> {
-    fn next(&mut self, block: &mut Vec<u8>) -> io::Result<()> {
+    fn next(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let flags = match self.flags {
             Some(flags) => flags,
             None => {
@@ -94,10 +94,9 @@ impl<R: Read> Blocks for File<R> {
                 *self.flags.insert(flags)
             }
         };
-        block.clear();
         let length = u32::from_be_bytes(self.array()?) as usize;
         if length == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let packed_length = u32::from_be_bytes(self.array()?) as usize;
         if length > MAX_BLOCK || packed_length > length {
@@ -110,12 +109,12 @@ impl<R: Read> Blocks for File<R> {
         self.skip(4 * checksums.filter(|flag| flags & **flag != 0).count() as u64)?;
         let packed = compressed(&mut self.source, packed_length)?;
         if !is_packed {
-            *block = packed;
-            return Ok(());
+            *buffer = packed;
+            return Ok(length);
         }
-        block.resize(length, 0);
-        match lzokay::decompress::decompress(&packed, block) {
-            Ok(is) if is == length => Ok(()),
+        lengthen(buffer, length);
+        match lzokay::decompress::decompress(&packed, &mut buffer[..length]) {
+            Ok(is) if is == length => Ok(length),
             Ok(_) => Err(invalid("a block of lzop is shorter than it says")),
             Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("a block of lzop: {error}"))),
         }
