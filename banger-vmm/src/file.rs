@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use banger_util::file::{self, Durability};
+use nix::fcntl::OFlag;
+use nix::libc;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::error::{Error, IoContext, Result};
@@ -72,12 +74,17 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, state: &T) -> Result<()> {
 
 /// Reads a state file of a format up to `known`.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, known: u32) -> Result<T> {
+    read_json_of(File::open(path).at("read", path)?, path, known)
+}
+
+/// Reads a state file of a format up to `known` from `file`, which is the one at `path`.
+pub(crate) fn read_json_of<T: DeserializeOwned>(file: File, path: &Path, known: u32) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format_version: u64,
     }
     let mut json = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_STATE + 1).read_to_end(&mut json)).at("read", path)?;
+    file.take(MAX_STATE + 1).read_to_end(&mut json).at("read", path)?;
     let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
     if json.len() as u64 > MAX_STATE {
         return Err(damaged(format!("longer than {MAX_STATE} bytes")));
@@ -87,6 +94,37 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, known: u32) -> Result<
         return Err(Error::Newer { path: path.to_owned(), found: format.format_version, known });
     }
     serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))
+}
+
+/// Opens a regular file in a directory of somebody else's for reading. A link is not followed, and a
+/// FIFO that nobody writes to is not waited for.
+///
+/// # Errors
+/// There is something else, as the error says; the file system's refusal.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    let other = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match opened.and_then(|file| Ok((file.metadata()?.file_type(), file))) {
+        Ok((there, file)) if there.is_file() => Ok(file),
+        Ok((there, _)) if there.is_dir() => other("it is a directory, not a file"),
+        Ok(_) => other("it is not a regular file"),
+        // open(2): with O_NOFOLLOW, of a link; and of a socket.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            other("it is a symbolic link, which is not followed")
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => other("it is not a regular file"),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a directory, and nothing else: a link is not followed.
+///
+/// # Errors
+/// The file system's refusal.
+pub(crate) fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
 /// Opens, or makes, a file that exists to be locked.
@@ -113,4 +151,48 @@ pub(crate) fn random_hex(bytes: usize) -> String {
     let mut random = vec![0; bytes];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).expect("the kernel has random bytes");
     random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    /// Has in turn everything in the place of the file `name` in `directory` that is no regular
+    /// file, and calls `check` with what an error says of it.
+    pub(crate) fn in_place_of_file(directory: &Path, name: &str, check: impl Fn(&str)) {
+        let path = directory.join(name);
+        let elsewhere = tempfile::NamedTempFile::new().unwrap();
+        type Put<'a> = Box<dyn Fn(&Path) + 'a>;
+        let others: [(Put<'_>, &str); 5] = [
+            (Box::new(|path| mkfifo(path, Mode::S_IRWXU).unwrap()), "it is not a regular file"),
+            (Box::new(|path| symlink(elsewhere.path(), path).unwrap()), "it is a symbolic link"),
+            (Box::new(|path| fs::create_dir(path).unwrap()), "it is a directory"),
+            (Box::new(|path| drop(UnixListener::bind(path).unwrap())), "it is not a regular file"),
+            (Box::new(|path| assert!(!path.exists())), "No such file"),
+        ];
+        for (put, reason) in others {
+            fs::create_dir_all(directory).unwrap();
+            put(&path);
+            check(&format!("cannot open {}: {reason}", path.display()));
+            fs::remove_dir_all(directory).unwrap();
+        }
+    }
+
+    #[test]
+    fn directory_is_opened_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        open_directory(folder.path()).unwrap();
+        let path = folder.path().join("it");
+        symlink("/", &path).unwrap();
+        open_directory(&path).unwrap_err();
+        fs::remove_file(&path).unwrap();
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        open_directory(&path).unwrap_err();
+    }
 }

@@ -45,11 +45,17 @@ impl Making {
         let path = parent.join(hidden);
         for _ in 0..2 {
             match DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let _lock = lock(&path)?.ok_or_else(|| refuse("another one of that name is being made"))?;
-                    // Its maker is dead.
-                    remove(&path).at("remove", &path)?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match path.symlink_metadata() {
+                    Ok(there) if !there.is_dir() => {
+                        // No maker's: it is neither opened nor followed.
+                        fs::remove_file(&path).at("remove", &path)?;
+                    }
+                    _ => {
+                        let _lock = lock(&path)?.ok_or_else(|| refuse("another one of that name is being made"))?;
+                        // Its maker is dead.
+                        fs::remove_dir_all(&path).at("remove", &path)?;
+                    }
+                },
                 made => {
                     made.at("create", &path)?;
                     let lock = lock(&path)?.ok_or_else(|| refuse("another one of that name is being made"))?;
@@ -71,7 +77,8 @@ impl Making {
     /// The file system's refusal; or it was cancelled.
     pub(crate) fn copy(&mut self, vm: &Path, disk: &str, is_cancelled: &dyn Fn() -> bool) -> Result<()> {
         let path = self.path.join(disk);
-        let file = copy_disk(&vm.join(disk), &path, is_cancelled)?;
+        let from = vm.join(disk);
+        let file = copy_disk(&File::open(&from).at("open", &from)?, &path, is_cancelled)?;
         self.unsynced.push((path, file));
         Ok(())
     }
@@ -100,13 +107,13 @@ impl Making {
     /// Removes what there is of it.
     pub(crate) fn discard(&self) {
         // The next one of the same place tries it again.
-        let _ = remove(&self.path);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// None: somebody has it.
+/// The lock of a directory, never of what a link leads to. None: somebody has it.
 fn lock(path: &Path) -> Result<Option<File>> {
-    let lock = File::open(path).at("open", path)?;
+    let lock = file::open_directory(path).at("open", path)?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -114,17 +121,12 @@ fn lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Removes a directory; a link in its place is not followed.
-fn remove(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata()?.is_dir() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -162,7 +164,15 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         fs::write(elsewhere.path().join("kept"), "").unwrap();
         symlink(elsewhere.path(), &path).unwrap();
-        Making::begin(&place).unwrap();
+        // Nor is the link's target locked.
+        let kept = File::open(elsewhere.path()).unwrap();
+        kept.lock().unwrap();
+        Making::begin(&place).unwrap().discard();
         assert!(elsewhere.path().join("kept").exists());
+        fs::write(&path, "").unwrap();
+        Making::begin(&place).unwrap().discard();
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        assert_eq!(Making::begin(&place).unwrap().path(), path);
+        assert!(path.is_dir());
     }
 }

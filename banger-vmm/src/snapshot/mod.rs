@@ -131,8 +131,9 @@ impl SnapshotInfo {
     /// # Errors
     /// It cannot be read, is none, or of a later version of banger.
     pub(crate) fn read(directory: &Path, own: &[&str]) -> Result<Self, Failure> {
-        let info: SnapshotInfo = file::read_json(&directory.join(FILE), FORMAT)
-            .map_err(|error| cannot_restore(directory, &error.to_string()))?;
+        let path = directory.join(FILE);
+        let info = file::open_regular(&path).at("open", &path).and_then(|file| file::read_json_of(file, &path, FORMAT));
+        let info: SnapshotInfo = info.map_err(|error| cannot_restore(directory, &error.to_string()))?;
         if !info.disks.iter().all(|disk| own.contains(&disk.as_str())) {
             return Err(cannot_restore(directory, "it names disks that no VM has"));
         }
@@ -186,16 +187,15 @@ pub(crate) fn cannot_restore(directory: &Path, reason: &str) -> Failure {
 
 /// Copies a disk into a new file, which is not synced yet. Where the file system can, they share
 /// their blocks.
-fn copy_disk(from: &Path, to: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<File> {
+fn copy_disk(source: &File, to: &Path, is_cancelled: &dyn Fn() -> bool) -> Result<File> {
     use std::fs::OpenOptions;
     use std::os::unix::fs::OpenOptionsExt;
-    let source = File::open(from).at("open", from)?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).at("create", to)?;
     let check = || match is_cancelled() {
         true => Err(io::Error::from(io::ErrorKind::Interrupted)),
         false => Ok(()),
     };
-    banger_util::sparse::copy_while(&source, &target, check).at("write", to)?;
+    banger_util::sparse::copy_while(source, &target, check).at("write", to)?;
     Ok(target)
 }
 
@@ -267,5 +267,23 @@ mod tests {
         assert!(refused().message.contains("format 9"), "{:?}", refused());
         write("{".into());
         assert_eq!(refused().hint.as_deref(), Some("start the VM without the snapshot"));
+    }
+
+    #[test]
+    fn files_of_a_snapshot_are_regular_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = folder.path().join("s");
+        let vm = folder.path().join("vm");
+        fs::create_dir(&vm).unwrap();
+        file::tests::in_place_of_file(&snapshot, FILE, |reason| {
+            let failure = SnapshotInfo::read(&snapshot, &["disk.ext4"]).unwrap_err();
+            assert!(failure.message.contains(reason), "{failure:?}");
+        });
+        let info = info(files(folder.path()));
+        file::tests::in_place_of_file(&snapshot, "disk.ext4", |reason| {
+            let error = put_disks(&vm, &snapshot, &info).unwrap_err();
+            assert!(error.to_string().contains(reason), "{error}");
+            assert!(fs::read_dir(&vm).unwrap().next().is_none());
+        });
     }
 }

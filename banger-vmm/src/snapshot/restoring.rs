@@ -27,7 +27,9 @@ pub(crate) fn put_disks(vm: &Path, snapshot: &Path, info: &SnapshotInfo) -> Resu
     file::create_folder(&making)?;
     let copied = info.disks.iter().try_for_each(|disk| {
         let path = making.join(disk);
-        copy_disk(&snapshot.join(disk), &path, &|| false)?.sync_all().at("write", &path)
+        let from = snapshot.join(disk);
+        let source = file::open_regular(&from).at("open", &from)?;
+        copy_disk(&source, &path, &|| false)?.sync_all().at("write", &path)
     });
     let complete = vm.join(COMPLETE);
     copied

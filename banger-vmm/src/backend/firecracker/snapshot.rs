@@ -10,6 +10,7 @@ use super::api::{Client, SnapshotCreateParams, VmState};
 use super::run_directory::RunDirectory;
 use crate::backend::vmm::Done;
 use crate::error::{Failure, IoContext, Result};
+use crate::file;
 
 /// The files of a snapshot, in its directory: the state of the machine, and the guest's memory. In
 /// the run directory of a VM that goes on from it, links with these names lead to them.
@@ -20,8 +21,15 @@ const NEW_STATE: &str = "new.state";
 const NEW_MEMORY: &str = "new.memory";
 
 /// The files of the snapshot in this directory, each with its name.
-pub(super) fn links(directory: &Path) -> [(String, PathBuf); 2] {
-    [STATE, MEMORY].map(|name| (name.to_owned(), directory.join(name)))
+///
+/// # Errors
+/// One is no regular file, or cannot be opened: Firecracker would wait for a FIFO.
+pub(super) fn links(directory: &Path) -> Result<[(String, PathBuf); 2]> {
+    let links = [STATE, MEMORY].map(|name| (name.to_owned(), directory.join(name)));
+    for (_, path) in &links {
+        file::open_regular(path).at("open", path)?;
+    }
+    Ok(links)
 }
 
 /// Stops the guest's processors.
@@ -114,5 +122,23 @@ mod tests {
         assert_eq!(fs::read(path("secret")).unwrap(), b"a key");
         new.iter().for_each(|path| fs::write(path, "written").unwrap());
         move_into(&new, &target).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_regular_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("s");
+        for (name, other) in [(STATE, MEMORY), (MEMORY, STATE)] {
+            file::tests::in_place_of_file(&directory, name, |reason| {
+                fs::write(directory.join(other), "").unwrap();
+                let error = links(&directory).unwrap_err();
+                assert!(error.to_string().starts_with(reason), "{error}");
+            });
+        }
     }
 }

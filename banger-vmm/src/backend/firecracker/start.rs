@@ -51,7 +51,7 @@ pub(super) async fn start(host: Host<'_>, vm: &VmDefinition, snapshot: Option<&P
     let program = host.firecracker;
     let kernel = machine::kernel(vm)?;
     let mut links = machine::links(vm, kernel);
-    links.extend(snapshot.into_iter().flat_map(snapshot::links));
+    links.extend(snapshot.map(snapshot::links).transpose()?.into_iter().flatten());
     let vm_directory = vm.disk.parent().unwrap_or(Path::new("/"));
     // In a jail, the files themselves are mounted there.
     let made: &[_] = if host.jailer.is_some() { &[] } else { &links };

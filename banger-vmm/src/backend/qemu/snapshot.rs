@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::session::Session;
 use crate::error::{Failure, IoContext, Result};
+use crate::file;
 
 /// The file of a snapshot, in its directory.
 pub(super) const STATE: &str = "state";
@@ -98,10 +99,10 @@ impl Incoming {
     /// The state of the snapshot in `directory`.
     ///
     /// # Errors
-    /// The file system's refusal.
+    /// It is no regular file, or the file system's refusal.
     pub(super) fn open(directory: &Path) -> Result<Incoming> {
         let path = directory.join(STATE);
-        let state = File::open(&path).at("open", &path)?;
+        let state = file::open_regular(&path).at("open", &path)?;
         let (theirs, ours) = pipe().at("make a pipe for", &path)?;
         Ok(Incoming { theirs, ours, state, path })
     }
@@ -130,4 +131,19 @@ pub(super) async fn load(mut session: Session, descriptor: RawFd, path: &Path) -
     }
     // The guest was paused when it was written, and still is.
     session.execute("cont", json!({})).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_is_a_regular_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("s");
+        file::tests::in_place_of_file(&directory, STATE, |reason| {
+            let error = Incoming::open(&directory).unwrap_err();
+            assert!(error.to_string().starts_with(reason), "{error}");
+        });
+    }
 }
