@@ -20,6 +20,8 @@ use super::Request;
 const MAX_ANSWER: usize = 64 << 10;
 /// As much of an answer that is no JSON is quoted, in bytes.
 const MAX_QUOTE: usize = 200;
+/// As much of Firecracker's reason for a refusal is shown, in bytes.
+const MAX_FAULT: usize = 500;
 
 /// Talks to the Firecracker at a socket, over a connection for each call.
 #[derive(Clone, Debug)]
@@ -71,7 +73,7 @@ impl Client {
         }
         let request = request.to_string();
         Err(match serde_json::from_slice::<Fault>(&body) {
-            Ok(fault) => ApiError::Refused { request, message: printable(fault.fault_message.as_bytes()) },
+            Ok(fault) => ApiError::Refused { request, message: shown(&fault.fault_message) },
             Err(_) => {
                 let quote = printable(&body[..body.len().min(MAX_QUOTE)]);
                 ApiError::Unreadable { request, reason: format!("status {status}, {quote}") }
@@ -105,6 +107,13 @@ impl Client {
         }
         exchange.await
     }
+}
+
+/// A fault message, printable and cut where it is too long.
+fn shown(message: &str) -> String {
+    let end = message.floor_char_boundary(MAX_FAULT);
+    let cut = if end < message.len() { "\u{2026}" } else { "" };
+    printable(message[..end].as_bytes()) + cut
 }
 
 fn http_request(request: &Request) -> http::Request<Full<Bytes>> {
@@ -185,6 +194,14 @@ mod tests {
             error.to_string(),
             "Firecracker refused `PATCH /vm`: The requested operation is not supported.^[[2J"
         );
+    }
+
+    #[tokio::test]
+    async fn long_fault_message_is_cut() {
+        let fault = format!("{{\"fault_message\":\"{}\"}}", "\u{e9}".repeat(1000));
+        let error = answered(&with_body("400 Bad Request", &fault), false).await.unwrap_err();
+        let message = "\u{e9}".repeat(MAX_FAULT / 2);
+        assert_eq!(error.to_string(), format!("Firecracker refused `PATCH /vm`: {message}\u{2026}"));
     }
 
     #[tokio::test]
