@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -51,6 +51,13 @@ fn firecracker_that_cannot_be_used_is_a_clear_error() {
         assert!(output.stderr.contains(reason) && output.stderr.contains("hint: "), "{reason}: {}", output.stderr);
         assert!(!output.stderr.contains('\x1b'), "{}", output.stderr);
         fs::remove_file(program).unwrap();
+    }
+    for (path, reason) in
+        [(home.path(), "is a directory, not a program"), (Path::new("/dev/null"), "is not a regular file")]
+    {
+        let output = with_program(&repository, &path.to_owned());
+        assert!(output.status == 125 && output.stderr.contains(reason), "{}", output.stderr);
+        assert!(output.stderr.contains("hint: install Firecracker"), "{}", output.stderr);
     }
     let output = with_program(&repository, &home.path().join("nowhere"));
     assert!(output.status == 125 && output.stderr.contains("nowhere"), "{}", output.stderr);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use banger_util::text::printable;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::api::Version;
 use super::jailer::Jailer;
@@ -47,6 +50,7 @@ impl FirecrackerInstallation {
             Some(program) => program.to_owned(),
             None => programs.find("firecracker", "firecracker").map_err(|_| missing())?,
         };
+        check_type(&program)?;
         let first_line = first_line(&program).map_err(|error| not_run(&program, &error))?;
         let found = FirecrackerInstallation::that_said(program, &first_line)?;
         let jailer = programs.jailer_user().map(|user| Jailer::find(programs, user, &found.program, found.version));
@@ -100,6 +104,18 @@ fn missing() -> Failure {
     Failure::new("`firecracker` was not found on this machine").with_hint(INSTALL).of_kind(FailureKind::ProgramMissing)
 }
 
+/// Refuses what is there and is no regular file: execve(2) says the same of it, EACCES, as of a
+/// program without permission.
+fn check_type(program: &Path) -> Result<(), Failure> {
+    let what = match program.metadata() {
+        Ok(metadata) if metadata.is_dir() => "is a directory, not a program",
+        Ok(metadata) if !metadata.is_file() => "is not a regular file",
+        // Running it tells what is wrong.
+        _ => return Ok(()),
+    };
+    Err(Failure::new(format!("{} {what}", program.display())).with_hint(INSTALL))
+}
+
 /// Why the program could not be run.
 pub(super) fn not_run(program: &Path, error: &io::Error) -> Failure {
     let name = program.display();
@@ -119,6 +135,7 @@ pub(super) fn not_run(program: &Path, error: &io::Error) -> Failure {
     }
 }
 
+        check_type(&program)?;
 /// The first line of what `program --version` writes.
 pub(super) fn first_line(program: &Path) -> io::Result<Vec<u8>> {
     let mut output = first_output(program)?;
@@ -131,7 +148,7 @@ fn first_output(program: &Path) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + PATIENCE;
     let mut command = Command::new(program);
     command.arg("--version").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
+    let mut child = command.process_group(0).spawn()?;
     let mut stdout = child.stdout.take().expect("it is piped");
     let mut output = Vec::new();
     let read = loop {
@@ -159,15 +176,19 @@ fn first_output(program: &Path) -> io::Result<Vec<u8>> {
         }
     };
     // It may have closed its output, or have more to say, and go on.
-    let _ = child.kill();
+    // Until it is waited for, nobody else has the group's number.
+    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
     let _ = child.wait();
     read.map(|()| output)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs::{self, File};
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -221,9 +242,23 @@ mod tests {
         let failure = refused(b"#!/bin/sh\n", 0o644);
         assert!(failure.message.ends_with("/firecracker is not executable"), "{failure:?}");
         assert!(failure.hint.unwrap().starts_with("chmod +x /"));
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_no_program() {
         let directory = tempfile::tempdir().unwrap();
-        let failure = find_at(directory.path()).unwrap_err();
-        assert!(failure.message.contains("is not executable"), "{failure:?}");
+        let fifo = directory.path().join("fifo");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let path = directory.path();
+        for (path, what) in [
+            (path, "is a directory, not a program"),
+            (&fifo, "is not a regular file"),
+            (Path::new("/dev/null"), "is not a regular file"),
+        ] {
+            let failure = find_at(path).unwrap_err();
+            assert_eq!(failure.message, format!("{} {what}", path.display()));
+            assert_eq!(failure.hint.as_deref(), Some(INSTALL));
+        }
     }
 
     #[test]
@@ -262,10 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn program_that_does_not_answer_is_given_up() {
-        let (found, took) = find(b"#!/bin/sh\nexec sleep 60\n", 0o755);
+    fn program_that_does_not_answer_is_killed_with_its_children() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("alive");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let alive = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+        // The program and its children have the FIFO open for writing while they live.
+        let script = format!("#!/bin/sh\nexec 3>{}\nsleep 60 &\nsleep 60\n", fifo.display());
+        let (found, took) = find(script.as_bytes(), 0o755);
         assert!(found.unwrap_err().message.contains("did not say its version within 5 s"));
         assert!((PATIENCE..PATIENCE * 3).contains(&took), "{took:?}");
+        let mut ended = [PollFd::new(alive.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ended, PollTimeout::from(10_000_u16)), Ok(1), "a child is left");
+        assert_eq!(ended[0].revents(), Some(PollFlags::POLLHUP));
     }
 
     #[test]
