@@ -1,7 +1,7 @@
 //! The errors of this crate, and hints for them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use crate::ext4;
@@ -269,6 +269,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A file or directory that the caller names cannot be opened.
+    #[error("cannot open `{}`: {source}", path.display())]
+    Input {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+
     /// The operating system refused; the message names the operation and the path.
     #[error(transparent)]
     Io(io::Error),
@@ -282,6 +291,11 @@ impl From<io::Error> for Error {
 }
 
 impl Error {
+    /// The failure to open what the caller names.
+    pub(crate) fn of_input(path: &Path) -> impl Fn(io::Error) -> Error {
+        move |source| Error::Input { path: path.to_owned(), source }
+    }
+
     /// Whether a later attempt may succeed and resume: the server was not reached, or refused.
     pub(crate) fn is_interruption(&self) -> bool {
         matches!(self, Error::Server { .. } | Error::Unauthorized { .. })
@@ -351,7 +365,11 @@ impl Error {
                 Some("modules are a folder as `make modules_install` and depmod leave it: …/lib/modules/RELEASE".into())
             }
             Error::MissingModules { .. } => Some("build the kernel with these, best not as modules".into()),
-            Error::Catalog { .. } | Error::Archive { .. } | Error::FileSystem(_) | Error::Image { .. } => None,
+            Error::Catalog { .. }
+            | Error::Archive { .. }
+            | Error::FileSystem(_)
+            | Error::Image { .. }
+            | Error::Input { .. } => None,
         }
     }
 }

@@ -5,8 +5,6 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
-use fs_err as fs;
-
 use super::elf;
 use crate::error::{Error, Result};
 
@@ -65,14 +63,14 @@ impl KernelFile {
     /// [`Error::NoKernel`] for what no VMM can boot; [`Error::Io`].
     pub(super) fn read(path: &Path) -> Result<KernelFile> {
         let refuse = |reason: &str| Error::NoKernel { path: path.to_owned(), reason: reason.to_owned() };
-        let metadata = fs::metadata(path)?;
+        let metadata = path.metadata().map_err(Error::of_input(path))?;
         if !metadata.is_file() {
             return Err(refuse("it is no file"));
         }
         if metadata.len() > MAX_BYTES {
             return Err(refuse("it has more than 2 GiB"));
         }
-        let mut file = fs::File::open(path)?.into_file();
+        let mut file = File::open(path).map_err(Error::of_input(path))?;
         let mut start = Vec::new();
         (&mut file).take(header::LENGTH as u64).read_to_end(&mut start)?;
         if start.starts_with(elf::MAGIC) {
@@ -217,6 +215,8 @@ pub(crate) mod fixtures {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::fixtures::bz_image;
     use super::*;
     use crate::kernel::elf::fixtures::elf;

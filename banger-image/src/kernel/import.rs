@@ -46,7 +46,8 @@ pub(crate) fn import(
 
     progress.phase("copying the kernel");
     let vmlinuz = dir.join(VMLINUZ);
-    io::copy(&mut fs::File::open(kernel)?, &mut fs::File::create_new(&vmlinuz)?)?;
+    let mut source = std::fs::File::open(kernel).map_err(Error::of_input(kernel))?;
+    io::copy(&mut source, &mut fs::File::create_new(&vmlinuz)?)?;
     // What was looked at may have been replaced since.
     let copied = KernelFile::read(&vmlinuz)?;
     if copied.banner != file.banner {
@@ -71,7 +72,7 @@ pub(crate) fn import(
 /// The folder with the modules of a release: `folder` if it has the release's name, as in
 /// `/lib/modules`, or the one of that name in it.
 fn of_release(folder: &Path, release: &str) -> Result<PathBuf> {
-    let folder = fs::canonicalize(folder)?;
+    let folder = folder.canonicalize().map_err(Error::of_input(folder))?;
     let below = folder.join(release);
     if folder.file_name().is_some_and(|name| name == release) {
         Ok(folder)
@@ -210,6 +211,11 @@ mod tests {
         fs::write(other.join("modules.dep"), "").unwrap();
         let renamed = import_to("renamed", place, &kernel, Some(&other)).map(drop).unwrap_err();
         assert!(renamed.to_string().contains("of another one"), "{renamed}");
+        let nowhere = place.join("nowhere");
+        for (dir, kernel, modules) in [("unread", &nowhere, None), ("alone", &kernel, Some(&*nowhere))] {
+            let error = import_to(dir, place, kernel, modules).map(drop).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot open `{}`: No such file", nowhere.display())), "{error}");
+        }
         let elsewhere = import_to("elsewhere", place, &kernel, Some(&place.join("lib"))).map(drop).unwrap_err();
         assert!(elsewhere.to_string().contains("has none of the kernel's release"), "{elsewhere}");
     }

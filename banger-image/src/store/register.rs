@@ -54,10 +54,11 @@ impl Store {
         let what = format!("`{}`", rootfs.display());
         let wrong = |reason: String| Error::Image { what: what.clone(), reason };
         // Opening what is no file, such as a FIFO, may take forever.
-        if !fs::metadata(rootfs)?.is_file() {
+        if !rootfs.metadata().map_err(Error::of_input(rootfs))?.is_file() {
             return Err(wrong("it is no file".to_owned()));
         }
-        let source = fs::File::open(rootfs)?;
+        let source = std::fs::File::open(rootfs).map_err(Error::of_input(rootfs))?;
+        let source = fs::File::from_parts(source, rootfs);
         let fit = |file: &fs::File| match ext4::check(file.file()) {
             Ok(()) => Ok(()),
             Err(ext4::CheckError::Reason(reason)) => Err(wrong(reason)),

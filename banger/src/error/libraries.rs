@@ -54,7 +54,9 @@ impl From<banger_image::Error> for CommandError {
             Error::Exists { .. } => ErrorKind::ImageExists,
             Error::MissingTool { .. } => ErrorKind::MissingProgram,
             Error::Damaged { .. } | Error::Incomplete { .. } => ErrorKind::StateDamaged,
-            Error::Io(source) | Error::FileSystem(banger_image::ext4::Error::Image(source)) => source.into(),
+            Error::Io(source)
+            | Error::Input { source, .. }
+            | Error::FileSystem(banger_image::ext4::Error::Image(source)) => source.into(),
             _ => ErrorKind::Image,
         };
         let hints = error.hint().into_iter().collect();

@@ -55,6 +55,8 @@ fn register_refuses_invalid_images() {
     for (path, reason) in cases {
         let error = store.register("base", &path, "generic-6.12", &Silent).unwrap_err().to_string();
         assert!(error.contains(reason), "{}: {error}", path.display());
+        let is_there = path.exists();
+        assert_eq!(error.starts_with(&format!("cannot open `{}`: No such file", path.display())), !is_there, "{error}");
     }
     // One that is in use: its journal is to be replayed.
     let used = folder.path().join("used");
