@@ -159,7 +159,8 @@ impl Connection {
             | FailureKind::VmFailed
             | FailureKind::GuestReset
             | FailureKind::ProgramMissing
-            | FailureKind::KvmUnfit => Error::Refused { name, failure },
+            | FailureKind::KvmUnfit
+            | FailureKind::Stopped => Error::Refused { name, failure },
         })
     }
 

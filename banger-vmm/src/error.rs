@@ -193,6 +193,8 @@ pub(crate) enum FailureKind {
     ProgramMissing,
     /// KVM does not run this guest, as the VMM found out: another accelerator may.
     KvmUnfit,
+    /// Somebody stopped the VM while it booted.
+    Stopped,
 }
 
 impl Failure {
@@ -236,6 +238,11 @@ impl From<Error> for Failure {
 }
 
 impl Error {
+    /// Whether the VM did not start because somebody stopped it while it booted.
+    pub fn is_stopped_boot(&self) -> bool {
+        matches!(self, Error::Boot { failure, .. } if failure.kind == FailureKind::Stopped)
+    }
+
     /// What to do next, if there is something to say: a hint a line.
     pub fn hint(&self) -> Option<String> {
         match self {

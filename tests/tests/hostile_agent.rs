@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use banger_tests::inspect::{peak_memory, send};
 use banger_tests::{Home, Output, Repository, banger_binary, eventually};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -82,6 +82,47 @@ fn guest_that_fails_to_boot_is_a_clear_error() {
     for (output, is_late) in [(panicked, false), (hangs, true), (drips, false), (floods, false)] {
         assert_eq!(output.stderr.contains("BANGER_BOOT_TIMEOUT="), is_late, "{}", output.stderr);
     }
+}
+
+/// How often a command with `--verbose` has started its VM.
+fn starts(output: &Output) -> usize {
+    output.stderr.matches("starting `").count()
+}
+
+#[test]
+fn start_that_fails_is_not_repeated() {
+    let (_folder, agent) = agent();
+    let home = Home::with_process_agent(&agent);
+    for (name, limit) in [("hangs", "1s"), ("panics", "120s")] {
+        let repository = home.repository(name);
+        // A new VM, and one that is there.
+        for _ in 0..2 {
+            let mut command = repository.banger();
+            command.env("BANGER_BOOT_TIMEOUT", limit).args(["--verbose", "--", "true"]);
+            let output = Output::from(command.output().unwrap());
+            assert_eq!((output.status, starts(&output)), (125, 1), "{name}: {}", output.stderr);
+            assert!(output.stderr.contains("did not start"), "{name}: {}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn start_that_somebody_stops_is_repeated() {
+    let (_folder, agent) = agent();
+    let home = Home::with_process_agent(&agent);
+    let repository = home.repository("hangs");
+    let mut command = repository.banger();
+    command.env("BANGER_BOOT_TIMEOUT", "120s").args(["--verbose", "--", "true"]).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let guests = || home.own_processes("lib/banger/banger-agent");
+    eventually("the guest", || !guests().is_empty());
+    let first = guests();
+    repository.run(["stop"]).ok();
+    let second = || guests().into_iter().find(|guest| !first.contains(guest));
+    eventually("another guest", || second().is_some());
+    kill(second().unwrap(), Signal::SIGKILL).unwrap();
+    let output = Output::from(child.wait_with_output().unwrap());
+    assert_eq!((output.status, starts(&output)), (125, 2), "{}", output.stderr);
 }
 
 #[test]

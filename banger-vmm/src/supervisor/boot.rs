@@ -176,7 +176,7 @@ async fn boot_once(
 }
 
 fn stopped() -> Failure {
-    Failure::new("it was stopped while it booted")
+    Failure::new("it was stopped while it booted").of_kind(FailureKind::Stopped)
 }
 
 /// Waits until the agent has opened its device, and exchanges greetings.

@@ -189,17 +189,13 @@ fn run_reported(
     };
     let mut restarts = if options.rm { 0..0 } else { 0..post_mortem::RESTARTS };
     let (machine, outcome) = loop {
-        let prepared = prepare();
+        let (machine, synced) = prepare()?;
         // A VM that was killed may have looked alive, and somebody may have stopped it meanwhile.
         // The command has not begun, so the VM may be started again for it.
-        let (used, failure) = match &prepared {
-            Ok((machine, synced)) => (Some(machine), synced.as_ref().err()),
-            Err(error) => (None, Some(error)),
-        };
-        if failure.is_some_and(|error| machines.is_over(error, &workspace, used)) && restarts.next().is_some() {
+        let is_over = |error| post_mortem::is_over(error, &machine.vm, Some(&machine));
+        if synced.as_ref().err().is_some_and(is_over) && restarts.next().is_some() {
             continue;
         }
-        let (machine, synced) = prepared?;
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = CommandDefaults::of_workspace(here, &checkout);
         let words = options.command.iter().map(|word| word.as_os_str().into());

@@ -196,16 +196,18 @@ impl<'a> Machines<'a> {
         Ok(Some(vm))
     }
 
-    /// The running VM of `workspace`, which is made and started if it has to be.
+    /// The running VM of `workspace`, which is made and started if it has to be. A start that fails
+    /// is not repeated; a VM that somebody stops meanwhile is started again.
     ///
     /// # Errors
     /// If the VM cannot be made or started.
     pub fn ensure(&self, workspace: &Workspace, spec: &VmSpec) -> Result<RunningVm, CommandError> {
+        let mut restarts = 0..post_mortem::RESTARTS;
         loop {
             let vm = match self.adopt(workspace) {
                 Ok(Some(vm)) => vm,
                 Err(StartError::Deleted) => continue,
-                Err(StartError::Failed(error)) => return Err(error),
+                Err(StartError::Ended(error) | StartError::Failed(error)) => return Err(error),
                 Ok(None) => match self.make(workspace, spec) {
                     Ok(vm) => vm,
                     // Another command was faster.
@@ -215,7 +217,9 @@ impl<'a> Machines<'a> {
             };
             match self.machine(&vm, spec) {
                 Err(StartError::Deleted) => continue,
-                Err(StartError::Failed(error)) => return Err(error),
+                Err(StartError::Ended(error))
+                    if post_mortem::is_over(&error, &vm, None) && restarts.next().is_some() => {}
+                Err(StartError::Ended(error) | StartError::Failed(error)) => return Err(error),
                 Ok(machine) => return Ok(machine),
             }
         }
@@ -232,16 +236,6 @@ impl<'a> Machines<'a> {
         match Call::ask::<Stat>(vm, &AgentRequest::Stat).map_err(CommandError::from) {
             Err(error) if post_mortem::is_over(&error, vm, Some(&machine)) => start(),
             _ => Ok(machine),
-        }
-    }
-
-    /// Whether `error` is the news that the VM of `workspace` has ended, or is going down, since it
-    /// was `used`: it can be started again.
-    pub fn is_over(&self, error: &CommandError, workspace: &Workspace, used: Option<&RunningVm>) -> bool {
-        match (used, self.find(workspace).ok().flatten()) {
-            (Some(machine), _) => post_mortem::is_over(error, &machine.vm, used),
-            (None, Some(vm)) => post_mortem::is_over(error, &vm, None),
-            (None, None) => false,
         }
     }
 

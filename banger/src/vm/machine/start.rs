@@ -30,6 +30,8 @@ const BOOT_TIMEOUT: &str = "BANGER_BOOT_TIMEOUT";
 pub(super) enum StartError {
     /// Another command has deleted the VM.
     Deleted,
+    /// The VM ended on another command's wish, or did not come up for it: this one may start it.
+    Ended(CommandError),
     Failed(CommandError),
 }
 
@@ -43,7 +45,12 @@ impl From<banger_vmm::Error> for StartError {
     fn from(error: banger_vmm::Error) -> Self {
         match error {
             banger_vmm::Error::NotFound(_) => StartError::Deleted,
-            error => StartError::Failed(error.into()),
+            // This command's own start: another one would fail as it did.
+            banger_vmm::Error::Boot { .. } if !error.is_stopped_boot() => StartError::Failed(error.into()),
+            error => match CommandError::from(error) {
+                error if error.kind.is_of_vm() || error.kind == ErrorKind::VmEnded => StartError::Ended(error),
+                error => StartError::Failed(error),
+            },
         }
     }
 }
@@ -52,7 +59,7 @@ impl From<StartError> for CommandError {
     fn from(started: StartError) -> Self {
         match started {
             StartError::Deleted => CommandError::new("another command deleted the VM").kind(ErrorKind::VmNotFound),
-            StartError::Failed(error) => error,
+            StartError::Ended(error) | StartError::Failed(error) => error,
         }
     }
 }
