@@ -135,7 +135,6 @@ pub(super) fn not_run(program: &Path, error: &io::Error) -> Failure {
     }
 }
 
-        check_type(&program)?;
 /// The first line of what `program --version` writes.
 pub(super) fn first_line(program: &Path) -> io::Result<Vec<u8>> {
     let mut output = first_output(program)?;

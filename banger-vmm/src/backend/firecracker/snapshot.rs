@@ -123,11 +123,6 @@ mod tests {
         new.iter().for_each(|path| fs::write(path, "written").unwrap());
         move_into(&new, &target).unwrap();
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn files_are_regular_ones() {

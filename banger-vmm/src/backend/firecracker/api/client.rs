@@ -113,7 +113,7 @@ impl Client {
 fn shown(message: &str) -> String {
     let end = message.floor_char_boundary(MAX_FAULT);
     let cut = if end < message.len() { "\u{2026}" } else { "" };
-    printable(message[..end].as_bytes()) + cut
+    printable(&message.as_bytes()[..end]) + cut
 }
 
 fn http_request(request: &Request) -> http::Request<Full<Bytes>> {
