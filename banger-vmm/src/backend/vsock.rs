@@ -13,14 +13,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{AgentConnector, AgentStream};
 use crate::error::{IoContext, Result};
 
-/// How long to wait after the first failure to connect, and at most between two. Neither VMM tells
-/// when somebody begins to listen in the guest.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// How long to wait between two failures to connect: an eighth of the time that has gone, within
+/// these bounds. Neither VMM tells when somebody begins to listen in the guest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// How long an answer may take. Firecracker gives a guest 2 seconds to take a connection; before
 /// the guest has loaded a driver, it does not answer at all.
@@ -77,15 +77,14 @@ impl AgentConnector for VsockConnector {
     /// Tries until somebody listens at the guest's port.
     fn connect(&mut self) -> BoxFuture<'_, AgentStream> {
         Box::pin(async move {
-            let mut pause = FIRST_PAUSE;
+            let start = Instant::now();
             loop {
                 // Whatever went wrong, the VMM or its guest may not be that far yet. One that never
                 // will be ends, or is late.
                 if let Ok(Ok(stream)) = timeout(ANSWER_LIMIT, self.connect_once()).await {
                     return Box::new(stream) as AgentStream;
                 }
-                sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
+                sleep((start.elapsed() / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
             }
         })
     }
@@ -104,7 +103,6 @@ mod tests {
     use banger_agent::boot_config::AGENT_PORT;
     use tempfile::TempDir;
     use tokio::net::UnixListener;
-    use tokio::time::Instant;
 
     use super::*;
 
