@@ -129,6 +129,15 @@ impl BackendChoice {
     /// All choices, in the order in which help texts list them.
     pub const ALL: [BackendChoice; 3] = [BackendChoice::Auto, BackendChoice::Firecracker, BackendChoice::Qemu];
 
+    /// The backend that is forced; none: any.
+    pub const fn kind(self) -> Option<BackendKind> {
+        match self {
+            BackendChoice::Auto => None,
+            BackendChoice::Firecracker => Some(BackendKind::Firecracker),
+            BackendChoice::Qemu => Some(BackendKind::Qemu),
+        }
+    }
+
     /// The choice's name on command lines, in configuration files and in records.
     pub const fn name(self) -> &'static str {
         match self {

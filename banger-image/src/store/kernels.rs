@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Kernel, Store, first_working};
+use super::{Kernel, Store, first_working, unknown};
 use crate::catalog::{self, Catalog, KernelSource};
 use crate::error::{Error, Result};
 use crate::kernel::{self, BuiltKernel, VSOCK_TRANSPORT};
@@ -163,9 +163,7 @@ impl Store {
         if here.iter().any(|here| here == name) {
             return Ok(Error::Incomplete { kind: Kind::Kernel, name: name.to_owned() });
         }
-        let nearest = name::nearest(name, catalog.kernels.keys().chain(&here).map(String::as_str)).map(str::to_owned);
-        let known = catalog.kernels.keys().cloned().collect();
-        Ok(Error::Unknown { kind: Kind::Kernel, name: name.to_owned(), known, nearest })
+        Ok(unknown(Kind::Kernel, name, catalog.kernels.keys(), &here))
     }
 
     /// Copies a kernel, a bzImage or a vmlinux, into the store as `name`, with the directory

@@ -129,9 +129,11 @@ fn has_length(path: &Path, bytes: u64) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
 }
 
-pub(crate) fn unknown<'a>(kind: Kind, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
-    let known: Vec<String> = known.cloned().collect();
-    let nearest = name::nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+/// The error that the catalog has no `name`, with the one of the catalog or of `here` that was
+/// probably meant.
+pub(crate) fn unknown<'a>(kind: Kind, name: &str, catalog: impl Iterator<Item = &'a String>, here: &[String]) -> Error {
+    let known: Vec<String> = catalog.cloned().collect();
+    let nearest = name::nearest(name, known.iter().chain(here).map(String::as_str)).map(str::to_owned);
     Error::Unknown { kind, name: name.to_owned(), known, nearest }
 }
 

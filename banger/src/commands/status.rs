@@ -214,11 +214,7 @@ fn text(status: &WorkspaceStatus, names: usize) -> String {
             }
             let silent = if vm.responds == Some(false) { ", does not respond" } else { "" };
             lines.push(("state", format!("{}{accelerator}{silent}", vm.state)));
-            let next = match vm.backend_choice {
-                BackendChoice::Auto => None,
-                BackendChoice::Firecracker => Some(BackendKind::Firecracker),
-                BackendChoice::Qemu => Some(BackendKind::Qemu),
-            };
+            let next = vm.backend_choice.kind();
             if let Some(backend) = vm.backend {
                 let why = vm.backend_reason.as_ref().map(|why| format!("; not Firecracker: {why}")).unwrap_or_default();
                 let next = next.filter(|next| *next != backend);

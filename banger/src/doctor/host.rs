@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use banger_agent::VERSION;
 use banger_vmm::kvm::{self, KvmSupport};
 use banger_vmm::network::{self, NetworkSupport};
-use banger_vmm::{BackendChoice, Confinement, FirecrackerInstallation, Gap, Programs};
+use banger_vmm::{BackendChoice, Confinement, Failure, FirecrackerInstallation, Gap, Programs};
 use nix::unistd::Uid;
 
 use super::{Check, Health};
@@ -71,16 +71,27 @@ pub(super) fn kvm(fix: bool, paths: &Paths) -> Option<Check> {
     })
 }
 
-/// Checks whether Firecracker can run VMs here, for which QEMU stands in. `has_kvm`: KVM runs guests.
-pub(super) fn firecracker(settings: Option<&Settings>, has_kvm: bool, paths: &Paths) -> Check {
-    const NAME: &str = "firecracker";
+/// The Firecracker that the configuration leads to.
+///
+/// # Errors
+/// Why it cannot be used.
+pub(super) fn installation(settings: Option<&Settings>, paths: &Paths) -> Result<FirecrackerInstallation, Failure> {
     let wanted = settings.and_then(Settings::firecracker_bin).map(|path| expanded(path, paths.home.as_deref()));
-    let is_wanted = wanted.is_some()
+    let jailer_user = settings.and_then(Settings::jailer_user).map(str::to_owned);
+    FirecrackerInstallation::find(&Programs::new(search_path()).with_firecracker(wanted).with_jailer_user(jailer_user))
+}
+
+/// Checks whether Firecracker can run VMs here, for which QEMU stands in. `has_kvm`: KVM runs guests.
+pub(super) fn firecracker(
+    settings: Option<&Settings>,
+    has_kvm: bool,
+    installation: Result<FirecrackerInstallation, Failure>,
+) -> Check {
+    const NAME: &str = "firecracker";
+    let is_wanted = settings.and_then(Settings::firecracker_bin).is_some()
         || settings.and_then(Settings::jailer_user).is_some()
         || settings.and_then(Settings::backend) == Some(BackendChoice::Firecracker);
-    let jailer_user = settings.and_then(Settings::jailer_user).map(str::to_owned);
-    let programs = Programs::new(search_path()).with_firecracker(wanted).with_jailer_user(jailer_user);
-    match FirecrackerInstallation::find(&programs) {
+    match installation {
         Ok(found) if !has_kvm => {
             let program = found.program.display();
             Check::ok(NAME, format!("version {}, {program}: not used without KVM", found.version()))
@@ -105,6 +116,8 @@ pub(super) fn firecracker(settings: Option<&Settings>, has_kvm: bool, paths: &Pa
 pub(super) struct Found {
     /// KVM runs guests.
     pub(super) has_kvm: bool,
+    /// Firecracker can be used where KVM runs guests.
+    pub(super) has_firecracker: bool,
     /// A VM under Firecracker can have a network.
     pub(super) has_network: bool,
     /// QEMU can be used.
@@ -112,12 +125,10 @@ pub(super) struct Found {
 }
 
 /// Says what runs VMs here, by the configuration and by what was found.
-pub(super) fn backend(settings: Option<&Settings>, paths: &Paths, found: Found) -> Check {
+pub(super) fn backend(settings: Option<&Settings>, found: &Found) -> Check {
     const NAME: &str = "backend";
-    let Found { has_kvm, has_network, has_qemu } = found;
-    let wanted = settings.and_then(Settings::firecracker_bin).map(|path| expanded(path, paths.home.as_deref()));
-    let programs = Programs::new(search_path()).with_firecracker(wanted);
-    let has_firecracker = has_kvm && FirecrackerInstallation::find(&programs).is_ok();
+    let Found { has_kvm, has_firecracker, has_network, has_qemu } = *found;
+    let has_firecracker = has_kvm && has_firecracker;
     let choice = settings.and_then(Settings::backend).unwrap_or_default();
     match choice {
         BackendChoice::Firecracker if !has_firecracker => {

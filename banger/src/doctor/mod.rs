@@ -84,7 +84,9 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     // What it would say is said already.
     let settings = settings.ok();
     let is_needed = !settings.as_ref().is_some_and(|settings| store::has_all(settings, paths, ui));
-    checks.push(host::firecracker(settings.as_ref(), !translates, paths));
+    let installation = host::installation(settings.as_ref(), paths);
+    let has_firecracker = installation.is_ok();
+    checks.push(host::firecracker(settings.as_ref(), !translates, installation));
     let network = host::network(settings.as_ref(), !translates);
     let has_network = network.as_ref().is_some_and(|network| network.health == Health::Ok);
     let qemu = host::qemu(translates);
@@ -92,7 +94,7 @@ pub fn examine(fix: bool, paths: &Paths, ui: &Ui) -> Vec<Check> {
     checks.extend(network);
     checks.extend([
         qemu,
-        host::backend(settings.as_ref(), paths, host::Found { has_kvm: !translates, has_network, has_qemu }),
+        host::backend(settings.as_ref(), &host::Found { has_kvm: !translates, has_firecracker, has_network, has_qemu }),
         host::confinement(),
         host::git(),
         host::ssh(settings.as_ref(), paths),

@@ -48,7 +48,7 @@ impl Store {
     ) -> Result<Pulled> {
         let here = self.image(name)?;
         let Some(entry) = catalog.images.get(name) else {
-            let image = here.ok_or_else(|| unknown(Kind::Image, name, catalog.images.keys()))?;
+            let image = here.ok_or_else(|| unknown(Kind::Image, name, catalog.images.keys(), &[]))?;
             return Ok(Pulled { image, name: name.to_owned(), change: Change::None });
         };
         self.check_kernel(&entry.kernel, catalog)?;

@@ -139,8 +139,8 @@ fn jail(jailer: &Jailer, vm: &VmDefinition, files: &[(String, PathBuf)]) -> Jail
     Jail { jailer: program, user, group, id: vm.record.hostname.clone(), files: files.to_vec() }
 }
 
-/// All arguments but the program's name, and those that the jailer gives. The log has a path, so that it is not on standard output,
-/// which is the guest's console.
+/// All arguments but the program's name, and those that the jailer gives. The log has a path, so that
+/// it is not on standard output, which is the guest's console.
 fn arguments(vm: &VmDefinition, jailed: bool) -> Vec<OsString> {
     // The id is for people who look at the log. A host name has no characters that Firecracker
     // refuses.

@@ -225,14 +225,12 @@ impl Machines<'_> {
 
     /// Tells the user that a VM does not run on the backend that is wanted.
     fn tell_backend(&self, spec: &VmSpec, backend: BackendKind) {
-        let wanted = match (spec.backend, backend) {
-            (Some(BackendChoice::Firecracker), BackendKind::Qemu) => BackendKind::Firecracker,
-            (Some(BackendChoice::Qemu), BackendKind::Firecracker) => BackendKind::Qemu,
-            _ => return,
-        };
-        self.ui.warning(&format!(
-            "the VM runs on {backend}; {wanted} takes effect when it starts again, after `banger stop`"
-        ));
+        let wanted = spec.backend.and_then(BackendChoice::kind).filter(|wanted| *wanted != backend);
+        if let Some(wanted) = wanted {
+            self.ui.warning(&format!(
+                "the VM runs on {backend}; {wanted} takes effect when it starts again, after `banger stop`"
+            ));
+        }
     }
 
     fn start_options(&self, record: &VmRecord, spec: &VmSpec) -> Result<StartOptions, CommandError> {
