@@ -1,6 +1,7 @@
 //! The guest's root: an overlay of the shared image and this VM's disk.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -36,6 +37,7 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
 
     let agent = Path::new("/disk/agent");
     create_folder(agent, 0o700)?;
+    clear_unsynced(Path::new(DISK))?;
     create_folder(Path::new("/disk/upper"), 0o755)?;
     create_folder(Path::new("/disk/work"), 0o755)?;
     // redirect_dir: without it, renaming a folder of the image fails with EXDEV.
@@ -55,6 +57,25 @@ pub(super) fn mount(disks: &Disks, volatile: bool) -> Result<OwnedFd, BootError>
     detach(BASE)?;
     detach(DISK)?;
     Ok(agent.into())
+}
+
+/// Empties the layer of an ephemeral VM that did not come up the first time, whose files may be there
+/// in part. Linux mounts none that was mounted `volatile` and not unmounted since, which a directory
+/// tells it ("Volatile mount" in its Documentation/filesystems/overlayfs.rst).
+fn clear_unsynced(disk: &Path) -> Result<(), BootError> {
+    if !disk.join("work/work/incompat/volatile").exists() {
+        return Ok(());
+    }
+    for name in ["upper", "work"] {
+        let folder = disk.join(name);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(BootError::io("clear", &folder)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The workspace is on no overlay either, where each file is twice as dear to create. It has a disk
@@ -116,4 +137,25 @@ fn mount_ext4(device: &Path, place: &str, flags: MsFlags, options: &str) -> Resu
 
 fn detach(place: &str) -> Result<(), BootError> {
     umount2(place, MntFlags::MNT_DETACH).map_err(BootError::system("detach a mount"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layer_of_volatile_mount_that_was_not_unmounted_is_emptied() {
+        let disk = tempfile::tempdir().unwrap();
+        let files = || ["upper/etc", "work/work", "agent"].map(|name| disk.path().join(name).exists());
+        for name in ["upper/etc", "work/work/incompat", "agent"] {
+            fs::create_dir_all(disk.path().join(name)).unwrap();
+        }
+        clear_unsynced(disk.path()).unwrap();
+        assert_eq!(files(), [true, true, true]);
+
+        fs::create_dir(disk.path().join("work/work/incompat/volatile")).unwrap();
+        clear_unsynced(disk.path()).unwrap();
+        assert_eq!(files(), [false, false, true]);
+        clear_unsynced(disk.path()).unwrap();
+    }
 }
