@@ -53,6 +53,9 @@ pub(crate) trait AgentConnector: Send {
     /// or of a VMM that cannot connect any more, it never completes then: [`Vmm::events`] tell why.
     fn connect(&mut self) -> BoxFuture<'_, AgentStream>;
 
+    /// Whether another connection can be made where one has failed.
+    fn can_connect_again(&self) -> bool;
+
     /// Whether a connection is of no use any more once the VMM was told to write a snapshot: its
     /// guest forgets it, and neither end hears of that.
     fn is_cut_by_snapshots(&self) -> bool;
@@ -71,6 +74,10 @@ impl SingleConnection {
 impl AgentConnector for SingleConnection {
     fn connect(&mut self) -> BoxFuture<'_, AgentStream> {
         self.0.take().unwrap_or_else(|| pending().boxed())
+    }
+
+    fn can_connect_again(&self) -> bool {
+        false
     }
 
     fn is_cut_by_snapshots(&self) -> bool {

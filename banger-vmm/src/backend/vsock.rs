@@ -89,6 +89,12 @@ impl AgentConnector for VsockConnector {
         })
     }
 
+    /// The agent serves the last connection that came, and closes the others. A connection that this
+    /// end gave up may come to the guest late, and so be the last.
+    fn can_connect_again(&self) -> bool {
+        true
+    }
+
     /// Firecracker's device tells its guest of a transport reset (virtio 1.2, section 5.10.6.7) when
     /// a snapshot is written. The guest's kernel then drops its connections without a word.
     fn is_cut_by_snapshots(&self) -> bool {

@@ -10,7 +10,7 @@ use banger_agent::boot_config::GuestIdentity;
 use banger_agent::link::{self, GuestHello, HANDSHAKE_TIMEOUT, HostHello, LinkError, PROTOCOL};
 use banger_agent::protocol::now_ns;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::blocking;
@@ -25,6 +25,9 @@ use crate::wire::AgentInfo;
 
 /// An ordinary image needs more to come up, in MiB.
 const LITTLE_MEMORY_MIB: u64 = 256;
+
+/// How long to wait before an agent is greeted again whose connection has ended.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// One boot: a backend, and how long it may take.
 #[derive(Clone, Copy)]
@@ -179,7 +182,8 @@ fn stopped() -> Failure {
     Failure::new("it was stopped while it booted").of_kind(FailureKind::Stopped)
 }
 
-/// Waits until the agent has opened its device, and exchanges greetings.
+/// Waits until the agent has opened its device, and exchanges greetings. Where the agent can be
+/// reached on another connection, one that ends before the agent has answered is no failure.
 pub(super) async fn greet(
     agent: &mut dyn AgentConnector,
     vmm: &mut Vmm,
@@ -188,36 +192,43 @@ pub(super) async fn greet(
     late: Failure,
 ) -> Result<(AgentStream, GuestHello), Failure> {
     let mut last = None;
-    let connected = async {
-        tokio::select! {
-            stream = agent.connect() => Ok(stream),
-            failure = vmm_ended(vmm, &mut last) => Err(failure),
-        }
-    };
-    let mut stream = timeout_at(deadline, connected).await.map_err(|_| late)??;
+    loop {
+        let connected = async {
+            tokio::select! {
+                stream = agent.connect() => Ok(stream),
+                failure = vmm_ended(vmm, &mut last) => Err(failure),
+            }
+        };
+        let mut stream = timeout_at(deadline, connected).await.map_err(|_| late.clone())??;
 
-    // Not before: the guest sets its clock by this.
-    let ours = HostHello {
-        nonce: file::random_hex(16),
-        version: banger_agent::VERSION.to_owned(),
-        protocol: PROTOCOL,
-        clock_ns: now_ns(),
-        identity: Some(identity),
-    };
-    let patience = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
-    let greetings = async {
-        tokio::select! {
-            hello = link::handshake(&mut stream, &ours) => hello.map_err(|error| match error {
-                LinkError::Protocol { .. } => Failure::new(error.to_string()).with_hint("install banger anew: its parts do not fit together"),
-                error => Failure::new(error.to_string()),
-            }),
-            failure = vmm_ended(vmm, &mut last) => Err(failure),
+        // Not before: the guest sets its clock by this.
+        let ours = HostHello {
+            nonce: file::random_hex(16),
+            version: banger_agent::VERSION.to_owned(),
+            protocol: PROTOCOL,
+            clock_ns: now_ns(),
+            identity: Some(identity.clone()),
+        };
+        let patience = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
+        let greetings = async {
+            tokio::select! {
+                hello = link::handshake(&mut stream, &ours) => Ok(hello),
+                failure = vmm_ended(vmm, &mut last) => Err(failure),
+            }
+        };
+        let hello = timeout_at(patience, greetings).await.unwrap_or_else(|_| {
+            Err(Failure::new("the guest's agent opened its port, and then did not say what an agent says"))
+        })?;
+        match hello {
+            Ok(hello) => return Ok((stream, hello)),
+            Err(LinkError::Io(_)) if agent.can_connect_again() => sleep(AGAIN_AFTER).await,
+            Err(error @ LinkError::Protocol { .. }) => {
+                let hint = "install banger anew: its parts do not fit together";
+                return Err(Failure::new(error.to_string()).with_hint(hint));
+            }
+            Err(error) => return Err(Failure::new(error.to_string())),
         }
-    };
-    let hello = timeout_at(patience, greetings).await.unwrap_or_else(|_| {
-        Err(Failure::new("the guest's agent opened its port, and then did not say what an agent says"))
-    })?;
-    Ok((stream, hello))
+    }
 }
 
 /// The last that was heard of a guest before its VMM ended.
@@ -272,7 +283,7 @@ mod tests {
     use std::future::pending;
 
     use futures::FutureExt;
-    use futures::future::LocalBoxFuture;
+    use futures::future::{BoxFuture, LocalBoxFuture};
     use tokio::io::{BufReader, DuplexStream};
     use tokio::sync::mpsc;
 
@@ -427,6 +438,39 @@ mod tests {
         let once = Scripted { retry_after: None, ..Scripted::of([Guest::KeepsSilent, Guest::Answers]) };
         let (booted, took, left) = once.boot().await;
         assert!(booted.is_err() && took >= TCG_BOOT && left == 1, "{took:?}");
+    }
+
+    /// An agent with a connection for each call.
+    struct Connections(VecDeque<DuplexStream>);
+
+    impl AgentConnector for Connections {
+        fn connect(&mut self) -> BoxFuture<'_, AgentStream> {
+            let stream = self.0.pop_front().expect("there is no connection left");
+            async { Box::new(stream) as AgentStream }.boxed()
+        }
+
+        fn can_connect_again(&self) -> bool {
+            true
+        }
+
+        fn is_cut_by_snapshots(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn agent_whose_first_connection_ends_is_greeted_on_another() {
+        let [(first, gone), (second, port)] = std::array::from_fn(|_| tokio::io::duplex(1 << 12));
+        drop(gone);
+        let (sender, events) = mpsc::channel(16);
+        let (commands, told) = mpsc::channel(4);
+        tokio::spawn(play(Guest::Answers, port, told, sender));
+        let mut vmm = Vmm::new(1, events, commands);
+        let mut connections = Connections([first, second].into());
+        let identity = VmDefinition::for_test(record(), BackendKind::Qemu).identity();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let greeted = greet(&mut connections, &mut vmm, identity, deadline, Failure::new("late")).await;
+        assert_eq!(greeted.unwrap().1.version, "test");
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,6 +36,12 @@ const SOCKET: &str = "v.sock";
 /// How long vhost-device-vsock may take to make them.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long it is left alone once the guest's driver has begun to set it up, and how often that is
+/// looked for. vhost-device-vsock 0.3.0 ends its worker, without a word, at a connection that comes
+/// between the guest's memory and its queues.
+const SET_UP: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// A QEMU, and the vhost-device-vsock at this path.
 pub(crate) struct VsockQemu {
     pub(crate) qemu: Qemu,
@@ -79,7 +85,7 @@ impl Backend for VsockQemu {
             dup3(&device, &mut agent, OFlag::O_CLOEXEC).map_err(io::Error::from).at("talk to", &self.device)?;
             plan.agent.theirs = agent.into();
             let launched = spawn(plan)?;
-            Ok(Launched { agent: Box::new(DeviceConnector { connector, _daemon: daemon }), ..launched })
+            Ok(Launched { agent: Box::new(DeviceConnector { connector, daemon, is_set_up: false }), ..launched })
         })
     }
 
@@ -120,12 +126,35 @@ impl VsockQemu {
 /// The way to an agent through a device, which ends with this.
 struct DeviceConnector {
     connector: VsockConnector,
-    _daemon: Child,
+    daemon: Child,
+    is_set_up: bool,
+}
+
+impl DeviceConnector {
+    /// Waits until the guest's driver has set the device up, whose memory is mapped by then.
+    async fn set_up(&mut self) {
+        let Some(pid) = self.daemon.id() else { return };
+        let maps = format!("/proc/{pid}/maps");
+        while !self.is_set_up {
+            sleep(LOOK_EVERY).await;
+            self.is_set_up = std::fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("/memfd:"));
+            if self.is_set_up {
+                sleep(SET_UP).await;
+            }
+        }
+    }
 }
 
 impl AgentConnector for DeviceConnector {
     fn connect(&mut self) -> BoxFuture<'_, AgentStream> {
-        self.connector.connect()
+        Box::pin(async {
+            self.set_up().await;
+            self.connector.connect().await
+        })
+    }
+
+    fn can_connect_again(&self) -> bool {
+        self.connector.can_connect_again()
     }
 
     fn is_cut_by_snapshots(&self) -> bool {
