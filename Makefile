@@ -10,6 +10,8 @@ STATIC := --config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]
 PLUGINS := image kernel ssh vm
 # Other names of these programs.
 SSH     := ssh-config ssh-proxy
+# The name by which git runs banger, for banger://NAME.
+REMOTE  := git-remote-banger
 
 .PHONY: all build compile second process vsock demo test bench install clean
 all: build
@@ -26,6 +28,7 @@ compile:
 	@install -d $(DIST)/bin $(DIST)/lib/banger
 	@install -m 755 $(addprefix $(TARGET)/release/,banger $(PLUGINS:%=banger-%)) $(DIST)/bin/
 	@for name in $(SSH); do ln -sf banger-ssh $(DIST)/bin/banger-$$name; done
+	@ln -sf banger $(DIST)/bin/$(REMOTE)
 	@for plugin in $(PLUGINS) $(SSH); do ln -sf banger-$$plugin $(DIST)/bin/banger_complete-$$plugin; done
 	@install -m 755 $(TARGET)/release/banger-vmm $(TARGET)/static/$(HOST)/release/banger-agent $(DIST)/lib/banger/
 	@rm -rf $(DIST)/share
@@ -73,6 +76,7 @@ install:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/banger
 	install -m 755 $(DIST)/bin/banger $(PLUGINS:%=$(DIST)/bin/banger-%) $(DESTDIR)$(PREFIX)/bin/
 	for name in $(SSH); do ln -sf banger-ssh $(DESTDIR)$(PREFIX)/bin/banger-$$name; done
+	ln -sf banger $(DESTDIR)$(PREFIX)/bin/$(REMOTE)
 	for plugin in $(PLUGINS) $(SSH); do ln -sf banger-$$plugin $(DESTDIR)$(PREFIX)/bin/banger_complete-$$plugin; done
 	install -m 755 $(DIST)/lib/banger/* $(DESTDIR)$(PREFIX)/lib/banger/
 	find $(DIST)/share -type f -printf '%P\n' | while read -r file; do \

@@ -14,6 +14,7 @@
 //!   `banger-vmm`;
 //! * [`sync`] brings the guest's workspace to the host's state;
 //! * [`copy`] copies files past the sync, both ways;
+//! * [`remote`] serves git, which fetches from a VM;
 //! * [`prepare`] brings into the VM what the repository and the user's configuration ask for;
 //! * [`run`] runs the command there, and leaves with its exit status.
 //!
@@ -36,6 +37,7 @@ pub mod host;
 pub mod output;
 pub mod plugin;
 pub mod prepare;
+pub mod remote;
 pub mod run;
 pub mod store;
 pub mod sync;

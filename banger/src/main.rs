@@ -20,7 +20,7 @@ use banger::output::ui::Ui;
 use banger::plugin::{self, Environment, KnownPlugins, Plugins};
 use banger::store::images::Images;
 use banger::vm::machine::Machines;
-use banger::{commands, run};
+use banger::{commands, remote, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn start() -> ExitCode {
+    if env::args_os().next().is_some_and(|name| remote::is_name(&name)) {
+        return remote_helper();
+    }
     let words: Vec<_> = env::args_os().skip(1).collect();
     // Until the command line is understood: whoever wrote that reads the errors as JSON.
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
@@ -44,6 +47,20 @@ fn start() -> ExitCode {
             ExitCode::from(FAILED)
         }
         Err(InvocationError::Error(error)) => {
+            ui.error(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+/// What git has run as `git-remote-banger`. Standard output is git's.
+fn remote_helper() -> ExitCode {
+    let ui = Ui::new(&Global::default());
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    let served = checked_place().and_then(|(here, paths)| remote::serve(&arguments, &here, &paths, &ui));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
             ui.error(&error);
             ExitCode::from(error.status())
         }
@@ -107,6 +124,9 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
             if let Some(copied) = commands::cp(&from, &to, &here, &paths, ui)? {
                 copied.print(ui)?;
             }
+        }
+        Command::Fetch { vm, dry_run } => {
+            commands::fetch(vm.as_deref(), dry_run, &here, &paths, ui)?.print(ui)?;
         }
         Command::Du => commands::du(&paths).print(ui)?,
         Command::Doctor { fix } => {

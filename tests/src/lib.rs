@@ -159,6 +159,7 @@ impl Home {
         }
         self.banger = to.join("bin/banger");
         fs::copy(from.join("bin/banger"), &self.banger).expect("a copy of banger");
+        std::os::unix::fs::symlink("banger", to.join("bin/git-remote-banger")).expect("a link");
         fs::copy(from.join("bin/banger-vm"), to.join("bin/banger-vm")).expect("a copy of a plugin");
         fs::copy(supervisor, to.join("lib/banger/banger-vmm")).expect("a copy of banger-vmm");
         fs::copy(agent, to.join("lib/banger/banger-agent")).expect("a copy of the agent");

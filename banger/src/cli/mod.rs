@@ -80,6 +80,27 @@ Examples:
         #[arg(value_name = "TO", value_hint = ValueHint::AnyPath)]
         to: OsString,
     },
+    /// Fetch commits, branches and tags that were made in a VM
+    #[command(
+        after_help = "Branches and tags of the VM NAME become refs/banger/NAME/heads/… and refs/banger/NAME/tags/…; a commit that is checked out there on no branch, refs/banger/NAME/HEAD. Your branches, files and index stay as they are. A VM that does not run is started.
+git checks all that comes before this repository gets any of it. A branch that was rewound or deleted in the VM is so here too.
+
+Examples:
+  banger fetch --dry-run                       what is new there
+  banger fetch
+  git log -p main..refs/banger/NAME/heads/main
+  git merge refs/banger/NAME/heads/main
+
+`git fetch banger://NAME` works too."
+    )]
+    Fetch {
+        /// The VM [default: this repository's]
+        #[arg(value_name = "VM")]
+        vm: Option<String>,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what VMs, images, kernels and caches take of the disk
     #[command(
         after_help = "A VM that runs on Firecracker keeps the disk space of files that it deletes. To free it, run fstrim on QEMU once:

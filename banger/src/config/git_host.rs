@@ -1,11 +1,25 @@
 //! The user's side of git: what git would read outside of a repository.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::TrustStore;
 use crate::git::{Host, OutsidePolicy};
 use crate::host::paths::{Paths, search_path};
+
+/// The environment of git's remote helpers: that of this process, without the variables of git's.
+/// Programs are looked for in `first` before they are on `PATH`.
+///
+/// # Errors
+/// If `first` cannot be on `PATH`: it has a colon in its name.
+pub fn helper_environment(first: &Path) -> Result<Vec<(OsString, OsString)>, std::env::JoinPathsError> {
+    let search_path = search_path();
+    let path = std::env::join_paths(std::iter::once(first.to_owned()).chain(std::env::split_paths(&search_path)))?;
+    let is_of_git = |name: &OsString| name.as_encoded_bytes().starts_with(b"GIT_");
+    let others = std::env::vars_os().filter(|(name, _)| !is_of_git(name) && name != "PATH");
+    Ok(others.chain([("PATH".into(), path)]).collect())
+}
 
 /// The user's configuration of git and the environment of this process. A repository may lead to
 /// the places outside that the user trusts it with.

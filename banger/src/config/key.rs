@@ -270,6 +270,22 @@ pub const KEYS: &[Key] = &[
         ..PLAIN
     },
     Key {
+        name: "fetch_limit",
+        shape: Shape::One(Kind::Size(units::transfer)),
+        stands: Stands::User,
+        default: Some("4G"),
+        about: "Maximum size of what git fetches from a VM at once, by `banger fetch` or from `banger://NAME`.",
+        ..PLAIN
+    },
+    Key {
+        name: "fetch_timeout",
+        shape: Shape::One(Kind::Time),
+        stands: Stands::User,
+        default: Some("1h"),
+        about: "Maximum time that git takes to fetch from a VM; `0` is no limit.",
+        ..PLAIN
+    },
+    Key {
         name: "alias",
         shape: Shape::Aliases,
         stands: Stands::User,

@@ -20,7 +20,7 @@ mod value;
 pub use self::defaults::{DEFAULT_IMAGE, DEFAULT_KERNEL};
 pub(crate) use self::defaults::{default_cpus, default_memory};
 pub use self::file::{ConfigFile, Owner};
-pub use self::git_host::git_host;
+pub use self::git_host::{git_host, helper_environment};
 pub use self::key::{KEYS, Key, Stands};
 pub use self::limits::{Limited, LimitedBy};
 pub(crate) use self::limits::{most_of_repository, raised_with_trust};

@@ -15,17 +15,17 @@ use super::{GitError, Repository, Result};
 /// How long a command may run, and how much it may print. A repository can make git wait (for a
 /// FIFO among its files) or print without end.
 #[derive(Clone, Copy)]
-struct Limits {
-    time: Duration,
+pub(super) struct Limits {
+    pub(super) time: Duration,
     /// The most bytes on standard output, unless it is a file.
-    output: u64,
+    pub(super) output: u64,
 }
 
 /// Files in a git directory that git opens for every command.
 const FILES: [&str; 9] =
     ["HEAD", "config", "config.worktree", "index", "packed-refs", "shallow", "refs", "reftable", "info/attributes"];
 
-const LIMITS: Limits = Limits { time: Duration::from_secs(600), output: 256 << 20 };
+pub(super) const LIMITS: Limits = Limits { time: Duration::from_secs(600), output: 256 << 20 };
 
 /// Most bytes of standard error that are kept.
 const ERRORS: u64 = 64 << 10;
@@ -53,13 +53,23 @@ impl Repository {
     }
 
     fn run(&self, arguments: &[&str], input: &[u8], output: Option<File>) -> Result<Output> {
+        self.run_command(self.command(arguments), arguments, input, output)
+    }
+
+    /// Runs a git `command` on this repository, which errors show with `arguments`.
+    pub(super) fn run_command(
+        &self,
+        mut command: Command,
+        arguments: &[&str],
+        input: &[u8],
+        output: Option<File>,
+    ) -> Result<Output> {
         self.check_for_git()?;
-        let mut command = self.command(arguments);
         command.stdout(output.map_or_else(Stdio::piped, Stdio::from));
         run(&mut command, input, LIMITS).map_err(|reason| self.failed(arguments, reason))
     }
 
-    fn failed(&self, arguments: &[&str], reason: String) -> GitError {
+    pub(super) fn failed(&self, arguments: &[&str], reason: String) -> GitError {
         GitError::Command { arguments: arguments.join(" "), git_dir: self.git_dir.clone(), reason }
     }
 
@@ -87,7 +97,7 @@ impl Repository {
     /// missing object of a partial clone would be fetched, by a program that the configuration
     /// names. No transport is allowed, whatever `protocol.<name>.allow` says: git older than 2.45
     /// does not know `GIT_NO_LAZY_FETCH`.
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("git");
         command
             .env_clear()
@@ -124,7 +134,7 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<()> {
 ///
 /// # Errors
 /// Why it did not start, or that it reached a limit.
-fn run(command: &mut Command, input: &[u8], limits: Limits) -> Result<Output, String> {
+pub(super) fn run(command: &mut Command, input: &[u8], limits: Limits) -> Result<Output, String> {
     let words = |error: io::Error| error.to_string();
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() }).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(words)?;

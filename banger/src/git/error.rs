@@ -122,6 +122,24 @@ pub enum GitError {
         /// Its standard error, or why it did not start.
         reason: String,
     },
+    /// git could not fetch from a VM, or refused what the VM sent.
+    #[error("cannot fetch from `{url}`")]
+    Fetch {
+        /// The URL of the VM.
+        url: String,
+        /// git's standard error.
+        reason: String,
+    },
+    /// A VM has more branches and tags than are taken over.
+    #[error("`{url}` has {count} branches and tags, more than the {limit} that are fetched")]
+    TooManyRefs {
+        /// The URL of the VM.
+        url: String,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
 }
 
 impl GitError {
@@ -152,6 +170,7 @@ impl GitError {
                 "check the repository: git fsck; to write a new index, without what is staged: rm {} && git reset",
                 shell_quoted(path)
             )),
+            Self::TooManyRefs { .. } => Some("delete those in the VM that you do not need: git branch -D NAME".into()),
             Self::Command { .. } => Some("the `git` command is needed here; is it installed?".into()),
             _ => None,
         }
@@ -174,10 +193,15 @@ impl From<GitError> for CommandError {
             }
             GitError::DubiousOwnership { .. } | GitError::Outside { .. } => ErrorKind::UntrustedRepository,
             GitError::Io { source, .. } => source.into(),
+            GitError::Fetch { .. } | GitError::TooManyRefs { .. } => ErrorKind::Guest,
             _ => ErrorKind::Repository,
         };
         let hints = error.hint().into_iter().collect();
-        CommandError { kind, hints, ..CommandError::new(error.to_string()) }
+        let details = match &error {
+            GitError::Fetch { reason, .. } => reason.lines().map(|line| line.trim_end().to_owned()).collect(),
+            _ => Vec::new(),
+        };
+        CommandError { kind, hints, details, ..CommandError::new(error.to_string()) }
     }
 }
 

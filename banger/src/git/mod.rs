@@ -17,6 +17,7 @@
 //! Repositories are read, never written, and nothing they configure is executed. All gix types
 //! stay inside this module; what gix cannot do is asked of the `git` binary in `command`.
 
+mod adopt;
 mod boundary;
 mod branch;
 mod command;
@@ -46,6 +47,7 @@ mod ownership;
 mod partial;
 mod path;
 mod pattern;
+mod quarantine;
 mod refs;
 mod repository;
 mod shallow;
@@ -53,6 +55,7 @@ mod state;
 mod walk;
 mod wildmatch;
 
+pub use adopt::{RefChange, RefChangeKind};
 pub use boundary::Boundary;
 pub use discover::{Identity, Workspace};
 pub use error::GitError;
@@ -67,6 +70,7 @@ pub use objects::ObjectFile;
 pub use outside::{Outside, OutsidePolicy};
 pub use partial::Partial;
 pub use path::RelPath;
+pub use quarantine::{Quarantine, Remote};
 pub use repository::Repository;
 pub use shallow::{Sent, Shallow};
 pub use state::{RepositoryState, StateFile};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::dir::Type;
 
+use super::adopt::FETCHED;
 use super::boundary::{self, Content};
 use super::refs::RefStore;
 use super::walk::is_absence;
@@ -81,7 +82,9 @@ impl Repository {
     /// # Errors
     /// Unreadable or oversized files, malformed refs; `git` missing for a reftable repository.
     pub fn state(&self) -> Result<RepositoryState> {
-        let RefStore { head, refs, pseudo, stashes } = self.ref_store()?;
+        let RefStore { head, mut refs, pseudo, stashes } = self.ref_store()?;
+        // What was fetched from one VM is not for another.
+        refs.retain(|name, _| !name.starts_with(FETCHED));
         let mut files: Vec<_> = pseudo
             .into_iter()
             .map(|(path, mut bytes)| {

@@ -63,6 +63,16 @@ pub fn rate(text: &str) -> Result<u64, String> {
     rate.ok_or_else(|| "a size per second from `1M` to `1T`, such as `50M`".to_owned())
 }
 
+/// Parses how much is transferred at most, such as `4G`, into MiB.
+///
+/// # Errors
+/// Of anything else: what it may be.
+pub fn transfer(text: &str) -> Result<u64, String> {
+    // Its bytes are few enough to be counted in 64 bits.
+    let size = parse_size(text).filter(|size| (1..=0xff_ffff).contains(size));
+    size.ok_or_else(|| "a size from `1M` to less than `16T`, such as `4G`".to_owned())
+}
+
 /// In MiB, rounded down. As docker(1) has it, units are powers of 1024, and `G`, `GB` and `GiB` the
 /// same.
 fn parse_size(text: &str) -> Option<u64> {

@@ -12,7 +12,7 @@ use banger_vmm::Vm;
 
 use super::context::{Destination, RunContext, discard};
 use super::interruption::Interruption;
-use super::place::{self, CommandDefaults};
+use super::place::CommandDefaults;
 use super::session::Outcome;
 use super::{environment, refuse_json, status, tell_outer_configuration, tell_what_is_only_there};
 use crate::cli::{CommandOptions, Run};
@@ -183,7 +183,7 @@ pub fn exec(
     let vm = named(name, &machines)?;
     let account = RunReport::new(command);
     let options = Run { how: how.clone(), ..Run::default() };
-    let checkout = place::checkout(&vm, here);
+    let checkout = GuestCheckout::around(&vm, here);
     let root = checkout.as_ref().filter(|checkout| checkout.is_present()).map(GuestCheckout::root);
     let context = RunContext::new(&options, given, root, paths, &account, ui)?;
     let spec = VmSpec::of_existing(&context.settings);

@@ -71,19 +71,8 @@ pub struct Folder {
 /// The folder of a VM for commands from `here`.
 pub fn folder(vm: &Vm, here: &Path, images: &Images<'_>) -> Folder {
     let CommandDefaults { folder, workspace, make, .. } =
-        CommandDefaults::of(vm, checkout(vm, here).as_ref(), here, images);
+        CommandDefaults::of(vm, GuestCheckout::around(vm, here).as_ref(), here, images);
     Folder { path: folder, is_of_image: make && workspace.is_none() }
-}
-
-/// The workspace of a VM that commands from `here` are about: the one that `here` is in, else its
-/// own, if it has one.
-pub(super) fn checkout(vm: &Vm, here: &Path) -> Option<GuestCheckout> {
-    // What cannot be read is said by who syncs it.
-    let checkouts = GuestCheckout::all(vm).unwrap_or_default();
-    let around = checkouts.iter().filter(|checkout| checkout.was_synced() && checkout.has(here));
-    // The innermost of nested ones, and of those that are the same the VM's own.
-    let found = around.max_by_key(|checkout| (checkout.root().components().count(), checkout.is_own()));
-    found.or_else(|| checkouts.iter().find(|checkout| checkout.is_own())).cloned()
 }
 
 fn is_folder_of(root: &Path, path: &Path) -> bool {

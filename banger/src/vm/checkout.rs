@@ -86,6 +86,17 @@ impl GuestCheckout {
         Ok(own.into_iter().chain(additional).collect())
     }
 
+    /// The one that commands from `here` are about: the one that `here` is in, else the VM's own, if
+    /// it has one.
+    pub fn around(vm: &Vm, here: &Path) -> Option<GuestCheckout> {
+        // What cannot be read is said by who syncs it.
+        let checkouts = GuestCheckout::all(vm).unwrap_or_default();
+        let around = checkouts.iter().filter(|checkout| checkout.was_synced() && checkout.has(here));
+        // The innermost of nested ones, and of those that are the same the VM's own.
+        let found = around.max_by_key(|checkout| (checkout.root().components().count(), checkout.is_own()));
+        found.or_else(|| checkouts.iter().find(|checkout| checkout.is_own())).cloned()
+    }
+
     /// That of `workspace` at `guest_path`; one that is new is written down, and is nobody else's
     /// while this lives.
     ///

@@ -112,6 +112,22 @@ impl Settings {
         }
     }
 
+    /// How many bytes git fetches from a VM at most.
+    pub fn fetch_limit_bytes(&self) -> u64 {
+        match self.values.get("fetch_limit") {
+            Some((Value::Size(mib), _)) => mib << 20,
+            _ => 0,
+        }
+    }
+
+    /// How long git takes to fetch from a VM at most; none: there is no limit.
+    pub fn fetch_timeout(&self) -> Option<Duration> {
+        match self.values.get("fetch_timeout") {
+            Some((Value::Time(time), _)) if !time.is_zero() => Some(*time),
+            _ => None,
+        }
+    }
+
     /// The path of the Firecracker program as it is written, if it is: see [`expanded`].
     pub fn firecracker_bin(&self) -> Option<&str> {
         self.text("firecracker_bin")
