@@ -348,6 +348,8 @@ while True:
     fails(&repository, &[("BANGER_FETCH_LIMIT", "8M")], "the VM sends more than 8M");
     replace_pack(&repository, "printf 'PACK\\0\\0\\0\\2\\377\\377\\377\\377'; exec cat /dev/zero");
     fails(&repository, &[], "cannot fetch from `banger://");
+    replace_pack(&repository, "printf 'PACK\\0\\0\\0\\2\\177\\377\\377\\376'; exec cat /dev/zero");
+    fails(&repository, &[], "over limit");
     replace_pack(&repository, "exec sleep 600");
     fails(&repository, &[("BANGER_FETCH_TIMEOUT", "2s")], "did not send everything within 2s");
 }
