@@ -128,6 +128,7 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Fetch { vm, dry_run } => {
             commands::fetch(vm.as_deref(), dry_run, &here, &paths, ui)?.print(ui)?;
         }
+        Command::Why { paths: asked } => commands::why(&asked, &here, &paths)?.print(ui)?,
         Command::Du => commands::du(&paths).print(ui)?,
         Command::Doctor { fix } => {
             let diagnosis = commands::doctor(fix, &paths, ui);

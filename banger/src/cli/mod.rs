@@ -101,6 +101,19 @@ Examples:
         #[arg(long)]
         dry_run: bool,
     },
+    /// Explain whether files travel to the VM, and which rule decides
+    #[command(
+        after_help = "TRAVELS is `to VM` for what a sync sends, `partly` for git's own directory, or `no`. A rule is named by its file, its line and its text.
+
+Examples:
+  banger why src/main.c .env
+  banger why --json target"
+    )]
+    Why {
+        /// Files and directories of the repository, which need not exist
+        #[arg(required = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+        paths: Vec<std::path::PathBuf>,
+    },
     /// Show what VMs, images, kernels and caches take of the disk
     #[command(
         after_help = "A VM that runs on Firecracker keeps the disk space of files that it deletes. To free it, run fstrim on QEMU once:

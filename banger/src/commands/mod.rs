@@ -20,6 +20,7 @@ mod stop;
 #[cfg(test)]
 mod test_home;
 mod trust;
+mod why;
 
 pub use config::{ConfigChange, ConfigOutput, ConfigOverview, config};
 pub use cp::cp;
@@ -37,6 +38,7 @@ pub use start::{StartedVm, start};
 pub use status::{AdditionalRepository, VmStatus, WorkspaceStatus, status};
 pub use stop::{StoppedVm, stop};
 pub use trust::{RepositoryTrust, TrustDecision, trust};
+pub use why::{Direction, ExplainedPath, Explanations, RuleLine, why};
 
 use banger_vmm::Vm;
 

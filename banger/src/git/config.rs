@@ -37,6 +37,14 @@ pub(crate) enum Named {
     ByRepository(PathBuf),
 }
 
+impl Named {
+    /// Where the file is.
+    pub(crate) fn path(&self) -> &Path {
+        let (Named::ByUser(path) | Named::ByRepository(path)) = self;
+        path
+    }
+}
+
 impl Repository {
     /// System, user, repository and worktree configuration, and the environment's, later ones last.
     pub(crate) fn config(&self) -> Result<File> {

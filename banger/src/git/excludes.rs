@@ -12,8 +12,9 @@ use gix::index::entry::Flags;
 use gix::objs::FindExt;
 
 use super::config::{self, Named};
-use super::pattern::Patterns;
+use super::pattern::{Patterns, Rule};
 use super::{Boundary, GitError, Repository, Result, index::Index};
+use banger_agent::rooted_dir::split;
 
 /// git itself reads no pattern file beyond this many bytes.
 const LIMIT: u64 = 100 << 20;
@@ -35,7 +36,7 @@ struct Shared {
     boundary: Arc<Boundary>,
     ignore_case: bool,
     /// `core.excludesFile`, then `info/exclude`: weakest first.
-    globals: Vec<Patterns>,
+    globals: Vec<PatternFile>,
     /// `.gitignore` files that a sparse checkout keeps out of the worktree; they count all the
     /// same.
     staged: HashMap<BString, Vec<u8>>,
@@ -45,7 +46,30 @@ struct Shared {
 struct Level {
     /// Length of the folder's path.
     length: usize,
-    patterns: Option<Arc<Patterns>>,
+    patterns: Option<Arc<PatternFile>>,
+}
+
+/// The rules of one file, and where it is.
+struct PatternFile {
+    patterns: Patterns,
+    path: PathBuf,
+    /// Whether it was read from the index, since a sparse checkout keeps it out of the worktree.
+    is_staged: bool,
+}
+
+/// The line of a file with rules that decides whether git ignores a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IgnoreRule {
+    /// The file, an absolute path.
+    pub file: PathBuf,
+    /// Whether the file is in the index only, since a sparse checkout keeps it out of the worktree.
+    pub is_staged: bool,
+    /// The number of the line, from 1.
+    pub line: usize,
+    /// The rule as it is written.
+    pub pattern: Vec<u8>,
+    /// Whether what the rule matches is ignored; false: it makes an exception (`!`).
+    pub ignores: bool,
 }
 
 impl Excludes {
@@ -57,7 +81,11 @@ impl Excludes {
         let own = Named::ByRepository(repository.common_dir.join("info/exclude"));
         for file in user.into_iter().chain([own]) {
             match repository.read_named(&file, LIMIT) {
-                Ok(Some(bytes)) => globals.push(Patterns::parse(&bytes, b"")),
+                Ok(Some(bytes)) => globals.push(PatternFile {
+                    patterns: Patterns::parse(&bytes, b""),
+                    path: file.path().to_owned(),
+                    is_staged: false,
+                }),
                 Ok(None) | Err(GitError::TooLarge { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -79,13 +107,31 @@ impl Excludes {
     /// # Errors
     /// A `.gitignore` that cannot be read; it then counts as empty, and the next call works.
     pub(crate) fn is_excluded(&mut self, path: &[u8], is_dir: bool) -> Result<bool> {
-        let folder = path.rfind_byte(b'/').unwrap_or(0);
-        let entered = self.enter(&path[..folder]);
+        let entered = self.enter(split(path).0);
+        let is_excluded = self.find(path, is_dir).is_some_and(|(_, rule)| rule.ignores());
+        entered.map(|()| is_excluded)
+    }
+
+    /// The rule by which [`Excludes::is_excluded`] decides; none if no rule speaks of `path`.
+    ///
+    /// # Errors
+    /// As [`Excludes::is_excluded`].
+    pub(crate) fn rule(&mut self, path: &[u8], is_dir: bool) -> Result<Option<IgnoreRule>> {
+        self.enter(split(path).0)?;
+        Ok(self.find(path, is_dir).map(|(file, rule)| IgnoreRule {
+            file: file.path.clone(),
+            is_staged: file.is_staged,
+            line: rule.line(),
+            pattern: rule.written(),
+            ignores: rule.ignores(),
+        }))
+    }
+
+    /// The rule that decides about `path`, whose folder has been entered.
+    fn find(&self, path: &[u8], is_dir: bool) -> Option<(&PatternFile, &Rule)> {
         let own = self.levels.iter().rev().filter_map(|level| level.patterns.as_deref());
-        let verdict = own
-            .chain(self.shared.globals.iter().rev())
-            .find_map(|patterns| patterns.verdict(path, is_dir, self.shared.ignore_case));
-        entered.map(|()| verdict.unwrap_or(false))
+        let mut files = own.chain(self.shared.globals.iter().rev());
+        files.find_map(|file| Some((file, file.patterns.rule(path, is_dir, self.shared.ignore_case)?)))
     }
 
     /// Makes `folder` the one whose chain of `.gitignore` files is loaded.
@@ -119,7 +165,7 @@ impl Excludes {
 }
 
 impl Shared {
-    fn load(&self, folder: &[u8]) -> Result<Option<Patterns>> {
+    fn load(&self, folder: &[u8]) -> Result<Option<PatternFile>> {
         let mut name = BString::from(folder);
         if !folder.is_empty() {
             name.push(b'/');
@@ -127,11 +173,15 @@ impl Shared {
         name.extend_from_slice(b".gitignore");
         let path = self.worktree.join(OsStr::from_bytes(&name));
         // git does not follow a symbolic link here, lest it read what is outside the repository.
-        match read(&self.boundary, &path) {
-            Ok(Some(bytes)) => Ok(Some(Patterns::parse(&bytes, folder))),
-            Ok(None) => Ok(self.staged.get(&name).map(|bytes| Patterns::parse(bytes, folder))),
-            Err(error) => Err(GitError::io("read", path, error)),
-        }
+        let (patterns, is_staged) = match read(&self.boundary, &path) {
+            Ok(Some(bytes)) => (Patterns::parse(&bytes, folder), false),
+            Ok(None) => match self.staged.get(&name) {
+                Some(bytes) => (Patterns::parse(bytes, folder), true),
+                None => return Ok(None),
+            },
+            Err(error) => return Err(GitError::io("read", path, error)),
+        };
+        Ok(Some(PatternFile { patterns, path, is_staged }))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Everything banger knows about git repositories on the host.
 //!
 //! A [`Workspace`] is found from a folder ([`Workspace::discover`]) and listed ([`list`]): the
-//! files that travel to the guest, and the nested repositories among them. Each [`Repository`] (the
-//! workspace's own and every nested one) then answers what its guest twin needs:
+//! files that travel to the guest, and the nested repositories among them. [`Explainer`] says of one
+//! path whether it is among them, and why. Each [`Repository`] (the workspace's own and every
+//! nested one) then answers what its guest twin needs:
 //!
 //! | question | answer |
 //! |---|---|
@@ -27,6 +28,7 @@ mod dot_git;
 mod environment;
 mod error;
 mod excludes;
+mod explain;
 mod filters;
 mod fingerprint;
 #[cfg(feature = "fuzzing")]
@@ -59,6 +61,8 @@ pub use adopt::{RefChange, RefChangeKind};
 pub use boundary::Boundary;
 pub use discover::{Identity, Workspace};
 pub use error::GitError;
+pub use excludes::IgnoreRule;
+pub use explain::{Explainer, Explanation, Reason};
 pub use filters::{Evidence, FilteredFile, FilteredFiles, OpenObjects};
 pub use fingerprint::Fingerprint;
 pub use guest_index::{GuestIndex, GuestStat};

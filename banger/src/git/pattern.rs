@@ -7,6 +7,7 @@ use gix::bstr::{BStr, ByteSlice};
 use gix::glob::wildmatch::Mode;
 
 use super::wildmatch;
+use banger_agent::rooted_dir::split;
 
 /// The rules of one file.
 pub(crate) struct Patterns {
@@ -15,7 +16,10 @@ pub(crate) struct Patterns {
     rules: Vec<Rule>,
 }
 
-struct Rule {
+/// A line of a file of ignore rules.
+pub(crate) struct Rule {
+    /// The number of the line, from 1.
+    line: usize,
     text: Vec<u8>,
     /// How many leading bytes of the text mean themselves.
     literal: usize,
@@ -30,50 +34,40 @@ struct Rule {
 impl Patterns {
     pub(crate) fn parse(bytes: &[u8], base: &[u8]) -> Self {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let rules = bytes.split(|byte| *byte == b'\n').filter_map(Rule::parse).collect();
+        let lines = bytes.split(|byte| *byte == b'\n').zip(1..);
+        let rules = lines.filter_map(|(text, line)| Rule::parse(text, line)).collect();
         Self { base: base.to_owned(), rules }
     }
 
-    /// Whether `path`, relative to the worktree, is ignored; `None` if no rule speaks of it.
-    pub(crate) fn verdict(&self, path: &[u8], is_dir: bool, ignore_case: bool) -> Option<bool> {
-        let name = match path.rfind_byte(b'/') {
-            Some(slash) => &path[slash + 1..],
-            None => path,
-        };
+    /// The rule that decides about `path`, relative to the worktree; `None` if none speaks of it.
+    pub(crate) fn rule(&self, path: &[u8], is_dir: bool, ignore_case: bool) -> Option<&Rule> {
         let below = match self.base.as_slice() {
             b"" => path,
             base => path.get(base.len() + 1..)?,
         };
         // The last rule that matches decides.
-        let rule = self.rules.iter().rev().find(|rule| {
-            (is_dir || !rule.must_be_dir)
-                && if rule.is_name {
-                    rule.matches_name(name, ignore_case)
-                } else {
-                    rule.matches_path(below, ignore_case)
-                }
-        });
-        rule.map(|rule| !rule.negative)
+        self.rules.iter().rev().find(|rule| rule.matches(below, is_dir, ignore_case))
     }
 }
 
 impl Rule {
-    fn parse(line: &[u8]) -> Option<Self> {
-        if line.is_empty() || line[0] == b'#' {
+    fn parse(text: &[u8], line: usize) -> Option<Self> {
+        if text.is_empty() || text[0] == b'#' {
             return None;
         }
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let line = &line[..line.find_byte(0).unwrap_or(line.len())];
-        let line = without_trailing_spaces(line);
-        let (negative, line) = match line.strip_prefix(b"!") {
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let text = &text[..text.find_byte(0).unwrap_or(text.len())];
+        let text = without_trailing_spaces(text);
+        let (negative, text) = match text.strip_prefix(b"!") {
             Some(rest) => (true, rest),
-            None => (false, line),
+            None => (false, text),
         };
-        let (must_be_dir, text) = match line.strip_suffix(b"/") {
+        let (must_be_dir, text) = match text.strip_suffix(b"/") {
             Some(rest) => (true, rest),
-            None => (false, line),
+            None => (false, text),
         };
         Some(Self {
+            line,
             literal: literal_length(text),
             negative,
             must_be_dir,
@@ -81,6 +75,31 @@ impl Rule {
             is_suffix: text.strip_prefix(b"*").is_some_and(|rest| literal_length(rest) == rest.len()),
             text: text.to_owned(),
         })
+    }
+
+    /// Whether what it matches is ignored; false: it makes an exception (`!`).
+    pub(crate) fn ignores(&self) -> bool {
+        !self.negative
+    }
+
+    /// The number of its line, from 1.
+    pub(crate) fn line(&self) -> usize {
+        self.line
+    }
+
+    /// The rule as it is written, without spaces at the end.
+    pub(crate) fn written(&self) -> Vec<u8> {
+        let (before, after) = (if self.negative { "!" } else { "" }, if self.must_be_dir { "/" } else { "" });
+        [before.as_bytes(), &self.text, after.as_bytes()].concat()
+    }
+
+    /// Whether the rule matches `path`, relative to the rules' base.
+    fn matches(&self, path: &[u8], is_dir: bool, ignore_case: bool) -> bool {
+        (is_dir || !self.must_be_dir)
+            && match self.is_name {
+                true => self.matches_name(split(path).1, ignore_case),
+                false => self.matches_path(path, ignore_case),
+            }
     }
 
     fn matches_name(&self, name: &[u8], ignore_case: bool) -> bool {
@@ -155,9 +174,23 @@ mod tests {
     #[test]
     fn patterns_apply_only_below_their_base() {
         let patterns = Patterns::parse(b"/x\ny/z\n!name\n", b"sub");
-        assert_eq!(patterns.verdict(b"sub/x", false, false), Some(true));
-        assert_eq!(patterns.verdict(b"sub/s/x", false, false), None);
-        assert_eq!(patterns.verdict(b"sub/y/z", false, false), Some(true));
-        assert_eq!(patterns.verdict(b"sub/s/name", false, false), Some(false));
+        let ignores = |path: &str| patterns.rule(path.as_bytes(), false, false).map(|rule| rule.ignores());
+        assert_eq!(ignores("sub/x"), Some(true));
+        assert_eq!(ignores("sub/s/x"), None);
+        assert_eq!(ignores("sub/y/z"), Some(true));
+        assert_eq!(ignores("sub/s/name"), Some(false));
+    }
+
+    #[test]
+    fn rule_has_its_line_and_what_is_written_there() {
+        let patterns = Patterns::parse(b"\xef\xbb\xbf# all\n\n*.o  \r\n!keep.o\n/target/\n", b"");
+        let rule = |path: &str, is_dir| {
+            let rule = patterns.rule(path.as_bytes(), is_dir, false)?;
+            Some((rule.line(), String::from_utf8(rule.written()).unwrap()))
+        };
+        assert_eq!(rule("a.o", false), Some((3, "*.o".into())));
+        assert_eq!(rule("keep.o", false), Some((4, "!keep.o".into())));
+        assert_eq!(rule("target", true), Some((5, "/target/".into())));
+        assert_eq!(rule("target", false), None);
     }
 }

@@ -40,7 +40,21 @@ pub(crate) struct Tracked<'a> {
     met: Vec<AtomicBool>,
 }
 
-enum Status {
+/// What an entry of a worktree is to git.
+pub(crate) enum Standing {
+    /// The folder of a submodule: its position in the index.
+    Submodule(usize),
+    /// A tracked file or link: its position in the index.
+    Tracked(usize),
+    /// A folder that holds something tracked.
+    Ancestor,
+    /// A file, link or folder that nothing ignores.
+    Untracked,
+    /// Ignored, and not itself tracked. A folder may hold what is tracked.
+    Ignored,
+}
+
+pub(crate) enum Status {
     File(usize),
     Submodule(usize),
     /// Not itself tracked, but (a folder) holds what is.
@@ -54,11 +68,31 @@ impl<'a> Tracked<'a> {
         Self { state, met }
     }
 
+    /// For questions about single paths: nothing can be marked.
+    pub(crate) fn lookup(state: &'a State) -> Self {
+        Self { state, met: Vec::new() }
+    }
+
     fn path(&self, position: usize) -> &'a [u8] {
         self.state.entry(position).path(self.state)
     }
 
-    fn status(&self, path: &[u8], is_dir: bool) -> Status {
+    /// What the entry at `path` is to git, given that its parent is not ignored.
+    ///
+    /// # Errors
+    /// As [`Excludes::is_excluded`].
+    pub(crate) fn standing(&self, excludes: &mut Excludes, path: &[u8], is_dir: bool) -> super::Result<Standing> {
+        Ok(match self.status(path, is_dir) {
+            Status::Submodule(position) if is_dir => Standing::Submodule(position),
+            Status::File(position) | Status::Submodule(position) => Standing::Tracked(position),
+            _ if excludes.is_excluded(path, is_dir)? => Standing::Ignored,
+            Status::Ancestor => Standing::Ancestor,
+            Status::Untracked => Standing::Untracked,
+        })
+    }
+
+    /// What the index says of a path.
+    pub(crate) fn status(&self, path: &[u8], is_dir: bool) -> Status {
         let entries = self.state.entries();
         let first = entries.partition_point(|entry| entry.path(self.state) < path);
         if entries.get(first).is_some_and(|entry| entry.path(self.state) == path) {
@@ -171,23 +205,22 @@ impl Visitor<'_> {
         }
         let path = relative(entry.path(), &self.repository.worktree);
         let is_dir = entry.file_type().is_some_and(|kind| kind.is_dir());
-        match self.tracked.status(path, is_dir) {
-            Status::Submodule(position) if is_dir => {
+        match self.standing(path, is_dir) {
+            Standing::Submodule(position) => {
                 self.tracked.mark(position);
                 self.own.submodule(self.repository, path);
                 return WalkState::Skip;
             }
-            Status::File(position) | Status::Submodule(position) => self.tracked.mark(position),
-            Status::Ancestor if self.is_excluded(path, is_dir) => return WalkState::Skip,
-            Status::Ancestor => return WalkState::Continue,
-            Status::Untracked if self.is_excluded(path, is_dir) => return WalkState::Skip,
-            Status::Untracked if is_dir => {
+            Standing::Tracked(position) => self.tracked.mark(position),
+            Standing::Ancestor => return WalkState::Continue,
+            Standing::Ignored => return WalkState::Skip,
+            Standing::Untracked if is_dir => {
                 return match self.own.untracked_folder(self.repository, path) {
                     true => WalkState::Continue,
                     false => WalkState::Skip,
                 };
             }
-            Status::Untracked => {}
+            Standing::Untracked => {}
         }
         match fs::symlink_metadata(entry.path()) {
             Ok(metadata) => self.own.file(self.repository.path.join(path), &metadata),
@@ -196,12 +229,12 @@ impl Visitor<'_> {
         WalkState::Continue
     }
 
-    fn is_excluded(&mut self, path: &[u8], is_dir: bool) -> bool {
-        self.excludes.is_excluded(path, is_dir).unwrap_or_else(|error| {
+    fn standing(&mut self, path: &[u8], is_dir: bool) -> Standing {
+        self.tracked.standing(&mut self.excludes, path, is_dir).unwrap_or_else(|error| {
             let folder = path.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
             self.own.warnings.push(Warning { path: self.repository.path.join(folder), error });
             // The unreadable file now counts as empty, so the second answer is final.
-            self.excludes.is_excluded(path, is_dir).unwrap_or(false)
+            self.tracked.standing(&mut self.excludes, path, is_dir).unwrap_or(Standing::Untracked)
         })
     }
 

@@ -34,7 +34,7 @@ use banger_vmm::Vm;
 use self::engine::Engine;
 pub use self::error::{ChangeCount, SyncError};
 use self::source::Source;
-use crate::git::{self, Boundary, History, Listing, Workspace};
+use crate::git::{self, Boundary, History, Listing, RelPath, Workspace};
 use crate::host::file::create_private;
 use crate::vm::checkout::GuestCheckout;
 
@@ -81,10 +81,8 @@ impl Listed {
     pub fn new(workspace: &Workspace, apart: &[PathBuf]) -> Result<Listed, SyncError> {
         let start = Instant::now();
         let (listed_ns, mut listing) = (now_ns(), git::list(workspace)?);
-        let within = apart.iter().filter_map(|folder| folder.strip_prefix(&workspace.root).ok());
-        for folder in within.filter(|folder| !folder.as_os_str().is_empty()) {
-            let prefix = [folder.as_os_str().as_encoded_bytes(), b"/"].concat();
-            listing.entries.retain(|entry| !entry.path.as_bytes().starts_with(&prefix));
+        if !within(&workspace.root, apart).is_empty() {
+            listing.entries.retain(|entry| !is_apart(&entry.path, &workspace.root, apart));
         }
         let boundary = workspace.repository.boundary().clone();
         Ok(Listed { listed_ns, listing, took: start.elapsed(), apart: apart.to_vec(), boundary })
@@ -101,6 +99,17 @@ impl Listed {
     /// How many files and links travel.
     pub fn files(&self) -> usize {
         self.listing.entries.len()
+    }
+
+    /// How many of them are in a directory, whose path is relative to the workspace's root.
+    pub fn files_in(&self, directory: &RelPath) -> usize {
+        if directory.is_root() {
+            return self.files();
+        }
+        let prefix = [directory.as_bytes(), b"/"].concat();
+        // The paths are sorted by their bytes.
+        let first = self.listing.entries.partition_point(|entry| entry.path.as_bytes() < &prefix[..]);
+        self.listing.entries[first..].partition_point(|entry| entry.path.as_bytes().starts_with(&prefix))
     }
 
     /// Their paths, relative to the workspace's root.
@@ -137,6 +146,18 @@ impl Listed {
             .iter()
             .map(|warning| format!("`{}` stays behind: {}", WireBytes(warning.path.as_bytes().to_vec()), warning.error))
     }
+}
+
+/// Whether `path` of the workspace at `root` is in one of the directories `apart`.
+pub fn is_apart(path: &RelPath, root: &Path, apart: &[PathBuf]) -> bool {
+    let in_directory = |directory: &&Path| path.as_path() != *directory && path.as_path().starts_with(directory);
+    within(root, apart).iter().any(in_directory)
+}
+
+/// Those of the directories `apart` that are below `root`, relative to it.
+fn within<'a>(root: &Path, apart: &'a [PathBuf]) -> Vec<&'a Path> {
+    let below = apart.iter().filter_map(|directory| directory.strip_prefix(root).ok());
+    below.filter(|directory| !directory.as_os_str().is_empty()).collect()
 }
 
 /// How to sync, and whom to tell how it goes.

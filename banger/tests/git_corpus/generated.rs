@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::explained::assert_explained_as_listed;
 use super::*;
 
 fn name() -> impl Strategy<Value = &'static str> {
@@ -73,5 +74,6 @@ proptest! {
             }
         }
         fixture.assert_lists_as_git();
+        assert_explained_as_listed(&fixture);
     }
 }

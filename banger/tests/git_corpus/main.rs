@@ -4,6 +4,7 @@ mod change;
 mod configuration;
 mod configuration_levels;
 mod discovery;
+mod explained;
 mod filters;
 mod generated;
 mod hostile;
