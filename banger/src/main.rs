@@ -118,7 +118,14 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     match command {
         Command::Completions { .. } => {}
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths)?.print(ui)?,
-        Command::Trust { revoke } => commands::trust(revoke, &here, &paths, ui)?.print(ui)?,
+        Command::Trust { revoke, list } => {
+            let action = match (revoke, list) {
+                (true, _) => commands::TrustAction::Revoke,
+                (false, true) => commands::TrustAction::List,
+                (false, false) => commands::TrustAction::Trust,
+            };
+            commands::trust(action, &here, &paths, ui)?.print(ui)?
+        }
         Command::Status { vm } => commands::status(vm.as_deref(), &here, &paths, ui)?.print(ui)?,
         Command::Cp { from, to } => {
             if let Some(copied) = commands::cp(&from, &to, &here, &paths, ui)? {

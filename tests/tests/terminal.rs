@@ -325,3 +325,41 @@ fn shell_in_named_vm_prints_reattach_hint() {
     assert_eq!(terminal.wait(), 0);
     assert!(home.vms().is_empty());
 }
+
+#[test]
+fn worktree_include_is_trusted_as_it_was_shown_and_once_confirmed() {
+    let home = Home::new();
+    let repository = home.repository("r");
+    repository.write(".gitignore", ".env*\n");
+    repository.write(".worktreeinclude", ".env.test\n");
+    repository.write(".env", "");
+    repository.write(".env.test", "");
+    let travels = |path: &str| {
+        let document = repository.run(["why", "--json", path]).ok().document();
+        document["paths"][0]["reason"] == "included"
+    };
+    let ask = |arguments: &[&str]| {
+        let mut command = repository.banger();
+        command.arg("trust").args(arguments);
+        let mut terminal = Terminal::new(&mut command);
+        let shown = terminal.expect("[y/N] ");
+        (terminal, shown)
+    };
+    let (mut terminal, shown) = ask(&[]);
+    assert!(shown.contains("rule `.env.test`") && shown.contains("file `.env.test`"), "{shown}");
+    assert!(shown.contains("Allow these files into the VM?") && !shown.contains("`.env`"), "{shown}");
+    assert!(!travels(".env.test"), "before the answer");
+    terminal.press("n\n");
+    assert_eq!(terminal.wait(), 0);
+    assert!(!travels(".env.test"));
+    // With --quiet the user sees what the question is about, too.
+    let (mut terminal, shown) = ask(&["--quiet"]);
+    assert!(shown.contains("file `.env.test`"), "{shown}");
+    // What is trusted is what was shown, and not what took its place meanwhile.
+    repository.write(".worktreeinclude", ".env*\n");
+    terminal.press("y\n");
+    assert_eq!(terminal.wait(), 0);
+    assert!(!travels(".env") && !travels(".env.test"));
+    repository.write(".worktreeinclude", ".env.test\n");
+    assert!(travels(".env.test") && !travels(".env"));
+}

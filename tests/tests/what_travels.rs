@@ -1,5 +1,7 @@
-//! What travels to the guest: what `banger why` says is what the guest gets.
+//! What travels to the guest: what `banger why` says is what the guest gets, and `.worktreeinclude`
+//! opts ignored files in.
 
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use banger_tests::{Home, Repository};
@@ -67,6 +69,129 @@ fn why_explains_what_the_guest_gets() {
 }
 
 #[test]
+fn worktree_include_brings_ignored_files_once_trusted() {
+    let home = Home::with_any_guests();
+    let repository = home.repository("repo");
+    repository.write(".gitignore", ".env*\n");
+    repository.write(".worktreeinclude", ".env.test\n");
+    repository.commit("rules");
+    repository.write(".env", "SECRET=1\n");
+    repository.write(".env.test", "TEST=1\n");
+    let there = "cat .env.test; test ! -e .env && git status --porcelain";
+    // Without the user's word, the repository's file counts for nothing.
+    let output = repository.sh("test ! -e .env.test").ok();
+    assert!(
+        output.stderr.contains("`.worktreeinclude` is ignored") && output.stderr.contains("banger trust"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(why(&repository, [".env.test"])[0].1, "not_trusted");
+    let trusted = repository.run(["trust"]).ok();
+    assert!(trusted.stderr.contains(".env.test") && !trusted.stderr.contains("`.env`"), "{}", trusted.stderr);
+    let rule = Some(".worktreeinclude:1: .env.test".to_owned());
+    assert_eq!(why(&repository, [".env.test"]), [("to_vm".into(), "included".into(), rule)]);
+    assert_eq!(why(&repository, [".env"])[0].1, "ignored");
+    let output = repository.sh(there).ok();
+    assert_eq!((output.text().as_str(), output.sent().files), ("TEST=1\n", 1));
+    // A later sync sends what changed.
+    repository.write(".env.test", "TEST=2\n");
+    assert_eq!(repository.sh(there).ok().text(), "TEST=2\n");
+    // What the guest changes is treated as in other files.
+    repository.sh("echo TEST=guest >.env.test").ok();
+    assert_eq!(repository.sh(there).ok().text(), "TEST=guest\n");
+    assert_eq!(repository.guest_only(), (1, 0));
+    repository.write(".env.test", "TEST=host\n");
+    repository.sh("true").refused(&[".env.test ("]);
+    repository.run(["--host-wins", "--", "true"]).ok();
+    assert_eq!(repository.sh(there).ok().text(), "TEST=host\n");
+    // Another content of the rules has to be trusted anew: nothing more goes, and what is there
+    // stays there.
+    repository.write(".worktreeinclude", ".env*\n");
+    let output = repository.sh("test ! -e .env && cat .env.test").ok();
+    assert!(output.stderr.contains("`.worktreeinclude` is ignored"), "{}", output.stderr);
+    assert_eq!(output.text(), "TEST=host\n");
+    repository.write(".worktreeinclude", ".env.test\n");
+    repository.sh("true").ok();
+    // A deletion travels.
+    fs::remove_file(repository.root.join(".env.test")).unwrap();
+    repository.sh("test ! -e .env.test").ok();
+    // A link in its place does not.
+    symlink(".env", repository.root.join(".env.test")).unwrap();
+    repository.sh("test ! -L .env.test").ok();
+    repository.run(["trust", "--revoke"]).ok();
+    fs::remove_file(repository.root.join(".env.test")).unwrap();
+    repository.write(".env.test", "TEST=3\n");
+    repository.sh("test ! -e .env.test").ok();
+    // A new VM does without it too.
+    repository.run(["--rm", "--", "test", "!", "-e", ".env.test"]).ok();
+}
+
+#[test]
+fn new_vm_gets_included_files_with_its_first_sync() {
+    let home = Home::with_any_guests();
+    let repository = home.repository("repo");
+    repository.write(".gitignore", ".env*\n/config\n");
+    repository.write(".worktreeinclude", ".env.test\nconfig/*.toml\n");
+    repository.commit("rules");
+    for path in [".env", ".env.test", "config/dev.toml", "config/key.pem"] {
+        repository.write(path, path);
+    }
+    repository.run(["trust"]).ok();
+    let output = repository.run(["--rm", "--", "sh", "-c", "ls -A . config; git status --porcelain"]).ok();
+    let text = output.text();
+    assert!(text.contains(".env.test\n") && text.contains("dev.toml\n"), "{text}");
+    assert!(!text.contains(".env\n") && !text.contains("key.pem"), "{text}");
+    assert!(!text.contains("??"), "git ignores them in the guest too: {text}");
+}
+
+#[test]
+fn trust_in_worktree_include_ends_with_the_repository() {
+    let home = Home::with_process_guests();
+    let repository = home.repository("repo");
+    let fill = || {
+        repository.write(".gitignore", ".env*\n");
+        repository.write(".worktreeinclude", ".env.test\n");
+        repository.write(".env.test", "TEST=1\n");
+    };
+    fill();
+    repository.run(["trust"]).ok();
+    assert_eq!(why(&repository, [".env.test"])[0].1, "included");
+    // A new clone of the same content at the same place, with other ignored files.
+    fs::rename(repository.root.join(".git"), home.path().join("former")).unwrap();
+    repository.git(["init", "-q"]);
+    assert_eq!(why(&repository, [".env.test"])[0].1, "not_trusted");
+    let output = repository.sh("test ! -e .env.test").ok();
+    assert!(output.stderr.contains("`.worktreeinclude` is ignored"), "{}", output.stderr);
+    fs::remove_dir_all(repository.root.join(".git")).unwrap();
+    fs::rename(home.path().join("former"), repository.root.join(".git")).unwrap();
+    assert_eq!(why(&repository, [".env.test"])[0].1, "included");
+}
+
+#[test]
+fn trust_list_shows_all_and_changes_nothing() {
+    let home = Home::new();
+    let repository = home.repository("repo");
+    repository.write(".gitignore", "*.env\n");
+    repository.write(".worktreeinclude", "# ours\n*.env\n!b\u{1b}[2J.env\n");
+    for number in 0..40 {
+        repository.write(&format!("{number}.env"), "");
+    }
+    let list = repository.run(["trust", "--list"]).ok().text();
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(lines[..4], ["KIND  WHAT", "rule  *.env", "rule  !b^[[2J.env", "file  0.env"], "{list}");
+    assert_eq!(lines.len(), 3 + 40, "{list}");
+    let document = repository.run(["trust", "--list", "--json"]).ok().document();
+    assert_eq!((&document["trusted"], document["included"].as_array().unwrap().len()), (&false.into(), 40));
+    assert_eq!(document["rules"], serde_json::json!(["*.env", "!b\u{1b}[2J.env"]));
+    assert_eq!(why(&repository, ["0.env"])[0].1, "not_trusted");
+    // More than a person reads is counted.
+    let trusted = repository.run(["trust"]).ok().stderr;
+    assert!(trusted.contains("and 20 files more: 20 at the root") && trusted.contains("trust --list"), "{trusted}");
+    assert_eq!(repository.run(["trust", "--list", "--json"]).ok().document()["trusted"], true);
+    assert_eq!(repository.run(["trust", "--list", "--revoke"]).status, 125);
+}
+
+#[test]
 fn why_neutralises_names_and_rules() {
     let home = Home::new();
     let repository = home.repository("repo");
@@ -77,4 +202,19 @@ fn why_neutralises_names_and_rules() {
     assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
     assert_eq!(shown.lines().count(), 3, "{shown:?}");
     assert!(shown.contains("two^Jlines.^[]0;owned^G") && shown.contains(".gitignore:1: *.^[]0;owned^G"), "{shown:?}");
+}
+
+#[test]
+fn file_that_the_guest_made_is_not_overwritten_by_an_included_one() {
+    let home = Home::with_any_guests();
+    let repository = home.repository("repo");
+    repository.write(".gitignore", ".env*\n");
+    repository.write(".worktreeinclude", ".env.test\n");
+    repository.commit("rules");
+    repository.sh("echo guest >.env.test").ok();
+    repository.write(".env.test", "host\n");
+    repository.run(["trust"]).ok();
+    repository.sh("true").refused(&[".env.test ("]);
+    repository.run(["--host-wins", "--", "true"]).ok();
+    assert_eq!(repository.sh("cat .env.test").ok().text(), "host\n");
 }

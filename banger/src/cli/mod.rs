@@ -202,12 +202,16 @@ Examples:
         #[command(subcommand)]
         command: Option<ConfigCommand>,
     },
-    /// Trust the current `banger.toml` with what it names of this machine, and git's files with the
-    /// places outside that they lead to
+    /// Trust the current `banger.toml` with what it names of this machine, the current
+    /// `.worktreeinclude` with the ignored files that it names, and git's files with the places
+    /// outside that they lead to
     Trust {
         /// Revoke trust
         #[arg(long)]
         revoke: bool,
+        /// List everything that needs trust, and change nothing
+        #[arg(long, conflicts_with = "revoke")]
+        list: bool,
     },
     /// Print a script that has a shell complete what is typed behind `banger`
     #[command(after_help = "For this shell alone:

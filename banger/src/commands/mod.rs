@@ -37,7 +37,7 @@ pub use restart::{RestartedVm, restart};
 pub use start::{StartedVm, start};
 pub use status::{AdditionalRepository, VmStatus, WorkspaceStatus, status};
 pub use stop::{StoppedVm, stop};
-pub use trust::{RepositoryTrust, TrustDecision, trust};
+pub use trust::{RepositoryTrust, TrustAction, TrustDecision, trust};
 pub use why::{Direction, ExplainedPath, Explanations, RuleLine, why};
 
 use banger_vmm::Vm;

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::config::git_host;
 use crate::error::CommandError;
-use crate::git::{Explainer, Explanation, Reason, RelPath, Workspace};
+use crate::git::{Explainer, Explanation, INCLUDE_FILE, Reason, RelPath, Workspace};
 use crate::host::paths::Paths;
 use crate::output::command_output::{CommandOutput, Verbosity};
 use crate::output::table::table;
@@ -36,9 +36,9 @@ pub struct ExplainedPath {
     pub path: Option<WireBytes>,
     /// Where it travels.
     pub travels: Direction,
-    /// What decides: `tracked`, `untracked`, `ignored`, `directory`, `repository`, `empty_submodule`,
-    /// `in_empty_submodule`, `git_directory`, `no_repository`, `beyond_link`, `special_file`, `absent`,
-    /// `deleted`, `unreadable`, `own_directory` or `outside`.
+    /// What decides: `tracked`, `untracked`, `included`, `not_trusted`, `ignored`, `directory`,
+    /// `repository`, `empty_submodule`, `in_empty_submodule`, `git_directory`, `no_repository`,
+    /// `beyond_link`, `special_file`, `absent`, `deleted`, `unreadable`, `own_directory` or `outside`.
     pub reason: &'static str,
     /// The path above, or the path itself, that the reason is about, relative to the root; none:
     /// the reason is about nothing else.
@@ -180,6 +180,8 @@ fn name(reason: &Reason) -> &'static str {
     match reason {
         Reason::Tracked => "tracked",
         Reason::Untracked => "untracked",
+        Reason::Included => "included",
+        Reason::Withheld => "not_trusted",
         Reason::Ignored { .. } => "ignored",
         Reason::Directory => "directory",
         Reason::Repository => "repository",
@@ -203,6 +205,8 @@ fn text(path: &ExplainedPath) -> String {
         "tracked" => "tracked by git".to_owned(),
         "untracked" if path.rule.is_some() => "not ignored".to_owned(),
         "untracked" => "not ignored: no rule matches".to_owned(),
+        "included" => format!("ignored by git, but listed in {INCLUDE_FILE}"),
+        "not_trusted" => format!("ignored by git; listed in {INCLUDE_FILE}, which needs trust: banger trust"),
         "ignored" if is_self => "ignored".to_owned(),
         "ignored" => format!("in {at}, which is ignored"),
         "directory" => "a directory".to_owned(),
@@ -217,6 +221,9 @@ fn text(path: &ExplainedPath) -> String {
         "beyond_link" => format!("behind the symbolic link {at}, which travels as a link"),
         "special_file" => "a device, FIFO or socket".to_owned(),
         "deleted" => "tracked by git, and deleted here: the deletion is sent".to_owned(),
+        "absent" if path.at.is_none() && path.rule.is_some() => {
+            format!("does not exist; ignored by git, but listed in {INCLUDE_FILE}")
+        }
         "absent" if path.at.is_none() => "does not exist; nothing would ignore it".to_owned(),
         "absent" if !is_self => format!("does not exist; it would be in {at}, which is ignored"),
         "absent" if path.rule.as_ref().is_some_and(|rule| rule.pattern.0.ends_with(b"/")) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::TrustStore;
-use crate::git::{Host, OutsidePolicy};
+use crate::git::{Host, Identity, IncludePolicy, OutsidePolicy};
 use crate::host::paths::{Paths, search_path};
 
 /// The environment of git's remote helpers: that of this process, without the variables of git's.
@@ -22,11 +22,16 @@ pub fn helper_environment(first: &Path) -> Result<Vec<(OsString, OsString)>, std
 }
 
 /// The user's configuration of git and the environment of this process. A repository may lead to
-/// the places outside that the user trusts it with.
+/// the places outside that the user trusts it with, and have a `.worktreeinclude` that the user
+/// trusts.
 pub fn git_host(paths: &Paths) -> Host {
     let trust = TrustStore::new(&paths.data);
+    let include_trust = trust.clone();
     Host {
         outside: OutsidePolicy::Trusted(Arc::new(move |root: &Path| trust.outside(root))),
+        include: IncludePolicy::Trusted(Arc::new(move |identity: &Identity, content: &[u8]| {
+            include_trust.trusts_include(identity, content)
+        })),
         home: paths.home.clone(),
         xdg_config_home: std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(Into::into),
         system_config: Some("/etc/gitconfig".into()),

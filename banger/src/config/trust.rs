@@ -1,7 +1,8 @@
 //! Trust in a repository: that its `banger.toml` may hand something of this machine to the guest,
-//! and that it may lead to places outside of it.
+//! that its `.worktreeinclude` may hand over ignored files, and that it may lead to places outside
+//! of it.
 //!
-//! It is in a file of this content at this place. Whoever changes it, such as `git pull`, ends it.
+//! It is in files of this content at this place. Whoever changes one, such as `git pull`, ends it.
 //! Places outside are trusted one by one: a repository that leads to another one is not trusted
 //! with that.
 
@@ -16,6 +17,7 @@ use banger_util::file::create_private_directory;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CommandError;
+use crate::git::Identity;
 use crate::host::file::replace;
 use crate::host::permissions;
 
@@ -37,9 +39,42 @@ struct Record {
     root: WireBytes,
     /// BLAKE3 of the trusted file, in hexadecimal; empty where there was none.
     digest: String,
+    /// The trusted `.worktreeinclude`; none: there was none.
+    #[serde(default)]
+    include: Option<TrustedInclude>,
     /// Places outside that the repository may lead to, absolute and canonical.
     #[serde(default)]
     outside: Vec<WireBytes>,
+}
+
+/// A trusted `.worktreeinclude`, in the repository that had it: another one that comes to the same
+/// place, such as a new clone, has other ignored files, which nobody was shown.
+#[derive(Debug, Serialize, Deserialize)]
+struct TrustedInclude {
+    /// BLAKE3 of the file, in hexadecimal.
+    digest: String,
+    /// Device number of the git directory.
+    device: u64,
+    /// Inode number of the git directory.
+    inode: u64,
+    /// Birth time of the git directory in nanoseconds since 1970; none: it is not recorded.
+    birth_ns: Option<i64>,
+}
+
+impl TrustedInclude {
+    fn new(repository: &Identity, content: &[u8]) -> TrustedInclude {
+        let Identity { device, inode, birth_ns, .. } = *repository;
+        TrustedInclude { digest: digest(content), device, inode, birth_ns }
+    }
+
+    /// Whether it is this file in this repository. Devices get other numbers when a machine starts,
+    /// so they count only where no birth time tells one inode from its successor.
+    fn is(&self, repository: &Identity, content: &[u8]) -> bool {
+        self.digest == digest(content)
+            && self.inode == repository.inode
+            && self.birth_ns == repository.birth_ns
+            && (self.birth_ns.is_some() || self.device == repository.device)
+    }
 }
 
 impl TrustStore {
@@ -66,7 +101,13 @@ impl TrustStore {
 
     /// Whether `text`, the file of the repository at `root`, is trusted.
     pub fn trusts(&self, root: &Path, text: &str) -> bool {
-        self.read(root).is_some_and(|record| record.digest == digest(text))
+        self.read(root).is_some_and(|record| record.digest == digest(text.as_bytes()))
+    }
+
+    /// Whether `content`, the `.worktreeinclude` of this very repository, is trusted.
+    pub fn trusts_include(&self, repository: &Identity, content: &[u8]) -> bool {
+        let include = self.read(&repository.root).and_then(|record| record.include);
+        include.is_some_and(|include| include.is(repository, content))
     }
 
     /// The places outside that the repository at `root` is trusted with.
@@ -75,16 +116,24 @@ impl TrustStore {
         outside.iter().map(|path| path.as_os_str().into()).collect()
     }
 
-    /// Trusts the repository at `root` with `text`, its file if there is one, and with these places
-    /// outside. What was trusted before is not any more.
+    /// Trusts the repository at `root` with `text`, its file if there is one, with `include`, its
+    /// identity and `.worktreeinclude` if there is one, and with these places outside. What was
+    /// trusted before is not any more.
     ///
     /// # Errors
     /// If it cannot be written down.
-    pub fn trust(&self, root: &Path, text: Option<&str>, outside: &BTreeSet<PathBuf>) -> Result<(), CommandError> {
+    pub fn trust(
+        &self,
+        root: &Path,
+        text: Option<&str>,
+        include: Option<(&Identity, &[u8])>,
+        outside: &BTreeSet<PathBuf>,
+    ) -> Result<(), CommandError> {
         let record = Record {
             format_version: FORMAT_VERSION,
             root: WireBytes::from(root.as_os_str()),
-            digest: text.map(digest).unwrap_or_default(),
+            digest: text.map(|text| digest(text.as_bytes())).unwrap_or_default(),
+            include: include.map(|(repository, content)| TrustedInclude::new(repository, content)),
             outside: outside.iter().map(|path| WireBytes::from(path.as_os_str())).collect(),
         };
         let json = serde_json::to_vec_pretty(&record).expect("plain data has a JSON form");
@@ -111,8 +160,8 @@ impl TrustStore {
     }
 }
 
-fn digest(text: &str) -> String {
-    blake3::hash(text.as_bytes()).to_hex().to_string()
+fn digest(content: &[u8]) -> String {
+    blake3::hash(content).to_hex().to_string()
 }
 
 #[cfg(test)]
@@ -126,15 +175,48 @@ mod tests {
         let (here, there) = (Path::new("/a/repo"), Path::new("/a/copy"));
         let none = BTreeSet::new();
         assert!(!store.trusts(here, "x = 1"));
-        store.trust(here, Some("x = 1"), &none).unwrap();
+        store.trust(here, Some("x = 1"), None, &none).unwrap();
         assert!(store.trusts(here, "x = 1"));
         assert!(!store.trusts(here, "x = 2") && !store.trusts(there, "x = 1"));
-        store.trust(here, Some("x = 2"), &none).unwrap();
+        store.trust(here, Some("x = 2"), None, &none).unwrap();
         assert!(store.trusts(here, "x = 2") && !store.trusts(here, "x = 1"));
         fs::write(store.record(here), "{").unwrap();
         assert!(!store.trusts(here, "x = 2"));
         assert!(store.revoke(here).unwrap() && !store.revoke(here).unwrap());
     }
+
+    #[test]
+    fn worktree_include_is_trusted_apart_from_banger_toml() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = TrustStore::new(folder.path());
+        let (root, none) = (Path::new("/a/repo"), BTreeSet::new());
+        let here = Identity { root: root.to_owned(), device: 1, inode: 2, birth_ns: Some(3) };
+        store.trust(root, Some("x = 1"), None, &none).unwrap();
+        assert!(!store.trusts_include(&here, b"") && !store.trusts_include(&here, b"x = 1"));
+        store.trust(root, None, Some((&here, b".env\n")), &none).unwrap();
+        assert!(store.trusts_include(&here, b".env\n") && !store.trusts(root, ".env\n"));
+        assert!(!store.trusts_include(&here, b".env\n.ssh\n"));
+        let there = Identity { root: "/a".into(), ..here.clone() };
+        assert!(!store.trusts_include(&there, b".env\n"));
+        // Another repository at the same place; and this one, once the machine was started anew.
+        for other in [Identity { inode: 4, ..here.clone() }, Identity { birth_ns: Some(4), ..here.clone() }] {
+            assert!(!store.trusts_include(&other, b".env\n"), "{other:?}");
+        }
+        assert!(store.trusts_include(&Identity { device: 5, ..here.clone() }, b".env\n"));
+        // Without a birth time, the inode's number may be that of another directory.
+        let unborn = Identity { birth_ns: None, ..here.clone() };
+        assert!(!store.trusts_include(&unborn, b".env\n"));
+        store.trust(root, None, Some((&unborn, b".env\n")), &none).unwrap();
+        assert!(store.trusts_include(&unborn, b".env\n") && !store.trusts_include(&here, b".env\n"));
+        assert!(!store.trusts_include(&Identity { device: 5, ..unborn }, b".env\n"));
+        // A record of a version that knew no such file.
+        let json = fs::read_to_string(store.record(root)).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&json).unwrap();
+        record.as_object_mut().unwrap().remove("include");
+        fs::write(store.record(root), record.to_string()).unwrap();
+        assert!(!store.trusts_include(&here, b".env\n") && store.read(root).is_some());
+    }
+
     #[test]
     fn outside_paths_are_trusted_individually() {
         let folder = tempfile::tempdir().unwrap();
@@ -142,7 +224,7 @@ mod tests {
         let root = Path::new("/a/repo");
         let places = BTreeSet::from([PathBuf::from("/b/objects"), PathBuf::from("/c/\u{e9}")]);
         assert!(store.outside(root).is_empty());
-        store.trust(root, None, &places).unwrap();
+        store.trust(root, None, None, &places).unwrap();
         assert_eq!(store.outside(root), places);
         assert!(store.outside(Path::new("/a/copy")).is_empty());
         assert!(!store.trusts(root, ""), "an empty file was not trusted");

@@ -137,6 +137,14 @@ impl Boundary {
         if file.metadata()?.is_file() { Ok(file) } else { Err(Errno::EINVAL.into()) }
     }
 
+    /// Opens the directory at `path`, through no link.
+    ///
+    /// # Errors
+    /// As [`Boundary::open_file`]; ENOTDIR for what is no directory.
+    pub(crate) fn open_dir(&self, path: &Path) -> io::Result<Dir> {
+        Ok(Dir::from_fd(self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?)
+    }
+
     /// The target of the symbolic link at `path`, whose directories are none.
     ///
     /// # Errors

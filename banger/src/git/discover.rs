@@ -66,10 +66,15 @@ impl Workspace {
     }
 
     fn of(repository: Repository) -> Result<Self> {
-        let metadata =
-            fs::metadata(&repository.git_dir).map_err(|error| GitError::io("look at", &repository.git_dir, error))?;
-        let root = repository.worktree.clone();
-        Ok(Self { identity: Identity::of(root.clone(), &metadata), root, repository })
+        Ok(Self { identity: repository.identity()?, root: repository.worktree.clone(), repository })
+    }
+}
+
+impl Repository {
+    /// The identity of a workspace of which this is the repository.
+    pub(crate) fn identity(&self) -> Result<Identity> {
+        let metadata = fs::metadata(&self.git_dir).map_err(|error| GitError::io("look at", &self.git_dir, error))?;
+        Ok(Identity::of(self.worktree.clone(), &metadata))
     }
 }
 

@@ -112,6 +112,14 @@ pub enum GitError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// `.worktreeinclude` is beyond a limit.
+    #[error("`{}` {what}", path.display())]
+    IncludeTooLarge {
+        /// The `.worktreeinclude`.
+        path: PathBuf,
+        /// What exceeds which limit, such as "has more than 1000 rules".
+        what: String,
+    },
     /// The `git` binary could not be run, or failed.
     #[error("`git {arguments}` failed in `{}`: {reason}", git_dir.display())]
     Command {
@@ -171,6 +179,10 @@ impl GitError {
                 shell_quoted(path)
             )),
             Self::TooManyRefs { .. } => Some("delete those in the VM that you do not need: git branch -D NAME".into()),
+            Self::IncludeTooLarge { .. } => Some(
+                "it is for single files, such as .env: name these; let the VM make build output and dependencies"
+                    .into(),
+            ),
             Self::Command { .. } => Some("the `git` command is needed here; is it installed?".into()),
             _ => None,
         }

@@ -10,6 +10,7 @@ use gix::index::State;
 use super::dot_git::{DotGit, probe};
 use super::excludes::{Excludes, IgnoreRule};
 use super::walk::{Standing, Status, Tracked, full_path, is_absence};
+use super::worktree_include::WorktreeInclude;
 use super::{GitError, RelPath, Repository, Result, Workspace};
 
 /// Why a path travels, or does not.
@@ -17,8 +18,8 @@ use super::{GitError, RelPath, Repository, Result, Workspace};
 pub struct Explanation {
     /// What decides.
     pub reason: Reason,
-    /// The rule that decides, if a rule does: one that ignores the path or a directory above it, or
-    /// an exception (`!`) to such rules.
+    /// The rule that decides, if a rule does: one that ignores the path or a directory above it, an
+    /// exception (`!`) to such rules, or a line of `.worktreeinclude`.
     pub rule: Option<IgnoreRule>,
 }
 
@@ -29,6 +30,10 @@ pub enum Reason {
     Tracked,
     /// Git would track it: no rule ignores it, or one makes an exception.
     Untracked,
+    /// It is ignored, and `.worktreeinclude` names it.
+    Included,
+    /// It is ignored, and `.worktreeinclude` names it, which the user does not trust.
+    Withheld,
     /// It is ignored, or is in a directory that is.
     Ignored {
         /// What is ignored: the path itself, or a directory above it.
@@ -67,7 +72,7 @@ pub enum Reason {
         /// Whether git tracks it: then it is deleted, and that travels.
         is_tracked: bool,
         /// What would be ignored: the path itself, perhaps only as a directory, or a directory
-        /// above it; none: nothing.
+        /// above it; none: nothing, or `.worktreeinclude` lists the path.
         at: Option<RelPath>,
     },
     /// It, or something above it, cannot be read.
@@ -82,7 +87,7 @@ pub enum Reason {
 impl Reason {
     /// Whether what is at the path is in the [`super::Listing`], as a file or as an empty directory.
     pub fn travels(&self) -> bool {
-        matches!(self, Reason::Tracked | Reason::Untracked | Reason::EmptySubmodule)
+        matches!(self, Reason::Tracked | Reason::Untracked | Reason::Included | Reason::EmptySubmodule)
     }
 }
 
@@ -163,26 +168,25 @@ struct Rules {
     repository: Repository,
     index: State,
     excludes: Excludes,
+    include: Option<WorktreeInclude>,
 }
 
 /// An ignored entry on the way to a path.
 struct IgnoredAt {
     path: RelPath,
     rule: Option<IgnoreRule>,
-}
-
-impl From<IgnoredAt> for Explanation {
-    fn from(ignored: IgnoredAt) -> Self {
-        Explanation { reason: Reason::Ignored { at: ignored.path }, rule: ignored.rule }
-    }
+    /// Whether `.worktreeinclude` leads on from here.
+    is_entered: bool,
 }
 
 impl Rules {
     fn of(repository: Repository) -> Result<Rules> {
         let index = repository.index()?;
         let excludes = Excludes::new(&repository, index.as_ref())?;
+        // One that cannot be read counts for nothing: the listing has a warning of it.
+        let include = WorktreeInclude::of(&repository).unwrap_or_default();
         let index = index.map_or_else(|| State::new(repository.format.object_hash), |index| index.state);
-        Ok(Rules { repository, index, excludes })
+        Ok(Rules { repository, index, excludes, include })
     }
 
     /// Follows `path`, relative to the repository, as a walk does.
@@ -198,7 +202,7 @@ impl Rules {
             if part.ends_with(b"/.git") {
                 // A repository has rules of its own, so what is above is none that counts.
                 return match ignored {
-                    Some(ignored) => Step::Explained(ignored.into()),
+                    Some(ignored) => Step::Explained(self.ignored(part, ignored, false)),
                     None => Reason::NoRepository { at }.into(),
                 };
             }
@@ -226,7 +230,7 @@ impl Rules {
                     Standing::Untracked => rule = self.rule(part, false),
                     Standing::Ignored => {
                         let rule = self.rule(part, is_dir);
-                        ignored = Some(IgnoredAt { path: at.clone(), rule });
+                        ignored = Some(IgnoredAt { path: at.clone(), rule, is_entered: true });
                     }
                 }
             } else {
@@ -239,9 +243,13 @@ impl Rules {
             if !is_last {
                 if metadata.is_symlink() {
                     return match ignored {
-                        Some(ignored) if !is_tracked => Step::Explained(ignored.into()),
+                        Some(ignored) if !is_tracked => Step::Explained(self.ignored(part, ignored, false)),
                         _ => Reason::BeyondLink { at }.into(),
                     };
+                }
+                if let Some(ignored) = &mut ignored {
+                    let enters = |include: &WorktreeInclude| include.enters(&self.repository, part);
+                    ignored.is_entered = ignored.is_entered && self.include.as_ref().is_some_and(enters);
                 }
                 continue;
             }
@@ -249,13 +257,25 @@ impl Rules {
             return Step::Explained(match ignored {
                 _ if is_tracked && is_special => Reason::Special.into(),
                 _ if is_tracked => Reason::Tracked.into(),
-                Some(ignored) => ignored.into(),
+                Some(ignored) => self.ignored(part, ignored, metadata.is_file()),
                 None if is_dir => Reason::Directory.into(),
                 None if is_special => Reason::Special.into(),
                 None => Explanation { reason: Reason::Untracked, rule },
             });
         }
         Reason::Directory.into()
+    }
+
+    /// An entry that git ignores, and does not track.
+    fn ignored(&self, path: &[u8], ignored: IgnoredAt, is_file: bool) -> Explanation {
+        let include = self.include.as_ref().filter(|_| is_file && ignored.is_entered);
+        match include.and_then(|include| Some((include, include.rule(path)?))) {
+            Some((include, rule)) => {
+                let reason = if include.is_trusted { Reason::Included } else { Reason::Withheld };
+                Explanation { reason, rule: Some(rule) }
+            }
+            None => Explanation { reason: Reason::Ignored { at: ignored.path }, rule: ignored.rule },
+        }
     }
 
     /// Nothing is at `path`. The rule, if there is one, would ignore it.
@@ -277,7 +297,12 @@ impl Rules {
                 found.unzip()
             }
         };
-        Step::Explained(Explanation { reason: Reason::Absent { is_tracked, at }, rule })
+        let would_be_ignored = at.as_ref().is_some_and(|at| *at == self.repository.path.join(path));
+        let include = self.include.as_ref().filter(|_| would_be_ignored);
+        Step::Explained(match include.and_then(|include| include.rule(path)) {
+            Some(rule) => Explanation { reason: Reason::Absent { is_tracked, at: None }, rule: Some(rule) },
+            None => Explanation { reason: Reason::Absent { is_tracked, at }, rule },
+        })
     }
 
     /// What the walk makes of the directory that the index says is a submodule.

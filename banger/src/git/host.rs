@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::outside::OutsidePolicy;
+use super::worktree_include::IncludePolicy;
 
 /// The environment of the user, as far as git depends on it. Of the `GIT_*` variables only the
 /// index and the configuration count: the directory one stands in names the workspace, also inside
@@ -30,6 +31,8 @@ pub struct Host {
     pub sudo_uid: Option<u32>,
     /// Which places outside of a workspace its repositories may lead to.
     pub outside: OutsidePolicy,
+    /// Whether a workspace's `.worktreeinclude` counts.
+    pub include: IncludePolicy,
 }
 
 impl Host {

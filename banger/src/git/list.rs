@@ -6,6 +6,7 @@ use gix::index::entry::Mode;
 
 use super::excludes::Excludes;
 use super::walk::{Nested, Tracked, WalkResult, full_path, walk};
+use super::worktree_include::{IncludeFile, WorktreeInclude};
 use super::{GitError, Outside, RelPath, Repository, Result, Workspace};
 
 /// The contents of a workspace that are sent to the guest.
@@ -21,6 +22,14 @@ pub struct Listing {
     pub submodule_folders: Vec<RelPath>,
     /// How many FIFOs, sockets and devices were left out.
     pub special_files: usize,
+    /// The workspace's `.worktreeinclude`, trusted or not; none: there is none that can be read.
+    pub include: Option<IncludeFile>,
+    /// Ignored files that are left out although `.worktreeinclude` names them, since the user does
+    /// not trust it.
+    pub withheld: Vec<RelPath>,
+    /// Why `.worktreeinclude` counts for nothing: it cannot be read, is too long, or names too much
+    /// and is not trusted; none: nothing is wrong with it.
+    pub include_error: Option<GitError>,
     /// What could not be read, and is therefore missing from the lists above.
     pub warnings: Vec<Warning>,
 }
@@ -70,11 +79,13 @@ pub struct Warning {
 }
 
 /// Lists `git ls-files --cached --others --exclude-standard` without what does not exist, for the
-/// workspace and recursively for every nested repository. Never anything ignored, never `.git`.
+/// workspace and recursively for every nested repository; and the ignored files that the
+/// workspace's `.worktreeinclude` names. Nothing else that is ignored, and never `.git`.
 ///
 /// # Errors
-/// When the workspace's own index or configuration cannot be read, or any repository leads to a
-/// place outside that the user has not allowed. What else goes wrong further down is a [`Warning`].
+/// When the workspace's own index or configuration cannot be read, any repository leads to a place
+/// outside that the user has not allowed, or a trusted `.worktreeinclude` names too much. What else
+/// goes wrong further down is a [`Warning`].
 pub fn list(workspace: &Workspace) -> Result<Listing> {
     let mut listing = Listing::default();
     let mut pending = list_repository(&workspace.repository, &mut listing)?;
@@ -102,16 +113,17 @@ pub fn list(workspace: &Workspace) -> Result<Listing> {
     listing.entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     listing.repositories.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     listing.submodule_folders.sort_unstable();
+    listing.withheld.sort_unstable();
     Ok(listing)
 }
 
 /// The places outside of the workspace that its repositories lead to. `workspace` was found with
-/// [`super::OutsidePolicy::Collect`].
+/// [`super::OutsidePolicy::Collect`], and `listing` is one of it.
 ///
 /// # Errors
-/// As [`list`] and [`Repository::state`].
-pub fn outside(workspace: &Workspace) -> Result<Vec<Outside>> {
-    check(workspace, &list(workspace)?)?;
+/// As [`check`].
+pub fn outside(workspace: &Workspace, listing: &Listing) -> Result<Vec<Outside>> {
+    check(workspace, listing)?;
     Ok(workspace.repository.boundary.admitted())
 }
 
@@ -135,7 +147,21 @@ fn list_repository(repository: &Repository, listing: &mut Listing) -> Result<Vec
     let excludes = Excludes::new(repository, index.as_ref())?;
     let empty = gix::index::State::new(repository.format.object_hash);
     let tracked = Tracked::new(index.as_ref().map_or(&empty, |index| &index.state));
-    let mut found = walk(repository, &tracked, &excludes);
+    let include = WorktreeInclude::of(repository).unwrap_or_else(|error| {
+        listing.include_error = Some(error);
+        None
+    });
+    let mut found = walk(repository, &tracked, &excludes, include.is_some());
+    if let Some(include) = include {
+        let ignored = std::mem::take(&mut found.ignored);
+        match include.select(repository, &tracked, ignored, &mut found) {
+            Err(error) if include.is_trusted => return Err(error),
+            // Rules that nobody trusts stop no sync.
+            Err(error) => listing.include_error = Some(error),
+            Ok(()) => listing.withheld.append(&mut found.withheld),
+        }
+        listing.include = Some(include.into_file());
+    }
     add_what_the_walk_missed(repository, &tracked, &mut found);
     listing.entries.append(&mut found.entries);
     listing.submodule_folders.append(&mut found.submodule_folders);

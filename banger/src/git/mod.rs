@@ -56,6 +56,7 @@ mod shallow;
 mod state;
 mod walk;
 mod wildmatch;
+mod worktree_include;
 
 pub use adopt::{RefChange, RefChangeKind};
 pub use boundary::Boundary;
@@ -78,6 +79,7 @@ pub use quarantine::{Quarantine, Remote};
 pub use repository::Repository;
 pub use shallow::{Sent, Shallow};
 pub use state::{RepositoryState, StateFile};
+pub use worktree_include::{INCLUDE_FILE, IncludeFile, IncludePolicy};
 
 /// What every fallible function of this module returns.
 pub type Result<T, E = GitError> = std::result::Result<T, E>;

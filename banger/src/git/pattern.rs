@@ -39,6 +39,11 @@ impl Patterns {
         Self { base: base.to_owned(), rules }
     }
 
+    /// All rules, in order.
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// The rule that decides about `path`, relative to the worktree; `None` if none speaks of it.
     pub(crate) fn rule(&self, path: &[u8], is_dir: bool, ignore_case: bool) -> Option<&Rule> {
         let below = match self.base.as_slice() {
@@ -94,12 +99,48 @@ impl Rule {
     }
 
     /// Whether the rule matches `path`, relative to the rules' base.
-    fn matches(&self, path: &[u8], is_dir: bool, ignore_case: bool) -> bool {
+    pub(crate) fn matches(&self, path: &[u8], is_dir: bool, ignore_case: bool) -> bool {
         (is_dir || !self.must_be_dir)
             && match self.is_name {
                 true => self.matches_name(split(path).1, ignore_case),
                 false => self.matches_path(path, ignore_case),
             }
+    }
+
+    /// An upper bound of the bytes that [`Rule::matches`] compares for `path`, with regard to case,
+    /// before it knows; 1 where no wildcard is tried.
+    pub(crate) fn effort(&self, path: &[u8]) -> u64 {
+        let (text, subject) = match self.is_name {
+            true if self.is_suffix => return 1,
+            true => (&self.text[..], split(path).1),
+            false => (self.text.strip_prefix(b"/").unwrap_or(&self.text), path),
+        };
+        let literal = self.literal - (self.text.len() - text.len());
+        let Some(subject) = subject.strip_prefix(&text[..literal]) else { return 1 };
+        let (text, length) = (&text[literal..], subject.len() as u64);
+        let below = text.strip_prefix(b"**/").unwrap_or(text);
+        if literal_length(below) == below.len() {
+            return 1 + length;
+        }
+        // `**` may be tried for each directory.
+        let directories = match below.contains_str("**") {
+            true => subject.find_iter("/").count() as u64,
+            false => 0,
+        };
+        (text.len() as u64 + 1) * (length + 1) * (directories + 1)
+    }
+
+    /// Whether the rule names a directory, from the root on and without a wildcard, that is
+    /// `folder` or above it or beneath it, so that it may match something in `folder`.
+    /// `config/*.env` so leads into `config`, and `*.env` and `**/*.env` lead nowhere. Case counts.
+    pub(crate) fn leads_into(&self, folder: &[u8]) -> bool {
+        let text = self.text.strip_prefix(b"/").unwrap_or(&self.text);
+        let literal = &text[..self.literal - (self.text.len() - text.len())];
+        let Some(slash) = literal.rfind_byte(b'/').filter(|_| !self.negative) else { return false };
+        let (named, rest) = (&text[..slash], &text[slash + 1..]);
+        let is_in = |path: &[u8], folder: &[u8]| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"));
+        let is_deep = || rest.contains(&b'/') || rest.contains_str("**");
+        named == folder || is_in(named, folder) || (is_in(folder, named) && is_deep())
     }
 
     fn matches_name(&self, name: &[u8], ignore_case: bool) -> bool {
@@ -179,6 +220,41 @@ mod tests {
         assert_eq!(ignores("sub/s/x"), None);
         assert_eq!(ignores("sub/y/z"), Some(true));
         assert_eq!(ignores("sub/s/name"), Some(false));
+    }
+
+    #[test]
+    fn rule_leads_only_into_directories_that_it_names() {
+        let leads = |rule: &str, folder: &str| {
+            let patterns = Patterns::parse(rule.as_bytes(), b"");
+            patterns.rules().iter().any(|rule| rule.leads_into(folder.as_bytes()))
+        };
+        for (rule, folder) in [
+            ("config/*.env", "config"),
+            ("/config/*.env", "config"),
+            ("a/b/c", "a"),
+            ("a/b/c", "a/b"),
+            ("a/b/", "a"),
+            ("a/*/c", "a/x"),
+            ("a/**", "a/x/y"),
+        ] {
+            assert!(leads(rule, folder), "{rule} {folder}");
+        }
+        for (rule, folder) in [
+            (".env", "config"),
+            ("*", "config"),
+            ("**/.env", "config"),
+            ("*/.env", "config"),
+            ("/config", "config"),
+            ("!config/.env", "config"),
+            ("a/b/c", "a/b/c"),
+            ("a/b/c", "a/x"),
+            ("a/*.env", "a/x"),
+            ("ab/c", "a"),
+            ("", "a"),
+            ("/", "a"),
+        ] {
+            assert!(!leads(rule, folder), "{rule} {folder}");
+        }
     }
 
     #[test]

@@ -24,7 +24,19 @@ pub(crate) struct WalkResult {
     pub(crate) nested: Vec<Nested>,
     pub(crate) submodule_folders: Vec<RelPath>,
     pub(crate) special_files: usize,
+    /// What is ignored; empty unless it is asked for.
+    pub(crate) ignored: Vec<IgnoredEntry>,
+    /// Ignored files that a `.worktreeinclude` names that is not trusted.
+    pub(crate) withheld: Vec<RelPath>,
     pub(crate) warnings: Vec<Warning>,
+}
+
+/// An entry that git ignores, or one of a directory that it ignores.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct IgnoredEntry {
+    /// The path, relative to the repository.
+    pub(crate) path: Vec<u8>,
+    pub(crate) is_dir: bool,
 }
 
 /// A nested repository yet to be opened.
@@ -135,7 +147,13 @@ impl<'a> Tracked<'a> {
 
 /// Walks the worktree of `repository` with all cores, by paths: what is found in a directory that
 /// was replaced by a link meanwhile is listed, and not read. Only [`super::Boundary`] opens files.
-pub(crate) fn walk(repository: &Repository, tracked: &Tracked<'_>, excludes: &Excludes) -> WalkResult {
+/// With `keeps_ignored`, the result has what is ignored too.
+pub(crate) fn walk(
+    repository: &Repository,
+    tracked: &Tracked<'_>,
+    excludes: &Excludes,
+    keeps_ignored: bool,
+) -> WalkResult {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8));
     let found = Mutex::new(WalkResult::default());
     WalkBuilder::new(&repository.worktree)
@@ -143,7 +161,7 @@ pub(crate) fn walk(repository: &Repository, tracked: &Tracked<'_>, excludes: &Ex
         .follow_links(false)
         .threads(threads)
         .build_parallel()
-        .visit(&mut Visitors { repository, tracked, excludes, found: &found });
+        .visit(&mut Visitors { repository, tracked, excludes, keeps_ignored, found: &found });
     found.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
@@ -151,6 +169,7 @@ struct Visitors<'a> {
     repository: &'a Repository,
     tracked: &'a Tracked<'a>,
     excludes: &'a Excludes,
+    keeps_ignored: bool,
     found: &'a Mutex<WalkResult>,
 }
 
@@ -160,6 +179,7 @@ impl<'a> ParallelVisitorBuilder<'a> for Visitors<'a> {
             repository: self.repository,
             tracked: self.tracked,
             excludes: self.excludes.clone(),
+            keeps_ignored: self.keeps_ignored,
             own: WalkResult::default(),
             all: self.found,
         })
@@ -170,6 +190,7 @@ struct Visitor<'a> {
     repository: &'a Repository,
     tracked: &'a Tracked<'a>,
     excludes: Excludes,
+    keeps_ignored: bool,
     own: WalkResult,
     all: &'a Mutex<WalkResult>,
 }
@@ -182,6 +203,7 @@ impl Drop for Visitor<'_> {
         all.submodule_folders.append(&mut self.own.submodule_folders);
         all.warnings.append(&mut self.own.warnings);
         all.special_files += self.own.special_files;
+        all.ignored.append(&mut self.own.ignored);
     }
 }
 
@@ -213,7 +235,12 @@ impl Visitor<'_> {
             }
             Standing::Tracked(position) => self.tracked.mark(position),
             Standing::Ancestor => return WalkState::Continue,
-            Standing::Ignored => return WalkState::Skip,
+            Standing::Ignored => {
+                if self.keeps_ignored {
+                    self.own.ignored.push(IgnoredEntry { path: path.to_vec(), is_dir });
+                }
+                return WalkState::Skip;
+            }
             Standing::Untracked if is_dir => {
                 return match self.own.untracked_folder(self.repository, path) {
                     true => WalkState::Continue,

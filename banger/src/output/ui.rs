@@ -138,6 +138,18 @@ impl Ui {
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
+    /// Shows `lines` and asks about them, as [`Ui::confirm`] does. Whoever is asked sees them even
+    /// with `--quiet`.
+    ///
+    /// # Errors
+    /// As [`Ui::confirm`].
+    pub fn confirm_about(&self, lines: &[String], question: &str) -> Result<bool, CommandError> {
+        if self.asks || !self.quiet {
+            lines.iter().for_each(|line| self.line(&format!("{} {}", self.name(), clean(line))));
+        }
+        self.confirm(question)
+    }
+
     /// Why the command ends: with `--json` as an object on standard output, in the place of the
     /// answer.
     pub fn error(&self, error: &CommandError) {

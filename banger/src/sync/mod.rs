@@ -34,8 +34,9 @@ use banger_vmm::Vm;
 use self::engine::Engine;
 pub use self::error::{ChangeCount, SyncError};
 use self::source::Source;
-use crate::git::{self, Boundary, History, Listing, RelPath, Workspace};
+use crate::git::{self, Boundary, History, INCLUDE_FILE, Listing, RelPath, Workspace};
 use crate::host::file::create_private;
+use crate::output::units::count;
 use crate::vm::checkout::GuestCheckout;
 
 /// How often a sync starts again because files changed under it.
@@ -83,6 +84,7 @@ impl Listed {
         let (listed_ns, mut listing) = (now_ns(), git::list(workspace)?);
         if !within(&workspace.root, apart).is_empty() {
             listing.entries.retain(|entry| !is_apart(&entry.path, &workspace.root, apart));
+            listing.withheld.retain(|path| !is_apart(path, &workspace.root, apart));
         }
         let boundary = workspace.repository.boundary().clone();
         Ok(Listed { listed_ns, listing, took: start.elapsed(), apart: apart.to_vec(), boundary })
@@ -141,11 +143,27 @@ impl Listed {
 
     /// What could not be read, or does not travel: for the user to know.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        self.listing
-            .warnings
-            .iter()
-            .map(|warning| format!("`{}` stays behind: {}", WireBytes(warning.path.as_bytes().to_vec()), warning.error))
+        let warnings = self.listing.warnings.iter();
+        let unreadable = warnings.map(|warning| {
+            format!("`{}` stays behind: {}", WireBytes(warning.path.as_bytes().to_vec()), warning.error)
+        });
+        let include_error = self.listing.include_error.as_ref();
+        let include_error = include_error.map(|error| format!("`{INCLUDE_FILE}` is ignored: {error}"));
+        unreadable.chain(include_error.or_else(|| withheld(&self.listing.withheld)))
     }
+}
+
+/// The warning about ignored files that a `.worktreeinclude` without trust names.
+fn withheld(paths: &[RelPath]) -> Option<String> {
+    let first = paths.first()?;
+    let others = match paths.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {}", count(others as u64, "other file", "other files")),
+    };
+    Some(format!(
+        "`{INCLUDE_FILE}` is ignored, as it hands ignored files of yours to the VM: `{first}`{others}; \
+         if you trust it: banger trust"
+    ))
 }
 
 /// Whether `path` of the workspace at `root` is in one of the directories `apart`.

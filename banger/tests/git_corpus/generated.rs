@@ -54,6 +54,7 @@ proptest! {
         root in rules(),
         nested in prop::collection::btree_map(name(), rules(), 0..3),
         tracked in prop::collection::vec(any::<bool>(), 15),
+        included in rules(),
     ) {
         let fixture = Fixture::new();
         let mut made = BTreeSet::new();
@@ -74,6 +75,19 @@ proptest! {
             }
         }
         fixture.assert_lists_as_git();
+        assert_explained_as_listed(&fixture);
+        // Of what git ignores, no more travels than git itself finds by these rules.
+        fixture.write(".worktreeinclude", included.join("\n"));
+        let listed = |arguments: &[&str]| -> BTreeSet<String> {
+            let listed = fixture.git(&[&["ls-files", "-z"], arguments].concat());
+            String::from_utf8(listed).unwrap().split_terminator('\0').map(str::to_owned).collect()
+        };
+        let plain = listed(&["--cached", "--others", "--exclude-standard"]);
+        let ignored = listed(&["--others", "--ignored", "--exclude-standard"]);
+        let named = listed(&["--others", "--ignored", "--exclude-from=.worktreeinclude"]);
+        for path in super::paths(&fixture.listing()) {
+            assert!(plain.contains(&path) || (ignored.contains(&path) && named.contains(&path)), "{path}");
+        }
         assert_explained_as_listed(&fixture);
     }
 }

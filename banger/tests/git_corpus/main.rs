@@ -8,6 +8,7 @@ mod explained;
 mod filters;
 mod generated;
 mod hostile;
+mod included;
 mod listing;
 mod outside;
 mod support;

@@ -178,7 +178,8 @@ fn collect_lists_all_outside_paths() {
     let fixture = with_history();
     let collect = |fixture: &Fixture| {
         let host = Host { outside: OutsidePolicy::Collect, ..fixture.host() };
-        outside(&Workspace::discover(&fixture.root, host).unwrap()).unwrap()
+        let workspace = Workspace::discover(&fixture.root, host).unwrap();
+        outside(&workspace, &list(&workspace).unwrap()).unwrap()
     };
     assert_eq!(collect(&fixture), []);
     let store = fixture.beside("store");

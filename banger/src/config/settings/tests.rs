@@ -35,7 +35,7 @@ impl Given {
 
     fn trust(&self) {
         let text = fs::read_to_string(self.root().join("banger.toml")).unwrap();
-        TrustStore::new(self.folder.path()).trust(&self.root(), Some(&text), &Default::default()).unwrap();
+        TrustStore::new(self.folder.path()).trust(&self.root(), Some(&text), None, &Default::default()).unwrap();
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use banger::git::{Host, Listing, OutsidePolicy, Workspace, list, outside};
+use banger::git::{Host, IncludePolicy, Listing, OutsidePolicy, Workspace, list, outside};
 use tempfile::TempDir;
 
 /// A temporary folder with a home of its own and a repository in `repo`.
@@ -68,13 +68,15 @@ impl Fixture {
     pub(crate) fn host(&self) -> Host {
         let trusted = self.trusted.clone();
         let outside = OutsidePolicy::Trusted(Arc::new(move |_| trusted.clone()));
-        Host { home: Some(self.home()), path: std::env::var_os("PATH"), outside, ..Host::default() }
+        let (path, include) = (std::env::var_os("PATH"), IncludePolicy::Allow);
+        Host { home: Some(self.home()), path, outside, include, ..Host::default() }
     }
 
     /// This fixture, trusted with the places outside that it leads to, as `banger trust` has it.
     pub(crate) fn trusting(&self) -> Self {
         let host = Host { outside: OutsidePolicy::Collect, ..self.host() };
-        let places = outside(&Workspace::discover(&self.root, host).unwrap()).unwrap();
+        let workspace = Workspace::discover(&self.root, host).unwrap();
+        let places = outside(&workspace, &list(&workspace).unwrap()).unwrap();
         Self { trusted: places.into_iter().map(|place| place.target).collect(), ..self.at(&self.root) }
     }
 
