@@ -215,7 +215,7 @@ fn guest_with_a_shallow_history_is_fetched_from() {
 }
 
 #[test]
-fn fetch_without_a_repository_or_git_in_the_vm_is_an_error() {
+fn fetch_without_a_vm_or_a_repository_in_it_is_an_error() {
     let home = Home::with_process_guests();
     let repository = home.repository("repo");
     let failed = repository.run(["fetch"]);
