@@ -151,6 +151,10 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Prune { dry_run, filter, force } => {
             commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?.print(ui)?;
         }
+        Command::Sync { host_wins, guest_wins } => {
+            let policy = Run { host_wins, guest_wins, ..Run::default() };
+            run::sync(&policy, &here, &paths, ui)?.print(ui)?;
+        }
         Command::Restart { vm, force } => commands::restart(vm.as_deref(), force, &here, &paths, ui)?.print(ui)?,
         Command::Port { command } => commands::port(&command, &here, &paths, ui)?.print(ui)?,
         Command::Start { vm } => commands::start(vm.as_deref(), &here, &paths, ui)?.print(ui)?,

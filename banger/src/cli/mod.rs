@@ -142,6 +142,20 @@ Examples:
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<usize>,
     },
+    /// Bring the working tree into the VM, as is done before a command
+    #[command(after_help = "A VM that does not run is started; a repository without a VM gets one.
+
+Examples:
+  banger sync              send what changed since the last sync
+  banger sync --host-wins  overwrite what the VM changed too")]
+    Sync {
+        /// Where both sides changed a file, take this one's
+        #[arg(long, conflicts_with = "guest_wins")]
+        host_wins: bool,
+        /// Where both sides changed a file, keep the VM's
+        #[arg(long)]
+        guest_wins: bool,
+    },
     /// Have ports of this machine, and Unix sockets, lead into a VM
     Port {
         /// What to do.

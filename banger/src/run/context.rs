@@ -233,14 +233,21 @@ impl<'a> RunContext<'a> {
         if self.settings.first_boot_sshd() || image.is_some_and(|image| image.with_sshd) {
             prepare::start_sshd(machine, &with_tools, self.paths, self.ui)?;
         }
-        if let (Some(preparation), Some(owner)) = (preparation, self.settings.owner()) {
-            self.account.time(RunPhase::Sync, || preparation.give_to(owner, &machine.vm))?;
-        }
         if let Some(preparation) = preparation {
+            self.give_to_owner(machine, preparation)?;
             preparation.run(machine, &with_tools, self.account, self.ui)?;
             surroundings.of_tools.extend(preparation.environment(&machine.vm, self.ui));
         }
         Ok(surroundings)
+    }
+
+    /// Gives what was synced to the user of the guest whom the configuration names.
+    ///
+    /// # Errors
+    /// As [`Preparation::give_to`].
+    pub(super) fn give_to_owner(&self, machine: &RunningVm, preparation: &Preparation) -> Result<(), CommandError> {
+        let Some(owner) = self.settings.owner() else { return Ok(()) };
+        self.account.time(RunPhase::Sync, || preparation.give_to(owner, &machine.vm))
     }
 
     /// Whether the command gets the terminal.

@@ -10,6 +10,7 @@ mod place;
 mod ports;
 mod session;
 mod stdio;
+mod sync;
 mod terminal;
 mod workspace;
 
@@ -25,6 +26,7 @@ use self::context::{Destination, RunContext};
 use self::place::CommandDefaults;
 pub use self::place::folder;
 use self::session::Outcome;
+pub use self::sync::{SyncedWorkspace, sync};
 pub use self::workspace::{NewWorkspace, PreparedWorkspace, prepare};
 use crate::cli::Run;
 use crate::config::ImageAccess;
@@ -36,7 +38,7 @@ use crate::output::report::{RunPhase, RunReport, Target};
 use crate::output::ui::{Ui, die_of_broken_pipe};
 use crate::prepare::Preparation;
 use crate::store::images::Images;
-use crate::sync::Listed;
+use crate::sync::{Listed, SyncError};
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::forwards::{check_forwards, publish};
 use crate::vm::machine::{Machines, VmSpec};
@@ -137,6 +139,33 @@ fn ignored(outer: &Path, inner: &Path) -> String {
     format!("ignoring {file}: {inner} is a repository of its own. To use that file's VM, run banger in {outer}")
 }
 
+/// Lists a workspace, and starts its VM, which is made if there is none; an `ephemeral` one is made
+/// in any case.
+fn list_and_start(
+    workspace: &Workspace,
+    machines: &Machines<'_>,
+    spec: &VmSpec,
+    ephemeral: bool,
+    paths: &Paths,
+    account: &RunReport,
+) -> Result<(Result<Listed, SyncError>, RunningVm), CommandError> {
+    let list = || account.time(RunPhase::List, || Listed::new(workspace, &paths.own()));
+    if ephemeral || machines.find(workspace)?.is_none() {
+        // No image is pulled, and no VM made, for a repository that cannot be read.
+        let listed = list()?;
+        listed.check(workspace)?;
+        let machine = if ephemeral { machines.ephemeral(workspace, spec) } else { machines.ensure(workspace, spec) };
+        return Ok((Ok(listed), machine?));
+    }
+    // The workspace is listed while the VM boots.
+    thread::scope(|scope| {
+        let listing = scope.spawn(list);
+        let machine = machines.ensure(workspace, spec);
+        let listed = listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        machine.map(|machine| (listed, machine))
+    })
+}
+
 fn run_reported(
     options: &Run,
     here: &Path,
@@ -163,23 +192,7 @@ fn run_reported(
         tell_outer_configuration(&workspace, paths, ui);
     }
     let prepare = || -> Result<(RunningVm, Result<Option<Preparation>, CommandError>), CommandError> {
-        let list = || account.time(RunPhase::List, || Listed::new(&workspace, &paths.own()));
-        let (listed, machine) = if options.rm || machines.find(&workspace)?.is_none() {
-            // No image is pulled, and no VM made, for a repository that cannot be read.
-            let listed = list()?;
-            listed.check(&workspace)?;
-            let machine =
-                if options.rm { machines.ephemeral(&workspace, &spec) } else { machines.ensure(&workspace, &spec) };
-            (Ok(listed), machine?)
-        } else {
-            // The workspace is listed while the VM boots.
-            thread::scope(|scope| {
-                let listing = scope.spawn(list);
-                let machine = machines.ensure(&workspace, &spec);
-                let listed = listing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                machine.map(|machine| (listed, machine))
-            })?
-        };
+        let (listed, machine) = list_and_start(&workspace, &machines, &spec, options.rm, paths, account)?;
         let published = publish(&machine.vm, &options.vm.publish, ui);
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = CommandDefaults::of_workspace(here, &checkout);
