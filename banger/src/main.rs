@@ -151,9 +151,9 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
         Command::Prune { dry_run, filter, force } => {
             commands::prune(commands::Prunes::All, dry_run, filter, force, &paths, ui)?.print(ui)?;
         }
-        Command::Sync { host_wins, guest_wins } => {
-            let policy = Run { host_wins, guest_wins, ..Run::default() };
-            run::sync(&policy, &here, &paths, ui)?.print(ui)?;
+        Command::Sync { host_wins, guest_wins, watch } => {
+            let options = Run { host_wins, guest_wins, watch, ..Run::default() };
+            run::sync(&options, &here, &paths, &|synced| synced.print(ui), ui)?;
         }
         Command::Restart { vm, force } => commands::restart(vm.as_deref(), force, &here, &paths, ui)?.print(ui)?,
         Command::Port { command } => commands::port(&command, &here, &paths, ui)?.print(ui)?,

@@ -7,6 +7,7 @@
 
 pub mod crash_at_syscall;
 pub mod firecracker_guests;
+pub mod guest_program;
 pub mod inspect;
 pub mod leftovers;
 mod plugins;

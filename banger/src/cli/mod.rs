@@ -25,6 +25,7 @@ use crate::output::units::{self, option};
   banger                     a shell in the VM, in the folder you stand in
   banger -- make test        a command, with its own exit status
   banger --rm -- cargo test  in a VM that is thrown away afterwards
+  banger --watch -- npm start  with your edits in the VM while it runs
 
 Exit status: the command's own; 128+n if a signal ended it; 124 after --timeout; 125 if banger itself failed;
 126 if the command cannot be run; 127 if it does not exist.
@@ -147,6 +148,7 @@ Examples:
 
 Examples:
   banger sync              send what changed since the last sync
+  banger sync --watch      and go on with what changes from now on, until Ctrl-C
   banger sync --host-wins  overwrite what the VM changed too")]
     Sync {
         /// Where both sides changed a file, take this one's
@@ -155,6 +157,9 @@ Examples:
         /// Where both sides changed a file, keep the VM's
         #[arg(long)]
         guest_wins: bool,
+        /// Go on syncing what changes, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
     },
     /// Have ports of this machine, and Unix sockets, lead into a VM
     Port {
@@ -417,6 +422,9 @@ pub struct Run {
     /// Where both sides changed a file, keep the VM's
     #[arg(long)]
     pub guest_wins: bool,
+    /// Sync changes of the working tree while the command runs
+    #[arg(long)]
+    pub watch: bool,
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::AnyPath)]
     pub command: Vec<OsString>,

@@ -145,6 +145,14 @@ impl Boundary {
         Ok(Dir::from_fd(self.open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?)
     }
 
+    /// Opens the directory at `path`, through no link, for its name alone: nothing can be read by it.
+    ///
+    /// # Errors
+    /// As [`Boundary::open_file`]; ENOTDIR for what is no directory.
+    pub fn open_directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        Ok(self.open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)
+    }
+
     /// The target of the symbolic link at `path`, whose directories are none.
     ///
     /// # Errors

@@ -20,6 +20,9 @@ pub struct Listing {
     /// Folders of unpopulated submodules. They exist on the host, and must in the guest: git calls
     /// a submodule whose folder is missing deleted.
     pub submodule_folders: Vec<RelPath>,
+    /// Directories of the worktrees that files travel from, or would if there were any, sorted by
+    /// path. Those that hold a tracked file and are ignored all the same are not among them.
+    pub directories: Vec<RelPath>,
     /// How many FIFOs, sockets and devices were left out.
     pub special_files: usize,
     /// The workspace's `.worktreeinclude`, trusted or not; none: there is none that can be read.
@@ -38,6 +41,20 @@ impl Listing {
     /// The entry at `path`, relative to the workspace root.
     pub fn entry(&self, path: &[u8]) -> Option<&Entry> {
         self.entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).ok().map(|index| &self.entries[index])
+    }
+
+    /// Whether files that are made in `directory` travel, unless a rule says otherwise.
+    pub(crate) fn is_walked(&self, directory: &RelPath) -> bool {
+        self.directories.binary_search(directory).is_ok()
+    }
+
+    /// Whether `path` is known to be a directory.
+    pub(crate) fn is_directory(&self, path: &RelPath) -> bool {
+        let prefix = [path.as_bytes(), b"/"].concat();
+        let first = self.entries.partition_point(|entry| entry.path.as_bytes() < &prefix[..]);
+        self.is_walked(path)
+            || self.submodule_folders.contains(path)
+            || self.entries.get(first).is_some_and(|entry| entry.path.as_bytes().starts_with(&prefix))
     }
 }
 
@@ -114,6 +131,7 @@ pub fn list(workspace: &Workspace) -> Result<Listing> {
     listing.repositories.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     listing.submodule_folders.sort_unstable();
     listing.withheld.sort_unstable();
+    listing.directories.sort_unstable();
     Ok(listing)
 }
 
@@ -165,6 +183,7 @@ fn list_repository(repository: &Repository, listing: &mut Listing) -> Result<Vec
     add_what_the_walk_missed(repository, &tracked, &mut found);
     listing.entries.append(&mut found.entries);
     listing.submodule_folders.append(&mut found.submodule_folders);
+    listing.directories.append(&mut found.directories);
     listing.warnings.append(&mut found.warnings);
     listing.special_files += found.special_files;
     Ok(found.nested)

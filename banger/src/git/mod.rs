@@ -14,6 +14,7 @@
 //! | the guest's `.git/index` | [`Repository::guest_index`] |
 //! | files that git stores in another form | [`Repository::filtered_files`] |
 //! | has any of this changed? | [`Repository::fingerprint`] |
+//! | where to watch for that | [`Repository::own_directories`] |
 //!
 //! Repositories are read, never written, and nothing they configure is executed. All gix types
 //! stay inside this module; what gix cannot do is asked of the `git` binary in `command`.
@@ -45,12 +46,14 @@ mod list;
 mod names;
 mod objects;
 mod outside;
+mod own_directories;
 mod ownership;
 mod partial;
 mod path;
 mod pattern;
 mod quarantine;
 mod refs;
+mod relist;
 mod repository;
 mod shallow;
 mod state;
@@ -76,6 +79,7 @@ pub use outside::{Outside, OutsidePolicy};
 pub use partial::Partial;
 pub use path::RelPath;
 pub use quarantine::{Quarantine, Remote};
+pub use relist::{Relisted, relist};
 pub use repository::Repository;
 pub use shallow::{Sent, Shallow};
 pub use state::{RepositoryState, StateFile};

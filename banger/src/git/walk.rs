@@ -23,6 +23,8 @@ pub(crate) struct WalkResult {
     /// Folders that are worktrees of their own, with their git folder and `.git` file.
     pub(crate) nested: Vec<Nested>,
     pub(crate) submodule_folders: Vec<RelPath>,
+    /// Directories that were walked, the worktree's own among them.
+    pub(crate) directories: Vec<RelPath>,
     pub(crate) special_files: usize,
     /// What is ignored; empty unless it is asked for.
     pub(crate) ignored: Vec<IgnoredEntry>,
@@ -201,6 +203,7 @@ impl Drop for Visitor<'_> {
         all.entries.append(&mut self.own.entries);
         all.nested.append(&mut self.own.nested);
         all.submodule_folders.append(&mut self.own.submodule_folders);
+        all.directories.append(&mut self.own.directories);
         all.warnings.append(&mut self.own.warnings);
         all.special_files += self.own.special_files;
         all.ignored.append(&mut self.own.ignored);
@@ -210,7 +213,10 @@ impl Drop for Visitor<'_> {
 impl ParallelVisitor for Visitor<'_> {
     fn visit(&mut self, entry: Result<DirEntry, ignore::Error>) -> WalkState {
         match entry {
-            Ok(entry) if entry.depth() == 0 => WalkState::Continue,
+            Ok(entry) if entry.depth() == 0 => {
+                self.own.directories.push(self.repository.path.clone());
+                WalkState::Continue
+            }
             Ok(entry) => self.visit_entry(&entry),
             Err(error) => {
                 self.warn_of_walk(error);
@@ -234,7 +240,10 @@ impl Visitor<'_> {
                 return WalkState::Skip;
             }
             Standing::Tracked(position) => self.tracked.mark(position),
-            Standing::Ancestor => return WalkState::Continue,
+            Standing::Ancestor => {
+                self.own.directories.push(self.repository.path.join(path));
+                return WalkState::Continue;
+            }
             Standing::Ignored => {
                 if self.keeps_ignored {
                     self.own.ignored.push(IgnoredEntry { path: path.to_vec(), is_dir });
@@ -242,10 +251,11 @@ impl Visitor<'_> {
                 return WalkState::Skip;
             }
             Standing::Untracked if is_dir => {
-                return match self.own.untracked_folder(self.repository, path) {
-                    true => WalkState::Continue,
-                    false => WalkState::Skip,
-                };
+                if !self.own.untracked_folder(self.repository, path) {
+                    return WalkState::Skip;
+                }
+                self.own.directories.push(self.repository.path.join(path));
+                return WalkState::Continue;
             }
             Standing::Untracked => {}
         }

@@ -47,6 +47,22 @@ fn alone(machine: &RunningVm, ui: &Ui) -> Result<File, CommandError> {
     lock.map_err(|error| CommandError::io("lock", folder, &error))
 }
 
+/// Gives the working tree of `checkout` to the user of the guest called `owner`: what was synced is
+/// root's.
+///
+/// # Errors
+/// If the guest has no such user, or the VM fails.
+pub fn give_to(checkout: &GuestCheckout, owner: &str, vm: &Vm) -> Result<(), CommandError> {
+    let request = Own { root: checkout.guest_path().as_os_str().into(), user: owner.to_owned() };
+    let given: Result<u64, _> = Call::ask_within(vm, &AgentRequest::Own(request), OWN_LIMIT);
+    given.map(drop).map_err(|error| match CommandError::from(error) {
+        error if error.kind == ErrorKind::NoSuchUser => {
+            error.hint("`owner` of the configuration names a user of the VM")
+        }
+        error => error,
+    })
+}
+
 /// What a repository asks for.
 pub struct Preparation {
     checkout: GuestCheckout,
@@ -74,19 +90,12 @@ impl Preparation {
         Ok(Preparation { checkout: checkout.clone(), mise, setup })
     }
 
-    /// Gives the working tree to the user of the guest called `owner`: what was synced is root's.
+    /// See [`give_to`].
     ///
     /// # Errors
-    /// If the guest has no such user, or the VM fails.
+    /// As [`give_to`].
     pub fn give_to(&self, owner: &str, vm: &Vm) -> Result<(), CommandError> {
-        let request = Own { root: self.checkout.guest_path().as_os_str().into(), user: owner.to_owned() };
-        let given: Result<u64, _> = Call::ask_within(vm, &AgentRequest::Own(request), OWN_LIMIT);
-        given.map(drop).map_err(|error| match CommandError::from(error) {
-            error if error.kind == ErrorKind::NoSuchUser => {
-                error.hint("`owner` of the configuration names a user of the VM")
-            }
-            error => error,
-        })
+        give_to(&self.checkout, owner, vm)
     }
 
     /// Variables for what runs in the guest: where the tools are.

@@ -155,11 +155,13 @@ fn command(
                 Some(&checkout),
                 &CommandDefaults::of_workspace(folder, &checkout),
                 given,
+                None,
             )
         }
         None => {
             let place = CommandDefaults::of(&machine.vm, None, Path::new("/"), &images);
-            context.command(machine, None, None, &place, words_of(images.of(&machine.vm).as_ref(), given).into_iter())
+            let words = words_of(images.of(&machine.vm).as_ref(), given).into_iter();
+            context.command(machine, None, None, &place, words, None)
         }
     }
 }
@@ -192,7 +194,7 @@ pub fn exec(
         let machine = machines.start_found(&vm, &spec)?;
         let place = CommandDefaults::of(&machine.vm, checkout.as_ref(), here, &Images::new(paths, ui));
         let words = command.iter().map(|word| word.as_os_str().into());
-        match context.command(&machine, None, checkout.as_ref(), &place, words) {
+        match context.command(&machine, None, checkout.as_ref(), &place, words, None) {
             Err(error) if error.kind == ErrorKind::VmEnded => Err(error),
             outcome => Ok((machine, outcome)),
         }

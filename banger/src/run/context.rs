@@ -1,6 +1,7 @@
 //! The parts of a run in a VM: what holds for its commands, the sync before, and the command
 //! itself.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::output::units::{bytes, count, elapsed};
 use crate::prepare::certificates::{self, Certificates};
 use crate::prepare::{self, Preparation};
 use crate::store::images::{self, Images};
-use crate::sync::{self, Listed, SyncError, SyncOptions};
+use crate::sync::{self, Listed, SyncError, SyncOptions, Watch, WatchOptions};
 use crate::vm::agent::Call;
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::machine::Machines;
@@ -130,7 +131,7 @@ impl<'a> RunContext<'a> {
         let Destination { machine, workspace, checkout, place } = *to;
         // A boot takes long enough for an edit: what was listed before it is not what there is.
         let anew = machine.boot.is_some();
-        let listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
+        let mut listed = if anew { listed.and_then(|_| Listed::new(workspace, &self.paths.own())) } else { listed }?;
         listed.warnings().for_each(|warning| self.ui.warning(&warning));
         let files = listed.files();
         let (folder, _) = place.folder(self.how);
@@ -138,11 +139,12 @@ impl<'a> RunContext<'a> {
         let options = SyncOptions {
             policy,
             history: self.settings.history(),
+            held: &BTreeSet::new(),
             on_wait: &|| self.ui.status("waiting for another command's sync of this workspace"),
             on_progress: &|done, total| self.ui.transfers("sending files to the VM", done, total),
         };
         let report =
-            self.account.time(RunPhase::Sync, || sync::sync(&machine.vm, workspace, checkout, listed, &options));
+            self.account.time(RunPhase::Sync, || sync::sync(&machine.vm, workspace, checkout, &mut listed, &options));
         self.ui.finish();
         if let Ok(report) = &report {
             report.notes.iter().for_each(|note| self.ui.warning(note));
@@ -150,6 +152,32 @@ impl<'a> RunContext<'a> {
             self.ui.status(&summary(report, machine.boot));
         }
         Ok((preparation, report))
+    }
+
+    /// Keeps the VM's copy of a workspace, which was synced, in sync with it.
+    ///
+    /// # Errors
+    /// As [`Watch::start`].
+    pub(super) fn watch(
+        &self,
+        machine: &RunningVm,
+        workspace: &Workspace,
+        checkout: &GuestCheckout,
+    ) -> Result<Watch, CommandError> {
+        let (owner, of_owner) = (self.settings.owner().map(str::to_owned), checkout.clone());
+        let watch = Watch::start(WatchOptions {
+            vm: machine.vm.clone(),
+            workspace: workspace.clone(),
+            checkout: checkout.clone(),
+            apart: self.paths.own().to_vec(),
+            history: self.settings.history(),
+            after_sync: Box::new(move |vm| {
+                owner.as_ref().map_or(Ok(()), |owner| prepare::give_to(&of_owner, owner, vm))
+            }),
+        })?;
+        let directories = count(watch.directories() as u64, "directory", "directories");
+        self.ui.detail(&format!("watching {directories} for changes"));
+        Ok(watch)
     }
 
     /// Does what the workspace asks for, once the VM is ready.
@@ -163,7 +191,8 @@ impl<'a> RunContext<'a> {
 
     /// Does what the workspace asks for, if it was synced, and then runs the command; without
     /// words, the user's login shell. In a VM with workspaces that were synced before, the command
-    /// has the tools of that of `checkout`.
+    /// has the tools of that of `checkout`. While the command runs, changes of the workspace
+    /// `watched` are synced to `checkout`.
     ///
     /// # Errors
     /// Whatever keeps it from being run to its end.
@@ -174,6 +203,7 @@ impl<'a> RunContext<'a> {
         checkout: Option<&GuestCheckout>,
         place: &CommandDefaults,
         words: impl Iterator<Item = WireBytes>,
+        watched: Option<&Workspace>,
     ) -> Result<Outcome, CommandError> {
         let (cwd, make_cwd) = place.folder(self.how);
         let entered = self.enter(machine, preparation, checkout, &cwd);
@@ -189,7 +219,9 @@ impl<'a> RunContext<'a> {
         let (argv, cwd) = (words.collect(), cwd.as_os_str().into());
         let ports = self.settings.ports_by_themselves();
         let exec = Exec { argv, env, cwd, make_cwd, user, tty, ..Exec::default() };
-        let run = || session::run(&machine.vm, exec, self.how.timeout, ports, self.ui);
+        let watch = watched.zip(checkout).map(|(workspace, checkout)| self.watch(machine, workspace, checkout));
+        let watch = watch.transpose()?;
+        let run = || session::run(&machine.vm, exec, self.how.timeout, ports, watch, self.ui);
         let outcome = self.account.time(RunPhase::Run, run)?;
         if matches!(outcome, Outcome::Status(status) if status != 0) && post_mortem::was_stopped(machine) {
             self.ui.warning("the VM was stopped while the command ran");
@@ -334,7 +366,7 @@ fn counts(files_listed: usize, report: &sync::SyncReport) -> SyncCounts {
 }
 
 /// The one line about a run: what went in, and how long each phase took.
-fn summary(report: &sync::SyncReport, boot: Option<Duration>) -> String {
+pub(super) fn summary(report: &sync::SyncReport, boot: Option<Duration>) -> String {
     let applied = &report.applied;
     let mut line = format!("{} sent ({})", count(applied.written, "file", "files"), bytes(report.bytes));
     if applied.deleted > 0 {

@@ -131,7 +131,7 @@ impl Shared {
 }
 
 /// Whether whoever started this process wants it to be deaf to the signal, as nohup(1) does.
-fn is_ignored(signal: Signal) -> bool {
+pub(super) fn is_ignored(signal: Signal) -> bool {
     // SAFETY: sigaction without a new action only fills in the old one, which zeros are a value of.
     let action = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

@@ -12,6 +12,7 @@ mod session;
 mod stdio;
 mod sync;
 mod terminal;
+mod watch;
 mod workspace;
 
 use std::path::{Path, PathBuf};
@@ -212,8 +213,10 @@ fn run_reported(
         let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
         let place = CommandDefaults::of_workspace(here, &checkout);
         let words = options.command.iter().map(|word| word.as_os_str().into());
-        let outcome = synced
-            .and_then(|preparation| context.command(&machine, preparation.as_ref(), Some(&checkout), &place, words));
+        let watched = options.watch.then_some(&workspace);
+        let outcome = synced.and_then(|preparation| {
+            context.command(&machine, preparation.as_ref(), Some(&checkout), &place, words, watched)
+        });
         match outcome {
             Err(error) if error.kind == ErrorKind::VmEnded && restarts.next().is_some() => {}
             outcome => break (machine, outcome),

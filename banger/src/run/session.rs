@@ -13,9 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use super::ports::AutoPorts;
 use super::stdio::{Writer, read_stdin};
 use super::terminal::{self, RawMode};
+use super::watch;
 use crate::error::{CommandError, ErrorKind, TIMED_OUT};
 use crate::output::ui::Ui;
 use crate::output::units;
+use crate::sync::Watch;
 use crate::vm::guest_command::{CommandEvent, GuestCommand};
 use crate::vm::post_mortem;
 
@@ -35,7 +37,7 @@ pub(super) enum Outcome {
 }
 
 /// Runs `exec` on the VM's agent to its end. Standard streams are this process's own. With `ports`,
-/// those that something begins to listen at meanwhile are forwarded.
+/// those that something begins to listen at meanwhile are forwarded. `watch` goes on until then.
 ///
 /// # Errors
 /// If the command cannot be started, or the connection breaks.
@@ -44,6 +46,7 @@ pub(super) fn run(
     exec: Exec,
     timeout: Option<Duration>,
     ports: bool,
+    mut watch: Option<Watch>,
     ui: &Ui,
 ) -> Result<Outcome, CommandError> {
     let stream = vm.connect_agent()?;
@@ -62,9 +65,16 @@ pub(super) fn run(
             }
             std::future::pending().await
         };
+        let watching = async {
+            if let Some(watch) = &mut watch {
+                watch::follow_beside(watch, ui).await;
+            }
+            std::future::pending().await
+        };
         tokio::select! {
             outcome = session.follow(timeout, vm, ui) => outcome,
             outcome = forwarding => outcome,
+            outcome = watching => outcome,
         }
     });
     // Standard input's thread may wait for what is never typed.

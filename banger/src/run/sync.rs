@@ -1,4 +1,4 @@
-//! `banger sync`: the working tree brought into the VM, without a command.
+//! `banger sync`: the working tree brought into the VM, and kept up to date there, without a command.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::context::{Destination, RunContext};
 use super::place::CommandDefaults;
-use super::{list_and_start, policy, tell_outer_configuration};
+use super::{list_and_start, policy, tell_outer_configuration, watch};
 use crate::cli::Run;
 use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
 use crate::output::command_output::CommandOutput;
 use crate::output::report::RunReport;
-use crate::output::ui::Ui;
+use crate::output::ui::{Ui, die_of};
 use crate::sync::{Listed, SyncReport};
 use crate::vm::checkout::GuestCheckout;
 use crate::vm::machine::{Machines, VmSpec};
@@ -57,12 +57,20 @@ impl SyncedWorkspace {
 }
 
 /// Syncs the workspace around `here` into its VM, which is made and started if need be. What was
-/// sent is printed. Of `options`, what becomes of conflicts is looked at, and nothing else.
+/// sent is printed. With `watch`, what changes then is synced until a signal ends this process. Of
+/// `options`, that and what becomes of conflicts is looked at, and nothing else. `answer` is called
+/// after each sync that has brought something into the VM, the first in any case.
 ///
 /// # Errors
 /// If the workspace cannot be read, the VM does not start, both sides changed the same things, or
-/// the VM's disk is full.
-pub fn sync(options: &Run, here: &Path, paths: &Paths, ui: &Ui) -> Result<SyncedWorkspace, CommandError> {
+/// the VM's disk is full; with `watch`, if the VM ends.
+pub fn sync(
+    options: &Run,
+    here: &Path,
+    paths: &Paths,
+    answer: &dyn Fn(&SyncedWorkspace) -> Result<(), CommandError>,
+    ui: &Ui,
+) -> Result<(), CommandError> {
     let workspace = Workspace::discover(here, crate::config::git_host(paths))?;
     let account = RunReport::new(&[]);
     let context = RunContext::new(options, Vec::new(), Some(&workspace.root), paths, &account, ui)?;
@@ -88,7 +96,21 @@ pub fn sync(options: &Run, here: &Path, paths: &Paths, ui: &Ui) -> Result<Synced
             synced => Ok((machine, synced)),
         }
     })?;
-    synced.map_err(|error| post_mortem::explained(error, &machine))
+    let synced = synced.map_err(|error| post_mortem::explained(error, &machine))?;
+    answer(&synced)?;
+    if !options.watch {
+        return Ok(());
+    }
+    let signals = watch::Signals::take()?;
+    let checkout = GuestCheckout::own(&machine.vm, VmOwner::new(&workspace, false));
+    let watch = context.watch(&machine, &workspace, &checkout)?;
+    ui.status(&format!("watching {} for changes; Ctrl-C ends it", workspace.root.display()));
+    let synced =
+        |report: &SyncReport, files| answer(&SyncedWorkspace::new(machine.vm.name(), &workspace, files, report));
+    match watch::follow(watch, signals, &synced, ui) {
+        Ok(signal) => die_of(signal),
+        Err(error) => Err(post_mortem::explained(error, &machine)),
+    }
 }
 
 impl CommandOutput for SyncedWorkspace {}

@@ -171,7 +171,7 @@ impl<'a> Engine<'a> {
     }
 
     pub(super) fn known(&self, entry: &Entry, digest: [u8; 32], guest_mtime_ns: Option<i64>) -> SyncedFile {
-        let stat = HostStat::of(entry, self.listed.listed_ns);
+        let stat = HostStat::of(entry, self.listed.read_ns(entry));
         SyncedFile { path: entry.path.as_bytes().to_vec(), kind: kind(entry), digest, stat, guest_mtime_ns }
     }
 }

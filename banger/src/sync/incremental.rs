@@ -10,7 +10,7 @@ use banger_agent::protocol::sync::{CONTENT, Change, FromSync, Item, Mode, NEEDED
 
 use super::engine::{Engine, Progress, commit, plain, readable};
 use super::link::{Link, Meter};
-use super::manifest::{SyncedFile, kind};
+use super::manifest::{Manifest, SyncedFile, kind};
 use super::plan::Plan;
 use super::repository::{Snapshot, git_path};
 use super::source::{self, Source};
@@ -34,6 +34,10 @@ impl Engine<'_> {
         for repository in self.sent_repositories(histories) {
             let path = git_path(repository);
             let base = last.repositories.get(&path);
+            if let Some(base) = base.filter(|_| !everything && self.is_held_in(&path)) {
+                next.repositories.insert(path, base.clone());
+                continue;
+            }
             let fingerprint = histories.fingerprint(repository)?;
             if let Some(base) = base.filter(|base| !everything && base.fingerprint == fingerprint)
                 && filters.is_settled(repository, &path, &fingerprint, self.listing(), next)?
@@ -82,13 +86,25 @@ impl Engine<'_> {
     /// Finds which files of the worktree changed on the host.
     fn compare_files(&self, everything: bool, plan: &mut Plan, progress: &mut Progress) -> Result<(), SyncError> {
         let Progress { begun, base, next, report, .. } = progress;
+        // Where everything is asked for, what is not named is taken for deleted.
+        let is_held = |path: &[u8]| !everything && self.options.held.contains(path);
+        // What is there is not what will be listed.
+        let unchanged = |known: &SyncedFile| SyncedFile { guest_mtime_ns: None, ..known.clone() };
+        let gone = |known: &SyncedFile, plan: &mut Plan, next: &mut Manifest| match is_held(&known.path) {
+            true => next.entries.push(unchanged(known)),
+            false => self.gone(known, plan),
+        };
         let mut known = base.entries.iter().peekable();
         for entry in &self.listing().entries {
             let path = entry.path.as_bytes();
-            while let Some(gone) = known.next_if(|known| known.path.as_slice() < path) {
-                self.gone(gone, plan);
+            while let Some(known) = known.next_if(|known| known.path.as_slice() < path) {
+                gone(known, plan, next);
             }
             let before = known.next_if(|known| known.path == path);
+            if is_held(path) {
+                next.entries.extend(before.map(unchanged));
+                continue;
+            }
             let is_same = before.is_some_and(|before| before.kind == kind(entry) && before.stat.matches(entry));
             let (_, source) = self.record(entry, 0);
             let digest = match before {
@@ -109,12 +125,17 @@ impl Engine<'_> {
                 plan.put(path, digest, kind(entry), base, source);
             }
         }
-        known.for_each(|gone| self.gone(gone, plan));
+        known.for_each(|known| gone(known, plan, next));
         next.folders = self.folders();
         for folder in next.folders.iter().filter(|folder| everything || !base.folders.contains(*folder)) {
             plan.folder(folder);
         }
         Ok(())
+    }
+
+    /// Whether something of the repository whose `.git` is at `git` is left alone.
+    fn is_held_in(&self, git: &[u8]) -> bool {
+        self.options.held.iter().any(|held| held.strip_prefix(git).is_some_and(|rest| rest.starts_with(b"/")))
     }
 
     pub(super) fn folders(&self) -> BTreeSet<Vec<u8>> {

@@ -68,15 +68,19 @@ impl HostStat {
     /// The stat of `entry`, spoiled if a later change might not show in it: one within the
     /// granularity of the file system's clock after `listed_ns`, when it was read.
     pub(super) fn of(entry: &Entry, listed_ns: i64) -> HostStat {
-        let coarse = entry.mtime_ns % 1_000_000_000 == 0 && entry.ctime_ns % 1_000_000_000 == 0;
-        let granularity = if coarse { 2_000_000_000 } else { 50_000_000 };
-        let is_fresh = entry.ctime_ns > listed_ns - granularity;
         HostStat {
             size: entry.size,
             mtime_ns: entry.mtime_ns,
-            ctime_ns: if is_fresh { 0 } else { entry.ctime_ns },
+            ctime_ns: if HostStat::is_young(entry, listed_ns) { 0 } else { entry.ctime_ns },
             inode: entry.inode,
         }
+    }
+
+    /// Whether `entry` had only just been written when it was read, at `listed_ns`.
+    pub(super) fn is_young(entry: &Entry, listed_ns: i64) -> bool {
+        let coarse = entry.mtime_ns % 1_000_000_000 == 0 && entry.ctime_ns % 1_000_000_000 == 0;
+        let granularity = if coarse { 2_000_000_000 } else { 50_000_000 };
+        entry.ctime_ns > listed_ns - granularity
     }
 
     /// Whether `entry` is certainly as it was.
