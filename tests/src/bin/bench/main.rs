@@ -5,6 +5,7 @@ mod backends;
 mod floor;
 mod images;
 mod vms;
+mod watch;
 
 use std::fs;
 use std::io::Write;
@@ -33,6 +34,7 @@ fn main() -> Result<(), BenchError> {
     rows.extend(backends::links()?);
     rows.extend(vms::by_name(&floor)?);
     rows.extend(vms::come_and_go()?);
+    rows.extend(watch::watch()?);
     rows.push(version(&home)?);
     rows.push(plugin(&home)?);
     rows.push(list()?);
