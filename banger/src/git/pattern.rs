@@ -29,6 +29,8 @@ pub(crate) struct Rule {
     is_name: bool,
     /// `*` and then nothing but literal bytes.
     is_suffix: bool,
+    /// After the leading literal bytes comes `**/`, and then nothing but literal bytes.
+    is_tail: bool,
 }
 
 impl Patterns {
@@ -71,13 +73,16 @@ impl Rule {
             Some(rest) => (true, rest),
             None => (false, text),
         };
+        let is_literal = |text: &[u8]| literal_length(text) == text.len();
+        let literal = literal_length(text);
         Some(Self {
             line,
-            literal: literal_length(text),
+            literal,
             negative,
             must_be_dir,
             is_name: !text.contains(&b'/'),
-            is_suffix: text.strip_prefix(b"*").is_some_and(|rest| literal_length(rest) == rest.len()),
+            is_suffix: text.strip_prefix(b"*").is_some_and(is_literal),
+            is_tail: text[literal..].strip_prefix(b"**/").is_some_and(is_literal),
             text: text.to_owned(),
         })
     }
@@ -118,10 +123,13 @@ impl Rule {
         let literal = self.literal - (self.text.len() - text.len());
         let Some(subject) = subject.strip_prefix(&text[..literal]) else { return 1 };
         let (text, length) = (&text[literal..], subject.len() as u64);
-        let below = text.strip_prefix(b"**/").unwrap_or(text);
-        if literal_length(below) == below.len() {
-            return 1 + length;
+        if text.is_empty() {
+            return 1;
         }
+        if self.is_tail {
+            return 1 + length.min(text.len() as u64);
+        }
+        let below = text.strip_prefix(b"**/").unwrap_or(text);
         // `**` may be tried for each directory.
         let directories = match below.contains_str("**") {
             true => subject.find_iter("/").count() as u64,
@@ -169,6 +177,13 @@ impl Rule {
         if text.is_empty() {
             return path.is_empty();
         }
+        if self.is_tail {
+            // Once, and not for each directory: a path may have thousands.
+            let tail = &text[b"**/".len()..];
+            let Some(before) = path.len().checked_sub(tail.len()) else { return false };
+            let is_whole = before == 0 || path[before - 1] == b'/';
+            return is_whole && same(tail, &path[before..], ignore_case);
+        }
         wildmatch::matches_path(text, path, ignore_case)
     }
 }
@@ -201,7 +216,7 @@ fn without_trailing_spaces(line: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Patterns, without_trailing_spaces};
+    use super::{Patterns, Rule, wildmatch, without_trailing_spaces};
 
     #[test]
     fn trailing_spaces_are_trimmed_unless_escaped() {
@@ -220,6 +235,34 @@ mod tests {
         assert_eq!(ignores("sub/s/x"), None);
         assert_eq!(ignores("sub/y/z"), Some(true));
         assert_eq!(ignores("sub/s/name"), Some(false));
+    }
+
+    #[test]
+    fn literal_end_of_a_path_is_compared_once() {
+        for pattern in ["**/a", "**/a/b", "**/A/b", "a/**/b", "/a/**/b/a", "ab**/a/b", "**//", "**/ab"] {
+            let rule = Rule::parse(pattern.as_bytes(), 1).unwrap();
+            assert!(rule.is_tail, "{pattern}");
+            for path in ["a", "b", "ab", "a/b", "a/a/b", "b/a/b", "xa/b", "ab/b", "abx/y/a/b", "a/x/b/a", "x/ab", "A/B"]
+            {
+                for ignores_case in [false, true] {
+                    let text = pattern.strip_prefix('/').unwrap_or(pattern).as_bytes();
+                    let text = if rule.must_be_dir { &text[..text.len() - 1] } else { text };
+                    // Git compares the literal part, and matches what follows by itself.
+                    let literal = super::literal_length(text);
+                    let (before, after) = (&text[..literal], path.as_bytes().get(literal..));
+                    let expected = after.is_some_and(|after| {
+                        super::same(before, &path.as_bytes()[..literal], ignores_case)
+                            && wildmatch::matches_path(&text[literal..], after, ignores_case)
+                    });
+                    assert_eq!(rule.matches(path.as_bytes(), true, ignores_case), expected, "{pattern} {path}");
+                }
+            }
+            let deep = "a/".repeat(2_000) + "b";
+            assert!(rule.effort(deep.as_bytes()) <= 1 + pattern.len() as u64, "{pattern}");
+        }
+        for pattern in ["**", "**/*", "**/a*", "*/a", "**/**/a", "a", "a/b", "*a"] {
+            assert!(!Rule::parse(pattern.as_bytes(), 1).unwrap().is_tail, "{pattern}");
+        }
     }
 
     #[test]

@@ -345,6 +345,21 @@ mod tests {
         assert!(brought > 2_000, "{brought}");
     }
 
+    /// Rules that differ from each directory of a deep tree in the last byte only.
+    #[test]
+    fn matching_a_deep_tree_takes_limited_effort() {
+        let rules: String = (0..30).map(|number| format!("**/{}b{number}\n", "a/".repeat(90))).collect();
+        let include = include(rules.as_bytes());
+        let mut matcher = Matcher::new(&include);
+        let path = "a/".repeat(400);
+        for depth in 1..=400 {
+            assert!(!matcher.wants(&path.as_bytes()[..2 * depth - 1], true).unwrap());
+        }
+        let spent = MAX_EFFORT - include.effort.get();
+        // Each rule is asked about each directory as an entry, and about it as what is above one.
+        assert!(spent < 2 * 400 * 30 * 200, "{spent}");
+    }
+
     fn include(content: &[u8]) -> WorktreeInclude {
         WorktreeInclude {
             path: INCLUDE_FILE.into(),
