@@ -69,6 +69,31 @@ fn why_explains_what_the_guest_gets() {
 }
 
 #[test]
+fn why_says_that_commits_travel_of_a_repository_without_files() {
+    let home = Home::with_process_guests();
+    let repository = home.repository("repo");
+    repository.write(".gitignore", "/out/\n");
+    repository.write("dir/nested/file", "");
+    repository.git(["init", "-q", "dir/nested"]);
+    repository.git(["-C", "dir/nested", "add", "."]);
+    repository.git(["-C", "dir/nested", "commit", "-qm", "secret"]);
+    repository.git(["-C", "dir/nested", "rm", "-q", "file"]);
+    repository.git(["-C", "dir/nested", "commit", "-qm", "gone"]);
+    fs::create_dir_all(repository.root.join("dir/nested")).unwrap();
+    fs::create_dir(repository.root.join("out")).unwrap();
+    fs::create_dir(repository.root.join("empty")).unwrap();
+    let travels = why(&repository, ["dir/nested", "dir", "empty", "out"]).map(|(travels, ..)| travels);
+    assert_eq!(travels, ["partly", "partly", "none", "none"]);
+    assert_eq!(
+        repository.sh("git -C dir/nested show HEAD~:file && git -C dir/nested rev-list --count HEAD").ok().text(),
+        "2\n"
+    );
+    let shown = repository.run(["why", "dir/nested", "dir"]).ok().text();
+    assert!(shown.contains("a repository in the repository; no file in it travels, but its commits do"), "{shown}");
+    assert!(shown.contains("a directory; no file in it travels, but the commits of 1 repository do"), "{shown}");
+}
+
+#[test]
 fn worktree_include_brings_ignored_files_once_trusted() {
     let home = Home::with_any_guests();
     let repository = home.repository("repo");

@@ -47,6 +47,12 @@ pub struct ExplainedPath {
     pub rule: Option<RuleLine>,
     /// How many files and links in this directory travel; none: it is no directory.
     pub files: Option<usize>,
+    /// How many repositories are in this directory, or at it, of which commits and references
+    /// travel; none: it is no directory.
+    pub repositories: Option<usize>,
+    /// Whether the file, which does not exist, would travel with the user's trust.
+    #[serde(skip)]
+    pub needs_trust: bool,
     /// Why it cannot be read; none: it can.
     pub error: Option<String>,
 }
@@ -107,6 +113,8 @@ impl Asker<'_> {
             at: None,
             rule: None,
             files: None,
+            repositories: None,
+            needs_trust: false,
             error: None,
         };
         let Some(path) = path_in(root, &absolute(self.here, asked)) else { return Ok(explained) };
@@ -123,11 +131,14 @@ impl Asker<'_> {
         });
         let metadata = self.workspace.repository.boundary().metadata(&path.under(root));
         if metadata.is_ok_and(|metadata| metadata.is_dir()) {
-            explained.files = Some(self.files_beneath(&path)?);
+            let listed = self.listed()?;
+            explained.files = Some(listed.files_in(&path));
+            explained.repositories = Some(listed.repositories_in(&path));
         }
         explained.travels = match &reason {
             Reason::GitDirectory { .. } => Direction::Partly,
             reason if reason.travels() || explained.files.is_some_and(|files| files > 0) => Direction::ToVm,
+            _ if explained.repositories.is_some_and(|repositories| repositories > 0) => Direction::Partly,
             _ => Direction::None,
         };
         explained.reason = name(&reason);
@@ -140,19 +151,21 @@ impl Asker<'_> {
             | Reason::GitDirectory { at }
             | Reason::NoRepository { at }
             | Reason::BeyondLink { at } => explained.at = Some(wire(&at)),
-            Reason::Absent { at, .. } => explained.at = at.as_ref().map(wire),
+            Reason::Absent { at, is_withheld, .. } => {
+                (explained.at, explained.needs_trust) = (at.as_ref().map(wire), is_withheld);
+            }
             _ => {}
         }
         Ok(explained)
     }
 
-    /// How many files and links travel of a directory.
-    fn files_beneath(&mut self, directory: &RelPath) -> Result<usize, CommandError> {
+    /// All that travels.
+    fn listed(&mut self) -> Result<&Listed, CommandError> {
         let listed = match self.listed.take() {
             Some(listed) => listed,
             None => Listed::new(self.workspace, &self.own)?,
         };
-        Ok(self.listed.insert(listed).files_in(directory))
+        Ok(self.listed.insert(listed))
     }
 }
 
@@ -221,6 +234,9 @@ fn text(path: &ExplainedPath) -> String {
         "beyond_link" => format!("behind the symbolic link {at}, which travels as a link"),
         "special_file" => "a device, FIFO or socket".to_owned(),
         "deleted" => "tracked by git, and deleted here: the deletion is sent".to_owned(),
+        "absent" if path.needs_trust => {
+            format!("does not exist; ignored by git; listed in {INCLUDE_FILE}, which needs trust: banger trust")
+        }
         "absent" if path.at.is_none() && path.rule.is_some() => {
             format!("does not exist; ignored by git, but listed in {INCLUDE_FILE}")
         }
@@ -237,7 +253,14 @@ fn text(path: &ExplainedPath) -> String {
     let rule = path.rule.as_ref().map(|rule| format!(" ({}:{}: {})", rule.file, rule.line, rule.pattern));
     let files = path.files.filter(|_| !matches!(path.reason, "empty_submodule" | "git_directory"));
     let files = files.map(|files| match files {
-        0 => "; nothing in it travels".to_owned(),
+        0 => match path.repositories.unwrap_or_default() {
+            0 => "; nothing in it travels".to_owned(),
+            _ if path.reason == "repository" => "; no file in it travels, but its commits do".to_owned(),
+            number => {
+                let repositories = count(number as u64, "repository", "repositories");
+                format!("; no file in it travels, but the commits of {repositories} do")
+            }
+        },
         files => format!("; {} in it", count(files as u64, "file travels", "files travel")),
     });
     [what, rule.unwrap_or_default(), files.unwrap_or_default()].concat()

@@ -74,6 +74,8 @@ pub enum Reason {
         /// What would be ignored: the path itself, perhaps only as a directory, or a directory
         /// above it; none: nothing, or `.worktreeinclude` lists the path.
         at: Option<RelPath>,
+        /// Whether `.worktreeinclude` lists the path, and the user does not trust it.
+        is_withheld: bool,
     },
     /// It, or something above it, cannot be read.
     Unreadable {
@@ -175,8 +177,6 @@ struct Rules {
 struct IgnoredAt {
     path: RelPath,
     rule: Option<IgnoreRule>,
-    /// Whether `.worktreeinclude` leads on from here.
-    is_entered: bool,
 }
 
 impl Rules {
@@ -230,7 +230,7 @@ impl Rules {
                     Standing::Untracked => rule = self.rule(part, false),
                     Standing::Ignored => {
                         let rule = self.rule(part, is_dir);
-                        ignored = Some(IgnoredAt { path: at.clone(), rule, is_entered: true });
+                        ignored = Some(IgnoredAt { path: at.clone(), rule });
                     }
                 }
             } else {
@@ -246,10 +246,6 @@ impl Rules {
                         Some(ignored) if !is_tracked => Step::Explained(self.ignored(part, ignored, false)),
                         _ => Reason::BeyondLink { at }.into(),
                     };
-                }
-                if let Some(ignored) = &mut ignored {
-                    let enters = |include: &WorktreeInclude| include.enters(&self.repository, part);
-                    ignored.is_entered = ignored.is_entered && self.include.as_ref().is_some_and(enters);
                 }
                 continue;
             }
@@ -268,14 +264,27 @@ impl Rules {
 
     /// An entry that git ignores, and does not track.
     fn ignored(&self, path: &[u8], ignored: IgnoredAt, is_file: bool) -> Explanation {
-        let include = self.include.as_ref().filter(|_| is_file && ignored.is_entered);
-        match include.and_then(|include| Some((include, include.rule(path)?))) {
-            Some((include, rule)) => {
-                let reason = if include.is_trusted { Reason::Included } else { Reason::Withheld };
+        let included = if is_file { self.included(path, &ignored.path) } else { Ok(None) };
+        match included {
+            Ok(Some((is_trusted, rule))) => {
+                let reason = if is_trusted { Reason::Included } else { Reason::Withheld };
                 Explanation { reason, rule: Some(rule) }
             }
-            None => Explanation { reason: Reason::Ignored { at: ignored.path }, rule: ignored.rule },
+            Ok(None) => Explanation { reason: Reason::Ignored { at: ignored.path }, rule: ignored.rule },
+            Err(error) => Reason::Unreadable { at: self.repository.path.join(path), error }.into(),
         }
+    }
+
+    /// The rule of `.worktreeinclude` that lists the file `path`, which is ignored at `from`, and
+    /// whether the user trusts it.
+    fn included(&self, path: &[u8], from: &RelPath) -> Result<Option<(bool, IgnoreRule)>> {
+        let Some(include) = &self.include else { return Ok(None) };
+        // Only the workspace's own repository has such rules, so `from` is relative to it.
+        let ends = path.find_iter("/").filter(|end| *end >= from.as_bytes().len());
+        if !include.enters(&self.repository, path, ends)? {
+            return Ok(None);
+        }
+        Ok(include.rule(path)?.map(|rule| (include.is_trusted, rule)))
     }
 
     /// Nothing is at `path`. The rule, if there is one, would ignore it.
@@ -283,7 +292,7 @@ impl Rules {
         let is_tracked =
             matches!(Tracked::lookup(&self.index).status(path, false), Status::File(_) | Status::Submodule(_));
         if is_tracked {
-            return Reason::Absent { is_tracked, at: None }.into();
+            return Reason::Absent { is_tracked, at: None, is_withheld: false }.into();
         }
         let (at, rule) = match ignored {
             Some(ignored) => (Some(ignored.path), ignored.rule),
@@ -297,11 +306,13 @@ impl Rules {
                 found.unzip()
             }
         };
-        let would_be_ignored = at.as_ref().is_some_and(|at| *at == self.repository.path.join(path));
-        let include = self.include.as_ref().filter(|_| would_be_ignored);
-        Step::Explained(match include.and_then(|include| include.rule(path)) {
-            Some(rule) => Explanation { reason: Reason::Absent { is_tracked, at: None }, rule: Some(rule) },
-            None => Explanation { reason: Reason::Absent { is_tracked, at }, rule },
+        Step::Explained(match at.as_ref().map_or(Ok(None), |at| self.included(path, at)) {
+            Ok(Some((is_trusted, rule))) => Explanation {
+                reason: Reason::Absent { is_tracked, at: None, is_withheld: !is_trusted },
+                rule: Some(rule),
+            },
+            Ok(None) => Explanation { reason: Reason::Absent { is_tracked, at, is_withheld: false }, rule },
+            Err(error) => Reason::Unreadable { at: self.repository.path.join(path), error }.into(),
         })
     }
 

@@ -116,15 +116,35 @@ impl WorktreeInclude {
     }
 
     /// The rule by which `path`, which is ignored, travels if it is a regular file.
-    pub(crate) fn rule(&self, path: &[u8]) -> Option<IgnoreRule> {
-        let rule = Matcher::new(self).rule(path, false).ok().flatten()?;
+    ///
+    /// # Errors
+    /// If matching takes too much.
+    pub(crate) fn rule(&self, path: &[u8]) -> Result<Option<IgnoreRule>> {
+        self.effort.set(MAX_EFFORT);
+        let Some(rule) = Matcher::new(self).rule(path, false)? else { return Ok(None) };
         let (file, line, pattern) = (self.path.clone(), rule.line(), rule.written());
-        Some(IgnoreRule { file, is_staged: false, line, pattern, ignores: true })
+        Ok(Some(IgnoreRule { file, is_staged: false, line, pattern, ignores: true }))
     }
 
-    /// Whether the ignored `directory` is looked into.
-    pub(crate) fn enters(&self, repository: &Repository, directory: &[u8]) -> bool {
-        Matcher::new(self).wants(directory, true).is_ok_and(|wants| wants) && !has_dot_git(repository, directory)
+    /// Whether the ignored directories at the `ends` of `path`, each in the one before, are looked
+    /// into.
+    ///
+    /// # Errors
+    /// If matching takes too much.
+    pub(crate) fn enters(
+        &self,
+        repository: &Repository,
+        path: &[u8],
+        ends: impl Iterator<Item = usize>,
+    ) -> Result<bool> {
+        self.effort.set(MAX_EFFORT);
+        let mut matcher = Matcher::new(self);
+        for end in ends {
+            if !matcher.wants(&path[..end], true)? || has_dot_git(repository, &path[..end]) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Adds to `found` what travels of these ignored entries. What is tracked is found otherwise.

@@ -138,6 +138,13 @@ impl Listed {
         self.listing.entries[first..].partition_point(|entry| entry.path.as_bytes().starts_with(&prefix))
     }
 
+    /// How many repositories are in a directory, or at it: the workspace's own at the root.
+    pub fn repositories_in(&self, directory: &RelPath) -> usize {
+        let is_in = |path: &RelPath| path.as_path().starts_with(directory.as_path());
+        let nested = self.listing.repositories.iter().filter(|repository| is_in(&repository.path)).count();
+        nested + usize::from(directory.is_root())
+    }
+
     /// Their paths, relative to the workspace's root.
     pub fn paths(&self) -> impl Iterator<Item = &[u8]> {
         self.listing.entries.iter().map(|entry| entry.path.as_bytes())

@@ -97,7 +97,7 @@ fn deciding_rule_is_that_of_git_check_ignore() {
         ("sub/build/x", false, Some("sub/build")),
         ("other", false, None),
     ] {
-        let expected = Reason::Absent { is_tracked, at: at.map(|at| RelPath::new(at).unwrap()) };
+        let expected = Reason::Absent { is_tracked, at: at.map(|at| RelPath::new(at).unwrap()), is_withheld: false };
         let explanation = explained(&fixture, path);
         assert_eq!(format!("{:?}", explanation.reason), format!("{expected:?}"), "{path}");
         assert_eq!(explanation.rule.is_some(), at.is_some(), "{path}");
@@ -147,8 +147,8 @@ fn submodules_nested_repositories_links_and_devices_are_explained() {
         ("out/clone/.git/HEAD", "Ignored { at: \"out\" }"),
         ("out/link/passwd", "Ignored { at: \"out\" }"),
         ("dir/.git/HEAD", "NoRepository { at: \"dir/.git\" }"),
-        ("out/gone", "Absent { is_tracked: false, at: Some(\"out\") }"),
-        ("dir/file/below", "Absent { is_tracked: false, at: None }"),
+        ("out/gone", "Absent { is_tracked: false, at: Some(\"out\"), is_withheld: false }"),
+        ("dir/file/below", "Absent { is_tracked: false, at: None, is_withheld: false }"),
     ] {
         assert_eq!(reason(path), expected, "{path}");
     }

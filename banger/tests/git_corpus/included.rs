@@ -74,6 +74,63 @@ fn worktree_include_opts_in_ignored_regular_files_only() {
 }
 
 #[test]
+fn file_that_is_not_there_yet_is_explained_as_one_that_is() {
+    let fixture = Fixture::new();
+    fixture.write(".gitignore", "/config/\n/dist/\n*.env\n");
+    fixture.write(".worktreeinclude", "config/*.toml\n/dist/\n!a.env\n.env\n");
+    let host = Host { include: IncludePolicy::Refuse, ..fixture.host() };
+    let paths = ["config/a.toml", "config/deep/a.toml", "config/a.key", "dist/a/b", "a.env", ".env", "config/.env"];
+    let listed = [true, false, false, true, false, true, true];
+    let explain = |host: Host| {
+        let workspace = Workspace::discover(&fixture.root, host).unwrap();
+        let mut explainer = Explainer::new(&workspace).unwrap();
+        paths.map(|path| explainer.explain(&RelPath::new(path).unwrap()).reason)
+    };
+    let absent = |is_withheld: bool| {
+        let reasons = explain(if is_withheld { host.clone() } else { fixture.host() });
+        reasons.map(|reason| match reason {
+            Reason::Absent { is_tracked: false, at, is_withheld: withheld } => {
+                assert!(!withheld || (is_withheld && at.is_none()));
+                at.is_none() && withheld == is_withheld
+            }
+            reason => panic!("{reason:?}"),
+        })
+    };
+    // Neither the directories exist, nor what is in them; then the directories do.
+    for directory in ["config/deep", "dist"] {
+        assert_eq!((absent(false), absent(true)), (listed, listed));
+        fs::create_dir_all(fixture.root.join(directory)).unwrap();
+    }
+    assert_eq!((absent(false), absent(true)), (listed, listed));
+    for path in paths {
+        fixture.write(path, "");
+    }
+    assert_eq!(explain(fixture.host()).map(|reason| matches!(reason, Reason::Included)), listed);
+    assert_eq!(explain(host).map(|reason| matches!(reason, Reason::Withheld)), listed);
+}
+
+#[test]
+fn explanation_that_takes_too_much_is_no_answer_and_uses_up_nothing() {
+    let fixture = Fixture::new();
+    fixture.write(".gitignore", "a*\n");
+    let long = vec![format!("a{}", "a".repeat(250)); 12].join("/");
+    fixture.write(&long, "");
+    fixture.write(".worktreeinclude", format!("/a*/\n{}", format!("**/{}b\n", "z*/**/".repeat(30)).repeat(90)));
+    let workspace = fixture.workspace();
+    let mut explainer = Explainer::new(&workspace).unwrap();
+    // Each of many answers has the whole of what matching may take.
+    for _ in 0..100 {
+        let reason = explainer.explain(&RelPath::new(&*long).unwrap()).reason;
+        assert!(matches!(reason, Reason::Included), "{reason:?}");
+    }
+    fixture.write(".worktreeinclude", format!("a/**/zz\n{}", format!("**/{}b\n", "a*/**/".repeat(30)).repeat(90)));
+    let deep = vec!["a"; 1_500].join("/");
+    let workspace = fixture.workspace();
+    let reason = Explainer::new(&workspace).unwrap().explain(&RelPath::new(&*deep).unwrap()).reason;
+    assert!(matches!(reason, Reason::Unreadable { error: GitError::IncludeTooLarge { .. }, .. }), "{reason:?}");
+}
+
+#[test]
 fn worktree_include_that_is_a_link_or_nested_does_not_count() {
     let fixture = with_submodules();
     fixture.write("middle/.worktreeinclude", "*.o\n");
