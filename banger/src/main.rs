@@ -118,11 +118,12 @@ fn execute(cli: Cli, ui: &Ui) -> Result<u8, CommandError> {
     match command {
         Command::Completions { .. } => {}
         Command::Config { command } => commands::config(command.as_ref(), &here, &paths)?.print(ui)?,
-        Command::Trust { revoke, list } => {
-            let action = match (revoke, list) {
-                (true, _) => commands::TrustAction::Revoke,
-                (false, true) => commands::TrustAction::List,
-                (false, false) => commands::TrustAction::Trust,
+        Command::Trust { revoke, list, force } => {
+            let action = match (revoke, list, force) {
+                (true, ..) => commands::TrustAction::Revoke,
+                (false, true, _) => commands::TrustAction::List,
+                (false, false, true) => commands::TrustAction::TrustUnasked,
+                (false, false, false) => commands::TrustAction::Trust,
             };
             commands::trust(action, &here, &paths, ui)?.print(ui)?
         }

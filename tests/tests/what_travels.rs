@@ -111,8 +111,12 @@ fn worktree_include_brings_ignored_files_once_trusted() {
         output.stderr
     );
     assert_eq!(why(&repository, [".env.test"])[0].1, "not_trusted");
-    let trusted = repository.run(["trust"]).ok();
-    assert!(trusted.stderr.contains(".env.test") && !trusted.stderr.contains("`.env`"), "{}", trusted.stderr);
+    // Nor does that of a script that has not said it.
+    let refused = repository.run(["trust"]);
+    assert!(refused.status == 125 && refused.stderr.contains("rule `.env.test`"), "{}", refused.stderr);
+    assert_eq!(why(&repository, [".env.test", ".env.new"]).map(|(_, reason, _)| reason), ["not_trusted", "absent"]);
+    let trusted = repository.run(["trust", "--force"]).ok();
+    assert!(trusted.stderr.contains("worktreeinclude") && !trusted.stderr.contains("`.env`"), "{}", trusted.stderr);
     let rule = Some(".worktreeinclude:1: .env.test".to_owned());
     assert_eq!(why(&repository, [".env.test"]), [("to_vm".into(), "included".into(), rule)]);
     assert_eq!(why(&repository, [".env"])[0].1, "ignored");
@@ -143,7 +147,8 @@ fn worktree_include_brings_ignored_files_once_trusted() {
     // A link in its place does not.
     symlink(".env", repository.root.join(".env.test")).unwrap();
     repository.sh("test ! -L .env.test").ok();
-    repository.run(["trust", "--revoke"]).ok();
+    let revoked = repository.run(["trust", "--revoke"]).ok();
+    assert!(revoked.stderr.contains("stay in the VM"), "{}", revoked.stderr);
     fs::remove_file(repository.root.join(".env.test")).unwrap();
     repository.write(".env.test", "TEST=3\n");
     repository.sh("test ! -e .env.test").ok();
@@ -161,7 +166,7 @@ fn new_vm_gets_included_files_with_its_first_sync() {
     for path in [".env", ".env.test", "config/dev.toml", "config/key.pem"] {
         repository.write(path, path);
     }
-    repository.run(["trust"]).ok();
+    repository.run(["trust", "--force"]).ok();
     let output = repository.run(["--rm", "--", "sh", "-c", "ls -A . config; git status --porcelain"]).ok();
     let text = output.text();
     assert!(text.contains(".env.test\n") && text.contains("dev.toml\n"), "{text}");
@@ -179,7 +184,7 @@ fn trust_in_worktree_include_ends_with_the_repository() {
         repository.write(".env.test", "TEST=1\n");
     };
     fill();
-    repository.run(["trust"]).ok();
+    repository.run(["trust", "--force"]).ok();
     assert_eq!(why(&repository, [".env.test"])[0].1, "included");
     // A new clone of the same content at the same place, with other ignored files.
     fs::rename(repository.root.join(".git"), home.path().join("former")).unwrap();
@@ -210,10 +215,45 @@ fn trust_list_shows_all_and_changes_nothing() {
     assert_eq!(document["rules"], serde_json::json!(["*.env", "!b\u{1b}[2J.env"]));
     assert_eq!(why(&repository, ["0.env"])[0].1, "not_trusted");
     // More than a person reads is counted.
-    let trusted = repository.run(["trust"]).ok().stderr;
-    assert!(trusted.contains("and 20 files more: 20 at the root") && trusted.contains("trust --list"), "{trusted}");
+    let refused = repository.run(["trust"]);
+    assert!(refused.stderr.contains("and 20 files more: 20 at the root"), "{}", refused.stderr);
+    assert!(refused.status == 125 && refused.stderr.contains("banger trust --force"), "{}", refused.stderr);
+    assert_eq!(repository.run(["trust", "--list", "--json"]).ok().document()["trusted"], false);
+    repository.run(["trust", "--force"]).ok();
     assert_eq!(repository.run(["trust", "--list", "--json"]).ok().document()["trusted"], true);
     assert_eq!(repository.run(["trust", "--list", "--revoke"]).status, 125);
+}
+
+#[test]
+fn worktree_include_that_cannot_be_trusted_keeps_nothing_else_from_it() {
+    let home = Home::new();
+    let repository = home.repository("repo");
+    repository.write(".gitignore", "*.env\n");
+    repository.write("banger.toml", "env_from_host = [\"HOME\"]\n");
+    repository.write("a.env", "");
+    let trusted = || repository.run(["trust", "--list", "--json"]).ok().document()["trusted"].clone();
+    // With nobody to ask, all is trusted but the ignored files.
+    repository.write(".worktreeinclude", "*.env\n");
+    let refused = repository.run(["trust"]);
+    assert_eq!(refused.status, 125);
+    assert!(refused.stderr.contains("banger.toml` is trusted until it changes"), "{}", refused.stderr);
+    assert_eq!((why(&repository, ["a.env"])[0].1.as_str(), trusted()), ("not_trusted", false.into()));
+    repository.run(["trust", "--force"]).ok();
+    // What is trusted needs no question.
+    repository.run(["trust"]).ok();
+    assert_eq!((why(&repository, ["a.env"])[0].1.as_str(), trusted()), ("included", true.into()));
+    // Nobody reads so many rules, or one so long.
+    for rules in ["*.env\n".repeat(101), format!("*.env\n{}\n", "x".repeat(201))] {
+        repository.run(["trust", "--revoke"]).ok();
+        repository.write(".worktreeinclude", &rules);
+        let trust = repository.run(["trust", "--force"]).ok();
+        let expected = ["warning: ", "`.worktreeinclude` is not trusted", "banger.toml` is trusted until it changes"];
+        assert!(expected.iter().all(|text| trust.stderr.contains(text)), "{}", trust.stderr);
+        assert!(repository.run(["config", "--json"]).ok().document()["repo"].is_string());
+        assert_eq!((why(&repository, ["a.env"])[0].1.as_str(), trusted()), ("ignored", false.into()));
+        repository.write(".worktreeinclude", "# none\n\n   \n");
+        assert_eq!(repository.run(["trust", "--list"]).ok().text().lines().count(), 2);
+    }
 }
 
 #[test]
@@ -238,7 +278,7 @@ fn file_that_the_guest_made_is_not_overwritten_by_an_included_one() {
     repository.commit("rules");
     repository.sh("echo guest >.env.test").ok();
     repository.write(".env.test", "host\n");
-    repository.run(["trust"]).ok();
+    repository.run(["trust", "--force"]).ok();
     repository.sh("true").refused(&[".env.test ("]);
     repository.run(["--host-wins", "--", "true"]).ok();
     assert_eq!(repository.sh("cat .env.test").ok().text(), "host\n");

@@ -231,6 +231,9 @@ Examples:
         /// List everything that needs trust, and change nothing
         #[arg(long, conflicts_with = "revoke")]
         list: bool,
+        /// Trust all of it without a question; with nobody to ask, `.worktreeinclude` needs this
+        #[arg(short, long, conflicts_with_all = ["revoke", "list"])]
+        force: bool,
     },
     /// Print a script that has a shell complete what is typed behind `banger`
     #[command(after_help = "For this shell alone:

@@ -117,7 +117,7 @@ pub enum GitError {
     IncludeTooLarge {
         /// The `.worktreeinclude`.
         path: PathBuf,
-        /// What exceeds which limit, such as "has more than 1000 rules".
+        /// What exceeds which limit, such as "has more than 100 rules".
         what: String,
     },
     /// The `git` binary could not be run, or failed.

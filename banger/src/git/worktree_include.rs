@@ -29,8 +29,10 @@ use banger_agent::rooted_dir::split;
 pub const INCLUDE_FILE: &str = ".worktreeinclude";
 /// The longest such file, in bytes.
 const MAX_LENGTH: u64 = 64 << 10;
-/// The most rules in it.
-const MAX_RULES: usize = 1_000;
+/// The most rules in it, so that a person who is asked reads them all.
+const MAX_RULES: usize = 100;
+/// The longest of them, in bytes.
+const MAX_RULE_LENGTH: usize = 200;
 /// The most ignored files and directories that may match.
 const MAX_MATCHES: usize = 10_000;
 /// The most entries of ignored directories that are looked at.
@@ -69,7 +71,7 @@ impl fmt::Debug for IncludePolicy {
 pub struct IncludeFile {
     /// Its bytes.
     pub content: Vec<u8>,
-    /// Its rules, as they are written.
+    /// Its rules, as they are written; without those that say nothing.
     pub rules: Vec<Vec<u8>>,
 }
 
@@ -89,7 +91,7 @@ impl WorktreeInclude {
     /// repository.
     ///
     /// # Errors
-    /// If the file cannot be read, is too long or has too many rules.
+    /// If the file cannot be read, is too long, has too many rules or one that is too long.
     pub(crate) fn of(repository: &Repository) -> Result<Option<WorktreeInclude>> {
         if !repository.path.is_root() {
             return Ok(None);
@@ -103,16 +105,24 @@ impl WorktreeInclude {
         };
         let patterns = Patterns::parse(&content, b"");
         let include = WorktreeInclude { path, content, patterns, is_trusted, effort: Cell::new(MAX_EFFORT) };
-        match include.patterns.rules().len() > MAX_RULES {
-            true => Err(include.exceeds(format!("has more than {MAX_RULES} rules"))),
-            false => Ok(Some(include)),
+        let rules = include.rules();
+        if rules.len() > MAX_RULES {
+            return Err(include.exceeds(format!("has more than {MAX_RULES} rules")));
         }
+        if rules.iter().any(|rule| rule.len() > MAX_RULE_LENGTH) {
+            return Err(include.exceeds(format!("has a rule of more than {MAX_RULE_LENGTH} bytes")));
+        }
+        Ok(Some(include))
+    }
+
+    /// The rules as they are written, without those of spaces alone.
+    fn rules(&self) -> Vec<Vec<u8>> {
+        self.patterns.rules().iter().map(Rule::written).filter(|rule| !rule.is_empty()).collect()
     }
 
     /// The file as it was read.
     pub(crate) fn into_file(self) -> IncludeFile {
-        let rules = self.patterns.rules().iter().map(Rule::written).collect();
-        IncludeFile { content: self.content, rules }
+        IncludeFile { rules: self.rules(), content: self.content }
     }
 
     /// The rule by which `path`, which is ignored, travels if it is a regular file.

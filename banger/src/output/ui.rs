@@ -15,6 +15,8 @@ use nix::sys::termios::{OutputFlags, tcgetattr};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
+use banger_util::text::is_deceptive;
+
 use super::options::{Color, Global};
 use crate::error::{CommandError, ErrorKind};
 
@@ -94,6 +96,11 @@ impl Ui {
     /// Whether all is to be said.
     pub fn is_verbose(&self) -> bool {
         self.verbose
+    }
+
+    /// Whether somebody can answer a question.
+    pub fn asks(&self) -> bool {
+        self.asks
     }
 
     /// Whether answers are JSON.
@@ -258,7 +265,7 @@ pub(crate) fn json(object: &impl Serialize) -> String {
     let mut harmless = String::with_capacity(json.len() + 1);
     for c in json.chars() {
         match c {
-            '\u{7f}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            c if c == '\u{7f}' || is_deceptive(c) => {
                 harmless.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
             c => harmless.push(c),

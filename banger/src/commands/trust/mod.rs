@@ -9,7 +9,7 @@ use banger_agent::protocol::WireBytes;
 use banger_vmm::printable;
 use serde::Serialize;
 
-use self::included::Summary;
+use self::included::{Summary, shown};
 use crate::config::edit::REPOSITORY_FILE;
 use crate::config::{ConfigFile, Owner, TrustStore, git_host, needing_trust, raised_with_trust};
 use crate::error::{CommandError, ErrorKind};
@@ -22,8 +22,11 @@ use crate::output::ui::Ui;
 /// What `banger trust` is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustAction {
-    /// Show what needs trust, ask a user at a terminal, and trust it.
+    /// Show what needs trust, ask a user at a terminal, and trust it. With nobody to ask, the
+    /// ignored files that `.worktreeinclude` names are not trusted.
     Trust,
+    /// Trust it without a question.
+    TrustUnasked,
     /// List all that needs trust, and change nothing.
     List,
     /// End trust.
@@ -87,15 +90,26 @@ struct Subject {
     include: Option<IncludeFile>,
     included: Vec<WireBytes>,
     outside: Vec<git::Outside>,
+    /// Why the `.worktreeinclude` counts for nothing, whoever trusts it; none: it does count.
+    include_error: Option<git::GitError>,
+}
+
+/// What the user says of a [`Subject`].
+enum Consent {
+    All,
+    Nothing,
+    /// There is nobody to ask, and the ignored files need an answer. All else does not.
+    AllButInclude,
 }
 
 /// Trusts the repository around `here` as it is now, lists what that would be, or ends trust. Trust
 /// is for what its `banger.toml` names of this machine, for the ignored files that its
 /// `.worktreeinclude` names, and for the places outside that git's files lead to. About the latter
-/// two the user at the terminal is asked, once they were shown.
+/// two the user at the terminal is asked, once they were shown. A `.worktreeinclude` that exceeds a
+/// limit cannot be trusted.
 ///
 /// # Errors
-/// If `here` is in no repository, the file says what it may not, or trust cannot be written down.
+/// If there is nobody to ask about `.worktreeinclude`: all else is trusted then. If `here` is in no repository, the file says what it may not, or trust cannot be written down.
 pub fn trust(action: TrustAction, here: &Path, paths: &Paths, ui: &Ui) -> Result<RepositoryTrust, CommandError> {
     // Then a listing tells what trust would change.
     let host = Host { outside: OutsidePolicy::Collect, include: IncludePolicy::Refuse, ..git_host(paths) };
@@ -106,26 +120,46 @@ pub fn trust(action: TrustAction, here: &Path, paths: &Paths, ui: &Ui) -> Result
         let was_trusted = store.revoke(&root)?;
         return Ok(RepositoryTrust::nothing(&root, TrustDecision::Revoked { root: root.clone(), was_trusted }));
     }
-    let subject = Subject::of(workspace)?;
+    let mut subject = Subject::of(workspace)?;
+    if let Some(error) = &subject.include_error {
+        ui.warning(&format!("`{INCLUDE_FILE}` is not trusted, and counts for nothing: {error}"));
+        error.hint().iter().for_each(|hint| ui.warning(hint));
+    }
+    if action == TrustAction::Trust && subject.trusts_include(&store) && !ui.asks() {
+        // Nothing changes, so there is nothing to ask.
+        return subject.record(&store);
+    }
     let root = &subject.workspace.root;
-    if subject.repo.is_none() && subject.outside.is_empty() && subject.include.is_none() {
+    if subject.is_empty() {
         return Ok(RepositoryTrust::nothing(root, TrustDecision::NothingToTrust));
     }
     if action == TrustAction::List {
         let values = subject.values().unwrap_or_default();
         return Ok(subject.answer(subject.is_trusted(&store), TrustDecision::Listed { values }));
     }
-    if !subject.confirm(ui)? {
-        return Ok(RepositoryTrust {
+    let consent = match action {
+        TrustAction::TrustUnasked => Consent::All,
+        _ => subject.confirm(ui)?,
+    };
+    match consent {
+        Consent::All => subject.record(&store),
+        Consent::Nothing => Ok(RepositoryTrust {
             keys: subject.keys.clone(),
             ..RepositoryTrust::nothing(root, TrustDecision::Declined)
-        });
+        }),
+        Consent::AllButInclude => {
+            let include = root.join(INCLUDE_FILE);
+            subject.include = None;
+            if !subject.is_empty() {
+                subject.record(&store)?.print_messages(ui);
+            }
+            let message = format!("`{}` is not trusted: there is nobody to ask about it", include.display());
+            Err(CommandError::new(message)
+                .kind(ErrorKind::InputNeeded)
+                .hint("to see what it sends to the VM: banger trust --list")
+                .hint("to trust it without a question: banger trust --force"))
+        }
     }
-    let text = subject.repo.as_ref().map(|repo| repo.text.as_str());
-    let include = subject.include.as_ref().map(|include| (&subject.workspace.identity, &include.content[..]));
-    store.trust(root, text, include, &subject.places())?;
-    let include = include.map(|_| root.join(INCLUDE_FILE));
-    Ok(subject.answer(true, TrustDecision::Trusted { values: subject.values(), include }))
 }
 
 impl Subject {
@@ -139,35 +173,60 @@ impl Subject {
         }
         let listing = git::list(&workspace)?;
         let outside = git::outside(&workspace, &listing)?;
-        if let Some(error) = listing.include_error {
-            return Err(error.into());
-        }
+        let include = listing.include.filter(|_| listing.include_error.is_none());
         let included = listing.withheld.into_iter().map(|path| WireBytes(path.into_bytes())).collect();
-        Ok(Subject { workspace, repo, keys, include: listing.include, included, outside })
+        Ok(Subject { workspace, repo, keys, include, included, outside, include_error: listing.include_error })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.repo.is_none() && self.outside.is_empty() && self.include.is_none()
+    }
+
+    /// Writes down the trust in all of it.
+    fn record(&self, store: &TrustStore) -> Result<RepositoryTrust, CommandError> {
+        let root = &self.workspace.root;
+        let text = self.repo.as_ref().map(|repo| repo.text.as_str());
+        let include = self.include.as_ref().map(|include| (&self.workspace.identity, &include.content[..]));
+        store.trust(root, text, include, &self.places())?;
+        let include = include.map(|_| root.join(INCLUDE_FILE));
+        Ok(self.answer(true, TrustDecision::Trusted { values: self.values(), include }))
+    }
+
+    fn trusts_include(&self, store: &TrustStore) -> bool {
+        let is_trusted = |include: &IncludeFile| store.trusts_include(&self.workspace.identity, &include.content);
+        self.include.as_ref().is_some_and(is_trusted)
     }
 
     /// Shows what the user may not know of, and asks about it. A place is named before it is
     /// allowed: a command names only the first of several.
-    fn confirm(&self, ui: &Ui) -> Result<bool, CommandError> {
+    fn confirm(&self, ui: &Ui) -> Result<Consent, CommandError> {
         let summary = match &self.include {
             Some(include) if !include.rules.is_empty() => Some(Summary::of(&include.rules, &self.included)),
             _ => None,
         };
         let mut lines: Vec<_> = summary.iter().flat_map(|summary| summary.lines.clone()).collect();
         lines.extend(self.outside.iter().map(|place| place.describe(&self.workspace.root)));
-        let question = match (summary, self.outside.is_empty()) {
-            (None, true) => return Ok(true),
+        let question = match (&summary, self.outside.is_empty()) {
+            (None, true) => return Ok(Consent::All),
             (None, false) => "Allow banger to read these places into the VM?".to_owned(),
             (Some(summary), true) => format!("Allow {} into the VM?", summary.what),
             (Some(summary), false) => format!("Allow {}, and these places, into the VM?", summary.what),
         };
-        ui.confirm_about(&lines, &question).or_else(nobody_to_ask)
+        match ui.confirm_about(&lines, &question) {
+            Ok(true) => Ok(Consent::All),
+            Ok(false) => Ok(Consent::Nothing),
+            // A script that trusts a repository has decided about all but what git ignores.
+            Err(error) if error.kind == ErrorKind::InputNeeded && summary.is_none() => Ok(Consent::All),
+            Err(error) if error.kind == ErrorKind::InputNeeded => Ok(Consent::AllButInclude),
+            Err(error) => Err(error),
+        }
     }
 
     fn is_trusted(&self, store: &TrustStore) -> bool {
-        let (root, identity) = (&self.workspace.root, &self.workspace.identity);
+        let root = &self.workspace.root;
         self.repo.as_ref().is_none_or(|repo| store.trusts(root, &repo.text))
-            && self.include.as_ref().is_none_or(|include| store.trusts_include(identity, &include.content))
+            && (self.include.is_none() || self.trusts_include(store))
+            && self.include_error.is_none()
             && self.places().is_subset(&store.outside(root))
     }
 
@@ -217,6 +276,11 @@ impl CommandOutput for RepositoryTrust {
             TrustDecision::Revoked { root, was_trusted } => {
                 let what = if *was_trusted { "is not trusted any more" } else { "was not trusted" };
                 messages.push(Message::status(format!("`{}` {what}", root.display())));
+                if *was_trusted {
+                    messages.push(Message::status(
+                        "files that were sent already stay in the VM, until they, or the VM, are deleted there",
+                    ));
+                }
             }
             TrustDecision::NothingToTrust => messages.push(Message::status(format!(
                 "nothing to trust: there is no `{file}` and no `{INCLUDE_FILE}`, and git's files lead to no place outside"
@@ -247,13 +311,8 @@ impl CommandOutput for RepositoryTrust {
         let line = |kind: &str, what: &[u8]| [kind.to_owned(), printable(what)];
         let settings = values.iter().map(|value| line("setting", value.as_bytes()));
         let rules = self.rules.iter().map(|rule| line("rule", &rule.0));
-        let files = self.included.iter().map(|path| line("file", &path.0));
+        let files = self.included.iter().map(|path| line("file", shown(&path.0).as_bytes()));
         let places = self.outside.iter().map(|place| line("place", place.as_bytes()));
         table(["KIND", "WHAT"], settings.chain(rules).chain(files).chain(places))
     }
-}
-
-/// A script that trusts a repository has decided: only a person is asked.
-fn nobody_to_ask(error: CommandError) -> Result<bool, CommandError> {
-    if error.kind == ErrorKind::InputNeeded { Ok(true) } else { Err(error) }
 }
