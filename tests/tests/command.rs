@@ -125,7 +125,8 @@ fn stdio_streams_behave_as_without_a_vm() {
     // What a command leaves behind keeps its output open, and nobody waiting.
     let script = "sh -c 'echo $$ >/tmp/daemon; exec sleep 4712' & echo started";
     assert_eq!(repository.sh(script).ok().text(), "started\n");
-    repository.sh("kill -0 $(cat /tmp/daemon) && kill $(cat /tmp/daemon)").ok();
+    let end_daemon = "until [ -s /tmp/daemon ]; do sleep 0.1; done; kill $(cat /tmp/daemon)";
+    repository.sh(end_daemon).ok();
 }
 
 /// Sets O_NONBLOCK, which belongs to one end of a pipe and to whoever shares that.
