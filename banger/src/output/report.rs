@@ -85,12 +85,24 @@ struct State {
     counts: Option<SyncCounts>,
 }
 
-/// What a sync did.
+/// What a sync did, and what it found.
 #[derive(Clone, Debug, Serialize)]
 pub struct SyncCounts {
-    /// Files that travel.
+    /// What it did.
+    #[serde(flatten)]
+    pub sent: SentCounts,
+    /// Files that changed in the guest alone; none: not known.
+    pub guest_only_files: Option<u64>,
+    /// Branches and tags that changed in the guest alone; none: not known.
+    pub guest_only_references: Option<u64>,
+}
+
+/// What a sync did.
+#[derive(Clone, Debug, Serialize)]
+pub struct SentCounts {
+    /// Files and links that travel.
     pub files_listed: usize,
-    /// Files that were sent.
+    /// Of them, those that were sent.
     pub files_sent: u64,
     /// Files that were removed in the guest.
     pub files_removed: u64,
@@ -98,12 +110,8 @@ pub struct SyncCounts {
     pub files_kept: u64,
     /// Branches and tags that were moved in the guest.
     pub references_moved: u64,
-    /// Bytes that were sent.
+    /// Bytes of content that were sent.
     pub bytes_sent: u64,
-    /// Files that changed in the guest alone; none: not known.
-    pub guest_only_files: Option<u64>,
-    /// Branches and tags that changed in the guest alone; none: not known.
-    pub guest_only_references: Option<u64>,
 }
 
 impl RunReport {

@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use banger_agent::protocol::exec::Exec;
 use banger_vmm::Vm;
@@ -130,11 +129,6 @@ fn say(text: &str) -> Result<(), CommandError> {
 
 fn broken(error: &io::Error) -> CommandError {
     CommandError::new(format!("the connection to git broke: {error}")).kind(error.into())
-}
-
-/// A time for people and files: `1h`.
-fn shown(time: Duration) -> String {
-    crate::output::units::time(time)
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::advertisement::{Advertisement, Invalid};
-use super::{broken, shown};
+use super::broken;
 use crate::error::{CommandError, ErrorKind};
-use crate::output::units::size;
+use crate::output::units::{size, time};
 use crate::vm::agent::{AgentError, SILENCE_LIMIT};
 use crate::vm::guest_command::{CommandEvent, GuestCommand, GuestCommandInput, GuestCommandOutput};
 
@@ -151,7 +151,7 @@ impl Streams {
         if !is_open {
             return broken(&io::Error::new(io::ErrorKind::BrokenPipe, "git has closed it"));
         }
-        let time = shown(self.limits.time.unwrap_or(FOREVER));
+        let time = time(self.limits.time.unwrap_or(FOREVER));
         let error = CommandError::new(format!("the VM did not send everything within {time}")).kind(ErrorKind::Guest);
         error.hint("if it needs longer, raise the limit: banger config set fetch_timeout TIME")
     }

@@ -20,7 +20,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
 use crate::host::terminfo;
-use crate::output::report::{RunPhase, RunReport, SyncCounts};
+use crate::output::report::{RunPhase, RunReport, SentCounts, SyncCounts};
 use crate::output::ui::Ui;
 use crate::output::units::{bytes, count, elapsed};
 use crate::prepare::certificates::{self, Certificates};
@@ -354,14 +354,21 @@ fn wait_for_system(vm: &Vm, ui: &Ui) -> Result<(), CommandError> {
 /// A sync of this many files, as the report of a run has it.
 fn counts(files_listed: usize, report: &sync::SyncReport) -> SyncCounts {
     SyncCounts {
+        sent: sent(files_listed, report),
+        guest_only_files: report.guest_only.map(|only| only.files),
+        guest_only_references: report.guest_only.map(|only| only.references),
+    }
+}
+
+/// What a sync of this many files did.
+pub(super) fn sent(files_listed: usize, report: &sync::SyncReport) -> SentCounts {
+    SentCounts {
         files_listed,
         files_sent: report.applied.written,
         files_removed: report.applied.deleted,
         files_kept: report.applied.kept,
         references_moved: report.applied.references,
         bytes_sent: report.bytes,
-        guest_only_files: report.guest_only.map(|only| only.files),
-        guest_only_references: report.guest_only.map(|only| only.references),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::context::{Destination, RunContext};
+use super::context::{Destination, RunContext, sent};
 use super::place::CommandDefaults;
 use super::{list_and_start, policy, tell_outer_configuration, watch};
 use crate::cli::Run;
@@ -12,7 +12,7 @@ use crate::error::{CommandError, ErrorKind};
 use crate::git::Workspace;
 use crate::host::paths::Paths;
 use crate::output::command_output::CommandOutput;
-use crate::output::report::RunReport;
+use crate::output::report::{RunReport, SentCounts};
 use crate::output::ui::{Ui, die_of};
 use crate::sync::{Listed, SyncReport};
 use crate::vm::checkout::GuestCheckout;
@@ -27,18 +27,9 @@ pub struct SyncedWorkspace {
     pub vm: String,
     /// The root of the working tree on this machine.
     pub workspace: String,
-    /// How many files and links travel.
-    pub files_listed: usize,
-    /// How many of them were sent now.
-    pub files_sent: u64,
-    /// How many were removed in the guest.
-    pub files_removed: u64,
-    /// How many stay as the guest has them.
-    pub files_kept: u64,
-    /// How many branches and tags were moved in the guest.
-    pub references_moved: u64,
-    /// Bytes of content that were sent.
-    pub bytes_sent: u64,
+    /// What the sync did.
+    #[serde(flatten)]
+    pub sent: SentCounts,
 }
 
 impl SyncedWorkspace {
@@ -46,12 +37,7 @@ impl SyncedWorkspace {
         SyncedWorkspace {
             vm: vm.to_owned(),
             workspace: workspace.root.display().to_string(),
-            files_listed,
-            files_sent: report.applied.written,
-            files_removed: report.applied.deleted,
-            files_kept: report.applied.kept,
-            references_moved: report.applied.references,
-            bytes_sent: report.bytes,
+            sent: sent(files_listed, report),
         }
     }
 }

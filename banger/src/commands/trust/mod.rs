@@ -109,7 +109,8 @@ enum Consent {
 /// limit cannot be trusted.
 ///
 /// # Errors
-/// If there is nobody to ask about `.worktreeinclude`: all else is trusted then. If `here` is in no repository, the file says what it may not, or trust cannot be written down.
+/// If there is nobody to ask about `.worktreeinclude`: all else is trusted then. If `here` is in no
+/// repository, the file says what it may not, or trust cannot be written down.
 pub fn trust(action: TrustAction, here: &Path, paths: &Paths, ui: &Ui) -> Result<RepositoryTrust, CommandError> {
     // Then a listing tells what trust would change.
     let host = Host { outside: OutsidePolicy::Collect, include: IncludePolicy::Refuse, ..git_host(paths) };
